@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The seam between localizers and everybody who asks them: questions, answers, and one small abstract class."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from carm_core.frame import XrayFrame
+
+NAN = float("nan")
+
+
+class Protocol(StrEnum):
+    """Text protocols of the localizers; values as in ``Localize.action``."""
+
+    POINTING = "pointing"
+    RETRIEVAL = "retrieval"
+    LOCALIZATION = "localization"
+    NAVIGATION = "navigation"
+    REEVALUATION = "re-evaluation"
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question about one frame.
+
+    Attributes:
+        protocol: Form of the answer.
+        target_id: Landmark asked for, or None.
+        hint: What the clinician added, in plain words.
+        correction: Earlier answer that is to be reconsidered.
+    """
+
+    protocol: Protocol = Protocol.LOCALIZATION
+    target_id: int | None = None
+    hint: str = ""
+    correction: str = ""
+
+
+@dataclass(frozen=True)
+class LandmarkEstimate:
+    """Where a localizer believes a landmark to be.
+
+    Attributes:
+        id: Landmark id.
+        displacement_mm: From the image center at isocenter depth, mm; right and up in the display image.
+            NaN when the protocol gives an order only.
+        std_mm: Standard deviation of either component, mm; NaN when unknown.
+        radius_90_mm: Radius that holds the landmark in 90 of 100 cases, mm; NaN when not calibrated.
+        confidence: 0 to 1; NaN when unknown.
+    """
+
+    id: int
+    displacement_mm: tuple[float, float]
+    std_mm: float = NAN
+    radius_90_mm: float = NAN
+    confidence: float = NAN
+
+
+@dataclass(frozen=True)
+class Localization:
+    """A localizer's reply: an answer, an abstention or an error; never a guess.
+
+    Attributes:
+        localizer: Name of the localizer.
+        model_version: Short hash of its weights; empty when it has none.
+        query: The question.
+        answer: The answer, word for word; empty when there is none.
+        estimates: Landmarks, closest to the image center first; empty on abstention and error.
+        latency_s: From the start of inference to the answer, s.
+        abstained: The localizer declines: not sure enough.
+        message: Why it abstained or failed; empty when fine.
+        error: Kind of failure (``"malformed"``, ``"internal"``), or None.
+    """
+
+    localizer: str
+    model_version: str
+    query: Query
+    answer: str
+    estimates: tuple[LandmarkEstimate, ...] = field(default=())
+    latency_s: float = NAN
+    abstained: bool = False
+    message: str = ""
+    error: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """True when there is an answer to act on."""
+        return self.error is None and not self.abstained
+
+    def estimate(self, landmark_id: int) -> LandmarkEstimate | None:
+        """Return the estimate of one landmark, or None."""
+        return next((e for e in self.estimates if e.id == landmark_id), None)
+
+
+class Localizer(ABC):
+    """Answers questions about X-ray frames. One thread at a time owns an instance.
+
+    Attributes:
+        name: Name in messages and reports.
+        model_version: Short hash of the weights; empty when there are none.
+    """
+
+    name: str
+    model_version: str = ""
+
+    @abstractmethod
+    def localize(self, frame: XrayFrame, query: Query) -> Localization:
+        """Answer one question. Failures of the model are returned in ``error``, not raised."""
+
+    def warm_up(self) -> None:  # noqa: B027
+        """Make the first real question as fast as the later ones."""
+
+    def close(self) -> None:  # noqa: B027
+        """Release memory and connections."""

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Node parameters as frozen dataclasses: one declaration for ROS, for ``config/*.yaml`` and for the docs.
+
+A field carries its description, unit and range::
+
+    @dataclass(frozen=True)
+    class Parameters:
+        rate_hz: float = parameter(0.0, "fluoroscopy rate", unit="Hz", lower=0.0, upper=30.0)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, TypeVar
+
+from carm_core.errors import ConfigurationError
+
+T = TypeVar("T")
+
+
+def parameter(
+    default: Any,
+    description: str,
+    *,
+    unit: str = "",
+    lower: float | None = None,
+    upper: float | None = None,
+    read_only: bool = False,
+) -> Any:
+    """Declare a dataclass field that is a node parameter.
+
+    Args:
+        default: Default; its type is the parameter's type.
+        description: One line.
+        unit: Unit, empty when it has none.
+        lower: Smallest value allowed.
+        upper: Largest value allowed.
+        read_only: Cannot change while the node runs.
+    """
+    metadata = {
+        "description": description,
+        "unit": unit,
+        "lower": lower,
+        "upper": upper,
+        "read_only": read_only,
+    }
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def parameter_defaults(cls: type[Any]) -> dict[str, Any]:
+    """Return ``{name: default}`` of a parameter dataclass."""
+    instance = cls()
+    return {f.name: getattr(instance, f.name) for f in dataclasses.fields(cls)}
+
+
+def check_parameter(cls: type[Any], name: str, value: Any) -> str:
+    """Check one value against its declaration.
+
+    Returns:
+        Empty when the value is allowed, else one line that says why not.
+    """
+    field = next((f for f in dataclasses.fields(cls) if f.name == name), None)
+    if field is None:
+        return f"unknown parameter {name}"
+    meta = field.metadata
+    unit = f" {meta['unit']}" if meta.get("unit") else ""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            return f"{name} = {value}{unit} is not finite"
+        lower, upper = meta.get("lower"), meta.get("upper")
+        if (lower is not None and value < lower) or (upper is not None and value > upper):
+            low = "-inf" if lower is None else lower
+            high = "inf" if upper is None else upper
+            return f"{name} = {value}{unit} is outside [{low}, {high}]{unit}"
+    return ""
+
+
+def declare_parameters(node: Any, cls: type[T]) -> T:
+    """Declare every field on a node and read the values back.
+
+    Args:
+        node: An ``rclpy`` node.
+        cls: Frozen dataclass whose fields come from :func:`parameter`.
+
+    Returns:
+        An instance with the values that the node was started with.
+
+    Raises:
+        ConfigurationError: A value has the wrong type or is out of range.
+    """
+    from rcl_interfaces.msg import ParameterDescriptor
+
+    values: dict[str, Any] = {}
+    for name, default in parameter_defaults(cls).items():
+        meta = next(f for f in dataclasses.fields(cls) if f.name == name).metadata  # type: ignore[arg-type]
+        unit = f" [{meta['unit']}]" if meta.get("unit") else ""
+        descriptor = ParameterDescriptor(
+            description=f"{meta.get('description', '')}{unit}", read_only=bool(meta.get("read_only"))
+        )
+        try:
+            value = node.declare_parameter(name, default, descriptor).value
+        except Exception as error:  # rclpy raises several unrelated types for a wrong type or override
+            raise ConfigurationError(f"parameter {name}: {error}") from error
+        reason = check_parameter(cls, name, value)
+        if reason:
+            raise ConfigurationError(f"parameter {reason}")
+        values[name] = value
+    return cls(**values)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Landmark vocabulary, trajectories and parameters."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from carm_core.errors import UnknownNameError
+from carm_core.landmarks import LANDMARKS, find_landmark, landmark
+from carm_core.parameters import check_parameter, parameter, parameter_defaults
+from carm_core.trajectory import Trajectory
+
+
+def test_ids_and_names_are_fixed() -> None:
+    assert [(m.id, m.name) for m in LANDMARKS] == list(
+        enumerate(
+            (
+                "Skull",
+                "Right humeral head",
+                "Left humeral head",
+                "Right scapular inferior angle",
+                "Left scapular inferior angle",
+                "Right elbow",
+                "Left elbow",
+                "Right wrist",
+                "Left wrist",
+                "T1",
+                "Carina",
+                "Right hemidiaphragm",
+                "Left hemidiaphragm",
+                "T12",
+            ),
+            start=1,
+        )
+    )
+
+
+def test_mirror_pairs_point_at_each_other() -> None:
+    for mark in LANDMARKS:
+        if mark.mirror_id is not None:
+            assert landmark(mark.mirror_id).mirror_id == mark.id
+            assert {mark.name.split()[0], landmark(mark.mirror_id).name.split()[0]} == {"Right", "Left"}
+
+
+@pytest.mark.parametrize(
+    ("text", "mark_id"),
+    [
+        ("carina", 11),
+        ("the Carina", 11),
+        ("LEFT_SHOULDER", 3),
+        ("14", 14),
+        ("right olecranon", 6),
+        ("Tracheal bifurcation", 11),
+        ("th1", 10),
+    ],
+)
+def test_names_synonyms_and_ids_are_found(text: str, mark_id: int) -> None:
+    assert find_landmark(text).id == mark_id
+
+
+@pytest.mark.parametrize(
+    ("text", "suggestion"),
+    [
+        ("carnia", "Carina"),
+        ("left elbo", "Left elbow"),
+        ("elbow", "Right elbow or Left elbow"),
+        ("xyzzy", None),
+        ("", None),
+    ],
+)
+def test_unknown_names_come_with_a_suggestion(text: str, suggestion: str | None) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        find_landmark(text)
+    assert caught.value.suggestion == suggestion
+
+
+@pytest.mark.parametrize("order", [1, 3, 5])
+def test_interpolation_passes_through_its_points_with_their_derivatives(order: int) -> None:
+    rng = np.random.default_rng(order)
+    times = np.array([0.0, 0.4, 1.0, 1.7])
+    p, v, a = rng.normal(size=(3, 4, 2))
+    trajectory = Trajectory(("a", "b"), times, p, v if order >= 3 else None, a if order == 5 else None)
+    for k, t in enumerate(times[:-1]):
+        for moment in (t, np.nextafter(times[k + 1], 0)):
+            index = k if moment == t else k + 1
+            position, velocity, acceleration = trajectory.sample(moment)
+            assert position == pytest.approx(p[index], abs=1e-9)
+            if order >= 3:
+                assert velocity == pytest.approx(v[index], abs=1e-7)
+            if order == 5:
+                assert acceleration == pytest.approx(a[index], abs=1e-6)
+    h = 1e-6
+    before, now, after = (trajectory.sample(0.7 + d)[0] for d in (-h, 0, h))
+    assert trajectory.sample(0.7)[1] == pytest.approx((after - before) / (2 * h), abs=1e-6)
+    assert np.isfinite(now).all()
+
+
+@pytest.mark.parametrize("times", [[], [0.0, 0.0], [1.0, 0.5], [-1.0, 0.0], [0.0, float("nan")]])
+def test_bad_times_are_refused(times: list[float]) -> None:
+    with pytest.raises(ValueError, match="point|times"):
+        Trajectory(("a",), np.array(times), np.zeros((len(times), 1)))
+
+
+@dataclass(frozen=True)
+class _Parameters:
+    rate_hz: float = parameter(0.0, "rate", unit="Hz", lower=0.0, upper=30.0)
+    names: list[str] = parameter(["a"], "names")
+
+
+def test_parameters_are_checked_against_their_declaration() -> None:
+    assert parameter_defaults(_Parameters) == {"rate_hz": 0.0, "names": ["a"]}
+    assert check_parameter(_Parameters, "rate_hz", 15.0) == ""
+    assert check_parameter(_Parameters, "rate_hz", 31.0) == "rate_hz = 31.0 Hz is outside [0.0, 30.0] Hz"
+    assert "finite" in check_parameter(_Parameters, "rate_hz", float("nan"))
+    assert "unknown" in check_parameter(_Parameters, "rat", 1.0)
