@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+BIN := .venv/bin
+CODE := src test scripts launch setup.py
+export MPLBACKEND ?= Agg
+
+.PHONY: help sim test setup doctor lint format lock clean distclean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo '  ARGS="..." passes arguments on:  make sim ARGS="patient:=phantom:7 headless:=true"'
+	@echo '                                   make test ARGS="-k kinematics"'
+
+setup: ## Set up everything that is missing (virtual environment, ROS 2, interfaces)
+	@$(PYTHON) scripts/bootstrap.py
+
+sim: setup ## Start the whole graph on the embedded simulator and the real chest CT
+	@exec $(BIN)/carm sim $(ARGS)
+
+test: setup lint ## Run every check and every test
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## Style, docstrings and types only
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/mypy
+
+format: setup ## Let the formatter and the safe fixes of the linter change the code
+	@$(BIN)/ruff format $(CODE)
+	@$(BIN)/ruff check --fix $(CODE)
+
+doctor: ## Check this machine and say what to do about each failure
+	@if [ -x $(BIN)/carm ]; then $(BIN)/carm doctor $(ARGS); else PYTHONPATH=src $(PYTHON) -m carm_bringup.doctor; fi
+
+lock: setup ## Write the lock files from pyproject.toml and what is installed in .venv
+	@$(BIN)/python scripts/lock.py
+
+clean: ## Remove built interfaces and caches
+	rm -rf .build .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	find src test scripts launch -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## Remove the virtual environment too
+	rm -rf .venv

