@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Digitally reconstructed radiographs: line integrals through a CT volume for any cone-beam view."""
+
+from __future__ import annotations
+
+from carm_sim.drr.renderer import Region, Renderer
+
+__all__ = ["Region", "Renderer"]
