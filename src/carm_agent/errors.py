@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors of the agent."""
+
+from carm_core.errors import CarmError
+
+
+class AgentError(CarmError):
+    """Base of everything that ends a task of the agent."""
+
+
+class InterruptedTaskError(AgentError):
+    """The task was interrupted from outside; whoever raises it has brought the arm to rest."""
+
+
+class CanceledError(InterruptedTaskError):
+    """The client canceled the task."""
+
+
+class StoppedError(InterruptedTaskError):
+    """Stop is latched; nothing moves until it is reset."""
+
+
+class ImagingError(AgentError):
+    """No X-ray image came, or came in time."""
+
+
+class MotionError(AgentError):
+    """The arm did not follow a trajectory; it is at rest."""
+
+
+class RejectedTrajectoryError(MotionError):
+    """The trajectory controller refused the trajectory; nothing moved."""
+
+
+class NoJointStatesError(MotionError):
+    """The joint positions of the arm are unknown."""

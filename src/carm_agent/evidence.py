@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weighs the answers of a localizer against each other over the images of one task."""
+
+import math
+
+import numpy as np
+
+from carm_agent.belief import RADIUS_90_PER_STD, Belief
+from carm_agent.task import NavigatorConfig
+from carm_core.geometry import XrayView
+from carm_core.localization import LandmarkEstimate
+
+
+class Evidence:
+    """What the images of one task say about one landmark.
+
+    An answer that contradicts the earlier ones is not taken in; only when the next one agrees with it do the two
+    replace what was believed.
+
+    Attributes:
+        belief: where the landmark is believed to be; None before the first trusted answer.
+        agreeing: trusted answers in a row that agree with each other.
+    """
+
+    def __init__(self, config: NavigatorConfig) -> None:
+        """Start knowing nothing.
+
+        Args:
+            config: what to trust.
+        """
+        self._config = config
+        self._contender: Belief | None = None
+        self.belief: Belief | None = None
+        self.agreeing = 0
+
+    def std_mm(self, estimate: LandmarkEstimate) -> float:
+        """Return the standard deviation of either component of an estimate that is to be believed, mm."""
+        stated = estimate.radius_90_mm / RADIUS_90_PER_STD
+        if not stated > 0:
+            stated = estimate.std_mm if estimate.std_mm > 0 else self._config.default_std_mm
+        distance = math.hypot(*estimate.displacement_mm)
+        return math.hypot(max(stated, self._config.min_std_mm), self._config.relative_std * distance)
+
+    def weigh(self, view: XrayView, estimate: LandmarkEstimate) -> str:
+        """Take an estimate in, or say why not.
+
+        Args:
+            view: the view of the image, frame `table`.
+            estimate: finite.
+
+        Returns:
+            Empty if the estimate is trusted, else why it is doubtful.
+        """
+        config, measured, std_mm = self._config, estimate.displacement_mm, self.std_mm(estimate)
+        distance = math.hypot(*measured)
+        if distance > config.max_displacement_mm:
+            return f"{distance:.0f} mm from the image center is beyond any body"
+        if estimate.confidence < config.min_confidence:
+            return f"the localizer is only {100 * estimate.confidence:.0f} % sure"
+        fresh = Belief.from_measurement(view, measured, std_mm, config.depth_std_mm)
+        if self.belief is None:
+            self.belief, self.agreeing = fresh, 1
+            return ""
+        self.belief = self.belief.diffused(config.drift_std_mm)
+        if self.belief.surprise(view, measured, std_mm) <= config.max_surprise:
+            self.belief, self._contender = self.belief.updated(view, measured, std_mm), None
+            self.agreeing += 1
+            return ""
+        contender = self._contender
+        if contender is not None and contender.surprise(view, measured, std_mm) <= config.max_surprise:
+            self.belief, self._contender = contender.updated(view, measured, std_mm), None
+            self.agreeing = 1
+            return ""
+        self._contender = fresh
+        jump = float(np.linalg.norm(np.asarray(measured) - self.belief.offset_mm(view)))
+        return f"the answer is {jump:.0f} mm away from what earlier images say"

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entry point of the agent node."""
+
+from carm_agent.nodes.agent_node import AgentNode, main
+
+__all__ = ["AgentNode", "main"]

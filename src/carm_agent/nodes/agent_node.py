@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent node: `navigate`, `move`, the clinician's words, and what is said in answer.
+
+The executor's one thread never waits: each task runs on a thread of its own, and its action's coroutine resumes when
+the task has ended. At most one task runs.
+"""
+
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import rclpy
+from carm_interfaces.action import MoveCArm, Navigate
+from carm_interfaces.msg import Utterance
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.action import ActionServer, CancelResponse
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from carm_agent import dialogue, phrases
+from carm_agent.dialogue import IntentKind
+from carm_agent.mover import MoveCode, MoveGoal, Mover, MoveResult
+from carm_agent.navigator import Navigator
+from carm_agent.nodes.conversions import (
+    move_goal,
+    move_result,
+    navigation_feedback,
+    navigation_goal,
+    navigation_result,
+)
+from carm_agent.nodes.ros_ports import CArmGraph, RosArm, RosClock, RosImager, RosLocalizer
+from carm_agent.parameters import AgentParameters
+from carm_agent.planner import Planner
+from carm_agent.ports import Interrupt
+from carm_agent.task import NavigationCode, NavigationGoal, NavigationResult, Progress
+from carm_core.errors import CarmError, GoalError
+from carm_core.kinematics import CArm
+from carm_core.parameters import declare_parameters
+
+_SHUTDOWN_S = 0.8
+
+
+class AgentNode(Node):
+    """Brings landmarks to the image center, moves the arm, and talks about it."""
+
+    def __init__(self, **node_arguments: Any) -> None:
+        """Start the node.
+
+        Args:
+            **node_arguments: passed to `rclpy.node.Node`.
+
+        Raises:
+            ConfigurationError: a parameter is out of range.
+        """
+        super().__init__("agent_node", **node_arguments)
+        self._parameters = declare_parameters(self, AgentParameters)
+        self._planner = Planner(CArm.from_config(), self._parameters.velocity_scaling)
+        self._graph = CArmGraph(self, self._planner.carm, self._parameters)
+        self._graph.on_stopped = self._on_stopped
+        self._task = ""
+        self._dialogue = self.create_publisher(Utterance, "agent/dialogue", 10)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._stop = self.create_client(Trigger, "stop")
+        self.create_subscription(String, "clinician", self._on_clinician, 10)
+        self.create_timer(1.0, self._publish_diagnostics)
+        self._servers = [
+            self._serve(Navigate, "navigate", self._execute_navigate),
+            self._serve(MoveCArm, "move", self._execute_move),
+        ]
+
+    def _serve(self, kind: Any, name: str, execute: Callable[[Any], Any]) -> ActionServer:
+        return ActionServer(self, kind, name, execute, cancel_callback=self._on_cancel)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a task runs."""
+        return bool(self._task)
+
+    def interrupt(self, message: str) -> None:
+        """Ask the running task, if any, to end."""
+        self._graph.interrupt.cancel(message)
+
+    def _on_cancel(self, goal_handle: Any) -> CancelResponse:
+        if getattr(goal_handle, "carm_runs", False):
+            self.interrupt("canceled by the client")
+        return CancelResponse.ACCEPT
+
+    def _on_stopped(self, message: str) -> None:
+        if self.busy:
+            self._graph.interrupt.stop(message or "stop was pressed")
+
+    # Tasks
+
+    def _begin(self, description: str, work: Callable[[Interrupt], Any]) -> Future:
+        """Run `work` on a thread of its own; the future, resolved on the executor, gives its result or exception."""
+        self._task = description
+        interrupt = self._graph.interrupt = Interrupt()
+        ended = Future(executor=self.executor)
+        executor = self.executor
+
+        def finish(result: Any, error: Exception | None) -> None:
+            self._task = ""
+            ended.set_result((result, error))
+
+        def run() -> None:
+            result, error = None, None
+            try:
+                result = work(interrupt)
+            except Exception as caught:
+                error = caught
+            executor.create_task(finish, result, error)
+
+        threading.Thread(target=run, name=description, daemon=True).start()
+        return ended
+
+    def _navigate(self, goal: NavigationGoal, report: Callable[[Progress], None]) -> Future:
+        try:
+            description = f"bringing {phrases.called(goal.landmark())} to the image center"
+        except CarmError:
+            description = "navigating"
+
+        def work(interrupt: Interrupt) -> NavigationResult:
+            if self._graph.stopped:
+                return NavigationResult(NavigationCode.STOPPED, "stop is latched; reset first", summary=_LATCHED)
+            graph = self._graph
+            navigator = Navigator(
+                self._planner,
+                RosImager(graph, interrupt),
+                RosLocalizer(graph, interrupt),
+                RosArm(graph, interrupt),
+                RosClock(self),
+                interrupt,
+                self._parameters.navigator_config(),
+            )
+            return navigator.run(goal, report)
+
+        return self._begin(description, work)
+
+    def _navigation_ended(self, outcome: tuple[Any, Exception | None], in_reply_to: str = "") -> NavigationResult:
+        result, error = outcome
+        if error is not None:
+            self.get_logger().error(f"navigate failed: {type(error).__name__}: {error}")
+            summary = "I stopped because of an internal error; the arm is at rest."
+            result = NavigationResult(NavigationCode.INTERNAL, f"{type(error).__name__}: {error}", summary=summary)
+        self.say(Utterance.KIND_RESULT, result.summary, result.error_msg, in_reply_to)
+        return result  # type: ignore[no-any-return]
+
+    def _told(self, progress: Progress) -> None:
+        if progress.decision:
+            self.say(Utterance.KIND_WARNING if progress.warning else Utterance.KIND_REASON, progress.reasoning)
+
+    async def _execute_navigate(self, goal_handle: Any) -> Any:
+        if self.busy:
+            busy = NavigationResult(NavigationCode.BUSY, f"another task runs: {self._task}")
+            return _end(goal_handle, busy.error_code, NavigationCode, navigation_result(busy))
+
+        def report(progress: Progress) -> None:
+            goal_handle.publish_feedback(navigation_feedback(progress))
+            self._told(progress)
+
+        goal_handle.carm_runs = True
+        future = self._navigate(navigation_goal(goal_handle.request), report)
+        if goal_handle.is_cancel_requested:
+            self.interrupt("canceled by the client")
+        result = self._navigation_ended(await future)
+        return _end(goal_handle, result.error_code, NavigationCode, navigation_result(result))
+
+    async def _execute_move(self, goal_handle: Any) -> Any:
+        try:
+            goal = move_goal(goal_handle.request)
+        except GoalError as error:
+            refused = MoveResult(MoveCode.INVALID_GOAL, str(error))
+            return _end(goal_handle, refused.error_code, MoveCode, move_result(refused))
+        if self.busy:
+            busy = MoveResult(MoveCode.BUSY, f"another task runs: {self._task}")
+            return _end(goal_handle, busy.error_code, MoveCode, move_result(busy))
+
+        def tell(stage: str, progress: float = 0.0) -> None:
+            goal_handle.publish_feedback(MoveCArm.Feedback(stage=stage, progress=progress))
+
+        goal_handle.carm_runs = True
+        future = self._begin("moving", lambda interrupt: self._move(goal, interrupt, tell))
+        if goal_handle.is_cancel_requested:
+            self.interrupt("canceled by the client")
+        result, failure = await future
+        if failure is not None:
+            self.get_logger().error(f"move failed: {type(failure).__name__}: {failure}")
+            result = MoveResult(MoveCode.INTERNAL, f"{type(failure).__name__}: {failure}")
+        return _end(goal_handle, result.error_code, MoveCode, move_result(result))
+
+    def _move(self, goal: MoveGoal, interrupt: Interrupt, tell: Callable[..., None]) -> MoveResult:
+        if self._graph.stopped and not goal.plan_only:
+            return MoveResult(MoveCode.STOPPED, "stop is latched; reset first")
+        arm = RosArm(self._graph, interrupt, lambda share: tell("moving", share))
+        return Mover(self._planner, arm).run(goal, tell)
+
+    # Dialogue
+
+    def say(self, kind: int, text: str, reason: str = "", in_reply_to: str = "") -> None:
+        """Say something to the clinician.
+
+        Args:
+            kind: one of `Utterance.KIND_*`.
+            text: one sentence or two.
+            reason: why.
+            in_reply_to: the clinician's words that it answers.
+        """
+        utterance = Utterance(kind=kind, text=text, reason=reason, in_reply_to=in_reply_to)
+        utterance.header.stamp = self.get_clock().now().to_msg()
+        self._dialogue.publish(utterance)
+        self.get_logger().info(text)
+
+    def _on_clinician(self, message: String) -> None:
+        words = message.data
+        intent = dialogue.understand(words)
+        if intent.kind is IntentKind.STOP:
+            self._stop_now(words)
+        elif intent.kind is IntentKind.AMBIGUOUS:
+            names = " or ".join(phrases.called(landmark) for landmark in intent.landmarks)
+            self.say(Utterance.KIND_QUESTION, f"Which one do you mean: {names}?", in_reply_to=words)
+        elif intent.kind is IntentKind.NAVIGATE and self.busy:
+            text = f'I am still {self._task}. Say "stop" first if you want something else.'
+            self.say(Utterance.KIND_WARNING, text, in_reply_to=words)
+        elif intent.kind is IntentKind.NAVIGATE:
+            target = intent.landmarks[0]
+            self.say(Utterance.KIND_INFO, f"Bringing {phrases.called(target)} to the image center.", "", words)
+            future = self._navigate(NavigationGoal(target_id=target.id, hint=words), self._told)
+            future.add_done_callback(lambda ended: self._navigation_ended(ended.result(), words))
+        else:
+            self.say(Utterance.KIND_INFO, f"I did not understand that. {dialogue.ABILITIES}", in_reply_to=words)
+
+    def _stop_now(self, words: str) -> None:
+        request = self._stop.call_async(Trigger.Request())
+        request.add_done_callback(lambda done: self._stop_answered(done.result(), words))
+        if self.busy:
+            self._graph.interrupt.stop(f'the clinician said "{words}"')
+        if self._stop.service_is_ready():
+            self.say(Utterance.KIND_INFO, "Stopping. Nothing moves until you reset.", in_reply_to=words)
+        else:
+            text = "The stop service does not answer! I ended my own task; use the emergency stop if the arm moves."
+            self.say(Utterance.KIND_WARNING, text, in_reply_to=words)
+
+    def _stop_answered(self, response: Any, words: str) -> None:
+        if response is None or not response.success:
+            why = response.message if response is not None else "no answer"
+            self.say(Utterance.KIND_WARNING, f"Stop was refused: {why}. Use the emergency stop.", in_reply_to=words)
+
+    def _publish_diagnostics(self) -> None:
+        graph = self._graph
+        parts = {
+            "joint_states": graph.joint_states_known,
+            "xray/expose": graph.expose.service_is_ready(),
+            "localize": graph.localize.server_is_ready(),
+            "follow_joint_trajectory": graph.follow.server_is_ready(),
+            "stop": self._stop.service_is_ready(),
+        }
+        missing = [name for name, there in parts.items() if not there]
+        status = DiagnosticStatus(name="carm_agent", hardware_id="carm", level=DiagnosticStatus.OK)
+        status.message = self._task or "idle"
+        if missing:
+            status.level, status.message = DiagnosticStatus.WARN, f"missing: {', '.join(missing)}"
+        status.values = [KeyValue(key=name, value="ok" if there else "missing") for name, there in parts.items()]
+        status.values.append(KeyValue(key="task", value=self._task or "idle"))
+        message = DiagnosticArray(status=[status])
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(message)
+
+
+_LATCHED = "Stop is latched; the arm is at rest. Reset first."
+
+
+def _end(goal_handle: Any, code: Any, codes: Any, message: Any) -> Any:
+    """Bring a goal into its final state and return the result message."""
+    if code == codes.NONE:
+        goal_handle.succeed()
+    elif code == codes.CANCELED and goal_handle.is_cancel_requested:
+        goal_handle.canceled()
+    else:
+        goal_handle.abort()
+    return message
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the agent node until SIGINT or SIGTERM; the arm is brought to rest before it ends.
+
+    Args:
+        arguments: ROS arguments; None: those of the process.
+
+    Returns:
+        Exit code: 0 after a signal, 2 for a bad parameter.
+    """
+    ending = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ending.set())
+    try:
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:  # rclpy raises several unrelated types for bad arguments
+        return _bad_input(error)
+    try:
+        node = AgentNode()
+    except CarmError as error:
+        rclpy.try_shutdown()
+        return _bad_input(error)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        _spin(executor, node, ending)
+    finally:
+        executor.remove_node(node)
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+def _bad_input(error: Exception) -> int:
+    print(f"agent_node: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
+def _spin(executor: SingleThreadedExecutor, node: AgentNode, ending: threading.Event) -> None:
+    while not ending.is_set():
+        executor.spin_once(timeout_sec=0.1)
+    node.interrupt("the agent is shutting down")
+    clock = node.get_clock()
+    deadline = clock.now().nanoseconds + int(_SHUTDOWN_S * 1e9)
+    while node.busy and clock.now().nanoseconds < deadline:
+        executor.spin_once(timeout_sec=0.05)

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages to the agent's types and back; meters become millimeters here."""
+
+import math
+from typing import Any
+
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from carm_interfaces.action import Localize, MoveCArm, Navigate
+from carm_interfaces.msg import LandmarkArray
+from numpy.typing import NDArray
+from sensor_msgs.msg import CameraInfo, Image
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from carm_agent.mover import MoveGoal, MoveResult
+from carm_agent.task import NavigationGoal, NavigationResult, Progress
+from carm_core.errors import ConfigurationError, GoalError
+from carm_core.frame import XrayFrame
+from carm_core.kinematics import CArm
+from carm_core.localization import LandmarkEstimate, Localization, Query
+from carm_core.trajectory import Trajectory
+
+NANOSECONDS = 1_000_000_000
+
+
+def nanoseconds(stamp: Time) -> int:
+    """Return a stamp in ns."""
+    return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
+
+
+def duration_message(seconds: float) -> Duration:
+    """Return a duration of a number of seconds, rounded to ns."""
+    total = round(seconds * NANOSECONDS)
+    return Duration(sec=total // NANOSECONDS, nanosec=total % NANOSECONDS)
+
+
+def trajectory_message(trajectory: Trajectory) -> JointTrajectory:
+    """Return a trajectory that starts when it is received (zero stamp)."""
+    message = JointTrajectory(joint_names=list(trajectory.joint_names))
+    for index, time_s in enumerate(trajectory.times_s):
+        point = JointTrajectoryPoint(time_from_start=duration_message(float(time_s)))
+        point.positions = trajectory.positions[index].tolist()
+        if trajectory.velocities is not None:
+            point.velocities = trajectory.velocities[index].tolist()
+        if trajectory.accelerations is not None:
+            point.accelerations = trajectory.accelerations[index].tolist()
+        message.points.append(point)
+    return message
+
+
+def frame_from_messages(image: Image, info: CameraInfo, carm: CArm, positions: NDArray[np.float64]) -> XrayFrame:
+    """Return the frame of an image.
+
+    Args:
+        image: mono8, display orientation.
+        info: its camera info.
+        carm: the arm.
+        positions: joint positions at the image's stamp, shape (J,), m or rad.
+
+    Raises:
+        ConfigurationError: the encoding is not mono8.
+    """
+    if image.encoding != "mono8":
+        raise ConfigurationError(f"X-ray image has encoding '{image.encoding}', not 'mono8'")
+    pixels = np.frombuffer(image.data, dtype=np.uint8).reshape(image.height, image.step)[:, : image.width]
+    binning = round(carm.detector.columns / image.width)
+    view = carm.view(positions, binning) if binning in carm.binnings else carm.view(positions)
+    primary, secondary = carm.angles(positions)
+    scale = 1000.0 * carm.source_isocenter_m / info.k[0] if info.k[0] > 0.0 else view.mm_per_px_at_isocenter
+    return XrayFrame(pixels, scale, nanoseconds(image.header.stamp) / NANOSECONDS, primary, secondary, view)
+
+
+def localization_from_result(result: Any, query: Query) -> Localization:
+    """Return what a `Localize` result says; failures are returned in its `error`."""
+    landmarks: LandmarkArray = result.landmarks
+    code = result.error_code
+    error = None
+    if code == Localize.Result.ERROR_MALFORMED_ANSWER:
+        error = "malformed"
+    elif code not in (Localize.Result.ERROR_NONE, Localize.Result.ERROR_ABSTAINED):
+        error = "internal"
+    estimates = tuple(
+        LandmarkEstimate(
+            id=int(mark.id),
+            displacement_mm=(1000.0 * float(mark.displacement[0]), 1000.0 * float(mark.displacement[1])),
+            std_mm=1000.0 * float(mark.standard_deviation),
+            radius_90_mm=1000.0 * float(mark.radius_90),
+            confidence=float(mark.confidence),
+        )
+        for mark in landmarks.landmarks
+    )
+    return Localization(
+        localizer=landmarks.localizer,
+        model_version=landmarks.model_version,
+        query=query,
+        answer=landmarks.answer,
+        estimates=estimates if error is None else (),
+        latency_s=float(landmarks.latency_s),
+        abstained=code == Localize.Result.ERROR_ABSTAINED or bool(landmarks.abstained),
+        message=result.error_msg or landmarks.message,
+        error=error,
+    )
+
+
+def navigation_goal(request: Any) -> NavigationGoal:
+    """Return a `Navigate` goal in mm."""
+    return NavigationGoal(
+        target_id=int(request.target_id),
+        target_name=request.target_name,
+        tolerance_mm=1000.0 * float(request.tolerance),
+        max_exposures=int(request.max_exposures),
+        max_duration_s=float(request.max_duration_s),
+    )
+
+
+def navigation_feedback(progress: Progress) -> Any:
+    """Return the feedback of one step, in m."""
+    return Navigate.Feedback(
+        stage=progress.stage.value,
+        reasoning=progress.reasoning,
+        exposures=progress.exposures,
+        distance=progress.distance_mm / 1000.0,
+        uncertainty=progress.radius_90_mm / 1000.0,
+    )
+
+
+def navigation_result(result: NavigationResult) -> Any:
+    """Return the result message of a task."""
+    return Navigate.Result(
+        error_code=int(result.error_code),
+        error_msg=result.error_msg,
+        final_distance=result.final_distance_m,
+        exposures=result.exposures,
+        dose_area_product_gym2=result.dose_area_product_gym2,
+        path_length=result.path_length_m,
+        duration_s=result.duration_s,
+        summary=result.summary,
+    )
+
+
+def move_goal(request: Any) -> MoveGoal:
+    """Return a `MoveCArm` goal.
+
+    Raises:
+        GoalError: the goal type is unknown or the velocity scaling is not a number.
+    """
+    if math.isnan(request.velocity_scaling):
+        raise GoalError("velocity_scaling is NaN")
+    scaling = request.velocity_scaling or None
+    if request.goal_type == MoveCArm.Goal.GOAL_JOINTS:
+        return MoveGoal(
+            tuple(request.joint_names),
+            tuple(request.positions),
+            velocity_scaling=scaling,
+            plan_only=request.plan_only,
+        )
+    if request.goal_type != MoveCArm.Goal.GOAL_VIEW:
+        raise GoalError(f"goal_type is {request.goal_type}; it must be 0 (joints) or 1 (view)")
+    point = request.isocenter
+    return MoveGoal(
+        is_view=True,
+        isocenter_m=None if request.keep_isocenter else (point.x, point.y, point.z),
+        angles_rad=None if request.keep_angles else (request.primary_angle, request.secondary_angle),
+        velocity_scaling=scaling,
+        plan_only=request.plan_only,
+    )
+
+
+def move_result(result: MoveResult) -> Any:
+    """Return the result message of a move."""
+    message = MoveCArm.Result(error_code=int(result.error_code), error_msg=result.error_msg)
+    if result.plan is not None:
+        message.trajectory = trajectory_message(result.plan.trajectory)
+        message.duration_s = result.plan.duration_s
+        message.final_positions = result.plan.goal.tolist()
+    return message

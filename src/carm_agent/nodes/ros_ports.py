@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ports of a task over ROS topics, services and actions.
+
+`CArmGraph` lives as long as the node: its callbacks run on the executor's thread and only store what came. The ports
+live as long as a task and block the task's own thread, until what they wait for has come or the task is interrupted.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from action_msgs.msg import GoalStatus
+from builtin_interfaces.msg import Time
+from carm_interfaces.action import Localize
+from carm_interfaces.msg import CArmState, Exposure
+from carm_interfaces.srv import Expose
+from control_msgs.action import FollowJointTrajectory
+from numpy.typing import NDArray
+from rclpy.action import ActionClient
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CameraInfo, Image, JointState
+
+from carm_agent.errors import (
+    ImagingError,
+    MotionError,
+    NoJointStatesError,
+    RejectedTrajectoryError,
+    StoppedError,
+)
+from carm_agent.nodes.conversions import (
+    frame_from_messages,
+    localization_from_result,
+    nanoseconds,
+    trajectory_message,
+)
+from carm_agent.parameters import AgentParameters
+from carm_agent.ports import Acquisition, Arm, Clock, Imager, Interrupt
+from carm_core.errors import CarmError, LocalizerError
+from carm_core.frame import XrayFrame
+from carm_core.kinematics import CArm
+from carm_core.localization import Localization, Localizer, Query
+from carm_core.trajectory import Trajectory
+
+_KEPT_FRAMES = 4
+_KEPT_JOINT_STATES = 150
+_FRESH_STATE_S = 0.5
+_POLL_S = 0.1
+_RESEND_S = 0.1
+_REST_VELOCITY = 2e-3
+_AT_REST = (CArmState.STATE_IDLE, CArmState.STATE_STOPPED, CArmState.STATE_FAULT)
+_STOPPED = (CArmState.STATE_STOPPED, CArmState.STATE_STOPPING)
+
+
+class CArmGraph:
+    """What the C-arm's other nodes last said, and the clients to ask them."""
+
+    def __init__(self, node: Node, carm: CArm, parameters: AgentParameters) -> None:
+        """Subscribe and make the clients.
+
+        Args:
+            node: the agent node.
+            carm: the arm.
+            parameters: names and time-outs.
+        """
+        self.node, self.carm, self.parameters = node, carm, parameters
+        self.interrupt = Interrupt()
+        self.state: CArmState | None = None
+        self.state_time_s = -np.inf
+        self.on_stopped: Callable[[str], None] = lambda message: None
+        self._joints: deque[tuple[int, float, NDArray[np.float64], NDArray[np.float64]]]
+        self._joints = deque(maxlen=_KEPT_JOINT_STATES)
+        self.images: dict[int, Image] = {}
+        self.infos: dict[int, CameraInfo] = {}
+        self.doses: dict[int, float] = {}
+        self.stamps: dict[float, Time] = {}
+        self.expose = node.create_client(Expose, "xray/expose")
+        self.localize = ActionClient(node, Localize, "localize")
+        self.follow = ActionClient(node, FollowJointTrajectory, f"{parameters.controller}/follow_joint_trajectory")
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        node.create_subscription(JointState, "joint_states", self._on_joints, 10)
+        node.create_subscription(CArmState, "state", self._on_state, latched)
+        node.create_subscription(Image, "xray/image", lambda m: self._keep(self.images, m, m), 2)
+        node.create_subscription(CameraInfo, "xray/camera_info", lambda m: self._keep(self.infos, m, m), 2)
+        node.create_subscription(
+            Exposure, "xray/exposure", lambda m: self._keep(self.doses, m, float(m.dose_area_product_gym2)), 10
+        )
+
+    def _on_joints(self, message: JointState) -> None:
+        index = {name: position for position, name in enumerate(message.name)}
+        try:
+            order = [index[name] for name in self.carm.joint_names]
+            positions = np.array([message.position[i] for i in order])
+            velocities = np.array([message.velocity[i] for i in order]) if message.velocity else np.zeros(len(order))
+        except (KeyError, IndexError):
+            return
+        self._joints.append((nanoseconds(message.header.stamp), time.monotonic(), positions, velocities))
+        self.interrupt.notify()
+
+    def _on_state(self, message: CArmState) -> None:
+        self.state, self.state_time_s = message, time.monotonic()
+        if message.state == CArmState.STATE_STOPPED:
+            self.on_stopped(message.message)
+        self.interrupt.notify()
+
+    def _keep(self, store: dict[int, Any], message: Any, value: Any) -> None:
+        store[nanoseconds(message.header.stamp)] = value
+        while len(store) > _KEPT_FRAMES:
+            store.pop(next(iter(store)))
+        self.interrupt.notify()
+
+    @property
+    def joint_states_known(self) -> bool:
+        """Whether the last joint states are fresh."""
+        return bool(self._joints) and time.monotonic() - self._joints[-1][1] <= self.parameters.joint_state_timeout_s
+
+    @property
+    def stopped(self) -> bool:
+        """Whether stop is latched."""
+        return self.state is not None and self.state.state == CArmState.STATE_STOPPED
+
+    def joint_positions(self, stamp_ns: int | None = None) -> NDArray[np.float64]:
+        """Return the joint positions (J,) now, or nearest to a stamp, m or rad.
+
+        Raises:
+            NoJointStatesError: there are none, or they are too old.
+        """
+        known = list(self._joints)
+        if not known or not self.joint_states_known:
+            age = f"the last came {time.monotonic() - known[-1][1]:.1f} s ago" if known else "none came so far"
+            raise NoJointStatesError(f"the joint positions are unknown: no joint_states ({age})")
+        if stamp_ns is None:
+            return known[-1][2].copy()
+        return min(known, key=lambda state: abs(state[0] - stamp_ns))[2].copy()
+
+    def at_rest(self, since_s: float) -> bool:
+        """Return whether something that came after `since_s` (monotonic, s) says that the arm is at rest."""
+        if self.state is not None and time.monotonic() - self.state_time_s < _FRESH_STATE_S:
+            return self.state_time_s > since_s and self.state.state in _AT_REST
+        known = list(self._joints)[-1:]
+        return bool(known) and known[0][1] > since_s and bool(np.abs(known[0][3]).max() < _REST_VELOCITY)
+
+
+class RosClock(Clock):
+    """The node's time, which may be simulated."""
+
+    def __init__(self, node: Node) -> None:
+        """Read a node's clock.
+
+        Args:
+            node: the node.
+        """
+        self._clock = node.get_clock()
+
+    def now_s(self) -> float:
+        """Return the node's time in s."""
+        return float(self._clock.now().nanoseconds) * 1e-9
+
+
+class _Port:
+    """What the ports share: waiting for futures and servers."""
+
+    def __init__(self, graph: CArmGraph, interrupt: Interrupt) -> None:
+        self._graph = graph
+        self._interrupt = interrupt
+        self._parameters = graph.parameters
+
+    def _wait_future(self, future: Any, timeout_s: float, *, uninterrupted: bool = False) -> bool:
+        future.add_done_callback(lambda _: self._interrupt.notify())
+        return self._interrupt.wait_for(future.done, timeout_s, uninterrupted=uninterrupted)
+
+    def _wait_server(self, is_ready: Callable[[], bool], error: CarmError) -> None:
+        deadline_s = time.monotonic() + self._parameters.server_timeout_s
+        while not is_ready():
+            if time.monotonic() > deadline_s:
+                raise error
+            self._interrupt.wait_for(lambda: False, 0.02)
+
+
+class RosImager(_Port, Imager):
+    """Exposes by `xray/expose`; the image comes on `xray/image`."""
+
+    def expose(self) -> Acquisition:
+        """See `Imager.expose`."""
+        graph, timeout_s = self._graph, self._parameters.image_timeout_s
+        name = graph.expose.srv_name
+        missing = ImagingError(
+            f"no X-ray system: service {name} did not appear in {self._parameters.server_timeout_s} s"
+        )
+        self._wait_server(graph.expose.service_is_ready, missing)
+        asked_ns = graph.node.get_clock().now().nanoseconds
+        future = graph.expose.call_async(Expose.Request())
+        if not self._wait_future(future, timeout_s):
+            raise ImagingError(f"{name} did not answer in {timeout_s} s")
+        response = future.result()
+        if response.error_code == Expose.Response.ERROR_FLUOROSCOPY_ACTIVE:
+            return self._frame(lambda: next((stamp for stamp in list(graph.images) if stamp > asked_ns), None))
+        if not response.success:
+            raise ImagingError(f"{name} failed: {response.error_msg or f'error code {response.error_code}'}")
+        stamp_ns = nanoseconds(response.stamp)
+        return self._frame(lambda: stamp_ns)
+
+    def _frame(self, wanted: Callable[[], int | None]) -> Acquisition:
+        graph, timeout_s = self._graph, self._parameters.image_timeout_s
+        if not self._interrupt.wait_for(lambda: wanted() in graph.images and wanted() in graph.infos, timeout_s):
+            raise ImagingError(f"no X-ray image with its camera info came in {timeout_s} s after the exposure")
+        stamp_ns = wanted()
+        assert stamp_ns is not None
+        image, info = graph.images[stamp_ns], graph.infos[stamp_ns]
+        self._interrupt.wait_for(lambda: stamp_ns in graph.doses, _POLL_S)
+        frame = frame_from_messages(image, info, graph.carm, graph.joint_positions(stamp_ns))
+        graph.stamps = {frame.stamp_s: image.header.stamp}
+        return Acquisition(frame, graph.doses.get(stamp_ns, float("nan")))
+
+
+class RosLocalizer(_Port, Localizer):
+    """Asks the localizer node by the action `localize`."""
+
+    name = "localize"
+
+    def localize(self, frame: XrayFrame, query: Query) -> Localization:
+        """See `Localizer.localize`.
+
+        Raises:
+            LocalizerError: the localizer is not there, or did not answer in time.
+            InterruptedTaskError: the task is to end; the request is canceled.
+        """
+        graph, parameters = self._graph, self._parameters
+        missing = LocalizerError(f"no localizer: action localize did not appear in {parameters.server_timeout_s} s")
+        self._wait_server(graph.localize.server_is_ready, missing)
+        goal = Localize.Goal(
+            target_id=query.target_id or 0, protocol=query.protocol.value, hint=query.hint, correction=query.correction
+        )
+        if frame.stamp_s in graph.stamps:
+            goal.stamp = graph.stamps[frame.stamp_s]
+        deadline_s = time.monotonic() + parameters.image_timeout_s
+        while True:
+            result = self._ask(goal)
+            if result.error_code != Localize.Result.ERROR_NO_FRAME or time.monotonic() > deadline_s:
+                break
+            self._interrupt.wait_for(lambda: False, _RESEND_S)  # the frame is still on its way to the localizer
+        if result.error_code == Localize.Result.ERROR_INVALID_GOAL:
+            raise LocalizerError(f"the localizer refuses the question: {result.error_msg}")
+        return localization_from_result(result, query)
+
+    def _ask(self, goal: Any) -> Any:
+        parameters = self._parameters
+        sent = self._graph.localize.send_goal_async(goal)
+        if not self._wait_future(sent, parameters.server_timeout_s):
+            raise LocalizerError(f"the localizer did not take the question in {parameters.server_timeout_s} s")
+        handle = sent.result()
+        if not handle.accepted:
+            raise LocalizerError("the localizer refuses the question")
+        answered = handle.get_result_async()
+        try:
+            if not self._wait_future(answered, parameters.localizer_timeout_s):
+                raise LocalizerError(f"the localizer did not answer in {parameters.localizer_timeout_s} s")
+        except CarmError:
+            handle.cancel_goal_async()
+            raise
+        return answered.result().result
+
+
+class RosArm(_Port, Arm):
+    """Moves by the trajectory controller's action `follow_joint_trajectory`."""
+
+    def __init__(
+        self, graph: CArmGraph, interrupt: Interrupt, progress: Callable[[float], None] = lambda share: None
+    ) -> None:
+        """Move for one task.
+
+        Args:
+            graph: the other nodes.
+            interrupt: ends the task.
+            progress: told the share of the trajectory's time that has passed, 0 to 1.
+        """
+        super().__init__(graph, interrupt)
+        self._progress = progress
+        self._clock = RosClock(graph.node)
+
+    def joint_positions(self) -> NDArray[np.float64]:
+        """See `Arm.joint_positions`."""
+        self._interrupt.wait_for(lambda: self._graph.joint_states_known, self._parameters.joint_state_timeout_s)
+        return self._graph.joint_positions()
+
+    def execute(self, trajectory: Trajectory) -> None:
+        """See `Arm.execute`."""
+        graph, timeout_s = self._graph, self._parameters.server_timeout_s
+        if graph.stopped:
+            raise StoppedError("stop is latched; reset first")
+        name = f"{self._parameters.controller}/follow_joint_trajectory"
+        self._wait_server(
+            graph.follow.server_is_ready,
+            RejectedTrajectoryError(f"no trajectory controller: action {name} did not appear in {timeout_s} s"),
+        )
+        goal = FollowJointTrajectory.Goal(trajectory=trajectory_message(trajectory))
+        self._interrupt.check()
+        sent = graph.follow.send_goal_async(goal)
+        sent_s = self._clock.now_s()
+        if not self._wait_future(sent, timeout_s, uninterrupted=True):
+            sent.add_done_callback(lambda late: late.result().accepted and late.result().cancel_goal_async())
+            raise MotionError(f"{name} did not accept or refuse in {timeout_s} s")
+        handle = sent.result()
+        if not handle.accepted:
+            self._raise_if_stopped()
+            raise RejectedTrajectoryError(f"{name} refused the trajectory")
+        done = handle.get_result_async()
+        try:
+            self._follow(done, trajectory.duration_s, sent_s)
+        except CarmError:
+            handle.cancel_goal_async()
+            self._wait_future(done, self._parameters.rest_timeout_s, uninterrupted=True)
+            self._wait_rest()
+            raise
+        self._judge(done.result())
+
+    def _follow(self, done: Any, duration_s: float, sent_s: float) -> None:
+        done.add_done_callback(lambda _: self._interrupt.notify())
+        while not self._interrupt.wait_for(done.done, _POLL_S):
+            elapsed_s = self._clock.now_s() - sent_s
+            self._progress(min(1.0, max(0.0, elapsed_s / duration_s)))
+            if elapsed_s > duration_s + self._parameters.motion_timeout_s:
+                raise MotionError(f"the motion of {duration_s:.1f} s did not end in {elapsed_s:.1f} s; it was canceled")
+        self._progress(1.0)
+
+    def _judge(self, outcome: Any) -> None:
+        result = outcome.result
+        if outcome.status == GoalStatus.STATUS_SUCCEEDED and result.error_code == result.SUCCESSFUL:
+            if not self._wait_rest():
+                raise MotionError(f"the arm did not come to rest in {self._parameters.rest_timeout_s} s")
+            self._interrupt.check()
+            return
+        self._raise_if_stopped()
+        self._wait_rest()
+        reason = result.error_string or f"error code {result.error_code}"
+        if result.error_code in (result.INVALID_GOAL, result.INVALID_JOINTS, result.OLD_HEADER_TIMESTAMP):
+            raise RejectedTrajectoryError(f"the trajectory controller refused: {reason}")
+        raise MotionError(f"the trajectory controller gave up: {reason}")
+
+    def _raise_if_stopped(self) -> None:
+        """Wait for the next word on the state; it tells a stop from other ends of a motion."""
+        now_s = time.monotonic()
+        self._interrupt.wait_for(lambda: self._graph.state_time_s > now_s, _FRESH_STATE_S, uninterrupted=True)
+        if self._graph.state is not None and self._graph.state.state in _STOPPED:
+            self._wait_rest()
+            raise StoppedError(self._graph.state.message or "stop was pressed")
+
+    def _wait_rest(self) -> bool:
+        now_s = time.monotonic()
+        return self._interrupt.wait_for(
+            lambda: self._graph.at_rest(now_s), self._parameters.rest_timeout_s, uninterrupted=True
+        )

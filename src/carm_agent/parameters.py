@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters of the agent node; `config/agent.yaml` has the same names."""
+
+from dataclasses import dataclass
+
+from carm_agent.task import NavigatorConfig
+from carm_core.parameters import parameter
+
+
+@dataclass(frozen=True)
+class AgentParameters:
+    """Parameters of the agent node."""
+
+    controller: str = parameter("joint_trajectory_controller", "name of the trajectory controller", read_only=True)
+    velocity_scaling: float = parameter(
+        1.0, "default share of the joints' velocity limits", lower=0.01, upper=1.0, read_only=True
+    )
+    tolerance_m: float = parameter(
+        0.010, "success within this distance of the image center", unit="m", lower=0.001, upper=0.1, read_only=True
+    )
+    max_exposures: int = parameter(12, "exposures of one task", lower=1, upper=100, read_only=True)
+    max_duration_s: float = parameter(180.0, "duration of one task", unit="s", lower=1.0, upper=3600.0, read_only=True)
+    max_steps: int = parameter(8, "motions of one task", lower=1, upper=100, read_only=True)
+    max_doubts: int = parameter(3, "consecutive doubtful answers that end a task", lower=1, upper=10, read_only=True)
+    min_confidence: float = parameter(
+        0.3, "answers that state less confidence are doubtful", lower=0.0, upper=1.0, read_only=True
+    )
+    max_radius_m: float = parameter(
+        0.045, "success needs a 90 % radius below this", unit="m", lower=0.005, upper=0.5, read_only=True
+    )
+    max_step_m: float = parameter(
+        0.4, "longest motion of the isocenter", unit="m", lower=0.01, upper=1.0, read_only=True
+    )
+    cautious_step_m: float = parameter(
+        0.06, "longest motion on a doubtful answer", unit="m", lower=0.0, upper=0.2, read_only=True
+    )
+    server_timeout_s: float = parameter(
+        3.0, "wait for a service or action to be there and to accept", unit="s", lower=0.1, upper=60.0, read_only=True
+    )
+    image_timeout_s: float = parameter(
+        5.0, "wait for the image of an exposure", unit="s", lower=0.1, upper=60.0, read_only=True
+    )
+    localizer_timeout_s: float = parameter(
+        60.0, "wait for the localizer's answer", unit="s", lower=0.1, upper=600.0, read_only=True
+    )
+    joint_state_timeout_s: float = parameter(
+        1.0, "joint states older than this are unknown", unit="s", lower=0.05, upper=10.0, read_only=True
+    )
+    motion_timeout_s: float = parameter(
+        5.0, "wait beyond the planned end of a motion", unit="s", lower=0.1, upper=60.0, read_only=True
+    )
+    rest_timeout_s: float = parameter(
+        3.0, "wait for the arm to come to rest", unit="s", lower=0.1, upper=10.0, read_only=True
+    )
+
+    def navigator_config(self) -> NavigatorConfig:
+        """Return the bounds of the navigation policy, in mm."""
+        return NavigatorConfig(
+            tolerance_mm=1000.0 * self.tolerance_m,
+            max_exposures=self.max_exposures,
+            max_duration_s=self.max_duration_s,
+            max_steps=self.max_steps,
+            max_doubts=self.max_doubts,
+            min_confidence=self.min_confidence,
+            max_radius_mm=1000.0 * self.max_radius_m,
+            max_step_mm=1000.0 * self.max_step_m,
+            cautious_step_mm=1000.0 * self.cautious_step_m,
+        )

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a navigation task needs from the world: four small ports and the token that interrupts them.
+
+A port belongs to one task. Its blocking calls return early, by an `InterruptedTaskError`, when the task's
+`Interrupt` trips; `Arm.execute` brings the arm to rest first.
+"""
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_agent.errors import CanceledError, InterruptedTaskError, StoppedError
+from carm_core.frame import XrayFrame
+from carm_core.trajectory import Trajectory
+
+
+class Interrupt:
+    """Interrupts a task from any thread, once; a stop outranks a cancel."""
+
+    def __init__(self) -> None:
+        """Start untripped."""
+        self._condition = threading.Condition()
+        self._error: InterruptedTaskError | None = None
+
+    def cancel(self, message: str = "canceled") -> None:
+        """Ask the task to end, with the arm at rest."""
+        self._trip(CanceledError(message))
+
+    def stop(self, message: str = "stop was pressed") -> None:
+        """Tell the task that stop is latched."""
+        self._trip(StoppedError(message))
+
+    def _trip(self, error: InterruptedTaskError) -> None:
+        with self._condition:
+            if self._error is None or isinstance(error, StoppedError):
+                self._error = error
+            self._condition.notify_all()
+
+    @property
+    def tripped(self) -> bool:
+        """Whether the task is to end."""
+        return self._error is not None
+
+    def check(self) -> None:
+        """Return if the task may go on.
+
+        Raises:
+            InterruptedTaskError: it may not; the kind says why.
+        """
+        if self._error is not None:
+            raise self._error
+
+    def notify(self) -> None:
+        """Wake `wait_for`, after something that its predicate reads has changed."""
+        with self._condition:
+            self._condition.notify_all()
+
+    def wait_for(self, predicate: Callable[[], bool], timeout_s: float, *, uninterrupted: bool = False) -> bool:
+        """Wait until `predicate` holds.
+
+        Args:
+            predicate: read under a lock, so it must be short and must not wait itself.
+            timeout_s: longest wait, s.
+            uninterrupted: wait on although the task is interrupted (to see the arm come to rest).
+
+        Returns:
+            Whether the predicate holds; False after the time-out.
+
+        Raises:
+            InterruptedTaskError: the task is to end, unless `uninterrupted`.
+        """
+        with self._condition:
+            held = self._condition.wait_for(lambda: predicate() or (self.tripped and not uninterrupted), timeout_s)
+        if not uninterrupted:
+            self.check()
+        return held
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """One exposure.
+
+    Attributes:
+        frame: the image, in display orientation.
+        dose_area_product_gym2: of this exposure, Gy m^2; NaN when not reported.
+    """
+
+    frame: XrayFrame
+    dose_area_product_gym2: float = float("nan")
+
+
+class Imager(ABC):
+    """Takes X-ray images."""
+
+    @abstractmethod
+    def expose(self) -> Acquisition:
+        """Take one exposure with the arm as it stands.
+
+        Raises:
+            ImagingError: no image came.
+            InterruptedTaskError: the task is to end.
+        """
+
+
+class Arm(ABC):
+    """Moves the C-arm."""
+
+    @abstractmethod
+    def joint_positions(self) -> NDArray[np.float64]:
+        """Return the present joint positions, shape (J,), m or rad.
+
+        Raises:
+            NoJointStatesError: they are unknown.
+        """
+
+    @abstractmethod
+    def execute(self, trajectory: Trajectory) -> None:
+        """Follow a trajectory that starts at the present joint positions; return with the arm at rest at its end.
+
+        Raises:
+            MotionError: the arm did not follow; it is at rest.
+            InterruptedTaskError: the task is to end; the arm is at rest.
+        """
+
+
+class Clock(ABC):
+    """Tells the time of the task."""
+
+    @abstractmethod
+    def now_s(self) -> float:
+        """Return the time in s since an arbitrary start."""
+
+
+class MonotonicClock(Clock):
+    """The time of this machine."""
+
+    def now_s(self) -> float:
+        """Return the monotonic time in s."""
+        return time.monotonic()

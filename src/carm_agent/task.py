@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a navigation task is asked, how it is bounded, what it reports and how it ends."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+from carm_core.errors import GoalError, UnknownNameError
+from carm_core.landmarks import Landmark, find_landmark, landmark
+
+NAN = float("nan")
+
+
+class NavigationCode(IntEnum):
+    """How a task ended; values as in `Navigate.action`."""
+
+    NONE = 0
+    UNKNOWN_TARGET = 1
+    INVALID_GOAL = 2
+    NO_IMAGE = 3
+    LOCALIZER = 4
+    LOST_CONFIDENCE = 5
+    UNREACHABLE = 6
+    MOTION = 7
+    BUDGET = 8
+    CANCELED = 9
+    STOPPED = 10
+    BUSY = 11
+    INTERNAL = 12
+
+
+class Stage(StrEnum):
+    """What the task is doing; values as in `Navigate.action`."""
+
+    ACQUIRING = "acquiring"
+    LOCALIZING = "localizing"
+    DECIDING = "deciding"
+    MOVING = "moving"
+    VERIFYING = "verifying"
+
+
+@dataclass(frozen=True)
+class NavigationGoal:
+    """Bring a landmark to the image center.
+
+    Attributes:
+        target_id: landmark id; 0 to use `target_name`.
+        target_name: name or synonym; ignored when `target_id` is set.
+        tolerance_mm: success within this distance at isocenter depth, mm; 0 for the default.
+        max_exposures: 0 for the default.
+        max_duration_s: s; 0 for the default.
+        hint: what the clinician added, in plain words; passed on to the localizer.
+    """
+
+    target_id: int = 0
+    target_name: str = ""
+    tolerance_mm: float = 0.0
+    max_exposures: int = 0
+    max_duration_s: float = 0.0
+    hint: str = ""
+
+    def landmark(self) -> Landmark:
+        """Return the landmark that is asked for.
+
+        Raises:
+            UnknownNameError: there is none; the error suggests the nearest name.
+        """
+        if self.target_id:
+            return landmark(self.target_id)
+        if not self.target_name.strip():
+            raise UnknownNameError("landmark", self.target_name)
+        return find_landmark(self.target_name)
+
+    def check(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            GoalError: one is negative or not finite.
+        """
+        for name in ("tolerance_mm", "max_exposures", "max_duration_s"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise GoalError(f"{name} is {value}; it must be finite and not negative (0: the default)")
+
+
+@dataclass(frozen=True)
+class NavigatorConfig:
+    """Bounds and habits of the navigation policy.
+
+    Attributes:
+        tolerance_mm: success within this distance of the image center, mm.
+        max_exposures: of one task.
+        max_duration_s: of one task, s.
+        max_steps: motions of one task.
+        max_doubts: consecutive doubtful answers after which the task ends.
+        min_confidence: answers that state less are doubtful; 0 to 1.
+        max_radius_mm: success needs a 90 % radius below this, mm.
+        default_std_mm: assumed standard deviation of an answer that states none, mm.
+        min_std_mm: no answer is believed to be better than this, mm.
+        relative_std: added standard deviation per distance from the center.
+        depth_std_mm: spread of the landmarks' depth around the isocenter, mm.
+        drift_std_mm: by which a belief grows less sure from exposure to exposure, mm.
+        max_surprise: answers further from what was expected, in standard deviations, are doubtful.
+        max_displacement_mm: no body is larger: answers beyond are doubtful, mm.
+        cautious_step_mm: longest motion on a doubtful answer, mm.
+        max_step_mm: longest motion, mm.
+        min_step_fraction: an uncertain long motion covers at least this share of the way.
+    """
+
+    tolerance_mm: float = 10.0
+    max_exposures: int = 12
+    max_duration_s: float = 180.0
+    max_steps: int = 8
+    max_doubts: int = 3
+    min_confidence: float = 0.3
+    max_radius_mm: float = 45.0
+    default_std_mm: float = 20.0
+    min_std_mm: float = 3.0
+    relative_std: float = 0.05
+    depth_std_mm: float = 60.0
+    drift_std_mm: float = 4.0
+    max_surprise: float = 4.0
+    max_displacement_mm: float = 1500.0
+    cautious_step_mm: float = 60.0
+    max_step_mm: float = 400.0
+    min_step_fraction: float = 0.5
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step of a task.
+
+    Attributes:
+        stage: what the task is doing.
+        reasoning: one line: what was seen, what follows.
+        exposures: so far.
+        distance_mm: last measured distance of the target, mm; NaN when not seen yet.
+        radius_90_mm: of the last localization, mm; NaN when unknown.
+        decision: whether the line says something new to the clinician, beyond the stage.
+        warning: whether something is not as it should be.
+    """
+
+    stage: Stage
+    reasoning: str
+    exposures: int
+    distance_mm: float = NAN
+    radius_90_mm: float = NAN
+    decision: bool = False
+    warning: bool = False
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class NavigationResult:
+    """How a task ended; the arm is at rest.
+
+    Attributes:
+        error_code: why.
+        error_msg: one line; empty on success.
+        final_distance_m: last measured distance of the target from the image center, m; NaN when never seen.
+        exposures: of this task.
+        dose_area_product_gym2: of this task, Gy m^2.
+        path_length_m: of the isocenter, m.
+        duration_s: s.
+        steps: motions.
+        summary: one or two sentences for the clinician.
+    """
+
+    error_code: NavigationCode
+    error_msg: str
+    final_distance_m: float = NAN
+    exposures: int = 0
+    dose_area_product_gym2: float = 0.0
+    path_length_m: float = 0.0
+    duration_s: float = 0.0
+    steps: int = 0
+    summary: str = ""
+
+    @property
+    def success(self) -> bool:
+        """Whether the task claims to have centered the target."""
+        return self.error_code == NavigationCode.NONE

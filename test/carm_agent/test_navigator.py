@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The navigation policy against localizers of every character, interrupted at every stage."""
+
+import math
+
+import numpy as np
+import pytest
+
+from carm_agent.errors import CanceledError, ImagingError, MotionError, StoppedError
+from carm_agent.navigator import Navigator
+from carm_agent.planner import Planner
+from carm_agent.task import NavigationCode, NavigationGoal, NavigationResult, NavigatorConfig, Progress, Stage
+from carm_core.localization import Localization, Query
+from carm_core.trajectory import Trajectory
+
+from .fakes import World, about_another, answer, hesitant, malformed, noisy, not_a_number, right, silent
+
+CARINA = NavigationGoal(target_id=11)
+POINT = (
+    120.0,
+    45.0,
+    160.0,
+)  # towards the head, the patient's right, and above the isocenter at home (120 mm)
+
+
+def navigate(
+    world: World, goal: NavigationGoal = CARINA, config: NavigatorConfig | None = None
+) -> tuple[NavigationResult, list[Progress]]:
+    steps: list[Progress] = []
+    navigator = Navigator(
+        Planner(world.carm), world.imager, world.localizer, world.arm, world.clock, world.interrupt, config
+    )
+    return navigator.run(goal, steps.append), steps
+
+
+def test_right_localizer_leads_to_the_target() -> None:
+    world = World(right, POINT)
+    result, steps = navigate(world)
+    assert result.success
+    assert world.true_distance_mm() < 10.0
+    assert result.exposures == world.imager.count <= 4
+    assert result.steps == len(world.arm.executed) >= 1
+    assert result.dose_area_product_gym2 == pytest.approx(result.exposures * 1e-6)
+    assert result.path_length_m == pytest.approx(0.128, abs=0.03)
+    assert result.duration_s == pytest.approx(world.clock.time_s)
+    assert result.final_distance_m < 0.010
+    stages = [step.stage for step in steps]
+    assert stages[:4] == [Stage.ACQUIRING, Stage.LOCALIZING, Stage.MOVING, Stage.VERIFYING]
+    assert stages[-1] == Stage.VERIFYING
+
+
+def test_reasoning_is_told_in_the_words_of_anatomy() -> None:
+    world = World(right, POINT)
+    result, steps = navigate(world)
+    line = next(step.reasoning for step in steps if step.stage == Stage.MOVING)
+    displacement = world.localizer.views[0].displacement_mm(np.array(POINT))
+    assert line.startswith(
+        f"The carina is {-displacement[0]:.0f} mm towards the patient's right and {displacement[1]:.0f} mm"
+        " towards the head of the image center (±"
+    )
+    assert line.endswith("; moving there.")
+    assert "carina" in result.summary
+    assert all("\n" not in step.reasoning for step in steps)
+
+
+def test_angles_are_kept_and_the_shift_lies_in_the_image_plane() -> None:
+    world = World(right, POINT)
+    start = Planner(world.carm).to_view(world.carm.home, [0.0, 0.0, 0.15], (0.4, -0.2)).goal
+    world.arm.positions = start.copy()
+    result, _ = navigate(world)
+    assert result.success
+    assert world.carm.angles(world.arm.positions) == pytest.approx(world.carm.angles(start), abs=1e-9)
+    shift = world.carm.isocenter(world.arm.positions) - world.carm.isocenter(start)
+    assert abs(shift @ world.carm.view(start).forward) < 1e-6
+
+
+def test_success_is_verified_by_a_further_image_even_without_a_motion() -> None:
+    world = World(right, (0.0, 0.0, 120.0))
+    result, _ = navigate(world)
+    assert result.success
+    assert world.imager.count == 2
+    assert not world.arm.executed
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_is_averaged_out(seed: int) -> None:
+    world = World(noisy(seed, 8.0), (250.0, -150.0, 80.0))
+    result, _ = navigate(world)
+    assert result.success
+    assert world.true_distance_mm() < 25.0
+
+
+@pytest.mark.parametrize("reply", [silent, hesitant])
+def test_doubt_ends_with_a_reason_after_a_further_look(reply: object) -> None:
+    world = World(reply, POINT)  # type: ignore[arg-type]
+    result, steps = navigate(world)
+    assert result.error_code == NavigationCode.LOST_CONFIDENCE
+    assert 2 <= world.imager.count <= 3
+    assert "not sure" in result.error_msg
+    assert any(step.warning for step in steps)
+    moved = np.linalg.norm(world.carm.isocenter(world.arm.positions) - world.carm.isocenter(world.carm.home))
+    assert moved <= 0.0601
+
+
+@pytest.mark.parametrize("reply", [malformed, about_another, not_a_number])
+def test_unusable_answers_end_as_the_localizers_failure(reply: object) -> None:
+    world = World(reply, POINT)  # type: ignore[arg-type]
+    result, _ = navigate(world)
+    assert result.error_code == NavigationCode.LOCALIZER
+    assert world.imager.count == 2
+    assert not world.arm.executed
+    assert math.isnan(result.final_distance_m)
+
+
+def test_one_malformed_answer_is_forgiven() -> None:
+    def reply(displacement: np.ndarray, query: Query, count: int) -> Localization:
+        return malformed(displacement, query, count) if count == 2 else answer(query, displacement)
+
+    assert navigate(World(reply, POINT))[0].success
+
+
+def test_one_jump_is_not_followed() -> None:
+    """A mirror swap in the second image leads to another exposure, not to a motion."""
+
+    def reply(displacement: np.ndarray, query: Query, count: int) -> Localization:
+        return answer(query, displacement + (300.0 if count == 2 else 0.0))
+
+    world = World(reply, POINT)
+    result, steps = navigate(world)
+    assert result.success
+    assert world.true_distance_mm() < 10.0
+    assert any(step.warning and "earlier images" in step.reasoning for step in steps)
+    assert result.path_length_m < 0.2
+
+
+def test_first_answer_that_two_later_ones_contradict_is_dropped() -> None:
+    def reply(displacement: np.ndarray, query: Query, count: int) -> Localization:
+        return answer(query, displacement + (np.array([-200.0, 0.0]) if count == 1 else 0.0))
+
+    world = World(reply, POINT)
+    result, _ = navigate(world)
+    assert result.success
+    assert world.true_distance_mm() < 10.0
+
+
+def test_lies_that_contradict_each_other_end_without_success() -> None:
+    generator = np.random.default_rng(0)
+
+    def reply(displacement: np.ndarray, query: Query, count: int) -> Localization:
+        return answer(query, generator.uniform(-250.0, 250.0, 2), std_mm=3.0)
+
+    world = World(reply, POINT)
+    result, _ = navigate(world)
+    assert result.error_code in (NavigationCode.LOST_CONFIDENCE, NavigationCode.BUDGET)
+
+
+@pytest.mark.parametrize("magnitude", [1e4, 1e300])
+def test_absurd_displacement_moves_nothing(magnitude: float) -> None:
+    def reply(displacement: np.ndarray, query: Query, count: int) -> Localization:
+        return answer(query, np.array([magnitude, 0.0]))
+
+    world = World(reply, POINT)
+    result, _ = navigate(world)
+    assert result.error_code == NavigationCode.LOST_CONFIDENCE
+    assert not world.arm.executed
+
+
+def test_uncertain_long_way_is_covered_in_part() -> None:
+    def reply(displacement: np.ndarray, query: Query, count: int) -> Localization:
+        return answer(query, displacement, std_mm=80.0 if count == 1 else 5.0)
+
+    world = World(reply, (300.0, 0.0, 120.0))
+    result, steps = navigate(world)
+    first = next(step for step in steps if step.stage == Stage.MOVING)
+    assert "% of the way" in first.reasoning
+    covered = world.arm.executed[0].positions[-1][0] - world.carm.home[0]
+    assert 0.15 <= covered < 0.29
+    assert result.success
+
+
+def test_target_out_of_reach_is_refused_with_joint_and_limit() -> None:
+    world = World(right, (900.0, 0.0, 120.0))
+    result, _ = navigate(world)
+    assert result.error_code == NavigationCode.UNREACHABLE
+    assert "cart_longitudinal" in result.error_msg
+    assert "600 mm" in result.error_msg
+    assert "at rest" in result.summary
+
+
+def test_doubtful_target_out_of_reach_is_approached_then_refused() -> None:
+    def reply(displacement: np.ndarray, query: Query, count: int) -> Localization:
+        return answer(query, displacement, std_mm=60.0 if count == 1 else 4.0)
+
+    world = World(reply, (0.0, 0.0, 120.0))
+    world.localizer.points_mm[11] = np.array([0.0, 380.0, 120.0])
+    result, steps = navigate(world)
+    assert result.error_code == NavigationCode.UNREACHABLE
+    assert "cart_lateral" in result.error_msg
+    assert any("as far as possible" in step.reasoning for step in steps)
+    assert world.arm.positions[1] == pytest.approx(0.30, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("goal", "config", "words"),
+    [
+        (NavigationGoal(11, max_exposures=1), None, "exposures"),
+        (NavigationGoal(11, max_duration_s=1.0), None, "s"),
+        (CARINA, NavigatorConfig(max_steps=0), "motions"),
+    ],
+)
+def test_budget_ends_the_task(goal: NavigationGoal, config: NavigatorConfig | None, words: str) -> None:
+    world = World(right, POINT)
+    result, _ = navigate(world, goal, config)
+    assert result.error_code == NavigationCode.BUDGET
+    assert words in result.error_msg
+    assert world.imager.count <= 1 or goal.max_exposures == 0
+
+
+def test_budget_says_that_the_last_motion_is_not_verified() -> None:
+    result, _ = navigate(World(right, POINT), NavigationGoal(11, max_exposures=1))
+    assert "not verified" in result.error_msg
+
+
+def test_never_more_exposures_than_asked_for() -> None:
+    for limit in range(1, 5):
+        world = World(noisy(limit, 30.0), (300.0, 100.0, 200.0))
+        navigate(world, NavigationGoal(11, max_exposures=limit))
+        assert world.imager.count <= limit
+
+
+@pytest.mark.parametrize("interruption", ["cancel", "stop"])
+@pytest.mark.parametrize("stage", list(Stage))
+def test_interrupted_at_every_stage(stage: Stage, interruption: str) -> None:
+    world = World(right, POINT)
+    code = NavigationCode.CANCELED if interruption == "cancel" else NavigationCode.STOPPED
+    moved_after: list[int] = []
+
+    def report(step: Progress) -> None:
+        if step.stage == stage and not world.interrupt.tripped:
+            getattr(world.interrupt, interruption)()
+            moved_after.append(len(world.arm.executed))
+
+    world.arm.before = world.imager.before = world.localizer.before = world.interrupt.check
+    if stage is Stage.DECIDING:  # said only when there is something besides a motion to decide
+        world.localizer.points_mm[11] = np.array([0.0, 0.0, 120.0])
+    navigator = Navigator(Planner(world.carm), world.imager, world.localizer, world.arm, world.clock, world.interrupt)
+    result = navigator.run(CARINA, report)
+    assert result.error_code == code
+    assert moved_after == [len(world.arm.executed)]
+    assert "at rest" in result.summary
+
+
+def test_interrupted_while_the_localizer_thinks_moves_nothing() -> None:
+    world = World(right, POINT)
+    world.localizer.before = world.interrupt.cancel
+    result, _ = navigate(world)
+    assert result.error_code == NavigationCode.CANCELED
+    assert not world.arm.executed
+
+
+def test_stop_outranks_cancel() -> None:
+    world = World(right, POINT)
+    world.interrupt.cancel()
+    world.interrupt.stop()
+    world.interrupt.cancel()
+    assert navigate(world)[0].error_code == NavigationCode.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("part", "error", "code"),
+    [
+        ("imager", ImagingError("no X-ray image in 5 s"), NavigationCode.NO_IMAGE),
+        ("arm", MotionError("path tolerance violated at lift"), NavigationCode.MOTION),
+        ("arm", StoppedError("stop was pressed"), NavigationCode.STOPPED),
+        ("arm", CanceledError("canceled"), NavigationCode.CANCELED),
+    ],
+)
+def test_failing_ports_end_the_task_with_their_words(part: str, error: Exception, code: NavigationCode) -> None:
+    world = World(right, POINT)
+
+    def fail() -> None:
+        raise error
+
+    getattr(world, part).before = fail
+    result, _ = navigate(world)
+    assert result.error_code == code
+    assert str(error) in result.error_msg
+
+
+def test_path_of_a_motion_that_is_broken_off_counts_as_far_as_it_came() -> None:
+    world = World(right, POINT)
+
+    def break_off() -> None:
+        world.arm.positions[0] += 0.05
+        raise MotionError("drive fault")
+
+    world.arm.before = break_off
+    assert navigate(world)[0].path_length_m == pytest.approx(0.05)
+
+
+def test_unknown_target_is_refused_with_a_suggestion() -> None:
+    world = World(right, POINT)
+    result, _ = navigate(world, NavigationGoal(target_name="carena"))
+    assert result.error_code == NavigationCode.UNKNOWN_TARGET
+    assert "Carina" in result.error_msg
+    assert world.imager.count == 0
+    assert navigate(world, NavigationGoal(target_id=99))[0].error_code == NavigationCode.UNKNOWN_TARGET
+    assert navigate(world, NavigationGoal())[0].error_code == NavigationCode.UNKNOWN_TARGET
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, math.nan, math.inf])
+def test_absurd_tolerance_is_refused(tolerance: float) -> None:
+    result, _ = navigate(World(right, POINT), NavigationGoal(11, tolerance_mm=tolerance))
+    assert result.error_code == NavigationCode.INVALID_GOAL
+
+
+def test_synonym_names_the_target() -> None:
+    assert navigate(World(right, POINT), NavigationGoal(target_name="tracheal bifurcation"))[0].success
+
+
+def test_trajectories_start_where_the_arm_stands_and_end_at_rest() -> None:
+    world = World(noisy(3, 15.0), (300.0, -200.0, 60.0))
+    navigate(world)
+    for trajectory in world.arm.executed:
+        assert isinstance(trajectory, Trajectory)
+        assert trajectory.velocities is not None
+        assert np.abs(trajectory.velocities[[0, -1]]).max() < 1e-9
