@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from carm_core.errors import ConfigurationError
 from carm_core.geometry import XrayView
 from carm_sim.drr import kernels
+from carm_sim.drr.bands import Bands
 from carm_sim.drr.factorization import FINEST_PITCH, Rays, factorize, principal_axis
-from carm_sim.drr.stack import Bands, SliceStack, axis_steps
+from carm_sim.drr.stack import SliceStack, axis_steps
 
 Region = tuple[int, int, int, int]
 """Part of the raw detector, pixels: left, top, right, bottom; right and bottom exclusive."""
@@ -161,8 +162,8 @@ class Renderer:
         if mix.shape != (self.channels,):
             raise ConfigurationError(f"renderer has {self.channels} materials, got weights {mix.tolist()}")
         with self._lock:
-            image: NDArray[np.float32] = self._render(view, region, mix[None], None if out is None else out[None])[0]
-            return image
+            images = self._render(view, region, mix[None], None if out is None else out[None])
+        return np.asarray(images[0])
 
     def material_integrals(self, view: XrayView, region: Region | None = None) -> NDArray[np.float32]:
         """Integrate each material alone: float32 (channels, rows, columns). See :meth:`line_integrals`."""

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Display images: logarithm, window, polarity.
+
+The polarity is that of radiographs: bones bright, air dark.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_core.geometry import display_from_raw
+
+_GRAY_LEVELS = 65536
+_SAMPLES = 256  # along each side: enough for percentiles
+
+
+@dataclass(frozen=True)
+class Window:
+    """How the raw signal becomes gray.
+
+    Attributes:
+        bright_percentile: Percentile of the signal shown white (dense bone), percent.
+        dark_percentile: Percentile shown black (air), percent.
+        highest_ratio: Signals above this multiple of the median are black, so that bare beam around the
+            patient does not take the contrast away.
+    """
+
+    bright_percentile: float = 0.5
+    dark_percentile: float = 99.5
+    highest_ratio: float = 12.0
+
+
+def gray_table(raw: NDArray[np.uint16], window: Window) -> NDArray[np.uint8]:
+    """Gray value of each raw value (65536,): linear in the logarithm within the window of ``raw``."""
+    step = max(1, min(raw.shape) // _SAMPLES)
+    sample = np.maximum(raw[::step, ::step], 1)
+    low, middle, high = np.percentile(sample, (window.bright_percentile, 50.0, window.dark_percentile))
+    high = max(min(high, middle * window.highest_ratio), low * 1.05)
+    values = np.log(np.maximum(np.arange(_GRAY_LEVELS), 1))
+    gray = 255 * (np.log(high) - values) / (np.log(high) - np.log(low))
+    return np.asarray(np.clip(np.rint(gray), 0, 255), np.uint8)
+
+
+def display_image(
+    raw: NDArray[np.uint16], window: Window, region: tuple[int, int, int, int] | None = None
+) -> NDArray[np.uint8]:
+    """Window a raw image.
+
+    Args:
+        raw: Raw image uint16 (rows, columns), raw orientation.
+        window: The window.
+        region: Exposed field (left, top, right, bottom) in raw pixels; the rest is black. None: everything.
+
+    Returns:
+        Display image uint8 (rows, columns), display orientation.
+    """
+    left, top, right, bottom = region or (0, 0, raw.shape[1], raw.shape[0])
+    field = raw[top:bottom, left:right]
+    table = gray_table(field, window)
+    if field.shape == raw.shape:
+        return display_from_raw(table[raw])
+    image = np.zeros(raw.shape, np.uint8)
+    image[top:bottom, left:right] = table[field]
+    return display_from_raw(image)
