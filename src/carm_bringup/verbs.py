@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs of ``carm``: their options and where their bodies are. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from carm_bringup import graph
+
+AddOptions = Callable[[argparse.ArgumentParser], None]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command.
+
+    Attributes:
+        name: As typed; a second word follows where a verb has parts (``bench nav``).
+        summary: One line.
+        example: A command line that works.
+        body: ``module:function``, called with the parsed options; returns the exit code.
+        options: Adds the options, or ``module:function`` which does.
+        namespaced: Has the option ``--namespace``.
+    """
+
+    name: str
+    summary: str
+    example: str
+    body: str
+    options: AddOptions | str
+    namespaced: bool = False
+
+
+def number(lower: float, upper: float) -> Callable[[str], float]:
+    """Return a converter for numbers of a range."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not lower <= value <= upper:
+            raise argparse.ArgumentTypeError(f"{text} is not a number from {lower:g} to {upper:g}")
+        return value
+
+    return convert
+
+
+def count(text: str) -> int:
+    """Convert a count from 0 to 65535."""
+    return int(number(0, 65535)(text))
+
+
+def _none(parser: argparse.ArgumentParser) -> None:
+    del parser
+
+
+def _sim(parser: argparse.ArgumentParser) -> None:
+    lines = [f"  {a.name}:={a.default_text}".ljust(26) + a.description for a in graph.ARGUMENTS]
+    parser.add_argument("arguments", nargs="*", metavar="name:=value", help="launch arguments, see below")
+    parser.epilog = "launch arguments and their defaults:\n" + "\n".join(lines) + f"\n\n{parser.epilog}"
+
+
+def _navigate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", nargs="+", help="landmark: name, synonym or id, for example carina")
+    parser.add_argument("--tolerance", type=number(1, 200), default=0, help="mm; the agent's default when left out")
+    parser.add_argument("--max-exposures", type=count, default=0, help="the agent's default when left out")
+    parser.add_argument("--max-duration", type=number(0, 3600), default=0, help="s; the agent's default when left out")
+
+
+def _say(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("text", nargs="+", help="what to say to the agent")
+    parser.add_argument("--wait", type=number(0, 3600), default=120.0, help="longest wait for the answer, s (120)")
+
+
+def _view(parser: argparse.ArgumentParser) -> None:
+    angle = number(-190, 190)
+    parser.add_argument(
+        "--primary", type=angle, metavar="DEG", help="primary angle, degrees: LAO positive, RAO negative"
+    )
+    parser.add_argument("--secondary", type=angle, metavar="DEG", help="secondary angle, degrees: cranial positive")
+    parser.add_argument(
+        "--isocenter", type=number(-10, 10), nargs=3, metavar=("X", "Y", "Z"), help="m, in the table's frame"
+    )
+    parser.add_argument("--plan-only", action="store_true", help="plan and check, do not move")
+
+
+def _snapshot(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", nargs="?", default="snapshot.png", help="PNG file (snapshot.png)")
+
+
+def _wait(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--patient", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--localizer", default="", help=argparse.SUPPRESS)
+
+
+CLIENT = "carm_bringup.client"
+VERBS: tuple[Verb, ...] = (
+    Verb(
+        "sim",
+        "start the whole graph on the embedded simulator",
+        "carm sim patient:=phantom:7",
+        "carm_bringup.cli:run_sim",
+        _sim,
+    ),
+    Verb(
+        "navigate",
+        "bring a landmark to the image center",
+        "carm navigate carina",
+        f"{CLIENT}:navigate",
+        _navigate,
+        True,
+    ),
+    Verb("say", "say something to the agent", 'carm say "show me the carina"', f"{CLIENT}:say", _say, True),
+    Verb("view", "move to a view", "carm view --primary 30 --secondary -10", f"{CLIENT}:view", _view, True),
+    Verb(
+        "stop",
+        "bring the arm to rest and keep it there (stop category 1)",
+        "carm stop",
+        f"{CLIENT}:trigger",
+        _none,
+        True,
+    ),
+    Verb("reset", "release a stop; nothing moves by itself", "carm reset", f"{CLIENT}:trigger", _none, True),
+    Verb(
+        "snapshot",
+        "take an exposure and save it",
+        "carm snapshot chest.png",
+        f"{CLIENT}:snapshot",
+        _snapshot,
+        True,
+    ),
+    Verb("wait", "wait until the graph is ready", "carm wait", "carm_bringup.readiness:run", _wait, True),
+    Verb("doctor", "check this machine", "carm doctor", "carm_bringup.doctor:run", _none),
+)

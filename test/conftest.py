@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of every test: a DDS domain of its own for each integration test, and an end to what it starts."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("carm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", parent=settings.get_profile("carm"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "carm")
+
+ROOT = Path(__file__).resolve().parents[1]
+DOMAINS = range(101, 200)
+"""Domains of the tests. From 102 on a domain's ports may collide with ephemeral ones only above 32768 (Linux)."""
+STOP_PATIENCE_S = 5.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the fast tests first."""
+    items.sort(key=lambda item: item.get_closest_marker("integration") is not None)
+
+
+@pytest.fixture
+def ros_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A DDS domain that no other test on this machine uses, on this machine only."""
+    for domain in DOMAINS:
+        path = Path(tempfile.gettempdir()) / f"carm-test-domain-{domain}.lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            continue
+        monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+        monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        yield domain
+        os.close(descriptor)
+        return
+    pytest.fail("every test domain is taken")
+
+
+Spawn = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def spawn(ros_domain: int) -> Iterator[Spawn]:
+    """Start processes in the test's domain; what still runs at the test's end is ended, with its children."""
+    del ros_domain
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(words: Sequence[str | Path], **options: object) -> subprocess.Popen[str]:
+        settings: dict[str, object] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        settings |= {"stdin": subprocess.DEVNULL, "start_new_session": True, "cwd": ROOT, **options}
+        process = subprocess.Popen([str(word) for word in words], **settings)  # type: ignore[call-overload]
+        processes.append(process)
+        return process  # type: ignore[no-any-return]
+
+    yield start
+    for number in (signal.SIGINT, signal.SIGKILL):
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+        deadline = time.monotonic() + STOP_PATIENCE_S
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=max(0.0, deadline - time.monotonic()))
+    for process in processes:
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep tests that forget the fixture off everybody else's domain."""
+    del config
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.setdefault("ROS_DOMAIN_ID", "100")
