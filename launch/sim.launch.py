@@ -18,6 +18,9 @@ except ImportError:  # launched from a checkout that is not installed into this 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
     from carm_bringup import graph
 
+STOP_PATIENCE_S = "2"
+"""How long a process may take after SIGINT, and again after SIGTERM, s: all have ended within 5 s of Ctrl-C."""
+
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """Return the nodes, with their parameters from the launch arguments."""
@@ -34,6 +37,8 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             remappings=list(spec.remappings),
             output="screen",
             on_exit=Shutdown(reason=f"{spec.name} ended"),
+            sigterm_timeout=STOP_PATIENCE_S,
+            sigkill_timeout=STOP_PATIENCE_S,
         )
         for spec in graph.NODES
     ]

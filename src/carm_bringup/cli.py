@@ -99,11 +99,8 @@ def run_sim(options: argparse.Namespace) -> int:
     from carm_bringup import graph, launcher
 
     try:
-        graph.resolve(options.arguments)
-        if shutil.which("ros2") and importlib.util.find_spec("launch_ros"):
-            words = ["ros2", "launch", graph.PACKAGE, "sim.launch.py", *options.arguments]
-            os.execvp(words[0], words)
-        return launcher.launch(options.arguments)
+        has_launch = shutil.which("ros2") is not None and importlib.util.find_spec("launch_ros") is not None
+        return (launcher.launch_by_ros2 if has_launch else launcher.launch)(options.arguments)
     except graph.ArgumentError as error:
         print(f"carm sim: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT

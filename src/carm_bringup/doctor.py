@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 MINIMUM_PYTHON = (3, 11)
 CHECK_TIMEOUT_S = 60.0
+DDS_TIMEOUT_S = 10.0
 SETUP = "run `make setup`"
 
 
@@ -109,9 +111,56 @@ def check_interfaces() -> Finding:
     return Finding("interfaces", *run_python(code), advice="run `make clean setup`")
 
 
+def round_trip() -> float:
+    """Return the time from the start of discovery until a message and its answer have arrived, s.
+
+    Raises:
+        SystemExit: Nothing arrived in time.
+    """
+    import rclpy
+    from rclpy.context import Context
+    from rclpy.executors import SingleThreadedExecutor
+    from std_msgs.msg import String
+
+    contexts = [Context(), Context()]
+    for context in contexts:
+        rclpy.init(context=context)
+    nodes = [rclpy.create_node(f"doctor_{n}_{os.getpid()}", context=c) for n, c in zip("ab", contexts, strict=True)]
+    executors = [SingleThreadedExecutor(context=context) for context in contexts]
+    for executor, node in zip(executors, nodes, strict=True):
+        executor.add_node(node)
+    name = f"doctor_{os.getpid()}"
+    answers: list[str] = []
+    ask = nodes[0].create_publisher(String, f"{name}/ask", 1)
+    answer = nodes[1].create_publisher(String, f"{name}/answer", 1)
+    nodes[1].create_subscription(String, f"{name}/ask", answer.publish, 1)
+    nodes[0].create_subscription(String, f"{name}/answer", lambda message: answers.append(message.data), 1)
+    start = time.monotonic()
+    try:
+        while not answers:
+            if time.monotonic() - start > DDS_TIMEOUT_S:
+                raise SystemExit(f"no message came back within {DDS_TIMEOUT_S:g} s")
+            ask.publish(String(data="ask"))
+            for executor in executors:
+                executor.spin_once(timeout_sec=0.01)
+        return time.monotonic() - start
+    finally:
+        for context in contexts:
+            context.try_shutdown()
+
+
+def describe_round_trip() -> None:
+    """Print how the round trip went."""
+    seconds = round_trip()
+    domain = os.environ.get("ROS_DOMAIN_ID", "0")
+    reach = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
+    middleware = os.environ.get("RMW_IMPLEMENTATION", "default middleware")
+    print(f"message there and back in {1000 * seconds:.0f} ms ({middleware}, domain {domain}, {reach})")
+
+
 def check_dds() -> Finding:
     """A message from one DDS participant to another, on this machine."""
-    ok, detail = run_python("from carm_bringup.dds_check import main; main()")
+    ok, detail = run_python("from carm_bringup.doctor import describe_round_trip; describe_round_trip()")
     advice = (
         "loopback multicast or shared memory may be blocked: check the firewall (UDP 7400-7700 on lo), free space in "
         "/dev/shm, and ROS_AUTOMATIC_DISCOVERY_RANGE"

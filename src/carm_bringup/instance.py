@@ -40,6 +40,11 @@ class InstanceLock:
         self._file = descriptor
         return True
 
+    def keep_across_exec(self) -> None:
+        """Let a program that replaces this one hold the lock until it ends."""
+        if self._file is not None:
+            os.set_inheritable(self._file, True)
+
     def release(self) -> None:
         """Give the lock back."""
         if self._file is not None:

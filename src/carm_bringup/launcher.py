@@ -21,6 +21,7 @@ from typing import IO
 
 from carm_bringup import graph
 from carm_bringup.instance import InstanceLock, domain_id
+from carm_bringup.readiness import EXIT_RUNNING_ALREADY
 from carm_core.paths import config_file
 
 STOP_LADDER: tuple[tuple[signal.Signals, float], ...] = (
@@ -222,12 +223,8 @@ def launch(words: Sequence[str]) -> int:
         0 after Ctrl-C, 1 when a node failed, 2 on bad input or when a graph already runs in this domain.
     """
     values = graph.resolve(words)
-    lock = InstanceLock(domain_id(), graph.namespace(values))
-    if not lock.acquire() or _running_already(values):
-        print(
-            f"a C-arm graph already runs in domain {domain_id()}: stop it, or set ROS_DOMAIN_ID",
-            file=sys.stderr,
-        )
+    lock = claim_domain(values)
+    if lock is None:
         return 2
     supervisor = Supervisor()
 
@@ -245,13 +242,23 @@ def launch(words: Sequence[str]) -> int:
         lock.release()
 
 
-def _running_already(values: Mapping[str, graph.Value]) -> bool:
-    words = [
-        sys.executable,
-        "-m",
-        "carm_bringup.readiness",
-        "--probe",
-        "--namespace",
-        graph.namespace(values),
-    ]
-    return subprocess.run(words, stdin=subprocess.DEVNULL).returncode == 3
+def launch_by_ros2(words: Sequence[str]) -> int:
+    """Become ``ros2 launch`` of the same graph; return 2 when a graph already runs in this domain."""
+    lock = claim_domain(graph.resolve(words))
+    if lock is None:
+        return 2
+    lock.keep_across_exec()
+    command = ["ros2", "launch", graph.PACKAGE, "sim.launch.py", *words]
+    os.execvp(command[0], command)
+
+
+def claim_domain(values: Mapping[str, graph.Value]) -> InstanceLock | None:
+    """Make sure that this is the only graph in its domain and namespace; None, and one line, when it is not."""
+    lock = InstanceLock(domain_id(), graph.namespace(values))
+    if lock.acquire():
+        words = [sys.executable, "-m", "carm_bringup.readiness", "--probe", "--namespace", graph.namespace(values)]
+        if subprocess.run(words, stdin=subprocess.DEVNULL).returncode != EXIT_RUNNING_ALREADY:
+            return lock
+        lock.release()
+    print(f"a C-arm graph already runs in domain {domain_id()}: stop it, or set ROS_DOMAIN_ID", file=sys.stderr)
+    return None
