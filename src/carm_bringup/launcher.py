@@ -245,11 +245,11 @@ def launch(words: Sequence[str]) -> int:
 def launch_by_ros2(words: Sequence[str]) -> int:
     """Become ``ros2 launch`` of the same graph; return 2 when a graph already runs in this domain."""
     lock = claim_domain(graph.resolve(words))
-    if lock is None:
-        return 2
-    lock.keep_across_exec()
-    command = ["ros2", "launch", graph.PACKAGE, "sim.launch.py", *words]
-    os.execvp(command[0], command)
+    if lock is not None:
+        lock.keep_across_exec()
+        command = ["ros2", "launch", graph.PACKAGE, "sim.launch.py", *words]
+        os.execvp(command[0], command)
+    return 2
 
 
 def claim_domain(values: Mapping[str, graph.Value]) -> InstanceLock | None:
