@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Motion of the C-arm: a trajectory controller and its drives, free of ROS."""
+
+from carm_sim.motion.controller import ControllerSettings, OperatingState, Snapshot, TrajectoryController
+from carm_sim.motion.drive import DriveModel, Measurement
+from carm_sim.motion.goal import (
+    Acceptance,
+    ErrorCode,
+    GoalOutcome,
+    GoalRefusedError,
+    GoalStatus,
+    JointTolerance,
+    TrajectoryGoal,
+    TrajectoryPoint,
+)
+from carm_sim.motion.limits import JointLimits
+from carm_sim.motion.parameters import MotionParameters, build_controller
+from carm_sim.motion.spline import Spline, State, Waypoints
+from carm_sim.motion.stop import StopProfile
+from carm_sim.motion.tolerances import Tolerances
+
+__all__ = [
+    "Acceptance",
+    "ControllerSettings",
+    "DriveModel",
+    "ErrorCode",
+    "GoalOutcome",
+    "GoalRefusedError",
+    "GoalStatus",
+    "JointLimits",
+    "JointTolerance",
+    "Measurement",
+    "MotionParameters",
+    "OperatingState",
+    "Snapshot",
+    "Spline",
+    "State",
+    "StopProfile",
+    "Tolerances",
+    "TrajectoryController",
+    "TrajectoryGoal",
+    "TrajectoryPoint",
+    "Waypoints",
+    "build_controller",
+]

@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stand-in for ros2_controllers' joint_trajectory_controller, its drives included; free of ROS.
+
+What it shares with the original: interpolation, partial goals, path and goal tolerances with ``goal_time``,
+hold on violation, preemption by a newer goal. What is stricter: goals are checked against the joints' limits
+at and between the points; preemption starts from the commanded motion (``interpolate_from_desired_state``);
+every stop decelerates within the limits of acceleration and jerk; and ``stop`` latches until ``reset``. A
+goal's outcome after cancel, stop or violation is reported when the arm rests.
+
+All methods may be called from any thread; :meth:`TrajectoryController.step` from one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from carm_core.kinematics import Joint
+from carm_sim.motion.drive import DriveModel, Measurement
+from carm_sim.motion.entry import enter
+from carm_sim.motion.goal import (
+    Acceptance,
+    ErrorCode,
+    GoalOutcome,
+    GoalRefusedError,
+    GoalStatus,
+    TrajectoryGoal,
+)
+from carm_sim.motion.limits import JointLimits
+from carm_sim.motion.spline import Array, Spline, State
+from carm_sim.motion.stop import StopProfile
+from carm_sim.motion.tolerances import Mask, Tolerances, violated
+from carm_sim.motion.validation import CheckedGoal, check_goal
+
+
+class OperatingState(IntEnum):
+    """What the arm is doing; the values of ``carm_interfaces/msg/CArmState``."""
+
+    STARTING = 0
+    IDLE = 1
+    MOVING = 2
+    STOPPING = 3
+    STOPPED = 4
+    FAULT = 5
+
+
+@dataclass(frozen=True, eq=False)
+class ControllerSettings:
+    """Settings of the controller, J joints.
+
+    Attributes:
+        tolerances: Defaults for goals that say nothing.
+        start_tolerance: How far a trajectory may start from the present command (J,), m or rad.
+        allow_partial_joints_goal: Goals may leave out joints; those decelerate to rest, or stay.
+        limit_tolerance: Fraction by which velocity and acceleration of a goal may exceed their limits.
+        blend_s: Time in which a difference at the start is taken up, s.
+        max_step_s: Longest step; when the clock runs on further the motion waits, s.
+        rest_timeout_s: How long after its command a joint may take to come to rest, s.
+    """
+
+    tolerances: Tolerances
+    start_tolerance: Array
+    allow_partial_joints_goal: bool = True
+    limit_tolerance: float = 0.05
+    blend_s: float = 0.5
+    max_step_s: float = 0.1
+    rest_timeout_s: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """State after one step, J joints.
+
+    Attributes:
+        time_s: Time given to the step, s.
+        state: What the arm is doing.
+        message: Why, in one line; empty when idle.
+        desired: Commanded state.
+        measured: What the encoders say.
+        goal_id: Goal in execution, until its outcome; None without.
+        elapsed_s: Time since the goal, or the stop, began, s.
+        outcomes: Goals that ended since the last step.
+    """
+
+    time_s: float
+    state: OperatingState
+    message: str
+    desired: State
+    measured: Measurement
+    goal_id: int | None
+    elapsed_s: float
+    outcomes: tuple[GoalOutcome, ...]
+
+
+class _Following:
+    """Joints of a goal on its spline, the others on their way to rest."""
+
+    def __init__(self, spline: Spline, indices: Sequence[int], others: Sequence[int], stop: StopProfile) -> None:
+        self._spline, self._indices, self._others, self._stop = spline, list(indices), list(others), stop
+        self.duration_s = max(spline.duration_s, stop.duration_s)
+
+    def sample(self, time_s: float) -> State:
+        moving, stopping = self._spline.sample(time_s), self._stop.sample(time_s)
+        out = np.empty((3, len(self._indices) + len(self._others)))
+        out[:, self._indices] = moving
+        out[:, self._others] = stopping
+        return State(*out)
+
+
+@dataclass(frozen=True, eq=False)
+class _Goal:
+    goal_id: int
+    tolerances: Tolerances
+
+
+class TrajectoryController:
+    """Follows trajectories with simulated drives."""
+
+    def __init__(self, joints: Sequence[Joint], drive: DriveModel, settings: ControllerSettings) -> None:
+        """Start at rest where the drives are.
+
+        Args:
+            joints: The joints, J of them.
+            drive: Their drives.
+            settings: Tolerances and rules.
+        """
+        self.limits = JointLimits.of(joints)
+        self._drive, self._settings = drive, settings
+        self._lock = threading.RLock()
+        self._state = OperatingState.STARTING
+        self._message = ""
+        self._command = State.at_rest(drive.position)
+        self._motion: _Following | StopProfile | None = None
+        self._goal: _Goal | None = None
+        self._ending: GoalOutcome | None = None
+        self._outcomes: list[GoalOutcome] = []
+        self._goals = 0
+        self._elapsed_s = 0.0
+        self._last_s: float | None = None
+        self._latch_reason = ""
+        self._latched = False
+
+    def check(self, goal: TrajectoryGoal, now_s: float) -> Acceptance:
+        """Say what :meth:`accept` would say, and do nothing.
+
+        Args:
+            goal: As it came in.
+            now_s: Present time on the clock of the goal's start time, s.
+        """
+        try:
+            checked, _ = self._check(goal, now_s)
+            with self._lock:
+                self._plan(checked, now_s)
+        except GoalRefusedError as refusal:
+            return Acceptance(refusal.code, str(refusal))
+        return Acceptance(ErrorCode.SUCCESSFUL)
+
+    def accept(self, goal: TrajectoryGoal, now_s: float) -> Acceptance:
+        """Follow a trajectory from now on; a goal in execution is aborted.
+
+        Args:
+            goal: As it came in.
+            now_s: Present time on the clock of the goal's start time, s.
+
+        Returns:
+            The goal's number, or why it is refused; a refused goal changes nothing.
+        """
+        try:
+            checked, tolerances = self._check(goal, now_s)
+            with self._lock:
+                motion = self._plan(checked, now_s)
+                self._preempt()
+                self._goals += 1
+                self._goal = _Goal(self._goals, tolerances)
+                self._begin(motion, OperatingState.MOVING, f"following a trajectory of {motion.duration_s:.2f} s")
+                return Acceptance(ErrorCode.SUCCESSFUL, "", self._goals)
+        except GoalRefusedError as refusal:
+            return Acceptance(refusal.code, str(refusal))
+
+    def cancel(self, goal_id: int) -> bool:
+        """Decelerate to rest and report the goal as canceled.
+
+        Returns:
+            False when this goal is not in execution, or is ending already.
+        """
+        with self._lock:
+            if self._goal is None or self._goal.goal_id != goal_id or self._ending is not None:
+                return False
+            self._end_goal(GoalStatus.CANCELED, ErrorCode.SUCCESSFUL, "canceled; the arm decelerated to rest")
+            self._decelerate("canceled")
+            return True
+
+    def stop(self, reason: str = "stop requested") -> None:
+        """Stop category 1: decelerate to rest, from the next step on, and stay there until :meth:`reset`.
+
+        Args:
+            reason: One line, shown in the state.
+        """
+        with self._lock:
+            if self._latched:
+                return
+            self._latched, self._latch_reason = True, reason
+            self._message = reason
+            if self._goal is not None and self._ending is None:
+                self._end_goal(GoalStatus.ABORTED, ErrorCode.INVALID_GOAL, f"{reason}; the arm is at rest")
+            if self._state is not OperatingState.STOPPING:
+                self._decelerate(reason)
+
+    def reset(self) -> tuple[bool, str]:
+        """Release a latched stop. Nothing moves by that.
+
+        Returns:
+            Whether the arm is ready for goals, and a line that says why or why not.
+        """
+        with self._lock:
+            if not self._latched:
+                return True, "stop was not latched"
+            if self._state is not OperatingState.STOPPED:
+                return False, "the arm is still decelerating; reset again when it rests"
+            self._latched = False
+            self._state, self._message = OperatingState.IDLE, ""
+            return True, "stop released"
+
+    def block_joints(self, joints: Iterable[str]) -> None:
+        """Inject a fault: these joints' drives do not move; all others do.
+
+        Args:
+            joints: Names; empty: all drives are free.
+        """
+        with self._lock:
+            self._drive.block(joints)
+
+    def step(self, now_s: float) -> Snapshot:
+        """Move on to a time.
+
+        Args:
+            now_s: Time, s. When it runs backwards or by more than ``max_step_s``, the motion goes on by 0 or
+                by ``max_step_s``: the arm never jumps after a pause.
+        """
+        with self._lock:
+            passed = 0.0 if self._last_s is None else now_s - self._last_s
+            dt = min(max(passed, 0.0), self._settings.max_step_s)
+            self._last_s = now_s
+            self._elapsed_s += dt
+            if self._state is OperatingState.STARTING:
+                self._state = OperatingState.IDLE
+            if self._motion is not None:
+                self._command = self._motion.sample(self._elapsed_s)
+            desired, elapsed_s = self._command, self._elapsed_s
+            goal_id = self._goal.goal_id if self._goal else None
+            self._drive.step(desired.position, desired.velocity, dt)
+            measured = self._drive.measure()
+            if self._state is OperatingState.MOVING:
+                self._supervise(measured)
+            elif self._state is OperatingState.STOPPING:
+                self._settle(measured)
+            outcomes, self._outcomes = tuple(self._outcomes), []
+            return Snapshot(now_s, self._state, self._message, desired, measured, goal_id, elapsed_s, outcomes)
+
+    def _check(self, goal: TrajectoryGoal, now_s: float) -> tuple[CheckedGoal, Tolerances]:
+        """The part of the check that takes time and needs no lock."""
+        self._refuse_when_latched()
+        checked = check_goal(
+            goal,
+            self.limits,
+            allow_partial=self._settings.allow_partial_joints_goal,
+            limit_tolerance=self._settings.limit_tolerance,
+            now_s=now_s,
+        )
+        return checked, self._settings.tolerances.for_goal(goal, self.limits)
+
+    def _refuse_when_latched(self) -> None:
+        if self._latched:
+            raise GoalRefusedError(ErrorCode.INVALID_GOAL, f"stop is latched ({self._latch_reason}); reset releases it")
+
+    def _plan(self, checked: CheckedGoal, now_s: float) -> _Following:
+        """Join the goal to the present command; call with the lock held."""
+        self._refuse_when_latched()
+        others = [i for i in range(len(self.limits.names)) if i not in checked.indices]
+        spline = enter(
+            checked,
+            self._commanded(checked.indices),
+            now_s=now_s,
+            start_tolerance=self._settings.start_tolerance[list(checked.indices)],
+            blend_s=self._settings.blend_s,
+            limit_tolerance=self._settings.limit_tolerance,
+        )
+        stop = StopProfile(self.limits.select(others), self._commanded(others))
+        return _Following(spline, checked.indices, others, stop)
+
+    def _commanded(self, indices: Sequence[int]) -> State:
+        rows = list(indices)
+        return State(*(values[rows] for values in self._command))
+
+    def _begin(self, motion: _Following | StopProfile, state: OperatingState, message: str) -> None:
+        self._motion, self._elapsed_s = motion, 0.0
+        self._state, self._message = state, message
+
+    def _decelerate(self, reason: str) -> None:
+        self._begin(StopProfile(self.limits, self._command), OperatingState.STOPPING, reason)
+
+    def _end_goal(self, status: GoalStatus, code: ErrorCode, message: str) -> None:
+        """Decide how the goal ends; it is told when the arm rests."""
+        assert self._goal is not None
+        self._ending = GoalOutcome(self._goal.goal_id, status, code, message)
+
+    def _preempt(self) -> None:
+        if self._goal is not None and self._ending is None:
+            self._end_goal(GoalStatus.ABORTED, ErrorCode.INVALID_GOAL, "preempted by a newer goal")
+        self._tell_outcome()
+
+    def _tell_outcome(self) -> None:
+        if self._ending is not None:
+            self._outcomes.append(self._ending)
+        self._goal, self._ending = None, None
+
+    def _supervise(self, measured: Measurement) -> None:
+        assert self._goal is not None
+        assert self._motion is not None
+        tolerances = self._goal.tolerances
+        late_s = self._elapsed_s - self._motion.duration_s
+        position_error = self._command.position - measured.position
+        velocity_error = self._command.velocity - measured.velocity
+        if late_s < 0:
+            bad = violated(position_error, tolerances.path_position) | violated(
+                velocity_error, tolerances.path_velocity
+            )
+            if bad.any():
+                self._violate(ErrorCode.PATH_TOLERANCE_VIOLATED, bad, "path", position_error, "")
+            return
+        bad = violated(position_error, tolerances.goal_position) | violated(velocity_error, tolerances.goal_velocity)
+        if not bad.any():
+            self._end_goal(GoalStatus.SUCCEEDED, ErrorCode.SUCCESSFUL, "goal reached")
+            self._rest()
+        elif 0 < tolerances.goal_time_s < late_s:
+            suffix = f", {late_s:.2f} s after the end (at most {tolerances.goal_time_s:.2f} s)"
+            self._violate(ErrorCode.GOAL_TOLERANCE_VIOLATED, bad, "goal", position_error, suffix)
+
+    def _violate(self, code: ErrorCode, bad: Mask, which: str, error: Array, suffix: str) -> None:
+        """Decelerate from where the joints at fault really are, and abort."""
+        joint = int(np.flatnonzero(bad)[np.argmax(np.abs(error[bad]))])
+        reason = (
+            f"{which} tolerance violated: {self.limits.names[joint]} is {error[joint]:.4f} "
+            f"{self.limits.units[joint]} away from its set-point{suffix}"
+        )
+        position, velocity, acceleration = (values.copy() for values in self._command)
+        position[bad] = self._drive.realign(bad)[bad]
+        velocity[bad] = self._drive.velocity[bad]
+        acceleration[bad] = 0.0
+        self._command = State(position, velocity, acceleration)
+        self._end_goal(GoalStatus.ABORTED, code, reason)
+        self._decelerate(reason)
+
+    def _settle(self, measured: Measurement) -> None:
+        assert self._motion is not None
+        late_s = self._elapsed_s - self._motion.duration_s
+        if late_s < 0:
+            return
+        still = not violated(measured.velocity, self._settings.tolerances.goal_velocity).any()
+        if still or late_s > self._settings.rest_timeout_s:
+            self._rest()
+
+    def _rest(self) -> None:
+        self._tell_outcome()
+        self._motion = None
+        self._command = State.at_rest(self._command.position)
+        if self._latched:
+            self._state = OperatingState.STOPPED
+            self._message = f"stop is latched ({self._latch_reason}); reset releases it"
+        else:
+            self._state, self._message = OperatingState.IDLE, ""

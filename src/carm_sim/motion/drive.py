@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Model of the joint drives: first-order lag, encoder noise, and a fault that can be switched on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_sim.motion.limits import JointLimits
+from carm_sim.motion.spline import Array
+
+
+class Measurement(NamedTuple):
+    """What the encoders say: position (J,), m or rad; velocity (J,), m/s or rad/s."""
+
+    position: Array
+    velocity: Array
+
+
+class DriveModel:
+    """Joint drives that follow their set-points with a first-order lag, ``tau dx/dt = u - x``.
+
+    The set-point is taken as linear between two steps and the step is integrated exactly, so the response to
+    a ramp does not depend on the step length. A blocked joint does not move at all, whatever it is told.
+    """
+
+    def __init__(
+        self,
+        limits: JointLimits,
+        positions: Array,
+        *,
+        time_constant_s: float = 0.0,
+        position_noise: Array | None = None,
+        velocity_noise: Array | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Start at rest.
+
+        Args:
+            limits: The joints, J of them.
+            positions: Start position (J,), m or rad.
+            time_constant_s: Lag, s; 0 follows at once.
+            position_noise: Standard deviation of the measured positions (J,), m or rad; None: none.
+            velocity_noise: Standard deviation of the measured velocities (J,), m/s or rad/s; None: none.
+            seed: Of the noise.
+        """
+        self._names = limits.names
+        self._tau = float(time_constant_s)
+        self._command = positions.astype(np.float64).copy()
+        self._position = self._command.copy()
+        self._velocity = np.zeros_like(self._position)
+        self._position_noise = position_noise
+        self._velocity_noise = velocity_noise
+        self._random = np.random.default_rng(seed)
+        self._blocked = np.zeros(len(self._names), dtype=bool)
+
+    @property
+    def position(self) -> Array:
+        """True position (J,), m or rad."""
+        return self._position.copy()
+
+    @property
+    def velocity(self) -> Array:
+        """True velocity (J,), m/s or rad/s."""
+        return self._velocity.copy()
+
+    @property
+    def blocked(self) -> tuple[str, ...]:
+        """Names of the blocked joints."""
+        return tuple(name for name, stuck in zip(self._names, self._blocked, strict=True) if stuck)
+
+    def block(self, joints: Iterable[str]) -> None:
+        """Block these joints and free all others.
+
+        Args:
+            joints: Names; unknown ones are ignored.
+        """
+        stuck = set(joints)
+        self._blocked = np.array([name in stuck for name in self._names])
+
+    def step(self, command: Array, velocity: Array, dt_s: float) -> None:
+        """Move on by one step.
+
+        Args:
+            command: Set-points at the end of the step (J,), m or rad.
+            velocity: Their velocity at the end of the step (J,), m/s or rad/s; used only without lag.
+            dt_s: Length of the step, s; nothing moves when it is 0.
+        """
+        if dt_s <= 0:
+            return
+        free = ~self._blocked
+        if self._tau > 0:
+            slope = (command - self._command) / dt_s
+            lag = slope * self._tau
+            decay = np.exp(-dt_s / self._tau)
+            position = command - lag + (self._position - self._command + lag) * decay
+            speed = (command - position) / self._tau
+        else:
+            position, speed = command, velocity
+        self._position = np.where(free, position, self._position)
+        self._velocity = np.where(free, speed, 0.0)
+        self._command = command.copy()
+
+    def bumpless_command(self) -> Array:
+        """Return the set-points (J,), m or rad, under which the drives would carry on as they move now."""
+        return self._position + self._tau * self._velocity
+
+    def realign(self, joints: NDArray[np.bool_]) -> Array:
+        """Take :meth:`bumpless_command` as the present set-point of some joints, so that none of them jumps.
+
+        Args:
+            joints: Mask (J,).
+
+        Returns:
+            The set-points (J,) after it, m or rad.
+        """
+        self._command = np.where(joints, self.bumpless_command(), self._command)
+        return self._command.copy()
+
+    def measure(self) -> Measurement:
+        """Read the encoders once."""
+        position, velocity = self._position.copy(), self._velocity.copy()
+        if self._position_noise is not None:
+            position += self._position_noise * self._random.standard_normal(len(position))
+        if self._velocity_noise is not None:
+            velocity += self._velocity_noise * self._random.standard_normal(len(velocity))
+        return Measurement(position, velocity)

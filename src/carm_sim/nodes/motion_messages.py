@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between ROS messages and the types of :mod:`carm_sim.motion`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from builtin_interfaces.msg import Duration, Time
+from carm_interfaces.msg import CArmState
+from control_msgs.action import FollowJointTrajectory
+from control_msgs.msg import JointTolerance as JointToleranceMessage
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from geometry_msgs.msg import Point, TransformStamped
+from sensor_msgs.msg import JointState
+from tf2_msgs.msg import TFMessage
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from carm_core.kinematics import CArm
+from carm_sim.motion import (
+    Acceptance,
+    ErrorCode,
+    GoalOutcome,
+    GoalRefusedError,
+    JointLimits,
+    JointTolerance,
+    Snapshot,
+    TrajectoryGoal,
+    TrajectoryPoint,
+)
+from carm_sim.motion.link_poses import LinkPose
+
+
+def seconds(time: Time | Duration) -> float:
+    """Convert a time or a duration to s."""
+    return float(time.sec) + 1e-9 * float(time.nanosec)
+
+
+def duration(time_s: float) -> Duration:
+    """Convert s to a duration."""
+    sec, nanosec = divmod(round(time_s * 1e9), 10**9)
+    return Duration(sec=sec, nanosec=nanosec)
+
+
+def trajectory_goal(message: JointTrajectory) -> TrajectoryGoal:
+    """Read a trajectory; it is not judged here."""
+    points = tuple(
+        TrajectoryPoint(
+            seconds(p.time_from_start),
+            tuple(p.positions),
+            tuple(p.velocities),
+            tuple(p.accelerations),
+            tuple(p.effort),
+        )
+        for p in message.points
+    )
+    return TrajectoryGoal(tuple(message.joint_names), points, seconds(message.header.stamp))
+
+
+def action_goal(message: FollowJointTrajectory.Goal) -> TrajectoryGoal:
+    """Read the goal of an action; it is not judged here.
+
+    Raises:
+        GoalRefusedError: It asks for planar or floating joints, which the C-arm has not.
+    """
+    multi = message.multi_dof_trajectory
+    if multi.joint_names or multi.points or message.component_path_tolerance or message.component_goal_tolerance:
+        raise GoalRefusedError(ErrorCode.INVALID_JOINTS, "the C-arm has no joints with several degrees of freedom")
+    goal = trajectory_goal(message.trajectory)
+    return TrajectoryGoal(
+        goal.joint_names,
+        goal.points,
+        goal.stamp_s,
+        _tolerances(message.path_tolerance),
+        _tolerances(message.goal_tolerance),
+        seconds(message.goal_time_tolerance),
+    )
+
+
+def _tolerances(messages: Iterable[JointToleranceMessage]) -> tuple[JointTolerance, ...]:
+    return tuple(JointTolerance(m.name, m.position, m.velocity, m.acceleration) for m in messages)
+
+
+def action_result(end: Acceptance | GoalOutcome) -> FollowJointTrajectory.Result:
+    """Say how a goal ended, or why it was refused."""
+    return FollowJointTrajectory.Result(error_code=int(end.code), error_string=end.message)
+
+
+def action_feedback(names: Sequence[str], snapshot: Snapshot, stamp: Time) -> FollowJointTrajectory.Feedback:
+    """Say where the joints should be, where they are, and the difference (desired minus actual)."""
+    message = FollowJointTrajectory.Feedback(joint_names=list(names))
+    message.header.stamp = stamp
+    elapsed = duration(snapshot.elapsed_s)
+    desired, measured = snapshot.desired, snapshot.measured
+    message.desired = JointTrajectoryPoint(
+        positions=desired.position.tolist(),
+        velocities=desired.velocity.tolist(),
+        accelerations=desired.acceleration.tolist(),
+        time_from_start=elapsed,
+    )
+    message.actual = JointTrajectoryPoint(
+        positions=measured.position.tolist(), velocities=measured.velocity.tolist(), time_from_start=elapsed
+    )
+    message.error = JointTrajectoryPoint(
+        positions=(desired.position - measured.position).tolist(),
+        velocities=(desired.velocity - measured.velocity).tolist(),
+        time_from_start=elapsed,
+    )
+    return message
+
+
+def joint_state(names: Sequence[str], snapshot: Snapshot, stamp: Time) -> JointState:
+    """Report what the encoders say."""
+    measured = snapshot.measured
+    message = JointState(name=list(names), position=measured.position.tolist(), velocity=measured.velocity.tolist())
+    message.header.stamp = stamp
+    return message
+
+
+def operating_state(carm: CArm, limits: JointLimits, snapshot: Snapshot, stamp: Time) -> CArmState:
+    """Report what the arm is doing and where the isocenter is."""
+    position = snapshot.measured.position
+    primary, secondary = carm.angles(position)
+    x, y, z = (float(value) for value in carm.isocenter(position))
+    message = CArmState(
+        state=int(snapshot.state),
+        message=snapshot.message,
+        primary_angle=primary,
+        secondary_angle=secondary,
+        isocenter=Point(x=x, y=y, z=z),
+        clearance=float("nan"),
+        limits_hit=list(limits.reached(position)),
+    )
+    message.header.stamp = stamp
+    message.header.frame_id = "table"
+    return message
+
+
+def transforms(poses: Iterable[LinkPose], stamp: Time) -> TFMessage:
+    """Report poses of links."""
+    message = TFMessage()
+    for pose in poses:
+        transform = TransformStamped(child_frame_id=pose.child)
+        transform.header.stamp = stamp
+        transform.header.frame_id = pose.parent
+        to, turn = transform.transform.translation, transform.transform.rotation
+        to.x, to.y, to.z = (float(value) for value in pose.translation_m)
+        turn.x, turn.y, turn.z, turn.w = (float(value) for value in pose.quaternion)
+        message.transforms.append(transform)
+    return message
+
+
+def diagnostics(name: str, problem: str, values: Mapping[str, str], stamp: Time) -> DiagnosticArray:
+    """Report the health of the control loop.
+
+    Args:
+        name: Of the component.
+        problem: One line; empty when all is well.
+        values: What to show.
+        stamp: Time of the report.
+    """
+    status = DiagnosticStatus(
+        level=DiagnosticStatus.WARN if problem else DiagnosticStatus.OK,
+        name=name,
+        message=problem or "ok",
+        values=[KeyValue(key=key, value=value) for key, value in values.items()],
+    )
+    message = DiagnosticArray(status=[status])
+    message.header.stamp = stamp
+    return message
