@@ -274,7 +274,7 @@ def snapshot(options: argparse.Namespace) -> int:
         graph.node.create_subscription(Image, "xray/image", images.append, 2)
         graph.require(lambda: graph.node.count_publishers("xray/image") > 0, "topic xray/image")
         answer = graph.call(Expose, "xray/expose", Expose.Request())
-        series = answer.error_code == Expose.Response.ERROR_FLUOROSCOPY_ACTIVE
+        series = answer.error_code == Expose.Request.ERROR_FLUOROSCOPY_ACTIVE
         if not answer.success and not series:
             return fail(answer.error_msg, answer.error_code)
         wanted = (lambda m: True) if series else (lambda m: m.header.stamp == answer.stamp)
