@@ -25,7 +25,11 @@ class ImagingError(AgentError):
 
 
 class MotionError(AgentError):
-    """The arm did not follow a trajectory; it is at rest."""
+    """The arm did not follow a trajectory; it is at rest, unless `NotAtRestError`."""
+
+
+class NotAtRestError(MotionError):
+    """Nobody says that the arm is at rest."""
 
 
 class RejectedTrajectoryError(MotionError):

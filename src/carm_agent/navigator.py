@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from carm_agent import phrases
 from carm_agent.belief import RADIUS_90_PER_STD
-from carm_agent.errors import CanceledError, ImagingError, MotionError, StoppedError
+from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRestError, StoppedError
 from carm_agent.evidence import Evidence
 from carm_agent.planner import Plan, Planner
 from carm_agent.ports import Arm, Clock, Imager, Interrupt
@@ -136,6 +136,7 @@ class _Task:
         self._failures = 0
         self._verifying = False
         self._unverified = False
+        self._at_rest = True
         self._distance_mm = NAN
         self._radius_mm = NAN
         self._exposures = 0
@@ -154,6 +155,7 @@ class _Task:
         except _Ending as ending:
             return ending.code, str(ending)
         except CarmError as error:
+            self._at_rest = not isinstance(error, NotAtRestError)
             return _code(error), str(error)
 
     def result(self, code: NavigationCode, message: str) -> NavigationResult:
@@ -167,8 +169,9 @@ class _Task:
         else:
             seen = f" It was last seen {self._distance_mm:.0f} mm from the image center." if self._seen else ""
             reason = f"{message[:1].upper()}{message[1:].rstrip('.')}"
+            arm = "the arm is at rest" if self._at_rest else "check whether the arm is at rest"
             summary = f"{reason}. {phrases.called(self._landmark, start=True)} is not confirmed in the center;"
-            summary += f" the arm is at rest, after {cost}.{seen}"
+            summary += f" {arm}, after {cost}.{seen}"
         return NavigationResult(
             error_code=code,
             error_msg=message,
@@ -318,7 +321,7 @@ class _Task:
         if self._elapsed_s() + plan.duration_s > self._config.max_duration_s:
             raise _Ending(
                 NavigationCode.BUDGET,
-                f"the next motion of {plan.duration_s:.0f} s would exceed the time of {self._config.max_duration_s:.0f} s",
+                f"a motion of {plan.duration_s:.0f} s would exceed the time of {self._config.max_duration_s:.0f} s",
             )
         self._interrupt.check()
         self._say(Stage.MOVING, reasoning + addition, decision=True, warning=warning or bool(addition))

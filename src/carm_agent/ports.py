@@ -123,6 +123,7 @@ class Arm(ABC):
         """Follow a trajectory that starts at the present joint positions; return with the arm at rest at its end.
 
         Raises:
+            NotAtRestError: nobody says that the arm is at rest, whatever else happened.
             MotionError: the arm did not follow; it is at rest.
             InterruptedTaskError: the task is to end; the arm is at rest.
         """

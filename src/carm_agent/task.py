@@ -119,12 +119,12 @@ class NavigatorConfig:
     min_std_mm: float = 3.0
     relative_std: float = 0.05
     depth_std_mm: float = 60.0
-    drift_std_mm: float = 4.0
+    drift_std_mm: float = 8.0
     max_surprise: float = 4.0
     max_displacement_mm: float = 1500.0
     cautious_step_mm: float = 60.0
     max_step_mm: float = 400.0
-    min_step_fraction: float = 0.5
+    min_step_fraction: float = 0.7
 
 
 @dataclass(frozen=True)

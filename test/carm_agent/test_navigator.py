@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from carm_agent.errors import CanceledError, ImagingError, MotionError, StoppedError
+from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRestError, StoppedError
 from carm_agent.navigator import Navigator
 from carm_agent.planner import Planner
 from carm_agent.task import NavigationCode, NavigationGoal, NavigationResult, NavigatorConfig, Progress, Stage
@@ -285,6 +285,19 @@ def test_failing_ports_end_the_task_with_their_words(part: str, error: Exception
     result, _ = navigate(world)
     assert result.error_code == code
     assert str(error) in result.error_msg
+
+
+def test_the_arm_is_not_said_to_be_at_rest_when_nobody_knows() -> None:
+    world = World(right, POINT)
+
+    def fail() -> None:
+        raise NotAtRestError("nothing says that the arm came to rest")
+
+    world.arm.before = fail
+    result, _ = navigate(world)
+    assert result.error_code == NavigationCode.MOTION
+    assert "the arm is at rest" not in result.summary
+    assert "check" in result.summary
 
 
 def test_path_of_a_motion_that_is_broken_off_counts_as_far_as_it_came() -> None:

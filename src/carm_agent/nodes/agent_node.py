@@ -50,7 +50,7 @@ class AgentNode(Node):
     """Brings landmarks to the image center, moves the arm, and talks about it."""
 
     def __init__(self, **node_arguments: Any) -> None:
-        """Start the node.
+        """Start the node, in namespace `/carm` unless remapped.
 
         Args:
             **node_arguments: passed to `rclpy.node.Node`.
@@ -58,7 +58,7 @@ class AgentNode(Node):
         Raises:
             ConfigurationError: a parameter is out of range.
         """
-        super().__init__("agent_node", **node_arguments)
+        super().__init__("agent_node", **{"namespace": "/carm", **node_arguments})
         self._parameters = declare_parameters(self, AgentParameters)
         self._planner = Planner(CArm.from_config(), self._parameters.velocity_scaling)
         self._graph = CArmGraph(self, self._planner.carm, self._parameters)
@@ -146,7 +146,7 @@ class AgentNode(Node):
         result, error = outcome
         if error is not None:
             self.get_logger().error(f"navigate failed: {type(error).__name__}: {error}")
-            summary = "I stopped because of an internal error; the arm is at rest."
+            summary = "I gave up because of an internal error; check whether the arm is at rest."
             result = NavigationResult(NavigationCode.INTERNAL, f"{type(error).__name__}: {error}", summary=summary)
         self.say(Utterance.KIND_RESULT, result.summary, result.error_msg, in_reply_to)
         return result  # type: ignore[no-any-return]

@@ -27,6 +27,7 @@ from carm_agent.errors import (
     ImagingError,
     MotionError,
     NoJointStatesError,
+    NotAtRestError,
     RejectedTrajectoryError,
     StoppedError,
 )
@@ -178,6 +179,11 @@ class _Port:
                 raise error
             self._interrupt.wait_for(lambda: False, 0.02)
 
+    def _joint_positions(self, stamp_ns: int | None = None) -> NDArray[np.float64]:
+        if not self._graph.joint_states_known:
+            self._interrupt.wait_for(lambda: self._graph.joint_states_known, self._parameters.joint_state_timeout_s)
+        return self._graph.joint_positions(stamp_ns)
+
 
 class RosImager(_Port, Imager):
     """Exposes by `xray/expose`; the image comes on `xray/image`."""
@@ -195,7 +201,7 @@ class RosImager(_Port, Imager):
         if not self._wait_future(future, timeout_s):
             raise ImagingError(f"{name} did not answer in {timeout_s} s")
         response = future.result()
-        if response.error_code == Expose.Response.ERROR_FLUOROSCOPY_ACTIVE:
+        if response.error_code == Expose.Request.ERROR_FLUOROSCOPY_ACTIVE:
             return self._frame(lambda: next((stamp for stamp in list(graph.images) if stamp > asked_ns), None))
         if not response.success:
             raise ImagingError(f"{name} failed: {response.error_msg or f'error code {response.error_code}'}")
@@ -210,7 +216,7 @@ class RosImager(_Port, Imager):
         assert stamp_ns is not None
         image, info = graph.images[stamp_ns], graph.infos[stamp_ns]
         self._interrupt.wait_for(lambda: stamp_ns in graph.doses, _POLL_S)
-        frame = frame_from_messages(image, info, graph.carm, graph.joint_positions(stamp_ns))
+        frame = frame_from_messages(image, info, graph.carm, self._joint_positions(stamp_ns))
         graph.stamps = {frame.stamp_s: image.header.stamp}
         return Acquisition(frame, graph.doses.get(stamp_ns, float("nan")))
 
@@ -282,8 +288,7 @@ class RosArm(_Port, Arm):
 
     def joint_positions(self) -> NDArray[np.float64]:
         """See `Arm.joint_positions`."""
-        self._interrupt.wait_for(lambda: self._graph.joint_states_known, self._parameters.joint_state_timeout_s)
-        return self._graph.joint_positions()
+        return self._joint_positions()
 
     def execute(self, trajectory: Trajectory) -> None:
         """See `Arm.execute`."""
@@ -301,7 +306,7 @@ class RosArm(_Port, Arm):
         sent_s = self._clock.now_s()
         if not self._wait_future(sent, timeout_s, uninterrupted=True):
             sent.add_done_callback(lambda late: late.result().accepted and late.result().cancel_goal_async())
-            raise MotionError(f"{name} did not accept or refuse in {timeout_s} s")
+            raise NotAtRestError(f"{name} did not accept or refuse the trajectory in {timeout_s} s")
         handle = sent.result()
         if not handle.accepted:
             self._raise_if_stopped()
@@ -328,8 +333,7 @@ class RosArm(_Port, Arm):
     def _judge(self, outcome: Any) -> None:
         result = outcome.result
         if outcome.status == GoalStatus.STATUS_SUCCEEDED and result.error_code == result.SUCCESSFUL:
-            if not self._wait_rest():
-                raise MotionError(f"the arm did not come to rest in {self._parameters.rest_timeout_s} s")
+            self._wait_rest()
             self._interrupt.check()
             return
         self._raise_if_stopped()
@@ -347,8 +351,7 @@ class RosArm(_Port, Arm):
             self._wait_rest()
             raise StoppedError(self._graph.state.message or "stop was pressed")
 
-    def _wait_rest(self) -> bool:
-        now_s = time.monotonic()
-        return self._interrupt.wait_for(
-            lambda: self._graph.at_rest(now_s), self._parameters.rest_timeout_s, uninterrupted=True
-        )
+    def _wait_rest(self) -> None:
+        now_s, timeout_s = time.monotonic(), self._parameters.rest_timeout_s
+        if not self._interrupt.wait_for(lambda: self._graph.at_rest(now_s), timeout_s, uninterrupted=True):
+            raise NotAtRestError(f"nothing says that the arm came to rest within {timeout_s} s after its motion")
