@@ -169,7 +169,7 @@ class _Task:
         else:
             seen = f" It was last seen {self._distance_mm:.0f} mm from the image center." if self._seen else ""
             reason = f"{message[:1].upper()}{message[1:].rstrip('.')}"
-            arm = "the arm is at rest" if self._at_rest else "check whether the arm is at rest"
+            arm = "the arm is at rest" if self._at_rest else "make sure that the arm stands still"
             summary = f"{reason}. {phrases.called(self._landmark, start=True)} is not confirmed in the center;"
             summary += f" {arm}, after {cost}.{seen}"
         return NavigationResult(

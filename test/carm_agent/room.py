@@ -77,6 +77,8 @@ class Room(Node):
         waited = threading.Event()
         for _ in range(round(self.delay_s / 0.02)):
             waited.wait(0.02)
+            if not rclpy.ok():
+                break
             if handle.is_cancel_requested:  # type: ignore[attr-defined]
                 handle.canceled()  # type: ignore[attr-defined]
                 return Localize.Result(error_code=Localize.Result.ERROR_CANCELED)

@@ -297,7 +297,7 @@ def test_the_arm_is_not_said_to_be_at_rest_when_nobody_knows() -> None:
     result, _ = navigate(world)
     assert result.error_code == NavigationCode.MOTION
     assert "the arm is at rest" not in result.summary
-    assert "check" in result.summary
+    assert "make sure" in result.summary
 
 
 def test_path_of_a_motion_that_is_broken_off_counts_as_far_as_it_came() -> None:

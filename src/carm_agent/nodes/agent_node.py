@@ -146,7 +146,7 @@ class AgentNode(Node):
         result, error = outcome
         if error is not None:
             self.get_logger().error(f"navigate failed: {type(error).__name__}: {error}")
-            summary = "I gave up because of an internal error; check whether the arm is at rest."
+            summary = "I gave up because of an internal error; make sure that the arm stands still."
             result = NavigationResult(NavigationCode.INTERNAL, f"{type(error).__name__}: {error}", summary=summary)
         self.say(Utterance.KIND_RESULT, result.summary, result.error_msg, in_reply_to)
         return result  # type: ignore[no-any-return]
