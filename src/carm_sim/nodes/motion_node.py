@@ -107,9 +107,9 @@ class MotionNode(Node):
         super().__init__("motion_node", namespace=NAMESPACE)
         self.failure: Exception | None = None
         self._closing = closing
-        self._parameters = declare_parameters(self, MotionParameters)
-        self._carm = CArm.from_config(self._parameters.carm_config or None)
-        self._controller = build_controller(self._carm, self._parameters)
+        self._settings = declare_parameters(self, MotionParameters)
+        self._carm = CArm.from_config(self._settings.carm_config or None)
+        self._controller = build_controller(self._carm, self._settings)
         self._limits = self._controller.limits
         description = urdf(self._carm)
         self._poses = LinkPoses(description)
@@ -117,9 +117,9 @@ class MotionNode(Node):
         self._published_state: OperatingState | None = None
         self._outcomes = _Outcomes()
         self._accepted: dict[bytes, Acceptance] = {}
-        rate = self._parameters.control_rate_hz
-        self._joint_states_due = Schedule(self._parameters.joint_states_rate_hz, rate)
-        self._state_due = Schedule(self._parameters.state_rate_hz, rate)
+        rate = self._settings.control_rate_hz
+        self._joint_states_due = Schedule(self._settings.joint_states_rate_hz, rate)
+        self._state_due = Schedule(self._settings.state_rate_hz, rate)
         self._diagnostics_due = Schedule(1.0, rate)
         self._make_publishers(description)
         self._make_servers()
@@ -172,8 +172,7 @@ class MotionNode(Node):
         self._snapshot = snapshot
         for outcome in snapshot.outcomes:
             self._outcomes.put(outcome)
-            log = self.get_logger().warning if outcome.code < 0 else self.get_logger().info
-            log(f"goal {outcome.goal_id} {outcome.status.value}: {outcome.message}")
+            self._report(outcome)
         if self._joint_states_due.due(now_s):
             position = snapshot.measured.position.tolist()
             self._joint_states.publish(messages.joint_state(self._limits.names, snapshot, stamp))
@@ -185,12 +184,19 @@ class MotionNode(Node):
         if self._diagnostics_due.due(now_s):
             self._publish_diagnostics(snapshot, stamp)
 
+    def _report(self, outcome: GoalOutcome) -> None:
+        line = f"goal {outcome.goal_id} {outcome.status.value}: {outcome.message}"
+        if outcome.code is ErrorCode.SUCCESSFUL:  # rclpy wants one severity per line of code
+            self.get_logger().info(line)
+        else:
+            self.get_logger().warning(line)
+
     def _publish_diagnostics(self, snapshot: Snapshot, stamp: Any) -> None:
         loop = self._loop.report()
         problem = f"{loop.missed} control cycles missed" if loop.missed else ""
         values = {
             "state": snapshot.state.name,
-            "control rate (Hz)": f"{self._parameters.control_rate_hz:g}",
+            "control rate (Hz)": f"{self._settings.control_rate_hz:g}",
             "cycles": str(loop.cycles),
             "missed cycles": str(loop.missed),
             "largest delay (ms)": f"{1e3 * loop.latest_s:.2f}",
@@ -229,7 +235,7 @@ class MotionNode(Node):
         return SetParametersResult(successful=True)
 
     def _on_goal(self, request: FollowJointTrajectory.Goal) -> GoalResponse:
-        if not self._parameters.reject_invalid_goals:
+        if not self._settings.reject_invalid_goals:
             return GoalResponse.ACCEPT
         try:
             answer = self._controller.check(messages.action_goal(request), self._now_s())
@@ -275,7 +281,7 @@ class MotionNode(Node):
         return messages.action_result(outcome)
 
     def _follow(self, handle: ServerGoalHandle, goal_id: int) -> GoalOutcome:
-        period_s = 1.0 / self._parameters.action_monitor_rate_hz
+        period_s = 1.0 / self._settings.action_monitor_rate_hz
         while not self._closing.is_set():
             outcome = self._outcomes.wait(goal_id, period_s)
             if outcome is not None:

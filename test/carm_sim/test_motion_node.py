@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The motion node as a process of its own, driven over DDS as a client would."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from carm_core.kinematics import CArm
+from carm_sim.motion import ErrorCode, OperatingState
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+import rclpy
+from action_msgs.msg import GoalStatus
+from carm_interfaces.msg import CArmState
+from control_msgs.action import FollowJointTrajectory
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.srv import SetParameters
+from rclpy.action import ActionClient
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+from tf2_msgs.msg import TFMessage
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from carm_sim.nodes.motion_messages import duration, seconds
+
+pytestmark = pytest.mark.integration
+CARM = CArm.from_config()
+NODE = (sys.executable, "-m", "carm_sim.nodes.motion_node")
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+PATIENCE_S = 20.0
+Result = FollowJointTrajectory.Result
+
+
+class Client:
+    """A client of the motion node that keeps what it hears."""
+
+    def __init__(self, domain: int) -> None:
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, domain_id=domain)
+        self.node = rclpy.create_node("client", namespace="carm", context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.heard: dict[str, list[Any]] = {}
+        for kind, topic, qos in (
+            (JointState, "joint_states", 10),
+            (CArmState, "state", LATCHED),
+            (String, "robot_description", LATCHED),
+            (TFMessage, "/tf", 10),
+            (TFMessage, "/tf_static", LATCHED),
+            (DiagnosticArray, "/diagnostics", 10),
+        ):
+            self.node.create_subscription(kind, topic, self.heard.setdefault(topic, []).append, qos)
+        self.action = ActionClient(
+            self.node, FollowJointTrajectory, "joint_trajectory_controller/follow_joint_trajectory"
+        )
+        self.trajectory = self.node.create_publisher(JointTrajectory, "joint_trajectory_controller/joint_trajectory", 1)
+        self.feedback: list[FollowJointTrajectory.Feedback] = []
+
+    def close(self) -> None:
+        self.executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+    def until(self, condition: Callable[[], Any], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < deadline, f"no {what} in {PATIENCE_S} s"
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def wait(self, future: Any, what: str) -> Any:
+        self.until(future.done, what)
+        return future.result()
+
+    def latest(self, topic: str) -> Any:
+        return self.heard[topic][-1]
+
+    def await_state(self, state: OperatingState) -> CArmState:
+        self.until(lambda: self.heard["state"] and self.latest("state").state == state, f"state {state.name}")
+        return self.latest("state")
+
+    def positions(self) -> np.ndarray:
+        return np.array(self.latest("joint_states").position)
+
+    def call(self, service: str) -> Trigger.Response:
+        client = self.node.create_client(Trigger, service)
+        self.until(client.service_is_ready, f"service {service}")
+        return self.wait(client.call_async(Trigger.Request()), f"answer of {service}")
+
+    def set_parameter(self, name: str, value: str) -> Any:
+        client = self.node.create_client(SetParameters, "motion_node/set_parameters")
+        self.until(client.service_is_ready, "parameter service")
+        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+        return self.wait(client.call_async(request), "answer of the parameter service").results[0]
+
+    def send(self, trajectory: JointTrajectory) -> Any:
+        goal = FollowJointTrajectory.Goal(trajectory=trajectory)
+        handle = self.wait(self.action.send_goal_async(goal, self._keep), "answer to the goal")
+        assert handle.accepted
+        return handle
+
+    def end_of(self, handle: Any) -> tuple[int, Result]:
+        answer = self.wait(handle.get_result_async(), "result")
+        return answer.status, answer.result
+
+    def _keep(self, message: Any) -> None:
+        self.feedback.append(message.feedback)
+
+
+def move(time_s: float, names: Sequence[str] = CARM.joint_names, **joints: float) -> JointTrajectory:
+    home = dict(zip(CARM.joint_names, CARM.home, strict=True))
+    point = JointTrajectoryPoint(
+        positions=[home.get(name, 0.0) + joints.get(name, 0.0) for name in names],
+        velocities=[0.0] * len(names),
+        accelerations=[0.0] * len(names),
+        time_from_start=duration(time_s),
+    )
+    return JointTrajectory(joint_names=list(names), points=[point])
+
+
+@pytest.fixture
+def process(spawn: Callable[..., subprocess.Popen[str]]) -> subprocess.Popen[str]:
+    return spawn(NODE)
+
+
+@pytest.fixture
+def client(ros_domain: int, process: subprocess.Popen[str]) -> Iterator[Client]:
+    made = Client(ros_domain)
+    made.until(made.action.server_is_ready, f"action server (process: {process.poll()})")
+    made.await_state(OperatingState.IDLE)
+    made.until(lambda: made.heard["joint_states"], "joint state")
+    yield made
+    made.close()
+
+
+def test_goals_succeed_are_canceled_stopped_and_refused(client: Client) -> None:
+    status, result = client.end_of(client.send(move(3.0, cart_longitudinal=0.1, orbital=-0.1)))
+    assert (status, result.error_code) == (GoalStatus.STATUS_SUCCEEDED, Result.SUCCESSFUL)
+    target = CARM.home + np.array([0.1, 0, 0, 0, 0, -0.1])
+    heard = len(client.heard["joint_states"])
+    client.until(lambda: len(client.heard["joint_states"]) > heard, "joint state")
+    np.testing.assert_allclose(client.positions(), target, atol=1e-3)
+    assert list(client.feedback[-1].joint_names) == list(CARM.joint_names)
+    assert 0 < seconds(client.feedback[-1].desired.time_from_start) < 3.3
+
+    handle = client.send(move(5.0))
+    client.until(lambda: abs(client.latest("joint_states").velocity[0]) > 0.02, "motion")
+    answer = client.wait(handle.cancel_goal_async(), "answer to cancel")
+    assert len(answer.goals_canceling) == 1
+    status, result = client.end_of(handle)
+    assert (status, result.error_code) == (GoalStatus.STATUS_CANCELED, Result.SUCCESSFUL)
+    state = client.await_state(OperatingState.IDLE)
+    assert 0.01 < state.isocenter.x < 0.1
+
+    handle = client.send(move(5.0))
+    client.await_state(OperatingState.MOVING)
+    client.until(lambda: abs(client.latest("joint_states").velocity[0]) > 0.01, "motion")
+    assert client.call("stop").success
+    status, result = client.end_of(handle)
+    assert (status, result.error_code) == (GoalStatus.STATUS_ABORTED, Result.INVALID_GOAL)
+    assert "stop" in result.error_string
+    client.await_state(OperatingState.STOPPED)
+    rest = client.positions()
+    status, result = client.end_of(client.send(move(5.0)))
+    assert (status, result.error_code) == (GoalStatus.STATUS_ABORTED, Result.INVALID_GOAL)
+    assert "reset" in result.error_string
+    np.testing.assert_allclose(client.positions(), rest, atol=2e-4)
+
+    assert client.call("reset").success
+    client.await_state(OperatingState.IDLE)
+    status, result = client.end_of(client.send(move(4.0)))
+    assert (status, result.error_code) == (GoalStatus.STATUS_SUCCEEDED, Result.SUCCESSFUL)
+
+    for trajectory, code, words in (
+        (move(4.0, ("elbow",)), ErrorCode.INVALID_JOINTS, "'elbow'"),
+        (move(60.0, lift=0.3), ErrorCode.INVALID_GOAL, "position of lift is 0.4700 m"),
+        (move(60.0, lift=float("nan")), ErrorCode.INVALID_GOAL, "positions of lift at point 0 is nan"),
+    ):
+        status, result = client.end_of(client.send(trajectory))
+        assert (status, result.error_code) == (GoalStatus.STATUS_ABORTED, code)
+        assert words in result.error_string
+
+
+def test_newer_goals_and_the_topic_preempt(client: Client) -> None:
+    first = client.send(move(5.0, cart_longitudinal=0.1))
+    client.await_state(OperatingState.MOVING)
+    second = client.send(move(6.0, cart_longitudinal=-0.1))
+    status, result = client.end_of(first)
+    assert (status, result.error_code) == (GoalStatus.STATUS_ABORTED, Result.INVALID_GOAL)
+    assert "preempted" in result.error_string
+    client.trajectory.publish(move(3.0, ("lift",), lift=0.02))
+    status, result = client.end_of(second)
+    assert "preempted" in result.error_string
+    client.await_state(OperatingState.IDLE)
+    client.until(lambda: abs(client.positions()[2] - CARM.home[2] - 0.02) < 1e-3, "lift moved by the topic")
+
+
+def test_blocked_drive_aborts_with_path_tolerance_violated(client: Client) -> None:
+    assert not client.set_parameter("blocked_joint", "elbow").successful
+    assert client.set_parameter("blocked_joint", "cart_longitudinal").successful
+    status, result = client.end_of(client.send(move(4.0, cart_longitudinal=0.2)))
+    assert (status, result.error_code) == (GoalStatus.STATUS_ABORTED, Result.PATH_TOLERANCE_VIOLATED)
+    assert "cart_longitudinal" in result.error_string
+
+
+def test_what_the_node_publishes(client: Client) -> None:
+    client.until(lambda: len(client.heard["joint_states"]) > 150, "joint states")
+    stamps = np.array([seconds(m.header.stamp) for m in client.heard["joint_states"]])
+    assert np.mean(np.diff(stamps)) == pytest.approx(0.02, rel=0.02)
+    message = client.latest("joint_states")
+    assert tuple(message.name) == CARM.joint_names
+    assert len(message.position) == len(message.velocity) == 6
+    states = [seconds(m.header.stamp) for m in client.heard["state"]]
+    assert np.mean(np.diff(states)) == pytest.approx(0.1, rel=0.15)
+    state = client.latest("state")
+    assert state.header.frame_id == "table"
+    assert (state.message, list(state.limits_hit)) == ("", [])
+    assert np.isnan(state.clearance)
+    np.testing.assert_allclose([state.primary_angle, state.secondary_angle], 0, atol=1e-3)
+    position = state.isocenter
+    np.testing.assert_allclose([position.x, position.y, position.z], CARM.isocenter(CARM.home), atol=1e-3)
+    children = {t.child_frame_id for t in client.latest("/tf").transforms}
+    assert {"isocenter", "xray_source", "detector", "xray_optical"} <= children
+    assert [t.child_frame_id for t in client.latest("/tf_static").transforms] == ["carm_base"]
+    assert "<robot" in client.latest("robot_description").data
+    client.until(lambda: client.heard["/diagnostics"], "diagnostics")
+    assert "control loop" in client.latest("/diagnostics").status[0].name
+
+
+def test_states_have_the_values_of_the_message() -> None:
+    constants = {name[6:]: getattr(CArmState, name) for name in dir(CArmState) if name.startswith("STATE_")}
+    assert constants == {state.name: state.value for state in OperatingState}
+
+
+def test_codes_have_the_values_of_the_action() -> None:
+    assert {code.name: getattr(Result, code.name) for code in ErrorCode} == {c.name: c.value for c in ErrorCode}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_node_within_a_second(
+    number: signal.Signals, client: Client, process: subprocess.Popen[str]
+) -> None:
+    client.send(move(5.0, cart_longitudinal=0.1))
+    client.await_state(OperatingState.MOVING)
+    process.send_signal(number)
+    assert process.wait(timeout=1.0) == 0
+    assert process.stdout is not None
+    assert "Traceback" not in process.stdout.read()
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("control_rate_hz:=5.0", "control_rate_hz = 5.0 Hz is outside [100.0, 1000.0] Hz"),
+        ("blocked_joint:=elbow", "unknown joint 'elbow'"),
+        ("carm_config:=/nowhere.yaml", "/nowhere.yaml"),
+        ("seed:=many", "seed"),
+    ],
+)
+def test_bad_parameter_is_one_line_and_exit_code_2(
+    setting: str, words: str, spawn: Callable[..., subprocess.Popen[str]]
+) -> None:
+    process = spawn((*NODE, "--ros-args", "-p", setting))
+    output, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 2
+    assert words in output
+    assert len(output.strip().splitlines()) == 1
