@@ -274,19 +274,25 @@ def install_project(ros: Ros) -> None:
     scripts = INSTALL / "lib/carm_bringup"
     share = INSTALL / "share/carm_bringup"
     marker = INSTALL / "share/ament_index/resource_index/packages/carm_bringup"
+    shutil.rmtree(share, ignore_errors=True)
     for folder in (scripts, share, marker.parent):
         folder.mkdir(parents=True, exist_ok=True)
     marker.touch()
-    for name in ("launch", "config", "package.xml"):
-        link(share / name, ROOT / name)
+    for file in shared_files():  # links to files: `ros2 launch` does not look into linked folders
+        link(share / file.relative_to(ROOT), file)
     for name in re.findall(r"(?m)^(\w+) = \"[\w.]+:main\"$", (ROOT / "pyproject.toml").read_text()):
         link(scripts / name, VENV / "bin" / name)
 
 
+def shared_files() -> list[Path]:
+    """Return what the ROS package ``carm_bringup`` installs into its share folder."""
+    return [ROOT / "package.xml", *sorted((ROOT / "launch").glob("*.py")), *sorted((ROOT / "config").glob("*.yaml"))]
+
+
 def link(place: Path, target: Path) -> None:
     """Make ``place`` a symbolic link to ``target``, whatever it was before."""
-    if place.is_symlink() or place.exists():
-        place.unlink() if place.is_symlink() or place.is_file() else shutil.rmtree(place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)
     place.symlink_to(target)
 
 
@@ -318,7 +324,7 @@ def set_up() -> None:
         lambda: build_interfaces(ros),
     )
     project = [ROOT / name for name in ("pyproject.toml", "setup.py", "setup.cfg", "scripts")]
-    project_key = digest(venv_key, interfaces_key, *project)
+    project_key = digest(venv_key, interfaces_key, *map(str, shared_files()), *project)
     step(STAMPS["project"], "4/4 the carm command", project_key, lambda: install_project(ros))
 
 

@@ -91,9 +91,9 @@ def graph_commands(values: Mapping[str, graph.Value]) -> list[Command]:
     return commands
 
 
-def readiness_command(values: Mapping[str, graph.Value]) -> Command:
-    """Return the process that says when the graph is ready, and what to do next."""
-    settings = ["--namespace", graph.namespace(values), "--patient", str(values["patient"])]
+def readiness_command(values: Mapping[str, graph.Value], start_s: float) -> Command:
+    """Return the process that says when the graph is ready, how long after ``start_s``, and what to do next."""
+    settings = ["--since", str(start_s), "--namespace", graph.namespace(values), "--patient", str(values["patient"])]
     settings += ["--localizer", str(values["localizer"])]
     return Command("carm", (sys.executable, "-m", "carm_bringup.readiness", *settings), ends_graph=False)
 
@@ -222,6 +222,7 @@ def launch(words: Sequence[str]) -> int:
     Returns:
         0 after Ctrl-C, 1 when a node failed, 2 on bad input or when a graph already runs in this domain.
     """
+    start_s = time.monotonic()
     values = graph.resolve(words)
     lock = claim_domain(values)
     if lock is None:
@@ -234,7 +235,7 @@ def launch(words: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, on_signal)
     try:
-        supervisor.start([readiness_command(values), *graph_commands(values)])
+        supervisor.start([readiness_command(values, start_s), *graph_commands(values)])
         return supervisor.run()
     finally:
         print("stopping ...", flush=True)

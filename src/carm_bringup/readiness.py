@@ -8,6 +8,7 @@ Run as a process of its own (``python -m carm_bringup.readiness``) by the launch
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from dataclasses import dataclass, field
@@ -127,23 +128,31 @@ def make_watcher(namespace: str, progress: Progress, start_s: float) -> Any:
     return Watcher()
 
 
-def watch(namespace: str, patient: str, localizer: str) -> int:
-    """Wait until the graph is ready and say so; return an exit code."""
+def watch(options: argparse.Namespace, start_s: float, timeout_s: float = math.inf) -> int:
+    """Wait until the graph is ready and say so; return 0, or 1 when the time is over first.
+
+    Args:
+        options: Has ``namespace``, and ``patient`` and ``localizer`` for the line that is printed.
+        start_s: Monotonic time from which to count, s.
+        timeout_s: Longest wait, s.
+    """
     import rclpy
     from rclpy.executors import ExternalShutdownException
 
-    start_s = time.monotonic()
     progress = Progress()
     rclpy.init()
     try:
-        watcher = make_watcher(namespace, progress, start_s)
+        watcher = make_watcher("/" + options.namespace.strip("/"), progress, start_s)
         told = False
         while progress.missing:
             rclpy.spin_once(watcher, timeout_sec=0.1)
+            if time.monotonic() - start_s > timeout_s:
+                print(f"not ready within {timeout_s:g} s; missing: {', '.join(progress.missing)}", file=sys.stderr)
+                return 1
             if not told and time.monotonic() - start_s > SLOW_S:
                 told = True
                 print(f"still waiting for: {', '.join(progress.missing)}", flush=True)
-        print(ready_line(time.monotonic() - start_s, patient, localizer), flush=True)
+        print(ready_line(time.monotonic() - start_s, options.patient, options.localizer), flush=True)
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     finally:
@@ -153,7 +162,7 @@ def watch(namespace: str, patient: str, localizer: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run ``carm wait``."""
-    return watch("/" + options.namespace.strip("/"), options.patient, options.localizer)
+    return watch(options, time.monotonic(), options.timeout)
 
 
 def main() -> int:
@@ -161,12 +170,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="carm_bringup.readiness")
     parser.add_argument("--probe", action="store_true", help="only look for a graph that runs already")
     parser.add_argument("--namespace", default="/carm")
+    parser.add_argument("--since", type=float, default=time.monotonic(), help="monotonic time of the start, s")
     parser.add_argument("--patient", default="")
     parser.add_argument("--localizer", default="")
     options = parser.parse_args()
     if options.probe:
         return EXIT_RUNNING_ALREADY if probe(options.namespace) else 0
-    return watch(options.namespace, options.patient, options.localizer)
+    return watch(options, options.since)
 
 
 if __name__ == "__main__":

@@ -93,6 +93,9 @@ def _snapshot(parser: argparse.ArgumentParser) -> None:
 
 
 def _wait(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--timeout", type=number(0, 1e6), default=math.inf, metavar="S", help="give up after this time, s"
+    )
     parser.add_argument("--patient", default="", help=argparse.SUPPRESS)
     parser.add_argument("--localizer", default="", help=argparse.SUPPRESS)
 
