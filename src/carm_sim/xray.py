@@ -146,9 +146,18 @@ class XraySystem:
         self._air_kerma_gy = 0.0
         self._dose_area_product_gym2 = 0.0
 
-    def prepare(self) -> None:
-        """Do now what would slow down the first exposure from each side."""
-        self._renderer.prepare()
+    def prepare(self, positions: ArrayLike | None = None) -> None:
+        """Do now what would slow down the first exposure: compile, and copy the volume for a position's side.
+
+        Args:
+            positions: Joint positions (6,), m and rad; None: home.
+        """
+        with self._lock:
+            view = self.carm.view(self.carm.home if positions is None else positions, self.config.binning)
+            view_lps = view.transformed(self._transform_table_to_lps)
+            region = 0, 0, 8, 8
+            technique = self._technique(view_lps, region, Request())
+            display_image(self._image(view_lps, region, technique, 0), self.config.window, region)
 
     def expose(self, positions: ArrayLike, request: Request | None = None) -> Exposure:
         """Make one exposure.

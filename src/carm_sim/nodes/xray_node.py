@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: Apache-2.0
+"""X-ray node: stands in for tube and detector.
+
+One worker thread loads the patient and makes every exposure; the executor's threads only hand over requests
+and wait.
+"""
+
+from __future__ import annotations
+
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import rclpy
+from builtin_interfaces.msg import Time
+from carm_interfaces.msg import Exposure as ExposureMessage
+from carm_interfaces.srv import Expose
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.executors import MultiThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
+
+from carm_core.errors import CarmError, ConfigurationError
+from carm_core.kinematics import CArm
+from carm_core.parameters import check_parameter, declare_parameters
+from carm_sim.joint_history import JointHistory, JointStatesMissingError
+from carm_sim.nodes import xray_messages as messages
+from carm_sim.patient import load_patient
+from carm_sim.xray import Exposure, Request, XraySystem
+from carm_sim.xray_parameters import XrayParameters
+
+NAMESPACE = "carm"
+"""Namespace when none is given."""
+
+_LOADING_PATIENCE_S = 3.0  # a request waits this long for the patient before it is refused
+_ANSWER_PATIENCE_S = 30.0
+_EXECUTOR_THREADS = 4
+_IDLE_S = 0.5
+_MISSED = "no ray meets the patient's CT: the image shows bare beam"
+
+
+class _NotReadyError(CarmError):
+    """The patient is not loaded yet."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Shot:
+    """A published exposure."""
+
+    result: Exposure
+    stamp: Time
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A requested exposure and the place for its answer."""
+
+    request: Request
+    answer: Future[_Shot] = field(default_factory=Future)
+
+
+class XrayNode(Node):
+    """Tube, detector and patient of the simulated C-arm."""
+
+    def __init__(self, closing: threading.Event) -> None:
+        """Declare parameters and start to load the patient.
+
+        Args:
+            closing: Set by the owner when the node is to end, and by the node when it cannot go on.
+
+        Raises:
+            CarmError: A parameter is not allowed.
+        """
+        super().__init__("xray_node", namespace=NAMESPACE)
+        self.failure: Exception | None = None
+        self._closing = closing
+        self._settings = declare_parameters(self, XrayParameters)
+        self._carm = CArm.from_config(self._settings.carm_config or None)
+        self._carm.view(self._carm.home, self._settings.binning)
+        self._rate_hz = self._settings.rate_hz
+        self._history = JointHistory(self._carm.joint_names, self._settings.joint_states_timeout_s)
+        self._jobs: queue.Queue[_Job | None] = queue.Queue()
+        self._loaded = threading.Event()
+        self._system: XraySystem | None = None
+        self._missing = False
+        self._problem = ""
+        self._exposures = 0
+        self._render_s = 0.0
+        images = QoSProfile(depth=2)
+        self._raw = self.create_publisher(Image, "xray/image_raw", images)
+        self._image = self.create_publisher(Image, "xray/image", images)
+        self._compressed = self.create_publisher(CompressedImage, "xray/image/compressed", images)
+        self._camera_info = self.create_publisher(CameraInfo, "xray/camera_info", images)
+        self._exposure = self.create_publisher(ExposureMessage, "xray/exposure", 10)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.create_subscription(
+            JointState,
+            "joint_states",
+            self._on_joint_state,
+            10,
+            callback_group=MutuallyExclusiveCallbackGroup(),
+        )
+        self.create_service(Expose, "xray/expose", self._on_expose, callback_group=ReentrantCallbackGroup())
+        self.create_timer(1.0, self._publish_diagnostics)
+        self.add_on_set_parameters_callback(self._on_parameters)
+        self._worker = threading.Thread(target=self._guarded, args=(self._work,), name="xray", daemon=True)
+        self._worker.start()
+
+    def close(self) -> None:
+        """Let the worker end; one that still loads a patient is left behind."""
+        self._closing.set()
+        self._jobs.put(None)
+        self._worker.join(0.5)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:  # whatever ends the worker ends the node, with its reason
+            if not self._closing.is_set():
+                self.failure = error
+            self._closing.set()
+        finally:
+            self._refuse_jobs()
+
+    def _work(self) -> None:
+        start = time.monotonic()
+        patient = load_patient(self._settings.patient)
+        self._system = XraySystem(patient, self._carm, self._settings.config, self._settings.seed)
+        self._system.prepare()
+        self._loaded.set()
+        self.get_logger().info(
+            f"patient {patient.name} ready after {time.monotonic() - start:.1f} s ({patient.source})"
+        )
+        due: float | None = None
+        while not self._closing.is_set():
+            now = time.monotonic()
+            rate_hz = self._rate_hz
+            due = None if rate_hz <= 0 else now if due is None else due
+            try:
+                job = self._jobs.get(timeout=_IDLE_S if due is None else max(0.0, due - now))
+                if job is not None:
+                    self._answer(job)
+            except queue.Empty:
+                if due is not None and time.monotonic() >= due:
+                    self._fluoroscopy_frame()
+                    due = max(due + 1 / rate_hz, time.monotonic() - 1 / rate_hz)
+
+    def _fluoroscopy_frame(self) -> None:
+        try:
+            self._shoot(self._settings.fluoroscopy, fluoroscopy=True)
+            self._problem = ""
+        except JointStatesMissingError as error:
+            self._problem = str(error)
+            self.get_logger().warning(str(error), throttle_duration_sec=5.0)
+        except ConfigurationError as error:
+            self._rate_hz = 0.0
+            self._problem = f"fluoroscopy ended: {error}"
+            self.get_logger().error(self._problem)
+
+    def _answer(self, job: _Job) -> None:
+        try:
+            job.answer.set_result(self._shoot(job.request, fluoroscopy=False))
+        except Exception as error:  # handed to the one who asked
+            job.answer.set_exception(error)
+
+    def _refuse_jobs(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return
+            if job is not None:
+                job.answer.set_exception(_NotReadyError("the X-ray node is ending"))
+
+    def _shoot(self, request: Request, fluoroscopy: bool) -> _Shot:
+        """Expose now and publish: the pulse is centered on this moment."""
+        if self._system is None:
+            raise _NotReadyError(f"patient {self._settings.patient} is still being loaded")
+        middle = self.get_clock().now()
+        positions = self._history.at(middle.nanoseconds * 1e-9)
+        begin = time.perf_counter()
+        result = self._system.expose(positions, request)
+        self._render_s = time.perf_counter() - begin
+        self._exposures += 1
+        stamp = middle.to_msg()
+        self._publish(result, stamp, fluoroscopy)
+        self._watch_misses(result)
+        return _Shot(result, stamp)
+
+    def _publish(self, result: Exposure, stamp: Time, fluoroscopy: bool) -> None:
+        self._camera_info.publish(messages.camera_info(result.view, stamp))
+        self._exposure.publish(messages.exposure(result, stamp, fluoroscopy))
+        self._image.publish(messages.image(result.display, stamp))
+        if self._compressed.get_subscription_count() > 0:
+            form, quality = self._settings.compressed_format, self._settings.jpeg_quality
+            self._compressed.publish(messages.compressed_image(result.display, stamp, form, quality))
+        if self._raw.get_subscription_count() > 0:
+            self._raw.publish(messages.image(result.raw, stamp))
+
+    def _watch_misses(self, result: Exposure) -> None:
+        missing = result.hit_fraction == 0
+        if missing and not self._missing:
+            isocenter = ", ".join(f"{value / 1000:.3f}" for value in result.view.isocenter_mm)
+            self.get_logger().warning(f"{_MISSED} (isocenter at {isocenter} m in frame table)")
+        self._missing = missing
+
+    def _on_joint_state(self, message: JointState) -> None:
+        stamp_s = message.header.stamp.sec + 1e-9 * message.header.stamp.nanosec
+        if not self._history.add(stamp_s, dict(zip(message.name, message.position, strict=False))):
+            self.get_logger().warning(
+                f"joint state without all of {', '.join(self._carm.joint_names)} ignored",
+                throttle_duration_sec=5.0,
+            )
+
+    def _on_expose(self, request: Expose.Request, response: Expose.Response) -> Expose.Response:
+        try:
+            shot = self._requested(request)
+        except CarmError as error:
+            response.error_msg = str(error)
+            response.error_code = (
+                Expose.Request.ERROR_NO_JOINT_STATES
+                if isinstance(error, JointStatesMissingError)
+                else Expose.Request.ERROR_INVALID_REQUEST
+                if isinstance(error, ConfigurationError)
+                else Expose.Request.ERROR_INTERNAL
+            )
+        except Exception as error:  # a fault must reach the one who asked
+            response.error_code = Expose.Request.ERROR_INTERNAL
+            response.error_msg = f"{type(error).__name__}: {error}"
+            self.get_logger().error(f"exposure failed: {response.error_msg}")
+        else:
+            if shot is None:
+                response.error_code = Expose.Request.ERROR_FLUOROSCOPY_ACTIVE
+                response.error_msg = f"fluoroscopy runs at {self._rate_hz:g} Hz; its frames serve"
+                return response
+            response.success, response.error_code = True, Expose.Request.ERROR_NONE
+            response.stamp, response.sequence = shot.stamp, shot.result.sequence
+            response.error_msg = f"warning: {_MISSED}" if shot.result.hit_fraction == 0 else ""
+        return response
+
+    def _requested(self, request: Expose.Request) -> _Shot | None:
+        """Have the worker make an exposure; None while fluoroscopy runs."""
+        if not self._loaded.wait(_LOADING_PATIENCE_S):
+            raise _NotReadyError(f"patient {self._settings.patient} is still being loaded; ask again")
+        if self._rate_hz > 0:
+            return None
+        width, height = (float(value) for value in request.field)
+        job = _Job(Request(float(request.tube_voltage_kv), float(request.tube_charge_mas), (width, height)))
+        self._jobs.put(job)
+        if self._closing.is_set():
+            self._refuse_jobs()
+        try:
+            return job.answer.result(_ANSWER_PATIENCE_S)
+        except TimeoutError:
+            raise _NotReadyError(f"no exposure within {_ANSWER_PATIENCE_S:.0f} s") from None
+
+    def _on_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
+        for parameter in parameters:
+            reason = check_parameter(XrayParameters, parameter.name, parameter.value)
+            if parameter.name == "rate_hz" and reason:
+                return SetParametersResult(successful=False, reason=reason)
+        for parameter in parameters:
+            if parameter.name == "rate_hz":
+                self._rate_hz = float(parameter.value)
+                self._jobs.put(None)
+        return SetParametersResult(successful=True)
+
+    def _publish_diagnostics(self) -> None:
+        level, text = DiagnosticStatus.OK, "fluoroscopy" if self._rate_hz > 0 else "ready"
+        if not self._loaded.is_set():
+            level, text = DiagnosticStatus.WARN, f"loading patient {self._settings.patient}"
+        elif self._missing:
+            level, text = DiagnosticStatus.WARN, _MISSED
+        elif self._problem:
+            level, text = DiagnosticStatus.ERROR, self._problem
+        values = {
+            "patient": self._settings.patient,
+            "rate (Hz)": f"{self._rate_hz:g}",
+            "exposures": str(self._exposures),
+            "last exposure took (ms)": f"{1e3 * self._render_s:.1f}",
+        }
+        name = f"{self.get_fully_qualified_name()}: X-ray"
+        self._diagnostics.publish(
+            messages.diagnostics(name, level, text, values, self.get_clock().now().to_msg())
+        )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM.
+
+    Args:
+        arguments: ROS arguments; None: those of the process.
+
+    Returns:
+        Exit code: 0 after a signal, 2 for a bad parameter or patient, 1 when the node failed.
+    """
+    closing = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: closing.set())
+    try:
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:  # rclpy raises several unrelated types for bad arguments
+        return _report(error)
+    try:
+        node = XrayNode(closing)
+    except CarmError as error:
+        return _report(error)
+    executor = MultiThreadedExecutor(_EXECUTOR_THREADS)
+    executor.add_node(node)
+    spinner = threading.Thread(target=_spin, args=(executor, node, closing), name="executor")
+    spinner.start()
+    closing.wait()
+    node.close()
+    executor.shutdown(timeout_sec=0.5)
+    spinner.join(0.5)
+    failure = node.failure
+    node.destroy_node()
+    rclpy.shutdown()
+    return 0 if failure is None else _report(failure)
+
+
+def _report(error: Exception) -> int:
+    known = isinstance(error, CarmError) or "rcl" in type(error).__module__
+    print(
+        f"xray_node: {'' if known else type(error).__name__ + ': '}{' '.join(str(error).split())}",
+        file=sys.stderr,
+    )
+    return 2 if known else 1
+
+
+def _spin(executor: MultiThreadedExecutor, node: XrayNode, closing: threading.Event) -> None:
+    try:
+        executor.spin()
+    except Exception as error:  # an error in a callback ends the node instead of leaving it half alive
+        if not closing.is_set():
+            node.failure = error
+    closing.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters of the X-ray node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from carm_core.errors import ConfigurationError
+from carm_core.parameters import parameter
+from carm_sim.display import Window
+from carm_sim.physics.detector import DetectorModel
+from carm_sim.physics.exposure_control import ExposureControl
+from carm_sim.xray import Request, XrayConfig
+
+COMPRESSED_FORMATS = ("png", "jpeg")
+
+
+@dataclass(frozen=True)
+class XrayParameters:
+    """Parameters of the X-ray node; only ``rate_hz`` may change while it runs. See ``config/xray.yaml``."""
+
+    patient: str = parameter(
+        "chest_ct", "chest_ct, phantom:SEED, or the path of a CT (NIfTI file or DICOM folder)", read_only=True
+    )
+    carm_config: str = parameter("", "C-arm description; empty: the one that ships", read_only=True)
+    rate_hz: float = parameter(
+        0.0, "fluoroscopy; 0: single exposures on demand", unit="Hz", lower=0.0, upper=30.0
+    )
+    binning: int = parameter(3, "detector binning: 1, 2, 3, 4 or 6", lower=1, upper=6, read_only=True)
+    seed: int = parameter(0, "seed of the noise", lower=0, upper=2**31 - 1, read_only=True)
+    threads: int = parameter(2, "threads for rendering", lower=1, upper=64, read_only=True)
+    detector_dose_ngy: float = parameter(
+        100.0,
+        "automatic exposure: air kerma at the detector per frame",
+        unit="nGy",
+        lower=1.0,
+        upper=1e4,
+        read_only=True,
+    )
+    fluoroscopy_voltage_kv: float = parameter(
+        0.0, "tube voltage of fluoroscopy; 0: automatic", unit="kV", lower=0.0, upper=125.0, read_only=True
+    )
+    field_width_m: float = parameter(
+        0.0,
+        "fluoroscopy field at isocenter depth; 0: whole detector",
+        unit="m",
+        lower=0.0,
+        upper=1.0,
+        read_only=True,
+    )
+    field_height_m: float = parameter(
+        0.0,
+        "fluoroscopy field at isocenter depth; 0: whole detector",
+        unit="m",
+        lower=0.0,
+        upper=1.0,
+        read_only=True,
+    )
+    quantum_noise: bool = parameter(True, "count photons; false: their mean", read_only=True)
+    electronic_noise_adu: float = parameter(
+        2.0, "readout noise, standard deviation", unit="ADU", lower=0.0, upper=1000.0, read_only=True
+    )
+    bright_percentile: float = parameter(
+        0.5, "percentile of the signal shown white", unit="%", lower=0.0, upper=49.0, read_only=True
+    )
+    dark_percentile: float = parameter(
+        99.5, "percentile of the signal shown black", unit="%", lower=51.0, upper=100.0, read_only=True
+    )
+    compressed_format: str = parameter("png", "compressed image: png or jpeg", read_only=True)
+    jpeg_quality: int = parameter(90, "quality of JPEG", lower=1, upper=100, read_only=True)
+    joint_states_timeout_s: float = parameter(
+        0.5, "older joint states do not allow an exposure", unit="s", lower=0.05, upper=10.0, read_only=True
+    )
+
+    def __post_init__(self) -> None:
+        """Check what a range cannot say.
+
+        Raises:
+            ConfigurationError: An unknown format, or one side of the field without the other.
+        """
+        if self.compressed_format not in COMPRESSED_FORMATS:
+            formats = ", ".join(COMPRESSED_FORMATS)
+            raise ConfigurationError(
+                f"parameter compressed_format = {self.compressed_format!r} is not one of: {formats}"
+            )
+        if (self.field_width_m == 0) != (self.field_height_m == 0):
+            raise ConfigurationError(
+                f"parameters field_width_m = {self.field_width_m} and field_height_m = {self.field_height_m}:"
+                " set both or none"
+            )
+
+    @property
+    def config(self) -> XrayConfig:
+        """Settings of the X-ray system."""
+        return XrayConfig(
+            binning=self.binning,
+            threads=self.threads,
+            detector=DetectorModel(
+                electronic_noise_adu=self.electronic_noise_adu, quantum_noise=self.quantum_noise
+            ),
+            control=ExposureControl(detector_dose_gy=1e-9 * self.detector_dose_ngy),
+            window=Window(self.bright_percentile, self.dark_percentile),
+        )
+
+    @property
+    def fluoroscopy(self) -> Request:
+        """What each frame of a series should be."""
+        return Request(self.fluoroscopy_voltage_kv, 0.0, (self.field_width_m, self.field_height_m))
