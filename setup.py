@@ -6,6 +6,7 @@ from glob import glob
 from setuptools import setup
 
 setup(
+    license="Apache-2.0",  # here, since setuptools before and after 77 want different forms in pyproject.toml
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/carm_bringup"]),
         ("share/carm_bringup", ["package.xml"]),

@@ -265,6 +265,9 @@ def build_interfaces(ros: Ros) -> None:
         log,
         {**os.environ, "VIRTUAL_ENV": str(VENV), "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}"},
     )
+    for script in INSTALL.glob("local_setup.*"):
+        # Sourcing these asks Python what the environment lacks; .venv's Python starts with an environment of its own.
+        script.write_text(script.read_text().replace(str(VENV / "bin/python"), os.path.realpath(sys.executable)))
 
 
 def install_project(ros: Ros) -> None:

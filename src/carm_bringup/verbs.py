@@ -101,6 +101,8 @@ def _wait(parser: argparse.ArgumentParser) -> None:
 
 
 CLIENT = "carm_bringup.client"
+COMMANDS = "carm_perception.commands"
+BENCH_NAV = "carm_bringup.bench_nav"
 VERBS: tuple[Verb, ...] = (
     Verb(
         "sim",
@@ -137,5 +139,12 @@ VERBS: tuple[Verb, ...] = (
         True,
     ),
     Verb("wait", "wait until the graph is ready", "carm wait", "carm_bringup.readiness:run", _wait, True),
+    Verb(
+        "bench nav",
+        "navigation: success, exposures, path and time over seeded episodes",
+        "carm bench nav --localizer oracle --patients 2 --episodes 4 --json nav.json",
+        f"{BENCH_NAV}:run",
+        f"{BENCH_NAV}:add_arguments",
+    ),
     Verb("doctor", "check this machine", "carm doctor", "carm_bringup.doctor:run", _none),
 )
