@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One navigation episode in one process: the simulated patient and arm behind the navigator's ports.
+
+Only this module and the patient know where a landmark truly is; the navigator sees what the real graph shows it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_agent.navigator import Navigator
+from carm_agent.planner import Planner
+from carm_agent.ports import Acquisition, Arm, Clock, Imager
+from carm_agent.task import NavigationGoal, NavigationResult, Progress
+from carm_core.errors import GoalError
+from carm_core.frame import XrayFrame
+from carm_core.kinematics import CArm
+from carm_core.localization import Localization, Localizer, Query
+from carm_core.trajectory import Trajectory
+from carm_sim.patient import Patient
+from carm_sim.xray import XraySystem
+
+EXPOSURE_S = 0.5
+"""Time that an exposure costs in an episode, s: request, exposure, readout."""
+LOCALIZE_S = 0.5
+"""Time that an answer costs in an episode, s. A fixed one, so that figures do not depend on the machine."""
+
+START_ANGLES_DEG = 10.0
+"""Start angles are drawn from plus and minus this, deg."""
+START_ACROSS_MM = 100.0
+"""Starts lie within this distance of the body's middle plane, mm."""
+START_MARGIN_MM = 60.0
+"""Starts lie between this far below T12 and above T1, mm."""
+START_DEPTH_MM = 30.0
+"""The isocenter's height at the start is the landmarks' mean height give or take this, mm."""
+_LIMIT_SAMPLE_S = 0.01
+_LIMIT_SLACK = 1.0 + 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """What an episode starts from.
+
+    Attributes:
+        patient: name of the patient.
+        target_id: landmark to be centered.
+        start: joint positions (6,), m and rad.
+        seed: of the noise.
+    """
+
+    patient: str
+    target_id: int
+    start: NDArray[np.float64]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an episode ended.
+
+    Attributes:
+        episode: what it started from.
+        result: what the navigator says.
+        start_distance_mm: true distance of the target from the image center at the start, at isocenter depth, mm.
+        distance_mm: the same at the end.
+        limit_violations: trajectories that exceed a joint's limits.
+        latencies_s: of the localizer, measured on this machine, s.
+    """
+
+    episode: Episode
+    result: NavigationResult
+    start_distance_mm: float
+    distance_mm: float
+    limit_violations: int
+    latencies_s: tuple[float, ...]
+
+    def success(self, within_mm: float) -> bool:
+        """Whether the navigator claims success and the target truly is within a distance of the image center."""
+        return self.result.success and self.distance_mm <= within_mm
+
+    @property
+    def false_success(self) -> bool:
+        """Whether the navigator claims success although the target is more than 30 mm away."""
+        return self.result.success and self.distance_mm > 30.0
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One exposure of an episode, for pictures.
+
+    Attributes:
+        frame: the image.
+        localization: the answer; None before it came.
+        truth_mm: true displacement of the target (2,), mm.
+        reasoning: what the navigator made of it.
+    """
+
+    frame: XrayFrame
+    localization: Localization
+    truth_mm: NDArray[np.float64]
+    reasoning: str
+
+
+class SimulatedClock(Clock):
+    """Time that passes only by what the ports do."""
+
+    def __init__(self) -> None:
+        """Start at 0 s."""
+        self.time_s = 0.0
+
+    def now_s(self) -> float:
+        """Return the simulated time, s."""
+        return self.time_s
+
+
+class SimulatedArm(Arm):
+    """Follows every trajectory exactly, and counts those that exceed a joint's limits."""
+
+    def __init__(self, carm: CArm, clock: SimulatedClock, start: NDArray[np.float64]) -> None:
+        """Stand at a start.
+
+        Args:
+            carm: kinematics and limits.
+            clock: advanced by each motion.
+            start: joint positions (6,), m and rad.
+        """
+        self._carm = carm
+        self._clock = clock
+        self._positions = np.array(start, dtype=np.float64)
+        self.limit_violations = 0
+
+    def joint_positions(self) -> NDArray[np.float64]:
+        """Return the present joint positions (6,), m and rad."""
+        return self._positions.copy()
+
+    def execute(self, trajectory: Trajectory) -> None:
+        """Go to the end of a trajectory; its time passes."""
+        self.limit_violations += exceeds_limits(self._carm, trajectory)
+        self._positions = trajectory.positions[-1].copy()
+        self._clock.time_s += trajectory.duration_s
+
+
+class SimulatedImager(Imager):
+    """Exposes the simulated patient."""
+
+    def __init__(self, system: XraySystem, arm: SimulatedArm, clock: SimulatedClock) -> None:
+        """Look at a patient from where the arm stands.
+
+        Args:
+            system: the X-ray system.
+            arm: the arm.
+            clock: advanced by each exposure.
+        """
+        self._system, self._arm, self._clock = system, arm, clock
+
+    def expose(self) -> Acquisition:
+        """Take one exposure."""
+        self._clock.time_s += EXPOSURE_S
+        exposure = self._system.expose(self._arm.joint_positions())
+        return Acquisition(exposure.frame(self._clock.time_s), exposure.dose_area_product_gym2)
+
+
+class RecordingLocalizer(Localizer):
+    """Passes questions on, and keeps frames, answers and latencies."""
+
+    def __init__(self, localizer: Localizer, clock: SimulatedClock) -> None:
+        """Wrap a localizer.
+
+        Args:
+            localizer: answers.
+            clock: advanced by each answer.
+        """
+        self.name, self.model_version = localizer.name, localizer.model_version
+        self._localizer, self._clock = localizer, clock
+        self.answers: list[tuple[XrayFrame, Localization]] = []
+
+    def localize(self, frame: XrayFrame, query: Query) -> Localization:
+        """Answer one question."""
+        self._clock.time_s += LOCALIZE_S
+        localization = self._localizer.localize(frame, query)
+        self.answers.append((frame, localization))
+        return localization
+
+
+def exceeds_limits(carm: CArm, trajectory: Trajectory) -> bool:
+    """Return whether a trajectory, interpolated as the controller does, exceeds a position, speed or acceleration."""
+    joints = carm.joints
+    lower, upper, velocity, acceleration = (
+        np.array([getattr(joint, name) for joint in joints]) for name in ("lower", "upper", "velocity", "acceleration")
+    )
+    count = max(2, math.ceil(trajectory.duration_s / _LIMIT_SAMPLE_S))
+    for time_s in np.linspace(0.0, trajectory.duration_s, count):
+        position, speed, change = trajectory.sample(float(time_s))
+        outside = (position < lower - 1e-9) | (position > upper + 1e-9)
+        fast = np.abs(speed) > velocity * _LIMIT_SLACK + 1e-9
+        if (outside | fast | (np.abs(change) > acceleration * _LIMIT_SLACK + 1e-6)).any():
+            return True
+    return False
+
+
+def run_episode(
+    episode: Episode,
+    patient: Patient,
+    system: XraySystem,
+    localizer: Localizer,
+    on_step: Callable[[Step], None] | None = None,
+) -> Outcome:
+    """Run one episode.
+
+    Args:
+        episode: what to start from.
+        patient: who lies on the table, with known landmarks.
+        system: the patient's X-ray system.
+        localizer: finds the landmarks.
+        on_step: told each exposure with what followed from it, for pictures.
+    """
+    carm = system.carm
+    point = patient.landmarks_table_mm[episode.target_id]
+    clock = SimulatedClock()
+    arm = SimulatedArm(carm, clock, episode.start)
+    recorder = RecordingLocalizer(localizer, clock)
+
+    def distance_mm() -> float:
+        return float(np.linalg.norm(carm.view(arm.joint_positions()).displacement_mm(point)))
+
+    def report(progress: Progress) -> None:
+        if on_step is not None and progress.decision and recorder.answers:
+            frame, localization = recorder.answers[-1]
+            assert frame.view is not None
+            on_step(Step(frame, localization, frame.view.displacement_mm(point), progress.reasoning))
+
+    start_distance_mm = distance_mm()
+    navigator = Navigator(Planner(carm), SimulatedImager(system, arm, clock), recorder, arm, clock)
+    result = navigator.run(NavigationGoal(target_id=episode.target_id), report)
+    latencies = tuple(answer.latency_s for _, answer in recorder.answers)
+    return Outcome(episode, result, start_distance_mm, distance_mm(), arm.limit_violations, latencies)
+
+
+def draw_episodes(patient: Patient, carm: CArm, count: int, generator: np.random.Generator) -> list[Episode]:
+    """Draw episodes of one patient: random starts over the upper body, all reachable targets in random order.
+
+    Args:
+        patient: who lies on the table, with known landmarks.
+        carm: the arm.
+        count: how many; targets repeat only after all had their turn.
+        generator: source of all that is random.
+
+    Returns:
+        The episodes; fewer than `count` only if no target is within reach.
+    """
+    points = patient.landmarks_table_mm
+    episodes: list[Episode] = []
+    turn: list[int] = []
+    refused = 0
+    while len(episodes) < count and refused < 20 * len(points):
+        if not turn:
+            turn = [int(key) for key in generator.permutation(sorted(points))]
+        target_id = turn.pop()
+        start = _draw_start(points, carm, generator)
+        if start is None or not _reachable(carm, start, points[target_id]):
+            refused += 1
+            continue
+        episodes.append(Episode(patient.name, target_id, start, int(generator.integers(2**31))))
+    return episodes
+
+
+def _draw_start(
+    points: dict[int, NDArray[np.float64]], carm: CArm, generator: np.random.Generator
+) -> NDArray[np.float64] | None:
+    every = np.array(list(points.values()))
+    t1, t12 = points.get(10), points.get(14)
+    high = t1[0] if t1 is not None else every[:, 0].max()
+    low = t12[0] if t12 is not None else every[:, 0].min()
+    isocenter_mm = np.array(
+        [
+            generator.uniform(low - START_MARGIN_MM, high + START_MARGIN_MM),
+            generator.uniform(-START_ACROSS_MM, START_ACROSS_MM),
+            every[:, 2].mean() + generator.uniform(-START_DEPTH_MM, START_DEPTH_MM),
+        ]
+    )
+    primary, secondary = np.radians(generator.uniform(-START_ANGLES_DEG, START_ANGLES_DEG, 2))
+    try:
+        return carm.inverse(isocenter_mm / 1000.0, float(primary), float(secondary))[0]
+    except GoalError:
+        return None
+
+
+def _reachable(carm: CArm, start: NDArray[np.float64], point_mm: NDArray[np.float64]) -> bool:
+    """Return whether the isocenter can be shifted in the image plane so that a point falls on the image center."""
+    view = carm.view(start)
+    offset = point_mm - view.isocenter_mm
+    shift = offset - (offset @ view.forward) * view.forward
+    try:
+        carm.inverse((view.isocenter_mm + shift) / 1000.0, *carm.angles(start))
+    except GoalError:
+        return False
+    return True

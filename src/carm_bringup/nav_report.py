@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures and pictures of the navigation bench."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_agent.task import NavigationCode
+from carm_bringup.nav_episode import Outcome, Step
+from carm_core.geometry import displacement_to_pixel_display
+from carm_core.landmarks import landmark
+
+SUCCESS_MM = (10, 20, 30)
+"""Distances at isocenter depth within which success is counted, mm."""
+_Z_95 = 1.959964
+_GIF_MS = 1800
+_TEXT_ROWS = 64
+_SCALE = 2
+_YELLOW, _GREEN, _WHITE = (255, 210, 0), (0, 220, 90), (255, 255, 255)
+
+
+def wilson_interval(successes: int, trials: int, z: float = _Z_95) -> tuple[float, float]:
+    """Return the Wilson score interval of a proportion (Wilson 1927, JASA 22:209-212).
+
+    Args:
+        successes: how often.
+        trials: of how many.
+        z: quantile of the normal distribution; the default gives 95 %.
+
+    Returns:
+        Lower and upper bound; 0 and 1 without trials.
+    """
+    if trials == 0:
+        return 0.0, 1.0
+    share = successes / trials
+    center = share + z**2 / (2 * trials)
+    half = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    scale = 1 + z**2 / trials
+    return max(0.0, min(share, (center - half) / scale)), min(1.0, max(share, (center + half) / scale))
+
+
+def metrics(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Sum episodes up.
+
+    Returns:
+        Rates as fractions of all episodes with their 95 % Wilson intervals (`..._ci95`), counts of violations, and
+        medians. `collisions` is None: no collision model watches the episodes yet.
+    """
+    count = len(outcomes)
+    rates = {f"success_{mm}mm": sum(outcome.success(mm) for outcome in outcomes) for mm in SUCCESS_MM}
+    rates["false_success"] = sum(outcome.false_success for outcome in outcomes)
+    rates["aborted"] = sum(not outcome.result.success for outcome in outcomes)
+    found: dict[str, Any] = {"episodes": count}
+    for name, hits in rates.items():
+        found[name] = hits / count if count else None
+        found[f"{name}_ci95"] = list(wilson_interval(hits, count))
+    reasons = Counter(outcome.result.error_code.name.lower() for outcome in outcomes if not outcome.result.success)
+    latencies = [latency for outcome in outcomes for latency in outcome.latencies_s if math.isfinite(latency)]
+    found |= {
+        "exposures_median": _median([outcome.result.exposures for outcome in outcomes]),
+        "dap_median": _median([outcome.result.dose_area_product_gym2 for outcome in outcomes]),
+        "path_median_m": _median([outcome.result.path_length_m for outcome in outcomes]),
+        "time_median_s": _median([outcome.result.duration_s for outcome in outcomes]),
+        "distance_median_mm": _median([outcome.distance_mm for outcome in outcomes]),
+        "start_distance_median_mm": _median([outcome.start_distance_mm for outcome in outcomes]),
+        "localizer_latency_p50_s": _median(latencies),
+        "collisions": None,
+        "limit_violations": sum(outcome.limit_violations for outcome in outcomes),
+        "aborted_reasons": dict(reasons.most_common()),
+        "per_landmark": _per_landmark(outcomes),
+    }
+    return found
+
+
+def _per_landmark(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    table = {}
+    for key in sorted({outcome.episode.target_id for outcome in outcomes}):
+        own = [outcome for outcome in outcomes if outcome.episode.target_id == key]
+        table[landmark(key).name] = {
+            "episodes": len(own),
+            **{f"success_{mm}mm": sum(outcome.success(mm) for outcome in own) / len(own) for mm in SUCCESS_MM},
+            "false_success": sum(outcome.false_success for outcome in own) / len(own),
+            "aborted": sum(not outcome.result.success for outcome in own) / len(own),
+            "distance_median_mm": _median([outcome.distance_mm for outcome in own]),
+        }
+    return table
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return float(np.median(values)) if values else None
+
+
+def table(suite: str, found: dict[str, Any]) -> str:
+    """Return the figures of a suite as lines for a terminal."""
+    if not found["episodes"]:
+        return f"{suite}: no episodes"
+
+    def percent(name: str) -> str:
+        low, high = found[f"{name}_ci95"]
+        return f"{100 * found[name]:5.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+    lines = [f"{suite}: {found['episodes']} episodes, start {found['start_distance_median_mm']:.0f} mm away (median)"]
+    lines += [f"  success within {mm} mm   {percent(f'success_{mm}mm')}" for mm in SUCCESS_MM]
+    lines += [
+        f"  false success          {percent('false_success')}   (claims success, is beyond 30 mm)",
+        f"  ended without success  {percent('aborted')}   {_counts(found['aborted_reasons'])}",
+        f"  medians: {found['exposures_median']:.0f} exposures, {1e6 * found['dap_median']:.2f} µGy·m²,"
+        f" path {found['path_median_m']:.2f} m, {found['time_median_s']:.0f} s",
+        f"  limit violations {found['limit_violations']}",
+    ]
+    for name, own in found["per_landmark"].items():
+        lines.append(
+            f"    {name:<30} {own['episodes']:3d}  20 mm {100 * own['success_20mm']:5.1f} %"
+            f"  median {own['distance_median_mm']:6.1f} mm"
+        )
+    return "\n".join(lines)
+
+
+def _counts(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in reasons.items())
+
+
+def episode_record(outcome: Outcome) -> dict[str, Any]:
+    """Return one episode as a JSON object."""
+    return {
+        "patient": outcome.episode.patient,
+        "target": landmark(outcome.episode.target_id).name,
+        "ended": NavigationCode(outcome.result.error_code).name.lower(),
+        "reason": outcome.result.error_msg,
+        "start_distance_mm": round(outcome.start_distance_mm, 2),
+        "distance_mm": round(outcome.distance_mm, 2),
+        "exposures": outcome.result.exposures,
+        "path_m": round(outcome.result.path_length_m, 4),
+        "time_s": round(outcome.result.duration_s, 3),
+    }
+
+
+def plot(suites: dict[str, Sequence[Outcome]], file: Path) -> None:
+    """Plot success over distance, and success per landmark, of each suite.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    distances = np.arange(0.0, 61.0)
+    for index, (suite, outcomes) in enumerate(suites.items()):
+        if not outcomes:
+            continue
+        shares = [np.mean([outcome.success(mm) for outcome in outcomes]) for mm in distances]
+        left.plot(distances, 100 * np.array(shares), label=f"{suite} (n = {len(outcomes)})", color=f"C{index}")
+        rows = metrics(outcomes)["per_landmark"]
+        offset = (index - (len(suites) - 1) / 2) * 0.8 / len(suites)
+        names = [landmark(key).name for key in range(1, 15)]
+        places = [names.index(name) + offset for name in rows]
+        widths = [100 * own["success_20mm"] for own in rows.values()]
+        right.barh(places, widths, height=0.8 / len(suites), color=f"C{index}")
+    for mm in SUCCESS_MM:
+        left.axvline(mm, color="0.8", linewidth=0.8, zorder=0)
+    left.set(xlabel="true distance from the image center [mm]", ylabel="claimed successes [% of episodes]")
+    left.set(xlim=(0, 60), ylim=(0, 100))
+    left.legend(loc="lower right", frameon=False)
+    right.set_yticks(range(14), [landmark(key).name for key in range(1, 15)])
+    right.invert_yaxis()
+    right.set(xlabel="success within 20 mm [% of episodes]", xlim=(0, 100))
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=150)
+    pyplot.close(figure)
+
+
+def draw_step(step: Step, target_id: int) -> NDArray[np.uint8]:
+    """Draw one exposure: the image, the answer with its uncertainty, the truth, and the reasoning below.
+
+    Returns:
+        RGB, shape (rows, columns, 3).
+    """
+    assert step.frame.view is not None
+    gray = cv2.resize(step.frame.image, None, fx=_SCALE, fy=_SCALE, interpolation=cv2.INTER_AREA)
+    size = max(gray.shape)
+    if size > 768:
+        gray = cv2.resize(gray, None, fx=768 / size, fy=768 / size, interpolation=cv2.INTER_AREA)
+    scale = gray.shape[1] / step.frame.image.shape[1]
+    picture = np.repeat(gray[:, :, None], 3, axis=2)
+    rows, columns = gray.shape
+    cv2.drawMarker(picture, (columns // 2, rows // 2), _WHITE, cv2.MARKER_CROSS, 28, 1, cv2.LINE_AA)
+    pixels_per_mm = scale / step.frame.mm_per_px_at_isocenter
+    _mark(picture, step, step.truth_mm, scale, _GREEN, cv2.MARKER_TILTED_CROSS)
+    estimate = step.localization.estimate(target_id)
+    if estimate is not None and np.isfinite(estimate.displacement_mm).all():
+        center = _mark(picture, step, np.array(estimate.displacement_mm), scale, _YELLOW, cv2.MARKER_CROSS)
+        if math.isfinite(estimate.radius_90_mm):
+            radius = max(1, min(4000, round(estimate.radius_90_mm * pixels_per_mm)))
+            cv2.circle(picture, center, radius, _YELLOW, 1, cv2.LINE_AA)
+    band = np.full((_TEXT_ROWS, columns, 3), 18, dtype=np.uint8)
+    for line, text in enumerate(_wrapped(_ascii(step.reasoning), columns // 7)[:3]):
+        cv2.putText(band, text, (10, 20 + 19 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.46, _WHITE, 1, cv2.LINE_AA)
+    return np.vstack([picture, band]).astype(np.uint8)
+
+
+def _mark(
+    picture: NDArray[np.uint8],
+    step: Step,
+    displacement_mm: NDArray[np.float64],
+    scale: float,
+    color: tuple[int, int, int],
+    marker: int,
+) -> tuple[int, int]:
+    assert step.frame.view is not None
+    column, row = (displacement_to_pixel_display(displacement_mm, step.frame.view) + 0.5) * scale
+    center = (round(float(np.clip(column, -9999, 9999))), round(float(np.clip(row, -9999, 9999))))
+    rows, columns = picture.shape[:2]
+    if 0 <= center[0] < columns and 0 <= center[1] < rows:
+        cv2.drawMarker(picture, center, color, marker, 22, 2, cv2.LINE_AA)
+    else:
+        middle = np.array([columns / 2, rows / 2])
+        way = np.array(center) - middle
+        tip = middle + way * min(columns / 2 - 8, rows / 2 - 8) / np.abs(way).max()
+        base = middle + (tip - middle) * 0.85
+        cv2.arrowedLine(picture, tuple(base.round().astype(int)), tuple(tip.round().astype(int)), color, 2, cv2.LINE_AA)
+    return center
+
+
+def _ascii(text: str) -> str:
+    return text.replace("±", "+/-").replace("°", " deg").encode("ascii", "replace").decode()
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width)
+
+
+def write_trace(steps: Sequence[Step], target_id: int, folder: Path, name: str) -> None:
+    """Write a PNG of each exposure and one GIF of all.
+
+    Args:
+        steps: of one episode.
+        target_id: the target.
+        folder: must exist.
+        name: start of each file name.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    from PIL import Image
+
+    pictures = [Image.fromarray(draw_step(step, target_id)) for step in steps]
+    for index, picture in enumerate(pictures, start=1):
+        picture.save(folder / f"{name}_{index:02d}.png")
+    if pictures:
+        pictures[0].save(
+            folder / f"{name}.gif", save_all=True, append_images=pictures[1:], duration=_GIF_MS, loop=0, optimize=True
+        )

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`carm bench nav` on the chest CT with localizers that know, or do not."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from carm_bringup import bench_nav
+from carm_bringup.nav_episode import Outcome, draw_episodes, exceeds_limits
+from carm_bringup.nav_report import metrics, wilson_interval
+from carm_core.errors import ConfigurationError
+from carm_core.frame import XrayFrame
+from carm_core.kinematics import CArm
+from carm_core.localization import LandmarkEstimate, Localization, Localizer, Query
+from carm_core.trajectory import Trajectory
+from carm_sim.patient import Patient, load_patient
+
+CONTRACT = {
+    "episodes", "success_10mm", "success_20mm", "success_30mm", "false_success", "exposures_median", "dap_median",
+    "path_median_m", "time_median_s", "collisions", "limit_violations", "aborted", "per_landmark",
+}  # fmt: skip
+
+
+class Knowing(Localizer):
+    """Knows the truth, or a truth that is beside it by a fixed distance."""
+
+    name = "knowing"
+
+    def __init__(self, patient: Patient, beside_mm: float = 0.0) -> None:
+        self.points = patient.landmarks_table_mm
+        self.beside_mm = beside_mm
+
+    def localize(self, frame: XrayFrame, query: Query) -> Localization:
+        assert frame.view is not None
+        assert query.target_id is not None
+        x, y = frame.view.displacement_mm(self.points[query.target_id])
+        estimate = LandmarkEstimate(query.target_id, (float(x) + self.beside_mm, float(y)), 4.0, 8.0, 0.9)
+        return Localization("knowing", "", query, "", (estimate,), 0.01)
+
+
+@pytest.fixture(scope="module")
+def patient() -> Patient:
+    return load_patient("chest_ct")
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, patient: Patient) -> Callable[..., int]:
+    def run(*words: str, beside_mm: float = 0.0) -> int:
+        monkeypatch.setattr(bench_nav, "make_localizer", lambda *_: Knowing(patient, beside_mm))
+        parser = argparse.ArgumentParser()
+        bench_nav.add_arguments(parser)
+        return bench_nav.run(parser.parse_args(["--suite", "chest_ct", *words]))
+
+    return run
+
+
+def test_who_knows_arrives(bench: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, plot = tmp_path / "nav.json", tmp_path / "nav.png"
+    assert bench("--episodes", "4", "--json", str(file), "--plot", str(plot)) == 0
+    document = json.loads(file.read_text())
+    found = document["results"]["chest_ct"]
+    assert set(found) >= CONTRACT
+    assert set(document) >= {"command", "seed", "commit", "versions", "machine", "results"}
+    assert found["episodes"] == 4
+    assert found["success_20mm"] == 1.0
+    assert found["false_success"] == found["aborted"] == 0.0
+    assert found["limit_violations"] == 0
+    assert 2 <= found["exposures_median"] <= 4
+    assert found["dap_median"] > 0.0
+    assert plot.stat().st_size > 10_000
+    assert "success within 20 mm" in capsys.readouterr().out
+
+
+def test_same_seed_same_figures(bench: Callable[..., int], tmp_path: Path) -> None:
+    results = []
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        bench("--episodes", "2", "--seed", str(seed), "--json", str(tmp_path / name))
+        results.append(json.loads((tmp_path / name).read_text())["episodes"])
+    assert results[0] == results[1]
+    assert results[0] != results[2]
+
+
+def test_a_confident_error_is_counted_as_false_success(bench: Callable[..., int], tmp_path: Path) -> None:
+    bench("--episodes", "2", "--json", str(tmp_path / "nav.json"), beside_mm=50.0)
+    found = json.loads((tmp_path / "nav.json").read_text())["results"]["chest_ct"]
+    assert found["false_success"] == 1.0
+    assert found["success_30mm"] == 0.0
+
+
+def test_trace_shows_each_decision(bench: Callable[..., int], tmp_path: Path) -> None:
+    bench("--episodes", "1", "--trace", str(tmp_path / "trace"))
+    pictures = sorted((tmp_path / "trace").glob("*.png"))
+    assert len(pictures) >= 2
+    with Image.open(next((tmp_path / "trace").glob("*.gif"))) as film:
+        assert film.n_frames == len(pictures)  # type: ignore[attr-defined]
+
+
+def test_bad_output_is_refused_before_anything_runs(bench: Callable[..., int], tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        bench("--json", str(tmp_path / "missing" / "nav.json"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="cannot make"):
+        bench("--trace", str(tmp_path / "file" / "trace"))
+
+
+@pytest.mark.parametrize("words", [["--episodes", "0"], ["--patients", "x"], ["--suite", "moon"]])
+def test_bad_options_end_with_code_2(words: list[str]) -> None:
+    parser = argparse.ArgumentParser()
+    bench_nav.add_arguments(parser)
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(words)
+    assert caught.value.code == 2
+
+
+def test_all_targets_have_their_turn(patient: Patient) -> None:
+    carm = CArm.from_config()
+    episodes = draw_episodes(patient, carm, len(patient.landmarks_mm), np.random.default_rng(1))
+    assert {episode.target_id for episode in episodes} == set(patient.landmarks_mm)
+    for episode in episodes:
+        carm.check(episode.start)
+
+
+def test_limit_violations_are_seen() -> None:
+    carm = CArm.from_config()
+    times = np.array([0.0, 1.0])
+    fast = np.array([carm.home, carm.home + 0.3 * np.eye(6)[0]])
+    still = np.zeros_like(fast)
+    assert exceeds_limits(carm, Trajectory(carm.joint_names, times, fast, still, still))
+    assert not exceeds_limits(carm, Trajectory(carm.joint_names, times * 20.0, fast, still, still))
+
+
+@given(st.integers(0, 300), st.integers(1, 300))
+def test_wilson_interval_holds_the_rate(successes: int, trials: int) -> None:
+    if successes > trials:
+        successes, trials = trials, successes
+    low, high = wilson_interval(successes, trials)
+    assert 0.0 <= low <= successes / trials <= high <= 1.0
+    if 0 < successes < trials:
+        assert low < successes / trials < high
+
+
+def test_wilson_interval_of_a_known_case() -> None:
+    """10 of 10: lower bound n / (n + z^2)."""
+    low, high = wilson_interval(10, 10)
+    assert low == pytest.approx(10 / (10 + 1.959964**2))
+    assert high == pytest.approx(1.0)
+
+
+def test_no_episodes_have_no_figures() -> None:
+    nothing: list[Outcome] = []
+    assert metrics(nothing)["success_20mm"] is None
