@@ -32,6 +32,7 @@ STOP_LADDER: tuple[tuple[signal.Signals, float], ...] = (
 """Signals to end a process group with, and how long to wait after each, s. Together under 5 s."""
 PR_SET_PDEATHSIG = 1
 """``prctl`` option: signal that a process gets when its parent dies (linux/prctl.h)."""
+LIBC = ctypes.CDLL(None)
 COLORS = (36, 33, 35, 32, 34)
 
 
@@ -190,7 +191,7 @@ class Supervisor:
 
 
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:

@@ -2,6 +2,7 @@
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ from carm_bringup import graph, launcher
 from carm_bringup.instance import InstanceLock
 from carm_bringup.launcher import Command, Supervisor, describe_exit
 
+STOP_S = 5.0
 FAKE = Path(__file__).parent / "fakes/fake_node.py"
 
 
@@ -104,6 +106,19 @@ def test_a_helper_may_end(supervisor: Supervisor, output: Output) -> None:
     output.wait_for("up", 2)
     threading.Timer(0.3, supervisor.interrupt).start()
     assert supervisor.run() == 0
+
+
+def test_nodes_end_when_the_launcher_is_killed() -> None:
+    code = (
+        "import sys; from carm_bringup.launcher import Command, Supervisor; s = Supervisor();"
+        f"s.start([Command('a', (sys.executable, {str(FAKE)!r}, 'polite'))]); s.run()"
+    )
+    launching = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert launching.stdout is not None
+    node = psutil.Process(int(launching.stdout.readline().split()[-1]))
+    launching.kill()
+    launching.communicate()
+    node.wait(timeout=STOP_S)
 
 
 def test_signals_are_named() -> None:
