@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,7 @@ def episode_record(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def plot(suites: dict[str, Sequence[Outcome]], file: Path) -> None:
+def plot(suites: Mapping[str, Sequence[Outcome]], file: Path) -> None:
     """Plot success over distance, and success per landmark, of each suite.
 
     Raises:
