@@ -140,6 +140,27 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb("wait", "wait until the graph is ready", "carm wait", "carm_bringup.readiness:run", _wait, True),
     Verb(
+        "dataset",
+        "make a data set of phantoms",
+        "carm dataset --patients 20 --views 60",
+        f"{COMMANDS}:run_dataset",
+        f"{COMMANDS}:add_dataset_arguments",
+    ),
+    Verb(
+        "train",
+        "train the compact multimodal LLM on phantoms",
+        "carm train --output my_model --minutes 75",
+        f"{COMMANDS}:run_train",
+        f"{COMMANDS}:add_train_arguments",
+    ),
+    Verb(
+        "eval localize",
+        "localization: hits, errors, coverage and latency",
+        "carm eval localize --suite phantom --json localize.json",
+        f"{COMMANDS}:run_eval",
+        f"{COMMANDS}:add_eval_arguments",
+    ),
+    Verb(
         "bench nav",
         "navigation: success, exposures, path and time over seeded episodes",
         "carm bench nav --localizer oracle --patients 2 --episodes 4 --json nav.json",

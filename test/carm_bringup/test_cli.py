@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,9 +19,10 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_is_fast_and_light() -> None:
-    start = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert run("--help").returncode == 0
-    assert time.perf_counter() - start < 0.5
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)  # processor time: the machine may be busy
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
     code = (
         "import sys\nfrom carm_bringup.cli import run\nrun(['--help'])\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
