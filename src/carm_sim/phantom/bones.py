@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bone surfaces to cortical and trabecular fractions of voxels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from carm_sim.phantom.grid import Array, Field, Grid, splat
+from carm_sim.phantom.skeleton import Bone
+
+_CORTEX_MM = (
+    (r"humerus|femur", 2.6),
+    (r"ulna|radius", 2.0),
+    (r"thoracic|lumbar|cervical", 0.5),
+    (r"rib", 0.75),
+    (r"scapula", 1.0),
+    (r"clavicle", 1.5),
+    (r"pelvis|sacrum", 1.1),
+    (r"jaw", 1.6),
+)
+_DEFAULT_CORTEX_MM = 0.8
+_OPEN_MESHES = re.compile(r"humerus|ulna|radius|scapula|clavicle|pelvis|jaw|cervical|pisiform|5distph")
+_SKULL_LAYERS = ((0.0, 1.5), (1.6, 1.0), (3.2, 0.9), (4.8, 1.3))
+_POINTS_PER_VOXEL_FACE = 2.2
+_R2 = (0.7548776662466927, 0.5698402909980532)  # low-discrepancy sequence in the plane (Roberts)
+
+
+@dataclass(frozen=True)
+class BoneFractions:
+    """Share of each voxel that is cortical and trabecular bone, (I, J, K) each."""
+
+    cortical: Field
+    trabecular: Field
+
+
+def surface_points(bone: Bone, per_mm2: float, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+    """Evenly spread points on a bone's surface.
+
+    Returns:
+        Points (N, 3) in mm, the area (N,) in mm^2 that each stands for, and outward normals (N, 3).
+    """
+    corner = bone.vertices[bone.faces]
+    cross = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    double_area = np.linalg.norm(cross, axis=1)
+    running = np.cumsum(double_area / 2 * per_mm2) + rng.random()
+    count = np.diff(np.floor(running), prepend=0).astype(int)
+    face = np.repeat(np.arange(len(count)), count)
+    order = np.arange(len(face)) + rng.integers(1000)
+    u, v = (order * _R2[0]) % 1, (order * _R2[1]) % 1
+    flip = u + v > 1
+    u, v = np.where(flip, 1 - u, u), np.where(flip, 1 - v, v)
+    points = corner[face, 0] + u[:, None] * (corner[face, 1] - corner[face, 0]) + v[:, None] * (corner[face, 2] - corner[face, 0])
+    normals = cross / np.maximum(double_area, 1e-12)[:, None]
+    return points, np.full(len(face), 1 / per_mm2), normals[face]
+
+
+def rasterize(bones: Iterable[Bone], grid: Grid, cortex_scale: float, rng: np.random.Generator) -> BoneFractions:
+    """Fractions of cortical and trabecular bone.
+
+    The cortex is laid down as mass (surface area times thickness), so thin shells keep their line integrals on any grid.
+
+    Args:
+        bones: Surfaces in mm.
+        grid: Where to.
+        cortex_scale: Factor on the cortical thickness.
+        rng: Source of surface points.
+    """
+    cortical = np.zeros(grid.shape, np.float32)
+    trabecular = np.zeros(grid.shape, np.float32)
+    calcification_free = np.float32(rng.uniform(0.75, 0.98))
+    for bone in bones:
+        per_mm2 = _POINTS_PER_VOXEL_FACE / grid.spacing_mm**2
+        points, area, normals = surface_points(bone, per_mm2, rng)
+        index = grid.index_of(points)
+        inside = ((index > 1) & (index < np.array(grid.shape) - 2)).all(1)
+        if inside.sum() < 30:
+            continue
+        low, high = points[inside].min(0) - 3 * grid.spacing_mm, points[inside].max(0) + 3 * grid.spacing_mm
+        box = grid.box(low, high)
+        part = grid.part(box)
+        shell = np.zeros(part.shape, np.float32)
+        if "ribcage" in bone.name:
+            area = area * (1 - calcification_free * cartilage_share(bone, points))
+        if "skull" in bone.name:
+            for depth, thickness in _SKULL_LAYERS:
+                mass = area * thickness * cortex_scale / grid.spacing_mm**3
+                splat(shell, part.index_of(points - depth * normals), mass)
+        else:
+            splat(shell, part.index_of(points), area * _thickness(bone.name) * cortex_scale / grid.spacing_mm**3)
+            inner = _interior(bone.name, part, part.index_of(points))
+            if "ribcage" in bone.name:
+                inner *= 1 - 0.6 * _cartilage_field(bone, part)
+            trabecular[box] = np.maximum(trabecular[box], inner)
+        cortical[box] = np.minimum(cortical[box] + shell, 1)
+    trabecular = np.minimum(trabecular, 1 - cortical)
+    return BoneFractions(cortical, trabecular)
+
+
+def cartilage_share(ribcage: Bone, points_mm: Array) -> Array:
+    """Share of costal cartilage (0 to 1) at points (N, 3) of the rib cage, mm: its front part beside the sternum.
+
+    The mesh draws ribs and cartilage as one surface; cartilage starts within 45 mm behind the sternum's front.
+    """
+    middle, line = _sternal_front(ribcage)
+    behind = points_mm[:, 1] - np.polyval(line, points_mm[:, 2])
+    beside = np.abs(points_mm[:, 0] - middle)
+    return np.asarray(np.clip((53.0 - behind) / 16.0, 0, 1) * np.clip((beside - 14.0) / 8.0, 0, 1))
+
+
+def _sternal_front(ribcage: Bone) -> tuple[float, Array]:
+    """Middle of the rib cage along x, mm, and the line y(z) along the front of its sternum."""
+    vertices = ribcage.vertices
+    middle = float(np.median(vertices[:, 0]))
+    central = vertices[np.abs(vertices[:, 0] - middle) < 15]
+    front = central[central[:, 1] < np.quantile(central[:, 1], 0.5)]
+    return middle, np.polyfit(front[:, 2], front[:, 1], 1)
+
+
+def _cartilage_field(ribcage: Bone, part: Grid) -> Field:
+    middle, line = _sternal_front(ribcage)
+    x, y, z = part.axes()
+    behind = y - np.polyval(line, z).astype(np.float32)
+    return np.clip((53.0 - behind) / 16.0, 0, 1) * np.clip((np.abs(x - np.float32(middle)) - 14.0) / 8.0, 0, 1)
+
+
+def _thickness(name: str) -> float:
+    return next((value for pattern, value in _CORTEX_MM if re.search(pattern, name)), _DEFAULT_CORTEX_MM)
+
+
+def _interior(name: str, part: Grid, index: NDArray[np.float64]) -> Field:
+    """Soft-edged interior of a surface that may have small holes."""
+    nearest = np.round(index).astype(int)
+    nearest = nearest[((nearest >= 0) & (nearest < np.array(part.shape))).all(1)]
+    shell = np.zeros(part.shape, bool)
+    shell[tuple(nearest.T)] = True
+    if not _OPEN_MESHES.search(name):
+        solid = ndimage.binary_fill_holes(shell)
+    else:
+        solid = ndimage.binary_closing(shell, iterations=1) | shell
+        for axis in range(3):
+            view = np.moveaxis(solid, axis, 0)
+            for plane in view:
+                plane |= ndimage.binary_fill_holes(plane)
+    return np.asarray(ndimage.gaussian_filter(solid.astype(np.float32), 0.6))

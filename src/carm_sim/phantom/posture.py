@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a body's plan to posed bones and the landmarks on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from carm_sim.phantom.body import ALONG, UP, BodyPlan
+from carm_sim.phantom.skeleton import SIDES, Bone, Pose, SkeletonModel, skeleton_model
+
+Array = NDArray[np.float64]
+
+T1_MESH, T12_MESH = "torso_geom_12_thoracic1_s", "torso_geom_1_thoracic12_s"
+_SIDE_LANDMARKS = {"r": {"head": 2, "angle": 4, "elbow": 6, "wrist": 8}, "l": {"head": 3, "angle": 5, "elbow": 7, "wrist": 9}}
+_JOINTS = (
+    "sternoclavicular_r2", "sternoclavicular_r3", "acromioclavicular_r1", "acromioclavicular_r2", "acromioclavicular_r3",
+    "elv_angle", "shoulder_elv", "shoulder_rot", "elbow_flexion", "pro_sup", "flexion",
+)  # fmt: skip
+_LOWER = np.array([-0.9, -0.5, -0.7, -0.7, -0.8, -1.4, 0.0, -1.5, 0.0, -1.5, -0.8])
+_UPPER = np.array([0.7, 0.7, 0.7, 0.7, 0.9, 2.3, 3.0, 2.0, 2.4, 1.5, 0.8])
+_PRIOR_RAD = np.array([0.35, 0.25, 0.35, 0.3, 0.35, 0.6, 0.5, 0.6, 0.6, 0.5, 0.4])
+_PRIOR_WEIGHT_MM = 3.0
+_WEIGHTS = {  # of shoulder, scapular angle, elbow, wrist and finger base along x, y, z
+    "crossed": np.array([[1.3, 0.4, 1.3], [1.3, 0.8, 1.5], [1.3, 0.3, 1.2], [1.2, 0.6, 1.1], [0, 0.4, 0]]),
+    ALONG: np.array([[1.3, 0.4, 1.3], [1.0, 0.8, 1.0], [0.4, 0.6, 0.4], [0.3, 0.5, 0.3], [0, 0.3, 0]]),
+    UP: np.array([[0, 0, 0], [0, 0.5, 0], [0.2, 0.3, 0.2], [0.2, 0.3, 0.2], [0, 0.1, 0]]),
+}
+
+
+@dataclass(frozen=True)
+class PosedSkeleton:
+    """Bones in LPS with the landmarks on them.
+
+    Attributes:
+        bones: Mesh name to bone surface, mm.
+        landmarks_mm: Landmark id to LPS position, mm: 1 to 10 and 14 lie on bones, 11 to 13 are aims for the organs.
+        joints_mm: Points that the soft tissue follows: `shoulder_r`, `elbow_r`, `wrist_r`, `hand_r`, `hip_r`, ... .
+        belly_front_mm: y of the belly's front surface at the forearms.
+    """
+
+    bones: dict[str, Bone]
+    landmarks_mm: dict[int, Array]
+    joints_mm: dict[str, Array]
+    belly_front_mm: float
+
+
+@dataclass(frozen=True)
+class _Anatomy:
+    """Points on the neutral, unscaled model that landmarks and fits are made of."""
+
+    t1_mm: Array
+    t12_mm: Array
+    skull_mm: Array
+    neck_base_mm: Array
+    angle_vertices: dict[str, NDArray[np.int64]]
+    angle_local_mm: dict[str, Array]
+    wrist_local_mm: dict[str, Array]
+    sternum_front_mm: float
+
+
+def vertebral_center(vertices: Array) -> Array:
+    """Center of the vertebral body: the mean of the anterior half of the vertices, (V, 3) -> (3,)."""
+    return np.asarray(vertices[vertices[:, 1] < np.median(vertices[:, 1])].mean(0))
+
+
+_ANATOMY: dict[int, _Anatomy] = {}
+
+
+def _anatomy(model: SkeletonModel) -> _Anatomy:
+    if id(model) not in _ANATOMY:
+        bones = model.bones(Pose())
+        skull = bones["hat_skull"].vertices
+        angle_vertices, angle_local, wrist_local = {}, {}, {}
+        for side in SIDES:
+            blade = bones[f"scapula_{side}"].vertices
+            angle_vertices[side] = np.argsort(blade[:, 2])[:6]
+            angle_local[side] = model.local_point(f"scapula_{side}", blade[angle_vertices[side]].mean(0))
+            wrist_local[side] = model.local_point(f"radius_{side}", bones[f"lunate_{side}"].vertices.mean(0))
+        cervical = bones["hat_cervical"].vertices
+        ribs = bones["torso_geom_13_ribcage_s"].vertices
+        _ANATOMY[id(model)] = _Anatomy(
+            t1_mm=vertebral_center(bones[T1_MESH].vertices),
+            t12_mm=vertebral_center(bones[T12_MESH].vertices),
+            skull_mm=(skull.min(0) + skull.max(0)) / 2,
+            neck_base_mm=cervical[cervical[:, 2] < cervical[:, 2].min() + 12].mean(0),
+            angle_vertices=angle_vertices,
+            angle_local_mm=angle_local,
+            wrist_local_mm=wrist_local,
+            sternum_front_mm=float(ribs[:, 1].min()),
+        )
+    return _ANATOMY[id(model)]
+
+
+def pose_skeleton(plan: BodyPlan, with_bones: bool = True) -> PosedSkeleton:
+    """Scale and pose the skeleton so that its landmarks follow the plan.
+
+    Args:
+        plan: The body.
+        with_bones: False leaves `bones` empty, which is much faster.
+    """
+    model = skeleton_model()
+    anatomy = _anatomy(model)
+    rng = np.random.default_rng([plan.seed, 2])
+    scales = _scales(plan)
+    base = model.frames(Pose(scales=scales), ("torso",))["torso"]
+    t1 = _torso_point(model, anatomy.t1_mm, scales, base)
+    front = float(t1[1] - (anatomy.t1_mm[1] - anatomy.sternum_front_mm) * plan.torso_depth)
+    belly_front = front - 8.0 - 75.0 * max(0.0, plan.fatness - 0.25) + 12.0 * max(0.0, 0.3 - plan.fatness)
+    angles: dict[str, float] = {}
+    for side in SIDES:
+        angles |= _fit_arm(model, anatomy, plan, side, scales, t1, belly_front, rng)
+    pose = Pose(angles, scales)
+    warp = _Warp(plan, anatomy, t1)
+    frames = model.frames(pose, tuple(f"{body}_{side}" for body in ("humerus", "ulna", "radius", "scapula", "thirdmc") for side in SIDES))
+    landmarks, joints = _side_points(model, anatomy, frames, scales)
+    landmarks[10] = t1
+    landmarks[14] = _torso_point(model, anatomy.t12_mm, scales, base)
+    landmarks[1] = warp.head(anatomy.skull_mm[None])[0]
+    landmarks = {key: (point if key == 1 else warp.trunk(point[None])[0]) for key, point in landmarks.items()}
+    joints = {key: warp.trunk(point[None])[0] for key, point in joints.items()}
+    landmarks |= _organ_aims(plan, warp, landmarks[10])
+    bones = _warped_bones(model, pose, warp) if with_bones else {}
+    return _tilted(PosedSkeleton(bones, landmarks, joints, belly_front), plan.tilt_rad)
+
+
+def _scales(plan: BodyPlan) -> dict[str, Array]:
+    frame, sex = plan.frame_scale, (0.97 if plan.female else 1.0)
+    girdle = frame**0.5 * sex * 0.97
+    return {
+        "torso": np.array([plan.torso_width, plan.torso_depth, frame]),
+        "clavicle": np.full(3, girdle * 0.95),
+        "scapula": np.full(3, girdle),
+        "humerus": np.array([0.97 * sex, 0.97 * sex, 1.0]) * plan.limb_scale,
+        "forearm": np.array([0.97 * sex, 0.97 * sex, 1.0]) * plan.limb_scale,
+        "hand": np.full(3, plan.limb_scale * sex),
+        "lumbar": np.array([frame**0.5, frame**0.5, frame]),
+        "pelvis": np.array([1.06 if plan.female else 1.0, 1.0, 0.97 if plan.female else 1.0]) * frame**0.6,
+    }
+
+
+def _torso_point(model: SkeletonModel, point_mm: Array, scales: dict[str, Array], base: tuple[Array, Array]) -> Array:
+    local = model.local_point("torso", point_mm) * model.scale_of("torso", scales)
+    return np.asarray(base[0] + base[1] @ local)
+
+
+def _start_angles(kind: str) -> Array:
+    """Joint angles to start the fit from, in the order of `_JOINTS`."""
+    if kind == UP:
+        return np.array([0, 0, 0, 0, 0, 0.4, 2.4, 0.2, 1.0, 0.2, 0.0])
+    if kind == ALONG:
+        return np.array([0, 0, 0, 0, 0, 0.0, 0.15, 0.0, 0.25, 0.3, 0.0])
+    return np.array([0.1, 0.15, 0.1, 0.0, 0.1, 1.0, 0.5, 0.6, 1.6, 0.5, 0.0])
+
+
+def _arm_aims(kind: str, plan: BodyPlan, side: str, t1: Array, belly_front: float, rng: np.random.Generator) -> Array:
+    """Where head of the humerus, scapular angle, elbow, wrist and finger base should be, (5, 3) in mm relative to T1.
+
+    NaN means free.
+    """
+    marks, sign, free = _SIDE_LANDMARKS[side], SIDES[side], np.nan
+    aims = np.full((5, 3), free)
+    if kind != UP:
+        for row, key in enumerate((marks["head"], marks["angle"])):
+            inferior, left = plan.targets_mm[key]
+            aims[row] = left, (-40.0 + rng.normal(0, 10), 40.0 * plan.torso_depth + rng.normal(0, 4))[row], -inferior
+    else:
+        aims[1, 1] = 44.0 * plan.torso_depth
+    if kind == "crossed":
+        wrist = belly_front - t1[1] - 26.0 + rng.normal(0, 6)
+        for row, key, depth in ((2, marks["elbow"], -85.0 + rng.normal(0, 12)), (3, marks["wrist"], wrist)):
+            inferior, left = plan.targets_mm[key]
+            aims[row] = left, depth, -inferior
+        aims[4, 1] = wrist + 8.0
+        return aims
+    upper, fore = 288.0 * plan.limb_scale, 245.0 * plan.limb_scale
+    shoulder = aims[0] if kind == ALONG else np.array([sign * 150.0 * plan.torso_width, -30.0, 40.0])
+    if kind == ALONG:
+        out = sign * (rng.uniform(15, 55) + 45 * plan.fatness)
+        aims[2] = shoulder + _along(np.array([out, rng.uniform(0, 50), -upper]), upper)
+        aims[3] = aims[2] + _along(np.array([sign * rng.uniform(-35, 40), rng.uniform(-60, -5), -fore]), fore)
+        aims[4, 1] = aims[3, 1] - 5.0
+        return aims
+    aims[2] = shoulder + _along(np.array([sign * rng.uniform(0.15, 1.0), rng.uniform(-0.25, 0.15), 1.0]), upper)
+    aims[3] = aims[2] + _along(np.array([-sign * rng.uniform(-0.2, 1.2), rng.uniform(-0.3, 0.1), rng.uniform(0.1, 1.0)]), fore)
+    aims[4, 1] = aims[3, 1]
+    return aims
+
+
+def _along(direction: Array, length: float) -> Array:
+    return np.asarray(direction / np.linalg.norm(direction) * length)
+
+
+def _fit_arm(
+    model: SkeletonModel, anatomy: _Anatomy, plan: BodyPlan, side: str, scales: dict[str, Array], t1: Array,
+    belly_front: float, rng: np.random.Generator,
+) -> dict[str, float]:  # fmt: skip
+    """Joint angles of one arm and shoulder girdle that bring its landmarks to their aims."""
+    kind = plan.arm_sides[side]
+    aims = _arm_aims(kind, plan, side, t1, belly_front, rng)
+    start = _start_angles(kind)
+    start[:5] += rng.normal(0, 0.05, 5)
+    weights = _WEIGHTS[kind] * np.isfinite(aims)
+    aims = np.nan_to_num(aims) + t1
+    names = [f"{joint}_{side}" for joint in _JOINTS]
+    bodies = tuple(f"{body}_{side}" for body in ("humerus", "scapula", "ulna", "radius", "2proxph"))
+    angle_local = anatomy.angle_local_mm[side] * model.scale_of(bodies[1], scales)
+    wrist_local = anatomy.wrist_local_mm[side] * model.scale_of(bodies[3], scales)
+
+    def residuals(angles: Array) -> Array:
+        frames = model.frames(Pose(dict(zip(names, angles.tolist(), strict=True)), scales), bodies)
+        humerus, scapula, ulna, radius, finger = (frames[body] for body in bodies)
+        points = np.stack([
+            humerus[0],
+            scapula[0] + scapula[1] @ angle_local,
+            (ulna[0] + radius[0]) / 2,
+            radius[0] + radius[1] @ wrist_local,
+            finger[0],
+        ])  # fmt: skip
+        beyond = np.maximum(angles - _UPPER, 0) + np.maximum(_LOWER - angles, 0)
+        prior = _PRIOR_WEIGHT_MM * (angles - start) / _PRIOR_RAD
+        return np.concatenate([(weights * (points - aims)).ravel(), prior, 60.0 * beyond])
+
+    fitted = _least_squares(residuals, start)
+    return {name: float(angle) for name, angle in zip(names, fitted, strict=True)}
+
+
+def _least_squares(residuals: Callable[[Array], Array], start: Array, iterations: int = 14) -> Array:
+    """Levenberg-Marquardt with a forward-difference Jacobian."""
+    values, damping, step = start.copy(), 1e-2, 1e-5
+    error = residuals(values)
+    for _ in range(iterations):
+        jacobian = np.stack([(residuals(values + step * unit) - error) / step for unit in np.eye(len(values))], axis=1)
+        normal = jacobian.T @ jacobian
+        move = np.linalg.solve(normal + damping * np.diag(np.diag(normal) + 1.0), -jacobian.T @ error)
+        move *= min(1.0, 0.5 / np.abs(move).max())
+        trial = residuals(values + move)
+        gain = float(error @ error - trial @ trial)
+        if gain > 0:
+            values, error, damping = values + move, trial, max(damping / 4, 1e-6)
+            if gain < 0.05:
+                break
+        else:
+            damping *= 8
+    return values
+
+
+def _side_points(
+    model: SkeletonModel, anatomy: _Anatomy, frames: dict[str, tuple[Array, Array]], scales: dict[str, Array]
+) -> tuple[dict[int, Array], dict[str, Array]]:
+    landmarks, joints = {}, {}
+    for side, marks in _SIDE_LANDMARKS.items():
+        scapula, radius = frames[f"scapula_{side}"], frames[f"radius_{side}"]
+        local = anatomy.angle_local_mm[side] * model.scale_of(f"scapula_{side}", scales)
+        landmarks[marks["angle"]] = scapula[0] + scapula[1] @ local
+        local = anatomy.wrist_local_mm[side] * model.scale_of(f"radius_{side}", scales)
+        landmarks[marks["wrist"]] = radius[0] + radius[1] @ local
+        landmarks[marks["head"]] = frames[f"humerus_{side}"][0]
+        landmarks[marks["elbow"]] = (frames[f"ulna_{side}"][0] + radius[0]) / 2
+        joints[f"shoulder_{side}"] = landmarks[marks["head"]]
+        joints[f"elbow_{side}"] = landmarks[marks["elbow"]]
+        joints[f"wrist_{side}"] = landmarks[marks["wrist"]]
+        joints[f"hand_{side}"] = frames[f"thirdmc_{side}"][0]
+        joints[f"acromion_{side}"] = scapula[0]
+    return landmarks, joints
+
+
+class _Warp:
+    """Smooth bends on top of the rigid model: spinal curvature for the trunk, a bent neck for the head."""
+
+    def __init__(self, plan: BodyPlan, anatomy: _Anatomy, t1: Array) -> None:
+        self._plan, self._t1, self._anatomy = plan, t1, anatomy
+        self._length = 258.0 * plan.frame_scale
+        lateral = plan.targets_mm[14][1]
+        self._lateral = float(np.clip(lateral, -35, 35))
+        wanted = plan.targets_mm[1]
+        free = (anatomy.skull_mm - anatomy.neck_base_mm)[2]
+        base = self.neck_base[2] - t1[2]
+        self._head_scale = float(np.clip((-wanted[0] - base) / free, 0.82, 1.22))
+        self._head_bend = float(np.clip(np.arcsin(np.clip(wanted[1] / (free * self._head_scale), -0.5, 0.5)), -0.4, 0.4))
+
+    @property
+    def neck_base(self) -> Array:
+        offset = self._anatomy.neck_base_mm - self._anatomy.t1_mm
+        return self._t1 + offset * np.array([1.0, self._plan.torso_depth, self._plan.frame_scale])
+
+    def trunk(self, points: Array) -> Array:
+        """Bend points (N, 3) with the spine: zero at T1, `targets[14]` at T12, constant slopes beyond."""
+        plan = self._plan
+        down = (self._t1[2] - points[:, 2]) / self._length
+        inside = np.clip(down, -0.4, 1.6)
+        sway = plan.scoliosis_mm * (np.sin(np.pi * inside + plan.scoliosis_phase) - np.sin(plan.scoliosis_phase) * (1 - 2 * inside))
+        smooth = np.where(inside > 0, inside**2 * (1.6 - 0.6 * inside), 0.0)
+        lateral = self._lateral * np.clip(smooth, 0, 1.2) + sway
+        hump = plan.kyphosis_mm * np.where(inside > 0, np.sin(np.pi * np.clip(inside, 0, 1)), 0.35 * inside)
+        moved = points.copy()
+        moved[:, 0] += lateral
+        moved[:, 1] += hump
+        return moved
+
+    def head(self, points: Array) -> Array:
+        """Place neutral-model points of head and neck, (N, 3): scaled and bent progressively from C7 up."""
+        relative = (points - self._anatomy.neck_base_mm) * self._head_scale
+        turn, flexion, _ = self._plan.head_rotation_rad
+        fraction = np.clip(relative[:, 2] / 95.0, 0, 1)
+        fraction = fraction * fraction * (3 - 2 * fraction)
+        vectors = np.stack([flexion * fraction, self._head_bend * np.clip(relative[:, 2] / 60.0, 0, 1), turn * fraction], 1)
+        return np.asarray(Rotation.from_rotvec(vectors).apply(relative)) + self.neck_base
+
+
+def _organ_aims(plan: BodyPlan, warp: _Warp, t1: Array) -> dict[int, Array]:
+    """Carina and diaphragm domes in the coronal plane; their depth is refined by the organs."""
+    del warp
+    aims = {}
+    for key, depth in ((11, -38.0), (12, -60.0), (13, -55.0)):
+        inferior, left = plan.targets_mm[key]
+        if key != 11:
+            limit = 108.0 * plan.torso_width
+            left = float(np.clip(left, -limit, limit))
+            inferior = min(inferior, plan.targets_mm[14][0] - 12.0)
+        else:
+            inferior = float(np.clip(inferior, 0.12 * plan.targets_mm[14][0], 0.42 * plan.targets_mm[14][0]))
+        aims[key] = t1 + np.array([left, depth * plan.torso_depth, -inferior])
+    return aims
+
+
+def _warped_bones(model: SkeletonModel, pose: Pose, warp: _Warp) -> dict[str, Bone]:
+    neutral = model.bones(Pose())
+    bones = {}
+    for name, bone in model.bones(pose).items():
+        vertices = warp.head(neutral[name].vertices) if bone.group == "head" else warp.trunk(bone.vertices)
+        bones[name] = Bone(name, bone.group, vertices, bone.faces)
+    return bones
+
+
+def _tilted(posed: PosedSkeleton, angle: float) -> PosedSkeleton:
+    """Rotate everything about T1 in the coronal plane; positive angles turn the feet towards the patient's left."""
+    pivot = posed.landmarks_mm[10]
+    cosine, sine = np.cos(angle), np.sin(angle)
+    rotation = np.array([[cosine, 0, -sine], [0, 1, 0], [sine, 0, cosine]])
+
+    def turn(points: Array) -> Array:
+        return np.asarray((points - pivot) @ rotation.T + pivot)
+
+    return PosedSkeleton(
+        bones={name: Bone(name, bone.group, turn(bone.vertices), bone.faces) for name, bone in posed.bones.items()},
+        landmarks_mm={key: turn(point) for key, point in posed.landmarks_mm.items()},
+        joints_mm={key: turn(point) for key, point in posed.joints_mm.items()},
+        belly_front_mm=posed.belly_front_mm,
+    )

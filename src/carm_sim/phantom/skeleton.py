@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The skeleton: bone meshes of `myo-sim`, scaled body by body and posed by MuJoCo.
+
+The model's world axes are LPS: x towards the patient's left, y posterior, z superior. Lengths in mm.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+SIDES = {"r": -1.0, "l": 1.0}
+_GROUPS = (
+    ("clavicle", r"^(clavicle|clavphant)"),
+    ("scapula", r"^(scapula|scapphant)"),
+    ("humerus", r"^(humphant|humphant1|humerus)_"),
+    ("forearm", r"^(ulna|radius)_"),
+    ("head", r"^(neck|head)$"),
+    ("torso", r"^(torso|Arm_attachment|chest_[rl]|cervical_spine|head_attach|myoarm_[rl]_root)"),
+    ("lumbar", r"^lumbar"),
+    ("pelvis", r"^(sacrum|pelvis|femur|Full Body|myolegs_root)"),
+)
+_UNUSED = re.compile(r"tibia|fibula|talus|foot|patella|calcn|toes")
+
+
+@dataclass(frozen=True)
+class Bone:
+    """One bone surface.
+
+    Attributes:
+        name: Mesh name in `myo-sim`.
+        group: Body group whose scale applies.
+        vertices: (V, 3) in mm.
+        faces: (F, 3) vertex indices.
+    """
+
+    name: str
+    group: str
+    vertices: Array
+    faces: NDArray[np.int64]
+
+
+@dataclass
+class Pose:
+    """Joint angles in rad by MuJoCo joint name and scale factors by body group (world axes at neutral pose)."""
+
+    angles: dict[str, float] = field(default_factory=dict)
+    scales: dict[str, Array] = field(default_factory=dict)
+
+
+class SkeletonModel:
+    """The `myofullbody` model, prepared once; `bones` and `frames` are functions of a `Pose`."""
+
+    def __init__(self) -> None:
+        import mujoco
+
+        self._mujoco = mujoco
+        self._model = _load_model()
+        self._data = mujoco.MjData(self._model)
+        mujoco.mj_resetDataKeyframe(self._model, self._data, 0)
+        self._neutral = self._data.qpos.copy()
+        mujoco.mj_kinematics(self._model, self._data)
+        model = self._model
+        self._body_positions = model.body_pos.copy()
+        self._rotations = np.abs(self._data.xmat.reshape(-1, 3, 3).round(0))
+        self._groups = [_group_of(model.body(i).name) for i in range(model.nbody)]
+        self._inherit_groups()
+        self._addresses = {model.joint(i).name: int(model.jnt_qposadr[i]) for i in range(model.njnt)}
+        self._rhythm = self._couplings()
+        self._bodies = {model.body(i).name: i for i in range(model.nbody)}
+        self._meshes = [mesh for mesh in self._collect_meshes() if not _UNUSED.search(mesh[0])]
+        self._last_scales: dict[str, Array] | None = None
+
+    def _inherit_groups(self) -> None:
+        for body in range(1, self._model.nbody):
+            if self._groups[body] is None:
+                self._groups[body] = self._groups[self._model.body_parentid[body]] or "pelvis"
+        for body in range(1, self._model.nbody):
+            if self._groups[body] == "forearm" and not re.match(r"^(ulna|radius)_", self._model.body(body).name):
+                self._groups[body] = "hand"
+
+    def _couplings(self) -> dict[str, list[tuple[str, float]]]:
+        """Joints that follow `shoulder_elv` and `elv_angle` linearly (scapulohumeral rhythm of the model)."""
+        model, rhythm = self._model, {}
+        for equality in range(model.neq):
+            if model.eq_type[equality] != self._mujoco.mjtEq.mjEQ_JOINT or model.eq_obj2id[equality] < 0:
+                continue
+            leader = model.joint(model.eq_obj2id[equality]).name
+            if leader.startswith(("shoulder_elv", "elv_angle")):
+                follower = model.joint(model.eq_obj1id[equality]).name
+                rhythm.setdefault(leader, []).append((follower, float(model.eq_data[equality][1])))
+        return rhythm
+
+    def _collect_meshes(self) -> list[tuple[str, int, Array, NDArray[np.int64]]]:
+        model, meshes = self._model, []
+        for geom in range(model.ngeom):
+            if model.geom_type[geom] != self._mujoco.mjtGeom.mjGEOM_MESH:
+                continue
+            mesh = model.geom_dataid[geom]
+            start, count = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
+            vertices = model.mesh_vert[start : start + count].astype(float)
+            start, count = model.mesh_faceadr[mesh], model.mesh_facenum[mesh]
+            faces = model.mesh_face[start : start + count].astype(np.int64)
+            rotation = np.empty(9)
+            self._mujoco.mju_quat2Mat(rotation, model.geom_quat[geom])
+            local = vertices @ rotation.reshape(3, 3).T + model.geom_pos[geom]
+            meshes.append((model.mesh(mesh).name, int(model.geom_bodyid[geom]), local, faces))
+        return meshes
+
+    def _local_scale(self, body: int, scales: dict[str, Array]) -> Array:
+        scale = scales.get(self._groups[body] or "")
+        return np.ones(3) if scale is None else self._rotations[body].T @ np.broadcast_to(scale, 3)
+
+    def _apply(self, pose: Pose) -> None:
+        model, data = self._model, self._data
+        if pose.scales is not self._last_scales:
+            for body in range(1, model.nbody):
+                parent = model.body_parentid[body]
+                model.body_pos[body] = self._body_positions[body] * self._local_scale(parent, pose.scales)
+            self._last_scales = pose.scales
+        data.qpos[:] = self._neutral
+        for leader, followers in self._rhythm.items():
+            for follower, slope in followers:
+                data.qpos[self._addresses[follower]] = slope * pose.angles.get(leader, 0.0)
+        for joint, angle in pose.angles.items():
+            if joint in self._rhythm or joint not in self._addresses:
+                continue
+            data.qpos[self._addresses[joint]] += angle
+        for leader in self._rhythm:
+            data.qpos[self._addresses[leader]] = pose.angles.get(leader, 0.0)
+        self._mujoco.mj_kinematics(model, data)
+
+    def frames(self, pose: Pose, names: tuple[str, ...]) -> dict[str, tuple[Array, Array]]:
+        """Origin (3,) in mm and rotation (3, 3) of some bodies."""
+        self._apply(pose)
+        return {
+            name: (self._data.xpos[self._bodies[name]] * 1000, self._data.xmat[self._bodies[name]].reshape(3, 3).copy())
+            for name in names
+        }
+
+    def local_point(self, body: str, point_mm: Array) -> Array:
+        """A point given in mm at the neutral, unscaled pose, in the body's own axes (mm)."""
+        origin, rotation = self.frames(Pose(), (body,))[body]
+        return np.asarray(rotation.T @ (point_mm - origin))
+
+    def scale_of(self, body: str, scales: dict[str, Array]) -> Array:
+        """Scale factors along the body's own axes, shape (3,)."""
+        return self._local_scale(self._bodies[body], scales)
+
+    def bones(self, pose: Pose) -> dict[str, Bone]:
+        """All bone surfaces of the upper body, pelvis and femora, at a pose."""
+        self._apply(pose)
+        bones = {}
+        for name, body, local, faces in self._meshes:
+            rotation = self._data.xmat[body].reshape(3, 3)
+            scaled = local * self._local_scale(body, pose.scales)
+            vertices = (scaled @ rotation.T + self._data.xpos[body]) * 1000
+            bones[name] = Bone(name, self._groups[body] or "", vertices, faces)
+        return bones
+
+
+def _group_of(name: str) -> str | None:
+    return next((group for group, pattern in _GROUPS if re.match(pattern, name)), None)
+
+
+def _load_model() -> Any:
+    """Load the model in silence: MuJoCo would print warnings and write a log file to the working directory."""
+    import mujoco
+
+    handler = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda _: None)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import myo_sim
+
+            return myo_sim.load_model("myofullbody")
+    finally:
+        mujoco.set_mju_user_warning(handler)
+
+
+@lru_cache(maxsize=1)
+def skeleton_model() -> SkeletonModel:
+    """The model, loaded on first use (about 1.5 s)."""
+    return SkeletonModel()

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From distance fields and bone fractions to Hounsfield units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from carm_sim.phantom.abdomen import Abdomen
+from carm_sim.phantom.body import BodyPlan
+from carm_sim.phantom.bones import BoneFractions
+from carm_sim.phantom.chest import Chest, vessel_mass
+from carm_sim.phantom.envelope import Envelope
+from carm_sim.phantom.grid import Field, Grid, compiled, occupancy, resample, smooth_noise
+
+AIR_HU = -1000.0
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """Hounsfield units of a body's tissues."""
+
+    fat: float
+    muscle: float
+    marbling: float
+    blood: float
+    venous: float
+    organ: float
+    bowel: float
+    lung: float
+    lung_gradient: float
+    cortical: float
+    trabecular: float
+    cortex_scale: float
+    vessels: int
+
+
+def draw_tissue(plan: BodyPlan, rng: np.random.Generator) -> Tissue:
+    """Draw the tissues: bone density falls with age, a quarter of the bodies has contrast agent in the blood."""
+    wide = plan.style == "validation"
+    density = float(rng.uniform(0.55, 1.3))
+    contrast = float(rng.uniform(60, 320)) if rng.random() < (0.25 if not wide else 0.4) else 0.0
+    return Tissue(
+        fat=float(rng.uniform(-118, -88)),
+        muscle=float(rng.uniform(30, 65)),
+        marbling=float(rng.uniform(4, 30)),
+        blood=float(rng.uniform(30, 55)) + contrast,
+        venous=float(rng.uniform(30, 55)) + (float(rng.uniform(60, 900)) if rng.random() < 0.4 else contrast),
+        organ=float(rng.uniform(35, 70)) + 0.25 * contrast,
+        bowel=float(rng.uniform(0, 45)),
+        lung=float(rng.uniform(-890, -740)) + (0 if plan.inspiration > 0.3 else float(rng.uniform(0, 90))),
+        lung_gradient=float(rng.uniform(0.1, 0.9)),
+        cortical=float(rng.uniform(1050, 1350)) * density**0.35 * (0.92 if wide else 1.0),
+        trabecular=float(rng.uniform(190, 330)) * density,
+        cortex_scale=float(density**0.5 * rng.uniform(0.85, 1.15)),
+        vessels=int(rng.integers(220, 420)),
+    )
+
+
+@compiled
+def _paint_all(hu, share, value):  # type: ignore[no-untyped-def]
+    for i in range(hu.shape[0]):
+        for j in range(hu.shape[1]):
+            for k in range(hu.shape[2]):
+                hu[i, j, k] += share[i, j, k] * (value[i, j, k] - hu[i, j, k])
+
+
+def paint(hu: Field, share: Field, value: Field | float) -> None:
+    """Replace a share of each voxel by another tissue, in place."""
+    if isinstance(value, np.ndarray):
+        _paint_all(hu, share, value)
+    else:
+        hu += share * (np.float32(value) - hu)
+
+
+def fill_tissue(
+    plan: BodyPlan, grid: Grid, envelope: Envelope, chest: Chest, abdomen: Abdomen, bones: BoneFractions, tissue: Tissue,
+    rng: np.random.Generator,
+) -> Field:  # fmt: skip
+    """Hounsfield units on the fine grid, (I, J, K) float32."""
+    edge = grid.spacing_mm
+    marble = smooth_noise(grid, float(rng.uniform(9, 22)), rng)
+    hu = np.full(grid.shape, AIR_HU, np.float32)
+    paint(hu, occupancy(resample(envelope.skin, envelope.grid, grid), edge), tissue.fat + 6 * marble)
+    paint(hu, occupancy(resample(envelope.muscle, envelope.grid, grid), edge), tissue.muscle - tissue.marbling * np.abs(marble))
+    _fill_abdomen(plan, grid, hu, envelope, abdomen, marble, tissue, rng)
+    _fill_chest(plan, grid, hu, envelope, chest, marble, tissue, rng)
+    cortical = tissue.cortical * (1 + 0.06 * marble)
+    trabecular = tissue.trabecular * (1 + 0.22 * marble)
+    paint(hu, bones.trabecular, trabecular)
+    paint(hu, bones.cortical, cortical)
+    return hu
+
+
+def _fill_abdomen(
+    plan: BodyPlan, grid: Grid, hu: Field, envelope: Envelope, abdomen: Abdomen, marble: Field, tissue: Tissue,
+    rng: np.random.Generator,
+) -> None:  # fmt: skip
+    box = _box_of(envelope.grid, abdomen.cavity, grid)
+    part = grid.part(box)
+    view, edge = hu[box], grid.spacing_mm
+    mixed = tissue.bowel - (30 + 90 * plan.fatness) * np.clip(0.5 + 0.9 * marble[box], 0, 1)
+    paint(view, occupancy(resample(abdomen.cavity, envelope.grid, part), edge), mixed)
+    paint(view, occupancy(resample(abdomen.bowel, envelope.grid, part), edge), tissue.bowel)
+    paint(view, occupancy(resample(abdomen.organs, envelope.grid, part), edge), tissue.organ + 5 * marble[box])
+    paint(view, occupancy(resample(abdomen.gas, envelope.grid, part), edge), float(rng.uniform(-980, -900)))
+
+
+def _fill_chest(
+    plan: BodyPlan, grid: Grid, hu: Field, envelope: Envelope, chest: Chest, marble: Field, tissue: Tissue,
+    rng: np.random.Generator,
+) -> None:  # fmt: skip
+    edge, coarse = grid.spacing_mm, envelope.grid
+    box = _box_of(coarse, np.minimum(envelope.cavity, chest.heart), grid)
+    part = grid.part(box)
+    view = hu[box]
+    above = np.clip(-resample(chest.diaphragm, coarse, part) / edge + 0.5, 0, 1)
+    loose = tissue.fat + rng.uniform(20, 110) + 25 * marble[box]
+    paint(view, occupancy(resample(envelope.cavity, coarse, part), edge) * above, loose)
+    paint(view, occupancy(resample(chest.heart, coarse, part), edge) * above, tissue.blood)
+    paint(view, occupancy(resample(chest.veins, coarse, part), edge) * above, tissue.venous)
+    lungs = resample(chest.lungs, coarse, part)
+    share = occupancy(lungs, edge)
+    texture = smooth_noise(part, rng.uniform(5, 8), rng) * rng.uniform(5, 22) + smooth_noise(part, 35.0, rng) * rng.uniform(5, 28)
+    y = part.axes()[1]
+    value = tissue.lung + texture + tissue.lung_gradient * (y - np.float32(y.mean()))
+    vessels = vessel_mass(part, lungs, chest.hila_mm, rng, tissue.vessels)
+    value += vessels * (np.float32(tissue.blood) - value)
+    _add_opacities(plan, part, value, lungs, rng)
+    paint(view, share, np.clip(value, -980, 300).astype(np.float32))
+    box = _box_of(coarse, chest.airway, grid)
+    part = grid.part(box)
+    tube = resample(chest.airway, coarse, part)
+    paint(hu[box], occupancy(tube - np.float32(1.4), edge), 20.0)
+    paint(hu[box], occupancy(tube, edge), float(rng.uniform(-1000, -960)))
+
+
+def _add_opacities(plan: BodyPlan, part: Grid, value: Field, lungs: Field, rng: np.random.Generator) -> None:
+    """Dependent atelectasis or patchy consolidation in some bodies."""
+    if rng.random() > (0.3 if plan.style == "standard" else 0.45):
+        return
+    patch = smooth_noise(part, float(rng.uniform(22, 45)), rng)
+    y = part.axes()[1]
+    height = (y - y.min()) / np.float32(np.ptp(y))
+    amount = np.clip(patch - np.float32(rng.uniform(0.9, 1.8)) + 1.6 * (height - 0.75), 0, 1) * np.float32(rng.uniform(0.3, 1.0))
+    value += amount * (np.float32(10.0) - value)
+    del lungs
+
+
+def _box_of(coarse: Grid, distance: Field, fine: Grid) -> tuple[slice, slice, slice]:
+    """Fine-grid box around the inside of a coarse distance field."""
+    inside = np.argwhere(distance < 2 * coarse.spacing_mm)
+    if len(inside) == 0:
+        return slice(0, 2), slice(0, 2), slice(0, 2)
+    low, high = inside.min(0) - 1, inside.max(0) + 1
+    return fine.box(coarse.origin_mm + low * coarse.spacing_mm, coarse.origin_mm + high * coarse.spacing_mm)

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Patients from disk and by name: round trips, orientation, bad input."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from carm_core.errors import PatientError
+from carm_sim import patient as patients
+from carm_sim.ct_io import (
+    LANDMARK_FILE,
+    LandmarkFile,
+    ct_checksum,
+    read_ct,
+    read_landmarks,
+    write_landmarks,
+    write_nifti,
+)
+from carm_sim.patient import load_patient, place_on_table
+from carm_sim.volume import Volume
+
+RIGHT_BEAD_MM = np.array([-40.0, -10.0, 25.0])
+
+
+def body(spacing: tuple[float, float, float] = (4.0, 3.0, 5.0)) -> Volume:
+    """A water block 160 x 90 x 150 mm, with a dense bead in the patient's right, upper, front part."""
+    shape = (60, 50, 40)
+    hu = np.full(shape, -1000, np.int16)
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = -(np.array(shape) - 1) / 2 * np.array(spacing)
+    points = np.stack(np.meshgrid(*[np.arange(n) * s + o for n, s, o in zip(shape, spacing, affine[:3, 3], strict=True)], indexing="ij"), -1)
+    hu[(np.abs(points) < [80, 45, 75]).all(-1)] = 0
+    hu[np.linalg.norm(points - RIGHT_BEAD_MM, axis=-1) < 8] = 1500
+    return Volume(hu, affine)
+
+
+def bead_center(volume: Volume) -> np.ndarray:  # type: ignore[type-arg]
+    return volume.lps_from_voxel(np.argwhere(volume.hu > 1000).astype(float)).mean(0)
+
+
+def write_dicom(volume: Volume, folder: Path, skip: int | None = None, tilt: float = 0.0, modality: str = "CT") -> None:
+    """A minimal CT series; `skip` leaves a slice out, `tilt` shifts each slice sideways by this many mm."""
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    affine, spacing = volume.transform_voxel_to_lps, volume.spacing_mm
+    axes = affine[:3, :3] / spacing
+    for k in range(volume.shape[2]):
+        if k == skip:
+            continue
+        slice_ = sitk.GetImageFromArray(np.ascontiguousarray(volume.hu[:, :, k].T))
+        slice_.SetSpacing(spacing[:2].tolist())
+        position = volume.lps_from_voxel(np.array([0.0, 0, k])) + axes[:, 1] * tilt * k
+        tags = {
+            "0008|0060": modality,
+            "0020|000e": "1.2.826.0.1.3680043.2.1125.1",
+            "0020|000d": "1.2.826.0.1.3680043.2.1125.2",
+            "0008|0018": f"1.2.826.0.1.3680043.2.1125.3.{k}",
+            "0020|0013": str(k),
+            "0020|0032": "\\".join(f"{value:.6f}" for value in position),
+            "0020|0037": "\\".join(f"{value:.6f}" for value in np.concatenate([axes[:, 0], axes[:, 1]])),
+            "0028|1052": "-1024",
+            "0028|1053": "1",
+            "0018|0050": f"{spacing[2]}",
+        }
+        for tag, value in tags.items():
+            slice_.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{k:04d}.dcm"))
+        writer.Execute(slice_)
+
+
+def with_landmarks(volume: Volume, folder: Path) -> Path:
+    path = folder / "ct.nii.gz"
+    write_nifti(volume, path)
+    file = LandmarkFile(ct_checksum(path), {2: RIGHT_BEAD_MM}, {2: "made"}, "made for a test")
+    write_landmarks(file, folder / LANDMARK_FILE)
+    return path
+
+
+def test_nifti_round_trip_keeps_voxels_and_place(tmp_path: Path) -> None:
+    path = with_landmarks(body(), tmp_path)
+    loaded = load_patient(str(path))
+    np.testing.assert_array_equal(loaded.volume.hu, body().hu)
+    np.testing.assert_allclose(loaded.volume.transform_voxel_to_lps, body().transform_voxel_to_lps, atol=1e-5)
+    np.testing.assert_allclose(loaded.landmarks_mm[2], RIGHT_BEAD_MM)
+    assert loaded.landmarks_known
+    assert load_patient(str(tmp_path)).name == "ct"
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        pytest.param(np.diag([1.0, 1, 1]), id="HFS"),
+        pytest.param(np.diag([-1.0, -1, 1]), id="HFP"),
+        pytest.param(np.diag([-1.0, 1, -1]), id="FFS"),
+        pytest.param(np.diag([1.0, -1, -1]), id="FFP"),
+    ],
+)
+def test_dicom_round_trip_per_patient_position(tmp_path: Path, axes: np.ndarray) -> None:  # type: ignore[type-arg]
+    straight = body()
+    flips = tuple(slice(None, None, int(axes[a, a])) for a in range(3))
+    affine = np.eye(4)
+    affine[:3, :3] = axes * straight.spacing_mm
+    affine[:3, 3] = -affine[:3, :3] @ (np.array(straight.shape) - 1) / 2
+    write_dicom(Volume(np.ascontiguousarray(straight.hu[flips]), affine), tmp_path)
+    volume = read_ct(tmp_path)
+    np.testing.assert_allclose(bead_center(volume), bead_center(straight), atol=1e-3)
+    assert volume.sample(RIGHT_BEAD_MM) == pytest.approx(1500)
+    assert volume.sample(-RIGHT_BEAD_MM) == pytest.approx(0)
+
+
+def test_dicom_landmarks_lie_in_the_folder_and_names_do_not_matter(tmp_path: Path) -> None:
+    write_dicom(body(), tmp_path)
+    write_landmarks(LandmarkFile(ct_checksum(tmp_path), {2: RIGHT_BEAD_MM}, {}, ""), tmp_path / LANDMARK_FILE)
+    (tmp_path / "0003.dcm").rename(tmp_path / "zzz.dcm")
+    assert set(load_patient(str(tmp_path)).landmarks_mm) == {2}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"skip": 20}, "missing"), ({"tilt": 1.5}, "tilted gantry"), ({"modality": "MR"}, "modality MR")],
+)
+def test_bad_dicom_series(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    write_dicom(body(), tmp_path, **change)  # type: ignore[arg-type]
+    with pytest.raises(PatientError, match=message):
+        load_patient(str(tmp_path))
+
+
+def test_table_placement_left_is_left() -> None:
+    volume = body()
+    transform = place_on_table(volume)
+    x, y, z = transform.apply(RIGHT_BEAD_MM)
+    assert (x > 0, y > 0) == (True, True), "superior is +x, the patient's right is +y"
+    low, high = volume.body_box_mm()
+    assert transform.apply(np.array([0, high[1], 0]))[2] == pytest.approx(0), "the back rests on the table"
+    assert transform.apply(np.array([0, low[1], 0]))[2] == pytest.approx(high[1] - low[1])
+    np.testing.assert_allclose(transform.apply((low + high) / 2)[:2], 0, atol=1e-9)
+    assert z > transform.apply(np.array([0.0, 10.0, 0.0]))[2], "anterior is up"
+
+
+def test_no_landmark_file_means_unknown_truth(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_nifti(body(), tmp_path / "ct.nii.gz")
+    with caplog.at_level(logging.WARNING):
+        loaded = load_patient(str(tmp_path / "ct.nii.gz"))
+    assert not loaded.landmarks_known
+    assert loaded.landmarks_mm == {}
+    assert "ground truth unknown" in loaded.source
+    assert "ground truth is unknown" in caplog.text
+
+
+def test_landmarks_of_another_ct(tmp_path: Path) -> None:
+    path = with_landmarks(body(), tmp_path)
+    write_nifti(body((4.0, 3.0, 4.0)), path)
+    with pytest.raises(PatientError, match="landmarks of another CT"):
+        load_patient(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("landmarks: [", "unreadable"),
+        ("[]", "needs the keys"),
+        ("landmarks: [{id: 2}]", "each landmark needs"),
+        ("landmarks: [{id: 2, position_mm: [1, 2]}]", "three finite numbers"),
+        ("landmarks: [{id: 2, position_mm: [1, 2, .nan]}]", "three finite numbers"),
+        ("landmarks: [{id: 55, position_mm: [1, 2, 3]}]", "unknown landmark id 55"),
+        ("landmarks: [{id: 2, position_mm: [1, 2, 3]}, {id: 2, position_mm: [1, 2, 3]}]", "given twice"),
+        ("landmarks: [{id: true, position_mm: [1, 2, 3]}]", "whole number"),
+        ("landmarks: []", "ct_sha256"),
+    ],
+)
+def test_bad_landmark_files(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / LANDMARK_FILE).write_text(text, encoding="utf-8")
+    with pytest.raises(PatientError, match=message):
+        read_landmarks(tmp_path / LANDMARK_FILE)
+
+
+def test_landmark_outside_the_ct(tmp_path: Path) -> None:
+    path = with_landmarks(body(), tmp_path)
+    write_landmarks(LandmarkFile(ct_checksum(path), {2: np.array([999.0, 0, 0])}, {}, ""), tmp_path / LANDMARK_FILE)
+    with pytest.raises(PatientError, match="outside the CT"):
+        load_patient(str(path))
+
+
+def absurd(values: np.ndarray, spacing: tuple[float, ...] = (3.0, 3.0, 3.0)) -> sitk.Image:  # type: ignore[type-arg]
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing(spacing[: image.GetDimension()])
+    return image
+
+
+CUBE = np.linspace(-1000, 1000, 20**3).reshape(20, 20, 20)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (absurd(np.full((20, 20, 20), -1000, np.int16)), "nothing but air"),
+        (absurd(np.where(CUBE > 900, np.nan, CUBE).astype(np.float32)), "NaN"),
+        (absurd(CUBE.astype(np.float32), (0.001, 0.001, 0.001)), "absurd voxel spacing"),
+        (absurd(CUBE[:3].astype(np.int16)), "absurd size"),
+        (absurd(CUBE[0].astype(np.int16)), "three dimensions"),
+        (absurd(np.linspace(0, 255, 20**3).reshape(20, 20, 20).astype(np.uint8)), "not Hounsfield units"),
+        (absurd(np.linspace(0, 1, 20**3).reshape(20, 20, 20).astype(np.float32)), "not Hounsfield units"),
+        (absurd(CUBE.astype(np.float32) * 1e6), "not Hounsfield units"),
+    ],
+)
+def test_absurd_images(tmp_path: Path, image: sitk.Image, message: str) -> None:
+    sitk.WriteImage(image, str(tmp_path / "ct.nii"))
+    with pytest.raises(PatientError, match=message):
+        load_patient(str(tmp_path / "ct.nii"))
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image at all"])
+def test_unreadable_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "ct.nii.gz").write_bytes(content)
+    with pytest.raises(PatientError) as error:
+        load_patient(str(tmp_path / "ct.nii.gz"))
+    assert "\n" not in str(error.value)
+
+
+def test_paths_that_are_no_ct(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello", encoding="utf-8")
+    for spec, message in (
+        (str(tmp_path / "none.nii"), "no such file"),
+        (str(tmp_path / "notes.txt"), "not a NIfTI file"),
+        (str(tmp_path), "no DICOM series"),
+    ):
+        with pytest.raises(PatientError, match=message):
+            load_patient(spec)
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("chest_cy", "chest_ct"), ("phantm:7", "phantom:7"), ("Chest-CT", "chest_ct")])
+def test_unknown_name_suggests_the_nearest(name: str, nearest: str) -> None:
+    with pytest.raises(PatientError, match=nearest):
+        load_patient(name)
+
+
+@pytest.mark.parametrize("spec", ["phantom:", "phantom:-1", "phantom:x", "phantom:1.5"])
+def test_phantom_needs_a_seed(spec: str) -> None:
+    with pytest.raises(PatientError, match="seed"):
+        load_patient(spec)
+
+
+def test_missing_chest_ct_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patients, "_CHEST_CT_WHEEL", ("no-such-wheel", "x", "pip install it"))
+    with pytest.raises(PatientError, match="pip install it"):
+        load_patient("chest_ct")
+
+
+@pytest.fixture(scope="module")
+def chest() -> patients.Patient:
+    return load_patient("chest_ct")
+
+
+def test_chest_ct_landmarks_are_on_their_sides(chest: patients.Patient) -> None:
+    marks = chest.landmarks_table_mm
+    assert set(marks) == {2, 3, 4, 5, 10, 11, 12, 13, 14}
+    for right, left in ((2, 3), (4, 5), (12, 13)):
+        assert marks[right][1] > 20 > -20 > marks[left][1]
+    assert marks[10][0] > marks[11][0] > marks[12][0] > marks[14][0]
+    assert marks[12][0] > marks[13][0], "the right dome is the higher one"
+    assert all(0 < point[2] < 300 for point in marks.values())
+
+
+def test_chest_ct_landmarks_fit_the_tissue(chest: patients.Patient) -> None:
+    volume, marks = chest.volume, chest.landmarks_mm
+    rng = np.random.default_rng(0)
+    for bone in (4, 5, 10, 14):
+        assert np.mean(volume.sample(marks[bone] + rng.normal(0, 3, (200, 3)))) > 100
+    directions = rng.normal(size=(400, 3)) * [1, 1, -1]
+    directions /= np.linalg.norm(directions, axis=1)[:, None]
+    directions = directions[directions[:, 2] < 0.4]
+    for head in (2, 3):
+        rays = marks[head] + directions[:, None] * np.arange(12, 34, 1.0)[None, :, None]
+        assert np.median(volume.sample(rays).max(1)) > 300, "a cortical shell surrounds the center of the humeral head"
+    carina = volume.sample(marks[11] + np.array([[-12.0, -3, 0], [12.0, 5, 0], [0, 0, 0]]))
+    assert carina[2] > carina[:2].max() + 200
+    for dome in (12, 13):
+        assert volume.sample(marks[dome] + np.array([0, 0, 9.0])) < -600
+        assert volume.sample(marks[dome] - np.array([0, 0, 9.0])) > -100
+    assert volume.hu.min() >= -1000
