@@ -15,12 +15,6 @@ from carm_bringup import graph
 from carm_bringup.graph import ArgumentError
 
 ROOT = Path(__file__).resolve().parents[2]
-PARAMETERS = {
-    "motion_node": "carm_sim.nodes.motion_node",
-    "xray_node": "carm_sim.nodes.xray_node",
-    "localizer_node": "carm_perception.node",
-    "agent_node": "carm_agent.nodes.agent_node",
-}
 
 
 def entry_points() -> dict[str, str]:
@@ -37,7 +31,9 @@ def configuration(spec: graph.NodeSpec) -> dict[str, Any]:
 
 def parameter_class(spec: graph.NodeSpec) -> type[Any]:
     """Return the parameter dataclass that the node's module uses: the one whose fields are declared parameters."""
-    module = importlib.import_module(PARAMETERS[spec.executable])
+    entry, _, function = entry_points()[spec.executable].partition(":")
+    main = getattr(importlib.import_module(entry), function)
+    module = importlib.import_module(main.__module__)
     classes = [c for _, c in inspect.getmembers(module, dataclasses.is_dataclass)]
     declared = [c for c in classes if all("read_only" in f.metadata for f in dataclasses.fields(c))]
     assert len(declared) == 1, declared
