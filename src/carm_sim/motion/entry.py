@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from carm_sim.motion.goal import ErrorCode, GoalRefusedError
-from carm_sim.motion.spline import Array, Spline, State, Waypoints
+from carm_sim.motion.spline import COEFFICIENTS, Array, Spline, State, Waypoints
 from carm_sim.motion.validation import CheckedGoal, find_excess, refuse_excess
 
 _SAME = 1e-9  # position or velocity, m or rad
@@ -44,30 +46,71 @@ def enter(
     Raises:
         GoalRefusedError: The start is too far away, or the limits do not allow to get there in time.
     """
-    points = goal.points
-    offset = goal.stamp_s - now_s if goal.stamp_s else 0.0
-    times = points.times_s + offset
-    ahead = Waypoints(times, points.positions, points.velocities, points.accelerations)
-    if times[0] > _SAME:
+    ahead = _Ahead.of(goal, goal.stamp_s - now_s if goal.stamp_s else 0.0)
+    points = ahead.points
+    first_s = float(points.times_s[0])
+    if first_s > _SAME:
         gap = np.abs(command.position - points.positions[0])
-        near = bool((gap <= start_tolerance + goal.limits.velocity * times[0]).all())
-        horizon = max(blend_s, float(times[0])) if near else float(times[0])
-        return _join(goal, command, ahead, horizon, limit_tolerance)
-    plan = Spline.through(points) if len(times) > 1 else None
-    start = plan.sample(-offset) if plan is not None else State.at_rest(points.positions[0])
+        near = bool((gap <= start_tolerance + goal.limits.velocity * first_s).all())
+        return _join(goal, command, ahead, max(blend_s, first_s) if near else first_s, limit_tolerance)
+    start = ahead.now()
     _check_start(goal, command, start, start_tolerance)
-    first = int(np.searchsorted(times, _SAME, side="right"))
-    if first == len(times):
-        last = ahead[slice(len(times) - 1, len(times))]
+    if points.times_s[-1] <= _SAME:
+        last = points[slice(len(points.times_s) - 1, None)]
         settled = Waypoints(np.array([blend_s]), last.positions, last.velocities, last.accelerations)
-        return _join(goal, command, settled, blend_s, limit_tolerance)
-    ahead = ahead[slice(first, None)]
+        return _join(goal, command, _Ahead(settled, ahead.coefficients[:0]), blend_s, limit_tolerance)
+    first = int(np.searchsorted(points.times_s, _SAME, side="right"))
+    ahead = _Ahead(points[slice(first, None)], ahead.coefficients[first:])
     difference = np.abs(np.concatenate([command.position - start.position, command.velocity - start.velocity]))
     if difference.max() <= _SAME:
-        return _bridge(start, ahead)
+        return ahead.after(ahead.bridge(start, 0), 0)
     resting = np.abs(command.velocity).max() <= _SAME
     origin = State(command.position, command.velocity, start.acceleration) if resting else command
-    return _join(goal, origin, ahead, max(blend_s, float(ahead.times_s[0])), limit_tolerance)
+    return _join(goal, origin, ahead, max(blend_s, float(ahead.points.times_s[0])), limit_tolerance)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ahead:
+    """Points on a clock whose 0 is now, and the segments between them (N - 1, 6, J)."""
+
+    points: Waypoints
+    coefficients: Array
+
+    @classmethod
+    def of(cls, goal: CheckedGoal, offset_s: float) -> _Ahead:
+        p = goal.points
+        none = np.zeros((0, COEFFICIENTS, len(goal.indices)))
+        return cls(
+            Waypoints(p.times_s + offset_s, p.positions, p.velocities, p.accelerations),
+            goal.spline.coefficients if goal.spline is not None else none,
+        )
+
+    def now(self) -> State:
+        """Where the trajectory is now; it has begun."""
+        if not len(self.coefficients):
+            return State.at_rest(self.points.positions[0])
+        return Spline(self.points.times_s, self.coefficients).sample(0.0)
+
+    def bridge(self, origin: State, k: int) -> Spline:
+        """One segment from a state now to point k."""
+        velocity = self.points.velocities[k]
+        if np.isnan(velocity).any() and np.abs(origin.velocity).max() > _SAME:
+            velocity = self.coefficients[k, 1] if k < len(self.coefficients) else np.zeros_like(velocity)
+        return Spline.through(
+            Waypoints(
+                np.array([0.0, self.points.times_s[k]]),
+                np.stack([origin.position, self.points.positions[k]]),
+                np.stack([origin.velocity, velocity]),
+                np.stack([origin.acceleration, self.points.accelerations[k]]),
+            )
+        )
+
+    def after(self, bridge: Spline, k: int) -> Spline:
+        """Go on through the points after point k, to which the bridge leads."""
+        return Spline(
+            np.concatenate([bridge.knots_s, self.points.times_s[k + 1 :]]),
+            np.concatenate([bridge.coefficients, self.coefficients[k:]]),
+        )
 
 
 def _check_start(goal: CheckedGoal, command: State, start: State, tolerance: Array) -> None:
@@ -84,40 +127,14 @@ def _check_start(goal: CheckedGoal, command: State, start: State, tolerance: Arr
         )
 
 
-def _join(goal: CheckedGoal, origin: State, ahead: Waypoints, horizon_s: float, limit_tolerance: float) -> Spline:
+def _join(goal: CheckedGoal, origin: State, ahead: _Ahead, horizon_s: float, limit_tolerance: float) -> Spline:
     """Join at the first point up to ``horizon_s`` that the limits allow."""
-    count = max(1, int(np.searchsorted(ahead.times_s, horizon_s, side="right")))
+    count = max(1, int(np.searchsorted(ahead.points.times_s, horizon_s, side="right")))
     candidates = np.unique(np.linspace(0, count - 1, min(count, _MOST_CANDIDATES)).round().astype(int))
     for k in candidates:
-        spline = _bridge(origin, ahead[slice(int(k), None)])
-        if find_excess(_first(spline), goal.limits, limit_tolerance) is None:
-            return spline
-    bridge = _first(_bridge(origin, ahead))
-    refuse_excess(bridge, goal.limits, limit_tolerance, "on the way from the present motion to the trajectory")
+        bridge = ahead.bridge(origin, int(k))
+        if find_excess(bridge, goal.limits, limit_tolerance) is None:
+            return ahead.after(bridge, int(k))
+    where = "on the way from the present motion to the trajectory"
+    refuse_excess(ahead.bridge(origin, 0), goal.limits, limit_tolerance, where)
     raise AssertionError("the first candidate was refused and then allowed")
-
-
-def _first(spline: Spline) -> Spline:
-    return Spline(spline.knots_s[:2], spline.coefficients[:1])
-
-
-def _bridge(origin: State, ahead: Waypoints) -> Spline:
-    """Continue from a state at time 0 through the points."""
-    rest = Spline.through(ahead) if len(ahead.times_s) > 1 else None
-    velocity, acceleration = ahead.velocities[0], ahead.accelerations[0]
-    if np.isnan(velocity).any() and np.abs(origin.velocity).max() > _SAME:
-        velocity = rest.coefficients[0, 1] if rest is not None else np.zeros_like(velocity)
-    bridge = Spline.through(
-        Waypoints(
-            np.array([0.0, ahead.times_s[0]]),
-            np.stack([origin.position, ahead.positions[0]]),
-            np.stack([origin.velocity, velocity]),
-            np.stack([origin.acceleration, acceleration]),
-        )
-    )
-    if rest is None:
-        return bridge
-    return Spline(
-        np.concatenate([bridge.knots_s, rest.knots_s[1:]]),
-        np.concatenate([bridge.coefficients, rest.coefficients]),
-    )

@@ -33,12 +33,14 @@ class CheckedGoal:
         indices: Columns of the controller that the goal moves.
         limits: Limits of these joints.
         points: The points, columns in the order of ``indices``.
+        spline: Through the points; None for a single one.
         stamp_s: As in the goal.
     """
 
     indices: tuple[int, ...]
     limits: JointLimits
     points: Waypoints
+    spline: Spline | None
     stamp_s: float
 
 
@@ -63,9 +65,10 @@ def check_goal(
     _check_stamp(goal, now_s)
     _check_values(points, selected, limit_tolerance)
     _check_end(points, selected)
-    if len(points.times_s) > 1:
-        refuse_excess(Spline.through(points), selected, limit_tolerance, "between points {} and {}")
-    return CheckedGoal(indices, selected, points, goal.stamp_s)
+    spline = Spline.through(points) if len(points.times_s) > 1 else None
+    if spline is not None:
+        refuse_excess(spline, selected, limit_tolerance, "between points {} and {}")
+    return CheckedGoal(indices, selected, points, spline, goal.stamp_s)
 
 
 def _invalid(reason: str) -> GoalRefusedError:
