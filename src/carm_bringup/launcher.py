@@ -22,18 +22,22 @@ from typing import IO
 from carm_bringup import graph
 from carm_bringup.instance import InstanceLock, domain_id
 from carm_bringup.readiness import EXIT_RUNNING_ALREADY
+from carm_core.errors import CarmError
 from carm_core.paths import config_file
 
-STOP_LADDER: tuple[tuple[signal.Signals, float], ...] = (
-    (signal.SIGINT, 2.0),
-    (signal.SIGTERM, 1.0),
-    (signal.SIGKILL, 1.0),
-)
-"""Signals to end a process group with, and how long to wait after each, s. Together under 5 s."""
+STOP_LADDER: tuple[tuple[signal.Signals, float], ...] = ((signal.SIGTERM, 3.0), (signal.SIGKILL, 1.0))
+"""Signals to end a process group with, and how long to wait after each, s; together under 5 s.
+
+SIGTERM, not SIGINT: a Python that is still importing would answer the latter with a traceback.
+"""
 PR_SET_PDEATHSIG = 1
 """``prctl`` option: signal that a process gets when its parent dies (linux/prctl.h)."""
 LIBC = ctypes.CDLL(None)
 COLORS = (36, 33, 35, 32, 34)
+
+
+class LaunchError(CarmError):
+    """The graph cannot be started."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,12 @@ def find_executable(name: str) -> str:
     """Return the path of a console script: beside this interpreter, else on the PATH.
 
     Raises:
-        FileNotFoundError: It is nowhere.
+        LaunchError: It is nowhere.
     """
     beside = Path(sys.executable).parent / name
     path = str(beside) if beside.is_file() else shutil.which(name)
     if path is None:
-        raise FileNotFoundError(f"{name} is not installed: run `make setup`")
+        raise LaunchError(f"{name} is not installed: run `make setup`")
     return path
 
 
@@ -173,7 +177,7 @@ class Supervisor:
                 self._write(f"{name} ended ({describe_exit(code)})")
 
     def stop(self) -> None:
-        """End every process group: ask, insist, force. Returns within 5 s, with none left over."""
+        """End every process group: ask, then force. Returns within 5 s, with none left over."""
         groups = [group for group in self._groups if _group_alive(group)]
         for number, patience in STOP_LADDER:
             for group in groups:
