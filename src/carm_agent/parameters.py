@@ -35,7 +35,7 @@ class AgentParameters:
         0.06, "longest motion on a doubtful answer", unit="m", lower=0.0, upper=0.2, read_only=True
     )
     server_timeout_s: float = parameter(
-        3.0, "wait for a service or action to be there and to accept", unit="s", lower=0.1, upper=60.0, read_only=True
+        5.0, "wait for a service or action to be there and to accept", unit="s", lower=0.1, upper=60.0, read_only=True
     )
     image_timeout_s: float = parameter(
         5.0, "wait for the image of an exposure", unit="s", lower=0.1, upper=60.0, read_only=True

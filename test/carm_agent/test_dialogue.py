@@ -16,7 +16,7 @@ STOPS = [
     "halt", "Halt!!", "hold", "hold on", "hold it", "freeze", "wait", "whoa", "abort the mission", "cancel that",
     "don't move", "don\u2019t move", "do not move", "dont move", "no more movement", "not moving please", "quit moving",
     "emergency", "e-stop", "E stop", "pause", "cease", "enough", "stand still", "stay there", "anhalten",
-    "don't stop", "go to the carina and stop there", "\uff53\uff54\uff4f\uff50", "stop\n", "the carina… STOP", "arrêtez",
+    "don't stop", "go to the carina and stop there", "\uff53\uff54\uff4f\uff50", "stop\n", "carina, STOP", "arrêtez",
 ]  # fmt: skip
 
 HARMLESS = ["the carina", "show me T1", "left shoulder", "what is that?", "a stopwatch", "whole body", "household", ""]
