@@ -32,6 +32,8 @@ SIGTERM, not SIGINT: a Python that is still importing would answer the latter wi
 """
 PR_SET_PDEATHSIG = 1
 """``prctl`` option: signal that a process gets when its parent dies (linux/prctl.h)."""
+LAST_WORDS_S = 1.0
+"""How long the output of an ended process may take to be shown before its end is reported, s."""
 LIBC = ctypes.CDLL(None)
 COLORS = (36, 33, 35, 32, 34)
 
@@ -148,14 +150,15 @@ class Supervisor:
             reader = threading.Thread(target=self._read, args=(command.name, prefix, process.stdout), daemon=True)
             reader.start()
             self._readers.append(reader)
-            threading.Thread(target=self._wait, args=(command.name, process), daemon=True).start()
+            threading.Thread(target=self._wait, args=(command.name, process, reader), daemon=True).start()
 
     def _read(self, name: str, prefix: str, stream: IO[str]) -> None:
         for line in stream:
             self._write(f"{prefix}{line.rstrip()}" if name != "carm" else line.rstrip())
 
-    def _wait(self, name: str, process: subprocess.Popen[str]) -> None:
+    def _wait(self, name: str, process: subprocess.Popen[str], reader: threading.Thread) -> None:
         process.wait()
+        reader.join(timeout=LAST_WORDS_S)
         self._events.put(name)
 
     def interrupt(self) -> None:

@@ -134,7 +134,7 @@ def test_unknown_names_end_in_one_line_and_code_2(
     spawn: Spawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str, reason: str
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    process = spawn([*CARM, "sim", argument])
+    process = spawn([*CARM, "sim", "localizer:=oracle", argument])
     output, _ = process.communicate(timeout=READY_S)
     assert process.returncode == 2, output
     assert "Traceback" not in output
