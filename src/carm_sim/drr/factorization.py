@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 FINEST_PITCH = 0.4
 """The intermediate image need not be finer than this, in voxels: the cubic warp restores the rest."""
-COARSEST_PITCH = 1.0
+COARSEST_PITCH = 0.5
 """Nor may it be coarser than this, in voxels, however large the detector's pixels."""
 _MARGIN = 2  # pixels around the intermediate image that the cubic kernel reads
 
@@ -75,6 +75,9 @@ class Factorization:
         horizontal: Homography to its columns (3,): see :func:`carm_sim.drr.kernels.warp`.
         vertical: Homography to its rows (3,).
         depth: Denominator of both (3,).
+        foot: Row and column of the intermediate image on the perpendicular from the source, in pixels.
+        slant: Slip of a ray between neighboring volume slices per distance from ``foot``, root mean square over
+            the slices: 1 / voxel.
     """
 
     scales: Array
@@ -85,6 +88,8 @@ class Factorization:
     horizontal: Array
     vertical: Array
     depth: Array
+    foot: tuple[float, float]
+    slant: float
 
 
 def principal_axis(rays: Rays, corners: Array, steps: Array) -> int:
@@ -153,6 +158,8 @@ def factorize(
     shape = np.ceil((high - low) / pitch).astype(int) + 2 * _MARGIN + 1
     pencil = np.stack([rays.origin, rays.right, rays.down])
     row_0, column_0 = (rays.source[[r, c]] - origin) / pitch
+    scales = (positions[between] - rays.source[p]) / reach
+    slant = float(np.sqrt(np.mean(scales**-2.0)) / abs(reach))
     return Factorization(
         scales=np.where(between, (positions - rays.source[p]) / reach, 0.0),
         source=(float(rays.source[r]), float(rays.source[c])),
@@ -162,4 +169,6 @@ def factorize(
         horizontal=column_0 * pencil[:, p] + reach / pitch[1] * pencil[:, c],
         vertical=row_0 * pencil[:, p] + reach / pitch[0] * pencil[:, r],
         depth=pencil[:, p].copy(),
+        foot=(float(row_0), float(column_0)),
+        slant=slant,
     )

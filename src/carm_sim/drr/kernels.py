@@ -307,6 +307,52 @@ def shear_pair(
 
 
 @_compiled
+def smear(
+    image: NDArray[np.float32],
+    foot: tuple[float, float],
+    slope: tuple[float, float],
+    first: int,
+    last: int,
+    out: NDArray[np.float32],
+) -> None:
+    """Blur rows ``first`` to ``last`` along the rays' slant, as far as they slip sideways between two slices.
+
+    Integrated exactly, a slice between linear neighbors is seen through a tent as wide as that slip; its second moment
+    is applied here, once for all slices, by finite differences.
+
+    Args:
+        image: Intermediate image (rows, columns).
+        foot: Row and column of ``image`` at which rays meet the slices at a right angle (in voxels).
+        slope: Standard deviation of the blur per row and per column of distance from ``foot``, in pixels.
+        first: First row of the band.
+        last: One past the last.
+        out: Result (rows, columns).
+    """
+    rows, columns = image.shape
+    half, quarter, two = F32(0.5), F32(0.25), F32(2)
+    for n in range(first, last):
+        if n == 0 or n == rows - 1:
+            for m in range(columns):
+                out[n, m] = image[n, m]
+            continue
+        b = F32((n - foot[0]) * slope[0])
+        down = half * b * b
+        above, line, below, target = image[n - 1], image[n], image[n + 1], out[n]
+        target[0] = line[0]
+        target[columns - 1] = line[columns - 1]
+        start, step = F32(-foot[1] * slope[1]), F32(slope[1])
+        for m in range(1, columns - 1):
+            a = start + F32(m) * step
+            center = two * line[m]
+            target[m] = (
+                line[m]
+                + half * a * a * (line[m - 1] + line[m + 1] - center)
+                + down * (above[m] + below[m] - center)
+                + quarter * a * b * (above[m - 1] + below[m + 1] - above[m + 1] - below[m - 1])
+            )
+
+
+@_compiled
 def warp(
     image: NDArray[np.float32],
     horizontal: NDArray[np.float64],

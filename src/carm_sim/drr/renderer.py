@@ -14,7 +14,7 @@ from carm_core.errors import ConfigurationError
 from carm_core.geometry import XrayView
 from carm_sim.drr import kernels
 from carm_sim.drr.bands import Bands
-from carm_sim.drr.factorization import FINEST_PITCH, Rays, factorize, principal_axis
+from carm_sim.drr.factorization import FINEST_PITCH, Factorization, Rays, factorize, principal_axis
 from carm_sim.drr.stack import SliceStack, axis_steps
 
 Region = tuple[int, int, int, int]
@@ -25,6 +25,7 @@ Mapping = Callable[[NDArray[np.float64]], ArrayLike] | NDArray[np.floating[Any]]
 
 HU_VALUES = np.arange(-32768, 32768, dtype=np.float64)
 _STORED_MAXIMUM = 65535.0
+_MOST_PASSES = 16
 
 
 class VoxelGrid(Protocol):
@@ -277,7 +278,7 @@ class Renderer:
         center = view.center_px
         distance = (float(view.source_detector_mm), float(center[0]), float(center[1]))
         for mix, target in zip(mixes, out, strict=True):
-            mixed = self._mixed(image, mix)
+            mixed = self._smeared(self._mixed(image, mix), plan, stack.group)
 
             def unwarp(
                 first: int,
@@ -301,6 +302,27 @@ class Renderer:
 
             self._bands.run(unwarp, shape[1], self._bands.split(shape[1]))
         return out
+
+    def _smeared(self, image: NDArray[np.float32], plan: Factorization, group: int) -> NDArray[np.float32]:
+        """Account for the slip of slanted rays within a slice; see :func:`carm_sim.drr.kernels.smear`."""
+        spread = float(np.sqrt(1 / 6)) * plan.slant
+        far = max(plan.foot[0], plan.shape[0] - plan.foot[0]), max(plan.foot[1], plan.shape[1] - plan.foot[1])
+        needed = spread**2 * (far[0] ** 2 + far[1] ** 2)
+        passes = min(max(1, int(np.ceil(needed))), _MOST_PASSES)
+        slope = (spread / np.sqrt(max(passes, needed)),) * 2
+        for _ in range(passes):
+            source, image = image, np.empty_like(image)
+
+            def work(
+                first: int,
+                last: int,
+                source: NDArray[np.float32] = source,
+                target: NDArray[np.float32] = image,
+            ) -> None:
+                kernels.smear(source, plan.foot, slope, first, last, target)
+
+            self._bands.run(work, len(image), self._bands.split(len(image)))
+        return image
 
     def _mixed(self, image: NDArray[np.float32], mix: NDArray[np.float64]) -> NDArray[np.float32]:
         factors = (mix * self._scales).astype(np.float32)
