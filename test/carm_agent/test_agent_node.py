@@ -16,6 +16,7 @@ import rclpy
 from action_msgs.msg import GoalStatus
 from carm_interfaces.action import MoveCArm, Navigate
 from carm_interfaces.msg import CArmState, Utterance
+from carm_interfaces.srv import Expose
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.action import ActionClient
 from rclpy.context import Context
@@ -69,11 +70,11 @@ class Client:
             assert time.monotonic() < deadline, f"not in {timeout_s} s: {what}; {self.said[-3:]}"
             self.executor.spin_once(timeout_sec=0.05)
 
-    def ready(self) -> "Client":
+    def ready(self, timeout_s: float = 30.0) -> "Client":
         self.until(lambda: self.navigator.server_is_ready() and self.mover.server_is_ready(), 30.0, "agent")
         self.until(lambda: self.state is not None and self.state.state == CArmState.STATE_IDLE, 30.0, "motion")
         self.until(lambda: self.clinician.get_subscription_count() > 0, 30.0, "clinician")
-        self.until(self.complete, 30.0, "the agent sees all parts")
+        self.until(self.complete, timeout_s, "the agent sees all parts")
         return self
 
     def complete(self) -> bool:
@@ -295,6 +296,33 @@ def test_missing_servers_are_named(graph: Callable[..., Client]) -> None:
     assert "xray/expose" in wrapped.result.error_msg
     wrapped = client.run(client.mover, MoveCArm.Goal(goal_type=0, joint_names=["lift"], positions=[0.2]))
     assert wrapped.result.error_code == MoveCode.NO_JOINT_STATES
+
+
+def test_real_images_and_the_oracle_lead_to_the_carina(spawn: Spawn, graph: Callable[..., Client]) -> None:
+    from carm_core.kinematics import CArm
+    from carm_sim.patient import load_patient
+
+    for module, options in (("carm_sim.nodes.xray_node", []), ("carm_perception.node", ["-p", "localizer:=oracle"])):
+        spawn([sys.executable, "-m", module, "--ros-args", "-r", "__ns:=/carm", "-p", "patient:=chest_ct", *options])
+    client = graph(parts="ma")
+    client.ready(60.0)
+    expose = client.node.create_client(Expose, "xray/expose")
+
+    def exposed() -> bool:
+        future = expose.call_async(Expose.Request())
+        client.until(future.done, 30.0, "exposure")
+        return bool(future.result().success)
+
+    client.until(exposed, 60.0, "the patient is loaded")
+    wrapped = client.run(client.navigator, Navigate.Goal(target_name="tracheal bifurcation"))
+    assert wrapped.status == GoalStatus.STATUS_SUCCEEDED, wrapped.result.error_msg
+    client.until(lambda: client.speed() < 5e-3)
+    assert client.joints is not None
+    carm = CArm.from_config()
+    positions = [client.joints.position[client.joints.name.index(name)] for name in carm.joint_names]
+    displacement = carm.view(positions).displacement_mm(load_patient("chest_ct").landmarks_table_mm[11])
+    assert np.linalg.norm(displacement) < 12.0
+    assert wrapped.result.dose_area_product_gym2 > 0.0
 
 
 def test_ends_within_a_second_and_leaves_the_arm_at_rest(graph: Callable[..., Client]) -> None:
