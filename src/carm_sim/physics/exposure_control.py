@@ -14,7 +14,7 @@ from carm_sim.physics.attenuation import air_absorption, material_weights
 from carm_sim.physics.tube import Technique, check_voltage, effective_energy_kev, fluence_per_mm2
 
 _JOULE_PER_KEV = 1.602176634e-16
-_THICKNESS_ENERGY_KEV = 60.0
+_REFERENCE_ENERGY_KEV = 60.0
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class ExposureControl:
     """Dose regulation of a mobile C-arm.
 
     Attributes:
-        detector_dose_gy: Air kerma wanted at the detector, median of the field's middle, Gy per frame.
+        detector_dose_gy: Air kerma (at 60 keV) whose signal the detector is to give, median of the field's
+            middle, Gy per frame.
         lowest_kv: Voltage for thin patients, kV.
         highest_kv: Voltage for thick patients, kV.
         lowest_mas: Smallest charge, mAs.
@@ -70,20 +71,24 @@ class ExposureControl:
         return Technique(voltage_kv, charge_mas / time_s, time_s)
 
     def _voltage(self, paths_mm: NDArray[np.floating]) -> float:
-        water, bone = material_weights(_THICKNESS_ENERGY_KEV)
+        water, bone = material_weights(_REFERENCE_ENERGY_KEV)
         thickness = float(np.median(paths_mm[0] + paths_mm[1] * (bone / water)))
         return min(max(round(40 + 0.2 * thickness), self.lowest_kv), self.highest_kv)
 
     def _charge(self, paths_mm: NDArray[np.floating], voltage_kv: float, source_detector_mm: float) -> float:
-        energy = effective_energy_kev(voltage_kv)
-        water, bone = material_weights(energy)
+        water, bone = material_weights(effective_energy_kev(voltage_kv))
         transmission = math.exp(-float(np.median(paths_mm[0] * water + paths_mm[1] * bone)))
-        behind = detector_air_kerma_gy(voltage_kv, 1.0, source_detector_mm) * transmission
-        return min(max(self.detector_dose_gy / behind, self.lowest_mas), self.highest_mas)
+        behind = energy_fluence_kev_mm2(voltage_kv, 1.0, source_detector_mm) * transmission
+        wanted = energy_fluence_of_kerma_kev_mm2(self.detector_dose_gy)
+        return min(max(wanted / behind, self.lowest_mas), self.highest_mas)
 
 
-def detector_air_kerma_gy(voltage_kv: float, charge_mas: float, source_detector_mm: float) -> float:
-    """Air kerma of the effective energy at the detector without a patient, Gy."""
-    energy = effective_energy_kev(voltage_kv)
-    photons_m2 = fluence_per_mm2(voltage_kv, charge_mas, source_detector_mm) * 1e6
-    return photons_m2 * energy * _JOULE_PER_KEV * float(air_absorption(energy))
+def energy_fluence_kev_mm2(voltage_kv: float, charge_mas: float, source_detector_mm: float) -> float:
+    """Photon energy per area at the detector without a patient, keV/mm²: what the detector's signal follows."""
+    photons = fluence_per_mm2(voltage_kv, charge_mas, source_detector_mm)
+    return photons * effective_energy_kev(voltage_kv)
+
+
+def energy_fluence_of_kerma_kev_mm2(air_kerma_gy: float) -> float:
+    """Energy fluence that makes an air kerma, at 60 keV, keV/mm²."""
+    return air_kerma_gy / (_JOULE_PER_KEV * float(air_absorption(_REFERENCE_ENERGY_KEV)) * 1e6)
