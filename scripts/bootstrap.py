@@ -264,7 +264,12 @@ def build_interfaces(ros: Ros) -> None:
     run(
         [*base, *folders, *options],
         log,
-        {**os.environ, "VIRTUAL_ENV": str(VENV), "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}"},
+        {
+            **os.environ,
+            "MAKEFLAGS": f"-j{os.cpu_count()}",  # colcon's own choice stands still while the machine is busy (-l)
+            "VIRTUAL_ENV": str(VENV),
+            "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}",
+        },
     )
     for script in INSTALL.glob("local_setup.*"):
         # Sourcing these asks Python what the environment lacks; .venv's Python starts with an environment of its own.
