@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compact multimodal LLM that ships with the project, behind the localizer seam.
+
+It is an ordinary Hugging Face folder: ``AutoProcessor`` and ``AutoModelForImageTextToText`` load it. Besides the text
+of its answer, the probabilities of the number tokens are read: they are the model's own distribution over millimeters.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_core.errors import AnswerError, LocalizerError
+from carm_core.frame import XrayFrame
+from carm_core.landmarks import LANDMARKS
+from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
+from carm_perception.answers import confidence, estimates_of
+from carm_perception.folder import COMPACT_FOLDER, REQUIRED, check_model_folder, weights_hash
+from carm_perception.image import MODEL_PX, model_gray
+from carm_perception.prompts import SHORT_PROTOCOLS, short_prompt
+from carm_perception.protocols import LIMIT_MM, PointingAnswer, parse
+
+MAXIMUM_TOKENS = 24
+
+
+class LoadedModel:
+    """Weights, tokenizer and processor of a compact model folder, on the CPU in single precision.
+
+    Attributes:
+        model: ``FastVlmForConditionalGeneration``.
+        processor: Its processor.
+        tokenizer: Its tokenizer.
+        version: Short hash of the weights.
+    """
+
+    def __init__(self, folder: Path | None = None, threads: int = 0) -> None:
+        """Load.
+
+        Args:
+            folder: Model folder; None: the one that ships.
+            threads: CPU threads of torch; 0: leave as they are.
+
+        Raises:
+            LocalizerError: The folder is incomplete or its content is no such model.
+        """
+        self.folder = Path(folder) if folder else COMPACT_FOLDER
+        check_model_folder(self.folder, REQUIRED)
+        import torch
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        if threads:
+            torch.set_num_threads(threads)
+        try:
+            self.model: Any = AutoModelForImageTextToText.from_pretrained(
+                self.folder, dtype=torch.float32, local_files_only=True
+            ).eval()
+            self.processor: Any = AutoProcessor.from_pretrained(self.folder, local_files_only=True)
+        except Exception as error:  # transformers raises many unrelated types for a damaged folder
+            raise LocalizerError(f"model folder {self.folder} cannot be loaded: {_first_line(error)}") from error
+        self.tokenizer: Any = self.processor.tokenizer
+        self.version = weights_hash(self.folder)
+
+    def pixels(self, frame: XrayFrame) -> Any:
+        """Model input (1, 3, 128, 128) of a frame.
+
+        Raises:
+            LocalizerError: The image cannot be read.
+        """
+        from PIL import Image
+
+        images = self.processor.image_processor(Image.fromarray(model_gray(frame)).convert("RGB"), return_tensors="pt")
+        return images["pixel_values"]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+class CompactLocalizer(Localizer):
+    """Answers retrieval, localization and pointing. Pointing without a target asks for every landmark."""
+
+    name = "compact"
+
+    def __init__(self, folder: Path | None = None, maximum_std_mm: float = 0.0, threads: int = 0) -> None:
+        """Load the model.
+
+        Args:
+            folder: Model folder; None: the one that ships.
+            maximum_std_mm: Abstain when the standard deviation of the target exceeds this; 0: never.
+            threads: CPU threads of torch; 0: leave as they are.
+
+        Raises:
+            LocalizerError: The folder is incomplete or its content is no such model.
+        """
+        self._loaded = LoadedModel(folder, threads)
+        self._maximum_std_mm = maximum_std_mm
+        self.model_version = self._loaded.version
+        tokens = [str(value) for value in range(-LIMIT_MM, LIMIT_MM + 1)]
+        self._number_ids: list[int] = self._loaded.tokenizer.convert_tokens_to_ids(tokens)
+        if None in self._number_ids or len(set(self._number_ids)) != len(tokens):
+            raise LocalizerError(f"model folder {self._loaded.folder}: the tokenizer lacks number tokens")
+        self._values = np.arange(-LIMIT_MM, LIMIT_MM + 1, dtype=np.float64)
+
+    def warm_up(self) -> None:
+        """Answer one question about a gray image."""
+        gray = np.full((MODEL_PX, MODEL_PX), 128, np.uint8)
+        self.localize(XrayFrame(gray, 1.21, 0.0), Query(Protocol.POINTING, LANDMARKS[0].id))
+
+    def localize(self, frame: XrayFrame, query: Query) -> Localization:
+        """Answer one question about a frame."""
+        start = time.perf_counter()
+
+        def reply(**content: Any) -> Localization:
+            content.setdefault("answer", "")
+            return Localization(self.name, self.model_version, query, latency_s=time.perf_counter() - start, **content)
+
+        if query.protocol not in SHORT_PROTOCOLS:
+            known = ", ".join(SHORT_PROTOCOLS)
+            return reply(error="internal", message=f"the compact model answers {known}, not {query.protocol}")
+        everything = query.protocol is Protocol.POINTING and not query.target_id
+        targets = [mark.id for mark in LANDMARKS] if everything else [query.target_id]
+        questions = [Query(query.protocol, target, query.hint, query.correction) for target in targets]
+        try:
+            answers, numbers = self._generate(frame, [short_prompt(question) for question in questions])
+            estimates = [self._estimates(*item) for item in zip(questions, answers, numbers, strict=True)]
+        except AnswerError as error:
+            return reply(answer=error.answer, error="malformed", message=str(error))
+        except LocalizerError as error:
+            return reply(error="internal", message=str(error))
+        flat = [estimate for group in estimates for estimate in group]
+        if everything:
+            flat.sort(key=lambda estimate: math.hypot(*estimate.displacement_mm))
+        text = "\n".join(answers)
+        if self._unsure(flat, everything):
+            message = f"standard deviation {flat[0].std_mm:.0f} mm exceeds {self._maximum_std_mm:.0f} mm"
+            return reply(answer=text, abstained=True, message=message)
+        return reply(answer=text, estimates=tuple(flat))
+
+    def _unsure(self, estimates: list[LandmarkEstimate], everything: bool) -> bool:
+        limit = self._maximum_std_mm
+        return bool(limit > 0 and not everything and estimates and estimates[0].std_mm > limit)
+
+    def _generate(self, frame: XrayFrame, prompts: list[str]) -> tuple[list[str], list[list[NDArray[np.float64]]]]:
+        """Ask questions about one image, which is read once.
+
+        Returns:
+            Answers, and for each the distributions (801,) at the positions where it holds a number token.
+        """
+        import torch
+
+        model, tokenizer = self._loaded.model, self._loaded.tokenizer
+        texts = [self._chat(prompt) for prompt in prompts]
+        with torch.inference_mode():
+            tokens = model.get_image_features(pixel_values=self._loaded.pixels(frame), return_dict=True).pooler_output
+            texts = [text.replace(self._loaded.processor.image_token, "\0") for text in texts]
+            image = self._loaded.processor.image_token * tokens.shape[1]
+            encoded = tokenizer(
+                [text.replace("\0", image) for text in texts],
+                return_tensors="pt",
+                padding=True,
+                add_special_tokens=False,
+            )
+            embedded = model.get_input_embeddings()(encoded["input_ids"])
+            place = (encoded["input_ids"] == self._loaded.processor.image_token_id)[..., None]
+            embedded = embedded.masked_scatter(place, tokens.expand(len(prompts), -1, -1).to(embedded.dtype))
+            out = model.generate(
+                inputs_embeds=embedded,
+                attention_mask=encoded["attention_mask"],
+                max_new_tokens=MAXIMUM_TOKENS,
+                do_sample=False,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+            logits = torch.stack(out.logits, dim=1)
+            chosen = logits[:, :, self._number_ids].double().softmax(-1).numpy()
+        answers = tokenizer.batch_decode(out.sequences, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        numeric = np.isin(out.sequences.numpy(), self._number_ids)
+        return answers, [[chosen[i, j] for j in np.flatnonzero(row)] for i, row in enumerate(numeric)]
+
+    def _chat(self, prompt: str) -> str:
+        message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
+        text: str = self._loaded.processor.apply_chat_template([message], add_generation_prompt=True)
+        return text
+
+    def _estimates(
+        self, question: Query, answer: str, numbers: list[NDArray[np.float64]]
+    ) -> tuple[LandmarkEstimate, ...]:
+        """Parse an answer; for pointing, add the uncertainty that the number tokens carry.
+
+        Raises:
+            AnswerError: The answer breaks its protocol.
+        """
+        parsed = parse(answer, question)
+        if not isinstance(parsed, PointingAnswer):
+            return estimates_of(parsed)
+        point = (float(parsed.dx_mm), float(parsed.dy_mm))
+        std = math.sqrt(np.mean([self._spread(numbers[1], point[0]), self._spread(numbers[2], point[1])]))
+        return (LandmarkEstimate(parsed.target, point, std, confidence=confidence(std)),)
+
+    def _spread(self, probability: NDArray[np.float64], center: float) -> float:
+        """Mean squared distance of a number distribution from the answer, mm²."""
+        return float((probability * (self._values - center) ** 2).sum())

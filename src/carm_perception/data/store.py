@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stored views in memory, for training and evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_core.errors import ConfigurationError
+from carm_core.landmarks import LANDMARKS
+
+
+class ViewStore:
+    """Views of many Parquet shards, decoded once.
+
+    Attributes:
+        image: Gray values uint8 (count, side, side) of all attenuation.
+        bone: Gray values uint8 of the bone excess.
+    """
+
+    def __init__(self, capacity: int = 0) -> None:
+        """Start empty.
+
+        Args:
+            capacity: Views to keep at most; 0: all.
+        """
+        self._capacity = capacity
+        self._loaded: set[str] = set()
+        self._parts: dict[str, list[NDArray[Any]]] = {}
+        self._arrays: dict[str, NDArray[Any]] = {}
+
+    def __len__(self) -> int:
+        """Number of views."""
+        return len(self._arrays["displacement_mm"]) if self._arrays else 0
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """A column for all views: see :meth:`add_shard`."""
+        return self._arrays[name]
+
+    def refresh(self, folder: Path, split: str, limit: int = 0) -> int:
+        """Load shards of a split that are new in the folder.
+
+        Args:
+            folder: Folder of the data set.
+            split: Name of the split.
+            limit: Largest number of shards to load in this call; 0: all.
+
+        Returns:
+            Number of views that were added.
+
+        Raises:
+            ConfigurationError: A shard cannot be read.
+        """
+        before = len(self)
+        paths = [p for p in sorted(folder.glob(f"{split}-*.parquet")) if p.name not in self._loaded]
+        for path in paths[: limit or None]:
+            if self._capacity and sum(map(len, self._parts.get("seed", []))) >= self._capacity:
+                break
+            self.add_shard(path)
+        if paths:
+            self._arrays = {name: np.concatenate(parts) for name, parts in self._parts.items()}
+            self._parts = {name: [array] for name, array in self._arrays.items()}
+        return len(self) - before
+
+    def add_shard(self, path: Path) -> None:
+        """Decode one shard into the columns image, bone, image_max_mm, bone_max_mm, displacement_mm, mm_per_px, seed.
+
+        Raises:
+            ConfigurationError: The file cannot be read.
+        """
+        import cv2
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.read_table(path)
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"cannot read shard {path}: {error}") from error
+        for name in ("image", "bone"):
+            encoded = table.column(name).combine_chunks().field("bytes")
+            images = [cv2.imdecode(np.frombuffer(item.as_py(), np.uint8), cv2.IMREAD_GRAYSCALE) for item in encoded]
+            self._parts.setdefault(name, []).append(np.stack(images))
+        for name in ("image_max_mm", "bone_max_mm", "mm_per_px", "seed", "centered_on"):
+            self._parts.setdefault(name, []).append(table.column(name).to_numpy())
+        flat = np.array(table.column("displacement_mm").to_pylist(), np.float32)
+        self._parts.setdefault("displacement_mm", []).append(flat.reshape(-1, len(LANDMARKS), 2))
+        self._loaded.add(path.name)
+
+    def arrays(self, index: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        """Views by index.
+
+        Returns:
+            ``soft`` and ``bone`` (n, side, side) in mm of water, ``displacement_mm`` (n, 14, 2), ``mm_per_px`` (n,).
+        """
+        everything = self["image"][index].astype(np.float32) * (self["image_max_mm"][index] / 255)[:, None, None]
+        bone = self["bone"][index].astype(np.float32) * (self["bone_max_mm"][index] / 255)[:, None, None]
+        return {
+            "soft": np.maximum(everything - bone, 0),
+            "bone": bone,
+            "displacement_mm": self["displacement_mm"][index],
+            "mm_per_px": self["mm_per_px"][index].astype(np.float32),
+        }

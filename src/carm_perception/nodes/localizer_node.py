@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Localizer node: every new X-ray image to landmarks, and questions about images.
+
+The executor's threads only hand images and questions over and wait; the localizer works on the service's thread.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+import threading
+import time
+from collections import OrderedDict
+from typing import Any
+
+import rclpy
+from builtin_interfaces.msg import Time
+from carm_interfaces.action import Localize
+from carm_interfaces.msg import LandmarkArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.executors import MultiThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CameraInfo, Image, JointState
+
+from carm_core.errors import CarmError, LocalizerError, UnknownNameError
+from carm_core.frame import XrayFrame
+from carm_core.landmarks import find_landmark, landmark
+from carm_core.localization import Localization, Protocol, Query
+from carm_core.parameters import check_parameter, declare_parameters
+from carm_perception.nodes import messages
+from carm_perception.overlay import draw
+from carm_perception.parameters import LocalizerParameters
+from carm_perception.registry import NAMES, ORACLE, make_localizer
+from carm_perception.service import LocalizationService, Outcome, Ticket
+
+NAMESPACE = "carm"
+"""Namespace when none is given."""
+
+_EXECUTOR_THREADS = 4
+_CANCEL_LATENCY_S = 0.02
+_KEPT_STAMPS = 16
+_JOINT_STATE_TIMEOUT_S = 0.5
+
+ERROR_CODES = {
+    Outcome.ANSWERED: Localize.Result.ERROR_NONE,
+    Outcome.NO_FRAME: Localize.Result.ERROR_NO_FRAME,
+    Outcome.MALFORMED: Localize.Result.ERROR_MALFORMED_ANSWER,
+    Outcome.ABSTAINED: Localize.Result.ERROR_ABSTAINED,
+    Outcome.CANCELED: Localize.Result.ERROR_CANCELED,
+    Outcome.SUPERSEDED: Localize.Result.ERROR_SUPERSEDED,
+    Outcome.INTERNAL: Localize.Result.ERROR_INTERNAL,
+}
+
+
+class LocalizerNode(Node):
+    """Publishes ``landmarks`` for each frame and serves the action ``localize``."""
+
+    def __init__(self, closing: threading.Event) -> None:
+        """Declare parameters and start to load the localizer.
+
+        Args:
+            closing: Set by the owner when the node is to end, and by the node when it cannot go on.
+
+        Raises:
+            CarmError: A parameter is not allowed.
+        """
+        super().__init__("localizer_node", namespace=NAMESPACE)
+        self._closing = closing
+        self._settings = declare_parameters(self, LocalizerParameters)
+        self._target = find_landmark(self._settings.target).id if self._settings.target else 0
+        self._history: Any = None
+        self._carm: Any = None
+        images = QoSProfile(depth=2)
+        self._landmarks = self.create_publisher(LandmarkArray, "landmarks", 10)
+        self._overlay = self.create_publisher(Image, "landmarks/image", images)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._pending: OrderedDict[float, Image] = OrderedDict()
+        self._focal_px: OrderedDict[float, tuple[float, int]] = OrderedDict()
+        self._stamps: OrderedDict[float, Time] = OrderedDict()
+        self._service = LocalizationService(
+            lambda: make_localizer(self._settings.localizer, self._settings.options()),
+            self._publish,
+            self._frame_query,
+            frame_timeout_s=self._settings.frame_timeout_s,
+        )
+        arriving = MutuallyExclusiveCallbackGroup()
+        if self._settings.localizer == ORACLE:
+            self._watch_joints()
+        self.create_subscription(Image, "xray/image", self._on_image, images, callback_group=arriving)
+        self.create_subscription(CameraInfo, "xray/camera_info", self._on_info, images, callback_group=arriving)
+        self._action = ActionServer(
+            self,
+            Localize,
+            "localize",
+            self._execute,
+            goal_callback=lambda goal: GoalResponse.ACCEPT,
+            cancel_callback=lambda handle: CancelResponse.ACCEPT,
+            callback_group=ReentrantCallbackGroup(),
+        )
+        self.create_timer(1.0, self._publish_diagnostics)
+        self.create_timer(0.2, self._watch_service)
+        self.add_on_set_parameters_callback(self._on_parameters)
+        self._service.start()
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ended the localizer, or None."""
+        return self._service.failure
+
+    def close(self) -> None:
+        """End the localizer's thread; an answer on its way is not waited for."""
+        self._closing.set()
+        self._service.close()
+
+    def _watch_service(self) -> None:
+        if self._service.failure is not None:
+            self._closing.set()
+
+    def _watch_joints(self) -> None:
+        """Keep joint states: the oracle needs the geometry of each frame."""
+        from carm_core.kinematics import CArm
+        from carm_sim.joint_history import JointHistory
+
+        self._carm = CArm.from_config()
+        self._history = JointHistory(self._carm.joint_names, _JOINT_STATE_TIMEOUT_S)
+        group = MutuallyExclusiveCallbackGroup()
+        self.create_subscription(JointState, "joint_states", self._on_joints, 10, callback_group=group)
+
+    def _on_joints(self, message: JointState) -> None:
+        stamp = messages.seconds(message.header.stamp)
+        self._history.add(stamp, dict(zip(message.name, message.position, strict=False)))
+
+    def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        for item in parameters:
+            if item.name not in {f.name for f in dataclasses.fields(LocalizerParameters)}:
+                continue
+            reason = check_parameter(LocalizerParameters, item.name, item.value)
+            target = 0
+            if item.name == "target" and item.value and not reason:
+                try:
+                    target = find_landmark(item.value).id
+                except UnknownNameError as error:
+                    reason = str(error)
+            if reason:
+                return SetParametersResult(successful=False, reason=reason)
+            if item.name == "target":
+                self._target = target
+            self._settings = dataclasses.replace(self._settings, **{item.name: item.value})
+        return SetParametersResult(successful=True)
+
+    def _on_image(self, message: Image) -> None:
+        self._keep(self._pending, messages.seconds(message.header.stamp), message)
+        self._join(messages.seconds(message.header.stamp))
+
+    def _on_info(self, message: CameraInfo) -> None:
+        stamp = messages.seconds(message.header.stamp)
+        self._keep(self._focal_px, stamp, (float(message.k[0]), int(message.width)))
+        self._join(stamp)
+
+    @staticmethod
+    def _keep(store: OrderedDict[float, Any], stamp: float, item: Any) -> None:
+        store[stamp] = item
+        while len(store) > _KEPT_STAMPS:
+            store.popitem(last=False)
+
+    def _join(self, stamp: float) -> None:
+        """Hand a frame over when both its image and its camera model are there."""
+        if stamp not in self._pending or stamp not in self._focal_px:
+            return
+        image, (focal_px, width) = self._pending.pop(stamp), self._focal_px.pop(stamp)
+        try:
+            pixels = messages.display_pixels(image)
+            if not focal_px > 0 or width != pixels.shape[1]:
+                raise LocalizerError(f"camera_info (fx {focal_px}, {width} px wide) does not fit the image")
+        except LocalizerError as error:
+            self.get_logger().warning(str(error), throttle_duration_sec=5.0)
+            return
+        self._keep(self._stamps, stamp, image.header.stamp)
+        frame = XrayFrame(pixels, 1000 * self._settings.source_isocenter_m / focal_px, stamp)
+        self._service.submit(self._with_view(frame))
+
+    def _with_view(self, frame: XrayFrame) -> XrayFrame:
+        if self._history is None:
+            return frame
+        try:
+            positions = self._history.at(frame.stamp_s)
+        except CarmError as error:
+            self.get_logger().warning(str(error), throttle_duration_sec=5.0)
+            return frame
+        detector = self._carm.detector
+        view = self._carm.view(positions, round(detector.columns / frame.image.shape[1]))
+        primary, secondary = self._carm.angles(positions)
+        return dataclasses.replace(frame, view=view, primary_rad=primary, secondary_rad=secondary)
+
+    def _frame_query(self) -> Query | None:
+        if not self._settings.each_frame:
+            return None
+        if self._target or self._settings.localizer in NAMES:
+            return Query(Protocol.POINTING, self._target or None)
+        return Query(Protocol.LOCALIZATION)
+
+    def _publish(self, frame: XrayFrame, reply: Localization) -> None:
+        if self._closing.is_set():
+            return
+        stamp = self._stamps.get(frame.stamp_s, Time())
+        now = self.get_clock().now().to_msg()
+        self._landmarks.publish(messages.landmark_array(stamp, now, frame, reply))
+        if self._settings.overlay and self._overlay.get_subscription_count():
+            self._overlay.publish(messages.rgb_image(stamp, draw(frame, reply)))
+
+    def _execute(self, handle: ServerGoalHandle) -> Localize.Result:
+        goal, result = handle.request, Localize.Result()
+        try:
+            query = goal_query(goal)
+        except CarmError as error:
+            result.error_code, result.error_msg = Localize.Result.ERROR_INVALID_GOAL, str(error)
+            handle.abort()
+            return result
+        if query.target_id:
+            self._target = query.target_id
+        stamp = messages.seconds(goal.stamp)
+        ticket = self._service.ask(query, stamp or None)
+        self._wait(handle, ticket)
+        return self._result(handle, ticket, result)
+
+    def _wait(self, handle: ServerGoalHandle, ticket: Ticket) -> None:
+        told = ""
+        while not ticket.done.wait(_CANCEL_LATENCY_S):
+            if handle.is_cancel_requested or self._closing.is_set():
+                self._service.cancel(ticket)
+            stage = "running" if ticket.running else "queued"
+            if stage != told:
+                told = stage
+                elapsed = time.monotonic() - ticket.asked_s
+                handle.publish_feedback(Localize.Feedback(stage=stage, elapsed_s=elapsed))
+
+    def _result(self, handle: ServerGoalHandle, ticket: Ticket, result: Localize.Result) -> Localize.Result:
+        outcome = ticket.outcome or Outcome.INTERNAL
+        result.error_code, result.error_msg = ERROR_CODES[outcome], ticket.message
+        if ticket.frame is not None and ticket.reply is not None and outcome is not Outcome.CANCELED:
+            stamp = self._stamps.get(ticket.frame.stamp_s, Time())
+            now = self.get_clock().now().to_msg()
+            result.landmarks = messages.landmark_array(stamp, now, ticket.frame, ticket.reply)
+        if outcome is Outcome.ANSWERED:
+            handle.succeed()
+        elif outcome is Outcome.CANCELED and handle.is_cancel_requested:
+            handle.canceled()
+        else:
+            handle.abort()
+        return result
+
+    def _publish_diagnostics(self) -> None:
+        statistics = self._service.statistics
+        level, text = DiagnosticStatus.OK, "ready"
+        if self._service.failure is not None:
+            level, text = DiagnosticStatus.ERROR, str(self._service.failure)
+        elif not self._service.ready.is_set():
+            level, text = DiagnosticStatus.WARN, f"loading localizer {self._settings.localizer}"
+        elif statistics.problem:
+            level, text = DiagnosticStatus.WARN, statistics.problem
+        values = {
+            "localizer": self._settings.localizer,
+            "frames": statistics.frames,
+            "frames passed over": statistics.skipped,
+            "answers": statistics.answered,
+            "latency (ms)": f"{1e3 * statistics.latency_s:.1f}",
+        }
+        now = self.get_clock().now().to_msg()
+        name = f"{self.get_fully_qualified_name()}: localizer"
+        self._diagnostics.publish(messages.diagnostics(now, name, level, text, values))
+
+
+def goal_query(goal: Localize.Goal) -> Query:
+    """Question of an action goal.
+
+    Raises:
+        UnknownNameError: The target or the protocol is unknown; carries the nearest one.
+        LocalizerError: The protocol needs a target.
+    """
+    target = landmark(goal.target_id).id if goal.target_id else None
+    name = goal.protocol or (Protocol.POINTING if target else Protocol.LOCALIZATION)
+    try:
+        protocol = Protocol(name)
+    except ValueError:
+        import difflib
+
+        close = difflib.get_close_matches(name, [p.value for p in Protocol], n=1, cutoff=0.3)
+        raise UnknownNameError("protocol", name, close[0] if close else None) from None
+    if protocol is Protocol.NAVIGATION and target is None:
+        raise LocalizerError("the navigation protocol needs a target")
+    return Query(protocol, target, goal.hint, goal.correction)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM.
+
+    Args:
+        arguments: ROS arguments; None: those of the process.
+
+    Returns:
+        Exit code: 0 after a signal, 2 for a bad parameter or a localizer that cannot be loaded, 1 when it failed.
+    """
+    closing = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: closing.set())
+    try:
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:  # rclpy raises several unrelated types for bad arguments
+        return _report(error)
+    try:
+        node = LocalizerNode(closing)
+    except CarmError as error:
+        return _report(error)
+    executor = MultiThreadedExecutor(_EXECUTOR_THREADS)
+    executor.add_node(node)
+    spinner = threading.Thread(target=_spin, args=(executor, closing), name="executor", daemon=True)
+    spinner.start()
+    closing.wait()
+    node.close()
+    executor.shutdown(timeout_sec=0.3)
+    spinner.join(0.3)
+    failure = node.failure
+    node.destroy_node()
+    rclpy.try_shutdown()
+    return 0 if failure is None else _report(failure)
+
+
+def _report(error: Exception) -> int:
+    known = isinstance(error, CarmError) or "rcl" in type(error).__module__
+    kind = "" if known else f"{type(error).__name__}: "
+    print(f"localizer_node: {kind}{' '.join(str(error).split())}", file=sys.stderr)
+    return 2 if known else 1
+
+
+def _spin(executor: MultiThreadedExecutor, closing: threading.Event) -> None:
+    try:
+        executor.spin()
+    finally:
+        closing.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

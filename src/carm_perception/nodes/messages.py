@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages of the localizer node. Meters become millimeters here, and back."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from carm_interfaces.msg import Landmark, LandmarkArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from numpy.typing import NDArray
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from carm_core.errors import LocalizerError
+from carm_core.frame import XrayFrame
+from carm_core.landmarks import landmark
+from carm_core.localization import LandmarkEstimate, Localization
+from carm_perception.overlay import in_view, pixel_of
+
+FRAME = "xray_optical"
+
+
+def seconds(stamp: Time) -> float:
+    """Time in s."""
+    return float(stamp.sec) + 1e-9 * float(stamp.nanosec)
+
+
+def display_pixels(message: Image) -> NDArray[np.uint8]:
+    """Pixels uint8 (rows, columns) of a ``mono8`` image.
+
+    Raises:
+        LocalizerError: The encoding is another one, or the data do not fit the size.
+    """
+    if message.encoding not in ("mono8", "8UC1"):
+        raise LocalizerError(f"xray/image must be mono8, not {message.encoding!r}")
+    rows, columns, step = message.height, message.width, message.step or message.width
+    data = np.frombuffer(message.data, np.uint8)
+    if step < columns or data.size < rows * step or not rows or not columns:
+        raise LocalizerError(f"xray/image of {columns} x {rows} px has {data.size} bytes, step {step}")
+    return np.ascontiguousarray(data[: rows * step].reshape(rows, step)[:, :columns])
+
+
+def landmark_message(estimate: LandmarkEstimate, frame: XrayFrame) -> Landmark:
+    """One estimate."""
+    message = Landmark(id=estimate.id, name=landmark(estimate.id).name, in_view=in_view(estimate, frame))
+    message.pixel = np.array(pixel_of(estimate, frame), np.float32)
+    message.displacement = np.array(estimate.displacement_mm, np.float32) / np.float32(1000)
+    message.standard_deviation = float(estimate.std_mm) / 1000
+    message.radius_90 = float(estimate.radius_90_mm) / 1000
+    message.confidence = float(estimate.confidence)
+    return message
+
+
+def landmark_array(stamp: Time, now: Time, frame: XrayFrame, reply: Localization) -> LandmarkArray:
+    """What a localizer says about a frame."""
+    message = LandmarkArray(header=Header(stamp=stamp, frame_id=FRAME))
+    message.localizer, message.model_version = reply.localizer, reply.model_version
+    message.protocol, message.target_id = str(reply.query.protocol), reply.query.target_id or 0
+    message.answer, message.abstained, message.message = reply.answer, reply.abstained, reply.message
+    message.landmarks = [landmark_message(estimate, frame) for estimate in reply.estimates]
+    message.latency_s = float(reply.latency_s)
+    message.age_s = max(0.0, seconds(now) - seconds(stamp))
+    return message
+
+
+def rgb_image(stamp: Time, pixels: NDArray[np.uint8]) -> Image:
+    """Image message of uint8 (rows, columns, 3)."""
+    rows, columns, _ = pixels.shape
+    message = Image(header=Header(stamp=stamp, frame_id=FRAME), height=rows, width=columns, encoding="rgb8")
+    message.step = 3 * columns
+    data = array("B")
+    data.frombytes(pixels.tobytes())
+    message.data = data
+    return message
+
+
+def diagnostics(now: Time, name: str, level: bytes, text: str, values: dict[str, Any]) -> DiagnosticArray:
+    """One diagnostic status."""
+    pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+    status = DiagnosticStatus(level=level, name=name, message=text, values=pairs)
+    return DiagnosticArray(header=Header(stamp=now), status=[status])

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts of the text protocols: a full one for large models, a short one for the compact model."""
+
+from __future__ import annotations
+
+from carm_core.landmarks import LANDMARKS, landmark
+from carm_core.localization import Protocol, Query
+
+_TABLE = "\n".join(f"{mark.id}: {mark.name}" for mark in LANDMARKS)
+
+_INTRODUCTION = (
+    "You see an X-ray image of the upper body of a supine patient, taken with a C-arm. It is oriented as clinicians"
+    " read it: the patient's right is on the left of the image, the head is up. These are the landmarks:\n"
+    f"{_TABLE}\n\n"
+)
+
+_TASKS = {
+    Protocol.RETRIEVAL: (
+        "Which three landmarks are closest to the image center? A landmark may lie outside the image. Answer with"
+        " nothing but a list, closest first, in this form: [11: Carina, 10: T1, 12: Right hemidiaphragm]"
+    ),
+    Protocol.LOCALIZATION: (
+        "Which two landmarks are closest to the image center? Answer with nothing but a list of their ids, closest"
+        " first, in this form: [10,11]"
+    ),
+    Protocol.NAVIGATION: (
+        "First name the landmarks that you see. Then say in which direction of the patient's frame the target"
+        " {target} lies from the image center, and how far. Answer with nothing but\n"
+        "<output><step1><context>...</context></step1><step2><x>LEFT|RIGHT|CENTER</x>"
+        "<extent_x>NONE|SMALL|MODERATE|LARGE</extent_x><reason_x>...</reason_x><y>UP|DOWN|CENTER</y>"
+        "<extent_y>NONE|SMALL|MODERATE|LARGE</extent_y><reason_y>...</reason_y></step2></output>\n"
+        "NONE goes with CENTER and only with it. LEFT is the patient's left, UP is towards the head."
+    ),
+    Protocol.REEVALUATION: (
+        "Which two landmarks are closest to the image center? Earlier the answer was {correction}. Look again, with"
+        " care for left and right, and correct it if it is wrong. Answer with nothing but\n"
+        "<response><visual_reasoning>...</visual_reasoning><landmarks>[10,11]</landmarks></response>"
+    ),
+    Protocol.POINTING: (
+        "Where is landmark {target} relative to the image center, at the depth of the C-arm's isocenter? dx_mm is"
+        " positive towards the patient's left (right of the image), dy_mm is positive towards the head; it may lie"
+        " outside the image. The image shows {width_mm:.0f} mm by {height_mm:.0f} mm. Answer with nothing but"
+        ' {{"target": {target_id}, "dx_mm": INTEGER, "dy_mm": INTEGER}}'
+    ),
+}
+
+_SHORT = {
+    Protocol.RETRIEVAL: "Three closest landmarks?",
+    Protocol.LOCALIZATION: "Two closest ids?",
+    Protocol.POINTING: "Point to {target_id}: {target}.",
+}
+
+SHORT_PROTOCOLS = tuple(_SHORT)
+"""Protocols that have a short prompt: those of the compact model."""
+
+
+def _target_name(query: Query) -> str:
+    return landmark(query.target_id).name if query.target_id else ""
+
+
+def short_prompt(query: Query) -> str:
+    """Question for the compact model.
+
+    Raises:
+        KeyError: The protocol is not one of :data:`SHORT_PROTOCOLS`.
+        UnknownNameError: The target is no landmark.
+    """
+    return _SHORT[query.protocol].format(target=_target_name(query), target_id=query.target_id)
+
+
+def full_prompt(query: Query, field_mm: tuple[float, float]) -> str:
+    """Question for a large model, self-contained.
+
+    Args:
+        query: The question.
+        field_mm: Width and height of the image at isocenter depth.
+
+    Raises:
+        UnknownNameError: The target is no landmark.
+    """
+    target = f"{query.target_id} ({_target_name(query)})" if query.target_id else ""
+    task = _TASKS[query.protocol].format(
+        target=target,
+        target_id=query.target_id,
+        correction=query.correction or "not given",
+        width_mm=field_mm[0],
+        height_mm=field_mm[1],
+    )
+    hint = f"\nThe clinician says: {query.hint}" if query.hint else ""
+    return f"{_INTRODUCTION}{task}{hint}"

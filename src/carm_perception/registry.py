@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Localizers by name. Heavy imports happen only for the localizer that is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from carm_core.errors import ConfigurationError, UnknownNameError
+from carm_core.localization import Localizer
+
+COMPACT, REGRESSION, ORACLE = "compact", "regression", "oracle"
+NAMES = (COMPACT, REGRESSION, ORACLE)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class LocalizerOptions:
+    """What a localizer may be given; each takes what it knows.
+
+    Attributes:
+        folder: Model folder of ``compact`` and ``regression``; None: the one that ships.
+        adapter: PEFT adapter (id or folder) on top of a Hugging Face model; empty: none.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        load_in_4bit: Quantize a Hugging Face model to 4 bits; needs CUDA and bitsandbytes.
+        max_new_tokens: Longest answer of a Hugging Face model.
+        maximum_std_mm: ``compact`` and ``regression`` abstain above this standard deviation; 0: never.
+        threads: CPU threads of torch; 0: leave as they are.
+        patient: Patient whose landmarks the oracle knows.
+        oracle_noise_mm: Standard deviation that the oracle adds to each component.
+        seed: Seed of the oracle's noise.
+    """
+
+    folder: Path | None = None
+    adapter: str = ""
+    device: str = "auto"
+    load_in_4bit: bool = False
+    max_new_tokens: int = 256
+    maximum_std_mm: float = 0.0
+    threads: int = 0
+    patient: str = ""
+    oracle_noise_mm: float = 0.0
+    seed: int = 0
+
+
+def make_localizer(name: str, options: LocalizerOptions | None = None) -> Localizer:
+    """Make a localizer.
+
+    Args:
+        name: ``compact``, ``regression``, ``oracle``, or a Hugging Face id or folder of an image-text-to-text model.
+        options: What it may need.
+
+    Returns:
+        The localizer, its weights loaded.
+
+    Raises:
+        UnknownNameError: No such localizer; carries the nearest name.
+        LocalizerError: The model cannot be loaded.
+        ConfigurationError: An option is missing or out of range.
+    """
+    options = options or LocalizerOptions()
+    if name == COMPACT:
+        from carm_perception.compact import CompactLocalizer
+
+        return CompactLocalizer(options.folder, options.maximum_std_mm, options.threads)
+    if name == REGRESSION:
+        from carm_perception.regression import RegressionLocalizer
+
+        return RegressionLocalizer(options.folder, options.maximum_std_mm, options.threads)
+    if name == ORACLE:
+        from carm_perception.oracle import OracleLocalizer
+
+        if not options.patient:
+            raise ConfigurationError("the oracle needs to know the patient")
+        return OracleLocalizer(options.patient, options.oracle_noise_mm, options.seed)
+    is_path = name.startswith((".", "/", "~")) or Path(name).expanduser().is_dir()
+    if not is_path and not _HUB_ID.fullmatch(name):
+        close = difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=0.4)
+        raise UnknownNameError("localizer", name, close[0] if close else "compact")
+    from carm_perception.hf_localizer import HuggingFaceLocalizer
+
+    return HuggingFaceLocalizer(
+        str(Path(name).expanduser()) if is_path else name,
+        adapter=options.adapter,
+        device=options.device,
+        load_in_4bit=options.load_in_4bit,
+        max_new_tokens=options.max_new_tokens,
+    )

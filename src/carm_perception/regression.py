@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The deep-learning localizer: the compact model's tower with its displacement head, without a language model."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from carm_core.errors import LocalizerError
+from carm_core.frame import XrayFrame
+from carm_core.landmarks import LANDMARKS
+from carm_core.localization import Localization, Localizer, Protocol, Query
+from carm_perception.answers import nearest_first
+from carm_perception.compact import LoadedModel
+from carm_perception.image import MODEL_PX
+from carm_perception.protocols import (
+    LIMIT_MM,
+    LOCALIZED,
+    RETRIEVED,
+    LocalizationAnswer,
+    PointingAnswer,
+    RetrievalAnswer,
+)
+
+HEAD_FILE = "displacement_head.safetensors"
+
+
+class RegressionLocalizer(Localizer):
+    """Displacement and standard deviation of all landmarks in one pass of a few milliseconds."""
+
+    name = "regression"
+
+    def __init__(self, folder: Path | None = None, maximum_std_mm: float = 0.0, threads: int = 0) -> None:
+        """Load tower and head.
+
+        Args:
+            folder: Model folder; None: the one that ships.
+            maximum_std_mm: Abstain when the standard deviation of the target exceeds this; 0: never.
+            threads: CPU threads of torch; 0: leave as they are.
+
+        Raises:
+            LocalizerError: The folder is incomplete or its content is no such model.
+        """
+        self._loaded = LoadedModel(folder, threads)
+        self._maximum_std_mm = maximum_std_mm
+        self.model_version = self._loaded.version
+        self._head = _load_head(self._loaded)
+
+    def warm_up(self) -> None:
+        """Read one gray image."""
+        gray = np.full((MODEL_PX, MODEL_PX), 128, np.uint8)
+        self.localize(XrayFrame(gray, 1.21, 0.0), Query(Protocol.LOCALIZATION))
+
+    def localize(self, frame: XrayFrame, query: Query) -> Localization:
+        """Answer one question about a frame; the answer's text is written from the displacements."""
+        start = time.perf_counter()
+
+        def reply(**content: Any) -> Localization:
+            content.setdefault("answer", "")
+            return Localization(self.name, self.model_version, query, latency_s=time.perf_counter() - start, **content)
+
+        if query.protocol not in (Protocol.POINTING, Protocol.RETRIEVAL, Protocol.LOCALIZATION):
+            return reply(error="internal", message=f"the regression localizer does not answer {query.protocol}")
+        try:
+            places, spreads = self._displacements(frame)
+        except LocalizerError as error:
+            return reply(error="internal", message=str(error))
+        estimates = nearest_first(places, spreads)
+        if query.target_id:
+            estimates = tuple(e for e in estimates if e.id == query.target_id)
+        ids = tuple(e.id for e in estimates)
+        if query.protocol is Protocol.RETRIEVAL:
+            answer = RetrievalAnswer(ids[:RETRIEVED]).text()
+        elif query.protocol is Protocol.LOCALIZATION:
+            answer = LocalizationAnswer(ids[:LOCALIZED]).text()
+        else:
+            answer = "\n".join(_point(e.id, e.displacement_mm).text() for e in estimates)
+        if query.target_id and self._maximum_std_mm > 0 and estimates[0].std_mm > self._maximum_std_mm:
+            message = f"standard deviation {estimates[0].std_mm:.0f} mm exceeds {self._maximum_std_mm:.0f} mm"
+            return reply(answer=answer, abstained=True, message=message)
+        return reply(answer=answer, estimates=estimates)
+
+    def _displacements(self, frame: XrayFrame) -> tuple[dict[int, tuple[float, float]], dict[int, float]]:
+        import torch
+
+        from carm_perception.train.architecture import SCALE_MM, image_tokens
+
+        with torch.inference_mode():
+            tokens = image_tokens(self._loaded.model, self._loaded.pixels(frame))
+            mean, log_scale = (value[0].double().numpy() for value in self._head(tokens))
+        places, spreads = {}, {}
+        for mark, place, scale in zip(LANDMARKS, mean * SCALE_MM, np.exp(log_scale) * SCALE_MM, strict=True):
+            places[mark.id] = (float(place[0]), float(place[1]))
+            spreads[mark.id] = math.sqrt(2 * float((scale**2).mean()))
+        return places, spreads
+
+
+def _point(landmark_id: int, displacement_mm: tuple[float, float]) -> PointingAnswer:
+    dx, dy = (round(max(-LIMIT_MM, min(LIMIT_MM, value))) for value in displacement_mm)
+    return PointingAnswer(landmark_id, dx, dy)
+
+
+def _load_head(loaded: LoadedModel) -> Any:
+    from safetensors.torch import load_file
+
+    from carm_perception.train.architecture import DisplacementHead
+
+    path = loaded.folder / HEAD_FILE
+    if not path.is_file():
+        raise LocalizerError(f"model folder {loaded.folder} lacks {HEAD_FILE}")
+    head = DisplacementHead(loaded.model.config.text_config.hidden_size)
+    try:
+        head.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+    except (RuntimeError, ValueError) as error:
+        raise LocalizerError(f"{path} does not belong to this model: {str(error).splitlines()[0]}") from error
+    return head.eval()

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the finished model as an ordinary Hugging Face folder: weights, tokenizer, processor, chat template, card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from carm_core.errors import ConfigurationError
+from carm_perception.regression import HEAD_FILE
+from carm_perception.train.architecture import GRID, IMAGE_PX, MEAN, REDUCTION, STD
+from carm_perception.train.tokenizer import CHAT_TEMPLATE, IMAGE
+
+TRAINING_FILE = "training.json"
+MAXIMUM_BYTES = 25_000_000
+
+
+def build_processor(tokenizer: Any) -> Any:
+    """Processor that resizes any image to the model's input and expands the image token.
+
+    Args:
+        tokenizer: The compact model's tokenizer.
+
+    Returns:
+        A ``LlavaProcessor``.
+    """
+    from transformers import CLIPImageProcessorPil, LlavaProcessor
+
+    images = CLIPImageProcessorPil(
+        do_resize=True,
+        size={"height": IMAGE_PX, "width": IMAGE_PX},
+        resample=4,
+        do_center_crop=False,
+        do_rescale=True,
+        do_normalize=True,
+        image_mean=[MEAN] * 3,
+        image_std=[STD] * 3,
+        do_convert_rgb=True,
+    )
+    return LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=REDUCTION,
+        vision_feature_select_strategy="full",
+        image_token=IMAGE,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def export(compact: Any, tokenizer: Any, folder: Path, card: dict[str, Any]) -> Path:
+    """Save in half precision.
+
+    Args:
+        compact: Model and head.
+        tokenizer: The compact model's tokenizer.
+        folder: Where to; made if needed.
+        card: How it was trained.
+
+    Raises:
+        ConfigurationError: The folder cannot be written, or the weights exceed 25 MB.
+    """
+    from safetensors.torch import save_file
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        half = {key: value.half() if value.is_floating_point() else value for key, value in _state(compact).items()}
+        compact.model.config.dtype = torch.float16
+        compact.model.save_pretrained(folder, state_dict=half)
+        build_processor(tokenizer).save_pretrained(folder)
+        head = {key: value.half().contiguous() for key, value in compact.head.state_dict().items()}
+        save_file(head, folder / HEAD_FILE, metadata={"grid": str(GRID)})
+        (folder / TRAINING_FILE).write_text(json.dumps(card, indent=1) + "\n")
+    except OSError as error:
+        raise ConfigurationError(f"cannot write the model to {folder}: {error.strerror or error}") from error
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    if size > MAXIMUM_BYTES:
+        raise ConfigurationError(f"the weights take {size / 1e6:.1f} MB, more than {MAXIMUM_BYTES / 1e6:.0f} MB")
+    return folder
+
+
+def _state(compact: Any) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = compact.model.state_dict()
+    return {key: value for key, value in state.items() if key != "lm_head.weight"}

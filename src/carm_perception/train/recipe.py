@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recipe ``compact``: data, stage 1, stage 2, export, from nothing and resumable."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from carm_core.errors import ConfigurationError
+from carm_core.landmarks import LANDMARKS
+from carm_perception.data.store import ViewStore
+from carm_perception.metrics import regression_figures
+from carm_perception.train.architecture import (
+    IMAGE_PX,
+    CompactSize,
+    DisplacementHead,
+    build_model,
+)
+from carm_perception.train.augment import center_crop, plain_display
+from carm_perception.train.export import export
+from carm_perception.train.questions import QuestionPacker
+from carm_perception.train.stages import (
+    Compact,
+    StageOptions,
+    answer_logits,
+    evaluate_head,
+    load_batch,
+    stage_one,
+    stage_two,
+)
+from carm_perception.train.state import load_checkpoint
+from carm_perception.train.tokenizer import build_tokenizer, number_token_ids
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """What to train on and for how long.
+
+    Attributes:
+        data: Folder of the data set.
+        work: Folder of checkpoints and logs.
+        output: Folder of the finished model.
+        tower: Options of stage 1.
+        language: Options of stage 2.
+        size: Widths and depths of the model.
+        threads: CPU threads.
+    """
+
+    data: Path
+    work: Path
+    output: Path
+    tower: StageOptions = field(default_factory=lambda: StageOptions(seconds=2700, rate=2e-3))
+    language: StageOptions = field(default_factory=lambda: StageOptions(seconds=1800, rate=1.5e-3))
+    size: CompactSize = field(default_factory=CompactSize)
+    threads: int = 2
+
+
+def fresh(size: CompactSize, seed: int) -> tuple[Compact, Any]:
+    """Model with random weights, and its tokenizer."""
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    return Compact(build_model(tokenizer, size), DisplacementHead(size.hidden)), tokenizer
+
+
+class AnswerEvaluation:
+    """Figures of the language model's pointing answers, read from the number tokens without generating."""
+
+    def __init__(self, tokenizer: Any, views: int = 240) -> None:
+        """Prepare.
+
+        Args:
+            tokenizer: The compact model's tokenizer.
+            views: Views to look at.
+        """
+        self._tokenizer, self._views = tokenizer, views
+        self._numbers = number_token_ids(tokenizer)
+
+    @torch.no_grad()
+    def __call__(self, compact: Compact, store: ViewStore) -> dict[str, float]:
+        """Evaluate on plainly displayed views."""
+        compact.eval()
+        figures = {f"head_{key}": value for key, value in evaluate_head(compact, store, self._views).items()}
+        packer = QuestionPacker(self._tokenizer, pointing=len(LANDMARKS))
+        values = torch.arange(-(len(self._numbers) // 2), len(self._numbers) // 2 + 1).float()
+        predicted, truth, spacing = [], [], 1.0
+        for start in range(0, min(self._views, len(store)), 40):
+            batch = load_batch(store, np.arange(start, min(start + 40, len(store), self._views)))
+            soft, bone, marks = center_crop(batch)
+            tokens = compact.tokens(plain_display(soft, bone))
+            guess = np.full(marks.shape, math.nan)
+            packed = packer.pack_all(marks.numpy())
+            logits = answer_logits(compact.model, tokens, packed)
+            number = ~packed.numbers_mm[0].isnan()
+            chosen = logits[:, number][:, :, self._numbers].float()
+            best = values[chosen.argmax(-1)]
+            guess[:] = best.view(len(best), -1, 2).numpy()
+            predicted.append(guess)
+            truth.append(marks.numpy())
+            spacing = float(batch.mm_per_px[0])
+        half = IMAGE_PX / 2 * spacing
+        return {**figures, **regression_figures(np.concatenate(predicted), np.concatenate(truth), half)}
+
+
+def train_compact(options: RecipeOptions, progress: bool = True) -> Path:
+    """Run both stages and export; what is finished is not run again.
+
+    Args:
+        options: What to train on and for how long.
+        progress: Show a progress bar.
+
+    Returns:
+        Folder of the finished model.
+
+    Raises:
+        ConfigurationError: There are no training or validation views.
+    """
+    torch.set_num_threads(options.threads)
+    train, validation = ViewStore(), ViewStore()
+    train.refresh(options.data, "train")
+    validation.refresh(options.data, "validation")
+    for split, store in (("train", train), ("validation", validation)):
+        if not len(store):
+            raise ConfigurationError(
+                f"no {split} views in {options.data}; make them with: carm dataset --split {split}"
+            )
+    compact, tokenizer = fresh(options.size, options.tower.seed)
+
+    def refill() -> int:
+        return train.refresh(options.data, "train")
+
+    for number in (1, 2):
+        if number == 1:
+            stage = stage_one(compact, options.tower, options.work)
+            evaluate: Any = evaluate_head
+        else:
+            stage = stage_two(compact, tokenizer, options.language, options.work)
+            evaluate = AnswerEvaluation(tokenizer)
+        with _bar(stage.name, progress) as report:
+            averaged = stage.run(train, validation, evaluate, refill, report)
+        compact.load_state_dict(averaged.state_dict())
+    card = {**_jsonable(asdict(options)), "views": len(train), "patients": len(set(train["seed"].tolist()))}
+    (options.work / "recipe.json").write_text(json.dumps(card, indent=1) + "\n")
+    return export(compact, tokenizer, options.output, card)
+
+
+def export_checkpoint(options: RecipeOptions, stage: str = "language") -> Path:
+    """Export the averaged weights of a stage's last checkpoint, also of an unfinished one.
+
+    Raises:
+        ConfigurationError: There is no such checkpoint.
+    """
+    compact, tokenizer = fresh(options.size, options.tower.seed)
+    saved = load_checkpoint(options.work / f"{stage}.pt")
+    if saved is None:
+        raise ConfigurationError(f"no checkpoint {options.work / stage}.pt")
+    compact.load_state_dict(saved["average"])
+    card = {**_jsonable(asdict(replace(options))), "step": saved["step"], "spent_s": saved["spent"]}
+    return export(compact, tokenizer, options.output, card)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+class _bar:
+    """Progress bar in per cent of a stage's time."""
+
+    def __init__(self, name: str, shown: bool) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=100.0, desc=name, unit="%", disable=not shown, bar_format="{l_bar}{bar}| {elapsed}")
+
+    def __enter__(self) -> Any:
+        return lambda progress: self._bar.update(max(0.0, 100 * progress - self._bar.n))
+
+    def __exit__(self, *unused: Any) -> None:
+        self._bar.close()

@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two training stages of the compact model.
+
+Stage 1 trains tower, projector and displacement head. Stage 2 attaches the language model and trains everything on
+packed questions, with the head's loss beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from carm_perception.data.store import ViewStore
+from carm_perception.metrics import regression_figures
+from carm_perception.train.architecture import (
+    IMAGE_PX,
+    SCALE_MM,
+    DisplacementHead,
+    image_tokens,
+    normalize,
+    train_on_gray,
+)
+from carm_perception.train.augment import Batch, center_crop, plain_display, random_crop, random_display
+from carm_perception.train.losses import displacement_loss, ordinal_loss
+from carm_perception.train.questions import Packed, QuestionPacker
+from carm_perception.train.state import (
+    Average,
+    Budget,
+    learning_rate,
+    load_checkpoint,
+    make_optimizer,
+    save_checkpoint,
+    set_rate,
+)
+from carm_perception.train.tokenizer import number_token_ids
+
+logger = logging.getLogger(__name__)
+
+HEAD_LOSS_WEIGHT = 1.0
+TOWER_RATE = 0.7
+"""Peak learning rate of the tower in stage 2, relative to the rest."""
+
+QUESTIONED_FRACTION = 0.5
+"""Part of each batch that the language model is asked about; the head sees all of it."""
+
+SIGMA_START_MM, SIGMA_END_MM = 12.0, 2.5
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """How a stage runs.
+
+    Attributes:
+        seconds: Training time, s.
+        steps: Stop after this many steps; 0: only the time counts.
+        batch: Images per step.
+        rate: Peak learning rate.
+        evaluate_every_s: Time between two looks at the validation views, s.
+        checkpoint_every_s: Time between two checkpoints, s.
+        seed: Seed of all randomness.
+        bf16: Use bfloat16 where torch's autocast does.
+    """
+
+    seconds: float = 1800.0
+    steps: int = 0
+    batch: int = 64
+    rate: float = 2e-3
+    evaluate_every_s: float = 240.0
+    checkpoint_every_s: float = 180.0
+    seed: int = 0
+    bf16: bool = True
+
+
+class Compact(nn.Module):
+    """Model and head as one module, so that averaging and checkpoints see both."""
+
+    def __init__(self, model: Any, head: DisplacementHead) -> None:
+        """Join them.
+
+        Args:
+            model: From :func:`carm_perception.train.architecture.build_model`.
+            head: Displacement head of the same width.
+        """
+        super().__init__()
+        self.model, self.head = model, head
+
+    def tokens(self, gray: Tensor) -> Tensor:
+        """Projected image tokens of gray values (batch, 128, 128)."""
+        pixels = normalize(gray).contiguous(memory_format=torch.channels_last)
+        return image_tokens(self.model, pixels)
+
+
+def load_batch(store: ViewStore, index: np.ndarray[Any, Any]) -> Batch:
+    """Views of the store as tensors."""
+    return Batch(**{name: torch.from_numpy(array) for name, array in store.arrays(index).items()})
+
+
+@torch.no_grad()
+def evaluate_head(compact: Compact, store: ViewStore, limit: int = 1000) -> dict[str, float]:
+    """Figures of the displacement head on plainly displayed views."""
+    compact.eval()
+    predicted, truth, spacing = [], [], 1.0
+    for start in range(0, min(limit, len(store)), 100):
+        batch = load_batch(store, np.arange(start, min(start + 100, len(store), limit)))
+        soft, bone, marks = center_crop(batch)
+        mean, _ = compact.head(compact.tokens(plain_display(soft, bone)))
+        predicted.append(mean.float().numpy() * SCALE_MM)
+        truth.append(marks.numpy())
+        spacing = float(batch.mm_per_px[0])
+    return regression_figures(np.concatenate(predicted), np.concatenate(truth), IMAGE_PX / 2 * spacing)
+
+
+class Stage:
+    """Runs one stage: draws batches, steps, averages, evaluates, saves."""
+
+    def __init__(
+        self,
+        name: str,
+        compact: Compact,
+        rates: list[tuple[nn.Module, float]],
+        loss: Callable[[Compact, Tensor, Tensor, float], tuple[Tensor, dict[str, float]]],
+        options: StageOptions,
+        folder: Path,
+    ) -> None:
+        """Resume from the stage's checkpoint in the folder, if there is one.
+
+        Args:
+            name: Name of the stage and of its checkpoint.
+            compact: What is trained.
+            rates: Modules with their peak learning rates.
+            loss: Loss of (compact, gray values, displacements, progress), with figures for the log.
+            options: How it runs.
+            folder: Folder of the checkpoints and the log.
+        """
+        self.name, self.compact, self.options, self.folder = name, compact, options, folder
+        self._loss = loss
+        self._optimizer = make_optimizer(rates)
+        self.average = Average(compact)
+        self._path = folder / f"{name}.pt"
+        self._step, spent = 0, 0.0
+        saved = load_checkpoint(self._path)
+        if saved:
+            compact.load_state_dict(saved["compact"])
+            self.average.module.load_state_dict(saved["average"])
+            peaks = [group["peak"] for group in self._optimizer.param_groups]
+            self._optimizer.load_state_dict(saved["optimizer"])
+            for group, peak in zip(self._optimizer.param_groups, peaks, strict=True):
+                group["peak"] = peak
+            self._step, spent = saved["step"], saved["spent"]
+            logger.info("%s: resumed at step %d", name, self._step)
+        self._generator = torch.Generator().manual_seed(options.seed + 7919 * self._step)
+        self._rng = np.random.default_rng([options.seed, self._step])
+        self.budget = Budget(options.seconds, spent)
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        save_checkpoint(
+            self._path,
+            compact=self.compact.state_dict(),
+            average=self.average.module.state_dict(),
+            optimizer=self._optimizer.state_dict(),
+            step=self._step,
+            spent=self.budget.spent,
+        )
+
+    def _finished(self) -> bool:
+        return self.budget.over or bool(self.options.steps and self._step >= self.options.steps)
+
+    def _progress(self) -> float:
+        if self.options.steps:
+            return max(self.budget.progress, self._step / self.options.steps)
+        return self.budget.progress
+
+    def step(self, store: ViewStore) -> dict[str, float]:
+        """Make one step on random views.
+
+        Returns:
+            Figures for the log.
+        """
+        self.compact.train()
+        progress = self._progress()
+        set_rate(self._optimizer, learning_rate(progress))
+        batch = load_batch(store, self._rng.integers(0, len(store), self.options.batch))
+        with torch.no_grad():
+            soft, bone, marks = random_crop(batch, self._generator)
+            gray = random_display(soft, bone, self._generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.options.bf16):
+            loss, figures = self._loss(self.compact, gray, marks, progress)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.compact.parameters(), 2.0)
+        self._optimizer.step()
+        self.average.update(self.compact)
+        self._step += 1
+        return {"loss": float(loss.detach()), **figures}
+
+    def run(
+        self,
+        store: ViewStore,
+        validation: ViewStore,
+        evaluate: Callable[[Compact, ViewStore], dict[str, float]],
+        refill: Callable[[], int] | None = None,
+        report: Callable[[float], None] | None = None,
+    ) -> Compact:
+        """Train until the time is over.
+
+        Args:
+            store: Training views.
+            validation: Views of unseen patients of another style.
+            evaluate: Figures of the averaged weights on the validation views.
+            refill: Called now and then to load shards that were finished meanwhile.
+            report: Called with the progress, 0 to 1.
+
+        Returns:
+            The averaged weights.
+        """
+        looked = saved = self.budget.spent
+        recent: list[dict[str, float]] = []
+        first = self._step
+        started = self.budget.spent
+        while not self._finished():
+            recent.append(self.step(store))
+            now = self.budget.spent
+            if report:
+                report(self._progress())
+            if now - looked > self.options.evaluate_every_s:
+                looked = now
+                added = refill() if refill else 0
+                speed = (self._step - first) * self.options.batch / max(now - started, 1e-9)
+                self._log(recent, evaluate(self.average.module, validation), speed, len(store), added)  # type: ignore[arg-type]
+                recent = []
+            if now - saved > self.options.checkpoint_every_s:
+                saved = now
+                self.save()
+        self.save()
+        if recent:
+            self._log(recent, evaluate(self.average.module, validation), 0.0, len(store), 0)  # type: ignore[arg-type]
+        return self.average.module  # type: ignore[return-value]
+
+    def _log(
+        self, recent: list[dict[str, float]], figures: dict[str, float], speed: float, views: int, added: int
+    ) -> None:
+        means = {key: round(float(np.mean([r[key] for r in recent])), 4) for key in recent[0]}
+        line = {
+            "stage": self.name,
+            "step": self._step,
+            "spent_s": round(self.budget.spent),
+            "images_per_s": round(speed, 1),
+            "views": views,
+            "added": added,
+            **means,
+            "validation": {key: round(value, 4) for key, value in figures.items()},
+        }
+        logger.info("%s", json.dumps(line))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+
+
+def tower_loss(compact: Compact, gray: Tensor, marks: Tensor, progress: float) -> tuple[Tensor, dict[str, float]]:
+    """Loss of stage 1."""
+    mean, log_scale = compact.head(compact.tokens(gray))
+    return displacement_loss(mean, log_scale, marks), {}
+
+
+class QuestionLoss:
+    """Loss of stage 2: answers to packed questions, and the head's loss beside it."""
+
+    def __init__(self, tokenizer: Any, seed: int = 0, pointing: int = 4) -> None:
+        """Prepare.
+
+        Args:
+            tokenizer: The compact model's tokenizer.
+            seed: Seed of the questions.
+            pointing: Pointing questions per image.
+        """
+        self._packer = QuestionPacker(tokenizer, pointing)
+        self._numbers = torch.tensor(number_token_ids(tokenizer))
+        self._rng = np.random.default_rng([seed, 99])
+
+    def __call__(
+        self, compact: Compact, gray: Tensor, marks: Tensor, progress: float
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Loss of a batch."""
+        tokens = compact.tokens(gray)
+        mean, log_scale = compact.head(tokens)
+        regression = displacement_loss(mean, log_scale, marks)
+        asked = max(1, round(QUESTIONED_FRACTION * len(marks)))
+        packed = self._packer.pack(marks[:asked].numpy(), self._rng)
+        logits = answer_logits(compact.model, tokens[:asked], packed)
+        sigma = SIGMA_END_MM + (SIGMA_START_MM - SIGMA_END_MM) * max(0.0, 1 - 2 * progress)
+        text, number, order = self._parts(logits, packed, sigma)
+        total = text + HEAD_LOSS_WEIGHT * regression
+        return total, {"number": number, "order": order, "head": float(regression.detach())}
+
+    def _parts(self, logits: Tensor, packed: Packed, sigma_mm: float) -> tuple[Tensor, float, float]:
+        labels, weights = packed.labels.flatten(), packed.weights.flatten()
+        truth = packed.numbers_mm.flatten()
+        flat = logits.flatten(0, 1).float()
+        is_number = ~truth.isnan()
+        plain = nn.functional.cross_entropy(flat[~is_number], labels[~is_number], reduction="none")
+        ordinal = ordinal_loss(flat[is_number], truth[is_number], self._numbers, sigma_mm)
+        plain_weight, number_weight = weights[~is_number], weights[is_number]
+        total = ((plain * plain_weight).sum() + (ordinal * number_weight).sum()) / weights.sum()
+        order = float((plain.detach() * plain_weight).sum() / plain_weight.sum())
+        return total, float(ordinal.detach().mean()), order
+
+
+def answer_logits(model: Any, tokens: Tensor, packed: Packed) -> Tensor:
+    """Logits (batch, p, vocabulary) at the positions that predict the answers of packed questions."""
+    embedded = model.get_input_embeddings()(packed.input_ids)
+    count = tokens.shape[1]
+    embedded = torch.cat([embedded[:, :1], tokens.to(embedded.dtype), embedded[:, 1 + count :]], dim=1)
+    hidden = model.model.language_model(
+        inputs_embeds=embedded,
+        attention_mask=packed.mask.to(embedded.dtype),
+        position_ids=packed.position_ids,
+        use_cache=False,
+    ).last_hidden_state
+    logits: Tensor = model.lm_head(hidden[:, packed.positions])
+    return logits
+
+
+def stage_one(compact: Compact, options: StageOptions, folder: Path) -> Stage:
+    """Prepare stage 1: tower, projector and head."""
+    model = compact.model.model
+    train_on_gray(compact.model)
+    model.vision_tower.to(memory_format=torch.channels_last)
+    rates = [(m, options.rate) for m in (model.vision_tower, model.multi_modal_projector, compact.head)]
+    return Stage("tower", compact, rates, tower_loss, options, folder)
+
+
+def stage_two(compact: Compact, tokenizer: Any, options: StageOptions, folder: Path) -> Stage:
+    """Prepare stage 2: everything, the tower at a lower rate."""
+    model = compact.model.model
+    train_on_gray(compact.model)
+    model.vision_tower.to(memory_format=torch.channels_last)
+    rates = [
+        (model.vision_tower, options.rate * TOWER_RATE),
+        (model.multi_modal_projector, options.rate),
+        (compact.head, options.rate),
+        (compact.model, options.rate),
+    ]
+    return Stage("language", compact, rates, QuestionLoss(tokenizer, options.seed), options, folder)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compact model's tokenizer: byte-level BPE in which every integer from -400 to 400 is one token.
+
+A pointing answer then takes eight tokens, and the probabilities of the number tokens are a distribution over
+millimeters. Every text survives encoding and decoding unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from carm_core.landmarks import LANDMARKS
+from carm_core.localization import Protocol, Query
+from carm_perception.prompts import full_prompt, short_prompt
+from carm_perception.protocols import LIMIT_MM
+
+PAD, USER, ASSISTANT, END, IMAGE = "<pad>", "<|user|>", "<|assistant|>", "<|end|>", "<image>"
+SPECIAL = (PAD, USER, ASSISTANT, END, IMAGE)
+FRAGMENTS = ('{"target": ', ', "dx_mm": ', ', "dy_mm": ', "}", "[", "]", ",", ", ", ": ")
+NUMBERS = tuple(str(value) for value in range(-LIMIT_MM, LIMIT_MM + 1))
+MERGED_TOKENS = 700
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}<|assistant|>{% else %}<|user|>{% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{% endif %}{% endfor %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{% endif %}{% if message['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""Images come before the text of their message."""
+
+
+def corpus() -> list[str]:
+    """Sentences on which the merges are learned: prompts, names and synonyms."""
+    lines = []
+    for mark in LANDMARKS:
+        lines += [mark.name, *mark.synonyms, *(s.capitalize() for s in mark.synonyms)]
+        lines += [short_prompt(Query(Protocol.POINTING, mark.id))] * 4
+        lines += [f"move to the {name}, further up, on the other side, left, right" for name in mark.synonyms]
+    for protocol in Protocol:
+        lines += [full_prompt(Query(protocol, 11), (155, 155))] * 2
+    lines += [short_prompt(Query(Protocol.RETRIEVAL)), short_prompt(Query(Protocol.LOCALIZATION))] * 8
+    return lines
+
+
+def build_tokenizer() -> Any:
+    """Train the tokenizer; deterministic.
+
+    Returns:
+        A ``PreTrainedTokenizerFast`` with the chat template set.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=MERGED_TOKENS,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(corpus(), trainer)
+    names = tuple(mark.name for mark in LANDMARKS)
+    core.add_tokens([AddedToken(text, normalized=False) for text in (*NUMBERS, *FRAGMENTS, *names)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[USER, ASSISTANT, IMAGE],
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+        model_max_length=256,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def number_token_ids(tokenizer: Any) -> list[int]:
+    """Ids of the tokens of -400 to 400, in this order."""
+    ids: list[int] = tokenizer.convert_tokens_to_ids(list(NUMBERS))
+    return ids
