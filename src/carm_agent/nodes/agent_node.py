@@ -59,9 +59,9 @@ class AgentNode(Node):
             ConfigurationError: a parameter is out of range.
         """
         super().__init__("agent_node", **{"namespace": "/carm", **node_arguments})
-        self._parameters = declare_parameters(self, AgentParameters)
-        self._planner = Planner(CArm.from_config(), self._parameters.velocity_scaling)
-        self._graph = CArmGraph(self, self._planner.carm, self._parameters)
+        self._settings = declare_parameters(self, AgentParameters)
+        self._planner = Planner(CArm.from_config(), self._settings.velocity_scaling)
+        self._graph = CArmGraph(self, self._planner.carm, self._settings)
         self._graph.on_stopped = self._on_stopped
         self._task = ""
         self._dialogue = self.create_publisher(Utterance, "agent/dialogue", 10)
@@ -136,7 +136,7 @@ class AgentNode(Node):
                 RosArm(graph, interrupt),
                 RosClock(self),
                 interrupt,
-                self._parameters.navigator_config(),
+                self._settings.navigator_config(),
             )
             return navigator.run(goal, report)
 
