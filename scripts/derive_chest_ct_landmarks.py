@@ -39,6 +39,7 @@ class LabelMap:
     """Label map of the chest CT; structures by name, positions in LPS mm."""
 
     def __init__(self, volume: Volume, mask_path: Path, names_path: Path) -> None:
+        """Read the label map and its table of structures."""
         self.volume = volume
         self.labels = sitk.GetArrayFromImage(sitk.ReadImage(str(mask_path))).transpose(2, 1, 0)
         with names_path.open(encoding="utf-8") as stream:
@@ -118,15 +119,16 @@ def dome(labels: LabelMap, side: str) -> Array:
     """Apex of the hemidiaphragm: highest point of the lung's smoothed base away from heart and chest wall."""
     lobes = ["lung_upper_lobe_right", "lung_middle_lobe_right", "lung_lower_lobe_right"]
     lobes = lobes if side == "right" else ["lung_upper_lobe_left", "lung_lower_lobe_left"]
+    pixel_mm = float(labels.volume.spacing_mm[0])
     lung = labels.mask(*lobes)
     lowest = np.where(lung.any(2), lung.argmax(2), -1)
     below = {"right": ("liver",), "left": ("spleen", "stomach", "colon", "liver")}[side]
     organ = np.isin(labels.labels, [labels.ids[name] for name in below])
     highest = np.where(organ.any(2), organ.shape[2] - 1 - organ[:, :, ::-1].argmax(2), -1)
-    valid = (lowest >= 0) & (highest >= 0) & (lowest - highest < 5) & (lowest >= highest - 1)
-    valid &= _distance_mm(lung.any(2)) > 12.0
+    valid = np.asarray((lowest >= 0) & (highest >= 0) & (lowest - highest < 5) & (lowest >= highest - 1))
+    valid &= ndimage.distance_transform_edt(lung.any(2)) * pixel_mm > 12.0
     heart = labels.mask("heart").any(2)
-    valid &= ndimage.distance_transform_edt(~heart) * 0.703 > 5.0
+    valid &= ndimage.distance_transform_edt(~heart) * pixel_mm > 5.0
     if not valid.any():
         raise CarmError(f"no {side} hemidiaphragm inside the CT")
     weight = ndimage.gaussian_filter(valid.astype(float), 8)
@@ -135,10 +137,6 @@ def dome(labels: LabelMap, side: str) -> Array:
     top = np.argwhere(height > height.max() - 0.8)
     i, j = top.mean(0)
     return labels.volume.lps_from_voxel(np.array([i, j, height.max()]))
-
-
-def _distance_mm(area: NDArray[np.bool_]) -> Array:
-    return np.asarray(ndimage.distance_transform_edt(area)) * 0.703
 
 
 RULES: dict[int, Callable[[LabelMap], Array]] = {

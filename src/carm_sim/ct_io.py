@@ -131,7 +131,8 @@ def read_landmarks(path: Path) -> LandmarkFile:
     """Read a `landmarks.yaml`.
 
     Raises:
-        PatientError: If the file is unreadable, or an id is unknown or double, or a position is not three finite numbers.
+        PatientError: If the file is unreadable, an id is unknown or double, or a position is not three finite
+            numbers.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -177,7 +178,9 @@ def write_landmarks(landmarks: LandmarkFile, path: Path) -> None:
             for identifier in sorted(landmarks.positions_mm)
         ],
     }
-    text = "# SPDX-License-Identifier: Apache-2.0\n" + yaml.safe_dump(content, sort_keys=False, width=110, default_flow_style=None)
+    text = "# SPDX-License-Identifier: Apache-2.0\n" + yaml.safe_dump(
+        content, sort_keys=False, width=110, default_flow_style=None
+    )
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -205,14 +208,15 @@ def _read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
     nibabel reads it, since ITK's reader silently turns NaN into 0.
     """
     import nibabel
+    from nibabel.filebasedimages import ImageFileError
 
     try:
         if path.stat().st_size == 0:
             raise PatientError(f"{path}: the file is empty")
         image = nibabel.load(path)
-        values = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
-        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(image.affine, float)  # type: ignore[attr-defined]
-    except (nibabel.filebasedimages.ImageFileError, OSError, ValueError, EOFError, zlib.error) as error:
+        values = np.asanyarray(image.dataobj)
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(image.affine, float)
+    except (ImageFileError, OSError, ValueError, EOFError, zlib.error) as error:
         raise PatientError(f"{path}: not a readable CT ({_last_line(error)})") from error
     return values, affine
 
@@ -235,7 +239,9 @@ def _checked_volume(values: NDArray[Any], affine: NDArray[np.float64], path: Pat
         values = values[..., 0]
     size = " x ".join(map(str, values.shape))
     if values.ndim != 3 or values.dtype.kind not in "iuf":
-        raise PatientError(f"{path}: a CT has three dimensions and one number a voxel, this image is {size} {values.dtype}")
+        raise PatientError(
+            f"{path}: a CT has three dimensions and one number a voxel, this image is {size} {values.dtype}"
+        )
     if min(values.shape) < MIN_VOXELS:
         raise PatientError(f"{path}: absurd size {size}, at least {MIN_VOXELS} voxels are needed along each axis")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)

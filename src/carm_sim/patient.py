@@ -179,4 +179,3 @@ def _single_nifti(path: Path) -> Path:
         if len(images) == 1:
             return images[0]
     return path
-

@@ -33,6 +33,7 @@ class Volume:
     transform_voxel_to_lps: NDArray[np.float64]
 
     def __post_init__(self) -> None:
+        """Check the grid and freeze the affine."""
         if self.hu.ndim != 3 or min(self.hu.shape) < 1:
             raise PatientError(f"a CT volume needs three dimensions, this one has shape {self.hu.shape}")
         if self.hu.dtype != np.int16:

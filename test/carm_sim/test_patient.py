@@ -33,7 +33,12 @@ def body(spacing: tuple[float, float, float] = (4.0, 3.0, 5.0)) -> Volume:
     hu = np.full(shape, -1000, np.int16)
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = -(np.array(shape) - 1) / 2 * np.array(spacing)
-    points = np.stack(np.meshgrid(*[np.arange(n) * s + o for n, s, o in zip(shape, spacing, affine[:3, 3], strict=True)], indexing="ij"), -1)
+    points = np.stack(
+        np.meshgrid(
+            *[np.arange(n) * s + o for n, s, o in zip(shape, spacing, affine[:3, 3], strict=True)], indexing="ij"
+        ),
+        -1,
+    )
     hu[(np.abs(points) < [80, 45, 75]).all(-1)] = 0
     hu[np.linalg.norm(points - RIGHT_BEAD_MM, axis=-1) < 8] = 1500
     return Volume(hu, affine)
@@ -234,7 +239,9 @@ def test_paths_that_are_no_ct(tmp_path: Path) -> None:
             load_patient(spec)
 
 
-@pytest.mark.parametrize(("name", "nearest"), [("chest_cy", "chest_ct"), ("phantm:7", "phantom:7"), ("Chest-CT", "chest_ct")])
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("chest_cy", "chest_ct"), ("phantm:7", "phantom:7"), ("Chest-CT", "chest_ct")]
+)
 def test_unknown_name_suggests_the_nearest(name: str, nearest: str) -> None:
     with pytest.raises(PatientError, match=nearest):
         load_patient(name)

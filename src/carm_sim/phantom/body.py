@@ -35,7 +35,7 @@ class BodyPlan:
         fatness: 0 (slim) to 1 (obese).
         muscle: Thickness factor of muscles, about 1.
         kyphosis_mm, scoliosis_mm, scoliosis_phase: Bulge of the thoracic spine backwards and sideways.
-        inspiration: 0 (as in the population) to 1 (deep breath held).
+        inspiration: About 0 (as in the population) to 1 (deep breath held).
         head_rotation_rad: Axial rotation, flexion, and lateral bending of the head, shape (3,).
         limb_scale: Arm length factor.
     """
@@ -82,7 +82,7 @@ def plan_body(seed: int, style: str = "standard", arms: str | None = None) -> Bo
     wide = 1.0 if style == "standard" else 1.25
     upright, tilt = _upright(landmark_population().sample(rng, wide))
     frame = float(np.clip(upright[14][0] / 254.5, 0.78, 1.25))
-    inspiration = float(rng.uniform(0.3, 1.0)) if arms == "raised" else float(rng.uniform(0, 0.15))
+    inspiration = float(rng.uniform(0.3, 1.0)) if arms == "raised" else float(rng.uniform(-0.15, 0.15))
     return BodyPlan(
         seed=seed,
         style=style,
@@ -116,7 +116,9 @@ def _arm_sides(arms: str, rng: np.random.Generator) -> dict[str, str]:
 def _upright(sample: dict[int, Array]) -> tuple[dict[int, Array], float]:
     """Take the body's rotation in the coronal plane about T1 out of a sampled landmark set."""
     central = (1, 2, 3, 4, 5, 11, 12, 13, 14)
-    mean = {int(key): value for key, value in zip(landmark_population().ids, landmark_population().mean_mm, strict=True)}
+    mean = {
+        int(key): value for key, value in zip(landmark_population().ids, landmark_population().mean_mm, strict=True)
+    }
     dot = sum(float(mean[key] @ sample[key]) for key in central)
     cross = sum(float(mean[key][0] * sample[key][1] - mean[key][1] * sample[key][0]) for key in central)
     angle = float(np.arctan2(cross, dot))

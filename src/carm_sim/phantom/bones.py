@@ -55,7 +55,11 @@ def surface_points(bone: Bone, per_mm2: float, rng: np.random.Generator) -> tupl
     u, v = (order * _R2[0]) % 1, (order * _R2[1]) % 1
     flip = u + v > 1
     u, v = np.where(flip, 1 - u, u), np.where(flip, 1 - v, v)
-    points = corner[face, 0] + u[:, None] * (corner[face, 1] - corner[face, 0]) + v[:, None] * (corner[face, 2] - corner[face, 0])
+    points = (
+        corner[face, 0]
+        + u[:, None] * (corner[face, 1] - corner[face, 0])
+        + v[:, None] * (corner[face, 2] - corner[face, 0])
+    )
     normals = cross / np.maximum(double_area, 1e-12)[:, None]
     return points, np.full(len(face), 1 / per_mm2), normals[face]
 
@@ -63,7 +67,7 @@ def surface_points(bone: Bone, per_mm2: float, rng: np.random.Generator) -> tupl
 def rasterize(bones: Iterable[Bone], grid: Grid, cortex_scale: float, rng: np.random.Generator) -> BoneFractions:
     """Fractions of cortical and trabecular bone.
 
-    The cortex is laid down as mass (surface area times thickness), so thin shells keep their line integrals on any grid.
+    The cortex is laid down as mass (surface area times thickness): thin shells keep their line integrals on any grid.
 
     Args:
         bones: Surfaces in mm.
@@ -93,7 +97,7 @@ def rasterize(bones: Iterable[Bone], grid: Grid, cortex_scale: float, rng: np.ra
                 splat(shell, part.index_of(points - depth * normals), mass)
         else:
             splat(shell, part.index_of(points), area * _thickness(bone.name) * cortex_scale / grid.spacing_mm**3)
-            inner = _interior(bone.name, part, part.index_of(points))
+            inner = _interior(bone.name, part, shell, part.index_of(points))
             if "ribcage" in bone.name:
                 inner *= 1 - 0.6 * _cartilage_field(bone, part)
             trabecular[box] = np.maximum(trabecular[box], inner)
@@ -126,25 +130,29 @@ def _cartilage_field(ribcage: Bone, part: Grid) -> Field:
     middle, line = _sternal_front(ribcage)
     x, y, z = part.axes()
     behind = y - np.polyval(line, z).astype(np.float32)
-    return np.clip((53.0 - behind) / 16.0, 0, 1) * np.clip((np.abs(x - np.float32(middle)) - 14.0) / 8.0, 0, 1)
+    beside = np.abs(x - np.float32(middle))
+    return np.asarray(np.clip((53.0 - behind) / 16.0, 0, 1) * np.clip((beside - 14.0) / 8.0, 0, 1))
 
 
 def _thickness(name: str) -> float:
     return next((value for pattern, value in _CORTEX_MM if re.search(pattern, name)), _DEFAULT_CORTEX_MM)
 
 
-def _interior(name: str, part: Grid, index: NDArray[np.float64]) -> Field:
-    """Soft-edged interior of a surface that may have small holes."""
+def _interior(name: str, part: Grid, shell: Field, index: NDArray[np.float64]) -> Field:
+    """Soft-edged interior of a surface.
+
+    A closed surface is sealed by every voxel that holds a share of it, filled, and peeled by one voxel. One with holes
+    is filled plane by plane.
+    """
     nearest = np.round(index).astype(int)
     nearest = nearest[((nearest >= 0) & (nearest < np.array(part.shape))).all(1)]
-    shell = np.zeros(part.shape, bool)
-    shell[tuple(nearest.T)] = True
+    surface = np.zeros(part.shape, bool)
+    surface[tuple(nearest.T)] = True
     if not _OPEN_MESHES.search(name):
-        solid = ndimage.binary_fill_holes(shell)
+        solid = ndimage.binary_erosion(ndimage.binary_fill_holes(shell > 0)) | surface
     else:
-        solid = ndimage.binary_closing(shell, iterations=1) | shell
+        solid = ndimage.binary_closing(surface, iterations=1) | surface
         for axis in range(3):
-            view = np.moveaxis(solid, axis, 0)
-            for plane in view:
+            for plane in np.moveaxis(solid, axis, 0):
                 plane |= ndimage.binary_fill_holes(plane)
     return np.asarray(ndimage.gaussian_filter(solid.astype(np.float32), 0.6))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from carm_sim.phantom.body import BodyPlan
 from carm_sim.phantom.envelope import Envelope
-from carm_sim.phantom.grid import Array, Field, Grid, capsule_union, splat
+from carm_sim.phantom.grid import Array, Field, Grid, capsule_union, smooth_noise, splat
 from carm_sim.phantom.posture import PosedSkeleton
 
 FAR_MM = 500.0
@@ -60,10 +61,12 @@ def build_chest(plan: BodyPlan, skeleton: PosedSkeleton, envelope: Envelope, rng
     capsule_union(veins, grid.origin_mm, grid.spacing_mm, _vein_capsules(carina, organs), 3.0)
     capsule_union(heart, grid.origin_mm, grid.spacing_mm, organs, 14.0)
     mediastinum = heart - np.float32(rng.uniform(1.5, 4.0) + 3.0 * plan.fatness)
-    capsule_union(mediastinum, grid.origin_mm, grid.spacing_mm, _mediastinal_capsules(plan, carina, envelope, rng), 16.0)
-    lungs = np.maximum(envelope.cavity + np.float32(1.0), diaphragm)
-    np.maximum(lungs, -mediastinum, out=lungs)
-    np.maximum(lungs, _septum(plan, envelope, min(apex[2] for apex in domes.values()), rng), out=lungs)
+    capsule_union(
+        mediastinum, grid.origin_mm, grid.spacing_mm, _mediastinal_capsules(plan, carina, envelope, rng), 16.0
+    )
+    between = np.maximum(-mediastinum, _septum(plan, envelope, min(apex[2] for apex in domes.values()), rng))
+    between += np.float32(rng.uniform(1.0, 2.6)) * smooth_noise(grid, float(rng.uniform(16, 30)), rng)
+    lungs = np.maximum(np.maximum(envelope.cavity + np.float32(1.0), diaphragm), between)
     airway = _field(grid)
     capsule_union(airway, grid.origin_mm, grid.spacing_mm, _airway_capsules(plan, carina, skeleton, envelope, rng), 2.5)
     return Chest(lungs, heart, veins, airway, diaphragm, hila, {11: carina, **domes})
@@ -97,7 +100,9 @@ def _diaphragm_height(plan: BodyPlan, domes: dict[int, Array], envelope: Envelop
         level = int(np.abs(envelope.chest.z_mm - apex[2]).argmin())
         axis = envelope.chest.axis_mm[level]
         wall = envelope.chest.radius_at(apex[2], 0.0 if apex[0] > axis[0] else np.pi)
-        lateral = np.where((x - apex[0]) * (apex[0] - axis[0]) > 0, max(wall - abs(apex[0] - axis[0]), 30.0) * 1.15, 95.0)
+        lateral = np.where(
+            (x - apex[0]) * (apex[0] - axis[0]) > 0, max(wall - abs(apex[0] - axis[0]), 30.0) * 1.15, 95.0
+        )
         depth = np.where(y > apex[1], 82.0, 105.0) * plan.torso_depth
         square = ((x - apex[0]) / lateral)[:, None] ** 2 + ((y - apex[1]) / depth)[None, :] ** 2
         one = apex[2] - fall * square**power
@@ -105,8 +110,10 @@ def _diaphragm_height(plan: BodyPlan, domes: dict[int, Array], envelope: Envelop
     assert surface is not None
     middle = min(apex[2] for apex in domes.values()) - rng.uniform(4, 14)
     center = envelope.spine(middle)
-    ridge = middle - 0.4 * fall * ((((x - center[0]) / 90.0) ** 2)[:, None] + (((y - center[1] + 70) / 70.0) ** 2)[None, :])
-    return np.maximum(surface, ridge).astype(np.float32)
+    ridge = middle - 0.4 * fall * (
+        (((x - center[0]) / 90.0) ** 2)[:, None] + (((y - center[1] + 70) / 70.0) ** 2)[None, :]
+    )
+    return np.asarray(np.maximum(surface, ridge), np.float32)
 
 
 def _heart_capsules(
@@ -137,16 +144,20 @@ def _heart_capsules(
         (center + size * np.array([-14, -14, -4]), apex + size * np.array([-26, -6, 2]), 37 * size, 30 * size),
         (center + size * np.array([-24, 6, 4]), center + size * np.array([-20, 4, -16]), 31 * size, 29 * size),
         (center + size * np.array([-10, 26, 16]), center + size * np.array([18, 26, 14]), 26 * size, 26 * size),
-        (base, ascending, 22 * size, radius), (ascending, arch_top, radius, radius), (arch_top, descending, radius, radius * 0.9),
+        (base, ascending, 22 * size, radius), (ascending, arch_top, radius, radius),
+        (arch_top, descending, radius, radius * 0.9),
         (descending, np.array([spine_low[0] + 14, spine_low[1] - 16, floor - 60]), radius * 0.88, radius * 0.8),
         (entry, carina + np.array([-20.0, -16.0, 10.0]), 13.0, 10.5),
         (carina + np.array([-20.0, -16.0, 10.0]), carina + np.array([-22.0, -14.0, 52.0]), 10.5, 9.0),
         (carina + np.array([-18.0, -20.0, 40.0]), carina + np.array([34.0, -18.0, 54.0]), 7.0, 7.0),
-        (arch_top, carina + np.array([26.0, 4.0, 64.0]), 7.5, 6.0), (arch_top, carina + np.array([-16.0, -6.0, 60.0]), 8.0, 6.5),
+        (arch_top, carina + np.array([26.0, 4.0, 64.0]), 7.5, 6.0),
+        (arch_top, carina + np.array([-16.0, -6.0, 60.0]), 8.0, 6.5),
         (center + size * np.array([6, -14, 24]), trunk, 20 * size, 15.0),
         (trunk, hilum[0], 13.0, 9.5), (trunk, hilum[1], 13.0, 10.0),
-        (hilum[0], hilum[0] + np.array([-14.0, 10.0, -34.0]), 8.5, 5.0), (hilum[0], hilum[0] + np.array([-16.0, 0.0, 24.0]), 6.5, 4.0),
-        (hilum[1], hilum[1] + np.array([12.0, 14.0, -34.0]), 8.5, 5.0), (hilum[1], hilum[1] + np.array([14.0, 0.0, 22.0]), 6.5, 4.0),
+        (hilum[0], hilum[0] + np.array([-14.0, 10.0, -34.0]), 8.5, 5.0),
+        (hilum[0], hilum[0] + np.array([-16.0, 0.0, 24.0]), 6.5, 4.0),
+        (hilum[1], hilum[1] + np.array([12.0, 14.0, -34.0]), 8.5, 5.0),
+        (hilum[1], hilum[1] + np.array([14.0, 0.0, 22.0]), 6.5, 4.0),
     ]  # fmt: skip
     return np.array([[*start, *end, first, last] for start, end, first, last in pieces]), hilum
 
@@ -168,7 +179,7 @@ def _mediastinal_capsules(plan: BodyPlan, carina: Array, envelope: Envelope, rng
     unit, spine = plan.frame_scale**0.5, envelope.spine
     levels = np.linspace(carina[2] - 230, envelope.top_of_chest_mm + 30, 9)
     capsules = []
-    for low, high in zip(levels, levels[1:], strict=False):
+    for low, high in itertools.pairwise(levels):
         first, last = spine(low), spine(high)
         capsules.append([first[0], first[1] + 4, low, last[0], last[1] + 4, high, 22 * unit, 21 * unit])
         capsules.append([first[0] + 3, first[1] - 26 * unit, low, last[0] + 3, last[1] - 26 * unit, high, 11.0, 11.0])
@@ -206,7 +217,11 @@ def _airway_capsules(
     radius = rng.uniform(7.0, 10.0) * unit * (0.92 if plan.female else 1.0)
     t1 = skeleton.landmarks_mm[10]
     inlet = np.array([0.5 * (t1[0] + carina[0]), envelope.spine(t1[2])[1] - rng.uniform(28, 36) * unit, t1[2] - 4])
-    larynx, pharynx, palate = neck(0.3, rng.uniform(14, 20)), neck(0.6, rng.uniform(8, 13)), neck(0.98, rng.uniform(12, 18))
+    larynx, pharynx, palate = (
+        neck(0.3, rng.uniform(14, 20)),
+        neck(0.6, rng.uniform(8, 13)),
+        neck(0.98, rng.uniform(12, 18)),
+    )
     nose = palate + np.array([0, -45.0, 8.0])
     middle = 0.5 * (inlet + carina) + np.array([rng.normal(0, 2.5), rng.normal(2, 2), 0])
     right = carina + unit * np.array([-rng.uniform(17, 23), rng.uniform(2, 8), -rng.uniform(18, 28)])
@@ -214,13 +229,16 @@ def _airway_capsules(
     intermediate = right + unit * np.array([-rng.uniform(8, 16), 6.0, -rng.uniform(24, 34)])
     lower = left + unit * np.array([rng.uniform(6, 14), 10.0, -rng.uniform(24, 36)])
     pieces = [
-        (nose, palate, 9.0, 8.0), (palate, pharynx, 8.0, 8.0), (pharynx, larynx, 9.0, 6.0), (larynx, inlet, 8.0 * unit, radius),
+        (nose, palate, 9.0, 8.0), (palate, pharynx, 8.0, 8.0), (pharynx, larynx, 9.0, 6.0),
+        (larynx, inlet, 8.0 * unit, radius),
         (inlet, middle, radius, radius), (middle, carina + np.array([0, 0, 2.5]), radius, radius * 0.98),
         (carina + np.array([-radius * 0.45, 0, 3.0]), right, radius * 0.82, radius * 0.76),
         (carina + np.array([radius * 0.45, 0, 3.0]), left, radius * 0.74, radius * 0.66),
         (right, right + unit * np.array([-20.0, 4.0, 8.0]), radius * 0.55, radius * 0.4),
-        (right, intermediate, radius * 0.68, radius * 0.6), (intermediate, intermediate + np.array([-8.0, 10.0, -24.0]), radius * 0.5, 2.5),
-        (left, left + unit * np.array([14.0, -8.0, 12.0]), radius * 0.5, radius * 0.36), (left, lower, radius * 0.56, radius * 0.48),
+        (right, intermediate, radius * 0.68, radius * 0.6),
+        (intermediate, intermediate + np.array([-8.0, 10.0, -24.0]), radius * 0.5, 2.5),
+        (left, left + unit * np.array([14.0, -8.0, 12.0]), radius * 0.5, radius * 0.36),
+        (left, lower, radius * 0.56, radius * 0.48),
         (lower, lower + np.array([6.0, 10.0, -22.0]), radius * 0.42, 2.2),
     ]  # fmt: skip
     return np.array([[*start, *end, first, last] for start, end, first, last in pieces])
@@ -253,7 +271,9 @@ def vessel_mass(grid: Grid, lungs: Field, hila_mm: Array, rng: np.random.Generat
     return np.minimum(mass, 1)
 
 
-def _tree_points(root: Array, ends: Array, rng: np.random.Generator, spacing: float) -> tuple[Array, NDArray[np.float64]]:
+def _tree_points(
+    root: Array, ends: Array, rng: np.random.Generator, spacing: float
+) -> tuple[Array, NDArray[np.float64]]:
     """Points (N, 3) along a vascular tree and the blood volume (N,) in mm^3 that each stands for."""
     order = np.argsort(np.linalg.norm(ends - root, axis=1) * rng.uniform(0.8, 1.2, len(ends)))
     nodes = np.concatenate([root[None], ends[order]])

@@ -14,8 +14,8 @@ from carm_sim.volume import AIR_HU, Volume
 def crop_to_ct_field(body: PhantomBody, seed: int) -> PhantomBody:
     """Cut a body to what a CT scanner would have covered.
 
-    A random length around the chest is kept, from the lower neck or shoulders to the upper abdomen or pelvis, and inside
-    it a round field of view. `landmarks_mm` then holds what is left inside; `anatomical_landmarks_mm` stays complete.
+    A random length around the chest is kept, from the lower neck or shoulders to the upper abdomen or pelvis, and in it
+    a round field of view. `landmarks_mm` then holds what is left inside; `anatomical_landmarks_mm` stays complete.
 
     Args:
         body: A whole body.

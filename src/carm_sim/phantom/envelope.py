@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from carm_sim.phantom.body import BodyPlan
@@ -190,7 +190,7 @@ def _capsules(plan: BodyPlan, skeleton: PosedSkeleton, spine: SpineCurve, fat: f
         store.append([*start, *end, first + share * fat, last + share * fat])
 
     neck_radius = (50.0 + 6 * (not plan.female)) * plan.frame_scale**0.5
-    for lower, upper in zip(neck, neck[1:], strict=False):
+    for lower, upper in itertools.pairwise(neck):
         add(near, lower, upper, neck_radius, neck_radius - 1, 0.55)
     for side, sign in SIDES.items():
         shoulder, acromion = joint[f"shoulder_{side}"], joint[f"acromion_{side}"]
@@ -213,7 +213,10 @@ def _capsules(plan: BodyPlan, skeleton: PosedSkeleton, spine: SpineCurve, fat: f
                 ends = _ends(bone.vertices)
                 add(far, ends[0], ends[1], *((11.0, 10.0) if "mc" in name else (7.5, 7.0)), 0.05)
         femur = skeleton.bones[f"{side}_femur"].vertices
-        top, bottom = femur[femur[:, 2] > femur[:, 2].max() - 60].mean(0), femur[femur[:, 2] < femur[:, 2].min() + 60].mean(0)
+        top, bottom = (
+            femur[femur[:, 2] > femur[:, 2].max() - 60].mean(0),
+            femur[femur[:, 2] < femur[:, 2].min() + 60].mean(0),
+        )
         add(near, top + np.array([0, 0, -10.0]), bottom, 72 * bulk, 52 * bulk, 1.0)
     return np.array(near), np.array(far)
 
@@ -258,7 +261,9 @@ def build_envelope(plan: BodyPlan, skeleton: PosedSkeleton, grid: Grid, rng: np.
     forward = 58.0 * plan.torso_depth
     ribs = _vertices(skeleton, "ribcage")
     pelvis = _vertices(skeleton, "pelvis")
-    wall = np.concatenate([ribs, pelvis, _vertices(skeleton, "thoracic|lumbar|sacrum"), _belly_points(plan, spine, ribs, pelvis, forward)])
+    wall = np.concatenate(
+        [ribs, pelvis, _vertices(skeleton, "thoracic|lumbar|sacrum"), _belly_points(plan, spine, ribs, pelvis, forward)]
+    )
     low, high = float(pelvis[:, 2].min()) - 150, float(ribs[:, 2].max()) + 24
     outer = fit_tube(wall, spine, forward, (low, high), outermost=True)
     if plan.style == "validation":
@@ -279,7 +284,9 @@ def build_envelope(plan: BodyPlan, skeleton: PosedSkeleton, grid: Grid, rng: np.
         if skin:
             near = np.concatenate([near, _breasts(plan, skeleton, outer, muscle_thickness, rng)])
         capsule_union(field, grid.origin_mm, grid.spacing_mm, near, 26.0)
-        field[head_box] = smooth_min(field[head_box], head - np.float32(4.0 + (0.25 * fat + 2.0 if skin else 0.0)), 12.0)
+        field[head_box] = smooth_min(
+            field[head_box], head - np.float32(4.0 + (0.25 * fat + 2.0 if skin else 0.0)), 12.0
+        )
         capsule_union(field, grid.origin_mm, grid.spacing_mm, far, 9.0)
         np.maximum(field, grid.axes()[1] - np.float32(table - (0 if skin else 3 + 0.3 * fat)), out=field)
         fields.append(field)

@@ -18,7 +18,7 @@ from carm_sim.phantom.posture import PosedSkeleton, pose_skeleton
 from carm_sim.phantom.tissue import draw_tissue, fill_tissue
 from carm_sim.volume import Volume
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 4
 
 BELOW_T1_MM = 620.0
 _MARGIN_MM = 62.0
@@ -91,5 +91,5 @@ def _grid_for(plan: BodyPlan, skeleton: PosedSkeleton, spacing_mm: float) -> Gri
     points = np.concatenate([bone.vertices for bone in skeleton.bones.values()])
     points = points[(points[:, 2] > bottom) & (points[:, 2] < top)]
     low, high = points.min(0) - _MARGIN_MM, points.max(0) + _MARGIN_MM
-    low[1] = min(low[1], skeleton.belly_front_mm - 30 - 60 * plan.fatness)
+    low[1] = min(low[1], skeleton.belly_front_mm - 60 - 70 * plan.fatness)
     return Grid.around(np.array([low[0], low[1], bottom]), np.array([high[0], high[1], top]), spacing_mm)

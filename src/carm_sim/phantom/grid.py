@@ -166,10 +166,10 @@ def capsule_union(field: Any, origin: Any, spacing: float, capsules: Any, blend:
 
 def occupancy(distance: Field, spacing_mm: float) -> Field:
     """Share of each voxel inside a surface, from its signed distance (negative inside), with soft edges."""
-    return np.clip(0.5 - distance / np.float32(spacing_mm), 0, 1)
+    return np.asarray(np.clip(0.5 - distance / np.float32(spacing_mm), 0, 1))
 
 
 def smooth_min(first: Field, second: Field, blend_mm: float) -> Field:
     """Union of two signed distance fields with a rounded seam (polynomial smooth minimum)."""
     h = np.maximum(np.float32(blend_mm) - np.abs(first - second), 0) / np.float32(blend_mm)
-    return np.minimum(first, second) - h * h * np.float32(blend_mm * 0.25)
+    return np.asarray(np.minimum(first, second) - h * h * np.float32(blend_mm * 0.25))

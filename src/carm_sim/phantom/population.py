@@ -16,10 +16,10 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_DEVIATION = 2.4
+MAX_DEVIATION = 2.6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LandmarkPopulation:
     """Joint normal distribution of landmark positions in the coronal plane, relative to T1, in mm.
 
@@ -42,12 +42,19 @@ class LandmarkPopulation:
             rng: Source of randomness.
             widen: Factor on the standard deviations.
         """
-        values, vectors = np.linalg.eigh(self.covariance_mm2)
-        normal = rng.standard_normal(len(values))
+        root = _square_root(self)
+        normal = rng.standard_normal(len(root))
         normal = np.where(np.abs(normal) > MAX_DEVIATION, np.sign(normal) * rng.uniform(0, MAX_DEVIATION), normal)
-        flat = vectors @ (np.sqrt(np.maximum(values, 0)) * normal) * widen
+        flat = root @ normal * widen
         offsets = self.mean_mm + flat.reshape(2, -1).T
         return {int(identifier): offsets[row] for row, identifier in enumerate(self.ids)}
+
+
+@lru_cache(maxsize=4)
+def _square_root(population: LandmarkPopulation) -> NDArray[np.float64]:
+    """Matrix A with A A^T = covariance."""
+    values, vectors = np.linalg.eigh(population.covariance_mm2)
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0)))
 
 
 @lru_cache(maxsize=1)

@@ -16,17 +16,21 @@ from carm_sim.phantom.skeleton import SIDES, Bone, Pose, SkeletonModel, skeleton
 Array = NDArray[np.float64]
 
 T1_MESH, T12_MESH = "torso_geom_12_thoracic1_s", "torso_geom_1_thoracic12_s"
-_SIDE_LANDMARKS = {"r": {"head": 2, "angle": 4, "elbow": 6, "wrist": 8}, "l": {"head": 3, "angle": 5, "elbow": 7, "wrist": 9}}
+_SIDE_LANDMARKS = {
+    "r": {"head": 2, "angle": 4, "elbow": 6, "wrist": 8},
+    "l": {"head": 3, "angle": 5, "elbow": 7, "wrist": 9},
+}
 _JOINTS = (
-    "sternoclavicular_r2", "sternoclavicular_r3", "acromioclavicular_r1", "acromioclavicular_r2", "acromioclavicular_r3",
+    "sternoclavicular_r2", "sternoclavicular_r3",
+    "acromioclavicular_r1", "acromioclavicular_r2", "acromioclavicular_r3",
     "elv_angle", "shoulder_elv", "shoulder_rot", "elbow_flexion", "pro_sup", "flexion",
 )  # fmt: skip
 _LOWER = np.array([-0.9, -0.5, -0.7, -0.7, -0.8, -1.4, 0.0, -1.5, 0.0, -1.5, -0.8])
 _UPPER = np.array([0.7, 0.7, 0.7, 0.7, 0.9, 2.3, 3.0, 2.0, 2.4, 1.5, 0.8])
 _PRIOR_RAD = np.array([0.35, 0.25, 0.35, 0.3, 0.35, 0.6, 0.5, 0.6, 0.6, 0.5, 0.4])
-_PRIOR_WEIGHT_MM = 3.0
+_PRIOR_WEIGHT_MM = 2.5
 _WEIGHTS = {  # of shoulder, scapular angle, elbow, wrist and finger base along x, y, z
-    "crossed": np.array([[1.3, 0.4, 1.3], [1.3, 0.8, 1.5], [1.3, 0.3, 1.2], [1.2, 0.6, 1.1], [0, 0.4, 0]]),
+    "crossed": np.array([[1.5, 0.4, 1.9], [1.4, 0.8, 1.6], [1.6, 0.3, 1.4], [1.7, 0.6, 1.3], [0, 0.4, 0]]),
     ALONG: np.array([[1.3, 0.4, 1.3], [1.0, 0.8, 1.0], [0.4, 0.6, 0.4], [0.3, 0.5, 0.3], [0, 0.3, 0]]),
     UP: np.array([[0, 0, 0], [0, 0.5, 0], [0.2, 0.3, 0.2], [0.2, 0.3, 0.2], [0, 0.1, 0]]),
 }
@@ -116,7 +120,9 @@ def pose_skeleton(plan: BodyPlan, with_bones: bool = True) -> PosedSkeleton:
         angles |= _fit_arm(model, anatomy, plan, side, scales, t1, belly_front, rng)
     pose = Pose(angles, scales)
     warp = _Warp(plan, anatomy, t1)
-    frames = model.frames(pose, tuple(f"{body}_{side}" for body in ("humerus", "ulna", "radius", "scapula", "thirdmc") for side in SIDES))
+    frames = model.frames(
+        pose, tuple(f"{body}_{side}" for body in ("humerus", "ulna", "radius", "scapula", "thirdmc") for side in SIDES)
+    )
     landmarks, joints = _side_points(model, anatomy, frames, scales)
     landmarks[10] = t1
     landmarks[14] = _torso_point(model, anatomy.t12_mm, scales, base)
@@ -186,7 +192,9 @@ def _arm_aims(kind: str, plan: BodyPlan, side: str, t1: Array, belly_front: floa
         aims[4, 1] = aims[3, 1] - 5.0
         return aims
     aims[2] = shoulder + _along(np.array([sign * rng.uniform(0.15, 1.0), rng.uniform(-0.25, 0.15), 1.0]), upper)
-    aims[3] = aims[2] + _along(np.array([-sign * rng.uniform(-0.2, 1.2), rng.uniform(-0.3, 0.1), rng.uniform(0.1, 1.0)]), fore)
+    aims[3] = aims[2] + _along(
+        np.array([-sign * rng.uniform(-0.2, 1.2), rng.uniform(-0.3, 0.1), rng.uniform(0.1, 1.0)]), fore
+    )
     aims[4, 1] = aims[3, 1]
     return aims
 
@@ -242,7 +250,7 @@ def _least_squares(residuals: Callable[[Array], Array], start: Array, iterations
         gain = float(error @ error - trial @ trial)
         if gain > 0:
             values, error, damping = values + move, trial, max(damping / 4, 1e-6)
-            if gain < 0.05:
+            if gain < 0.3:
                 break
         else:
             damping *= 8
@@ -281,19 +289,24 @@ class _Warp:
         free = (anatomy.skull_mm - anatomy.neck_base_mm)[2]
         base = self.neck_base[2] - t1[2]
         self._head_scale = float(np.clip((-wanted[0] - base) / free, 0.82, 1.22))
-        self._head_bend = float(np.clip(np.arcsin(np.clip(wanted[1] / (free * self._head_scale), -0.5, 0.5)), -0.4, 0.4))
+        self._head_bend = float(
+            np.clip(np.arcsin(np.clip(wanted[1] / (free * self._head_scale), -0.5, 0.5)), -0.4, 0.4)
+        )
 
     @property
     def neck_base(self) -> Array:
-        offset = self._anatomy.neck_base_mm - self._anatomy.t1_mm
-        return self._t1 + offset * np.array([1.0, self._plan.torso_depth, self._plan.frame_scale])
+        """Lower end of the cervical spine, (3,) in mm."""
+        offset = np.asarray(self._anatomy.neck_base_mm - self._anatomy.t1_mm)
+        return np.asarray(self._t1 + offset * np.array([1.0, self._plan.torso_depth, self._plan.frame_scale]))
 
     def trunk(self, points: Array) -> Array:
         """Bend points (N, 3) with the spine: zero at T1, `targets[14]` at T12, constant slopes beyond."""
         plan = self._plan
         down = (self._t1[2] - points[:, 2]) / self._length
         inside = np.clip(down, -0.4, 1.6)
-        sway = plan.scoliosis_mm * (np.sin(np.pi * inside + plan.scoliosis_phase) - np.sin(plan.scoliosis_phase) * (1 - 2 * inside))
+        sway = plan.scoliosis_mm * (
+            np.sin(np.pi * inside + plan.scoliosis_phase) - np.sin(plan.scoliosis_phase) * (1 - 2 * inside)
+        )
         smooth = np.where(inside > 0, inside**2 * (1.6 - 0.6 * inside), 0.0)
         lateral = self._lateral * np.clip(smooth, 0, 1.2) + sway
         hump = plan.kyphosis_mm * np.where(inside > 0, np.sin(np.pi * np.clip(inside, 0, 1)), 0.35 * inside)
@@ -308,7 +321,9 @@ class _Warp:
         turn, flexion, _ = self._plan.head_rotation_rad
         fraction = np.clip(relative[:, 2] / 95.0, 0, 1)
         fraction = fraction * fraction * (3 - 2 * fraction)
-        vectors = np.stack([flexion * fraction, self._head_bend * np.clip(relative[:, 2] / 60.0, 0, 1), turn * fraction], 1)
+        vectors = np.stack(
+            [flexion * fraction, self._head_bend * np.clip(relative[:, 2] / 60.0, 0, 1), turn * fraction], 1
+        )
         return np.asarray(Rotation.from_rotvec(vectors).apply(relative)) + self.neck_base
 
 

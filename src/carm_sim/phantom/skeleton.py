@@ -28,6 +28,8 @@ _GROUPS = (
     ("lumbar", r"^lumbar"),
     ("pelvis", r"^(sacrum|pelvis|femur|Full Body|myolegs_root)"),
 )
+_COARSE_FACES = 3000
+_BULGE = 0.8
 _UNUSED = re.compile(r"tibia|fibula|talus|foot|patella|calcn|toes")
 
 
@@ -56,10 +58,43 @@ class Pose:
     scales: dict[str, Array] = field(default_factory=dict)
 
 
+def refined(vertices: Array, faces: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]]:
+    """Split each triangle into four and bulge the new vertices towards the smooth surface (Phong tessellation).
+
+    Boubekeur and Alexa, Phong Tessellation, SIGGRAPH Asia 2008. The given vertices stay; open surfaces are allowed.
+
+    Args:
+        vertices: (V, 3).
+        faces: (F, 3) vertex indices.
+
+    Returns:
+        Vertices (W, 3) and faces (4F, 3).
+    """
+    _, keep, back = np.unique(vertices.round(6), axis=0, return_index=True, return_inverse=True)
+    points, triangles = vertices[keep], back.reshape(-1)[faces]
+    corner = points[triangles]
+    cross = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    normals = np.zeros_like(points)
+    for column in range(3):
+        np.add.at(normals, triangles[:, column], cross)
+    normals /= np.maximum(np.linalg.norm(normals, axis=1), 1e-12)[:, None]
+    sides = np.sort(triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
+    edges, of_side = np.unique(sides, axis=0, return_inverse=True)
+    ends = points[edges]
+    middle = ends.mean(1)
+    height = np.einsum("eic,eic->ei", middle[:, None] - ends, normals[edges])
+    bulged = middle - _BULGE * (height[:, :, None] * normals[edges]).mean(1)
+    first, second, third = (len(points) + of_side.reshape(-1, 3)).T
+    a, b, c = triangles.T
+    split = np.stack([[a, first, third], [first, b, second], [third, second, c], [first, second, third]], axis=1)
+    return np.concatenate([points, bulged]), split.reshape(3, -1).T.astype(np.int64)
+
+
 class SkeletonModel:
     """The `myofullbody` model, prepared once; `bones` and `frames` are functions of a `Pose`."""
 
     def __init__(self) -> None:
+        """Load and prepare the model (about a second)."""
         import mujoco
 
         self._mujoco = mujoco
@@ -89,7 +124,8 @@ class SkeletonModel:
 
     def _couplings(self) -> dict[str, list[tuple[str, float]]]:
         """Joints that follow `shoulder_elv` and `elv_angle` linearly (scapulohumeral rhythm of the model)."""
-        model, rhythm = self._model, {}
+        model = self._model
+        rhythm: dict[str, list[tuple[str, float]]] = {}
         for equality in range(model.neq):
             if model.eq_type[equality] != self._mujoco.mjtEq.mjEQ_JOINT or model.eq_obj2id[equality] < 0:
                 continue
@@ -109,6 +145,8 @@ class SkeletonModel:
             vertices = model.mesh_vert[start : start + count].astype(float)
             start, count = model.mesh_faceadr[mesh], model.mesh_facenum[mesh]
             faces = model.mesh_face[start : start + count].astype(np.int64)
+            if count < _COARSE_FACES:
+                vertices, faces = refined(vertices, faces)
             rotation = np.empty(9)
             self._mujoco.mju_quat2Mat(rotation, model.geom_quat[geom])
             local = vertices @ rotation.reshape(3, 3).T + model.geom_pos[geom]

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from carm_sim.phantom.abdomen import Abdomen
 from carm_sim.phantom.body import BodyPlan
@@ -15,6 +16,7 @@ from carm_sim.phantom.envelope import Envelope
 from carm_sim.phantom.grid import Field, Grid, compiled, occupancy, resample, smooth_noise
 
 AIR_HU = -1000.0
+SLICE_BLUR_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -75,21 +77,24 @@ def paint(hu: Field, share: Field, value: Field | float) -> None:
 
 
 def fill_tissue(
-    plan: BodyPlan, grid: Grid, envelope: Envelope, chest: Chest, abdomen: Abdomen, bones: BoneFractions, tissue: Tissue,
-    rng: np.random.Generator,
+    plan: BodyPlan, grid: Grid, envelope: Envelope, chest: Chest, abdomen: Abdomen, bones: BoneFractions,
+    tissue: Tissue, rng: np.random.Generator,
 ) -> Field:  # fmt: skip
     """Hounsfield units on the fine grid, (I, J, K) float32."""
     edge = grid.spacing_mm
     marble = smooth_noise(grid, float(rng.uniform(9, 22)), rng)
     hu = np.full(grid.shape, AIR_HU, np.float32)
     paint(hu, occupancy(resample(envelope.skin, envelope.grid, grid), edge), tissue.fat + 6 * marble)
-    paint(hu, occupancy(resample(envelope.muscle, envelope.grid, grid), edge), tissue.muscle - tissue.marbling * np.abs(marble))
+    lean = np.asarray(tissue.muscle - tissue.marbling * np.abs(marble), np.float32)
+    paint(hu, occupancy(resample(envelope.muscle, envelope.grid, grid), edge), lean)
     _fill_abdomen(plan, grid, hu, envelope, abdomen, marble, tissue, rng)
     _fill_chest(plan, grid, hu, envelope, chest, marble, tissue, rng)
     cortical = tissue.cortical * (1 + 0.06 * marble)
     trabecular = tissue.trabecular * (1 + 0.22 * marble)
     paint(hu, bones.trabecular, trabecular)
     paint(hu, bones.cortical, cortical)
+    if rng.random() < SLICE_BLUR_SHARE:
+        ndimage.gaussian_filter1d(hu, float(rng.uniform(0.2, 1.0)) / edge, axis=2, output=hu, truncate=2.5)
     return hu
 
 
@@ -122,12 +127,14 @@ def _fill_chest(
     paint(view, occupancy(resample(chest.veins, coarse, part), edge) * above, tissue.venous)
     lungs = resample(chest.lungs, coarse, part)
     share = occupancy(lungs, edge)
-    texture = smooth_noise(part, rng.uniform(5, 8), rng) * rng.uniform(5, 22) + smooth_noise(part, 35.0, rng) * rng.uniform(5, 28)
+    texture = smooth_noise(part, rng.uniform(5, 8), rng) * rng.uniform(5, 22) + smooth_noise(
+        part, 35.0, rng
+    ) * rng.uniform(5, 28)
     y = part.axes()[1]
     value = tissue.lung + texture + tissue.lung_gradient * (y - np.float32(y.mean()))
     vessels = vessel_mass(part, lungs, chest.hila_mm, rng, tissue.vessels)
     value += vessels * (np.float32(tissue.blood) - value)
-    _add_opacities(plan, part, value, lungs, rng)
+    _add_opacities(plan, part, value, rng)
     paint(view, share, np.clip(value, -980, 300).astype(np.float32))
     box = _box_of(coarse, chest.airway, grid)
     part = grid.part(box)
@@ -136,16 +143,17 @@ def _fill_chest(
     paint(hu[box], occupancy(tube, edge), float(rng.uniform(-1000, -960)))
 
 
-def _add_opacities(plan: BodyPlan, part: Grid, value: Field, lungs: Field, rng: np.random.Generator) -> None:
+def _add_opacities(plan: BodyPlan, part: Grid, value: Field, rng: np.random.Generator) -> None:
     """Dependent atelectasis or patchy consolidation in some bodies."""
     if rng.random() > (0.3 if plan.style == "standard" else 0.45):
         return
     patch = smooth_noise(part, float(rng.uniform(22, 45)), rng)
     y = part.axes()[1]
     height = (y - y.min()) / np.float32(np.ptp(y))
-    amount = np.clip(patch - np.float32(rng.uniform(0.9, 1.8)) + 1.6 * (height - 0.75), 0, 1) * np.float32(rng.uniform(0.3, 1.0))
+    amount = np.clip(patch - np.float32(rng.uniform(0.9, 1.8)) + 1.6 * (height - 0.75), 0, 1) * np.float32(
+        rng.uniform(0.3, 1.0)
+    )
     value += amount * (np.float32(10.0) - value)
-    del lungs
 
 
 def _box_of(coarse: Grid, distance: Field, fine: Grid) -> tuple[slice, slice, slice]:

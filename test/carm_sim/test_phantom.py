@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generated bodies: determinism, landmarks in their tissue, cache."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from carm_core.landmarks import LANDMARKS
+from carm_sim.patient import load_patient
+from carm_sim.phantom import PhantomBody, crop_to_ct_field, generate_phantom, sample_landmarks
+from carm_sim.phantom import cache as phantom_cache
+
+COARSE_MM = 4.0
+BONES = (2, 3, 4, 5, 8, 9, 10, 14)
+
+
+@pytest.fixture(scope="module")
+def bodies() -> list[PhantomBody]:
+    return [
+        generate_phantom(3, COARSE_MM, arms="crossed"),
+        generate_phantom(4, COARSE_MM, arms="raised"),
+        generate_phantom(5, COARSE_MM, style="validation", arms="along"),
+    ]
+
+
+def spread(body: PhantomBody, key: int, radius_mm: float) -> np.ndarray:  # type: ignore[type-arg]
+    """HU in a ball around a landmark."""
+    offsets = np.random.default_rng(key).normal(size=(400, 3))
+    offsets *= radius_mm * np.random.default_rng(1).random((400, 1)) / np.linalg.norm(offsets, axis=1)[:, None]
+    return body.volume.sample(body.landmarks_mm[key] + offsets)
+
+
+def test_same_seed_same_bytes(bodies: list[PhantomBody]) -> None:
+    again = generate_phantom(3, COARSE_MM, arms="crossed")
+    np.testing.assert_array_equal(again.volume.hu, bodies[0].volume.hu)
+    for key, point in bodies[0].landmarks_mm.items():
+        np.testing.assert_array_equal(again.landmarks_mm[key], point)
+
+
+def test_seeds_and_styles_differ() -> None:
+    carina = [sample_landmarks(seed)[11] - sample_landmarks(seed)[10] for seed in range(5)]
+    assert np.ptp(carina, axis=0)[2] > 5
+    other = sample_landmarks(0, style="validation")
+    assert not np.allclose(other[11] - other[10], carina[0])
+
+
+def test_unknown_style_or_pose() -> None:
+    with pytest.raises(ValueError, match="style"):
+        generate_phantom(1, style="nice")
+    with pytest.raises(ValueError, match="arm pose"):
+        sample_landmarks(1, arms="folded")
+
+
+def test_every_landmark_is_inside_the_body(bodies: list[PhantomBody]) -> None:
+    for body in bodies:
+        assert set(body.landmarks_mm) == {mark.id for mark in LANDMARKS}
+        margin = body.volume.voxel_from_lps(np.array(list(body.landmarks_mm.values())))
+        assert (margin > 3).all()
+        assert (margin < np.array(body.volume.shape) - 4).all()
+
+
+def test_bone_landmarks_are_at_bone(bodies: list[PhantomBody]) -> None:
+    for body in bodies:
+        for key in BONES:
+            assert np.percentile(spread(body, key, 12.0), 90) > 130, f"landmark {key} of seed {body.seed}"
+
+
+def test_carina_is_where_the_airway_divides(bodies: list[PhantomBody]) -> None:
+    for body in bodies:
+        carina = body.landmarks_mm[11]
+        above = body.volume.sample(carina + np.array([0, 0, 25.0]) + np.random.default_rng(0).normal(0, 5, (200, 3)))
+        assert above.min() < -700, "the trachea is above the carina"
+        line = body.volume.sample(carina + np.array([[x, 4.0, -18.0] for x in np.arange(-34.0, 35.0)]))
+        middle = line[30:40].max()
+        assert line[:30].min() < -350 < -200 < middle, "a bronchus on the right, tissue between"
+        assert line[40:].min() < -350, "a bronchus on the left"
+
+
+def test_domes_are_between_lung_and_abdomen(bodies: list[PhantomBody]) -> None:
+    for body in bodies:
+        for key in (12, 13):
+            dome = body.landmarks_mm[key]
+            around = np.array([[x, y, 0.0] for x in (-8, 0, 8) for y in (-8, 0, 8)])
+            assert np.median(body.volume.sample(dome + around + [0, 0, 14.0])) < -500
+            assert np.median(body.volume.sample(dome + around - [0, 0, 10.0])) > -200
+        right, left = body.landmarks_mm[12], body.landmarks_mm[13]
+        assert right[0] < left[0]
+
+
+def test_left_is_left(bodies: list[PhantomBody]) -> None:
+    for body in bodies:
+        marks = body.anatomical_landmarks_mm
+        for right, left in ((2, 3), (4, 5), (6, 7), (12, 13)):
+            assert marks[right][0] < marks[left][0]
+        assert marks[1][2] > marks[10][2] > marks[11][2] > marks[14][2]
+        heart = body.volume.sample(marks[11] + np.array([[side * 45.0, -30.0, -75.0] for side in (-1, 1)]))
+        assert heart[1] > heart[0] - 50, "the heart lies more to the left"
+
+
+def test_hounsfield_range(bodies: list[PhantomBody]) -> None:
+    for body in bodies:
+        hu = body.volume.hu
+        assert hu.min() == -1000
+        assert 600 < hu.max() <= 3000
+        inside = hu[hu > -300]
+        assert 0.1 < inside.size / hu.size < 0.7
+        assert -120 < np.median(inside) < 80
+        border = [hu[0], hu[-1], hu[:, 0], hu[:, -1]]
+        assert max(face.max() for face in border) < -500, "air around the body"
+
+
+def test_crop_keeps_place_and_drops_what_is_outside(bodies: list[PhantomBody]) -> None:
+    whole = bodies[1]
+    cut = crop_to_ct_field(whole, 1)
+    assert cut.volume.hu.size < whole.volume.hu.size
+    assert {10, 11, 12, 13, 14} <= set(cut.landmarks_mm)
+    assert not {1, 6, 7, 8, 9} & set(cut.landmarks_mm)
+    assert set(cut.anatomical_landmarks_mm) == set(whole.anatomical_landmarks_mm)
+    points = np.array([cut.landmarks_mm[key] for key in (10, 11, 14)])
+    np.testing.assert_allclose(cut.volume.sample(points), whole.volume.sample(points), atol=1e-6)
+
+
+class CountedGenerator:
+    """Counts how often a body is generated."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.body = generate_phantom(6, 8.0, arms="crossed")
+
+    def __call__(self, seed: int, spacing_mm: float, style: str) -> PhantomBody:
+        self.calls += 1
+        return self.body
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CountedGenerator:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    generator = CountedGenerator()
+    monkeypatch.setattr(phantom_cache, "generate_phantom", generator)
+    return generator
+
+
+def cache_files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_second_load_comes_from_the_cache(counted: CountedGenerator, tmp_path: Path) -> None:
+    first, second = load_patient("phantom:6"), load_patient("phantom:6")
+    assert counted.calls == 1
+    np.testing.assert_array_equal(first.volume.hu, second.volume.hu)
+    assert first.landmarks_mm.keys() == second.landmarks_mm.keys()
+    np.testing.assert_array_equal(first.landmarks_mm[11], second.landmarks_mm[11])
+    assert [path.suffix for path in cache_files(tmp_path)] == [".npz"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"rubbish", None])
+def test_corrupt_cache_is_regenerated(
+    counted: CountedGenerator, tmp_path: Path, damage: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_patient("phantom:6")
+    (path,) = cache_files(tmp_path)
+    path.write_bytes(path.read_bytes()[:2000] if damage is None else damage)
+    with caplog.at_level(logging.WARNING):
+        load_patient("phantom:6")
+    assert counted.calls == 2
+    assert "generating the phantom again" in caplog.text
+    load_patient("phantom:6")
+    assert counted.calls == 2
+
+
+def test_without_write_permission_it_works_uncached(
+    counted: CountedGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert load_patient("phantom:6").landmarks_known
+    assert "not cached" in caplog.text
+    assert cache_files(tmp_path) == []
+    assert os.environ["XDG_CACHE_HOME"] == str(tmp_path)
