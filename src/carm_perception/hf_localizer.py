@@ -218,10 +218,9 @@ def _with_adapter(model: Any, adapter: str) -> Any:
 def _report(model: Any, reason: str) -> LoadReport:
     tensors = [*model.parameters(), *model.buffers()]
     first = next(model.parameters())
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model
     return LoadReport(
-        architecture=type(getattr(model, "base_model", model)).__name__
-        if not hasattr(model, "get_base_model")
-        else type(model.get_base_model()).__name__,
+        architecture=type(core).__name__,
         device=str(first.device),
         dtype=str(model.dtype).removeprefix("torch."),
         parameters=sum(p.numel() for p in model.parameters()),

@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 from typing import Any
-
-from carm_core.errors import LocalizerError
 
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 
@@ -16,17 +13,11 @@ _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "tokeni
 def image_only(processor_class: type[Any]) -> type[Any]:
     """Subclass of a processor class that leaves video input out."""
 
-    class ImageOnly(processor_class):  # type: ignore[misc]
-        @functools.wraps(processor_class.__init__)
-        def __init__(self, *arguments: Any, **named: Any) -> None:
-            super().__init__(*arguments, **{"video_processor": None, **named})
+    def get_attributes(cls: Any) -> list[str]:
+        return [name for name in processor_class.get_attributes() if "video" not in name]
 
-        @classmethod
-        def get_attributes(cls) -> list[str]:
-            return [name for name in processor_class.get_attributes() if "video" not in name]
-
-    ImageOnly.__name__ = ImageOnly.__qualname__ = processor_class.__name__
-    return ImageOnly
+    members = {"get_attributes": classmethod(get_attributes)}
+    return type(processor_class.__name__, (processor_class,), members)
 
 
 def load_processor(model: str) -> Any:
@@ -36,8 +27,7 @@ def load_processor(model: str) -> Any:
         model: Hugging Face id or local folder.
 
     Raises:
-        ImportError: Something besides torchvision is missing.
-        LocalizerError: The model does not name its processor.
+        ImportError: The processor needs a package that is missing.
     """
     from transformers import AutoProcessor
     from transformers.utils import is_torchvision_available
@@ -46,12 +36,9 @@ def load_processor(model: str) -> Any:
         return AutoProcessor.from_pretrained(model)
     import transformers
 
-    name = _processor_class_name(model)
-    if name is None:
+    processor_class = getattr(transformers, _processor_class_name(model) or "", None)
+    if processor_class is None or not any("video" in name for name in processor_class.get_attributes()):
         return AutoProcessor.from_pretrained(model)
-    processor_class = getattr(transformers, name, None)
-    if processor_class is None:
-        raise LocalizerError(f"model {model}: transformers has no {name}")
     return image_only(processor_class).from_pretrained(model)
 
 

@@ -28,7 +28,7 @@ def in_view(estimate: LandmarkEstimate, frame: XrayFrame) -> bool:
     """Whether an estimate lies inside the image."""
     column, row = pixel_of(estimate, frame)
     rows, columns = frame.image.shape
-    return -0.5 <= column <= columns - 0.5 and -0.5 <= row <= rows - 0.5
+    return bool(-0.5 <= column <= columns - 0.5 and -0.5 <= row <= rows - 0.5)
 
 
 def draw(frame: XrayFrame, reply: Localization) -> NDArray[np.uint8]:

@@ -109,7 +109,8 @@ def make_variant(rng: np.random.Generator, volume: Volume, landmarks_mm: dict[in
 def _thick_slices(hu: NDArray[np.int16]) -> NDArray[np.int16]:
     """Blur along the body with weights 1/4, 1/2, 1/4, as thick slices do."""
     wide = np.concatenate([hu[:, :, :1], hu, hu[:, :, -1:]], axis=2)
-    return ((wide[:, :, :-2] >> 2) + (wide[:, :, 1:-1] >> 1) + (wide[:, :, 2:] >> 2)).astype(np.int16)
+    blurred: NDArray[np.int16] = (wide[:, :, :-2] >> 2) + (wide[:, :, 1:-1] >> 1) + (wide[:, :, 2:] >> 2)
+    return blurred
 
 
 def render_views(

@@ -80,7 +80,9 @@ class ViewStore:
             raise ConfigurationError(f"cannot read shard {path}: {error}") from error
         for name in ("image", "bone"):
             encoded = table.column(name).combine_chunks().field("bytes")
-            images = [cv2.imdecode(np.frombuffer(item.as_py(), np.uint8), cv2.IMREAD_GRAYSCALE) for item in encoded]
+            images: list[Any] = [
+                cv2.imdecode(np.frombuffer(item.as_py(), np.uint8), cv2.IMREAD_GRAYSCALE) for item in encoded
+            ]
             self._parts.setdefault(name, []).append(np.stack(images))
         for name in ("image_max_mm", "bone_max_mm", "mm_per_px", "seed", "centered_on"):
             self._parts.setdefault(name, []).append(table.column(name).to_numpy())

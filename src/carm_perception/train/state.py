@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -123,6 +124,6 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         return None
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise ConfigurationError(f"checkpoint {path} is damaged ({error}); remove it to start anew") from error
     return content

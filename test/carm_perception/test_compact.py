@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model that ships, on X-rays of a phantom that it never saw."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from carm_core.errors import LocalizerError
+from carm_core.frame import XrayFrame
+from carm_core.kinematics import CArm
+from carm_core.landmarks import LANDMARKS
+from carm_core.localization import Localizer, Protocol, Query
+from carm_perception.compact import CompactLocalizer, LoadedModel
+from carm_perception.folder import COMPACT_FOLDER
+from carm_perception.image import FIELD_MM, model_gray, to_field
+from carm_perception.oracle import OracleLocalizer
+from carm_perception.protocols import parse
+from carm_perception.regression import RegressionLocalizer
+from carm_sim.patient import Patient, load_patient
+from carm_sim.xray import XraySystem
+
+PATIENT = "phantom:970001"
+TARGETS = (2, 3, 10, 11, 14)
+OFFSET_MM = (25.0, -20.0)
+BOUND_MM = 30.0
+"""Mean error that the model must stay below; one that always points to the center is off by 32 mm or more."""
+
+
+@pytest.fixture(scope="module")
+def patient() -> Patient:
+    return load_patient(PATIENT)
+
+
+@pytest.fixture(scope="module")
+def frames(patient: Patient) -> dict[int, XrayFrame]:
+    """Straight views whose center is some way off each target."""
+    carm = CArm.from_config()
+    system = XraySystem(patient, carm, seed=1)
+    made = {}
+    for target in TARGETS:
+        place = patient.landmarks_table_mm[target] + np.array([OFFSET_MM[0], OFFSET_MM[1], 0.0])
+        made[target] = system.expose(carm.inverse(place / 1000, 0.0, 0.0)[0]).frame(float(target))
+    return made
+
+
+@pytest.fixture(scope="module", params=[CompactLocalizer, RegressionLocalizer])
+def localizer(request: pytest.FixtureRequest) -> Localizer:
+    made: Localizer = request.param()
+    made.warm_up()
+    return made
+
+
+def test_points_to_landmarks_it_never_saw(localizer: Localizer, frames: dict[int, XrayFrame], patient: Patient) -> None:
+    errors = []
+    for target, frame in frames.items():
+        reply = localizer.localize(frame, Query(Protocol.POINTING, target))
+        assert reply.ok, reply.message
+        assert parse(reply.answer, reply.query).text() == reply.answer
+        estimate = reply.estimate(target)
+        assert estimate is not None
+        assert estimate.std_mm > 0
+        assert 0 < estimate.confidence < 1
+        assert frame.view is not None
+        truth = frame.view.displacement_mm(patient.landmarks_table_mm[target])
+        errors.append(float(np.linalg.norm(np.subtract(estimate.displacement_mm, truth))))
+    assert np.mean(errors) < BOUND_MM, errors
+
+
+def test_names_what_is_in_the_middle(localizer: Localizer, frames: dict[int, XrayFrame]) -> None:
+    right = 0
+    for target, frame in frames.items():
+        reply = localizer.localize(frame, Query(Protocol.LOCALIZATION))
+        assert reply.ok, reply.message
+        right += target in [e.id for e in reply.estimates[:2]]
+        three = localizer.localize(frame, Query(Protocol.RETRIEVAL))
+        assert three.ok, three.message
+    assert right >= len(frames) - 1
+
+
+def test_all_landmarks_at_once_agree_with_single_questions(localizer: Localizer, frames: dict[int, XrayFrame]) -> None:
+    frame = frames[11]
+    everything = localizer.localize(frame, Query(Protocol.POINTING))
+    assert sorted(e.id for e in everything.estimates) == [mark.id for mark in LANDMARKS]
+    distances = [np.hypot(*e.displacement_mm) for e in everything.estimates]
+    assert distances == sorted(distances)
+    single = localizer.localize(frame, Query(Protocol.POINTING, 11)).estimate(11)
+    together = everything.estimate(11)
+    assert single is not None
+    assert together is not None
+    assert np.hypot(*np.subtract(single.displacement_mm, together.displacement_mm)) <= 1.5
+
+
+def test_answers_are_repeatable(localizer: Localizer, frames: dict[int, XrayFrame]) -> None:
+    answers = {localizer.localize(frames[10], Query(Protocol.POINTING, 10)).answer for _ in range(3)}
+    assert len(answers) == 1
+
+
+def test_unsupported_protocols_and_images_are_typed_failures(localizer: Localizer) -> None:
+    gray = np.full((128, 128), 90, np.uint8)
+    assert localizer.localize(XrayFrame(gray, 1.2, 0.0), Query(Protocol.NAVIGATION, 11)).error == "internal"
+    for frame in (XrayFrame(gray[:8], 1.2, 0.0), XrayFrame(gray, float("nan"), 0.0), XrayFrame(gray, 0.0, 0.0)):
+        assert localizer.localize(frame, Query(Protocol.POINTING, 11)).error == "internal"
+
+
+def test_abstains_above_the_limit(frames: dict[int, XrayFrame]) -> None:
+    strict = CompactLocalizer(maximum_std_mm=0.01)
+    reply = strict.localize(frames[11], Query(Protocol.POINTING, 11))
+    assert reply.abstained
+    assert reply.estimates == ()
+    assert "exceeds" in reply.message
+
+
+def test_plain_transformers_gives_the_same_answer(frames: dict[int, XrayFrame]) -> None:
+    from PIL import Image
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    frame = frames[11]
+    model = AutoModelForImageTextToText.from_pretrained(COMPACT_FOLDER).float()
+    processor = AutoProcessor.from_pretrained(COMPACT_FOLDER)
+    content = [
+        {"type": "image", "image": Image.fromarray(frame.image)},
+        {"type": "text", "text": "Point to 11: Carina."},
+    ]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    out = model.generate(**inputs)
+    answer = processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
+    assert answer == CompactLocalizer().localize(frame, Query(Protocol.POINTING, 11)).answer
+
+
+def test_weights_are_small_and_described() -> None:
+    weights = list(COMPACT_FOLDER.glob("*.safetensors"))
+    assert 0 < sum(file.stat().st_size for file in weights) <= 25_000_000
+    card = (COMPACT_FOLDER / "README.md").read_text()
+    assert "carm train --recipe compact" in card
+    assert json.loads((COMPACT_FOLDER / "training.json").read_text())["size"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "processor_config.json", "tokenizer_config.json"])
+def test_missing_file_is_named(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(COMPACT_FOLDER, folder)
+    (folder / name).unlink()
+    if name == "model.safetensors":
+        (folder / "displacement_head.safetensors").unlink()
+    with pytest.raises(LocalizerError, match=f"lacks {name}"):
+        LoadedModel(folder)
+
+
+def test_missing_head_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(COMPACT_FOLDER, folder)
+    (folder / "displacement_head.safetensors").unlink()
+    with pytest.raises(LocalizerError, match=r"lacks displacement_head\.safetensors"):
+        RegressionLocalizer(folder)
+
+
+def test_image_is_cut_or_padded_to_the_trained_field() -> None:
+    image = np.random.default_rng(0).integers(1, 255, (300, 400)).astype(np.uint8)
+    for spacing in (0.2, 0.4, 1.0):
+        field = to_field(XrayFrame(image, spacing, 0.0))
+        assert field.shape == (round(FIELD_MM / spacing),) * 2
+        rows, columns = np.nonzero(field)
+        assert abs(rows.mean() - (field.shape[0] - 1) / 2) < 1
+        assert abs(columns.mean() - (field.shape[1] - 1) / 2) < 1
+    square = np.full((512, 512), 7, np.uint8)
+    assert to_field(XrayFrame(square, FIELD_MM / 512, 0.0)) is square
+    assert model_gray(XrayFrame(square, FIELD_MM / 512, 0.0)).shape == (128, 128)
+
+
+def test_oracle_is_right_and_knows_its_limits(frames: dict[int, XrayFrame]) -> None:
+    oracle = OracleLocalizer(PATIENT)
+    for target, frame in frames.items():
+        estimate = oracle.localize(frame, Query(Protocol.POINTING, target)).estimate(target)
+        assert estimate is not None
+        np.testing.assert_allclose(np.hypot(*estimate.displacement_mm), np.hypot(*OFFSET_MM), atol=6)
+        order = oracle.localize(frame, Query(Protocol.LOCALIZATION))
+        assert parse(order.answer, order.query).text() == order.answer
+    blind = XrayFrame(frames[11].image, 0.3, 0.0)
+    assert oracle.localize(blind, Query()).error == "internal"

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from carm_core.errors import ConfigurationError
+from carm_core.geometry import Detector
+from carm_core.kinematics import CArm
+from carm_core.landmarks import LANDMARKS
+from carm_perception.data import dataset
+from carm_perception.data.dataset import SPLITS, DatasetSpec, generate
+from carm_perception.data.store import ViewStore
+from carm_perception.data.views import ROTATION_TABLE_TO_LPS, make_view, rotation_optical_to_table, sample_view
+from carm_perception.train.architecture import CompactSize
+from carm_perception.train.augment import Batch, center_crop, plain_display, random_crop, random_display
+from carm_perception.train.losses import displacement_loss, ordinal_loss
+from carm_perception.train.questions import QuestionPacker
+from carm_perception.train.recipe import RecipeOptions, fresh, train_compact
+from carm_perception.train.stages import StageOptions, answer_logits
+from carm_perception.train.state import Budget, learning_rate
+from carm_sim.phantom import PhantomBody
+from carm_sim.volume import Volume
+
+TINY = CompactSize(stem=8, channels=(8, 8, 16, 16), blocks=(1, 1, 1, 1), hidden=32, layers=1, intermediate=32)
+TINY = CompactSize(TINY.stem, TINY.channels, TINY.blocks, 32, 1, 2, 1, 32)
+
+
+def test_views_are_those_of_the_arm() -> None:
+    carm = CArm.from_config()
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        primary, secondary = rng.uniform(-25, 25, 2)
+        positions = carm.inverse(np.array([0.05, 0.02, 0.1]), *np.radians((primary, secondary)))[0]
+        rotation = rotation_optical_to_table(primary, secondary)
+        np.testing.assert_allclose(rotation, carm.view(positions).rotation, atol=1e-9)
+
+
+def test_display_axes_of_a_straight_view_are_left_and_head() -> None:
+    view = make_view(np.zeros(3), (0.0, 0.0, 0.0), Detector(64, 64, 4.0), (1020.0, 530.0))
+    np.testing.assert_allclose(view.displacement_mm([[10.0, 0, 0], [0, 0, 10.0]]), [[10, 0], [0, 10]], atol=1e-9)
+    np.testing.assert_allclose(np.linalg.det(ROTATION_TABLE_TO_LPS), 1.0)
+
+
+def test_sampled_isocenters_stay_in_the_scan() -> None:
+    rng = np.random.default_rng(1)
+    marks = {m.id: rng.uniform(-100, 100, 3) for m in LANDMARKS}
+    box = np.full(3, -90.0), np.full(3, 90.0)
+    for _ in range(100):
+        sampled = sample_view(rng, marks, box, Detector(64, 64, 4.0), (1020.0, 530.0))
+        assert -90 <= sampled.isocenter_mm[2] <= 90
+        np.testing.assert_allclose(sampled.view.isocenter_mm, sampled.isocenter_mm, atol=1e-9)
+
+
+def blobs(count: int, seed: int) -> Batch:
+    """Stored views with one blob each at the place of the first landmark."""
+    rng = torch.Generator().manual_seed(seed)
+    marks = torch.randn(count, len(LANDMARKS), 2, generator=rng) * 15
+    side, spacing = 176, 1.2
+    axis = torch.arange(side) - (side - 1) / 2
+    right, down = marks[:, 0, 0] / spacing, -marks[:, 0, 1] / spacing
+    distance = (axis[None, None, :] - right[:, None, None]) ** 2 + (axis[None, :, None] - down[:, None, None]) ** 2
+    image = torch.exp(-distance / 18)
+    return Batch(image, image, marks, torch.full((count,), spacing))
+
+
+def test_labels_follow_the_random_crop() -> None:
+    batch = blobs(24, 3)
+    soft, _, marks = random_crop(batch, torch.Generator().manual_seed(0))
+    axis = torch.arange(128) - 63.5
+    for image, mark in zip(soft, marks[:, 0], strict=True):
+        place = torch.stack([(image * axis[None]).sum(), -(image * axis[:, None]).sum()]) / image.sum() * 1.2
+        assert torch.linalg.norm(place - mark) < 0.3
+
+
+def test_random_display_is_a_repeatable_gray_image() -> None:
+    soft, bone, _ = center_crop(blobs(8, 5))
+    one, two = (random_display(200 * soft, 20 * bone, torch.Generator().manual_seed(9)) for _ in range(2))
+    assert torch.equal(one, two)
+    assert one.shape == (8, 128, 128)
+    assert float(one.min()) >= 0
+    assert float(one.max()) <= 1
+    assert not torch.equal(one, random_display(200 * soft, 20 * bone, torch.Generator().manual_seed(10)))
+    assert plain_display(200 * soft, 20 * bone).isfinite().all()
+
+
+def test_ordinal_loss_prefers_near_misses() -> None:
+    ids = torch.arange(801) + 5
+    losses = []
+    for guess in (0, 3, 10, 50):
+        logits = torch.zeros(1, 810)
+        logits[0, 5 + 400 + guess] = 12.0
+        losses.append(float(ordinal_loss(logits, torch.tensor([0.2]), ids, 2.5)))
+    assert losses == sorted(losses)
+    beyond = ordinal_loss(torch.zeros(1, 810), torch.tensor([900.0]), ids, 2.5)
+    assert beyond.isfinite().all()
+
+
+def test_displacement_loss_ignores_unknown_landmarks() -> None:
+    truth = torch.full((2, 14, 2), float("nan"))
+    truth[:, 0] = 50.0
+    right = torch.zeros(2, 14, 2)
+    right[:, 0] = 0.5
+    other = right.clone()
+    other[:, 1:] = 99.0
+    scale = torch.zeros(2, 14, 2)
+    assert displacement_loss(right, scale, truth) == displacement_loss(other, scale, truth)
+    assert displacement_loss(right, scale, truth) < displacement_loss(right + 0.1, scale, truth)
+
+
+def test_packed_questions_are_answered_as_single_ones() -> None:
+    compact, tokenizer = fresh(TINY, 0)
+    compact.eval()
+    packer = QuestionPacker(tokenizer, pointing=3)
+    marks = np.random.default_rng(0).uniform(-300, 300, (2, 14, 2))
+    tokens = compact.tokens(torch.rand(2, 128, 128))
+    packed = packer.pack_all(marks)
+    with torch.no_grad():
+        together = answer_logits(compact.model, tokens, packed)
+        answer = packed.labels[0, :8]
+        last = 7 + 13 * 8  # the question about landmark 14
+        prompt = tokenizer.encode("Point to 14: T12.<|assistant|>", add_special_tokens=False)
+        ids = torch.tensor([[*packer.prefix, *prompt, *packed.labels[0, last - 7 : last].tolist()]])
+        embedded = compact.model.get_input_embeddings()(ids)
+        embedded[:, 1 : 1 + tokens.shape[1]] = tokens[:1]
+        alone = compact.model(inputs_embeds=embedded).logits[0, -8:]
+    assert len(answer) == 8
+    torch.testing.assert_close(together[0, last - 7 : last + 1], alone, atol=1e-4, rtol=1e-3)
+
+
+def test_schedule() -> None:
+    time_s = [0.0]
+    budget = Budget(100.0, spent=20.0, clock=lambda: time_s[0])
+    assert budget.progress == pytest.approx(0.2)
+    time_s[0] = 90.0
+    assert budget.over
+    rates = [learning_rate(p) for p in np.linspace(0, 1, 50)]
+    assert max(rates) <= 1.01
+    assert rates[-1] == pytest.approx(0.01)
+
+
+@pytest.fixture
+def bodies(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
+    """A stand-in for the generator of phantoms: a box with beads, made at once."""
+    made: list[tuple[int, str]] = []
+
+    def body(seed: int, spacing_mm: float = 2.0, style: str = "standard", arms: str | None = None) -> Any:
+        made.append((seed, style))
+        rng = np.random.default_rng(seed)
+        hu: NDArray[np.int16] = np.full((60, 30, 80), -1000, np.int16)
+        hu[5:55, 4:26, 2:78] = 20
+        index = {m.id: rng.integers((10, 6, 6), (50, 24, 74)) for m in LANDMARKS}
+        for i, j, k in index.values():
+            hu[i - 1 : i + 2, j - 1 : j + 2, k - 1 : k + 2] = 1500
+        affine = np.diag([6.0, 6.0, 6.0, 1.0])
+        volume = Volume(hu, affine)
+        marks = {key: volume.lps_from_voxel(value.astype(float)) for key, value in index.items()}
+
+        class Body:
+            pass
+
+        out = Body()
+        out.volume, out.landmarks_mm = volume, marks  # type: ignore[attr-defined]
+        return out
+
+    monkeypatch.setattr("carm_sim.phantom.generate_phantom", body)
+    return made
+
+
+def small(split: str, patients: int) -> DatasetSpec:
+    return DatasetSpec(split, patients, views=4, patients_per_shard=2)
+
+
+def test_data_set_is_resumable_and_split_by_patient(tmp_path: Path, bodies: list[tuple[int, str]]) -> None:
+    assert generate(tmp_path, small("train", 3), workers=1, progress=False) == 2
+    assert generate(tmp_path, small("train", 3), workers=1, progress=False) == 0
+    shard = sorted(tmp_path.glob("train-*.parquet"))[0]
+    before = shard.read_bytes()
+    shard.unlink()
+    assert generate(tmp_path, small("train", 3), workers=1, progress=False) == 1
+    assert shard.read_bytes() == before
+    generate(tmp_path, small("validation", 2), workers=1, progress=False)
+    styles = dict(bodies)
+    assert sorted(styles.values()) == ["standard"] * 3 + ["validation"] * 2
+    assert not list(tmp_path.glob("*.part"))
+    assert "data_files" in (tmp_path / "README.md").read_text()
+    assert json.loads((tmp_path / "train.json").read_text())["patients"] == 3
+
+
+def test_rows_hold_view_image_and_truth(tmp_path: Path, bodies: list[tuple[int, str]]) -> None:
+    generate(tmp_path, small("train", 2), workers=1, progress=False)
+    table = pq.read_table(next(tmp_path.glob("train-*.parquet")))
+    features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    assert features["image"] == {"_type": "Image"}
+    assert set(features) == set(table.column_names)
+    row = table.to_pylist()[0]
+    assert row["image"]["bytes"][:4] == b"\x89PNG"
+    view = make_view(
+        np.array(row["isocenter_mm"]),
+        (row["primary_deg"], row["secondary_deg"], row["roll_deg"]),
+        Detector(64, 64, 4.0),
+        (1020.0, 530.0),
+    )
+    truth = np.array(row["displacement_mm"]).reshape(14, 2)
+    np.testing.assert_allclose(view.displacement_mm(np.array(row["landmark_mm"]).reshape(14, 3)), truth, atol=0.05)
+    store = ViewStore()
+    assert store.refresh(tmp_path, "train") == 8
+    assert store.refresh(tmp_path, "train") == 0
+    arrays = store.arrays(np.arange(8))
+    assert arrays["soft"].shape == (8, 176, 176)
+    assert arrays["soft"].max() > 50
+
+
+def test_unwritable_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="cannot write"):
+        generate(tmp_path / "file" / "set", small("train", 1), workers=1, progress=False)
+    with pytest.raises(ConfigurationError, match="unknown split"):
+        small("holdout", 1)
+    with pytest.raises(ConfigurationError, match="at least 1"):
+        DatasetSpec("train", patients=0)
+
+
+def test_splits_cannot_share_a_seed() -> None:
+    starts = sorted(first for _, first in SPLITS.values())
+    assert min(np.diff(starts)) >= dataset.MAXIMUM_PATIENTS
+
+
+def test_recipe_runs_resumes_and_exports(tmp_path: Path, bodies: list[tuple[int, str]]) -> None:
+    generate(tmp_path / "data", small("train", 2), workers=1, progress=False)
+    generate(tmp_path / "data", small("validation", 1), workers=1, progress=False)
+    stage = StageOptions(seconds=600, steps=2, batch=4, evaluate_every_s=0.0, bf16=False)
+    options = RecipeOptions(tmp_path / "data", tmp_path / "work", tmp_path / "model", stage, stage, TINY, threads=1)
+    assert train_compact(options, progress=False) == tmp_path / "model"
+    lines = [json.loads(line) for line in (tmp_path / "work" / "log.jsonl").read_text().splitlines()]
+    assert {line["stage"] for line in lines} == {"tower", "language"}
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    first = (tmp_path / "model" / "model.safetensors").read_bytes()
+    train_compact(options, progress=False)
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == first
+
+    from carm_perception.compact import LoadedModel
+
+    loaded = LoadedModel(tmp_path / "model")
+    assert len(loaded.version) == 12
+    (tmp_path / "work" / "tower.pt").write_bytes(b"damaged")
+    with pytest.raises(ConfigurationError, match="damaged"):
+        train_compact(options, progress=False)
+    with pytest.raises(ConfigurationError, match="no train views"):
+        train_compact(RecipeOptions(tmp_path, tmp_path / "w", tmp_path / "m", stage, stage, TINY), progress=False)
+
+
+def test_phantom_bodies_have_what_the_data_set_needs() -> None:
+    assert {"volume", "landmarks_mm"} <= set(PhantomBody.__dataclass_fields__)
