@@ -200,6 +200,8 @@ def _capsules(plan: BodyPlan, skeleton: PosedSkeleton, spine: SpineCurve, fat: f
         add(near, acromion, angle + np.array([0, 4.0, 4]), 23 * bulk, 20 * bulk, 0.6)
         spine_end = np.array([*(spine(float(angle[2] + 50))), angle[2] + 50]) + np.array([sign * 25, 42.0, 0])
         add(near, spine_end, 0.5 * (acromion + angle) + np.array([-sign * 20, 0.0, 0]), 20 * bulk, 20 * bulk, 0.6)
+        throat = t1 + np.array([sign * 26, -42.0 * plan.torso_depth, -14])
+        add(near, throat, acromion + np.array([0, -8.0, 2]), 27 * bulk, 23 * bulk, 0.5)
         add(near, shoulder, acromion, 42 * bulk, 24 * bulk, 0.5)
         add(near, t1 + np.array([sign * 40, -72 * plan.torso_depth, -55]), shoulder, 17 * bulk, 31 * bulk, 0.6)
         add(near, angle, shoulder + 0.22 * (elbow - shoulder), 17 * bulk, 27 * bulk, 0.7)

@@ -18,7 +18,7 @@ from carm_sim.phantom.posture import PosedSkeleton, pose_skeleton
 from carm_sim.phantom.tissue import draw_tissue, fill_tissue
 from carm_sim.volume import Volume
 
-GENERATOR_VERSION = 4
+GENERATOR_VERSION = 5
 
 BELOW_T1_MM = 620.0
 _MARGIN_MM = 62.0
