@@ -160,7 +160,7 @@ def test_frames_questions_refusals_and_a_clean_end(client: Client, spawn: Any) -
         ("localizer:=compcat", "did you mean 'compact'"),
         ("model_folder:=/nowhere", "does not exist"),
         ("max_new_tokens:=1", "outside"),
-        ("target:=carena", "did you mean 'carina'"),
+        ("target:=carena", "did you mean 'Carina'"),
     ],
 )
 def test_bad_parameter_is_one_line_and_exit_code_2(ros_domain: int, parameter: str, reason: str) -> None:
