@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bone surfaces to cortical and trabecular fractions of voxels."""
+"""Bone surfaces to cortical and interior fractions of voxels."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _R2 = (0.7548776662466927, 0.5698402909980532)  # low-discrepancy sequence in th
 
 @dataclass(frozen=True)
 class BoneFractions:
-    """Share of each voxel that is cortical and trabecular bone, (I, J, K) each."""
+    """Share of each voxel that is cortical bone, and that lies inside a bone (the cortex included), (I, J, K) each."""
 
     cortical: Field
-    trabecular: Field
+    inside: Field
 
 
 def surface_points(bone: Bone, per_mm2: float, rng: np.random.Generator) -> tuple[Array, Array, Array]:
@@ -65,7 +65,7 @@ def surface_points(bone: Bone, per_mm2: float, rng: np.random.Generator) -> tupl
 
 
 def rasterize(bones: Iterable[Bone], grid: Grid, cortex_scale: float, rng: np.random.Generator) -> BoneFractions:
-    """Fractions of cortical and trabecular bone.
+    """Fractions of cortical bone and bone interior.
 
     The cortex is laid down as mass (surface area times thickness): thin shells keep their line integrals on any grid.
 
@@ -76,16 +76,16 @@ def rasterize(bones: Iterable[Bone], grid: Grid, cortex_scale: float, rng: np.ra
         rng: Source of surface points.
     """
     cortical = np.zeros(grid.shape, np.float32)
-    trabecular = np.zeros(grid.shape, np.float32)
+    inside = np.zeros(grid.shape, np.float32)
     calcification_free = np.float32(rng.uniform(0.75, 0.98))
     for bone in bones:
         per_mm2 = _POINTS_PER_VOXEL_FACE / grid.spacing_mm**2
         points, area, normals = surface_points(bone, per_mm2, rng)
         index = grid.index_of(points)
-        inside = ((index > 1) & (index < np.array(grid.shape) - 2)).all(1)
-        if inside.sum() < 30:
+        within = ((index > 1) & (index < np.array(grid.shape) - 2)).all(1)
+        if within.sum() < 30:
             continue
-        low, high = points[inside].min(0) - 3 * grid.spacing_mm, points[inside].max(0) + 3 * grid.spacing_mm
+        low, high = points[within].min(0) - 3 * grid.spacing_mm, points[within].max(0) + 3 * grid.spacing_mm
         box = grid.box(low, high)
         part = grid.part(box)
         shell = np.zeros(part.shape, np.float32)
@@ -100,10 +100,9 @@ def rasterize(bones: Iterable[Bone], grid: Grid, cortex_scale: float, rng: np.ra
             inner = _interior(bone.name, part, shell, part.index_of(points))
             if "ribcage" in bone.name:
                 inner *= 1 - 0.6 * _cartilage_field(bone, part)
-            trabecular[box] = np.maximum(trabecular[box], inner)
+            inside[box] = np.maximum(inside[box], inner)
         cortical[box] = np.minimum(cortical[box] + shell, 1)
-    trabecular = np.minimum(trabecular, 1 - cortical)
-    return BoneFractions(cortical, trabecular)
+    return BoneFractions(cortical, inside)
 
 
 def cartilage_share(ribcage: Bone, points_mm: Array) -> Array:

@@ -18,7 +18,7 @@ from carm_sim.phantom.posture import PosedSkeleton, pose_skeleton
 from carm_sim.phantom.tissue import draw_tissue, fill_tissue
 from carm_sim.volume import Volume
 
-GENERATOR_VERSION = 5
+GENERATOR_VERSION = 6
 
 BELOW_T1_MM = 620.0
 _MARGIN_MM = 62.0
@@ -75,7 +75,8 @@ def generate_phantom(
     hu = fill_tissue(plan, grid, envelope, chest, abdomen, bones, tissue, rng)
     affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
     affine[:3, 3] = grid.origin_mm
-    volume = Volume(np.clip(np.rint(hu), -1000, 3000).astype(np.int16), affine)
+    np.clip(np.rint(hu, out=hu), -1000, 3000, out=hu)
+    volume = Volume(hu.astype(np.int16), affine)
     landmarks = {key: np.asarray(point) for key, point in sorted((skeleton.landmarks_mm | chest.landmarks_mm).items())}
     inside = {key: point for key, point in landmarks.items() if bool(volume.contains(point))}
     return PhantomBody(seed, style, volume, inside, landmarks)

@@ -166,7 +166,9 @@ def capsule_union(field: Any, origin: Any, spacing: float, capsules: Any, blend:
 
 def occupancy(distance: Field, spacing_mm: float) -> Field:
     """Share of each voxel inside a surface, from its signed distance (negative inside), with soft edges."""
-    return np.asarray(np.clip(0.5 - distance / np.float32(spacing_mm), 0, 1))
+    share = distance * np.float32(-1 / spacing_mm)
+    share += np.float32(0.5)
+    return np.asarray(np.clip(share, 0, 1, out=share))
 
 
 def smooth_min(first: Field, second: Field, blend_mm: float) -> Field:

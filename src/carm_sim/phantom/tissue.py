@@ -68,6 +68,30 @@ def _paint_all(hu, share, value):  # type: ignore[no-untyped-def]
                 hu[i, j, k] += share[i, j, k] * (value[i, j, k] - hu[i, j, k])
 
 
+@compiled
+def _paint_layer(hu, distance, spacing, noise, base, slope, dip):  # type: ignore[no-untyped-def]
+    """Fill the inside of a distance field with base + slope * noise - dip * |noise|, with soft edges, in place."""
+    for i in range(hu.shape[0]):
+        for j in range(hu.shape[1]):
+            for k in range(hu.shape[2]):
+                share = min(max(np.float32(0.5) - distance[i, j, k] / spacing, np.float32(0)), np.float32(1))
+                value = base + slope * noise[i, j, k] - dip * abs(noise[i, j, k])
+                hu[i, j, k] += share * (value - hu[i, j, k])
+
+
+@compiled
+def _paint_bones(hu, inside, cortical, noise, trabecular_hu, cortical_hu):  # type: ignore[no-untyped-def]
+    """Bone in place: trabecular HU where a voxel is inside but not cortex, both with some noise."""
+    for i in range(hu.shape[0]):
+        for j in range(hu.shape[1]):
+            for k in range(hu.shape[2]):
+                cortex = cortical[i, j, k]
+                spongy = min(inside[i, j, k], np.float32(1) - cortex)
+                n = noise[i, j, k]
+                value = hu[i, j, k] + spongy * (trabecular_hu * (1 + np.float32(0.22) * n) - hu[i, j, k])
+                hu[i, j, k] = value + cortex * (cortical_hu * (1 + np.float32(0.06) * n) - value)
+
+
 def paint(hu: Field, share: Field, value: Field | float) -> None:
     """Replace a share of each voxel by another tissue, in place."""
     if isinstance(value, np.ndarray):
@@ -84,15 +108,13 @@ def fill_tissue(
     edge = grid.spacing_mm
     marble = smooth_noise(grid, float(rng.uniform(9, 22)), rng)
     hu = np.full(grid.shape, AIR_HU, np.float32)
-    paint(hu, occupancy(resample(envelope.skin, envelope.grid, grid), edge), tissue.fat + 6 * marble)
-    lean = np.asarray(tissue.muscle - tissue.marbling * np.abs(marble), np.float32)
-    paint(hu, occupancy(resample(envelope.muscle, envelope.grid, grid), edge), lean)
+    single = np.float32
+    skin, muscle = (resample(field, envelope.grid, grid) for field in (envelope.skin, envelope.muscle))
+    _paint_layer(hu, skin, single(edge), marble, single(tissue.fat), single(6), single(0))
+    _paint_layer(hu, muscle, single(edge), marble, single(tissue.muscle), single(0), single(tissue.marbling))
     _fill_abdomen(plan, grid, hu, envelope, abdomen, marble, tissue, rng)
     _fill_chest(plan, grid, hu, envelope, chest, marble, tissue, rng)
-    cortical = tissue.cortical * (1 + 0.06 * marble)
-    trabecular = tissue.trabecular * (1 + 0.22 * marble)
-    paint(hu, bones.trabecular, trabecular)
-    paint(hu, bones.cortical, cortical)
+    _paint_bones(hu, bones.inside, bones.cortical, marble, single(tissue.trabecular), single(tissue.cortical))
     if rng.random() < SLICE_BLUR_SHARE:
         ndimage.gaussian_filter1d(hu, float(rng.uniform(0.2, 1.0)) / edge, axis=2, output=hu, truncate=2.5)
     return hu
