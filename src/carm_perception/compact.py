@@ -106,6 +106,7 @@ class CompactLocalizer(Localizer):
         self._number_ids: list[int] = self._loaded.tokenizer.convert_tokens_to_ids(tokens)
         if None in self._number_ids or len(set(self._number_ids)) != len(tokens):
             raise LocalizerError(f"model folder {self._loaded.folder}: the tokenizer lacks number tokens")
+        self._axis_ids: list[int] = self._loaded.tokenizer.convert_tokens_to_ids([', "dx_mm": ', ', "dy_mm": '])
         self._values = np.arange(-LIMIT_MM, LIMIT_MM + 1, dtype=np.float64)
 
     def warm_up(self) -> None:
@@ -177,12 +178,34 @@ class CompactLocalizer(Localizer):
                 do_sample=False,
                 output_logits=True,
                 return_dict_in_generate=True,
+                logits_processor=[self._choose_median],
             )
             logits = torch.stack(out.logits, dim=1)
             chosen = logits[:, :, self._number_ids].double().softmax(-1).numpy()
         answers = tokenizer.batch_decode(out.sequences, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         numeric = np.isin(out.sequences.numpy(), self._number_ids)
         return answers, [[chosen[i, j] for j in np.flatnonzero(row)] for i, row in enumerate(numeric)]
+
+    def _choose_median(self, ids: Any, scores: Any) -> Any:
+        """Decode a displacement as the median of its distribution, which has the least expected absolute error.
+
+        Every other token is decoded greedily. The most probable number would often be the one at the end of the
+        range, on which everything beyond gathers.
+
+        Args:
+            ids: Tokens so far (batch, length).
+            scores: Scores of the next token (batch, vocabulary).
+        """
+        import torch
+
+        if not ids.shape[1]:
+            return scores
+        rows = torch.isin(ids[:, -1], torch.tensor(self._axis_ids))
+        cumulative = scores[:, self._number_ids].double().softmax(-1).cumsum(-1)
+        middle = (cumulative < 0.5).sum(-1).clamp(max=len(self._number_ids) - 1)
+        chosen = torch.tensor(self._number_ids)[middle]
+        forced = torch.full_like(scores, float("-inf")).scatter(1, chosen[:, None], 0.0)
+        return torch.where(rows[:, None], forced, scores)
 
     def _chat(self, prompt: str) -> str:
         message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
