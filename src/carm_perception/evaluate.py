@@ -28,6 +28,8 @@ from carm_sim.patient import Patient, load_patient
 from carm_sim.xray import XraySystem
 
 _TRIES = 400
+RADIUS_90_PER_STD, RADIUS_95_PER_STD = 2.146, 2.448
+"""Radii of 90 and 95 per cent of a round normal distribution, in standard deviations of a component."""
 
 
 @dataclass(frozen=True)
@@ -235,13 +237,19 @@ def _summary(tally: _Tally) -> dict[str, Any]:
         "mirror_swap": _rate([h[3] for h in tally.hits]),
         **_distances("error", errors),
         **_distances("error_centered", centered),
-        "within_1_std": _rate([e[1] <= e[2] * np.sqrt(2) for e in tally.errors if np.isfinite(e[2])]),
+        "coverage_90": _coverage(tally, RADIUS_90_PER_STD),
+        "coverage_95": _coverage(tally, RADIUS_95_PER_STD),
         "malformed": round(tally.malformed / max(tally.asked, 1), 4),
         "abstained": round(tally.abstained / max(tally.asked, 1), 4),
         "latency_p50_ms": round(float(np.percentile(latency, 50)), 1),
         "latency_p99_ms": round(float(np.percentile(latency, 99)), 1),
         "per_landmark": {landmark(i).name: _one(tally, i) for i in sorted({h[0] for h in tally.hits})},
     }
+
+
+def _coverage(tally: _Tally, radius_per_std: float) -> float:
+    """Fraction of landmarks within the radius that the stated standard deviation gives."""
+    return _rate([e[1] <= e[2] * radius_per_std for e in tally.errors if np.isfinite(e[2])])
 
 
 def _distances(name: str, values: NDArray[np.float64]) -> dict[str, float]:

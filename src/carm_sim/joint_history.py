@@ -75,9 +75,7 @@ class JointHistory:
         """
         with self._arrived:
             if self._stamps:
-                self._arrived.wait_for(
-                    lambda: bool(self._stamps) and self._stamps[-1] >= stamp_s, _PATIENCE_S
-                )
+                self._arrived.wait_for(lambda: bool(self._stamps) and self._stamps[-1] >= stamp_s, _PATIENCE_S)
             if not self._stamps:
                 raise JointStatesMissingError("no joint states have come yet: is the motion node running?")
             after = bisect.bisect_left(self._stamps, stamp_s)

@@ -178,9 +178,7 @@ class XraySystem:
             raw = self._image(view_lps, region, technique, self._sequence + 1)
             return self._exposure(positions, view, region, technique, raw, view_lps)
 
-    def line_integrals(
-        self, view: XrayView, voltage_kv: float, region: Region | None = None
-    ) -> NDArray[np.float32]:
+    def line_integrals(self, view: XrayView, voltage_kv: float, region: Region | None = None) -> NDArray[np.float32]:
         """Noise-free line integrals float32 (rows, columns), raw orientation, of a view in frame ``table``.
 
         Raises:
@@ -194,13 +192,9 @@ class XraySystem:
             paths = np.zeros((2, 1), np.float32)
         else:
             paths = self._renderer.material_integrals(control_view(view_lps, region))
-        return self.config.control.choose(
-            paths, view_lps.source_detector_mm, wanted.voltage_kv, wanted.charge_mas
-        )
+        return self.config.control.choose(paths, view_lps.source_detector_mm, wanted.voltage_kv, wanted.charge_mas)
 
-    def _image(
-        self, view_lps: XrayView, region: Region, technique: Technique, sequence: int
-    ) -> NDArray[np.uint16]:
+    def _image(self, view_lps: XrayView, region: Region, technique: Technique, sequence: int) -> NDArray[np.uint16]:
         energy = effective_energy_kev(technique.voltage_kv)
         integrals = self._renderer.line_integrals(view_lps, region, material_weights(energy))
         fluence = fluence_per_mm2(technique.voltage_kv, technique.charge_mas, view_lps.source_detector_mm)

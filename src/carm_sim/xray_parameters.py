@@ -23,9 +23,7 @@ class XrayParameters:
         "chest_ct", "chest_ct, phantom:SEED, or the path of a CT (NIfTI file or DICOM folder)", read_only=True
     )
     carm_config: str = parameter("", "C-arm description; empty: the one that ships", read_only=True)
-    rate_hz: float = parameter(
-        0.0, "fluoroscopy; 0: single exposures on demand", unit="Hz", lower=0.0, upper=30.0
-    )
+    rate_hz: float = parameter(0.0, "fluoroscopy; 0: single exposures on demand", unit="Hz", lower=0.0, upper=30.0)
     binning: int = parameter(3, "detector binning: 1, 2, 3, 4 or 6", lower=1, upper=6, read_only=True)
     seed: int = parameter(0, "seed of the noise", lower=0, upper=2**31 - 1, read_only=True)
     threads: int = parameter(2, "threads for rendering", lower=1, upper=64, read_only=True)
@@ -95,9 +93,7 @@ class XrayParameters:
         return XrayConfig(
             binning=self.binning,
             threads=self.threads,
-            detector=DetectorModel(
-                electronic_noise_adu=self.electronic_noise_adu, quantum_noise=self.quantum_noise
-            ),
+            detector=DetectorModel(electronic_noise_adu=self.electronic_noise_adu, quantum_noise=self.quantum_noise),
             control=ExposureControl(detector_dose_gy=1e-9 * self.detector_dose_ngy),
             window=Window(self.bright_percentile, self.dark_percentile),
         )

@@ -114,9 +114,7 @@ def test_line_integrals_agree_with_ray_marching(scenes, grid, look):
     renderer, mu, transform = scenes[grid]
     where = view(**VIEWS[look])
     rng = np.random.default_rng(1)
-    pixels = np.stack(
-        [rng.integers(0, where.detector.columns, 700), rng.integers(0, where.detector.rows, 700)], 1
-    )
+    pixels = np.stack([rng.integers(0, where.detector.columns, 700), rng.integers(0, where.detector.rows, 700)], 1)
     expected = march(mu, transform, where, pixels.astype(float), 0.25)
     got = renderer.line_integrals(where)[pixels[:, 1], pixels[:, 0]]
     assert got.shape == expected.shape
@@ -180,9 +178,7 @@ def test_two_beads_are_magnified_by_source_detector_over_source_object():
     for index, front in depths.items():
         only = np.full_like(hu, -1000)
         only[:, index] = hu[:, index]
-        image = (
-            Renderer(Volume(only, affine((1, 1, 1), shape=hu.shape)), mu_of_hu).line_integrals(where).sum(0)
-        )
+        image = Renderer(Volume(only, affine((1, 1, 1), shape=hu.shape)), mu_of_hu).line_integrals(where).sum(0)
         columns = np.arange(len(image))
         halves = [image * (columns < 199.5), image * (columns > 199.5)]
         left, right = ((columns * half).sum() / half.sum() for half in halves)
@@ -201,9 +197,7 @@ def test_a_region_is_the_same_part_of_the_whole(scenes):
 
 def test_threads_do_not_change_a_bit(scenes):
     volume = scenes["oblique"][0].volume
-    one, three = (
-        Renderer(volume, mu_of_hu, threads=threads).line_integrals(view(20, 10)) for threads in (1, 3)
-    )
+    one, three = (Renderer(volume, mu_of_hu, threads=threads).line_integrals(view(20, 10)) for threads in (1, 3))
     assert one.tobytes() == three.tobytes()
 
 

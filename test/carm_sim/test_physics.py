@@ -78,9 +78,7 @@ def test_signal_is_beer_lambert_of_the_energy_absorbed(length_mm):
 @pytest.mark.parametrize("pitch_mm", [0.194, 0.582])
 def test_noise_variance_follows_the_photon_count(photons_mm2, pitch_mm):
     energy, model = 55.0, DetectorModel(electronic_noise_adu=3.0, adu_per_kev_mm2=0.02)
-    raw = read_out(np.zeros((900, 1000), np.float32), photons_mm2, energy, pitch_mm, model, 7, BANDS).astype(
-        float
-    )
+    raw = read_out(np.zeros((900, 1000), np.float32), photons_mm2, energy, pitch_mm, model, 7, BANDS).astype(float)
     photons = photons_mm2 * pitch_mm**2 * model.absorption
     gain = model.adu_per_kev_mm2 * energy / pitch_mm**2
     variance = gain**2 * photons + model.electronic_noise_adu**2 + 1 / 12
@@ -100,9 +98,7 @@ def test_noise_has_the_skewness_of_counts_and_no_neighbors():
 
 def test_bytes_depend_on_the_key_alone():
     def draw(key, threads):
-        return read_out(
-            np.full((300, 200), 2.0, np.float32), 1e4, 60.0, 0.5, DetectorModel(), key, Bands(threads)
-        )
+        return read_out(np.full((300, 200), 2.0, np.float32), 1e4, 60.0, 0.5, DetectorModel(), key, Bands(threads))
 
     assert draw(5, 1).tobytes() == draw(5, 3).tobytes()
     assert draw(5, 1).tobytes() != draw(6, 1).tobytes()

@@ -59,8 +59,7 @@ def bead_position(patient, bead_mm, primary_deg=0.0, secondary_deg=0.0):
     request = Request(voltage_kv=80, charge_mas=0.05)
     q = joints(patient, primary_deg, secondary_deg)
     images = [
-        np.log(np.maximum(XraySystem(p, CARM, quiet).expose(q, request).raw, 1.0))
-        for p in (slab(), slab([bead_mm]))
+        np.log(np.maximum(XraySystem(p, CARM, quiet).expose(q, request).raw, 1.0)) for p in (slab(), slab([bead_mm]))
     ]
     shadow = raw_from_display(np.maximum(images[0] - images[1] - 0.02, 0))
     rows, columns = np.indices(shadow.shape)

@@ -144,18 +144,14 @@ def process(spawn: Callable[..., subprocess.Popen[str]], patient: Path) -> subpr
 @pytest.fixture
 def client(ros_domain: int, process: subprocess.Popen[str]) -> Iterator[Client]:
     made = Client(ros_domain)
-    made.until(
-        lambda: process.poll() is not None or made.expose().success, f"exposure (process: {process.poll()})"
-    )
+    made.until(lambda: process.poll() is not None or made.expose().success, f"exposure (process: {process.poll()})")
     publishers = lambda topic: made.node.count_publishers(topic)  # noqa: E731
     made.until(lambda: all(publishers(topic) for topic in TOPICS), "publishers")
     yield made
     made.close()
 
 
-def test_single_exposures_refusals_misses_and_fluoroscopy(
-    client: Client, process: subprocess.Popen[str]
-) -> None:
+def test_single_exposures_refusals_misses_and_fluoroscopy(client: Client, process: subprocess.Popen[str]) -> None:
     shot = client.shot()
     raw, shown = pixels(shot["xray/image_raw"]), pixels(shot["xray/image"])
     assert raw.shape == shown.shape == (256, 256)
@@ -163,9 +159,7 @@ def test_single_exposures_refusals_misses_and_fluoroscopy(
     decoded = cv2.imdecode(np.frombuffer(shot["xray/image/compressed"].data, np.uint8), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(decoded, shown)
     rod = shown[100:150].mean(0)
-    assert (
-        150 < int(np.argmax(rod)) < 250
-    )  # the patient's left is on the right of the display, and bone is bright
+    assert 150 < int(np.argmax(rod)) < 250  # the patient's left is on the right of the display, and bone is bright
     darkest = int(np.argmin(display_from_raw(raw)[100:150].mean(0)))
     assert abs(darkest - int(np.argmax(rod))) < 20
     view = CARM.view(CARM.home, 6)
@@ -179,9 +173,7 @@ def test_single_exposures_refusals_misses_and_fluoroscopy(
     part = client.shot(tube_voltage_kv=70.0, tube_charge_mas=0.2, field=[0.08, 0.04])["xray/exposure"]
     assert part.tube_voltage_kv == 70
     assert part.tube_current_ma * part.exposure_time_s == pytest.approx(0.2)
-    assert part.field_px[2] - part.field_px[0] == pytest.approx(
-        2 * (part.field_px[3] - part.field_px[1]), abs=3
-    )
+    assert part.field_px[2] - part.field_px[0] == pytest.approx(2 * (part.field_px[3] - part.field_px[1]), abs=3)
 
     for fields, words in (
         ({"tube_voltage_kv": 300.0}, "300.0 kV is outside [40, 125] kV"),
@@ -195,9 +187,7 @@ def test_single_exposures_refusals_misses_and_fluoroscopy(
 
     client.move(MISSED)
     assert "no ray meets" in client.shot()["answer"].error_msg
-    client.until(
-        lambda: any("no ray meets" in m.status[0].message for m in client.health), "warning in diagnostics"
-    )
+    client.until(lambda: any("no ray meets" in m.status[0].message for m in client.health), "warning in diagnostics")
     client.move(CARM.home)
     assert client.shot()["answer"].error_msg == ""
 

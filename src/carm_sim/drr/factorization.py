@@ -144,10 +144,7 @@ def factorize(
     on_plane = rays.source + ends * (reach / ends[:, p])[:, None]
     jacobian = np.array(
         [
-            [
-                reach * (step[a] - ends[-1, a] * step[p] / ends[-1, p]) / ends[-1, p]
-                for step in (rays.right, rays.down)
-            ]
+            [reach * (step[a] - ends[-1, a] * step[p] / ends[-1, p]) / ends[-1, p] for step in (rays.right, rays.down)]
             for a in (r, c)
         ]
     )

@@ -410,25 +410,10 @@ def warp(
             b1 = F32(1) + b * b * (F32(1.5) * b - F32(2.5))
             b2 = b * (half + b * (F32(2) - F32(1.5) * b))
             b3 = half * b * b * (b - F32(1))
-            p = (
-                a0 * image[j - 1, i - 1]
-                + a1 * image[j - 1, i]
-                + a2 * image[j - 1, i + 1]
-                + a3 * image[j - 1, i + 2]
-            )
+            p = a0 * image[j - 1, i - 1] + a1 * image[j - 1, i] + a2 * image[j - 1, i + 1] + a3 * image[j - 1, i + 2]
             q = a0 * image[j, i - 1] + a1 * image[j, i] + a2 * image[j, i + 1] + a3 * image[j, i + 2]
-            s = (
-                a0 * image[j + 1, i - 1]
-                + a1 * image[j + 1, i]
-                + a2 * image[j + 1, i + 1]
-                + a3 * image[j + 1, i + 2]
-            )
-            t = (
-                a0 * image[j + 2, i - 1]
-                + a1 * image[j + 2, i]
-                + a2 * image[j + 2, i + 1]
-                + a3 * image[j + 2, i + 2]
-            )
+            s = a0 * image[j + 1, i - 1] + a1 * image[j + 1, i] + a2 * image[j + 1, i + 1] + a3 * image[j + 1, i + 2]
+            t = a0 * image[j + 2, i - 1] + a1 * image[j + 2, i] + a2 * image[j + 2, i + 1] + a3 * image[j + 2, i + 2]
             x_mm = (column - distance[1]) * pitch_mm
             length = F32(math.sqrt(square + x_mm * x_mm) * abs(d) * factor)
             out[r, c] = (b0 * p + b1 * q + b2 * s + b3 * t) * length

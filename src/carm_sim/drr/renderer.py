@@ -87,11 +87,7 @@ class Renderer:
         hu, affine = volume.hu, np.asarray(volume.transform_voxel_to_lps, dtype=np.float64)
         if hu.ndim != 3 or hu.dtype != np.int16 or 0 in hu.shape:
             raise ConfigurationError(f"volume must be int16 [i, j, k], not {hu.dtype} {hu.shape}")
-        if (
-            affine.shape != (4, 4)
-            or not np.isfinite(affine).all()
-            or abs(np.linalg.det(affine[:3, :3])) < 1e-12
-        ):
+        if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
             raise ConfigurationError(f"affine of the volume is singular: {affine.tolist()}")
         if storage not in ("float32", "int16"):
             raise ConfigurationError(f"storage must be float32 or int16, not {storage!r}")
@@ -181,9 +177,7 @@ class Renderer:
         """
         left, top, right, bottom = self._checked(view, region)
         rays = Rays.of(view, self._transform_lps_to_voxel)
-        columns, rows = np.meshgrid(
-            np.linspace(left, right - 1, samples), np.linspace(top, bottom - 1, samples)
-        )
+        columns, rows = np.meshgrid(np.linspace(left, right - 1, samples), np.linspace(top, bottom - 1, samples))
         direction = rays.toward(columns, rows)
         direction[direction == 0] = 1e-12
         near = (-0.5 - rays.source) / direction
@@ -202,9 +196,7 @@ class Renderer:
         for mapping in mappings:
             table = np.asarray(mapping(HU_VALUES) if callable(mapping) else mapping, dtype=np.float64)
             if table.shape != HU_VALUES.shape:
-                raise ConfigurationError(
-                    f"mapping must give 65536 values, for HU -32768 to 32767, not {table.shape}"
-                )
+                raise ConfigurationError(f"mapping must give 65536 values, for HU -32768 to 32767, not {table.shape}")
             used = table[low : high + 1]
             if not np.isfinite(used).all() or used.min() < 0:
                 raise ConfigurationError("attenuation must be finite and not negative")
@@ -237,9 +229,7 @@ class Renderer:
             return 0, 0, columns, rows
         left, top, right, bottom = region
         if not (0 <= left < right <= columns and 0 <= top < bottom <= rows):
-            raise ConfigurationError(
-                f"field {region} is empty or outside the detector of {columns} x {rows} pixels"
-            )
+            raise ConfigurationError(f"field {region} is empty or outside the detector of {columns} x {rows} pixels")
         return left, top, right, bottom
 
     def _render(
@@ -254,14 +244,10 @@ class Renderer:
         if out is None:
             out = np.empty(shape, np.float32)
         if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
-            raise ConfigurationError(
-                f"out must be contiguous float32 {shape[1:]}, not {out.dtype} {out.shape[1:]}"
-            )
+            raise ConfigurationError(f"out must be contiguous float32 {shape[1:]}, not {out.dtype} {out.shape[1:]}")
         rays = Rays.of(view, self._transform_lps_to_voxel)
         c0, r0, c1, r1 = left, top, right - 1, bottom - 1
-        corners = np.array(
-            [(c0, r0), (c1, r0), (c0, r1), (c1, r1), ((c0 + c1) / 2, (r0 + r1) / 2)], dtype=np.float64
-        )
+        corners = np.array([(c0, r0), (c1, r0), (c0, r1), (c1, r1), ((c0 + c1) / 2, (r0 + r1) / 2)], dtype=np.float64)
         stack = self._stack(principal_axis(rays, corners[:4], self._steps))
         plan = factorize(rays, corners, stack.axes, stack.positions, self._finest)
         if plan is None:

@@ -37,9 +37,7 @@ class SliceStack:
     boxes: NDArray[np.int64] = field(repr=False)
 
     @classmethod
-    def empty(
-        cls, shape: tuple[int, ...], spacing_mm: NDArray[np.float64], axis: int, dtype: type
-    ) -> SliceStack:
+    def empty(cls, shape: tuple[int, ...], spacing_mm: NDArray[np.float64], axis: int, dtype: type) -> SliceStack:
         """Allocate the stack across ``axis``; the finer of the other axes runs along columns."""
         others = sorted((a for a in range(3) if a != axis), key=lambda a: (-spacing_mm[a], -a))
         axes = (axis, others[0], others[1])

@@ -36,9 +36,7 @@ def image(pixels: NDArray[Any], stamp: Time) -> Image:
     return message
 
 
-def compressed_image(
-    pixels: NDArray[np.uint8], stamp: Time, image_format: str, jpeg_quality: int
-) -> CompressedImage:
+def compressed_image(pixels: NDArray[np.uint8], stamp: Time, image_format: str, jpeg_quality: int) -> CompressedImage:
     """Compressed display image, ``png`` or ``jpeg``."""
     if image_format == "png":
         _, data = cv2.imencode(".png", pixels, (cv2.IMWRITE_PNG_COMPRESSION, 1))

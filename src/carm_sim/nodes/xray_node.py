@@ -290,9 +290,7 @@ class XrayNode(Node):
             "last exposure took (ms)": f"{1e3 * self._render_s:.1f}",
         }
         name = f"{self.get_fully_qualified_name()}: X-ray"
-        self._diagnostics.publish(
-            messages.diagnostics(name, level, text, values, self.get_clock().now().to_msg())
-        )
+        self._diagnostics.publish(messages.diagnostics(name, level, text, values, self.get_clock().now().to_msg()))
 
 
 def main(arguments: list[str] | None = None) -> int:

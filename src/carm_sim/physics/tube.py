@@ -17,9 +17,7 @@ from carm_core.errors import ConfigurationError
 _VOLTAGE_KV = np.array([40.0, 50, 60, 70, 80, 90, 100, 110, 120, 125])
 _EFFECTIVE_ENERGY_KEV = np.array([33.19, 38.42, 43.12, 47.31, 51.12, 55.03, 58.24, 61.37, 64.75, 66.37])
 _AIR_KERMA_UGY_MAS = np.array([3.762, 9.341, 16.695, 25.370, 35.755, 47.743, 61.028, 75.782, 91.202, 99.173])
-_FLUENCE_MM2_MAS = np.array(
-    [5.252e4, 1.64e5, 3.405e5, 5.723e5, 8.694e5, 1.223e6, 1.617e6, 2.053e6, 2.5e6, 2.726e6]
-)
+_FLUENCE_MM2_MAS = np.array([5.252e4, 1.64e5, 3.405e5, 5.723e5, 8.694e5, 1.223e6, 1.617e6, 2.053e6, 2.5e6, 2.726e6])
 
 LOWEST_KV = 40.0
 HIGHEST_KV = 125.0
@@ -54,9 +52,7 @@ def check_voltage(voltage_kv: float) -> float:
         ConfigurationError: It is outside the tube's range.
     """
     if not LOWEST_KV <= voltage_kv <= HIGHEST_KV:
-        raise ConfigurationError(
-            f"tube voltage {voltage_kv} kV is outside [{LOWEST_KV:.0f}, {HIGHEST_KV:.0f}] kV"
-        )
+        raise ConfigurationError(f"tube voltage {voltage_kv} kV is outside [{LOWEST_KV:.0f}, {HIGHEST_KV:.0f}] kV")
     return voltage_kv
 
 
@@ -92,9 +88,7 @@ def air_kerma_gy(voltage_kv: float, charge_mas: float, distance_mm: float) -> fl
     return 1e-6 * _power_law(voltage_kv, _AIR_KERMA_UGY_MAS) * charge_mas * (1000 / distance_mm) ** 2
 
 
-def dose_area_product_gym2(
-    voltage_kv: float, charge_mas: float, area_mm2: float, distance_mm: float
-) -> float:
+def dose_area_product_gym2(voltage_kv: float, charge_mas: float, area_mm2: float, distance_mm: float) -> float:
     """Dose-area product, Gy m²: the same at every distance.
 
     Args:
