@@ -115,7 +115,7 @@ def add_eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--patients", type=_positive, default=20, help="phantoms of each suite (20)")
     parser.add_argument("--views", type=_positive, default=400, help="views of each suite (400)")
     parser.add_argument("--seed", type=int, default=0, help="seed of views and noise (0)")
-    parser.add_argument("--threads", type=_positive, default=2, help="CPU threads (2)")
+    parser.add_argument("--threads", type=_positive, default=2, help="CPU threads of a Hugging Face model (2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
 
 

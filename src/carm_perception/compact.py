@@ -38,7 +38,7 @@ class LoadedModel:
         version: Short hash of the weights.
     """
 
-    def __init__(self, folder: Path | None = None, threads: int = 0) -> None:
+    def __init__(self, folder: Path | None = None, threads: int = 1) -> None:
         """Load.
 
         Args:
@@ -88,7 +88,7 @@ class CompactLocalizer(Localizer):
 
     name = "compact"
 
-    def __init__(self, folder: Path | None = None, maximum_std_mm: float = 0.0, threads: int = 0) -> None:
+    def __init__(self, folder: Path | None = None, maximum_std_mm: float = 0.0, threads: int = 1) -> None:
         """Load the model.
 
         Args:

@@ -64,6 +64,7 @@ class HuggingFaceLocalizer(Localizer):
         device: str = "auto",
         load_in_4bit: bool = False,
         max_new_tokens: int = 256,
+        threads: int = 0,
     ) -> None:
         """Load model and processor.
 
@@ -73,6 +74,7 @@ class HuggingFaceLocalizer(Localizer):
             device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
             load_in_4bit: Quantize to 4 bits; needs CUDA and bitsandbytes.
             max_new_tokens: Longest answer.
+            threads: CPU threads of torch; 0: leave as they are.
 
         Raises:
             ConfigurationError: The options contradict this machine.
@@ -84,6 +86,10 @@ class HuggingFaceLocalizer(Localizer):
             if folder and (Path(folder).is_dir() or folder.startswith(("/", "."))):
                 check_model_folder(Path(folder), (wanted,))
         chosen, dtype, reason = choose_device(device, load_in_4bit)
+        if threads:
+            import torch
+
+            torch.set_num_threads(threads)
         self._processor, self._model = _load(model, chosen, dtype, load_in_4bit)
         if adapter:
             self._model = _with_adapter(self._model, adapter)

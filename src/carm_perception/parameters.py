@@ -23,7 +23,9 @@ class LocalizerParameters:
     device: str = parameter("auto", "auto, cpu or cuda", read_only=True)
     load_in_4bit: bool = parameter(False, "quantize a Hugging Face model to 4 bits (CUDA)", read_only=True)
     max_new_tokens: int = parameter(256, "longest answer of a Hugging Face model", lower=8, upper=4096, read_only=True)
-    threads: int = parameter(2, "CPU threads", lower=0, upper=256, read_only=True)
+    threads: int = parameter(
+        2, "CPU threads of a Hugging Face model; compact and regression use one", lower=0, upper=256, read_only=True
+    )
     source_isocenter_m: float = parameter(0.530, "source to isocenter", unit="m", lower=0.1, upper=2.0, read_only=True)
     source_detector_m: float = parameter(1.020, "source to detector", unit="m", lower=0.2, upper=3.0, read_only=True)
     each_frame: bool = parameter(True, "localize each new frame without being asked")

@@ -27,7 +27,8 @@ class LocalizerOptions:
         load_in_4bit: Quantize a Hugging Face model to 4 bits; needs CUDA and bitsandbytes.
         max_new_tokens: Longest answer of a Hugging Face model.
         maximum_std_mm: ``compact`` and ``regression`` abstain above this standard deviation; 0: never.
-        threads: CPU threads of torch; 0: leave as they are.
+        threads: CPU threads of a Hugging Face model; 0: leave as they are. ``compact`` and ``regression`` use one: they
+            gain nothing from a second, and lose a lot when the machine is busy.
         patient: Patient whose landmarks the oracle knows.
         oracle_noise_mm: Standard deviation that the oracle adds to each component.
         seed: Seed of the oracle's noise.
@@ -64,11 +65,11 @@ def make_localizer(name: str, options: LocalizerOptions | None = None) -> Locali
     if name == COMPACT:
         from carm_perception.compact import CompactLocalizer
 
-        return CompactLocalizer(options.folder, options.maximum_std_mm, options.threads)
+        return CompactLocalizer(options.folder, options.maximum_std_mm)
     if name == REGRESSION:
         from carm_perception.regression import RegressionLocalizer
 
-        return RegressionLocalizer(options.folder, options.maximum_std_mm, options.threads)
+        return RegressionLocalizer(options.folder, options.maximum_std_mm)
     if name == ORACLE:
         from carm_perception.oracle import OracleLocalizer
 
@@ -87,4 +88,5 @@ def make_localizer(name: str, options: LocalizerOptions | None = None) -> Locali
         device=options.device,
         load_in_4bit=options.load_in_4bit,
         max_new_tokens=options.max_new_tokens,
+        threads=options.threads,
     )

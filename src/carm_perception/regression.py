@@ -34,7 +34,7 @@ class RegressionLocalizer(Localizer):
 
     name = "regression"
 
-    def __init__(self, folder: Path | None = None, maximum_std_mm: float = 0.0, threads: int = 0) -> None:
+    def __init__(self, folder: Path | None = None, maximum_std_mm: float = 0.0, threads: int = 1) -> None:
         """Load tower and head.
 
         Args:
