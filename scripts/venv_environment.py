@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def _apply() -> None:
-    settings = json.loads(Path(__file__).with_suffix(".json").read_text())
+    settings = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
     environment = os.environ
     restart = False
     for name, entries in settings["prepend"].items():

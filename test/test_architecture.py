@@ -22,7 +22,7 @@ ROS = {"rclpy", "sensor_msgs", "std_msgs", "geometry_msgs", "carm_interfaces", "
 def imports(package: str) -> Iterator[tuple[Path, str]]:
     """Every (file, top-level module) that a package imports, lazily or not."""
     for file in sorted((SOURCE / package).rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 yield from ((file, alias.name.split(".")[0]) for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -54,4 +54,6 @@ def test_ros_stays_at_the_edge(package: str) -> None:
 
 def test_every_source_file_names_its_license() -> None:
     files = [f for package in PACKAGES for f in (SOURCE / package).rglob("*.py")]
-    assert [f.name for f in files if not f.read_text().startswith("# SPDX-License-Identifier: Apache-2.0")] == []
+    assert [
+        f.name for f in files if not f.read_text(encoding="utf-8").startswith("# SPDX-License-Identifier: Apache-2.0")
+    ] == []

@@ -122,7 +122,7 @@ def _make_trace_folder(folder: Path | None) -> None:
 
 def _write(file: Path, text: str) -> None:
     try:
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"cannot write {file}: {error.strerror}") from error
 

@@ -98,7 +98,7 @@ class CArm:
         """
         file = Path(path) if path is not None else config_file("carm.yaml")
         try:
-            data = yaml.safe_load(file.read_text())
+            data = yaml.safe_load(file.read_text(encoding="utf-8"))
             return cls._from_dict(data)
         except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(f"{file}: {type(error).__name__}: {error}") from error

@@ -31,7 +31,7 @@ def check_model_folder(folder: Path, required: tuple[str, ...] = ("config.json",
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError) as error:
             raise LocalizerError(f"model folder {folder}: {index.name} is damaged") from error
         for shard in shards:

@@ -48,7 +48,7 @@ def _processor_class_name(model: str) -> str | None:
     for name in _PROCESSOR_FILES:
         path = cached_file(model, name, _raise_exceptions_for_missing_entries=False)
         if path is not None:
-            found = json.loads(Path(path).read_text()).get("processor_class")
+            found = json.loads(Path(path).read_text(encoding="utf-8")).get("processor_class")
             if found:
                 return str(found)
     return None

@@ -19,7 +19,7 @@ from .fakes import FakeArm, FakeClock
 
 
 def test_parameter_file_has_the_parameters_and_their_defaults() -> None:
-    content = yaml.safe_load(config_file("agent.yaml").read_text())
+    content = yaml.safe_load(config_file("agent.yaml").read_text(encoding="utf-8"))
     assert content["/**"]["ros__parameters"] == parameter_defaults(AgentParameters)
 
 

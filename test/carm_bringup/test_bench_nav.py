@@ -64,7 +64,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, patient: Patient) -> Callable[..., in
 def test_who_knows_arrives(bench: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, plot = tmp_path / "nav.json", tmp_path / "nav.png"
     assert bench("--episodes", "4", "--json", str(file), "--plot", str(plot)) == 0
-    document = json.loads(file.read_text())
+    document = json.loads(file.read_text(encoding="utf-8"))
     found = document["results"]["chest_ct"]
     assert set(found) >= CONTRACT
     assert set(document) >= {"command", "seed", "commit", "versions", "machine", "results"}
@@ -82,14 +82,14 @@ def test_same_seed_same_figures(bench: Callable[..., int], tmp_path: Path) -> No
     results = []
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         bench("--episodes", "2", "--seed", str(seed), "--json", str(tmp_path / name))
-        results.append(json.loads((tmp_path / name).read_text())["episodes"])
+        results.append(json.loads((tmp_path / name).read_text(encoding="utf-8"))["episodes"])
     assert results[0] == results[1]
     assert results[0] != results[2]
 
 
 def test_a_confident_error_is_counted_as_false_success(bench: Callable[..., int], tmp_path: Path) -> None:
     bench("--episodes", "2", "--json", str(tmp_path / "nav.json"), beside_mm=50.0)
-    found = json.loads((tmp_path / "nav.json").read_text())["results"]["chest_ct"]
+    found = json.loads((tmp_path / "nav.json").read_text(encoding="utf-8"))["results"]["chest_ct"]
     assert found["false_success"] == 1.0
     assert found["success_30mm"] == 0.0
 

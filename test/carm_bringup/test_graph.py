@@ -18,12 +18,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def entry_points() -> dict[str, str]:
-    scripts: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    scripts: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     return scripts
 
 
 def configuration(spec: graph.NodeSpec) -> dict[str, Any]:
-    content = yaml.safe_load((ROOT / "config" / spec.config).read_text())
+    content = yaml.safe_load((ROOT / "config" / spec.config).read_text(encoding="utf-8"))
     (section,) = content.values()
     parameters: dict[str, Any] = section["ros__parameters"]
     return parameters

@@ -34,7 +34,10 @@ def shares(package: str) -> Path:
 def test_type_hash_is_that_of_jazzy(name: str) -> None:
     package, kind, type_name = name.split("/")
     file = shares(package) / kind / f"{type_name.split('_')[0]}.json"
-    hashes = {entry["type_name"]: entry["hash_string"] for entry in json.loads(file.read_text())["type_hashes"]}
+    hashes = {
+        entry["type_name"]: entry["hash_string"]
+        for entry in json.loads(file.read_text(encoding="utf-8"))["type_hashes"]
+    }
     assert hashes[name] == f"RIHS01_{JAZZY_HASHES[name]}"
 
 

@@ -139,7 +139,7 @@ def test_refusals_name_joint_value_and_limits() -> None:
 
 
 def test_configuration_errors_name_the_file(tmp_path) -> None:
-    text = config_file("carm.yaml").read_text()
+    text = config_file("carm.yaml").read_text(encoding="utf-8")
     for bad in (
         "",
         "joints: {}",
@@ -148,7 +148,7 @@ def test_configuration_errors_name_the_file(tmp_path) -> None:
         text.replace("source_isocenter_distance_m: 0.530", "source_isocenter_distance_m: 1.53"),
     ):
         file = tmp_path / "carm.yaml"
-        file.write_text(bad)
+        file.write_text(bad, encoding="utf-8")
         with pytest.raises((ConfigurationError, JointLimitError), match="carm.yaml|lift"):
             CArm.from_config(file)
     with pytest.raises(ConfigurationError, match="missing.yaml"):

@@ -145,9 +145,9 @@ def test_plain_transformers_answers_alike(frames: dict[int, XrayFrame]) -> None:
 def test_weights_are_small_and_described() -> None:
     weights = list(COMPACT_FOLDER.glob("*.safetensors"))
     assert 0 < sum(file.stat().st_size for file in weights) <= 25_000_000
-    card = (COMPACT_FOLDER / "README.md").read_text()
+    card = (COMPACT_FOLDER / "README.md").read_text(encoding="utf-8")
     assert "carm train --recipe compact" in card
-    assert json.loads((COMPACT_FOLDER / "training.json").read_text())["size"]
+    assert json.loads((COMPACT_FOLDER / "training.json").read_text(encoding="utf-8"))["size"]
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "processor_config.json", "tokenizer_config.json"])

@@ -190,8 +190,8 @@ def test_data_set_is_resumable_and_split_by_patient(tmp_path: Path, bodies: list
     styles = dict(bodies)
     assert sorted(styles.values()) == ["standard"] * 3 + ["validation"] * 2
     assert not list(tmp_path.glob("*.part"))
-    assert "data_files" in (tmp_path / "README.md").read_text()
-    assert json.loads((tmp_path / "train.json").read_text())["patients"] == 3
+    assert "data_files" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "train.json").read_text(encoding="utf-8"))["patients"] == 3
 
 
 def test_rows_hold_view_image_and_truth(tmp_path: Path, bodies: list[tuple[int, str]]) -> None:
@@ -239,7 +239,7 @@ def test_recipe_runs_resumes_and_exports(tmp_path: Path, bodies: list[tuple[int,
     stage = StageOptions(seconds=600, steps=2, batch=4, evaluate_every_s=0.0, bf16=False)
     options = RecipeOptions(tmp_path / "data", tmp_path / "work", tmp_path / "model", stage, stage, TINY, threads=1)
     assert train_compact(options, progress=False) == tmp_path / "model"
-    lines = [json.loads(line) for line in (tmp_path / "work" / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "work" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {line["stage"] for line in lines} == {"tower", "language"}
     assert all(np.isfinite(line["loss"]) for line in lines)
     first = (tmp_path / "model" / "model.safetensors").read_bytes()

@@ -51,7 +51,7 @@ def test_registry_and_commands_import_neither_torch_nor_transformers() -> None:
 
 
 def test_parameter_file_is_the_declaration() -> None:
-    content = yaml.safe_load(config_file("localizer.yaml").read_text())
+    content = yaml.safe_load(config_file("localizer.yaml").read_text(encoding="utf-8"))
     assert content["/**"]["ros__parameters"] == parameter_defaults(LocalizerParameters)
 
 
@@ -147,7 +147,7 @@ def test_eval_command_writes_the_agreed_figures(
     file = tmp_path / "figures.json"
     options = f"--localizer compact --suite phantom --views 8 --patients 2 --seed 3 --json {file}"
     assert commands.run_eval(parse(commands.add_eval_arguments, options)) == 0
-    document = json.loads(file.read_text())
+    document = json.loads(file.read_text(encoding="utf-8"))
     assert {"command", "seed", "commit", "versions", "machine", "results"} <= set(document)
     figures = document["results"]["compact/phantom"]
     wanted = "n hit_1 hit_2 p_at_1 p_at_3 error_mean_mm error_p95_mm mirror_swap malformed abstained latency_p50_ms"

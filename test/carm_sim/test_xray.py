@@ -213,7 +213,7 @@ def test_frame_carries_the_geometry():
 
 
 def test_shipped_parameters_are_the_declared_ones():
-    shipped = yaml.safe_load(config_file("xray.yaml").read_text())["/**"]["ros__parameters"]
+    shipped = yaml.safe_load(config_file("xray.yaml").read_text(encoding="utf-8"))["/**"]["ros__parameters"]
     assert shipped == parameter_defaults(XrayParameters)
     assert all(field.metadata["description"] for field in fields(XrayParameters))
 

@@ -99,7 +99,7 @@ def test_exports_point_to_this_python(bootstrap: ModuleType, tmp_path: Path) -> 
         "/opt/python/cp311-cp311/lib/python3.11/site-packages/numpy/_core/include"
     )
     bootstrap.point_exports_here()
-    include, numpy = export.read_text().split(";")
+    include, numpy = export.read_text(encoding="utf-8").split(";")
     assert "/opt/python" not in include + numpy
     assert (Path(include) / "Python.h").is_file()
     assert numpy.endswith("site-packages/numpy/_core/include")
@@ -112,7 +112,7 @@ def test_failed_command_shows_the_end_of_its_log(bootstrap: ModuleType, tmp_path
 
 def test_lock_files_pin_every_line_and_name_no_host() -> None:
     for name in ("requirements.lock", "requirements-ros.lock"):
-        lines = (SCRIPT.parents[1] / name).read_text().splitlines()
+        lines = (SCRIPT.parents[1] / name).read_text(encoding="utf-8").splitlines()
         packages = [line for line in lines if not line.startswith("#")]
         assert packages
         for line in packages:

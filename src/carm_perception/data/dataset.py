@@ -230,4 +230,4 @@ def write_data_card(folder: Path, spec: DatasetSpec) -> None:
     """Write ``README.md`` (the data card) and ``SPLIT.json`` (the exact specification)."""
     (folder / f"{spec.split}.json").write_text(json.dumps(asdict(spec), indent=1) + "\n")
     card = files("carm_perception.data").joinpath("card.md").read_text(encoding="utf-8")
-    (folder / "README.md").write_text(card)
+    (folder / "README.md").write_text(card, encoding="utf-8")

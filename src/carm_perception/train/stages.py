@@ -261,7 +261,7 @@ class Stage:
         }
         logger.info("%s", json.dumps(line))
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "log.jsonl").open("a") as log:
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
 
 
