@@ -4,6 +4,7 @@ PYTHON ?= $(if $(ROS_DISTRO),python3,$(shell command -v python3.11 || command -v
 BIN := .venv/bin
 CODE := src test scripts launch setup.py
 export MPLBACKEND ?= Agg
+export PYTHONUTF8 ?= 1
 
 .PHONY: help sim test setup doctor lint format lock clean distclean
 
