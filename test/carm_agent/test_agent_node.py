@@ -308,6 +308,8 @@ def test_real_images_and_the_oracle_lead_to_the_carina(spawn: Spawn, graph: Call
     client.ready(60.0)
     expose = client.node.create_client(Expose, "xray/expose")
 
+    client.until(expose.service_is_ready, 60.0, "xray/expose")
+
     def exposed() -> bool:
         future = expose.call_async(Expose.Request())
         client.until(future.done, 30.0, "exposure")
