@@ -4,5 +4,6 @@
 from __future__ import annotations
 
 from carm_sim.drr.renderer import Region, Renderer
+from carm_sim.drr.scene import Scene
 
-__all__ = ["Region", "Renderer"]
+__all__ = ["Region", "Renderer", "Scene"]

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All that X-rays meet: volumes and solids, summed as path lengths in each material."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_core.errors import ConfigurationError
+from carm_core.geometry import XrayView
+from carm_sim.drr.renderer import Region, Renderer
+
+MATERIALS = ("soft tissue", "cortical bone", "metal")
+"""Materials by index: mm of water, mm of cortical bone (ICRU-44, 1.92 g/cm³), mm of titanium."""
+
+
+class SolidSet(Protocol):
+    """Solids with exact chords; :mod:`carm_sim.drr.solids` has them."""
+
+    def material_integrals(self, view_lps: XrayView, region: Region, out: NDArray[np.float32]) -> None:
+        """Add path lengths, mm, to ``out`` (materials, rows, columns), raw orientation, of a region."""
+
+
+class Scene:
+    """Volumes and solids in one frame, seen together.
+
+    Parts that overlap add up: each is seen as if it were alone. A scene serves one thread at a time, as its renderers
+    do.
+
+    Attributes:
+        renderers: The volumes; the first is the patient's. Mapping 0 of each gives soft tissue, 1 bone, 2 metal.
+        solids: The solids.
+    """
+
+    def __init__(self, parts: Sequence[Renderer | SolidSet]) -> None:
+        """Put parts together.
+
+        Args:
+            parts: Volumes and sets of solids, at least one.
+
+        Raises:
+            ConfigurationError: There is no part, or a volume has more materials than there are.
+        """
+        self.renderers = [part for part in parts if isinstance(part, Renderer)]
+        self.solids = [part for part in parts if not isinstance(part, Renderer)]
+        if not parts:
+            raise ConfigurationError("a scene needs at least one volume or set of solids")
+        for renderer in self.renderers:
+            if renderer.channels > len(MATERIALS):
+                raise ConfigurationError(f"a scene has {len(MATERIALS)} materials, not {renderer.channels}")
+
+    def material_integrals(
+        self, view_lps: XrayView, region: Region | None = None, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Path length in each material along the ray of each pixel.
+
+        Args:
+            view_lps: Source and detector in LPS, mm.
+            region: Part of the detector to compute; None: all of it.
+            out: Array for the result, contiguous.
+
+        Returns:
+            float32 (3, rows, columns) of the region, raw orientation, mm; :data:`MATERIALS` names them.
+
+        Raises:
+            ConfigurationError: The region is empty or outside the detector, the field is too wide, or ``out`` has the
+                wrong shape or type.
+        """
+        area = checked_region(view_lps, region)
+        shape = (len(MATERIALS), area[3] - area[1], area[2] - area[0])
+        if out is None:
+            out = np.empty(shape, np.float32)
+        if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+            raise ConfigurationError(f"out must be contiguous float32 {shape}, not {out.dtype} {out.shape}")
+        written = 0
+        for renderer in self.renderers:
+            part = renderer.material_integrals(view_lps, area)
+            both = min(written, len(part))
+            out[:both] += part[:both]
+            out[both : len(part)] = part[both:]
+            written = max(written, len(part))
+        out[written:] = 0
+        for solid in self.solids:
+            solid.material_integrals(view_lps, area, out)
+        return out
+
+    def line_integrals(
+        self,
+        view_lps: XrayView,
+        region: Region | None,
+        weights: Sequence[float],
+        out: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """Attenuation along the ray of each pixel.
+
+        Args:
+            view_lps: Source and detector in LPS, mm.
+            region: Part of the detector to compute; None: all of it.
+            weights: Linear attenuation of each material (3,), 1/mm.
+            out: Array for the result, contiguous.
+
+        Returns:
+            Line integrals float32 (rows, columns) of the region, raw orientation.
+
+        Raises:
+            ConfigurationError: As in :meth:`material_integrals`, or there are not three weights.
+        """
+        if len(weights) != len(MATERIALS):
+            raise ConfigurationError(f"a scene has {len(MATERIALS)} materials, got {len(weights)} weights")
+        if len(self.renderers) == 1 and not self.solids:
+            renderer = self.renderers[0]
+            return renderer.line_integrals(view_lps, region, weights[: renderer.channels], out)
+        paths = self.material_integrals(view_lps, region)
+        if out is None:
+            out = np.empty(paths.shape[1:], np.float32)
+        np.einsum("m,mrc->rc", np.asarray(weights, np.float32), paths, out=out)
+        return out
+
+    def hit_fraction(self, view_lps: XrayView, region: Region | None = None) -> float:
+        """Fraction of the field whose rays meet the patient's volume; 1 in a scene of solids only.
+
+        Args:
+            view_lps: Source and detector in LPS, mm.
+            region: Part of the detector; None: all of it.
+        """
+        return self.renderers[0].hit_fraction(view_lps, region) if self.renderers else 1.0
+
+
+def checked_region(view: XrayView, region: Region | None) -> Region:
+    """A region of the detector; all of it for None.
+
+    Raises:
+        ConfigurationError: The region is empty or outside the detector.
+    """
+    rows, columns = view.detector.rows, view.detector.columns
+    if region is None:
+        return 0, 0, columns, rows
+    left, top, right, bottom = region
+    if not (0 <= left < right <= columns and 0 <= top < bottom <= rows):
+        raise ConfigurationError(f"field {region} is empty or outside the detector of {columns} x {rows} pixels")
+    return left, top, right, bottom
