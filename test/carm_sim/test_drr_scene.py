@@ -81,7 +81,7 @@ def test_a_region_is_the_same_part_of_the_whole(view, renderers):
     scene = Scene([*renderers, Plate()])
     whole = scene.material_integrals(view)
     part = scene.material_integrals(view, (8, 6, 50, 44))
-    assert np.abs(part - whole[:, 6:44, 8:50]).mean() < 2e-3 * whole.mean()
+    assert np.abs(part - whole[:, 6:44, 8:50]).mean() < 5e-3 * whole.mean()
 
 
 def test_results_go_where_they_are_wanted(view, renderers):
