@@ -8,7 +8,6 @@ cautious motion, then to the end, with a reason. The arm is at rest whenever `Na
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +19,8 @@ from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRes
 from carm_agent.evidence import Evidence
 from carm_agent.planner import Plan, Planner
 from carm_agent.ports import Arm, Clock, Imager, Interrupt
+from carm_agent.reach import plan_shift
+from carm_agent.search import Search, SearchConfig
 from carm_agent.task import (
     NAN,
     NavigationCode,
@@ -34,10 +35,8 @@ from carm_core.errors import CarmError, GoalError, LocalizerError, UnknownNameEr
 from carm_core.frame import XrayFrame
 from carm_core.geometry import XrayView
 from carm_core.landmarks import Landmark
+from carm_core.landmarks import landmark as find_by_id
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
-
-_REACH_BISECTIONS = 12
-_SHORTEST_MOTION_MM = 0.5
 
 _CODES: tuple[tuple[type[CarmError], NavigationCode], ...] = (
     (CanceledError, NavigationCode.CANCELED),
@@ -132,6 +131,7 @@ class _Task:
         self._tell = report
         self._started_s = started_s
         self._evidence = Evidence(self._config)
+        self._search = Search(landmark.id, SearchConfig(min_confidence=config.min_confidence))
         self._doubts = 0
         self._failures = 0
         self._verifying = False
@@ -150,7 +150,7 @@ class _Task:
             while True:
                 frame, view = self._acquire()
                 localization = self._localize(frame)
-                if self._decide(view, localization):
+                if self._decide(frame, view, localization):
                     return NavigationCode.NONE, ""
         except _Ending as ending:
             return ending.code, str(ending)
@@ -218,7 +218,7 @@ class _Task:
         self._interrupt.check()
         return localization
 
-    def _decide(self, view: XrayView, localization: Localization) -> bool:
+    def _decide(self, frame: XrayFrame, view: XrayView, localization: Localization) -> bool:
         """Act on one answer; return whether the target is centered and confirmed."""
         estimate = localization.estimate(self._landmark.id) if localization.ok else None
         if not localization.abstained and (estimate is None or not np.isfinite(estimate.displacement_mm).all()):
@@ -226,15 +226,43 @@ class _Task:
             return False
         self._failures = 0
         if estimate is None:
-            self._doubt(view, None, f"the localizer abstains ({localization.message or 'not sure enough'})")
+            reason = f"the localizer abstains ({localization.message or 'not sure enough'})"
+            if not self._follow(frame, view, None, reason):
+                self._doubt(view, None, reason)
             return False
         self._distance_mm = math.hypot(*estimate.displacement_mm)
         self._radius_mm = RADIUS_90_PER_STD * self._evidence.std_mm(estimate)
         reason = self._evidence.weigh(view, estimate)
         if reason:
-            self._doubt(view, estimate, reason)
+            if not self._follow(frame, view, estimate, reason):
+                self._doubt(view, estimate, reason)
             return False
-        return self._approach(view)
+        return self._approach(frame, view, estimate)
+
+    def _follow(self, frame: XrayFrame, view: XrayView, estimate: LandmarkEstimate | None, reason: str) -> bool:
+        """Look for a target that was never surely seen by way of its neighbors; return whether there is a way."""
+        belief = self._evidence.belief
+        if belief is not None and belief.radius_90_mm(view) <= self._config.max_radius_mm:
+            return False
+
+        def ask(landmark_id: int) -> LandmarkEstimate | None:
+            self._interrupt.check()
+            found = self._localizer.localize(frame, replace(self._query, target_id=landmark_id)).estimate(landmark_id)
+            return found if found is not None and np.isfinite(found.displacement_mm).all() else None
+
+        lead = self._search.lead(estimate, ask)
+        if lead is None:
+            return False
+        self._evidence = Evidence(self._config)
+        name, guide = phrases.called(self._landmark), phrases.called(find_by_id(lead.guide_id))
+        where = phrases.displacement(view, lead.offset_mm)
+        if lead.sure:
+            how = f"{guide} leads there and is {where} of the image center; going there first"
+        else:
+            how = f"trying {where}, where {guide if lead.guide_id != self._landmark.id else 'it'} seems to be"
+        step = lead.offset_mm * min(1.0, self._config.max_step_mm / float(np.linalg.norm(lead.offset_mm)))
+        self._move(view, step, float(np.linalg.norm(step)), f"Not sure about {name}: {reason}; {how}.")
+        return True
 
     def _fail(self, localization: Localization) -> None:
         """Put up with one unusable answer; the second in a row ends the task."""
@@ -268,13 +296,13 @@ class _Task:
         self._move(
             view,
             step,
-            NAN,
+            self._config.tolerance_mm,
             f"Still not sure about {name}: {reason}; moving a cautious"
             f" {phrases.displacement(view, step) or '0 mm'} for a better look.",
             warning=True,
         )
 
-    def _approach(self, view: XrayView) -> bool:
+    def _approach(self, frame: XrayFrame, view: XrayView, estimate: LandmarkEstimate) -> bool:
         """Confirm, or move towards where the target is believed to be."""
         assert self._evidence.belief is not None
         offset = self._evidence.belief.offset_mm(view)
@@ -283,7 +311,9 @@ class _Task:
         where = phrases.whereabouts(self._landmark, view, offset, radius)
         if self._distance_mm <= self._config.tolerance_mm:
             if radius > self._config.max_radius_mm:
-                self._doubt(view, None, f"it seems to be in the center, but only to ±{radius:.0f} mm")
+                reason = f"it seems to be in the center, but only to ±{radius:.0f} mm"
+                if not self._follow(frame, view, estimate, reason):
+                    self._doubt(view, None, reason)
                 return False
             self._doubts = 0
             if self._evidence.agreeing >= 2:
@@ -310,14 +340,14 @@ class _Task:
         self,
         view: XrayView,
         step_mm: NDArray[np.float64],
-        radius: float,
+        slack_mm: float,
         reasoning: str,
         *,
         warning: bool = False,
     ) -> None:
         if self._steps >= self._config.max_steps:
             raise _Ending(NavigationCode.BUDGET, f"all {self._config.max_steps} motions are used up")
-        plan, addition = self._reachable_plan(view, step_mm, radius)
+        plan, addition = self._reachable_plan(view, step_mm, max(self._config.tolerance_mm, slack_mm))
         if self._elapsed_s() + plan.duration_s > self._config.max_duration_s:
             raise _Ending(
                 NavigationCode.BUDGET,
@@ -342,34 +372,17 @@ class _Task:
         except CarmError:
             return 0.0
 
-    def _reachable_plan(self, view: XrayView, step_mm: NDArray[np.float64], radius: float) -> tuple[Plan, str]:
-        """Plan a step; if it is out of reach but perhaps not needed in full, as much of it as there is.
-
-        Returns:
-            The plan, and what to add to the reasoning.
-        """
-        start = self._arm.joint_positions()
-        shift_m = step_mm @ np.array(view.display_axes) / 1000.0
-        isocenter = self._planner.carm.isocenter(start)
-
-        def plan(share: float) -> Plan:
-            return self._planner.to_view(start, isocenter + share * shift_m)
-
+    def _reachable_plan(self, view: XrayView, step_mm: NDArray[np.float64], slack_mm: float) -> tuple[Plan, str]:
+        """Plan a step, and say what it lacks."""
         try:
-            return plan(1.0), ""
+            shift = plan_shift(self._planner, self._arm.joint_positions(), view, step_mm, slack_mm)
         except GoalError as error:
-            refused = error
-        share = _largest_share(plan)
-        length = float(np.linalg.norm(step_mm))
-        lacking = (1.0 - share) * length
-        slack = max(self._config.tolerance_mm, radius if math.isfinite(radius) else 0.0)
-        if lacking > slack or share * length < _SHORTEST_MOTION_MM:
-            raise _Ending(
-                NavigationCode.UNREACHABLE,
-                f"{phrases.called(self._landmark)} cannot be centered: {phrases.refusal(refused)}",
-            )
-        note = f" The last {lacking:.0f} mm are out of reach ({phrases.refusal(refused)}); going as far as possible."
-        return plan(share), note
+            name = phrases.called(self._landmark)
+            raise _Ending(NavigationCode.UNREACHABLE, f"{name} cannot be centered: {phrases.refusal(error)}") from error
+        if shift.refused is None:
+            return shift.plan, ""
+        why = phrases.refusal(shift.refused)
+        return shift.plan, f" The last {shift.lacking_mm:.0f} mm are out of reach ({why}); going as far as possible."
 
     def _say(self, stage: Stage, line: str, *, decision: bool = False, warning: bool = False) -> None:
         self._tell(
@@ -379,16 +392,3 @@ class _Task:
 
 def _code(error: CarmError) -> NavigationCode:
     return next((code for kind, code in _CODES if isinstance(error, kind)), NavigationCode.INTERNAL)
-
-
-def _largest_share(plan: Callable[[float], Plan]) -> float:
-    """Return the largest share of a step that can be planned, by bisection; 0 if none can."""
-    low, high = 0.0, 1.0
-    for _ in range(_REACH_BISECTIONS):
-        middle = (low + high) / 2
-        try:
-            plan(middle)
-            low = middle
-        except GoalError:
-            high = middle
-    return low

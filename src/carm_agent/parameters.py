@@ -18,9 +18,9 @@ class AgentParameters:
     tolerance_m: float = parameter(
         0.010, "success within this distance of the image center", unit="m", lower=0.001, upper=0.1, read_only=True
     )
-    max_exposures: int = parameter(12, "exposures of one task", lower=1, upper=100, read_only=True)
+    max_exposures: int = parameter(15, "exposures of one task", lower=1, upper=100, read_only=True)
     max_duration_s: float = parameter(180.0, "duration of one task", unit="s", lower=1.0, upper=3600.0, read_only=True)
-    max_steps: int = parameter(8, "motions of one task", lower=1, upper=100, read_only=True)
+    max_steps: int = parameter(12, "motions of one task", lower=1, upper=100, read_only=True)
     max_doubts: int = parameter(3, "consecutive doubtful answers that end a task", lower=1, upper=10, read_only=True)
     min_confidence: float = parameter(
         0.3, "answers that state less confidence are doubtful", lower=0.0, upper=1.0, read_only=True

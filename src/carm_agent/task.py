@@ -109,9 +109,9 @@ class NavigatorConfig:
     """
 
     tolerance_mm: float = 10.0
-    max_exposures: int = 12
+    max_exposures: int = 15
     max_duration_s: float = 180.0
-    max_steps: int = 8
+    max_steps: int = 12
     max_doubts: int = 3
     min_confidence: float = 0.3
     max_radius_mm: float = 45.0

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds what is out of sight by way of its neighbors: the wrist by the elbow, the elbow by the humeral head.
+
+Where an arm lies cannot be known from an image of the trunk. Its landmarks can be followed, though, each from the
+last, as a radiographer would.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_core.localization import LandmarkEstimate
+
+NEIGHBORS: dict[int, tuple[int, ...]] = {
+    1: (10,),
+    4: (2,),
+    5: (3,),
+    6: (2, 10),
+    7: (3, 10),
+    8: (6, 2, 10),
+    9: (7, 3, 10),
+}
+"""Landmark id to landmarks that lead to it, the nearest first."""
+
+_LEADS = 2
+
+Ask = Callable[[int], LandmarkEstimate | None]
+"""Asks the localizer about a landmark id in the present image; None when it has no finite answer."""
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Habits of a search.
+
+    Attributes:
+        max_motions: motions of one search, over the whole task.
+        min_confidence: neighbors that the localizer is less sure of do not lead.
+        arrived_mm: a neighbor within this distance of the image center has been reached, mm.
+        again_mm: a neighbor leads a second time only if it is still further away than this, mm.
+        step_mm: longest motion towards something unsure, mm.
+        shortest_step_mm: a shorter motion towards something unsure would show nothing new, mm.
+    """
+
+    max_motions: int = 6
+    min_confidence: float = 0.3
+    arrived_mm: float = 45.0
+    again_mm: float = 120.0
+    step_mm: float = 110.0
+    shortest_step_mm: float = 15.0
+
+
+@dataclass(frozen=True, eq=False)
+class Lead:
+    """Where to look next.
+
+    Attributes:
+        guide_id: landmark to go towards.
+        offset_mm: displacement of the motion (2,), right and up in the display image, at isocenter depth, mm.
+        sure: whether the guide was found, or the motion only tries its likely direction.
+    """
+
+    guide_id: int
+    offset_mm: NDArray[np.float64]
+    sure: bool
+
+
+class Search:
+    """The search for one landmark over the images of one task."""
+
+    def __init__(self, target_id: int, config: SearchConfig | None = None) -> None:
+        """Start with nothing reached.
+
+        Args:
+            target_id: landmark that is looked for.
+            config: habits.
+        """
+        self._config = config or SearchConfig()
+        self._chain = NEIGHBORS.get(target_id, ())
+        self._target_id = target_id
+        self._reached = len(self._chain)
+        self._motions = 0
+        self._led: Counter[int] = Counter()
+
+    def lead(self, target: LandmarkEstimate | None, ask: Ask) -> Lead | None:
+        """Say where to look next, from an image in which the target is not surely found.
+
+        Args:
+            target: what the localizer says about the target, for want of better; None: nothing.
+            ask: asks about a neighbor.
+
+        Returns:
+            None when there is nothing left to try.
+        """
+        if not self._chain or self._motions >= self._config.max_motions:
+            return None
+        lead = self._to_neighbor(ask) or self._beyond(target, ask)
+        if lead is not None:
+            self._motions += 1
+        return lead
+
+    def _to_neighbor(self, ask: Ask) -> Lead | None:
+        """Go to the nearest neighbor of the target that is surely seen and was not reached yet."""
+        for index, guide in enumerate(self._chain[: self._reached]):
+            estimate = ask(guide)
+            if estimate is None or estimate.confidence < self._config.min_confidence:
+                continue
+            offset = np.asarray(estimate.displacement_mm, dtype=np.float64)
+            nearest = self._config.again_mm if self._led[guide] else self._config.arrived_mm
+            if self._led[guide] < _LEADS and np.linalg.norm(offset) > nearest:
+                self._led[guide] += 1
+                return Lead(guide, offset, True)
+            self._reached = index
+            return None
+        return None
+
+    def _beyond(self, target: LandmarkEstimate | None, ask: Ask) -> Lead | None:
+        """Go from the last neighbor that was reached into the likely direction of the next one."""
+        guide = self._target_id if self._reached == 0 else self._chain[self._reached - 1]
+        estimate = target if guide == self._target_id else ask(guide)
+        if estimate is None:
+            return None
+        offset = np.asarray(estimate.displacement_mm, dtype=np.float64)
+        distance = float(np.linalg.norm(offset))
+        if not self._config.shortest_step_mm <= distance < math.inf:
+            return None
+        return Lead(guide, offset * min(1.0, self._config.step_mm / distance), False)
