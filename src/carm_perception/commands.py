@@ -65,6 +65,12 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="folder of the data set (~/.cache/carm/dataset); made if missing")
     parser.add_argument("--work", type=Path, help="folder of checkpoints and logs (~/.cache/carm/train)")
     parser.add_argument("--output", type=Path, required=True, help="folder of the finished model")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        metavar="FILE",
+        help="go on from language.pt of an earlier run with new data (stage 2 alone)",
+    )
     parser.add_argument("--minutes", type=float, default=75.0, help="training time of both stages together (75)")
     parser.add_argument("--patients", type=_positive, default=360, help="phantoms of a data set made now (360)")
     parser.add_argument("--views", type=_positive, default=120, help="views of each (120)")
@@ -97,10 +103,11 @@ def run_train(args: argparse.Namespace) -> int:
         if not any(data.glob(f"{split}-*.parquet")):
             generate(data, DatasetSpec(split, patients, args.views, min(4, patients)), args.threads)
     seconds = args.minutes * 60
-    tower = StageOptions(seconds=seconds * TOWER_SHARE, batch=args.batch, seed=args.seed)
-    language = StageOptions(seconds=seconds * (1 - TOWER_SHARE), batch=args.batch, seed=args.seed, rate=1.5e-3)
+    share = TOWER_SHARE if args.start is None else 0.0
+    tower = StageOptions(seconds=seconds * share, batch=args.batch, seed=args.seed)
+    language = StageOptions(seconds=seconds * (1 - share), batch=args.batch, seed=args.seed, rate=1.5e-3)
     work = args.work or cache_dir() / "train"
-    options = RecipeOptions(data, work, args.output, tower, language, threads=args.threads)
+    options = RecipeOptions(data, work, args.output, tower, language, threads=args.threads, start=args.start)
     print(f"model in {train_compact(options)}")
     return 0
 

@@ -28,6 +28,8 @@ from carm_sim.patient import Patient, load_patient
 from carm_sim.xray import XraySystem
 
 _TRIES = 400
+CENTERED_OFFSET_MM = 20.0
+"""Standard deviation of each component of the distance between a centered view and its landmark."""
 RADIUS_90_PER_STD, RADIUS_95_PER_STD = 2.146, 2.448
 """Radii of 90 and 95 per cent of a round normal distribution, in standard deviations of a component."""
 
@@ -111,7 +113,7 @@ def cases(chosen: Suite, seed: int) -> Iterator[Case]:
 def _case(
     patient: Patient, system: XraySystem, carm: CArm, rng: np.random.Generator, centered: bool, inside: float
 ) -> Case:
-    spread = ViewDistribution(landmark_offset_mm=20.0)
+    spread = ViewDistribution()
     points = patient.landmarks_table_mm
     for _ in range(_TRIES):
         target = int(rng.choice(list(points))) if centered else 0
@@ -135,7 +137,7 @@ def _positions(
 ) -> NDArray[np.float64] | None:
     """Joint positions of a random view, or None when it is out of reach. Table frame: head, right, up."""
     if target:
-        scale = np.array([spread.landmark_offset_mm, spread.landmark_offset_mm, spread.depth_mm])
+        scale = np.array([CENTERED_OFFSET_MM, CENTERED_OFFSET_MM, spread.depth_mm])
         center = points[target] + rng.normal(0, scale)
     else:
         trunk = np.mean([points[i] for i in TRUNK_IDS if i in points] or list(points.values()), axis=0)

@@ -17,6 +17,9 @@ Array = NDArray[np.float64]
 ROTATION_TABLE_TO_LPS: Array = np.array([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]])
 """Table axes (x head, y patient's right, z up) of a supine patient in LPS."""
 
+LIMB_IDS = (4, 5, 6, 7, 8, 9)
+"""Scapular inferior angles, elbows, wrists: what moves against the trunk, and is the hardest to find."""
+
 TRUNK_IDS = (10, 14)
 """T1 and T12: the middle between them is the middle of the trunk."""
 
@@ -31,6 +34,8 @@ class ViewDistribution:
         depth_mm: Standard deviation of the isocenter's depth.
         landmark_fraction: Fraction of views that are centered near a landmark instead.
         landmark_offset_mm: Standard deviation of each component of the distance from that landmark.
+        landmark_offset_spread: That standard deviation is multiplied by up to this, or divided by it.
+        limb_weight: How often a view is centered near a scapula, elbow or wrist, against 1 for another landmark.
         primary_deg: Standard deviation of the positioner primary angle.
         secondary_deg: Standard deviation of the positioner secondary angle.
         roll_deg: Standard deviation of the rotation of the image in its plane.
@@ -41,8 +46,10 @@ class ViewDistribution:
     along_mm: float = 120.0
     across_mm: float = 100.0
     depth_mm: float = 48.0
-    landmark_fraction: float = 0.5
-    landmark_offset_mm: float = 30.0
+    landmark_fraction: float = 0.65
+    landmark_offset_mm: float = 36.0
+    landmark_offset_spread: float = 2.2
+    limb_weight: float = 2.0
     primary_deg: float = 11.0
     secondary_deg: float = 9.0
     roll_deg: float = 4.0
@@ -132,8 +139,10 @@ def sample_view(
     while True:
         centered_on = 0
         if inside and rng.random() < spread.landmark_fraction:
-            centered_on = int(rng.choice(inside))
-            scale = np.array([spread.landmark_offset_mm, spread.depth_mm, spread.landmark_offset_mm])
+            weights = np.array([spread.limb_weight if i in LIMB_IDS else 1.0 for i in inside])
+            centered_on = int(rng.choice(inside, p=weights / weights.sum()))
+            offset = spread.landmark_offset_mm * spread.landmark_offset_spread ** rng.uniform(-1, 1)
+            scale = np.array([offset, spread.depth_mm, offset])
             center = landmarks_mm[centered_on] + rng.normal(0, scale)
         else:
             scale = np.array([spread.across_mm, spread.depth_mm, spread.along_mm])

@@ -27,6 +27,8 @@ from carm_perception.train.augment import center_crop, plain_display
 from carm_perception.train.export import export
 from carm_perception.train.questions import QuestionPacker
 from carm_perception.train.stages import (
+    SIGMA_END_MM,
+    SIGMA_START_MM,
     Compact,
     StageOptions,
     answer_logits,
@@ -53,6 +55,8 @@ class RecipeOptions:
         language: Options of stage 2.
         size: Widths and depths of the model.
         threads: CPU threads.
+        start: Checkpoint ``language.pt`` of an earlier run to go on from with new data: stage 2 alone, from its
+            averaged weights. None: from nothing.
     """
 
     data: Path
@@ -62,6 +66,7 @@ class RecipeOptions:
     language: StageOptions = field(default_factory=lambda: StageOptions(seconds=1800, rate=1.5e-3))
     size: CompactSize = field(default_factory=CompactSize)
     threads: int = 2
+    start: Path | None = None
 
 
 def fresh(size: CompactSize, seed: int) -> tuple[Compact, Any]:
@@ -121,7 +126,7 @@ def train_compact(options: RecipeOptions, progress: bool = True) -> Path:
         Folder of the finished model.
 
     Raises:
-        ConfigurationError: There are no training or validation views.
+        ConfigurationError: There are no training or validation views, or the checkpoint to start from is missing.
     """
     torch.set_num_threads(options.threads)
     train, validation = ViewStore(), ViewStore()
@@ -133,16 +138,19 @@ def train_compact(options: RecipeOptions, progress: bool = True) -> Path:
                 f"no {split} views in {options.data}; make them with: carm dataset --split {split}"
             )
     compact, tokenizer = fresh(options.size, options.tower.seed)
+    if options.start is not None:
+        _load_average(compact, options.start)
 
     def refill() -> int:
         return train.refresh(options.data, "train")
 
-    for number in (1, 2):
+    for number in (1, 2) if options.start is None else (2,):
         if number == 1:
             stage = stage_one(compact, options.tower, options.work)
             evaluate: Any = evaluate_head
         else:
-            stage = stage_two(compact, tokenizer, options.language, options.work)
+            sigma_mm = SIGMA_START_MM if options.start is None else SIGMA_END_MM
+            stage = stage_two(compact, tokenizer, options.language, options.work, sigma_mm)
             evaluate = AnswerEvaluation(tokenizer)
         with _bar(stage.name, progress) as report:
             averaged = stage.run(train, validation, evaluate, refill, report)
@@ -159,12 +167,17 @@ def export_checkpoint(options: RecipeOptions, stage: str = "language") -> Path:
         ConfigurationError: There is no such checkpoint.
     """
     compact, tokenizer = fresh(options.size, options.tower.seed)
-    saved = load_checkpoint(options.work / f"{stage}.pt")
-    if saved is None:
-        raise ConfigurationError(f"no checkpoint {options.work / stage}.pt")
-    compact.load_state_dict(saved["average"])
+    saved = _load_average(compact, options.work / f"{stage}.pt")
     card = {**_jsonable(asdict(replace(options))), "step": saved["step"], "spent_s": saved["spent"]}
     return export(compact, tokenizer, options.output, card)
+
+
+def _load_average(compact: Compact, path: Path) -> dict[str, Any]:
+    saved = load_checkpoint(path)
+    if saved is None:
+        raise ConfigurationError(f"no checkpoint {path}")
+    compact.load_state_dict(saved["average"])
+    return saved
 
 
 def _jsonable(value: Any) -> Any:

@@ -274,14 +274,18 @@ def tower_loss(compact: Compact, gray: Tensor, marks: Tensor, progress: float) -
 class QuestionLoss:
     """Loss of stage 2: answers to packed questions, and the head's loss beside it."""
 
-    def __init__(self, tokenizer: Any, seed: int = 0, pointing: int = 4) -> None:
+    def __init__(
+        self, tokenizer: Any, seed: int = 0, pointing: int = 4, sigma_start_mm: float = SIGMA_START_MM
+    ) -> None:
         """Prepare.
 
         Args:
             tokenizer: The compact model's tokenizer.
             seed: Seed of the questions.
             pointing: Pointing questions per image.
+            sigma_start_mm: Width of the soft labels at the start; it shrinks over the first half.
         """
+        self._sigma_start_mm = sigma_start_mm
         self._packer = QuestionPacker(tokenizer, pointing)
         self._numbers = torch.tensor(number_token_ids(tokenizer))
         self._rng = np.random.default_rng([seed, 99])
@@ -296,7 +300,7 @@ class QuestionLoss:
         asked = max(1, round(QUESTIONED_FRACTION * len(marks)))
         packed = self._packer.pack(marks[:asked].numpy(), self._rng)
         logits = answer_logits(compact.model, tokens[:asked], packed)
-        sigma = SIGMA_END_MM + (SIGMA_START_MM - SIGMA_END_MM) * max(0.0, 1 - 2 * progress)
+        sigma = SIGMA_END_MM + (self._sigma_start_mm - SIGMA_END_MM) * max(0.0, 1 - 2 * progress)
         text, number, order = self._parts(logits, packed, sigma)
         total = text + HEAD_LOSS_WEIGHT * regression
         return total, {"number": number, "order": order, "head": float(regression.detach())}
@@ -338,8 +342,10 @@ def stage_one(compact: Compact, options: StageOptions, folder: Path) -> Stage:
     return Stage("tower", compact, rates, tower_loss, options, folder)
 
 
-def stage_two(compact: Compact, tokenizer: Any, options: StageOptions, folder: Path) -> Stage:
-    """Prepare stage 2: everything, the tower at a lower rate."""
+def stage_two(
+    compact: Compact, tokenizer: Any, options: StageOptions, folder: Path, sigma_start_mm: float = SIGMA_START_MM
+) -> Stage:
+    """Prepare stage 2: everything, the tower at a lower rate. For the width see :class:`QuestionLoss`."""
     model = compact.model.model
     train_on_gray(compact.model)
     model.vision_tower.to(memory_format=torch.channels_last)
@@ -349,4 +355,5 @@ def stage_two(compact: Compact, tokenizer: Any, options: StageOptions, folder: P
         (compact.head, options.rate),
         (compact.model, options.rate),
     ]
-    return Stage("language", compact, rates, QuestionLoss(tokenizer, options.seed), options, folder)
+    loss = QuestionLoss(tokenizer, options.seed, sigma_start_mm=sigma_start_mm)
+    return Stage("language", compact, rates, loss, options, folder)
