@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from carm_sim.drr.renderer import Region, Renderer
+from carm_sim.drr.region import Region
+from carm_sim.drr.renderer import Renderer
 from carm_sim.drr.scene import Scene
 
 __all__ = ["Region", "Renderer", "Scene"]

@@ -23,6 +23,8 @@ FINEST_PITCH = 0.4
 """The intermediate image need not be finer than this, in voxels: the cubic warp restores the rest."""
 COARSEST_PITCH = 0.5
 """Nor may it be coarser than this, in voxels, however large the detector's pixels."""
+COLUMN_MULTIPLE = 16
+"""The intermediate image's number of columns is a multiple of this: the kernels work on several at once."""
 _MARGIN = 2  # pixels around the intermediate image that the cubic kernel reads
 
 
@@ -66,6 +68,7 @@ class Factorization:
     """One view of one slice stack.
 
     Attributes:
+        axis: Volume axis across the slices.
         scales: Distance of each slice from the source in units of the plane's (slices,); 0: not between
             source and detector.
         source: Row and column of the source, in voxels.
@@ -80,6 +83,7 @@ class Factorization:
             the slices: 1 / voxel.
     """
 
+    axis: int
     scales: Array
     source: tuple[float, float]
     origin: tuple[float, float]
@@ -114,11 +118,7 @@ def principal_axis(rays: Rays, corners: Array, steps: Array) -> int:
 
 
 def factorize(
-    rays: Rays,
-    corners: Array,
-    axes: tuple[int, int, int],
-    positions: Array,
-    finest: float = FINEST_PITCH,
+    rays: Rays, corners: Array, axes: tuple[int, int, int], positions: Array, finest: float = FINEST_PITCH
 ) -> Factorization | None:
     """Factor a view of a stack whose slices lie at ``positions`` along ``axes[0]``.
 
@@ -153,11 +153,13 @@ def factorize(
     low, high = on_plane[:, [r, c]].min(0), on_plane[:, [r, c]].max(0)
     origin = low - _MARGIN * pitch
     shape = np.ceil((high - low) / pitch).astype(int) + 2 * _MARGIN + 1
+    shape[1] = -(-shape[1] // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
     pencil = np.stack([rays.origin, rays.right, rays.down])
     row_0, column_0 = (rays.source[[r, c]] - origin) / pitch
     scales = (positions[between] - rays.source[p]) / reach
     slant = float(np.sqrt(np.mean(scales**-2.0)) / abs(reach))
     return Factorization(
+        axis=p,
         scales=np.where(between, (positions - rays.source[p]) / reach, 0.0),
         source=(float(rays.source[r]), float(rays.source[c])),
         origin=(float(origin[0]), float(origin[1])),

@@ -4,28 +4,36 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Sequence
+from typing import Literal, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
 from carm_core.geometry import XrayView
 from carm_sim.drr import kernels
 from carm_sim.drr.bands import Bands
+from carm_sim.drr.buffers import Buffers
 from carm_sim.drr.factorization import FINEST_PITCH, Factorization, Rays, factorize, principal_axis
-from carm_sim.drr.stack import SliceStack, axis_steps
+from carm_sim.drr.mapping import Mapping, tabulate, water_equivalent
+from carm_sim.drr.region import Region, checked_out, checked_region
+from carm_sim.drr.stack import (
+    Extent,
+    SliceStack,
+    axis_steps,
+    contiguous,
+    find_extents,
+    slice_axes,
+    slice_group,
+    slice_positions,
+)
 
-Region = tuple[int, int, int, int]
-"""Part of the raw detector, pixels: left, top, right, bottom; right and bottom exclusive."""
+__all__ = ["Region", "Renderer", "VoxelGrid", "water_equivalent"]
 
-Mapping = Callable[[NDArray[np.float64]], ArrayLike] | NDArray[np.floating[Any]]
-"""Attenuation of HU: a vectorized function, or its values at HU -32768 to 32767 (65536,)."""
-
-HU_VALUES = np.arange(-32768, 32768, dtype=np.float64)
 _STORED_MAXIMUM = 65535.0
 _MOST_PASSES = 16
+_ROWS_PER_BAND = 64
 
 
 class VoxelGrid(Protocol):
@@ -40,24 +48,20 @@ class VoxelGrid(Protocol):
         """Affine (4, 4) from voxel indices to LPS, mm."""
 
 
-def water_equivalent(hu: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Attenuation relative to water, ``1 + HU / 1000``; 0 below -950 HU: air and the noise in it."""
-    return np.where(hu < -950, 0.0, 1 + hu / 1000)
-
-
 class Renderer:
     """Line integrals through one volume by perspective shear-warp, on the CPU.
 
     Outside the voxel grid attenuation is 0; inside it is trilinear between voxel centers. Rays run from the
-    source to the detector. Two mappings (two materials) share one pass; their line integrals are mixed by
-    ``weights`` at no extra cost, so that tube voltage or tissue contrast can change with each frame.
+    source to the detector. Each mapping stands for a material; a material that does not occur in the volume costs
+    nothing, one that occurs in a part of it costs that part.
 
-    A stack per principal axis is built when a view first needs it (some 100 ms); :meth:`prepare` builds all.
+    A stack of slices per material and principal axis is built when a view first needs it (some 100 ms);
+    :meth:`prepare` builds all. From then on a frame allocates nothing when it is given its ``out``.
     A renderer serves one thread at a time: concurrent calls wait for each other.
 
     Attributes:
         volume: The volume.
-        channels: Number of mappings, 1 or 2.
+        channels: Number of mappings.
     """
 
     def __init__(
@@ -65,17 +69,17 @@ class Renderer:
         volume: VoxelGrid,
         mu_of_hu: Mapping | Sequence[Mapping] = water_equivalent,
         *,
-        storage: Literal["float32", "int16"] = "float32",
+        storage: Literal["float32", "int16"] = "int16",
         threads: int = 2,
         finest_pitch: float = FINEST_PITCH,
     ) -> None:
-        """Prepare to render; no voxel is touched yet.
+        """Prepare to render; no voxel is copied yet.
 
         Args:
             volume: Voxels and their affine.
-            mu_of_hu: Attenuation of HU, 1/mm, not negative; a pair of them for two materials.
-            storage: Voxel type of one material. ``int16`` halves the memory; two materials always take 16
-                bits each.
+            mu_of_hu: Attenuation of HU, 1/mm, not negative; a sequence of them for several materials.
+            storage: Type of the voxels' copies. ``int16`` (65536 steps up to the highest value) takes half the memory
+                and less time.
             threads: Threads; 1 never starts any.
             finest_pitch: Finest spacing of the intermediate image, in voxels; smaller is slower and more
                 exact.
@@ -95,15 +99,16 @@ class Renderer:
         self._transform_lps_to_voxel: NDArray[np.float64] = np.asarray(np.linalg.inv(affine), np.float64)
         self._spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
         self._steps = axis_steps(self._spacing_mm)
+        self._positions = [slice_positions(n, float(s)) for n, s in zip(hu.shape, self._spacing_mm, strict=True)]
         self._finest = finest_pitch
         self._hu_range = int(hu.min()), int(hu.max())
+        self._integer = storage == "int16"
         self._bands = Bands(threads)
+        self._buffers = Buffers()
         self._lock = threading.Lock()
-        self._stacks: dict[int, SliceStack] = {}
-        self._stale: set[int] = set()
-        tables = self._tables(mu_of_hu)
+        self._stacks: dict[int, dict[int, SliceStack]] = {}
+        tables = tabulate(mu_of_hu, self._hu_range)
         self.channels = len(tables)
-        self._integer = storage == "int16" or self.channels == 2
         self._store_tables(tables)
 
     @property
@@ -112,7 +117,7 @@ class Renderer:
         return self._bands.threads
 
     def remap(self, mu_of_hu: Mapping | Sequence[Mapping]) -> None:
-        """Change the mapping and keep the memory; each stack is refilled when it is next used.
+        """Change the mapping; each stack is rebuilt when it is next used.
 
         Args:
             mu_of_hu: As in the constructor, with the same number of mappings.
@@ -120,18 +125,17 @@ class Renderer:
         Raises:
             ConfigurationError: A mapping is invalid, or their number changes.
         """
-        tables = self._tables(mu_of_hu)
+        tables = tabulate(mu_of_hu, self._hu_range)
         if len(tables) != self.channels:
             raise ConfigurationError(f"renderer has {self.channels} materials, not {len(tables)}")
         with self._lock:
             self._store_tables(tables)
-            self._stale = set(self._stacks)
 
     def prepare(self) -> None:
         """Build the stacks of all three axes now."""
         with self._lock:
             for axis in range(3):
-                self._stack(axis)
+                self._stacks_across(axis)
 
     def line_integrals(
         self,
@@ -158,14 +162,33 @@ class Renderer:
         mix = np.ones(self.channels) if weights is None else np.asarray(weights, dtype=np.float64)
         if mix.shape != (self.channels,):
             raise ConfigurationError(f"renderer has {self.channels} materials, got weights {mix.tolist()}")
+        area = checked_region(view, region)
         with self._lock:
-            images = self._render(view, region, mix[None], None if out is None else out[None])
+            images = checked_out(None if out is None else out[None], 1, area)
+            self._render(view, area, [(0, c, float(mix[c])) for c in range(self.channels)], images)
         return np.asarray(images[0])
 
-    def material_integrals(self, view: XrayView, region: Region | None = None) -> NDArray[np.float32]:
-        """Integrate each material alone: float32 (channels, rows, columns). See :meth:`line_integrals`."""
+    def material_integrals(
+        self, view: XrayView, region: Region | None = None, out: NDArray[np.float32] | None = None, *, add: bool = False
+    ) -> NDArray[np.float32]:
+        """Integrate each material alone, all in one pass.
+
+        Args:
+            view: Source and detector in LPS, mm.
+            region: Part of the detector to compute; None: all of it.
+            out: Array for the result, contiguous.
+            add: Add to what ``out`` holds.
+
+        Returns:
+            Line integrals float32 (channels, rows, columns) of the region, raw orientation.
+
+        Raises:
+            ConfigurationError: As in :meth:`line_integrals`.
+        """
+        area = checked_region(view, region)
+        images = checked_out(out, self.channels, area)
         with self._lock:
-            return self._render(view, region, np.eye(self.channels), None)
+            return self._render(view, area, [(c, c, 1.0) for c in range(self.channels)], images, add=add)
 
     def hit_fraction(self, view: XrayView, region: Region | None = None, samples: int = 33) -> float:
         """Fraction of the field whose rays meet the volume between source and detector.
@@ -175,7 +198,7 @@ class Renderer:
             region: Part of the detector; None: all of it.
             samples: Rays along each side of the field that are tested.
         """
-        left, top, right, bottom = self._checked(view, region)
+        left, top, right, bottom = checked_region(view, region)
         rays = Rays.of(view, self._transform_lps_to_voxel)
         columns, rows = np.meshgrid(np.linspace(left, right - 1, samples), np.linspace(top, bottom - 1, samples))
         direction = rays.toward(columns, rows)
@@ -186,133 +209,146 @@ class Renderer:
         leave = np.maximum(near, far).min(-1)
         return float(((leave > np.maximum(enter, 0.0)) & (enter < 1.0)).mean())
 
-    def _tables(self, mu_of_hu: Mapping | Sequence[Mapping]) -> NDArray[np.float64]:
-        several = isinstance(mu_of_hu, Sequence)
-        mappings: list[Any] = list(mu_of_hu) if isinstance(mu_of_hu, Sequence) else [mu_of_hu]
-        if several and not 1 <= len(mappings) <= 2:
-            raise ConfigurationError(f"one or two materials, not {len(mappings)}")
-        low, high = (value + 32768 for value in self._hu_range)
-        tables = []
-        for mapping in mappings:
-            table = np.asarray(mapping(HU_VALUES) if callable(mapping) else mapping, dtype=np.float64)
-            if table.shape != HU_VALUES.shape:
-                raise ConfigurationError(f"mapping must give 65536 values, for HU -32768 to 32767, not {table.shape}")
-            used = table[low : high + 1]
-            if not np.isfinite(used).all() or used.min() < 0:
-                raise ConfigurationError("attenuation must be finite and not negative")
-            clean = np.zeros_like(table)
-            clean[low : high + 1] = used
-            tables.append(clean)
-        return np.stack(tables)
-
     def _store_tables(self, tables: NDArray[np.float64]) -> None:
-        self._scales = np.ones(self.channels)
-        if self._integer:
-            peaks = tables.max(1)
-            self._scales = np.where(peaks > 0, peaks, 1.0) / _STORED_MAXIMUM
-        lut = (tables / self._scales[:, None]).astype(np.float32)
-        self._lut = lut if self.channels == 2 else lut[0]
+        peaks = tables.max(1)
+        self._scales = np.where(peaks > 0, peaks, 1.0) / _STORED_MAXIMUM if self._integer else np.ones(self.channels)
+        self._lut = (tables / self._scales[:, None]).astype(np.float32)
+        self._extents: list[Extent | None] | None = None
+        self._stacks.clear()
 
-    def _stack(self, axis: int) -> SliceStack:
+    def _stacks_across(self, axis: int) -> dict[int, SliceStack]:
+        """Stacks of the materials that occur, by material."""
         if axis not in self._stacks:
-            dtype = np.uint32 if self.channels == 2 else np.uint16 if self._integer else np.float32
-            self._stacks[axis] = SliceStack.empty(self.volume.hu.shape, self._spacing_mm, axis, dtype)
-            self._stale.add(axis)
-        if axis in self._stale:
-            self._stacks[axis].fill(self.volume.hu, self._lut, self._bands)
-            self._stale.discard(axis)
+            hu = contiguous(self.volume.hu)
+            if self._extents is None:
+                self._extents = find_extents(hu, self._lut != 0, self._bands)
+            stacks = {}
+            for material, extent in enumerate(self._extents):
+                if extent is not None:
+                    dtype = np.uint16 if self._integer else np.float32
+                    stacks[material] = SliceStack.empty(extent, self._spacing_mm, axis, dtype)
+                    stacks[material].fill(hu, self._lut[material], self._bands)
+            self._stacks[axis] = stacks
         return self._stacks[axis]
-
-    def _checked(self, view: XrayView, region: Region | None) -> Region:
-        rows, columns = view.detector.rows, view.detector.columns
-        if region is None:
-            return 0, 0, columns, rows
-        left, top, right, bottom = region
-        if not (0 <= left < right <= columns and 0 <= top < bottom <= rows):
-            raise ConfigurationError(f"field {region} is empty or outside the detector of {columns} x {rows} pixels")
-        return left, top, right, bottom
 
     def _render(
         self,
         view: XrayView,
-        region: Region | None,
-        mixes: NDArray[np.float64],
-        out: NDArray[np.float32] | None,
+        region: Region,
+        parts: Sequence[tuple[int, int, float]],
+        out: NDArray[np.float32],
+        add: bool = False,
     ) -> NDArray[np.float32]:
-        left, top, right, bottom = self._checked(view, region)
-        shape = (len(mixes), bottom - top, right - left)
-        if out is None:
-            out = np.empty(shape, np.float32)
-        if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
-            raise ConfigurationError(f"out must be contiguous float32 {shape[1:]}, not {out.dtype} {out.shape[1:]}")
+        """Fill ``out``; ``parts`` say which image gets which material with which weight."""
+        left, top, right, bottom = region
         rays = Rays.of(view, self._transform_lps_to_voxel)
         c0, r0, c1, r1 = left, top, right - 1, bottom - 1
         corners = np.array([(c0, r0), (c1, r0), (c0, r1), (c1, r1), ((c0 + c1) / 2, (r0 + r1) / 2)], dtype=np.float64)
-        stack = self._stack(principal_axis(rays, corners[:4], self._steps))
-        plan = factorize(rays, corners, stack.axes, stack.positions, self._finest)
+        axis = principal_axis(rays, corners[:4], self._steps)
+        axes = slice_axes(axis, self._spacing_mm)
+        plan = factorize(rays, corners, axes, self._positions[axis], self._finest)
         if plan is None:
-            out[:] = 0
+            if not add:
+                out[:] = 0
             return out
-        image = np.empty((self.channels, *plan.shape), np.float32)
-        kernel = kernels.shear_pair if self.channels == 2 else kernels.shear
-        border = (plan.source[0] + 1, plan.source[1] + 1), (plan.origin[0] + 1, plan.origin[1] + 1)
-
-        def project(first: int, last: int) -> None:
-            kernel(stack.data, stack.boxes, plan.scales, *border, plan.pitch, first, last, image)
-
-        self._bands.run(project, plan.shape[0], min(64, self._bands.split(plan.shape[0])))
-        center = view.center_px
-        distance = (float(view.source_detector_mm), float(center[0]), float(center[1]))
-        for mix, target in zip(mixes, out, strict=True):
-            mixed = self._smeared(self._mixed(image, mix), plan, stack.group)
-
-            def unwarp(
-                first: int,
-                last: int,
-                mixed: NDArray[np.float32] = mixed,
-                target: NDArray[np.float32] = target,
-            ) -> None:
-                kernels.warp(
-                    mixed,
-                    plan.horizontal,
-                    plan.vertical,
-                    plan.depth,
-                    distance,
-                    float(view.detector.pitch_mm),
-                    float(stack.group),
-                    (left, top),
-                    first,
-                    last,
-                    target,
-                )
-
-            self._bands.run(unwarp, shape[1], self._bands.split(shape[1]))
+        stacks = self._stacks_across(axis)
+        images = self._sheared(plan, stacks, parts, len(out))
+        images = self._smeared(images, plan)
+        self._warped(images, plan, view, region, add, out)
         return out
 
-    def _smeared(self, image: NDArray[np.float32], plan: Factorization, group: int) -> NDArray[np.float32]:
+    def _sheared(
+        self, plan: Factorization, stacks: dict[int, SliceStack], parts: Sequence[tuple[int, int, float]], count: int
+    ) -> NDArray[np.float32]:
+        """Intermediate images (count, rows, columns)."""
+        images = self._buffers.shared("images", (count, *plan.shape), kernels.SLACK)
+        lines = max((stack.data.shape[1] + 3 for stack in stacks.values()), default=0) * kernels.LINE_STRIDE
+
+        def project(first: int, last: int) -> None:
+            images[:, first:last] = 0
+            room = self._buffers.own("lines", lines, np.float32)
+            places = self._buffers.own("places", 3 * kernels.LINE_STRIDE, np.int32)
+            for target, material, weight in parts:
+                stack = stacks.get(material)
+                if stack is None or weight == 0:
+                    continue
+                begin = stack.lows[0] // stack.group
+                scales = plan.scales[begin : begin + len(stack.data)]
+                source, origin = stack.from_voxels(plan.source), stack.from_voxels(plan.origin)
+                factor = weight * float(self._scales[material])
+                kernels.shear(
+                    stack.flat,
+                    stack.data.shape,
+                    stack.boxes,
+                    scales,
+                    source,
+                    origin,
+                    plan.pitch,
+                    factor,
+                    first,
+                    last,
+                    images[target],
+                    room,
+                    places,
+                )
+
+        rows = plan.shape[0]
+        self._bands.run(project, rows, min(_ROWS_PER_BAND, -(-rows // (2 * self.threads))))
+        return images
+
+    def _smeared(self, images: NDArray[np.float32], plan: Factorization) -> NDArray[np.float32]:
         """Account for the slip of slanted rays within a slice; see :func:`carm_sim.drr.kernels.smear`."""
         spread = float(np.sqrt(1 / 6)) * plan.slant
         far = max(plan.foot[0], plan.shape[0] - plan.foot[0]), max(plan.foot[1], plan.shape[1] - plan.foot[1])
         needed = spread**2 * (far[0] ** 2 + far[1] ** 2)
         passes = min(max(1, int(np.ceil(needed))), _MOST_PASSES)
         slope = (spread / np.sqrt(max(passes, needed)),) * 2
+        others = self._buffers.shared("smeared", images.shape, kernels.SLACK)
         for _ in range(passes):
-            source, image = image, np.empty_like(image)
+            source, target = images, others
 
             def work(
-                first: int,
-                last: int,
-                source: NDArray[np.float32] = source,
-                target: NDArray[np.float32] = image,
+                first: int, last: int, source: NDArray[np.float32] = source, target: NDArray[np.float32] = target
             ) -> None:
-                kernels.smear(source, plan.foot, slope, first, last, target)
+                for one, other in zip(source, target, strict=True):
+                    kernels.smear(one, plan.foot, slope, first, last, other)
 
-            self._bands.run(work, len(image), self._bands.split(len(image)))
-        return image
+            self._bands.run(work, plan.shape[0], self._bands.split(plan.shape[0]))
+            images, others = others, images
+        return images
 
-    def _mixed(self, image: NDArray[np.float32], mix: NDArray[np.float64]) -> NDArray[np.float32]:
-        factors = (mix * self._scales).astype(np.float32)
-        mixed: NDArray[np.float32] = image[0] * factors[0]
-        if self.channels == 2:
-            mixed += image[1] * factors[1]
-        return mixed
+    def _warped(
+        self,
+        images: NDArray[np.float32],
+        plan: Factorization,
+        view: XrayView,
+        region: Region,
+        add: bool,
+        out: NDArray[np.float32],
+    ) -> None:
+        """Fill ``out`` (materials, rows, columns)."""
+        column, row = view.center_px
+        distance = float(view.source_detector_mm), float(column), float(row)
+        pitch_mm, group = float(view.detector.pitch_mm), float(slice_group(float(self._spacing_mm[plan.axis])))
+        flat, target = images.reshape(-1), out.reshape(-1)
+
+        def unwarp(first: int, last: int) -> None:
+            kernels.warp(
+                flat,
+                images.shape,
+                plan.horizontal,
+                plan.vertical,
+                plan.depth,
+                distance,
+                pitch_mm,
+                group,
+                region[:2],
+                add,
+                first,
+                last,
+                out.shape[1:],
+                target,
+                self._buffers.own("weights", (plan.shape[0] + 1) * kernels.LANES, np.float32),
+            )
+
+        self._bands.run(unwarp, out.shape[1], self._bands.split(out.shape[1]))

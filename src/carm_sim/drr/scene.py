@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
 from carm_core.geometry import XrayView
-from carm_sim.drr.renderer import Region, Renderer
+from carm_sim.drr.region import Region, checked_out, checked_region
+from carm_sim.drr.renderer import Renderer
 
 MATERIALS = ("soft tissue", "cortical bone", "metal")
 """Materials by index: mm of water, mm of cortical bone (ICRU-44, 1.92 g/cm³), mm of titanium."""
@@ -70,19 +71,11 @@ class Scene:
                 wrong shape or type.
         """
         area = checked_region(view_lps, region)
-        shape = (len(MATERIALS), area[3] - area[1], area[2] - area[0])
-        if out is None:
-            out = np.empty(shape, np.float32)
-        if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
-            raise ConfigurationError(f"out must be contiguous float32 {shape}, not {out.dtype} {out.shape}")
-        written = 0
-        for renderer in self.renderers:
-            part = renderer.material_integrals(view_lps, area)
-            both = min(written, len(part))
-            out[:both] += part[:both]
-            out[both : len(part)] = part[both:]
-            written = max(written, len(part))
-        out[written:] = 0
+        out = checked_out(out, len(MATERIALS), area)
+        first = self.renderers[0].channels if self.renderers else 0
+        out[first:] = 0
+        for index, renderer in enumerate(self.renderers):
+            renderer.material_integrals(view_lps, area, out[: renderer.channels], add=index > 0)
         for solid in self.solids:
             solid.material_integrals(view_lps, area, out)
         return out
@@ -127,18 +120,3 @@ class Scene:
             region: Part of the detector; None: all of it.
         """
         return self.renderers[0].hit_fraction(view_lps, region) if self.renderers else 1.0
-
-
-def checked_region(view: XrayView, region: Region | None) -> Region:
-    """A region of the detector; all of it for None.
-
-    Raises:
-        ConfigurationError: The region is empty or outside the detector.
-    """
-    rows, columns = view.detector.rows, view.detector.columns
-    if region is None:
-        return 0, 0, columns, rows
-    left, top, right, bottom = region
-    if not (0 <= left < right <= columns and 0 <= top < bottom <= rows):
-        raise ConfigurationError(f"field {region} is empty or outside the detector of {columns} x {rows} pixels")
-    return left, top, right, bottom
