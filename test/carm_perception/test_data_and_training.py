@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from carm_core.kinematics import CArm
 from carm_core.landmarks import LANDMARKS
 from carm_perception.data import dataset
 from carm_perception.data.dataset import SPLITS, DatasetSpec, generate
-from carm_perception.data.store import ViewStore
+from carm_perception.data.store import ViewStore, without_missing_limbs
 from carm_perception.data.views import ROTATION_TABLE_TO_LPS, make_view, rotation_optical_to_table, sample_view
-from carm_perception.train.architecture import CompactSize
+from carm_perception.train.architecture import GRID, CompactSize, PresenceHead
 from carm_perception.train.augment import Batch, center_crop, plain_display, random_crop, random_display
-from carm_perception.train.losses import displacement_loss, ordinal_loss
+from carm_perception.train.losses import displacement_loss, ordinal_loss, presence_loss
 from carm_perception.train.questions import QuestionPacker
 from carm_perception.train.recipe import RecipeOptions, fresh, train_compact
 from carm_perception.train.stages import StageOptions, answer_logits
@@ -101,6 +102,47 @@ def test_ordinal_loss_prefers_near_misses() -> None:
     assert losses == sorted(losses)
     beyond = ordinal_loss(torch.zeros(1, 810), torch.tensor([900.0]), ids, 2.5)
     assert beyond.isfinite().all()
+
+
+def test_presence_loss_finds_the_cell_of_a_landmark() -> None:
+    truth = torch.full((1, 14, 2), float("nan"))
+    truth[0, 0] = torch.tensor([60.0, 30.0])
+    truth[0, 1] = torch.tensor([900.0, 0.0])
+    spacing = torch.tensor([1.2])
+    logits = torch.zeros(1, 14, 257, requires_grad=True)
+    for _ in range(200):
+        (gradient,) = torch.autograd.grad(presence_loss(logits, truth, spacing), logits)
+        logits = (logits - 5 * gradient).detach().requires_grad_()
+    row, column = divmod(int(logits[0, 0].argmax()), 16)
+    assert column == int((60 / 1.2 + 64) // 8)
+    assert row == int((-30 / 1.2 + 64) // 8)
+    assert int(logits[0, 1].argmax()) == 256
+    assert not logits[0, 2:].any()
+
+
+def test_presence_cells_lie_in_the_field_of_their_token() -> None:
+    head = PresenceHead(8)
+    tokens = torch.zeros(1, GRID * GRID, 8)
+    changed = tokens.clone()
+    changed[0, GRID + 2] = torch.randn(8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        cells = (head(changed) - head(tokens))[0, :, :-1].abs().sum(0).view(16, 16)
+    rows, columns = torch.nonzero(cells > 1e-6, as_tuple=True)
+    assert (int(rows.min()), int(rows.max())) == (4, 7)
+    assert (int(columns.min()), int(columns.max())) == (8, 11)
+
+
+def test_landmarks_of_missing_limbs_are_forgotten() -> None:
+    image = np.zeros((1, 176, 176), np.uint8)
+    image[0, :, 88:] = 50
+    marks = np.zeros((1, 14, 2), np.float32)
+    marks[0, 7] = -40.0, 10.0
+    marks[0, 8] = 40.0, 10.0
+    marks[0, 5] = -900.0, 0.0
+    marks[0, 9] = -40.0, 0.0
+    known = without_missing_limbs(marks, image, np.full(1, 1.2, np.float32))
+    assert np.isnan(known[0, 7]).all()
+    np.testing.assert_array_equal(np.delete(known[0], 7, 0), np.delete(marks[0], 7, 0))
 
 
 def test_displacement_loss_ignores_unknown_landmarks() -> None:
@@ -250,6 +292,12 @@ def test_recipe_runs_resumes_and_exports(tmp_path: Path, bodies: list[tuple[int,
 
     loaded = LoadedModel(tmp_path / "model")
     assert len(loaded.version) == 12
+    more = replace(options, work=tmp_path / "more", output=tmp_path / "next", start=tmp_path / "work" / "language.pt")
+    train_compact(more, progress=False)
+    assert not (tmp_path / "more" / "tower.pt").exists()
+    assert (tmp_path / "next" / "model.safetensors").read_bytes() != first
+    with pytest.raises(ConfigurationError, match="no checkpoint"):
+        train_compact(replace(more, start=tmp_path / "nothing.pt"), progress=False)
     (tmp_path / "work" / "tower.pt").write_bytes(b"damaged")
     with pytest.raises(ConfigurationError, match="damaged"):
         train_compact(options, progress=False)

@@ -11,6 +11,32 @@ from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
 from carm_core.landmarks import LANDMARKS
+from carm_perception.data.views import LIMB_IDS
+
+
+def without_missing_limbs(
+    displacement_mm: NDArray[np.float32], image: NDArray[np.uint8], mm_per_px: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Forget the landmarks of arms that a truncated volume does not contain: where they would be is air.
+
+    Args:
+        displacement_mm: Displacements (count, 14, 2), right and up.
+        image: Gray values (count, side, side), 0 where nothing attenuates.
+        mm_per_px: Pixel spacing (count,).
+
+    Returns:
+        A copy, NaN at what cannot be known from the image.
+    """
+    side = image.shape[-1]
+    known = displacement_mm.copy()
+    views = np.arange(len(image))
+    for mark in LIMB_IDS:
+        pixel = displacement_mm[:, mark - 1] / mm_per_px[:, None] * (1, -1) + (side - 1) / 2
+        column, row = np.clip(np.rint(np.nan_to_num(pixel, nan=-1e6)), -1, side).astype(int).T
+        inside = (column >= 0) & (column < side) & (row >= 0) & (row < side)
+        air = image[views, np.clip(row, 0, side - 1), np.clip(column, 0, side - 1)] <= 1
+        known[inside & air, mark - 1] = np.nan
+    return known
 
 
 class ViewStore:
@@ -86,8 +112,10 @@ class ViewStore:
             self._parts.setdefault(name, []).append(np.stack(images))
         for name in ("image_max_mm", "bone_max_mm", "mm_per_px", "seed", "centered_on"):
             self._parts.setdefault(name, []).append(table.column(name).to_numpy())
+        spacing = table.column("mm_per_px").to_numpy()
         flat = np.array(table.column("displacement_mm").to_pylist(), np.float32)
-        self._parts.setdefault("displacement_mm", []).append(flat.reshape(-1, len(LANDMARKS), 2))
+        marks = without_missing_limbs(flat.reshape(-1, len(LANDMARKS), 2), self._parts["image"][-1], spacing)
+        self._parts.setdefault("displacement_mm", []).append(marks)
         self._loaded.add(path.name)
 
     def arrays(self, index: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:

@@ -23,6 +23,8 @@ IMAGE_PX = 128
 REDUCTION = 32
 GRID = IMAGE_PX // REDUCTION
 IMAGE_TOKENS = GRID * GRID
+CELLS_PER_TOKEN = 4
+"""Cells along each side of a token's field in :class:`PresenceHead`."""
 MEAN, STD = 0.5, 0.25
 SCALE_MM = 100.0
 """The head works in units of this length."""
@@ -153,6 +155,37 @@ class DisplacementHead(nn.Module):
         weights = votes[..., 4:].softmax(dim=1)
         pooled = (votes[..., :4] * weights).sum(dim=1) + self.summary(tokens.mean(dim=1)).view(batch, count, 4)
         return pooled[..., :2], pooled[..., 2:].clamp(-6.0, 3.0)
+
+
+class PresenceHead(nn.Module):
+    """Says of every cell of a fine grid whether a landmark lies in it, from the projected image tokens.
+
+    It only shapes the tokens in training: each learns to tell what lies where within its own field, which a sum
+    over all tokens teaches slowly.
+    """
+
+    def __init__(self, width: int) -> None:
+        """Build the head.
+
+        Args:
+            width: Width of the projected tokens.
+        """
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.cells = nn.Linear(width, len(LANDMARKS) * CELLS_PER_TOKEN**2)
+        self.absent = nn.Linear(width, len(LANDMARKS))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Read tokens (batch, tokens, width).
+
+        Returns:
+            Logits (batch, 14, cells + 1): cells row by row as displayed, then "not in view".
+        """
+        batch, count, fine = tokens.shape[0], len(LANDMARKS), CELLS_PER_TOKEN
+        tokens = self.norm(tokens)
+        cells = self.cells(tokens).view(batch, GRID, GRID, count, fine, fine)
+        cells = cells.permute(0, 3, 1, 4, 2, 5).reshape(batch, count, (GRID * fine) ** 2)
+        return torch.cat([cells, self.absent(tokens.mean(dim=1))[..., None]], dim=-1)
 
 
 def train_on_gray(model: Any) -> None:

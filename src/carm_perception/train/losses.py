@@ -7,10 +7,16 @@ import torch
 from torch import Tensor
 
 from carm_perception.protocols import LIMIT_MM
-from carm_perception.train.architecture import SCALE_MM
+from carm_perception.train.architecture import IMAGE_PX, SCALE_MM
 
 FOCUS_MM = 90.0
 """Landmarks within about this distance of the center count up to three times."""
+
+CELL_SIGMA = 0.6
+"""Standard deviation of the soft label of :func:`presence_loss`, in cells."""
+
+IN_VIEW_WEIGHT = 3.0
+"""Landmarks in view count as much more than those outside."""
 
 
 def displacement_loss(mean: Tensor, log_scale: Tensor, truth_mm: Tensor) -> Tensor:
@@ -50,3 +56,30 @@ def ordinal_loss(logits: Tensor, truth_mm: Tensor, number_ids: Tensor, sigma_mm:
     chosen = logits.float().log_softmax(dim=-1)[:, number_ids]
     loss: Tensor = -(label * chosen).sum(dim=1)
     return loss
+
+
+def presence_loss(logits: Tensor, truth_mm: Tensor, mm_per_px: Tensor) -> Tensor:
+    """Cross-entropy of the cell in which each landmark lies, or of its absence.
+
+    Args:
+        logits: (batch, 14, cells + 1), from :class:`carm_perception.train.architecture.PresenceHead`.
+        truth_mm: Displacements (batch, 14, 2), right and up; NaN when unknown.
+        mm_per_px: Pixel spacing (batch,) at isocenter depth, mm.
+    """
+    side = round((logits.shape[-1] - 1) ** 0.5)
+    known = ~truth_mm.isnan().any(dim=-1)
+    cell_mm = (mm_per_px * (IMAGE_PX / side))[:, None]
+    place = torch.nan_to_num(truth_mm, nan=1e4)
+    column = place[..., 0] / cell_mm + side / 2 - 0.5
+    row = -place[..., 1] / cell_mm + side / 2 - 0.5
+    index = torch.arange(side, dtype=torch.float32)
+    across = torch.exp(-0.5 * ((index - column[..., None]) / CELL_SIGMA) ** 2)
+    down = torch.exp(-0.5 * ((index - row[..., None]) / CELL_SIGMA) ** 2)
+    inside = ((column > -0.5) & (column < side - 0.5) & (row > -0.5) & (row < side - 0.5)).float()
+    cells = (down[..., :, None] * across[..., None, :]).flatten(2)
+    cells = cells / cells.sum(dim=-1, keepdim=True).clamp_min(1e-6) * inside[..., None]
+    label = torch.cat([cells, 1 - inside[..., None]], dim=-1)
+    loss = -(label * logits.float().log_softmax(dim=-1)).sum(dim=-1)
+    weight = known * (1 + IN_VIEW_WEIGHT * inside)
+    total: Tensor = (loss * weight).sum() / weight.sum().clamp_min(1)
+    return total

@@ -21,6 +21,7 @@ from carm_perception.train.architecture import (
     IMAGE_PX,
     CompactSize,
     DisplacementHead,
+    PresenceHead,
     build_model,
 )
 from carm_perception.train.augment import center_crop, plain_display
@@ -73,7 +74,8 @@ def fresh(size: CompactSize, seed: int) -> tuple[Compact, Any]:
     """Model with random weights, and its tokenizer."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
-    return Compact(build_model(tokenizer, size), DisplacementHead(size.hidden)), tokenizer
+    model = build_model(tokenizer, size)
+    return Compact(model, DisplacementHead(size.hidden), PresenceHead(size.hidden)), tokenizer
 
 
 class AnswerEvaluation:

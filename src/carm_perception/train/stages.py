@@ -24,12 +24,13 @@ from carm_perception.train.architecture import (
     IMAGE_PX,
     SCALE_MM,
     DisplacementHead,
+    PresenceHead,
     image_tokens,
     normalize,
     train_on_gray,
 )
 from carm_perception.train.augment import Batch, center_crop, plain_display, random_crop, random_display
-from carm_perception.train.losses import displacement_loss, ordinal_loss
+from carm_perception.train.losses import displacement_loss, ordinal_loss, presence_loss
 from carm_perception.train.questions import Packed, QuestionPacker
 from carm_perception.train.state import (
     Average,
@@ -48,8 +49,12 @@ HEAD_LOSS_WEIGHT = 1.0
 TOWER_RATE = 0.7
 """Peak learning rate of the tower in stage 2, relative to the rest."""
 
-QUESTIONED_FRACTION = 0.5
-"""Part of each batch that the language model is asked about; the head sees all of it."""
+PRESENCE_LOSS_WEIGHT = 0.5
+
+QUESTIONED_FRACTIONS = (0.2, 0.6)
+"""Part of each batch that the language model is asked about, early and late; the heads see all of it."""
+LATE = 0.6
+"""Progress from which on more questions are asked: the tower learns first, the language model reads its tokens."""
 
 SIGMA_START_MM, SIGMA_END_MM = 12.0, 2.5
 
@@ -80,17 +85,18 @@ class StageOptions:
 
 
 class Compact(nn.Module):
-    """Model and head as one module, so that averaging and checkpoints see both."""
+    """Model and heads as one module, so that averaging and checkpoints see all."""
 
-    def __init__(self, model: Any, head: DisplacementHead) -> None:
+    def __init__(self, model: Any, head: DisplacementHead, presence: PresenceHead) -> None:
         """Join them.
 
         Args:
             model: From :func:`carm_perception.train.architecture.build_model`.
             head: Displacement head of the same width.
+            presence: Head of the same width that only training needs.
         """
         super().__init__()
-        self.model, self.head = model, head
+        self.model, self.head, self.presence = model, head, presence
 
     def tokens(self, gray: Tensor) -> Tensor:
         """Projected image tokens of gray values (batch, 128, 128)."""
@@ -126,7 +132,7 @@ class Stage:
         name: str,
         compact: Compact,
         rates: list[tuple[nn.Module, float]],
-        loss: Callable[[Compact, Tensor, Tensor, float], tuple[Tensor, dict[str, float]]],
+        loss: Callable[[Compact, Tensor, Tensor, Tensor, float], tuple[Tensor, dict[str, float]]],
         options: StageOptions,
         folder: Path,
     ) -> None:
@@ -136,7 +142,7 @@ class Stage:
             name: Name of the stage and of its checkpoint.
             compact: What is trained.
             rates: Modules with their peak learning rates.
-            loss: Loss of (compact, gray values, displacements, progress), with figures for the log.
+            loss: Loss of (compact, gray values, displacements, pixel spacings, progress), with figures for the log.
             options: How it runs.
             folder: Folder of the checkpoints and the log.
         """
@@ -193,7 +199,7 @@ class Stage:
             soft, bone, marks = random_crop(batch, self._generator)
             gray = random_display(soft, bone, self._generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.options.bf16):
-            loss, figures = self._loss(self.compact, gray, marks, progress)
+            loss, figures = self._loss(self.compact, gray, marks, batch.mm_per_px, progress)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.compact.parameters(), 2.0)
@@ -265,10 +271,20 @@ class Stage:
             log.write(json.dumps(line) + "\n")
 
 
-def tower_loss(compact: Compact, gray: Tensor, marks: Tensor, progress: float) -> tuple[Tensor, dict[str, float]]:
+def heads_loss(compact: Compact, tokens: Tensor, marks: Tensor, mm_per_px: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Loss of both heads on projected image tokens, with figures for the log."""
+    mean, log_scale = compact.head(tokens)
+    regression = displacement_loss(mean, log_scale, marks)
+    presence = presence_loss(compact.presence(tokens), marks, mm_per_px)
+    figures = {"head": float(regression.detach()), "presence": float(presence.detach())}
+    return HEAD_LOSS_WEIGHT * regression + PRESENCE_LOSS_WEIGHT * presence, figures
+
+
+def tower_loss(
+    compact: Compact, gray: Tensor, marks: Tensor, mm_per_px: Tensor, progress: float
+) -> tuple[Tensor, dict[str, float]]:
     """Loss of stage 1."""
-    mean, log_scale = compact.head(compact.tokens(gray))
-    return displacement_loss(mean, log_scale, marks), {}
+    return heads_loss(compact, compact.tokens(gray), marks, mm_per_px)
 
 
 class QuestionLoss:
@@ -291,19 +307,17 @@ class QuestionLoss:
         self._rng = np.random.default_rng([seed, 99])
 
     def __call__(
-        self, compact: Compact, gray: Tensor, marks: Tensor, progress: float
+        self, compact: Compact, gray: Tensor, marks: Tensor, mm_per_px: Tensor, progress: float
     ) -> tuple[Tensor, dict[str, float]]:
         """Loss of a batch."""
         tokens = compact.tokens(gray)
-        mean, log_scale = compact.head(tokens)
-        regression = displacement_loss(mean, log_scale, marks)
-        asked = max(1, round(QUESTIONED_FRACTION * len(marks)))
+        heads, figures = heads_loss(compact, tokens, marks, mm_per_px)
+        asked = max(1, round(QUESTIONED_FRACTIONS[progress > LATE] * len(marks)))
         packed = self._packer.pack(marks[:asked].numpy(), self._rng)
         logits = answer_logits(compact.model, tokens[:asked], packed)
         sigma = SIGMA_END_MM + (self._sigma_start_mm - SIGMA_END_MM) * max(0.0, 1 - 2 * progress)
         text, number, order = self._parts(logits, packed, sigma)
-        total = text + HEAD_LOSS_WEIGHT * regression
-        return total, {"number": number, "order": order, "head": float(regression.detach())}
+        return text + heads, {"number": number, "order": order, **figures}
 
     def _parts(self, logits: Tensor, packed: Packed, sigma_mm: float) -> tuple[Tensor, float, float]:
         labels, weights = packed.labels.flatten(), packed.weights.flatten()
