@@ -25,7 +25,7 @@ from carm_perception.train.augment import Batch, center_crop, plain_display, ran
 from carm_perception.train.losses import displacement_loss, ordinal_loss, presence_loss
 from carm_perception.train.questions import QuestionPacker
 from carm_perception.train.recipe import RecipeOptions, fresh, train_compact
-from carm_perception.train.stages import StageOptions, answer_logits
+from carm_perception.train.stages import StageOptions, answer_logits, stage_two
 from carm_perception.train.state import Budget, learning_rate
 from carm_sim.phantom import PhantomBody
 from carm_sim.volume import Volume
@@ -118,6 +118,13 @@ def test_presence_loss_finds_the_cell_of_a_landmark() -> None:
     assert row == int((-30 / 1.2 + 64) // 8)
     assert int(logits[0, 1].argmax()) == 256
     assert not logits[0, 2:].any()
+
+
+def test_every_parameter_is_trained(tmp_path: Path) -> None:
+    compact, tokenizer = fresh(TINY, 0)
+    stage = stage_two(compact, tokenizer, StageOptions(), tmp_path)
+    trained = {id(p) for group in stage.optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in compact.parameters()}
 
 
 def test_presence_cells_lie_in_the_field_of_their_token() -> None:

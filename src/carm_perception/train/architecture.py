@@ -25,6 +25,8 @@ GRID = IMAGE_PX // REDUCTION
 IMAGE_TOKENS = GRID * GRID
 CELLS_PER_TOKEN = 4
 """Cells along each side of a token's field in :class:`PresenceHead`."""
+ABSENT_ODDS = 6.0
+"""A landmark is about this many times more often outside a view than in it."""
 MEAN, STD = 0.5, 0.25
 SCALE_MM = 100.0
 """The head works in units of this length."""
@@ -174,6 +176,7 @@ class PresenceHead(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.cells = nn.Linear(width, len(LANDMARKS) * CELLS_PER_TOKEN**2)
         self.absent = nn.Linear(width, len(LANDMARKS))
+        nn.init.constant_(self.absent.bias, math.log((GRID * CELLS_PER_TOKEN) ** 2 * ABSENT_ODDS))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Read tokens (batch, tokens, width).

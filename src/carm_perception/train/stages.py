@@ -148,7 +148,7 @@ class Stage:
         """
         self.name, self.compact, self.options, self.folder = name, compact, options, folder
         self._loss = loss
-        self._optimizer = make_optimizer(rates)
+        self.optimizer = make_optimizer(rates)
         self.average = Average(compact)
         self._path = folder / f"{name}.pt"
         self._step, spent = 0, 0.0
@@ -156,9 +156,9 @@ class Stage:
         if saved:
             compact.load_state_dict(saved["compact"])
             self.average.module.load_state_dict(saved["average"])
-            peaks = [group["peak"] for group in self._optimizer.param_groups]
-            self._optimizer.load_state_dict(saved["optimizer"])
-            for group, peak in zip(self._optimizer.param_groups, peaks, strict=True):
+            peaks = [group["peak"] for group in self.optimizer.param_groups]
+            self.optimizer.load_state_dict(saved["optimizer"])
+            for group, peak in zip(self.optimizer.param_groups, peaks, strict=True):
                 group["peak"] = peak
             self._step, spent = saved["step"], saved["spent"]
             logger.info("%s: resumed at step %d", name, self._step)
@@ -172,7 +172,7 @@ class Stage:
             self._path,
             compact=self.compact.state_dict(),
             average=self.average.module.state_dict(),
-            optimizer=self._optimizer.state_dict(),
+            optimizer=self.optimizer.state_dict(),
             step=self._step,
             spent=self.budget.spent,
         )
@@ -193,17 +193,17 @@ class Stage:
         """
         self.compact.train()
         progress = self._progress()
-        set_rate(self._optimizer, learning_rate(progress))
+        set_rate(self.optimizer, learning_rate(progress))
         batch = load_batch(store, self._rng.integers(0, len(store), self.options.batch))
         with torch.no_grad():
             soft, bone, marks = random_crop(batch, self._generator)
             gray = random_display(soft, bone, self._generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.options.bf16):
             loss, figures = self._loss(self.compact, gray, marks, batch.mm_per_px, progress)
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.compact.parameters(), 2.0)
-        self._optimizer.step()
+        self.optimizer.step()
         self.average.update(self.compact)
         self._step += 1
         return {"loss": float(loss.detach()), **figures}
@@ -352,7 +352,8 @@ def stage_one(compact: Compact, options: StageOptions, folder: Path) -> Stage:
     model = compact.model.model
     train_on_gray(compact.model)
     model.vision_tower.to(memory_format=torch.channels_last)
-    rates = [(m, options.rate) for m in (model.vision_tower, model.multi_modal_projector, compact.head)]
+    parts = (model.vision_tower, model.multi_modal_projector, compact.head, compact.presence)
+    rates = [(part, options.rate) for part in parts]
     return Stage("tower", compact, rates, tower_loss, options, folder)
 
 
@@ -367,6 +368,7 @@ def stage_two(
         (model.vision_tower, options.rate * TOWER_RATE),
         (model.multi_modal_projector, options.rate),
         (compact.head, options.rate),
+        (compact.presence, options.rate),
         (compact.model, options.rate),
     ]
     loss = QuestionLoss(tokenizer, options.seed, sigma_start_mm=sigma_start_mm)
