@@ -46,7 +46,9 @@ class Suite:
 
 
 SUITES = {
-    "phantoms": Suite(50, 200, "phantoms never seen in training, random starts over the upper body"),
+    "phantoms": Suite(
+        50, 700, "phantoms never seen in training, random starts over the upper body, all reachable targets"
+    ),
     "chest_ct": Suite(1, 50, "the real chest CT with the landmarks that it covers"),
 }
 
@@ -60,9 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--localizer", default="compact", help="compact, a Hugging Face id or folder, or oracle (compact)"
     )
-    parser.add_argument("--episodes", type=_count, help="episodes of each suite (200 on phantoms, 50 on the chest CT)")
+    parser.add_argument("--episodes", type=_count, help="episodes of each suite (700 on phantoms, 50 on the chest CT)")
     parser.add_argument("--patients", type=_count, help="phantoms (50)")
     parser.add_argument("--seed", type=int, default=0, help="of starts, order of targets and noise (0)")
+    parser.add_argument("--workers", type=_count, default=1, help="processes, each with a patient of its own (1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures and every episode to FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write a plot (PNG, PDF or SVG) to FILE")
     parser.add_argument(
@@ -127,30 +130,95 @@ def _write(file: Path, text: str) -> None:
         raise ConfigurationError(f"cannot write {file}: {error.strerror}") from error
 
 
+@dataclass(frozen=True)
+class Job:
+    """The episodes of one patient; they depend on nothing else.
+
+    Attributes:
+        patient: name of the patient.
+        index: of the patient in its suite.
+        episodes: how many.
+        localizer: name.
+        seed: of the bench.
+        trace: folder for pictures; None: no pictures.
+    """
+
+    patient: str
+    index: int
+    episodes: int
+    localizer: str
+    seed: int
+    trace: Path | None
+
+
+class Runner:
+    """Runs jobs one after another with one localizer; each process of a bench has its own."""
+
+    def __init__(self) -> None:
+        """Start without a localizer: the first job makes it."""
+        self._localizer: Localizer | None = None
+
+    def outcomes(self, job: Job) -> Iterator[Outcome]:
+        """Run a job, episode by episode."""
+        import numpy as np
+
+        from carm_bringup.nav_episode import draw_episodes
+        from carm_core.kinematics import CArm
+        from carm_sim.patient import load_patient
+
+        carm = CArm.from_config()
+        patient = load_patient(job.patient)
+        if self._localizer is None or job.localizer == "oracle":
+            self.close()
+            self._localizer = make_localizer(job.localizer, job.patient, job.seed)
+        drawn = draw_episodes(patient, carm, job.episodes, np.random.default_rng([job.seed, job.index]))
+        yield from _run_patient(patient, carm, self._localizer, drawn, job.trace)
+
+    def close(self) -> None:
+        """Free the localizer."""
+        if self._localizer is not None:
+            self._localizer.close()
+            self._localizer = None
+
+
+_runner = Runner()
+
+
+def _run_job(job: Job) -> list[Outcome]:
+    """Run a job in a worker process, which keeps its localizer for the next one."""
+    return list(_runner.outcomes(job))
+
+
 def _run_suite(name: str, patients: list[str], episodes: int, args: argparse.Namespace) -> Iterator[Outcome]:
-    """Run a suite, patient by patient; each depends on the seed and its own name only."""
-    import numpy as np
+    """Run a suite, patient by patient; the order of the outcomes is the same for any number of workers."""
     from tqdm import tqdm
 
-    from carm_bringup.nav_episode import draw_episodes
-    from carm_core.kinematics import CArm
-    from carm_sim.patient import load_patient
-
-    carm = CArm.from_config()
     shares = [episodes // len(patients) + (index < episodes % len(patients)) for index in range(len(patients))]
-    localizer: Localizer | None = None
+    jobs = [
+        Job(patient, index, count, args.localizer, args.seed, args.trace)
+        for index, (patient, count) in enumerate(zip(patients, shares, strict=True))
+    ]
     with tqdm(total=episodes, desc=name, unit="episode", file=sys.stderr) as bar:
-        for index, (spec, count) in enumerate(zip(patients, shares, strict=True)):
-            patient = load_patient(spec)
-            if localizer is None or args.localizer == "oracle":
-                localizer = make_localizer(args.localizer, spec, args.seed)
-            generator = np.random.default_rng([args.seed, index])
-            drawn = draw_episodes(patient, carm, count, generator)
-            for outcome in _run_patient(patient, carm, localizer, drawn, args.trace):
-                bar.update()
-                yield outcome
-    if localizer is not None:
-        localizer.close()
+        for outcome in _in_workers(jobs, args.workers) if args.workers > 1 and len(jobs) > 1 else _in_turn(jobs):
+            bar.update()
+            yield outcome
+
+
+def _in_turn(jobs: list[Job]) -> Iterator[Outcome]:
+    runner = Runner()
+    for job in jobs:
+        yield from runner.outcomes(job)
+    runner.close()
+
+
+def _in_workers(jobs: list[Job], workers: int) -> Iterator[Outcome]:
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
+        for outcomes in pool.map(_run_job, jobs):
+            yield from outcomes
 
 
 def _run_patient(
@@ -180,7 +248,7 @@ def make_localizer(name: str, patient: str, seed: int) -> Localizer:
     """
     from carm_perception import registry
 
-    return registry.make_localizer(name, registry.LocalizerOptions(patient=patient, seed=seed, threads=2))
+    return registry.make_localizer(name, registry.LocalizerOptions(patient=patient, seed=seed, threads=1))
 
 
 def _document(outcomes: dict[str, list[Outcome]], args: argparse.Namespace) -> dict[str, Any]:

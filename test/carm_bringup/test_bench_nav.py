@@ -87,6 +87,19 @@ def test_same_seed_same_figures(bench: Callable[..., int], tmp_path: Path) -> No
     assert results[0] != results[2]
 
 
+def test_workers_make_the_same_figures(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    bench_nav.add_arguments(parser)
+    results = []
+    for workers in ("1", "2"):
+        file = tmp_path / f"nav{workers}.json"
+        words = ["--suite", "phantoms", "--patients", "2", "--episodes", "4", "--localizer", "oracle"]
+        assert bench_nav.run(parser.parse_args([*words, "--workers", workers, "--json", str(file)])) == 0
+        results.append(json.loads(file.read_text(encoding="utf-8"))["episodes"])
+    assert results[0] == results[1]
+    assert len(results[0]["phantoms"]) == 4
+
+
 def test_a_confident_error_is_counted_as_false_success(bench: Callable[..., int], tmp_path: Path) -> None:
     bench("--episodes", "2", "--json", str(tmp_path / "nav.json"), beside_mm=50.0)
     found = json.loads((tmp_path / "nav.json").read_text(encoding="utf-8"))["results"]["chest_ct"]
