@@ -55,21 +55,56 @@ LANDMARKS: tuple[Landmark, ...] = (
 )
 """The fourteen landmarks, in the order of their ids."""
 
-_BY_ID = {landmark.id: landmark for landmark in LANDMARKS}
+
+def _extra_landmarks() -> tuple[Landmark, ...]:
+    """Landmarks from id 101 on, without those that `LANDMARKS` already holds (T1, T12)."""
+    ordinals = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh".split()
+    spine = [("C", "cervical", n) for n in range(3, 8)]
+    spine += [("T", "thoracic", n) for n in range(2, 12)]
+    spine += [("L", "lumbar", n) for n in range(1, 6)]
+    marks = [
+        Landmark(101 + row, f"{letter}{n}", (f"{ordinals[n - 1]} {region} vertebra", f"{region} vertebra {n}"))
+        for row, (letter, region, n) in enumerate(spine)
+    ]
+    return (
+        *marks,
+        *_pair(122, 121, "femoral head", "hip", "hip joint", "proximal femur"),
+        *_pair(124, 123, "knee", "knee joint"),
+        *_pair(126, 125, "ankle", "ankle joint", "tibiotalar joint"),
+        *_pair(128, 127, "acromioclavicular joint", "ac joint"),
+        *_pair(130, 129, "greater trochanter", "trochanter"),
+        *_pair(132, 131, "iliac crest", "top of the iliac crest"),
+        Landmark(133, "Manubrium", ("suprasternal notch", "jugular notch")),
+        Landmark(134, "Sacral promontory", ("sacrum", "first sacral vertebra", "s1")),
+        Landmark(135, "Pubic symphysis", ("symphysis pubis", "symphysis")),
+    )
+
+
+EXTRA_LANDMARKS: tuple[Landmark, ...] = _extra_landmarks()
+"""Further landmarks, ids from 101, that generated patients come with; no localizer is asked for them."""
+
+_BY_ID = {mark.id: mark for mark in LANDMARKS}
+_EXTRA_BY_ID = {mark.id: mark for mark in EXTRA_LANDMARKS}
 
 
 def _normalize(text: str) -> str:
     return re.sub(r"[\W_]+", " ", text.lower()).strip().removeprefix("the ")
 
 
-_BY_NAME = {_normalize(name): mark for mark in LANDMARKS for name in (mark.name, *mark.synonyms)}
+def _named(marks: tuple[Landmark, ...]) -> dict[str, Landmark]:
+    return {_normalize(name): mark for mark in marks for name in (mark.name, *mark.synonyms)}
 
 
-def landmark(landmark_id: int) -> Landmark:
+_BY_NAME = _named(LANDMARKS)
+_EXTRA_BY_NAME = _named(EXTRA_LANDMARKS)
+
+
+def landmark(landmark_id: int, extra: bool = False) -> Landmark:
     """Look up a landmark by its id.
 
     Args:
         landmark_id: Id, for example 11.
+        extra: Look among `EXTRA_LANDMARKS` too.
 
     Returns:
         The landmark.
@@ -77,17 +112,19 @@ def landmark(landmark_id: int) -> Landmark:
     Raises:
         UnknownNameError: No landmark has this id.
     """
+    known = _BY_ID | _EXTRA_BY_ID if extra else _BY_ID
     try:
-        return _BY_ID[landmark_id]
+        return known[landmark_id]
     except KeyError:
         raise UnknownNameError("landmark id", str(landmark_id)) from None
 
 
-def find_landmark(text: str) -> Landmark:
+def find_landmark(text: str, extra: bool = False) -> Landmark:
     """Look up a landmark by its name, a synonym or its id, whatever the case.
 
     Args:
         text: What a person wrote, for example ``"left shoulder"`` or ``"11"``.
+        extra: Look among `EXTRA_LANDMARKS` too, for example for ``"L3"``.
 
     Returns:
         The landmark.
@@ -95,17 +132,19 @@ def find_landmark(text: str) -> Landmark:
     Raises:
         UnknownNameError: Nothing matches exactly; carries the nearest name as a suggestion.
     """
+    by_name = _BY_NAME | _EXTRA_BY_NAME if extra else _BY_NAME
+    by_id = _BY_ID | _EXTRA_BY_ID if extra else _BY_ID
     key = _normalize(text)
-    if key in _BY_NAME:
-        return _BY_NAME[key]
-    if key.isdecimal() and int(key) in _BY_ID:
-        return _BY_ID[int(key)]
+    if key in by_name:
+        return by_name[key]
+    if key.isdecimal() and int(key) in by_id:
+        return by_id[int(key)]
     sides = [
         m
-        for m in LANDMARKS
+        for m in by_id.values()
         if m.mirror_id and key and any(_normalize(name).split(" ", 1)[1] == key for name in (m.name, *m.synonyms))
     ]
     if sides:
         raise UnknownNameError("landmark", text, " or ".join(m.name for m in sides))
-    close = difflib.get_close_matches(key, _BY_NAME, n=1, cutoff=0.55)
-    raise UnknownNameError("landmark", text, _BY_NAME[close[0]].name if close else None)
+    close = difflib.get_close_matches(key, by_name, n=1, cutoff=0.55)
+    raise UnknownNameError("landmark", text, by_name[close[0]].name if close else None)

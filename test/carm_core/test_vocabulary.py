@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from carm_core.errors import UnknownNameError
-from carm_core.landmarks import LANDMARKS, find_landmark, landmark
+from carm_core.landmarks import EXTRA_LANDMARKS, LANDMARKS, find_landmark, landmark
 from carm_core.parameters import check_parameter, parameter, parameter_defaults
 from carm_core.trajectory import Trajectory
 
@@ -73,6 +73,23 @@ def test_unknown_names_come_with_a_suggestion(text: str, suggestion: str | None)
     with pytest.raises(UnknownNameError) as caught:
         find_landmark(text)
     assert caught.value.suggestion == suggestion
+
+
+def test_extra_landmarks_start_at_101_and_stay_out_of_the_way() -> None:
+    ids = [mark.id for mark in EXTRA_LANDMARKS]
+    assert sorted(ids) == list(range(101, 101 + len(ids)))
+    names = [name.lower() for mark in (*LANDMARKS, *EXTRA_LANDMARKS) for name in (mark.name, *mark.synonyms)]
+    assert len(set(names)) == len(names)
+    for mark in EXTRA_LANDMARKS:
+        assert find_landmark(mark.name, extra=True) == landmark(mark.id, extra=True) == mark
+        if mark.mirror_id is not None:
+            assert landmark(mark.mirror_id, extra=True).mirror_id == mark.id
+        with pytest.raises(UnknownNameError):
+            landmark(mark.id)
+        with pytest.raises(UnknownNameError):
+            find_landmark(mark.name)
+    assert find_landmark("left hip", extra=True).name == "Left femoral head"
+    assert find_landmark("carina", extra=True).id == 11
 
 
 @pytest.mark.parametrize("order", [1, 3, 5])
