@@ -58,7 +58,10 @@ LANDMARKS: tuple[Landmark, ...] = (
 
 def _extra_landmarks() -> tuple[Landmark, ...]:
     """Landmarks from id 101 on, without those that `LANDMARKS` already holds (T1, T12)."""
-    ordinals = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh".split()
+    ordinals = (
+        *("first", "second", "third", "fourth", "fifth", "sixth"),
+        *("seventh", "eighth", "ninth", "tenth", "eleventh"),
+    )
     spine = [("C", "cervical", n) for n in range(3, 8)]
     spine += [("T", "thoracic", n) for n in range(2, 12)]
     spine += [("L", "lumbar", n) for n in range(1, 6)]
@@ -74,9 +77,8 @@ def _extra_landmarks() -> tuple[Landmark, ...]:
         *_pair(128, 127, "acromioclavicular joint", "ac joint"),
         *_pair(130, 129, "greater trochanter", "trochanter"),
         *_pair(132, 131, "iliac crest", "top of the iliac crest"),
-        Landmark(133, "Manubrium", ("suprasternal notch", "jugular notch")),
-        Landmark(134, "Sacral promontory", ("sacrum", "first sacral vertebra", "s1")),
-        Landmark(135, "Pubic symphysis", ("symphysis pubis", "symphysis")),
+        Landmark(133, "Sacral promontory", ("sacrum", "first sacral vertebra", "s1")),
+        Landmark(134, "Pubic symphysis", ("symphysis pubis", "symphysis")),
     )
 
 

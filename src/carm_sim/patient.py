@@ -7,7 +7,7 @@ import difflib
 import importlib.metadata
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -43,6 +43,8 @@ class Patient:
         landmarks_known: False when there is no ground truth for this CT.
         transform_lps_to_table: Patient supine, head towards +x of the table, back resting on z = 0 (mm).
         source: Where CT and landmarks come from.
+        extra_landmarks_mm: Id of each of `carm_core.landmarks.EXTRA_LANDMARKS` to its LPS position, shape (3,), in mm,
+            inside the volume or not; empty for a CT.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Patient:
     landmarks_known: bool
     transform_lps_to_table: RigidTransform
     source: str
+    extra_landmarks_mm: dict[int, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def landmarks_table_mm(self) -> dict[int, NDArray[np.float64]]:
@@ -169,7 +172,10 @@ def _load_phantom(spec: str, style: str, argument: str) -> Patient:
     from carm_sim.phantom import cached_phantom
 
     body = cached_phantom(int(argument), style=style)
-    return make_patient(spec, body.volume, body.landmarks_mm, f"generated phantom, seed {argument}, style {style}")
+    source = f"generated phantom, seed {argument}, style {style}"
+    return replace(
+        make_patient(spec, body.volume, body.landmarks_mm, source), extra_landmarks_mm=dict(body.extra_landmarks_mm)
+    )
 
 
 def _single_nifti(path: Path) -> Path:

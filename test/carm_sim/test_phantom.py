@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -10,9 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from carm_core.landmarks import LANDMARKS
+from carm_core.landmarks import EXTRA_LANDMARKS, LANDMARKS, find_landmark
 from carm_sim.patient import load_patient
-from carm_sim.phantom import PhantomBody, crop_to_ct_field, generate_phantom, sample_landmarks
+from carm_sim.phantom import (
+    BodyRecord,
+    PhantomBody,
+    crop_to_ct_field,
+    generate_phantom,
+    sample_extra_landmarks,
+    sample_landmarks,
+)
 from carm_sim.phantom import cache as phantom_cache
 
 COARSE_MM = 4.0
@@ -75,10 +83,10 @@ def test_carina_is_where_the_airway_divides(bodies: list[PhantomBody]) -> None:
         carina = body.landmarks_mm[11]
         above = body.volume.sample(carina + np.array([0, 0, 25.0]) + np.random.default_rng(0).normal(0, 5, (200, 3)))
         assert above.min() < -700, "the trachea is above the carina"
-        line = body.volume.sample(carina + np.array([[x, 4.0, -18.0] for x in np.arange(-34.0, 35.0)]))
-        middle = line[30:40].max()
-        assert line[:30].min() < -350 < -200 < middle, "a bronchus on the right, tissue between"
-        assert line[40:].min() < -350, "a bronchus on the left"
+        across = np.array([[[x, y, -18.0] for x in np.arange(-34.0, 35.0)] for y in (0.0, 4.0, 8.0, 12.0)])
+        plane = body.volume.sample((carina + across).reshape(-1, 3)).reshape(4, -1)
+        assert plane[:, :30].min() < -350 < -200 < plane[1, 30:40].max(), "a bronchus on the right, tissue between"
+        assert plane[:, 40:].min() < -350, "a bronchus on the left"
 
 
 def test_domes_are_between_lung_and_abdomen(bodies: list[PhantomBody]) -> None:
@@ -100,6 +108,44 @@ def test_left_is_left(bodies: list[PhantomBody]) -> None:
         assert marks[1][2] > marks[10][2] > marks[11][2] > marks[14][2]
         heart = body.volume.sample(marks[11] + np.array([[side * 45.0, -30.0, -75.0] for side in (-1, 1)]))
         assert heart[1] > heart[0] - 50, "the heart lies more to the left"
+
+
+def test_extra_landmarks_are_complete_and_at_bone(bodies: list[PhantomBody]) -> None:
+    checked = 0
+    for body in bodies:
+        extra = body.extra_landmarks_mm
+        assert set(extra) == {mark.id for mark in EXTRA_LANDMARKS}
+        quick = sample_extra_landmarks(body.seed, body.style, {3: "crossed", 4: "raised", 5: "along"}[body.seed])
+        for key, point in extra.items():
+            np.testing.assert_allclose(quick[key], point, atol=1e-9)
+            if bool(body.volume.contains(point - [0, 0, 12.0])):
+                around = point + 12.0 * np.random.default_rng(key).uniform(-1, 1, (400, 3))
+                assert np.percentile(body.volume.sample(around), 90) > 130, f"landmark {key} of seed {body.seed}"
+                checked += 1
+    assert checked > 60
+
+
+def test_vertebrae_follow_each_other(bodies: list[PhantomBody]) -> None:
+    names = [f"C{n}" for n in range(3, 8)] + [f"T{n}" for n in range(1, 13)] + [f"L{n}" for n in range(1, 6)]
+    for body in bodies:
+        points = body.anatomical_landmarks_mm | body.extra_landmarks_mm
+        spine = np.array([points[find_landmark(name, extra=True).id] for name in names])
+        steps = np.linalg.norm(np.diff(spine, axis=0), axis=1)
+        assert (np.diff(spine[:, 2]) < 0).all()
+        assert steps.min() > 9
+        assert steps.max() < 48
+
+
+def test_record_agrees_with_the_body(bodies: list[PhantomBody]) -> None:
+    for body in bodies:
+        record = body.record
+        assert BodyRecord.from_dict(json.loads(json.dumps(record.as_dict()))) == record
+        assert 1400 < record.stature_mm < 2100
+        assert 35 < record.mass_kg < 160
+        assert record.bmi_kg_m2 == pytest.approx(record.mass_kg / (record.stature_mm / 1000) ** 2, abs=0.1)
+        marks, extra = body.anatomical_landmarks_mm, body.extra_landmarks_mm
+        ankle = np.mean([extra[125], extra[126]], axis=0)
+        assert np.linalg.norm(marks[1] - ankle) == pytest.approx(record.stature_mm - 150, abs=80)
 
 
 def test_hounsfield_range(bodies: list[PhantomBody]) -> None:
@@ -155,6 +201,8 @@ def test_second_load_comes_from_the_cache(counted: CountedGenerator, tmp_path: P
     np.testing.assert_array_equal(first.volume.hu, second.volume.hu)
     assert first.landmarks_mm.keys() == second.landmarks_mm.keys()
     np.testing.assert_array_equal(first.landmarks_mm[11], second.landmarks_mm[11])
+    np.testing.assert_array_equal(first.extra_landmarks_mm[103], second.extra_landmarks_mm[103])
+    assert phantom_cache.cached_phantom(6).record == counted.body.record
     assert [path.suffix for path in cache_files(tmp_path)] == [".npz"]
 
 

@@ -3,6 +3,15 @@
 
 from carm_sim.phantom.cache import cached_phantom
 from carm_sim.phantom.crop import crop_to_ct_field
-from carm_sim.phantom.generator import PhantomBody, generate_phantom, sample_landmarks
+from carm_sim.phantom.generator import PhantomBody, generate_phantom, sample_extra_landmarks, sample_landmarks
+from carm_sim.phantom.record import BodyRecord
 
-__all__ = ["PhantomBody", "cached_phantom", "crop_to_ct_field", "generate_phantom", "sample_landmarks"]
+__all__ = [
+    "BodyRecord",
+    "PhantomBody",
+    "cached_phantom",
+    "crop_to_ct_field",
+    "generate_phantom",
+    "sample_extra_landmarks",
+    "sample_landmarks",
+]

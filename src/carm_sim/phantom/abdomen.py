@@ -85,7 +85,8 @@ def _bowel_capsules(
 ) -> tuple[Array, Array]:
     """Loops with contents, and the gas in them; gas rises to the front in a supine body."""
     left = chest.landmarks_mm[13]
-    bubble = rng.uniform(8, 31) * plan.frame_scale**0.5
+    gas = plan.traits.gas
+    bubble = float(np.clip(rng.uniform(8, 31) * gas**0.4, 6, 42)) * plan.frame_scale**0.5
     fundus = np.array(
         [left[0] * 0.75 + envelope.spine(left[2])[0] * 0.25, left[1] - 12, left[2] - bubble - rng.uniform(7, 12)]
     )
@@ -110,9 +111,9 @@ def _bowel_capsules(
             spot = envelope.spine(z)
             forward = 0.42 * (envelope.chest.radius_at(z, 1.5 * np.pi) + 58)
             center = np.array([spot[0] + x, spot[1] - forward + rng.normal(0, 10), z]) + rng.normal(0, 5, 3)
-            radius = rng.uniform(14, 24)
+            radius = rng.uniform(14, 24) * max(gas, 1.0) ** 0.5
             loops.append([*center, *(center + rng.normal(0, 12, 3)), radius, radius])
-            if rng.random() < 0.42:
+            if rng.random() < min(0.42 * gas, 0.9):
                 inner = radius * rng.uniform(0.35, 0.85)
                 bubbles.append(
                     [
@@ -127,6 +128,6 @@ def _bowel_capsules(
         spot = envelope.spine(z)
         center = np.array([spot[0] + rng.uniform(-0.6, 0.6) * half, spot[1] - rng.uniform(45, 110), z])
         loops.append([*center, *(center + rng.normal(0, 18, 3)), 13.0, 13.0])
-        if rng.random() < 0.3:
+        if rng.random() < min(0.3 * gas, 0.9):
             bubbles.append([*center, *(center + rng.normal(0, 8, 3)), rng.uniform(4, 10), rng.uniform(3, 8)])
     return np.array(loops), np.array(bubbles)

@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_sim.phantom.population import landmark_population
+from carm_sim.phantom.traits import Traits, draw_traits
 
 Array = NDArray[np.float64]
 
 STYLES = ("standard", "validation")
 ARM_POSES = ("crossed", "along", "one_up", "raised")
 ARM_POSE_WEIGHTS = {"standard": (0.55, 0.12, 0.08, 0.25), "validation": (0.45, 0.15, 0.15, 0.25)}
+MAX_KYPHOSIS_MM = 55.0
 UP, ALONG, CROSSED = "up", "along", "crossed"
 
 
@@ -31,13 +33,15 @@ class BodyPlan:
         tilt_rad: Rotation of the whole body in the coronal plane.
         frame_scale: Trunk length against the model's.
         torso_width, torso_depth: Chest scale factors against the model.
-        female: Sex; it shifts proportions, adds breasts.
-        fatness: 0 (slim) to 1 (obese).
+        female: Sex; tall bodies with broad shoulders are mostly male. It shapes pelvis, shoulders, neck and breasts.
+        fatness: 0 (slim) to 1 (obese), and beyond in rare bodies.
         muscle: Thickness factor of muscles, about 1.
         kyphosis_mm, scoliosis_mm, scoliosis_phase: Bulge of the thoracic spine backwards and sideways.
         inspiration: About 0 (as in the population) to 1 (deep breath held).
         head_rotation_rad: Axial rotation, flexion, and lateral bending of the head, shape (3,).
         limb_scale: Arm length factor.
+        leg_scale: Leg length factor.
+        traits: Age and what comes with it, organ sizes, gas.
     """
 
     seed: int
@@ -58,6 +62,8 @@ class BodyPlan:
     inspiration: float
     head_rotation_rad: Array
     limb_scale: float
+    leg_scale: float
+    traits: Traits
 
 
 def plan_body(seed: int, style: str = "standard", arms: str | None = None) -> BodyPlan:
@@ -83,6 +89,17 @@ def plan_body(seed: int, style: str = "standard", arms: str | None = None) -> Bo
     upright, tilt = _upright(landmark_population().sample(rng, wide))
     frame = float(np.clip(upright[14][0] / 254.5, 0.78, 1.25))
     inspiration = float(rng.uniform(0.3, 1.0)) if arms == "raised" else float(rng.uniform(-0.15, 0.15))
+    width, depth = float(rng.normal(1.03, 0.06 * wide)), float(rng.normal(1.08, 0.07 * wide))
+    female = bool(rng.random() < _share_of_women(upright))
+    traits = draw_traits(seed, style, female)
+    inspiration = float(np.clip(inspiration + traits.breath, -0.5, 1.1))
+    fatness = float(rng.beta(1.6, 2.4)) if style == "standard" else float(rng.uniform(0.02, 0.98))
+    muscle = float(np.clip(rng.normal(1.0, 0.18) - (traits.age_years - 62.0) * 0.0025, 0.55, 1.6))
+    kyphosis = float(rng.gamma(1.6, 7.0)) * (0.4 + traits.age_years / 103.0)
+    kyphosis = min(kyphosis + traits.kyphosis_mm, MAX_KYPHOSIS_MM)
+    scoliosis = float(rng.normal(0, 5.0 * wide)) + traits.scoliosis_mm
+    phase = float(rng.uniform(0, 2 * np.pi))
+    head = np.add(rng.normal(0, [0.22, 0.10, 0.04]), [traits.head_turn_rad, 0.012 * traits.kyphosis_mm, 0.0])
     return BodyPlan(
         seed=seed,
         style=style,
@@ -91,18 +108,33 @@ def plan_body(seed: int, style: str = "standard", arms: str | None = None) -> Bo
         targets_mm=_breathe(upright, inspiration, frame),
         tilt_rad=tilt,
         frame_scale=frame,
-        torso_width=frame**0.5 * float(rng.normal(1.03, 0.06 * wide)),
-        torso_depth=frame**0.5 * float(rng.normal(1.08, 0.07 * wide)),
-        female=bool(rng.random() < 0.45),
-        fatness=float(rng.beta(1.6, 2.4)) if style == "standard" else float(rng.uniform(0.02, 0.98)),
-        muscle=float(rng.normal(1.0, 0.18)),
-        kyphosis_mm=float(rng.gamma(1.6, 7.0)),
-        scoliosis_mm=float(rng.normal(0, 5.0 * wide)),
-        scoliosis_phase=float(rng.uniform(0, 2 * np.pi)),
+        torso_width=frame**0.5 * width,
+        torso_depth=frame**0.5 * depth * (1 + 0.04 * traits.breath),
+        female=female,
+        fatness=max(0.0, fatness + traits.obesity),
+        muscle=muscle,
+        kyphosis_mm=kyphosis,
+        scoliosis_mm=scoliosis,
+        scoliosis_phase=phase,
         inspiration=inspiration,
-        head_rotation_rad=rng.normal(0, [0.22, 0.10, 0.04]),
+        head_rotation_rad=head,
         limb_scale=frame**0.5 * float(rng.normal(0.985, 0.035 * wide)),
+        leg_scale=frame**0.6 * traits.leg_share,
+        traits=traits,
     )
+
+
+def _share_of_women(targets: dict[int, Array]) -> float:
+    """Chance that a body of this trunk length and shoulder breadth is a woman's; 45 % on average."""
+    population = landmark_population()
+    row = {int(key): index for index, key in enumerate(population.ids)}
+    mean, count = population.mean_mm, len(population.ids)
+    trunk = (targets[14][0] - mean[row[14], 0]) / population.std_mm[row[14], 0]
+    ends = [count + row[2], count + row[3]]
+    covariance = population.covariance_mm2[np.ix_(ends, ends)]
+    spread = float(np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]))
+    breadth = (targets[3][1] - targets[2][1] - (mean[row[3], 1] - mean[row[2], 1])) / spread
+    return float(1 / (1 + np.exp(0.25 + 0.9 * (trunk + breadth))))
 
 
 def _arm_sides(arms: str, rng: np.random.Generator) -> dict[str, str]:

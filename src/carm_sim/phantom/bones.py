@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from carm_sim.phantom.grid import Array, Field, Grid, splat
+from carm_sim.phantom.grid import Array, Field, Grid, fill_planes, splat
 from carm_sim.phantom.skeleton import Bone
 
 _CORTEX_MM = (
@@ -25,7 +25,7 @@ _CORTEX_MM = (
     (r"jaw", 1.6),
 )
 _DEFAULT_CORTEX_MM = 0.8
-_OPEN_MESHES = re.compile(r"humerus|ulna|radius|scapula|clavicle|pelvis|jaw|cervical|pisiform|5distph")
+_OPEN_MESHES = re.compile(r"humerus|femur|tibia|fibula|ulna|radius|scapula|clavicle|pelvis|jaw|cervical|pisiform|5distph")
 _SKULL_LAYERS = ((0.0, 1.5), (1.6, 1.0), (3.2, 0.9), (4.8, 1.3))
 _POINTS_PER_VOXEL_FACE = 2.2
 _R2 = (0.7548776662466927, 0.5698402909980532)  # low-discrepancy sequence in the plane (Roberts)
@@ -152,6 +152,5 @@ def _interior(name: str, part: Grid, shell: Field, index: NDArray[np.float64]) -
     else:
         solid = ndimage.binary_closing(surface, iterations=1) | surface
         for axis in range(3):
-            for plane in np.moveaxis(solid, axis, 0):
-                plane |= ndimage.binary_fill_holes(plane)
+            fill_planes(np.moveaxis(solid, axis, 0))
     return np.asarray(ndimage.gaussian_filter(solid.astype(np.float32), 0.6))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import tempfile
@@ -10,9 +11,11 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from carm_core.paths import cache_dir
 from carm_sim.phantom.generator import GENERATOR_VERSION, PhantomBody, generate_phantom
+from carm_sim.phantom.record import BodyRecord
 from carm_sim.volume import Volume
 
 _logger = logging.getLogger(__name__)
@@ -35,20 +38,25 @@ def _read(path: Path, seed: int, style: str) -> PhantomBody | None:
     try:
         with np.load(path, allow_pickle=False) as content:
             volume = Volume(content["hu"], content["affine"])
-            ids, positions = content["ids"], content["positions_mm"]
+            landmarks = _points(content["ids"], content["positions_mm"])
+            extra = _points(content["extra_ids"], content["extra_positions_mm"])
+            record = BodyRecord.from_dict(json.loads(str(content["record"])))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         _logger.warning("%s: unreadable cache file (%s), generating the phantom again", path, type(error).__name__)
         return None
-    landmarks = {int(key): np.asarray(point, float) for key, point in zip(ids, positions, strict=True)}
     inside = {key: point for key, point in landmarks.items() if bool(volume.contains(point))}
-    return PhantomBody(seed, style, volume, inside, landmarks)
+    return PhantomBody(seed, style, volume, inside, landmarks, extra, record)
+
+
+def _points(ids: NDArray[np.int64], positions: NDArray[np.float64]) -> dict[int, NDArray[np.float64]]:
+    return {int(key): np.asarray(point, float) for key, point in zip(ids, positions, strict=True)}
 
 
 def _write(path: Path, body: PhantomBody) -> None:
     """Write to a temporary file and rename, so that no reader sees half a file."""
-    marks = body.anatomical_landmarks_mm
+    marks, extra = body.anatomical_landmarks_mm, body.extra_landmarks_mm
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +68,9 @@ def _write(path: Path, body: PhantomBody) -> None:
                 affine=body.volume.transform_voxel_to_lps,
                 ids=np.array(list(marks)),
                 positions_mm=np.array(list(marks.values())),
+                extra_ids=np.array(list(extra)),
+                extra_positions_mm=np.array(list(extra.values())),
+                record=json.dumps(body.record.as_dict()),
             )
         os.replace(temporary, path)
     except OSError as error:

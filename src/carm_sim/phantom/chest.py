@@ -120,7 +120,8 @@ def _heart_capsules(
     plan: BodyPlan, carina: Array, domes: dict[int, Array], envelope: Envelope, rng: np.random.Generator
 ) -> tuple[Array, Array]:
     """Heart chambers and great vessels as capsules (N, 8), and the roots of the lung vessels (2, 3)."""
-    size = plan.frame_scale**0.6 * rng.normal(1.0, 0.10 if plan.style == "standard" else 0.15)
+    size = plan.frame_scale**0.6 * plan.traits.heart * rng.normal(1.0, 0.10 if plan.style == "standard" else 0.15)
+    unfolded = plan.traits.aorta - 0.3
     floor = 0.5 * (domes[12][2] + domes[13][2]) - 12.0
     middle = envelope.spine(floor + 40)
     chest_front = envelope.chest.radius_at(floor + 40, 1.5 * np.pi)
@@ -130,9 +131,12 @@ def _heart_capsules(
     base = center + size * np.array([8, 2, 14])
     spine_low, spine_top = envelope.spine(floor - 60), envelope.spine(carina[2])
     arch_top = np.array([carina[0] + rng.uniform(6, 16), carina[1] + 4, carina[2] + rng.uniform(14, 26)])
-    radius = rng.uniform(10.5, 15.5)
-    ascending = np.array([carina[0] - rng.uniform(8, 16), carina[1] - 24, carina[2] - 4])
-    descending = np.array([spine_top[0] + rng.uniform(16, 26), spine_top[1] - 14, carina[2] - 4])
+    radius = rng.uniform(10.5, 15.5) + 3.0 * unfolded
+    ascending = np.array([carina[0] - rng.uniform(8, 16) - 7 * unfolded, carina[1] - 24, carina[2] - 4])
+    descending = np.array([spine_top[0] + rng.uniform(16, 26) + 10 * unfolded, spine_top[1] - 14, carina[2] - 4])
+    arch_top += unfolded * np.array([6.0, 0.0, 8.0])
+    hiatus = np.array([spine_low[0] + 14, spine_low[1] - 16, floor - 60])
+    bend = 0.5 * (descending + hiatus) + np.array([12 * max(unfolded, 0.0), 4.0, 0.0])
     hilum = np.array([
         [carina[0] - rng.uniform(36, 46), carina[1] + 2, carina[2] - rng.uniform(22, 34)],
         [carina[0] + rng.uniform(38, 48), carina[1] + 6, carina[2] - rng.uniform(12, 26)],
@@ -146,7 +150,8 @@ def _heart_capsules(
         (center + size * np.array([-10, 26, 16]), center + size * np.array([18, 26, 14]), 26 * size, 26 * size),
         (base, ascending, 22 * size, radius), (ascending, arch_top, radius, radius),
         (arch_top, descending, radius, radius * 0.9),
-        (descending, np.array([spine_low[0] + 14, spine_low[1] - 16, floor - 60]), radius * 0.88, radius * 0.8),
+        (descending, bend, radius * 0.88, radius * 0.84),
+        (bend, hiatus, radius * 0.84, radius * 0.8),
         (entry, carina + np.array([-20.0, -16.0, 10.0]), 13.0, 10.5),
         (carina + np.array([-20.0, -16.0, 10.0]), carina + np.array([-22.0, -14.0, 52.0]), 10.5, 9.0),
         (carina + np.array([-18.0, -20.0, 40.0]), carina + np.array([34.0, -18.0, 54.0]), 7.0, 7.0),

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from carm_sim.phantom.body import BodyPlan
 from carm_sim.phantom.bones import surface_points
-from carm_sim.phantom.grid import Array, Field, Grid, capsule_union, compiled, smooth_min
+from carm_sim.phantom.grid import Array, Field, Grid, capsule_union, compiled, fill_planes, smooth_min
 from carm_sim.phantom.posture import PosedSkeleton
 from carm_sim.phantom.skeleton import SIDES
 
@@ -243,8 +243,7 @@ def _head_distance(skeleton: PosedSkeleton, grid: Grid) -> tuple[tuple[slice, sl
     solid[tuple(index.T)] = True
     solid = ndimage.binary_closing(np.pad(solid, 8), iterations=5)[8:-8, 8:-8, 8:-8]
     for axis in range(3):
-        for plane in np.moveaxis(solid, axis, 0):
-            plane |= ndimage.binary_fill_holes(plane)
+        fill_planes(np.moveaxis(solid, axis, 0))
     outside, inside = ndimage.distance_transform_edt(~solid), ndimage.distance_transform_edt(solid)
     distance = ndimage.gaussian_filter((outside - inside).astype(np.float32), 1.0) * np.float32(grid.spacing_mm)
     return box, distance

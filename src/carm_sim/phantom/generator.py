@@ -15,10 +15,11 @@ from carm_sim.phantom.chest import build_chest
 from carm_sim.phantom.envelope import build_envelope
 from carm_sim.phantom.grid import Grid
 from carm_sim.phantom.posture import PosedSkeleton, pose_skeleton
+from carm_sim.phantom.record import BodyRecord, body_record
 from carm_sim.phantom.tissue import draw_tissue, fill_tissue
 from carm_sim.volume import Volume
 
-GENERATOR_VERSION = 6
+GENERATOR_VERSION = 7
 
 BELOW_T1_MM = 620.0
 _MARGIN_MM = 62.0
@@ -35,6 +36,9 @@ class PhantomBody:
         volume: CT in LPS.
         landmarks_mm: Landmark id to LPS position (3,) in mm, exact; only landmarks inside the volume.
         anatomical_landmarks_mm: All fourteen, also those that a cropped volume does not cover.
+        extra_landmarks_mm: Id of each of `carm_core.landmarks.EXTRA_LANDMARKS` to its LPS position (3,) in mm, exact,
+            whether inside the volume or not.
+        record: Who the body belongs to: sex, age, stature, mass, ... .
     """
 
     seed: int
@@ -42,6 +46,8 @@ class PhantomBody:
     volume: Volume
     landmarks_mm: dict[int, NDArray[np.float64]]
     anatomical_landmarks_mm: dict[int, NDArray[np.float64]]
+    extra_landmarks_mm: dict[int, NDArray[np.float64]]
+    record: BodyRecord
 
 
 def sample_landmarks(seed: int, style: str = "standard", arms: str | None = None) -> dict[int, NDArray[np.float64]]:
@@ -50,6 +56,13 @@ def sample_landmarks(seed: int, style: str = "standard", arms: str | None = None
     Depths of carina and hemidiaphragms are approximate here; the coronal plane is as in the built body.
     """
     return pose_skeleton(plan_body(seed, style, arms), with_bones=False).landmarks_mm
+
+
+def sample_extra_landmarks(
+    seed: int, style: str = "standard", arms: str | None = None
+) -> dict[int, NDArray[np.float64]]:
+    """`PhantomBody.extra_landmarks_mm` of a body without building it (fast)."""
+    return pose_skeleton(plan_body(seed, style, arms), with_bones=False).extra_mm
 
 
 def generate_phantom(
@@ -79,7 +92,9 @@ def generate_phantom(
     volume = Volume(hu.astype(np.int16), affine)
     landmarks = {key: np.asarray(point) for key, point in sorted((skeleton.landmarks_mm | chest.landmarks_mm).items())}
     inside = {key: point for key, point in landmarks.items() if bool(volume.contains(point))}
-    return PhantomBody(seed, style, volume, inside, landmarks)
+    extra = {key: np.asarray(point) for key, point in sorted(skeleton.extra_mm.items())}
+    record = body_record(plan, skeleton, volume)
+    return PhantomBody(seed, style, volume, inside, landmarks, extra, record)
 
 
 def _grid_for(plan: BodyPlan, skeleton: PosedSkeleton, spacing_mm: float) -> Grid:

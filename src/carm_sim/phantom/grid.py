@@ -93,6 +93,37 @@ def splat(field: Any, index: Any, weight: Any) -> None:
 
 
 @compiled
+def fill_planes(solid: Any) -> None:
+    """Fill the holes of each plane of a boolean field (planes, rows, columns) in place; neighbors share an edge."""
+    planes, rows, columns = solid.shape
+    outside = np.empty((rows, columns), np.bool_)
+    stack = np.empty((rows * columns, 2), np.int64)
+    for p in range(planes):
+        outside[:] = False
+        size = 0
+        for r in range(rows):
+            for c in range(columns):
+                border = r == 0 or c == 0 or r == rows - 1 or c == columns - 1
+                if border and not solid[p, r, c]:
+                    outside[r, c] = True
+                    stack[size, 0], stack[size, 1] = r, c
+                    size += 1
+        while size > 0:
+            size -= 1
+            r, c = stack[size, 0], stack[size, 1]
+            for n in range(4):
+                a = r + (n == 0) - (n == 1)
+                b = c + (n == 2) - (n == 3)
+                if 0 <= a < rows and 0 <= b < columns and not outside[a, b] and not solid[p, a, b]:
+                    outside[a, b] = True
+                    stack[size, 0], stack[size, 1] = a, b
+                    size += 1
+        for r in range(rows):
+            for c in range(columns):
+                solid[p, r, c] = not outside[r, c]
+
+
+@compiled
 def _resample(coarse: Any, start: Any, step: float, out: Any) -> None:
     size_i, size_j, size_k = out.shape
     row = np.empty(coarse.shape[2], np.float32)

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
+from carm_sim.phantom.anatomy import HEAD_BODY, SKULL, T1_MESH, T12_MESH, Anatomy, anatomy_of
 from carm_sim.phantom.body import ALONG, UP, BodyPlan
+from carm_sim.phantom.shape import draw_shapes
 from carm_sim.phantom.skeleton import SIDES, Bone, Pose, SkeletonModel, skeleton_model
+from carm_sim.phantom.warp import Warp
 
 Array = NDArray[np.float64]
 
-T1_MESH, T12_MESH = "torso_geom_12_thoracic1_s", "torso_geom_1_thoracic12_s"
 _SIDE_LANDMARKS = {
     "r": {"head": 2, "angle": 4, "elbow": 6, "wrist": 8},
     "l": {"head": 3, "angle": 5, "elbow": 7, "wrist": 9},
@@ -29,6 +30,7 @@ _LOWER = np.array([-0.9, -0.5, -0.7, -0.7, -0.8, -1.4, 0.0, -1.5, 0.0, -1.5, -0.
 _UPPER = np.array([0.7, 0.7, 0.7, 0.7, 0.9, 2.3, 3.0, 2.0, 2.4, 1.5, 0.8])
 _PRIOR_RAD = np.array([0.35, 0.25, 0.35, 0.3, 0.35, 0.6, 0.5, 0.6, 0.6, 0.5, 0.4])
 _PRIOR_WEIGHT_MM = 2.5
+_SCALP_AND_SOLE_MM = 24.0
 _WEIGHTS = {  # of shoulder, scapular angle, elbow, wrist and finger base along x, y, z
     "crossed": np.array([[1.5, 0.4, 1.9], [1.4, 0.8, 1.6], [1.6, 0.3, 1.4], [1.7, 0.6, 1.3], [0, 0.4, 0]]),
     ALONG: np.array([[1.3, 0.4, 1.3], [1.0, 0.8, 1.0], [0.4, 0.6, 0.4], [0.3, 0.5, 0.3], [0, 0.3, 0]]),
@@ -45,93 +47,57 @@ class PosedSkeleton:
         landmarks_mm: Landmark id to LPS position, mm: 1 to 10 and 14 lie on bones, 11 to 13 are aims for the organs.
         joints_mm: Points that the soft tissue follows: `shoulder_r`, `elbow_r`, `wrist_r`, `hand_r`, `hip_r`, ... .
         belly_front_mm: y of the belly's front surface at the forearms.
+        extra_mm: Id of each of `carm_core.landmarks.EXTRA_LANDMARKS` to its LPS position, mm.
+        stature_mm: From heel to crown, with the soft tissue over both.
     """
 
     bones: dict[str, Bone]
     landmarks_mm: dict[int, Array]
     joints_mm: dict[str, Array]
     belly_front_mm: float
+    extra_mm: dict[int, Array]
+    stature_mm: float
 
 
-@dataclass(frozen=True)
-class _Anatomy:
-    """Points on the neutral, unscaled model that landmarks and fits are made of."""
-
-    t1_mm: Array
-    t12_mm: Array
-    skull_mm: Array
-    neck_base_mm: Array
-    angle_vertices: dict[str, NDArray[np.int64]]
-    angle_local_mm: dict[str, Array]
-    wrist_local_mm: dict[str, Array]
-    sternum_front_mm: float
-
-
-def vertebral_center(vertices: Array) -> Array:
-    """Center of the vertebral body: the mean of the anterior half of the vertices, (V, 3) -> (3,)."""
-    return np.asarray(vertices[vertices[:, 1] < np.median(vertices[:, 1])].mean(0))
-
-
-_ANATOMY: dict[int, _Anatomy] = {}
-
-
-def _anatomy(model: SkeletonModel) -> _Anatomy:
-    if id(model) not in _ANATOMY:
-        bones = model.bones(Pose())
-        skull = bones["hat_skull"].vertices
-        angle_vertices, angle_local, wrist_local = {}, {}, {}
-        for side in SIDES:
-            blade = bones[f"scapula_{side}"].vertices
-            angle_vertices[side] = np.argsort(blade[:, 2])[:6]
-            angle_local[side] = model.local_point(f"scapula_{side}", blade[angle_vertices[side]].mean(0))
-            wrist_local[side] = model.local_point(f"radius_{side}", bones[f"lunate_{side}"].vertices.mean(0))
-        cervical = bones["hat_cervical"].vertices
-        ribs = bones["torso_geom_13_ribcage_s"].vertices
-        _ANATOMY[id(model)] = _Anatomy(
-            t1_mm=vertebral_center(bones[T1_MESH].vertices),
-            t12_mm=vertebral_center(bones[T12_MESH].vertices),
-            skull_mm=(skull.min(0) + skull.max(0)) / 2,
-            neck_base_mm=cervical[cervical[:, 2] < cervical[:, 2].min() + 12].mean(0),
-            angle_vertices=angle_vertices,
-            angle_local_mm=angle_local,
-            wrist_local_mm=wrist_local,
-            sternum_front_mm=float(ribs[:, 1].min()),
-        )
-    return _ANATOMY[id(model)]
-
-
-def pose_skeleton(plan: BodyPlan, with_bones: bool = True) -> PosedSkeleton:
+def pose_skeleton(plan: BodyPlan, with_bones: bool = True, lower_legs: bool = False) -> PosedSkeleton:
     """Scale and pose the skeleton so that its landmarks follow the plan.
 
     Args:
         plan: The body.
         with_bones: False leaves `bones` empty, which is much faster.
+        lower_legs: Whether `bones` reach below the knees.
     """
     model = skeleton_model()
-    anatomy = _anatomy(model)
+    anatomy = anatomy_of(model)
     rng = np.random.default_rng([plan.seed, 2])
-    scales = _scales(plan)
-    base = model.frames(Pose(scales=scales), ("torso",))["torso"]
-    t1 = _torso_point(model, anatomy.t1_mm, scales, base)
-    front = float(t1[1] - (anatomy.t1_mm[1] - anatomy.sternum_front_mm) * plan.torso_depth)
+    shapes = draw_shapes(plan, anatomy.bone_centers_mm, anatomy.bone_boxes_mm, model.mesh_bodies())
+    straight = Pose({}, _scales(plan), shapes)
+    t1 = model.posed_points(straight, {10: ("torso", T1_MESH, anatomy.t1_mm)})[10]
+    chest_depth = (anatomy.t1_mm[1] - anatomy.sternum_front_mm) * (1 + plan.traits.barrel)
+    front = float(t1[1] - chest_depth * plan.torso_depth)
     belly_front = front - 8.0 - 75.0 * max(0.0, plan.fatness - 0.25) + 12.0 * max(0.0, 0.3 - plan.fatness)
     angles: dict[str, float] = {}
     for side in SIDES:
-        angles |= _fit_arm(model, anatomy, plan, side, scales, t1, belly_front, rng)
-    pose = Pose(angles, scales)
-    warp = _Warp(plan, anatomy, t1)
-    frames = model.frames(
-        pose, tuple(f"{body}_{side}" for body in ("humerus", "ulna", "radius", "scapula", "thirdmc") for side in SIDES)
-    )
-    landmarks, joints = _side_points(model, anatomy, frames, scales)
-    landmarks[10] = t1
-    landmarks[14] = _torso_point(model, anatomy.t12_mm, scales, base)
-    landmarks[1] = warp.head(anatomy.skull_mm[None])[0]
-    landmarks = {key: (point if key == 1 else warp.trunk(point[None])[0]) for key, point in landmarks.items()}
+        angles |= _fit_arm(model, anatomy, plan, side, straight, t1, belly_front, rng)
+    pose = Pose(angles, straight.scales, shapes)
+    skull = shapes[SKULL](anatomy.skull_mm[None])[0]
+    warp = Warp(plan, anatomy, t1, skull)
+    posed = model.posed_points(pose, anatomy.extra | {14: ("torso", T12_MESH, anatomy.t12_mm)})
+    landmarks, joints = _side_points(model, anatomy, pose)
+    landmarks |= {10: t1, 14: posed.pop(14)}
+    landmarks = {key: warp.trunk(point[None])[0] for key, point in landmarks.items()}
+    landmarks[1] = warp.head(skull[None])[0]
+    landmarks |= _organ_aims(plan, landmarks[10])
+    extra = {}
+    for key, (body, mesh, neutral) in anatomy.extra.items():
+        on_neck = body == HEAD_BODY
+        extra[key] = warp.head(shapes[mesh](neutral[None]))[0] if on_neck else warp.trunk(posed[key][None])[0]
     joints = {key: warp.trunk(point[None])[0] for key, point in joints.items()}
-    landmarks |= _organ_aims(plan, warp, landmarks[10])
-    bones = _warped_bones(model, pose, warp) if with_bones else {}
-    return _tilted(PosedSkeleton(bones, landmarks, joints, belly_front), plan.tilt_rad)
+    heel = model.posed_points(pose, {0: ("calcn_r", "", anatomy.heel_mm)})[0]
+    crown = warp.height_of_head(shapes[SKULL](anatomy.crown_mm[None])[0])
+    stature = crown + float(t1[2] - heel[2]) + _SCALP_AND_SOLE_MM
+    bones = _warped_bones(model, pose, warp, lower_legs) if with_bones else {}
+    return _tilted(PosedSkeleton(bones, landmarks, joints, belly_front, extra, stature), plan.tilt_rad)
 
 
 def _scales(plan: BodyPlan) -> dict[str, Array]:
@@ -146,12 +112,8 @@ def _scales(plan: BodyPlan) -> dict[str, Array]:
         "hand": np.full(3, plan.limb_scale * sex),
         "lumbar": np.array([frame**0.5, frame**0.5, frame]),
         "pelvis": np.array([1.06 if plan.female else 1.0, 1.0, 0.97 if plan.female else 1.0]) * frame**0.6,
+        "leg": np.array([0.97 * sex * frame**0.6, 0.97 * sex * frame**0.6, plan.leg_scale]),
     }
-
-
-def _torso_point(model: SkeletonModel, point_mm: Array, scales: dict[str, Array], base: tuple[Array, Array]) -> Array:
-    local = model.local_point("torso", point_mm) * model.scale_of("torso", scales)
-    return np.asarray(base[0] + base[1] @ local)
 
 
 def _start_angles(kind: str) -> Array:
@@ -204,7 +166,7 @@ def _along(direction: Array, length: float) -> Array:
 
 
 def _fit_arm(
-    model: SkeletonModel, anatomy: _Anatomy, plan: BodyPlan, side: str, scales: dict[str, Array], t1: Array,
+    model: SkeletonModel, anatomy: Anatomy, plan: BodyPlan, side: str, straight: Pose, t1: Array,
     belly_front: float, rng: np.random.Generator,
 ) -> dict[str, float]:  # fmt: skip
     """Joint angles of one arm and shoulder girdle that bring its landmarks to their aims."""
@@ -216,11 +178,12 @@ def _fit_arm(
     aims = np.nan_to_num(aims) + t1
     names = [f"{joint}_{side}" for joint in _JOINTS]
     bodies = tuple(f"{body}_{side}" for body in ("humerus", "scapula", "ulna", "radius", "2proxph"))
-    angle_local = anatomy.angle_local_mm[side] * model.scale_of(bodies[1], scales)
-    wrist_local = anatomy.wrist_local_mm[side] * model.scale_of(bodies[3], scales)
+    scales, shapes = straight.scales, straight.shapes
+    angle_local = _angle_local(model, anatomy, straight, side)
+    wrist_local = _wrist_local(model, anatomy, straight, side)
 
     def residuals(angles: Array) -> Array:
-        frames = model.frames(Pose(dict(zip(names, angles.tolist(), strict=True)), scales), bodies)
+        frames = model.frames(Pose(dict(zip(names, angles.tolist(), strict=True)), scales, shapes), bodies)
         humerus, scapula, ulna, radius, finger = (frames[body] for body in bodies)
         points = np.stack([
             humerus[0],
@@ -257,16 +220,28 @@ def _least_squares(residuals: Callable[[Array], Array], start: Array, iterations
     return values
 
 
-def _side_points(
-    model: SkeletonModel, anatomy: _Anatomy, frames: dict[str, tuple[Array, Array]], scales: dict[str, Array]
-) -> tuple[dict[int, Array], dict[str, Array]]:
+def _angle_local(model: SkeletonModel, anatomy: Anatomy, pose: Pose, side: str) -> Array:
+    """Inferior angle of the scapula in the axes of the scapula, mm."""
+    name = f"scapula_{side}"
+    return model.local_point(name, pose.shapes[name](anatomy.angle_mm[side][None])[0]) * model.scale_of(
+        name, pose.scales
+    )
+
+
+def _wrist_local(model: SkeletonModel, anatomy: Anatomy, pose: Pose, side: str) -> Array:
+    """Center of the wrist in the axes of the radius, mm."""
+    name = f"radius_{side}"
+    return model.local_point(name, anatomy.wrist_mm[side]) * model.scale_of(name, pose.scales)
+
+
+def _side_points(model: SkeletonModel, anatomy: Anatomy, pose: Pose) -> tuple[dict[int, Array], dict[str, Array]]:
+    names = ("humerus", "ulna", "radius", "scapula", "thirdmc", "femur", "tibia", "talus", "toes")
+    frames = model.frames(pose, tuple(f"{body}_{side}" for body in names for side in SIDES))
     landmarks, joints = {}, {}
     for side, marks in _SIDE_LANDMARKS.items():
         scapula, radius = frames[f"scapula_{side}"], frames[f"radius_{side}"]
-        local = anatomy.angle_local_mm[side] * model.scale_of(f"scapula_{side}", scales)
-        landmarks[marks["angle"]] = scapula[0] + scapula[1] @ local
-        local = anatomy.wrist_local_mm[side] * model.scale_of(f"radius_{side}", scales)
-        landmarks[marks["wrist"]] = radius[0] + radius[1] @ local
+        landmarks[marks["angle"]] = scapula[0] + scapula[1] @ _angle_local(model, anatomy, pose, side)
+        landmarks[marks["wrist"]] = radius[0] + radius[1] @ _wrist_local(model, anatomy, pose, side)
         landmarks[marks["head"]] = frames[f"humerus_{side}"][0]
         landmarks[marks["elbow"]] = (frames[f"ulna_{side}"][0] + radius[0]) / 2
         joints[f"shoulder_{side}"] = landmarks[marks["head"]]
@@ -274,62 +249,13 @@ def _side_points(
         joints[f"wrist_{side}"] = landmarks[marks["wrist"]]
         joints[f"hand_{side}"] = frames[f"thirdmc_{side}"][0]
         joints[f"acromion_{side}"] = scapula[0]
+        for joint, body in (("hip", "femur"), ("knee", "tibia"), ("ankle", "talus"), ("toes", "toes")):
+            joints[f"{joint}_{side}"] = frames[f"{body}_{side}"][0]
     return landmarks, joints
 
 
-class _Warp:
-    """Smooth bends on top of the rigid model: spinal curvature for the trunk, a bent neck for the head."""
-
-    def __init__(self, plan: BodyPlan, anatomy: _Anatomy, t1: Array) -> None:
-        self._plan, self._t1, self._anatomy = plan, t1, anatomy
-        self._length = 258.0 * plan.frame_scale
-        lateral = plan.targets_mm[14][1]
-        self._lateral = float(np.clip(lateral, -35, 35))
-        wanted = plan.targets_mm[1]
-        free = (anatomy.skull_mm - anatomy.neck_base_mm)[2]
-        base = self.neck_base[2] - t1[2]
-        self._head_scale = float(np.clip((-wanted[0] - base) / free, 0.82, 1.22))
-        self._head_bend = float(
-            np.clip(np.arcsin(np.clip(wanted[1] / (free * self._head_scale), -0.5, 0.5)), -0.4, 0.4)
-        )
-
-    @property
-    def neck_base(self) -> Array:
-        """Lower end of the cervical spine, (3,) in mm."""
-        offset = np.asarray(self._anatomy.neck_base_mm - self._anatomy.t1_mm)
-        return np.asarray(self._t1 + offset * np.array([1.0, self._plan.torso_depth, self._plan.frame_scale]))
-
-    def trunk(self, points: Array) -> Array:
-        """Bend points (N, 3) with the spine: zero at T1, `targets[14]` at T12, constant slopes beyond."""
-        plan = self._plan
-        down = (self._t1[2] - points[:, 2]) / self._length
-        inside = np.clip(down, -0.4, 1.6)
-        sway = plan.scoliosis_mm * (
-            np.sin(np.pi * inside + plan.scoliosis_phase) - np.sin(plan.scoliosis_phase) * (1 - 2 * inside)
-        )
-        smooth = np.where(inside > 0, inside**2 * (1.6 - 0.6 * inside), 0.0)
-        lateral = self._lateral * np.clip(smooth, 0, 1.2) + sway
-        hump = plan.kyphosis_mm * np.where(inside > 0, np.sin(np.pi * np.clip(inside, 0, 1)), 0.35 * inside)
-        moved = points.copy()
-        moved[:, 0] += lateral
-        moved[:, 1] += hump
-        return moved
-
-    def head(self, points: Array) -> Array:
-        """Place neutral-model points of head and neck, (N, 3): scaled and bent progressively from C7 up."""
-        relative = (points - self._anatomy.neck_base_mm) * self._head_scale
-        turn, flexion, _ = self._plan.head_rotation_rad
-        fraction = np.clip(relative[:, 2] / 95.0, 0, 1)
-        fraction = fraction * fraction * (3 - 2 * fraction)
-        vectors = np.stack(
-            [flexion * fraction, self._head_bend * np.clip(relative[:, 2] / 60.0, 0, 1), turn * fraction], 1
-        )
-        return np.asarray(Rotation.from_rotvec(vectors).apply(relative)) + self.neck_base
-
-
-def _organ_aims(plan: BodyPlan, warp: _Warp, t1: Array) -> dict[int, Array]:
+def _organ_aims(plan: BodyPlan, t1: Array) -> dict[int, Array]:
     """Carina and diaphragm domes in the coronal plane; their depth is refined by the organs."""
-    del warp
     aims = {}
     for key, depth in ((11, -38.0), (12, -60.0), (13, -55.0)):
         inferior, left = plan.targets_mm[key]
@@ -343,10 +269,10 @@ def _organ_aims(plan: BodyPlan, warp: _Warp, t1: Array) -> dict[int, Array]:
     return aims
 
 
-def _warped_bones(model: SkeletonModel, pose: Pose, warp: _Warp) -> dict[str, Bone]:
-    neutral = model.bones(Pose())
+def _warped_bones(model: SkeletonModel, pose: Pose, warp: Warp, lower_legs: bool) -> dict[str, Bone]:
+    neutral = model.bones(Pose(shapes=pose.shapes))
     bones = {}
-    for name, bone in model.bones(pose).items():
+    for name, bone in model.bones(pose, lower_legs).items():
         vertices = warp.head(neutral[name].vertices) if bone.group == "head" else warp.trunk(bone.vertices)
         bones[name] = Bone(name, bone.group, vertices, bone.faces)
     return bones
@@ -366,4 +292,6 @@ def _tilted(posed: PosedSkeleton, angle: float) -> PosedSkeleton:
         landmarks_mm={key: turn(point) for key, point in posed.landmarks_mm.items()},
         joints_mm={key: turn(point) for key, point in posed.joints_mm.items()},
         belly_front_mm=posed.belly_front_mm,
+        extra_mm={key: turn(point) for key, point in posed.extra_mm.items()},
+        stature_mm=posed.stature_mm,
     )

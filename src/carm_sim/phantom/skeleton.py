@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -26,11 +27,17 @@ _GROUPS = (
     ("head", r"^(neck|head)$"),
     ("torso", r"^(torso|Arm_attachment|chest_[rl]|cervical_spine|head_attach|myoarm_[rl]_root)"),
     ("lumbar", r"^lumbar"),
-    ("pelvis", r"^(sacrum|pelvis|femur|Full Body|myolegs_root)"),
+    ("leg", r"^(femur|tibia|patella|talus|calcn|toes)"),
+    ("pelvis", r"^(sacrum|pelvis|Full Body|myolegs_root)"),
 )
 _COARSE_FACES = 3000
 _BULGE = 0.8
-_UNUSED = re.compile(r"tibia|fibula|talus|foot|patella|calcn|toes")
+_LOWER_LEG = re.compile(r"tibia|fibula|talus|foot|patella")
+_CARRIED_BY = {"femur_r": "r_pelvis", "femur_l": "l_pelvis", "clavicle_r": "ribcage", "clavicle_l": "ribcage"}
+
+Shape = Callable[[Array], Array]
+Attached = tuple[str, str, Array]
+"""Name of the body that a point moves with, name of the mesh whose shape it follows, neutral position (3,) in mm."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +59,15 @@ class Bone:
 
 @dataclass
 class Pose:
-    """Joint angles in rad by MuJoCo joint name and scale factors by body group (world axes at neutral pose)."""
+    """Joint angles in rad by MuJoCo joint name, scale factors by body group, shapes by mesh name.
+
+    Scale factors are along the world's axes at the neutral pose; a shape maps points (N, 3) in mm of the neutral model
+    and is applied before the scale.
+    """
 
     angles: dict[str, float] = field(default_factory=dict)
     scales: dict[str, Array] = field(default_factory=dict)
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
 
 
 def refined(vertices: Array, faces: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]]:
@@ -105,14 +117,16 @@ class SkeletonModel:
         mujoco.mj_kinematics(self._model, self._data)
         model = self._model
         self._body_positions = model.body_pos.copy()
-        self._rotations = np.abs(self._data.xmat.reshape(-1, 3, 3).round(0))
+        self._neutral_origin_mm = self._data.xpos * 1000
+        self._neutral_rotation = self._data.xmat.reshape(-1, 3, 3).copy()
+        self._rotations = np.abs(self._neutral_rotation.round(0))
         self._groups = [_group_of(model.body(i).name) for i in range(model.nbody)]
         self._inherit_groups()
         self._addresses = {model.joint(i).name: int(model.jnt_qposadr[i]) for i in range(model.njnt)}
         self._rhythm = self._couplings()
         self._bodies = {model.body(i).name: i for i in range(model.nbody)}
-        self._meshes = [mesh for mesh in self._collect_meshes() if not _UNUSED.search(mesh[0])]
-        self._last_scales: dict[str, Array] | None = None
+        self._meshes = self._collect_meshes()
+        self._last_shaped: tuple[object, object] | None = None
 
     def _inherit_groups(self) -> None:
         for body in range(1, self._model.nbody):
@@ -149,21 +163,37 @@ class SkeletonModel:
                 vertices, faces = refined(vertices, faces)
             rotation = np.empty(9)
             self._mujoco.mju_quat2Mat(rotation, model.geom_quat[geom])
-            local = vertices @ rotation.reshape(3, 3).T + model.geom_pos[geom]
-            meshes.append((model.mesh(mesh).name, int(model.geom_bodyid[geom]), local, faces))
+            body = int(model.geom_bodyid[geom])
+            local = (vertices @ rotation.reshape(3, 3).T + model.geom_pos[geom]) * 1000
+            neutral = local @ self._neutral_rotation[body].T + self._neutral_origin_mm[body]
+            meshes.append((model.mesh(mesh).name, body, neutral, faces))
         return meshes
 
     def _local_scale(self, body: int, scales: dict[str, Array]) -> Array:
         scale = scales.get(self._groups[body] or "")
         return np.ones(3) if scale is None else self._rotations[body].T @ np.broadcast_to(scale, 3)
 
+    def _place_joints(self, pose: Pose) -> None:
+        """Origin of each body in its parent: scaled, and moved with the bone that carries the joint."""
+        model = self._model
+        carriers = {
+            body: shape for body, mesh in _CARRIED_BY.items() for name, shape in pose.shapes.items() if mesh in name
+        }
+        for body in range(1, model.nbody):
+            parent = model.body_parentid[body]
+            position = self._body_positions[body].copy()
+            shape = carriers.get(model.body(body).name)
+            if shape is not None:
+                origin = self._neutral_origin_mm[body]
+                position += self._neutral_rotation[parent].T @ (shape(origin[None])[0] - origin) / 1000
+            model.body_pos[body] = position * self._local_scale(parent, pose.scales)
+
     def _apply(self, pose: Pose) -> None:
         model, data = self._model, self._data
-        if pose.scales is not self._last_scales:
-            for body in range(1, model.nbody):
-                parent = model.body_parentid[body]
-                model.body_pos[body] = self._body_positions[body] * self._local_scale(parent, pose.scales)
-            self._last_scales = pose.scales
+        shaped = (pose.scales, pose.shapes)
+        if self._last_shaped is None or any(a is not b for a, b in zip(shaped, self._last_shaped, strict=True)):
+            self._place_joints(pose)
+            self._last_shaped = shaped
         data.qpos[:] = self._neutral
         for leader, followers in self._rhythm.items():
             for follower, slope in followers:
@@ -185,22 +215,56 @@ class SkeletonModel:
         }
 
     def local_point(self, body: str, point_mm: Array) -> Array:
-        """A point given in mm at the neutral, unscaled pose, in the body's own axes (mm)."""
-        origin, rotation = self.frames(Pose(), (body,))[body]
-        return np.asarray(rotation.T @ (point_mm - origin))
+        """A point (..., 3) given in mm at the neutral, unscaled pose, in the body's own axes (mm)."""
+        index = self._bodies[body]
+        return np.asarray((point_mm - self._neutral_origin_mm[index]) @ self._neutral_rotation[index])
+
+    def posed_points(self, pose: Pose, attached: Mapping[int, Attached]) -> dict[int, Array]:
+        """Points of the neutral model, each moved with its bone: key to position (3,) in mm."""
+        self._apply(pose)
+        points = {}
+        for key, (body, mesh, neutral) in attached.items():
+            shape = pose.shapes.get(mesh)
+            shaped = neutral if shape is None else shape(neutral[None])[0]
+            index = self._bodies[body]
+            local = self.local_point(body, shaped) * self._local_scale(index, pose.scales)
+            points[key] = self._data.xpos[index] * 1000 + self._data.xmat[index].reshape(3, 3) @ local
+        return points
+
+    def neutral_origin(self, body: str) -> Array:
+        """Origin (3,) of a body in the neutral model, mm: for limbs, the joint that it hangs on."""
+        return np.asarray(self._neutral_origin_mm[self._bodies[body]])
 
     def scale_of(self, body: str, scales: dict[str, Array]) -> Array:
         """Scale factors along the body's own axes, shape (3,)."""
         return self._local_scale(self._bodies[body], scales)
 
-    def bones(self, pose: Pose) -> dict[str, Bone]:
-        """All bone surfaces of the upper body, pelvis and femora, at a pose."""
+    def mesh_points(self, *names: str) -> Array:
+        """Vertices (V, 3) of some meshes in the neutral model, mm."""
+        known = {name: neutral for name, _, neutral, _ in self._meshes}
+        return np.concatenate([known[name] for name in names])
+
+    def mesh_faces(self, name: str) -> NDArray[np.int64]:
+        """Faces (F, 3) of a mesh."""
+        return next(faces for known, _, _, faces in self._meshes if known == name)
+
+    def mesh_bodies(self) -> dict[str, str]:
+        """Mesh name to the name of the body that it belongs to."""
+        return {name: self._model.body(body).name for name, body, _, _ in self._meshes}
+
+    def bones(self, pose: Pose, lower_legs: bool = False) -> dict[str, Bone]:
+        """All bone surfaces at a pose; those from the knees down only if asked for."""
         self._apply(pose)
         bones = {}
-        for name, body, local, faces in self._meshes:
-            rotation = self._data.xmat[body].reshape(3, 3)
+        for name, body, neutral, faces in self._meshes:
+            if _LOWER_LEG.search(name) and not lower_legs:
+                continue
+            shape = pose.shapes.get(name)
+            points = neutral if shape is None else shape(neutral)
+            local = (points - self._neutral_origin_mm[body]) @ self._neutral_rotation[body]
             scaled = local * self._local_scale(body, pose.scales)
-            vertices = (scaled @ rotation.T + self._data.xpos[body]) * 1000
+            rotation = self._data.xmat[body].reshape(3, 3)
+            vertices = scaled @ rotation.T + self._data.xpos[body] * 1000
             bones[name] = Bone(name, self._groups[body] or "", vertices, faces)
         return bones
 

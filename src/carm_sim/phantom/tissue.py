@@ -41,7 +41,8 @@ class Tissue:
 def draw_tissue(plan: BodyPlan, rng: np.random.Generator) -> Tissue:
     """Draw the tissues: bone density falls with age, a quarter of the bodies has contrast agent in the blood."""
     wide = plan.style == "validation"
-    density = float(rng.uniform(0.55, 1.3))
+    density = plan.traits.density
+    rng.uniform()  # keeps the stream of the other tissues
     contrast = float(rng.uniform(60, 320)) if rng.random() < (0.25 if not wide else 0.4) else 0.0
     return Tissue(
         fat=float(rng.uniform(-118, -88)),
@@ -51,13 +52,20 @@ def draw_tissue(plan: BodyPlan, rng: np.random.Generator) -> Tissue:
         venous=float(rng.uniform(30, 55)) + (float(rng.uniform(60, 900)) if rng.random() < 0.4 else contrast),
         organ=float(rng.uniform(35, 70)) + 0.25 * contrast,
         bowel=float(rng.uniform(0, 45)),
-        lung=float(rng.uniform(-890, -740)) + (0 if plan.inspiration > 0.3 else float(rng.uniform(0, 90))),
+        lung=float(rng.uniform(-890, -740)) - 350 * plan.traits.barrel + _exhaled(plan, rng),
         lung_gradient=float(rng.uniform(0.1, 0.9)),
         cortical=float(rng.uniform(1050, 1350)) * density**0.35 * (0.92 if wide else 1.0),
         trabecular=float(rng.uniform(190, 330)) * density,
         cortex_scale=float(density**0.5 * rng.uniform(0.85, 1.15)),
         vessels=int(rng.integers(220, 420)),
     )
+
+
+def _exhaled(plan: BodyPlan, rng: np.random.Generator) -> float:
+    """HU that lungs are denser by when less than a full breath is in them."""
+    if plan.inspiration > 0.3:
+        return 0.0
+    return float(rng.uniform(0, 90)) + 120 * float(np.clip(-plan.inspiration - 0.15, 0, 0.4))
 
 
 @compiled
