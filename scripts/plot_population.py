@@ -51,7 +51,9 @@ def _ellipse(axes: Axes, mean: Array, covariance: Array, color: str) -> None:
     values, vectors = np.linalg.eigh(covariance)
     angle = np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))
     width, height = 4 * np.sqrt(np.maximum(values[::-1], 0))
-    axes.add_patch(Ellipse(mean, width, height, angle=angle, fill=False, color=color, lw=1.5))
+    axes.add_patch(
+        Ellipse((float(mean[0]), float(mean[1])), width, height, angle=angle, fill=False, color=color, lw=1.5)
+    )
 
 
 def _places(axes: Axes, offsets: Array) -> None:
@@ -63,7 +65,14 @@ def _places(axes: Axes, offsets: Array) -> None:
         mean = population.mean_mm[row, ::-1]
         _ellipse(axes, mean, population.covariance_mm2[np.ix_(index, index)], HUMAN)
         _ellipse(axes, offsets[:, row, ::-1].mean(0), np.cov(offsets[:, row, ::-1].T), PHANTOM)
-        axes.annotate(landmark(int(key)).name, mean, (0, 9), textcoords="offset points", ha="center", fontsize=6.5)
+        axes.annotate(
+            landmark(int(key)).name,
+            (float(mean[0]), float(mean[1])),
+            (0, 9),
+            textcoords="offset points",
+            ha="center",
+            fontsize=6.5,
+        )
     axes.plot([], [], color=HUMAN, label=f"{count} landmarks of 161 human bodies, two standard deviations")
     axes.plot([], [], color=PHANTOM, label=f"{len(offsets)} generated bodies")
     axes.set(aspect="equal", xlabel="left of T1 (mm)", ylabel="below T1 (mm)", title="Landmarks in the coronal plane")
