@@ -17,19 +17,18 @@ import yaml
 from numpy.typing import NDArray
 
 from carm_core.errors import PatientError
-from carm_core.landmarks import LANDMARKS
+from carm_core.landmarks import EXTRA_LANDMARKS, LANDMARKS
+from carm_sim.ct_dicom import MIN_VOXELS, SPACING_RANGE_MM, last_line, read_dicom, series_files
+from carm_sim.ct_processing import CtOptions, image_of, padding_to_air, process
 from carm_sim.volume import AIR_HU, BODY_THRESHOLD_HU, Volume
 
 LANDMARK_FILE = "landmarks.yaml"
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
-MIN_VOXELS = 8
-SPACING_RANGE_MM = (0.05, 20.0)
 MIN_EXTENT_MM = 20.0
 MAX_HU = 32767
 HIGHEST_LOW_HU = -150
 MIN_HU_RANGE = 300
-SLICE_TOLERANCE = 0.05
 
 _logger = logging.getLogger(__name__)
 
@@ -68,16 +67,7 @@ def ct_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise PatientError(f"{path}: no such file or folder")
-    series = [
-        [Path(name) for name in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path), uid)]
-        for uid in _quiet_series_ids(path)
-    ]
-    if not series:
-        raise PatientError(f"{path}: no DICOM series in this folder")
-    series.sort(key=len, reverse=True)
-    if len(series) > 1:
-        _logger.info("%s: %d series, taking the largest (%d slices)", path, len(series), len(series[0]))
-    return series[0]
+    return series_files(path)
 
 
 def ct_checksum(path: Path) -> str:
@@ -96,18 +86,22 @@ def ct_checksum(path: Path) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def read_ct(path: Path) -> Volume:
+def read_ct(path: Path, options: CtOptions | None = None) -> Volume:
     """Read a CT from a NIfTI file or a DICOM series folder.
 
-    Everything below -1000 HU, padding included, becomes air.
+    Everything below -1000 HU becomes air, and so does padding of any other value around the scanned field.
+
+    Args:
+        path: NIfTI file or DICOM folder.
+        options: What to do with it: resample, take the table off.
 
     Raises:
         PatientError: If the CT is unreadable, empty or absurd: wrong number of dimensions, NaN, spacing out of range,
             values that are no Hounsfield units, nothing but air, missing slices, a tilted gantry.
     """
     files = ct_files(path)
-    values, affine = _read_dicom(path, files) if path.is_dir() else _read_nifti(path)
-    return _checked_volume(values, affine, path)
+    values, affine = read_dicom(path, files) if path.is_dir() else _read_nifti(path)
+    return process(_checked_volume(values, affine, path), options or CtOptions())
 
 
 def write_nifti(volume: Volume, path: Path) -> None:
@@ -116,15 +110,11 @@ def write_nifti(volume: Volume, path: Path) -> None:
     Raises:
         PatientError: If the file cannot be written.
     """
-    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.hu.transpose(2, 1, 0)))
-    affine, spacing = volume.transform_voxel_to_lps, volume.spacing_mm
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(affine[:3, 3].tolist())
-    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+    image = image_of(volume)
     try:
         sitk.WriteImage(image, str(path))
     except RuntimeError as error:
-        raise PatientError(f"{path}: cannot be written ({_last_line(error)})") from error
+        raise PatientError(f"{path}: cannot be written ({last_line(error)})") from error
 
 
 def read_landmarks(path: Path) -> LandmarkFile:
@@ -137,7 +127,7 @@ def read_landmarks(path: Path) -> LandmarkFile:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PatientError(f"{path}: unreadable landmark file ({_last_line(error)})") from error
+        raise PatientError(f"{path}: unreadable landmark file ({last_line(error)})") from error
     if not isinstance(content, Mapping) or not isinstance(content.get("landmarks"), list):
         raise PatientError(f"{path}: a landmark file needs the keys 'ct_sha256' and 'landmarks' (a list)")
     positions: dict[int, NDArray[np.float64]] = {}
@@ -163,7 +153,7 @@ def write_landmarks(landmarks: LandmarkFile, path: Path) -> None:
     Raises:
         PatientError: If the file cannot be written.
     """
-    names = {mark.id: mark.name for mark in LANDMARKS}
+    names = {mark.id: mark.name for mark in (*LANDMARKS, *EXTRA_LANDMARKS)}
     content = {
         "source": landmarks.source,
         "frame": "LPS of the CT, mm",
@@ -217,21 +207,8 @@ def _read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
         values = np.asanyarray(image.dataobj)
         affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(image.affine, float)
     except (ImageFileError, OSError, ValueError, EOFError, zlib.error) as error:
-        raise PatientError(f"{path}: not a readable CT ({_last_line(error)})") from error
+        raise PatientError(f"{path}: not a readable CT ({last_line(error)})") from error
     return values, affine
-
-
-def _read_dicom(path: Path, files: list[Path]) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Values [i, j, k] and the affine from voxels to LPS mm."""
-    _check_dicom_slices(path, files)
-    try:
-        image = sitk.ReadImage([str(file) for file in files])
-    except RuntimeError as error:
-        raise PatientError(f"{path}: not a readable CT ({_last_line(error)})") from error
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    return sitk.GetArrayFromImage(image).T, affine
 
 
 def _checked_volume(values: NDArray[Any], affine: NDArray[np.float64], path: Path) -> Volume:
@@ -261,64 +238,11 @@ def _checked_volume(values: NDArray[Any], affine: NDArray[np.float64], path: Pat
         raise PatientError(f"{path}: values from {lowest:g} to {highest:g} are not Hounsfield units")
     hu = np.empty(values.shape, np.int16, order="F" if values.flags.f_contiguous else "C")
     np.clip(np.rint(values) if values.dtype.kind == "f" else values, AIR_HU, MAX_HU, out=hu, casting="unsafe")
+    padding_to_air(hu, int(np.abs(affine[2, :3]).argmax()))
     hu.setflags(write=False)
     return Volume(hu, affine)
-
-
-def _check_dicom_slices(path: Path, files: list[Path]) -> None:
-    reader = sitk.ImageFileReader()
-    positions, orientations = [], []
-    for file in files:
-        reader.SetFileName(str(file))
-        try:
-            reader.ReadImageInformation()
-        except RuntimeError as error:
-            raise PatientError(f"{file}: not a readable DICOM slice ({_last_line(error)})") from error
-        modality = reader.GetMetaData("0008|0060").strip() if reader.HasMetaDataKey("0008|0060") else "CT"
-        if modality != "CT":
-            raise PatientError(f"{path}: the series is of modality {modality}, not CT")
-        positions.append(reader.GetOrigin())
-        orientations.append(reader.GetDirection())
-    if len(files) < MIN_VOXELS:
-        raise PatientError(f"{path}: the series has only {len(files)} slices, at least {MIN_VOXELS} are needed")
-    _check_slice_positions(path, np.array(positions), np.array(orientations))
-
-
-def _check_slice_positions(path: Path, positions: NDArray[np.float64], orientations: NDArray[np.float64]) -> None:
-    if np.abs(orientations - orientations[0]).max() > 1e-3:
-        raise PatientError(f"{path}: the slices of the series differ in orientation")
-    normal = orientations[0].reshape(3, 3)[:, 2]
-    steps = np.diff(positions, axis=0)
-    along = steps @ normal
-    step = float(np.median(along))
-    if abs(step) < SPACING_RANGE_MM[0] or not np.isfinite(step):
-        raise PatientError(f"{path}: the slices of the series have the same position")
-    sideways = np.linalg.norm(steps - along[:, None] * normal, axis=1)
-    if np.median(sideways) > SLICE_TOLERANCE * abs(step):
-        angle = np.degrees(np.arctan2(np.median(sideways), abs(step)))
-        raise PatientError(f"{path}: the series was taken with a tilted gantry ({angle:.1f} deg); resample it first")
-    worst = int(np.abs(along - step).argmax())
-    if abs(along[worst] - step) > max(SLICE_TOLERANCE * abs(step), 0.02):
-        raise PatientError(
-            f"{path}: slices are missing or unevenly spaced ({abs(along[worst]):.2f} mm after slice {worst + 1},"
-            f" elsewhere {abs(step):.2f} mm)"
-        )
-
-
-def _quiet_series_ids(path: Path) -> tuple[str, ...]:
-    previous = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        return tuple(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path)))
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(previous)
 
 
 def _file_digest(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

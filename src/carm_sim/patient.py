@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from carm_core.errors import PatientError, UnknownNameError
 from carm_core.transforms import RigidTransform
 from carm_sim.ct_io import LANDMARK_FILE, ct_checksum, is_nifti, read_ct, read_landmarks
+from carm_sim.ct_processing import CtOptions
 from carm_sim.volume import Volume
 
 CHEST_CT = "chest_ct"
@@ -96,7 +97,8 @@ def load_patient(spec: str) -> Patient:
 
     Args:
         spec: `chest_ct`, `phantom:SEED`, `phantom-validation:SEED`, or the path of a NIfTI file or DICOM series folder,
-            with a `landmarks.yaml` beside (for a folder: in) it if ground truth is known.
+            with a `landmarks.yaml` beside (for a folder: in) it if ground truth is known. Options may follow the path:
+            `ct.nii.gz?remove_table&spacing=1.5`.
 
     Raises:
         UnknownPatientError: If there is no patient of this name (with the nearest one).
@@ -108,9 +110,12 @@ def load_patient(spec: str) -> Patient:
         return _load_chest_ct()
     if kind in PHANTOM_STYLES:
         return _load_phantom(text, PHANTOM_STYLES[kind], argument)
-    path = Path(text).expanduser()
+    path, options = Path(text).expanduser(), CtOptions()
+    if "?" in text and not path.exists():
+        before, _, after = text.rpartition("?")
+        path, options = Path(before).expanduser(), CtOptions.parse(after)
     if text and path.exists():
-        return load_ct_patient(path)
+        return load_ct_patient(path, options)
     looks_like_path = "/" in text or is_nifti(path) or text.startswith((".", "~"))
     if looks_like_path:
         raise PatientError(f"{path}: no such file or folder")
@@ -119,8 +124,12 @@ def load_patient(spec: str) -> Patient:
     raise UnknownPatientError("patient", text, close[0])
 
 
-def load_ct_patient(path: Path) -> Patient:
+def load_ct_patient(path: Path, options: CtOptions | None = None) -> Patient:
     """Load a CT from disk with the `landmarks.yaml` beside it, if there is one.
+
+    Args:
+        path: NIfTI file or DICOM folder.
+        options: Whether to resample it, to take the scanner's table off.
 
     Raises:
         PatientError: If the CT or its landmark file is unusable, or the landmarks belong to another CT.
@@ -130,11 +139,13 @@ def load_ct_patient(path: Path) -> Patient:
     landmark_path = (path if path.is_dir() else path.parent) / LANDMARK_FILE
     if not landmark_path.exists():
         _logger.warning("%s: no %s beside the CT, so ground truth is unknown", path, LANDMARK_FILE)
-        return make_patient(name, read_ct(path), None, f"{path} (no {LANDMARK_FILE}: ground truth unknown)")
-    return _with_landmarks(name, path, landmark_path, str(path))
+        return make_patient(name, read_ct(path, options), None, f"{path} (no {LANDMARK_FILE}: ground truth unknown)")
+    return _with_landmarks(name, path, landmark_path, str(path), options)
 
 
-def _with_landmarks(name: str, ct_path: Path, landmark_path: Path, source: str) -> Patient:
+def _with_landmarks(
+    name: str, ct_path: Path, landmark_path: Path, source: str, options: CtOptions | None = None
+) -> Patient:
     landmarks = read_landmarks(landmark_path)
     checksum = ct_checksum(ct_path)
     if checksum != landmarks.ct_sha256:
@@ -142,7 +153,7 @@ def _with_landmarks(name: str, ct_path: Path, landmark_path: Path, source: str) 
             f"{landmark_path}: these are the landmarks of another CT"
             f" (it says {landmarks.ct_sha256[:12]}..., the CT has {checksum[:12]}...)"
         )
-    return make_patient(name, read_ct(ct_path), landmarks.positions_mm, source)
+    return make_patient(name, read_ct(ct_path, options), landmarks.positions_mm, source)
 
 
 def chest_ct_path() -> Path:

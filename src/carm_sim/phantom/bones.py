@@ -25,7 +25,9 @@ _CORTEX_MM = (
     (r"jaw", 1.6),
 )
 _DEFAULT_CORTEX_MM = 0.8
-_OPEN_MESHES = re.compile(r"humerus|femur|tibia|fibula|ulna|radius|scapula|clavicle|pelvis|jaw|cervical|pisiform|5distph")
+_OPEN_MESHES = re.compile(
+    r"humerus|femur|tibia|fibula|ulna|radius|scapula|clavicle|pelvis|jaw|cervical|pisiform|5distph"
+)
 _SKULL_LAYERS = ((0.0, 1.5), (1.6, 1.0), (3.2, 0.9), (4.8, 1.3))
 _POINTS_PER_VOXEL_FACE = 2.2
 _R2 = (0.7548776662466927, 0.5698402909980532)  # low-discrepancy sequence in the plane (Roberts)

@@ -205,6 +205,8 @@ def _capsules(plan: BodyPlan, skeleton: PosedSkeleton, spine: SpineCurve, fat: f
         add(near, shoulder, acromion, 42 * bulk, 24 * bulk, 0.5)
         add(near, t1 + np.array([sign * 40, -72 * plan.torso_depth, -55]), shoulder, 17 * bulk, 31 * bulk, 0.6)
         add(near, angle, shoulder + 0.22 * (elbow - shoulder), 17 * bulk, 27 * bulk, 0.7)
+        if elbow[2] > shoulder[2]:
+            add(near, angle, angle + np.array([-sign * 34, 0.0, -110.0]), 20 * bulk, 8 * bulk, 0.5)
         add(near, shoulder, shoulder + 0.35 * (elbow - shoulder), 40 * bulk, 40 * bulk, 0.6)
         add(far, shoulder + 0.25 * (elbow - shoulder), elbow, 40 * bulk, 31 * bulk, 0.6)
         add(far, elbow, elbow + 0.3 * (wrist - elbow), 33 * bulk, 35 * bulk, 0.35)
