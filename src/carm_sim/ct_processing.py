@@ -122,7 +122,8 @@ def without_table(volume: Volume) -> Volume:
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     body = np.isin(labels, np.flatnonzero(sizes >= _PART_SHARE * sizes.max()))
-    body = ndimage.binary_dilation(body, cross, iterations=reach, mask=solid | body)
+    cube = ndimage.generate_binary_structure(3, 3)
+    body = ndimage.binary_dilation(body, cube, iterations=reach, mask=solid | body)
     along = int(np.abs(volume.transform_voxel_to_lps[2, :3]).argmax())
     for plane in np.moveaxis(body, along, 0):
         plane |= ndimage.binary_fill_holes(plane)

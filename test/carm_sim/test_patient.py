@@ -16,7 +16,6 @@ from carm_sim.ct_io import (
     LANDMARK_FILE,
     LandmarkFile,
     ct_checksum,
-    read_ct,
     read_landmarks,
     write_landmarks,
     write_nifti,
@@ -24,59 +23,7 @@ from carm_sim.ct_io import (
 from carm_sim.patient import load_patient, place_on_table
 from carm_sim.volume import Volume
 
-RIGHT_BEAD_MM = np.array([-40.0, -10.0, 25.0])
-
-
-def body(spacing: tuple[float, float, float] = (4.0, 3.0, 5.0)) -> Volume:
-    """A water block 160 x 90 x 150 mm, with a dense bead in the patient's right, upper, front part."""
-    shape = (60, 50, 40)
-    hu = np.full(shape, -1000, np.int16)
-    affine = np.diag([*spacing, 1.0])
-    affine[:3, 3] = -(np.array(shape) - 1) / 2 * np.array(spacing)
-    points = np.stack(
-        np.meshgrid(
-            *[np.arange(n) * s + o for n, s, o in zip(shape, spacing, affine[:3, 3], strict=True)], indexing="ij"
-        ),
-        -1,
-    )
-    hu[(np.abs(points) < [80, 45, 75]).all(-1)] = 0
-    hu[np.linalg.norm(points - RIGHT_BEAD_MM, axis=-1) < 8] = 1500
-    return Volume(hu, affine)
-
-
-def bead_center(volume: Volume) -> np.ndarray:  # type: ignore[type-arg]
-    return volume.lps_from_voxel(np.argwhere(volume.hu > 1000).astype(float)).mean(0)
-
-
-def write_dicom(volume: Volume, folder: Path, skip: int | None = None, tilt: float = 0.0, modality: str = "CT") -> None:
-    """A minimal CT series; `skip` leaves a slice out, `tilt` shifts each slice sideways by this many mm."""
-    folder.mkdir(parents=True, exist_ok=True)
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    affine, spacing = volume.transform_voxel_to_lps, volume.spacing_mm
-    axes = affine[:3, :3] / spacing
-    for k in range(volume.shape[2]):
-        if k == skip:
-            continue
-        slice_ = sitk.GetImageFromArray(np.ascontiguousarray(volume.hu[:, :, k].T))
-        slice_.SetSpacing(spacing[:2].tolist())
-        position = volume.lps_from_voxel(np.array([0.0, 0, k])) + axes[:, 1] * tilt * k
-        tags = {
-            "0008|0060": modality,
-            "0020|000e": "1.2.826.0.1.3680043.2.1125.1",
-            "0020|000d": "1.2.826.0.1.3680043.2.1125.2",
-            "0008|0018": f"1.2.826.0.1.3680043.2.1125.3.{k}",
-            "0020|0013": str(k),
-            "0020|0032": "\\".join(f"{value:.6f}" for value in position),
-            "0020|0037": "\\".join(f"{value:.6f}" for value in np.concatenate([axes[:, 0], axes[:, 1]])),
-            "0028|1052": "-1024",
-            "0028|1053": "1",
-            "0018|0050": f"{spacing[2]}",
-        }
-        for tag, value in tags.items():
-            slice_.SetMetaData(tag, value)
-        writer.SetFileName(str(folder / f"{k:04d}.dcm"))
-        writer.Execute(slice_)
+from .ct_files import RIGHT_BEAD_MM, body
 
 
 def with_landmarks(volume: Volume, folder: Path) -> Path:
@@ -95,45 +42,6 @@ def test_nifti_round_trip_keeps_voxels_and_place(tmp_path: Path) -> None:
     np.testing.assert_allclose(loaded.landmarks_mm[2], RIGHT_BEAD_MM)
     assert loaded.landmarks_known
     assert load_patient(str(tmp_path)).name == "ct"
-
-
-@pytest.mark.parametrize(
-    "axes",
-    [
-        pytest.param(np.diag([1.0, 1, 1]), id="HFS"),
-        pytest.param(np.diag([-1.0, -1, 1]), id="HFP"),
-        pytest.param(np.diag([-1.0, 1, -1]), id="FFS"),
-        pytest.param(np.diag([1.0, -1, -1]), id="FFP"),
-    ],
-)
-def test_dicom_round_trip_per_patient_position(tmp_path: Path, axes: np.ndarray) -> None:  # type: ignore[type-arg]
-    straight = body()
-    flips = tuple(slice(None, None, int(axes[a, a])) for a in range(3))
-    affine = np.eye(4)
-    affine[:3, :3] = axes * straight.spacing_mm
-    affine[:3, 3] = -affine[:3, :3] @ (np.array(straight.shape) - 1) / 2
-    write_dicom(Volume(np.ascontiguousarray(straight.hu[flips]), affine), tmp_path)
-    volume = read_ct(tmp_path)
-    np.testing.assert_allclose(bead_center(volume), bead_center(straight), atol=1e-3)
-    assert volume.sample(RIGHT_BEAD_MM) == pytest.approx(1500)
-    assert volume.sample(-RIGHT_BEAD_MM) == pytest.approx(0)
-
-
-def test_dicom_landmarks_lie_in_the_folder_and_names_do_not_matter(tmp_path: Path) -> None:
-    write_dicom(body(), tmp_path)
-    write_landmarks(LandmarkFile(ct_checksum(tmp_path), {2: RIGHT_BEAD_MM}, {}, ""), tmp_path / LANDMARK_FILE)
-    (tmp_path / "0003.dcm").rename(tmp_path / "zzz.dcm")
-    assert set(load_patient(str(tmp_path)).landmarks_mm) == {2}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [({"skip": 20}, "missing"), ({"tilt": 1.5}, "tilted gantry"), ({"modality": "MR"}, "modality MR")],
-)
-def test_bad_dicom_series(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    write_dicom(body(), tmp_path, **change)  # type: ignore[arg-type]
-    with pytest.raises(PatientError, match=message):
-        load_patient(str(tmp_path))
 
 
 def test_table_placement_left_is_left() -> None:
