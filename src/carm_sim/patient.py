@@ -98,7 +98,7 @@ def load_patient(spec: str) -> Patient:
     Args:
         spec: `chest_ct`, `phantom:SEED`, `phantom-validation:SEED`, or the path of a NIfTI file or DICOM series folder,
             with a `landmarks.yaml` beside (for a folder: in) it if ground truth is known. Options may follow the path:
-            `ct.nii.gz?remove_table&spacing=1.5`.
+            `ct.nii.gz?remove_table&spacing=1.5`; `phantom:7?whole_body` reaches to the feet.
 
     Raises:
         UnknownPatientError: If there is no patient of this name (with the nearest one).
@@ -178,12 +178,15 @@ def _load_chest_ct() -> Patient:
 
 
 def _load_phantom(spec: str, style: str, argument: str) -> Patient:
-    if not re.fullmatch(r"\d{1,9}", argument):
+    seed, _, option = argument.partition("?")
+    if option not in ("", "whole_body"):
+        raise PatientError(f"'{spec}': unknown phantom option {option!r}; known is whole_body")
+    if not re.fullmatch(r"\d{1,9}", seed):
         raise PatientError(f"'{spec}': a phantom is named by a seed, a whole number from 0, for example phantom:7")
     from carm_sim.phantom import cached_phantom
 
-    body = cached_phantom(int(argument), style=style)
-    source = f"generated phantom, seed {argument}, style {style}"
+    body = cached_phantom(int(seed), style=style, whole_body=bool(option))
+    source = f"generated phantom, seed {seed}, style {style}"
     return replace(
         make_patient(spec, body.volume, body.landmarks_mm, source), extra_landmarks_mm=dict(body.extra_landmarks_mm)
     )

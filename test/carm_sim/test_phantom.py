@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from carm_core.errors import PatientError
 from carm_core.landmarks import EXTRA_LANDMARKS, LANDMARKS, find_landmark
 from carm_sim.patient import load_patient
 from carm_sim.phantom import (
@@ -136,6 +137,26 @@ def test_vertebrae_follow_each_other(bodies: list[PhantomBody]) -> None:
         assert steps.max() < 48
 
 
+def test_a_whole_body_reaches_to_the_feet() -> None:
+    whole, cut = generate_phantom(8, 6.0, whole_body=True), generate_phantom(8, 6.0)
+    for key in (121, 122, 123, 124, 125, 126):
+        point = whole.extra_landmarks_mm[key]
+        assert bool(whole.volume.contains(point - [0, 0, 60.0]))
+        assert np.percentile(whole.volume.sample(point + np.random.default_rng(0).normal(0, 8, (200, 3))), 90) > 130
+        np.testing.assert_array_equal(point, cut.extra_landmarks_mm[key])
+    assert not bool(cut.volume.contains(cut.extra_landmarks_mm[125]))
+    assert whole.record.mass_kg == pytest.approx(cut.record.mass_kg, rel=0.08)
+
+
+def test_phantom_options(counted: CountedGenerator, tmp_path: Path) -> None:
+    load_patient("phantom:6")
+    assert load_patient("phantom:6?whole_body").extra_landmarks_mm
+    assert counted.calls == 2
+    assert len(cache_files(tmp_path)) == 2
+    with pytest.raises(PatientError, match="whole_body"):
+        load_patient("phantom:6?half_body")
+
+
 def test_record_agrees_with_the_body(bodies: list[PhantomBody]) -> None:
     for body in bodies:
         record = body.record
@@ -178,7 +199,7 @@ class CountedGenerator:
         self.calls = 0
         self.body = generate_phantom(6, 8.0, arms="crossed")
 
-    def __call__(self, seed: int, spacing_mm: float, style: str) -> PhantomBody:
+    def __call__(self, seed: int, spacing_mm: float, style: str, whole_body: bool = False) -> PhantomBody:
         self.calls += 1
         return self.body
 

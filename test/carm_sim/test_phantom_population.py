@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from carm_sim.phantom import sample_landmarks
+from carm_sim.phantom.body import BodyPlan, plan_body
 from carm_sim.phantom.population import landmark_population
+from carm_sim.phantom.posture import pose_skeleton
 
 SAMPLES = 200
 MEAN_TOLERANCE_MM = 6.0
@@ -58,3 +60,42 @@ def test_sampling_from_the_population_itself() -> None:
     np.testing.assert_allclose(draws.mean(0), population.mean_mm, atol=5)
     moving = population.ids != 10
     np.testing.assert_allclose(draws.std(0)[moving] / population.std_mm[moving], 1, atol=0.1)
+
+
+@pytest.fixture(scope="module")
+def plans() -> list[BodyPlan]:
+    return [plan_body(seed, arms="crossed") for seed in range(400)]
+
+
+def test_sex_and_age_show_where_they_should(plans: list[BodyPlan]) -> None:
+    women = np.array([plan.female for plan in plans])
+    assert 0.35 < women.mean() < 0.55
+    breadth = np.array([plan.targets_mm[3][1] - plan.targets_mm[2][1] for plan in plans])
+    assert breadth[~women].mean() - breadth[women].mean() > 15
+    age = np.array([plan.traits.age_years for plan in plans])
+    density = np.array([plan.traits.density for plan in plans])
+    assert np.corrcoef(age, density)[0, 1] < -0.5
+    old = age > 65
+    assert density[old & women].mean() < density[old & ~women].mean()
+    assert np.corrcoef(age, [plan.kyphosis_mm for plan in plans])[0, 1] > 0.1
+
+
+def test_statures_are_human(plans: list[BodyPlan]) -> None:
+    some = plans[:80]
+    stature = np.array([pose_skeleton(plan, with_bones=False).stature_mm for plan in some])
+    women = np.array([plan.female for plan in some])
+    assert 1600 < stature[women].mean() < 1720 < stature[~women].mean() < 1820
+    assert 60 < stature.std() < 130
+
+
+def test_most_bodies_are_mild_and_a_few_are_not(plans: list[BodyPlan]) -> None:
+    for values, typical, strong in (
+        ([abs(plan.scoliosis_mm) for plan in plans], 8.0, 14.0),
+        ([plan.kyphosis_mm for plan in plans], 16.0, 35.0),
+        ([abs(plan.head_rotation_rad[0]) for plan in plans], 0.3, 0.7),
+        ([plan.traits.heart for plan in plans], 1.05, 1.15),
+        ([plan.traits.gas for plan in plans], 1.35, 1.9),
+        ([plan.fatness for plan in plans], 0.6, 0.95),
+    ):
+        assert np.percentile(values, 70) < typical
+        assert 0.002 < (np.array(values) > strong).mean() < 0.12

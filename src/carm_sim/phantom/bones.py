@@ -15,8 +15,8 @@ from carm_sim.phantom.grid import Array, Field, Grid, fill_planes, splat
 from carm_sim.phantom.skeleton import Bone
 
 _CORTEX_MM = (
-    (r"humerus|femur", 2.6),
-    (r"ulna|radius", 2.0),
+    (r"humerus|femur|tibia", 2.6),
+    (r"ulna|radius|fibula", 2.0),
     (r"thoracic|lumbar|cervical", 0.5),
     (r"rib", 0.75),
     (r"scapula", 1.0),

@@ -21,15 +21,18 @@ from carm_sim.volume import Volume
 _logger = logging.getLogger(__name__)
 
 
-def cached_phantom(seed: int, spacing_mm: float = 2.0, style: str = "standard") -> PhantomBody:
+def cached_phantom(
+    seed: int, spacing_mm: float = 2.0, style: str = "standard", whole_body: bool = False
+) -> PhantomBody:
     """The body of a seed, from the cache if it is there.
 
     A cache file that cannot be read is replaced. Without write permission the body is made anew each time.
     """
-    path = cache_dir() / "phantoms" / f"v{GENERATOR_VERSION}-{style}-{seed}-{spacing_mm:g}mm.npz"
+    extent = "-whole" if whole_body else ""
+    path = cache_dir() / "phantoms" / f"v{GENERATOR_VERSION}-{style}-{seed}-{spacing_mm:g}mm{extent}.npz"
     body = _read(path, seed, style)
     if body is None:
-        body = generate_phantom(seed, spacing_mm, style)
+        body = generate_phantom(seed, spacing_mm, style, whole_body=whole_body)
         _write(path, body)
     return body
 

@@ -222,6 +222,17 @@ def _capsules(plan: BodyPlan, skeleton: PosedSkeleton, spine: SpineCurve, fat: f
             femur[femur[:, 2] < femur[:, 2].min() + 60].mean(0),
         )
         add(near, top + np.array([0, 0, -10.0]), bottom, 72 * bulk, 52 * bulk, 1.0)
+        if f"{side}_tibia" not in skeleton.bones:
+            continue
+        knee, ankle, toes = (joint[f"{name}_{side}"] for name in ("knee", "ankle", "toes"))
+        calf = knee + 0.3 * (ankle - knee) + np.array([0, 14.0, 0])
+        add(far, bottom, knee, 52 * bulk, 48 * bulk, 0.8)
+        add(far, knee, calf, 46 * bulk, 50 * bulk, 0.5)
+        add(far, calf, ankle, 50 * bulk, 34.0, 0.4)
+        heel, ball = ankle + np.array([0, 38.0, -26.0]), toes + np.array([0, -8.0, 4.0])
+        add(far, heel, ball, 27.0, 24.0, 0.1)
+        add(far, ankle, ball, 32.0, 22.0, 0.1)
+        add(far, ball, ball + 0.45 * (ball - heel), 23.0, 12.0, 0.1)
     return np.array(near), np.array(far)
 
 
@@ -283,6 +294,8 @@ def build_envelope(plan: BodyPlan, skeleton: PosedSkeleton, grid: Grid, rng: np.
         field = tube.distance(grid)
         z = grid.axes()[2]
         np.maximum(field, (z - np.float32(high - 16)) * np.float32(0.8), out=field)
+        if "r_tibia" in skeleton.bones:
+            field = -smooth_min(-field, -_above_perineum(pelvis, grid), 40.0)
         near, far = _capsules(plan, skeleton, spine, fat if skin else 0.0)
         if skin:
             near = np.concatenate([near, _breasts(plan, skeleton, outer, muscle_thickness, rng)])
@@ -295,6 +308,14 @@ def build_envelope(plan: BodyPlan, skeleton: PosedSkeleton, grid: Grid, rng: np.
         fields.append(field)
     cavity, top = _cavity(plan, chest, skeleton, grid)
     return Envelope(grid, fields[1], fields[0], cavity, chest, spine, top, fat, table)
+
+
+def _above_perineum(pelvis: Array, grid: Grid) -> Field:
+    """Distance to the pelvic floor, positive below it: lowest in the middle, rising towards the thighs, (I, J, K)."""
+    x, _, z = grid.axes()
+    middle = np.float32((pelvis[:, 0].min() + pelvis[:, 0].max()) / 2)
+    floor = np.float32(pelvis[:, 2].min()) + np.float32(0.005) * (x - middle) ** 2
+    return np.asarray(np.broadcast_to((floor - z) * np.float32(0.85), grid.shape))
 
 
 def _superellipse(tube: Tube, power: float) -> Tube:

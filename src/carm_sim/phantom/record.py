@@ -103,7 +103,7 @@ def _legs_below_kg(plan: BodyPlan, skeleton: PosedSkeleton, volume: Volume) -> f
     bottom = float(volume.lps_from_voxel(np.zeros(3))[2])
     bulk = plan.muscle * plan.frame_scale**0.5
     fat = 6.0 + 16.0 * plan.fatness
-    radii = (76 * bulk + fat, 56 * bulk + 0.6 * fat, 36 * bulk + 0.15 * fat, 38.0)
+    radii = (72 * bulk + fat, 50 * bulk + 0.6 * fat, 35 * bulk + 0.15 * fat, 32.0)
     total = 0.0
     for side in SIDES:
         marks = [skeleton.joints_mm[f"{joint}_{side}"] for joint in ("hip", "knee", "ankle", "toes")]
