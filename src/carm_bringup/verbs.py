@@ -90,6 +90,12 @@ def _view(parser: argparse.ArgumentParser) -> None:
 
 def _snapshot(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="?", default="snapshot.png", help="PNG file (snapshot.png)")
+    parser.add_argument(
+        "--gallery",
+        action="store_true",
+        help="8 phantoms and the chest CT at the same views on one sheet; needs no graph",
+    )
+    parser.add_argument("--seed", type=count, default=1, help="first phantom of the gallery (1)")
 
 
 def _wait(parser: argparse.ArgumentParser) -> None:
@@ -132,9 +138,9 @@ VERBS: tuple[Verb, ...] = (
     Verb("reset", "release a stop; nothing moves by itself", "carm reset", f"{CLIENT}:trigger", _none, True),
     Verb(
         "snapshot",
-        "take an exposure and save it",
+        "take an exposure and save it, or show the simulator's bodies on one sheet",
         "carm snapshot chest.png",
-        f"{CLIENT}:snapshot",
+        "carm_bringup.gallery:snapshot",
         _snapshot,
         True,
     ),
