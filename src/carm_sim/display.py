@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Display images: logarithm, window, polarity.
+"""Display images: scatter correction, logarithm, window, polarity.
 
 The polarity is that of radiographs: bones bright, air dark.
 """
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.geometry import display_from_raw
+from carm_sim.physics.blur import CoarseGrid
+from carm_sim.physics.kernels import subtract
 
 _GRAY_LEVELS = 65536
 _SAMPLES = 256  # along each side: enough for percentiles
@@ -26,11 +28,14 @@ class Window:
         dark_percentile: Percentile shown black (air), percent.
         highest_ratio: Signals above this multiple of the median are black, so that bare beam around the
             patient does not take the contrast away.
+        scatter_correction: Share of the scatter estimated from the image that is subtracted before the logarithm, as
+            imaging chains do; 0: none.
     """
 
     bright_percentile: float = 0.5
     dark_percentile: float = 99.5
     highest_ratio: float = 12.0
+    scatter_correction: float = 0.9
 
 
 def gray_table(raw: NDArray[np.uint16], window: Window) -> NDArray[np.uint8]:
@@ -45,7 +50,10 @@ def gray_table(raw: NDArray[np.uint16], window: Window) -> NDArray[np.uint8]:
 
 
 def display_image(
-    raw: NDArray[np.uint16], window: Window, region: tuple[int, int, int, int] | None = None
+    raw: NDArray[np.uint16],
+    window: Window,
+    region: tuple[int, int, int, int] | None = None,
+    scatter: tuple[CoarseGrid, NDArray[np.float32]] | None = None,
 ) -> NDArray[np.uint8]:
     """Window a raw image.
 
@@ -53,15 +61,22 @@ def display_image(
         raw: Raw image uint16 (rows, columns), raw orientation.
         window: The window.
         region: Exposed field (left, top, right, bottom) in raw pixels; the rest is black. None: everything.
+        scatter: Scatter in the field, from :meth:`carm_sim.physics.detector.Panel.scatter_estimate`; None: unknown.
 
     Returns:
         Display image uint8 (rows, columns), display orientation.
     """
     left, top, right, bottom = region or (0, 0, raw.shape[1], raw.shape[0])
     field = raw[top:bottom, left:right]
+    if scatter is not None and window.scatter_correction:
+        grid, wide = scatter
+        field = np.ascontiguousarray(field)
+        primary = np.empty_like(field)
+        subtract(field, wide, grid.low, grid.share, window.scatter_correction, primary)
+        field = primary
     table = gray_table(field, window)
     if field.shape == raw.shape:
-        return display_from_raw(table[raw])
+        return display_from_raw(table[field])
     image = np.zeros(raw.shape, np.uint8)
     image[top:bottom, left:right] = table[field]
     return display_from_raw(image)

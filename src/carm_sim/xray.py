@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,20 +18,17 @@ from carm_core.kinematics import CArm
 from carm_sim.display import Window, display_image
 from carm_sim.drr import Region, Renderer
 from carm_sim.drr.bands import Bands
+from carm_sim.drr.buffers import Buffers
+from carm_sim.drr.scene import MATERIALS, Scene, SolidSet
 from carm_sim.patient import Patient
 from carm_sim.physics.attenuation import bone_of_hu, material_weights, water_of_hu
-from carm_sim.physics.detector import DetectorModel, read_out
-from carm_sim.physics.exposure_control import ExposureControl
-from carm_sim.physics.tube import (
-    REFERENCE_POINT_MM,
-    Technique,
-    air_kerma_gy,
-    dose_area_product_gym2,
-    effective_energy_kev,
-    fluence_per_mm2,
-)
+from carm_sim.physics.beam import beam
+from carm_sim.physics.detector import DetectorModel, Panel, Pulse
+from carm_sim.physics.dose import DoseAlarm, DoseMeter
+from carm_sim.physics.exposure_control import ExposureControl, Field
+from carm_sim.physics.tube import Technique, Tube, effective_energy_kev
 
-_CONTROL_RAYS = 16  # along each side of the field's middle
+_CONTROL_RAYS = 32  # along each side of the field
 
 
 @dataclass(frozen=True)
@@ -41,14 +39,18 @@ class XrayConfig:
         binning: Detector binning.
         threads: Threads for rendering.
         detector: Detector response and noise.
+        tube: Filtration, focal spot.
         control: Automatic exposure control.
+        alarm: Levels of dose from which the operator is warned.
         window: Display window.
     """
 
     binning: int = 3
     threads: int = 2
     detector: DetectorModel = field(default_factory=DetectorModel)
+    tube: Tube = field(default_factory=Tube)
     control: ExposureControl = field(default_factory=ExposureControl)
+    alarm: DoseAlarm = field(default_factory=DoseAlarm)
     window: Window = field(default_factory=Window)
 
 
@@ -61,11 +63,14 @@ class Request:
         charge_mas: Tube charge, mAs.
         field_m: Width and height of the collimated field at isocenter depth, centered, m; 0, 0: the whole
             detector.
+        since_last_s: Time since the last frame of a series, s, from which the detector's lag follows; infinite: a
+            single exposure, without lag.
     """
 
     voltage_kv: float = 0.0
     charge_mas: float = 0.0
     field_m: tuple[float, float] = (0.0, 0.0)
+    since_last_s: float = math.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +91,8 @@ class Exposure:
         cumulative_dose_area_product_gym2: Since the start, Gy m².
         field_px: Exposed field in the display image: left, top, right, bottom; right and bottom exclusive.
         hit_fraction: Fraction of the field's rays that meet the patient's CT.
+        scatter_to_primary: Scatter-to-primary ratio behind the grid, median over the middle half of the field.
+        warning: Which dose alarm is on; empty: none.
     """
 
     sequence: int
@@ -101,6 +108,8 @@ class Exposure:
     cumulative_dose_area_product_gym2: float
     field_px: Region
     hit_fraction: float
+    scatter_to_primary: float = 0.0
+    warning: str = ""
 
     def frame(self, stamp_s: float = 0.0) -> XrayFrame:
         """The display image as models and the agent see it, at a time, s."""
@@ -112,6 +121,15 @@ class Exposure:
             self.secondary_rad,
             self.view,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Images:
+    """Images of one exposure, as in :class:`Exposure`."""
+
+    raw: NDArray[np.uint16]
+    display: NDArray[np.uint8]
+    scatter_to_primary: float
 
 
 class XraySystem:
@@ -126,7 +144,14 @@ class XraySystem:
         config: Settings.
     """
 
-    def __init__(self, patient: Patient, carm: CArm, config: XrayConfig | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        patient: Patient,
+        carm: CArm,
+        config: XrayConfig | None = None,
+        seed: int = 0,
+        solids: Sequence[SolidSet] = (),
+    ) -> None:
         """Set up; the renderer's copies of the volume are made when needed, or by :meth:`prepare`.
 
         Args:
@@ -134,17 +159,19 @@ class XraySystem:
             carm: Kinematics and detector.
             config: Settings; None: the defaults.
             seed: Seed of the noise.
+            solids: Implants and other things in the beam, in the frame of the patient's CT.
         """
         self.patient, self.carm = patient, carm
         self.config = config if config is not None else XrayConfig()
         self._seed = seed
         self._transform_table_to_lps = patient.transform_lps_to_table.inverse()
-        self._renderer = Renderer(patient.volume, [water_of_hu, bone_of_hu], threads=self.config.threads)
-        self._bands = Bands(self.config.threads)
+        volume = Renderer(patient.volume, [water_of_hu, bone_of_hu], threads=self.config.threads)
+        self._scene = Scene([volume, *solids])
+        self._panel = Panel(self.config.detector, Bands(self.config.threads), seed)
+        self._buffers = Buffers()
+        self._dose = DoseMeter(self.config.alarm)
         self._lock = threading.Lock()
         self._sequence = 0
-        self._air_kerma_gy = 0.0
-        self._dose_area_product_gym2 = 0.0
 
     def prepare(self, positions: ArrayLike | None = None) -> None:
         """Do now what would slow down the first exposure: compile, and copy the volume for a position's side.
@@ -156,8 +183,8 @@ class XraySystem:
             view = self.carm.view(self.carm.home if positions is None else positions, self.config.binning)
             view_lps = view.transformed(self._transform_table_to_lps)
             region = 0, 0, 8, 8
-            technique = self._technique(view_lps, region, Request())
-            display_image(self._image(view_lps, region, technique, 0), self.config.window, region)
+            wanted = Request()
+            self._images(view_lps, region, self._technique(view_lps, region, wanted), wanted, 0)
 
     def expose(self, positions: ArrayLike, request: Request | None = None) -> Exposure:
         """Make one exposure.
@@ -175,8 +202,9 @@ class XraySystem:
             region = field_region(view, wanted.field_m)
             view_lps = view.transformed(self._transform_table_to_lps)
             technique = self._technique(view_lps, region, wanted)
-            raw = self._image(view_lps, region, technique, self._sequence + 1)
-            return self._exposure(positions, view, region, technique, raw, view_lps)
+            images = self._images(view_lps, region, technique, wanted, self._sequence + 1)
+            hit = self._scene.hit_fraction(view_lps, region)
+            return self._exposure(positions, view, region, technique, images, hit)
 
     def line_integrals(self, view: XrayView, voltage_kv: float, region: Region | None = None) -> NDArray[np.float32]:
         """Noise-free line integrals float32 (rows, columns), raw orientation, of a view in frame ``table``.
@@ -184,35 +212,41 @@ class XraySystem:
         Raises:
             ConfigurationError: The voltage is out of range.
         """
-        weights = material_weights(effective_energy_kev(voltage_kv))
-        return self._renderer.line_integrals(view.transformed(self._transform_table_to_lps), region, weights)
+        weights = material_weights(effective_energy_kev(voltage_kv, self.config.tube))
+        return self._scene.line_integrals(view.transformed(self._transform_table_to_lps), region, weights)
 
     def _technique(self, view_lps: XrayView, region: Region, wanted: Request) -> Technique:
-        if wanted.voltage_kv and wanted.charge_mas:
-            paths = np.zeros((2, 1), np.float32)
-        else:
-            paths = self._renderer.material_integrals(control_view(view_lps, region))
-        return self.config.control.choose(paths, view_lps.source_detector_mm, wanted.voltage_kv, wanted.charge_mas)
+        seen = None
+        if not (wanted.voltage_kv and wanted.charge_mas):
+            rays = control_view(view_lps, region)
+            seen = Field(self._scene.material_integrals(rays), rays.detector.pitch_mm, rays.source_detector_mm)
+        config = self.config
+        return config.control.choose(seen, config.detector, config.tube, wanted.voltage_kv, wanted.charge_mas)
 
-    def _image(self, view_lps: XrayView, region: Region, technique: Technique, sequence: int) -> NDArray[np.uint16]:
-        energy = effective_energy_kev(technique.voltage_kv)
-        integrals = self._renderer.line_integrals(view_lps, region, material_weights(energy))
-        fluence = fluence_per_mm2(technique.voltage_kv, technique.charge_mas, view_lps.source_detector_mm)
-        key = int(np.random.SeedSequence([self._seed, sequence]).generate_state(1)[0])
-        shape = (view_lps.detector.rows, view_lps.detector.columns)
+    def _images(
+        self, view_lps: XrayView, region: Region, technique: Technique, wanted: Request, sequence: int
+    ) -> _Images:
+        """What the detector and the display show."""
         left, top, right, bottom = region
-        raw = np.empty(shape, np.uint16) if integrals.shape == shape else np.zeros(shape, np.uint16)
-        read_out(
-            integrals,
-            fluence,
-            energy,
-            view_lps.detector.pitch_mm,
-            self.config.detector,
-            key,
-            self._bands,
-            raw[top:bottom, left:right],
+        tube, detector = self.config.tube, view_lps.detector
+        paths = self._buffers.shared("paths", (len(MATERIALS), bottom - top, right - left))
+        self._scene.material_integrals(view_lps, region, paths)
+        magnification = view_lps.source_detector_mm / view_lps.source_isocenter_mm
+        pulse = Pulse(
+            beam(technique.voltage_kv, tube, self.config.detector.scintillator_g_cm2),
+            technique.charge_mas,
+            view_lps.source_detector_mm,
+            tube.focal_spot_mm * (magnification - 1) / math.sqrt(12),
+            int(np.random.SeedSequence([self._seed, sequence]).generate_state(1)[0]),
+            wanted.since_last_s,
         )
-        return raw
+        whole = (bottom - top, right - left) == (detector.rows, detector.columns)
+        raw = (np.empty if whole else np.zeros)((detector.rows, detector.columns), np.uint16)
+        has_metal = bool(self._scene.solids)
+        ratio = self._panel.expose(paths if has_metal else paths[:2], detector.pitch_mm, pulse, raw, (left, top))
+        field, window = raw[top:bottom, left:right], self.config.window
+        scatter = self._panel.scatter_estimate(field, detector.pitch_mm, pulse) if window.scatter_correction else None
+        return _Images(raw, display_image(raw, window, region, scatter), ratio)
 
     def _exposure(
         self,
@@ -220,33 +254,33 @@ class XraySystem:
         view: XrayView,
         region: Region,
         technique: Technique,
-        raw: NDArray[np.uint16],
-        view_lps: XrayView,
+        images: _Images,
+        hit_fraction: float,
     ) -> Exposure:
         left, top, right, bottom = region
-        kv, mas = technique.voltage_kv, technique.charge_mas
-        kerma = air_kerma_gy(kv, mas, view.source_isocenter_mm - REFERENCE_POINT_MM)
         area = (right - left) * (bottom - top) * view.detector.pitch_mm**2
-        product = dose_area_product_gym2(kv, mas, area, view.source_detector_mm)
+        kerma, product = self._dose.add(
+            technique, self.config.tube, view.source_isocenter_mm, area, view.source_detector_mm
+        )
         self._sequence += 1
-        self._air_kerma_gy += kerma
-        self._dose_area_product_gym2 += product
         primary, secondary = self.carm.angles(positions)
         columns = view.detector.columns
         return Exposure(
             self._sequence,
-            raw,
-            display_image(raw, self.config.window, region),
+            images.raw,
+            images.display,
             view,
             primary,
             secondary,
             technique,
             kerma,
             product,
-            self._air_kerma_gy,
-            self._dose_area_product_gym2,
+            self._dose.air_kerma_gy,
+            self._dose.dose_area_product_gym2,
             (columns - right, top, columns - left, bottom),
-            self._renderer.hit_fraction(view_lps, region),
+            hit_fraction,
+            images.scatter_to_primary,
+            self._dose.warning,
         )
 
 
@@ -275,16 +309,17 @@ def field_region(view: XrayView, field_m: tuple[float, float]) -> Region:
 
 
 def control_view(view: XrayView, region: Region) -> XrayView:
-    """The few rays through the middle half of a field that the exposure control measures."""
+    """The few rays through a field by which the exposure control sees it, one in the middle of each square cell."""
     left, top, right, bottom = region
-    pitch = max(right - left, bottom - top) / 2 / _CONTROL_RAYS
+    pitch = max(right - left, bottom - top) / _CONTROL_RAYS
+    rows, columns = (max(1, round((last - first) / pitch)) for first, last in ((top, bottom), (left, right)))
     column, row = view.center_px
     middle = (left + right - 1) / 2, (top + bottom - 1) / 2
-    origin = middle[0] - (_CONTROL_RAYS - 1) / 2 * pitch, middle[1] - (_CONTROL_RAYS - 1) / 2 * pitch
+    origin = middle[0] - (columns - 1) / 2 * pitch, middle[1] - (rows - 1) / 2 * pitch
     return XrayView(
         view.source_mm,
         view.rotation,
-        Detector(_CONTROL_RAYS, _CONTROL_RAYS, view.detector.pitch_mm * pitch),
+        Detector(rows, columns, view.detector.pitch_mm * pitch),
         view.source_detector_mm,
         view.source_isocenter_mm,
         ((column - origin[0]) / pitch, (row - origin[1]) / pitch),

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from carm_core.errors import ConfigurationError
 from carm_core.parameters import parameter
 from carm_sim.display import Window
 from carm_sim.physics.detector import DetectorModel
+from carm_sim.physics.dose import DoseAlarm
 from carm_sim.physics.exposure_control import ExposureControl
+from carm_sim.physics.tube import Tube
 from carm_sim.xray import Request, XrayConfig
 
 COMPRESSED_FORMATS = ("png", "jpeg")
@@ -58,6 +60,23 @@ class XrayParameters:
     electronic_noise_adu: float = parameter(
         2.0, "readout noise, standard deviation", unit="ADU", lower=0.0, upper=1000.0, read_only=True
     )
+    beam_hardening: bool = parameter(True, "whole spectrum; false: its effective energy", read_only=True)
+    blur: bool = parameter(True, "blur of the focal spot and the scintillator", read_only=True)
+    scatter: bool = parameter(True, "scattered radiation", read_only=True)
+    scatter_correction: float = parameter(
+        0.9, "share of the estimated scatter that the display leaves out", lower=0.0, upper=1.0, read_only=True
+    )
+    glare: bool = parameter(True, "veiling glare of the scintillator", read_only=True)
+    lag: bool = parameter(True, "lag of the detector in fluoroscopy", read_only=True)
+    dead_pixel_fraction: float = parameter(
+        0.0, "share of the detector's pixels that read 0", lower=0.0, upper=0.1, read_only=True
+    )
+    air_kerma_alarm_gy: float = parameter(
+        3.0, "cumulative air kerma that warns; 0: none", unit="Gy", lower=0.0, upper=1e3, read_only=True
+    )
+    dose_area_product_alarm_gym2: float = parameter(
+        0.03, "cumulative dose-area product that warns; 0: none", unit="Gy·m²", lower=0.0, upper=10.0, read_only=True
+    )
     bright_percentile: float = parameter(
         0.5, "percentile of the signal shown white", unit="%", lower=0.0, upper=49.0, read_only=True
     )
@@ -93,9 +112,26 @@ class XrayParameters:
         return XrayConfig(
             binning=self.binning,
             threads=self.threads,
-            detector=DetectorModel(electronic_noise_adu=self.electronic_noise_adu, quantum_noise=self.quantum_noise),
+            detector=self._detector,
+            tube=Tube(focal_spot_mm=Tube.focal_spot_mm if self.blur else 0.0, beam_hardening=self.beam_hardening),
             control=ExposureControl(detector_dose_gy=1e-9 * self.detector_dose_ngy),
-            window=Window(self.bright_percentile, self.dark_percentile),
+            alarm=DoseAlarm(self.air_kerma_alarm_gy, self.dose_area_product_alarm_gym2),
+            window=Window(
+                self.bright_percentile, self.dark_percentile, scatter_correction=self.scatter_correction * self.scatter
+            ),
+        )
+
+    @property
+    def _detector(self) -> DetectorModel:
+        usual = DetectorModel()
+        return DetectorModel(
+            quantum_noise=self.quantum_noise,
+            electronic_noise_adu=self.electronic_noise_adu,
+            blur_mm=usual.blur_mm if self.blur else 0.0,
+            scatter=usual.scatter if self.scatter else replace(usual.scatter, fraction=0.0),
+            glare_fraction=usual.glare_fraction if self.glare else 0.0,
+            lag_fraction=usual.lag_fraction if self.lag else 0.0,
+            dead_pixel_fraction=self.dead_pixel_fraction,
         )
 
     @property

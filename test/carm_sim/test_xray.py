@@ -17,16 +17,18 @@ from carm_core.parameters import parameter_defaults
 from carm_core.paths import config_file
 from carm_sim.joint_history import JointHistory, JointStatesMissingError
 from carm_sim.patient import make_patient
-from carm_sim.physics.attenuation import mu_water
+from carm_sim.physics.beam import beam
 from carm_sim.physics.detector import DetectorModel
-from carm_sim.physics.tube import air_kerma_gy, effective_energy_kev, fluence_per_mm2
+from carm_sim.physics.dose import DoseAlarm
+from carm_sim.physics.tube import Tube, air_kerma_gy
 from carm_sim.volume import Volume
 from carm_sim.xray import Request, XrayConfig, XraySystem, field_region
 from carm_sim.xray_parameters import XrayParameters
 
 CARM = CArm.from_config()
 SHAPE, SPACING_MM = (151, 75, 101), 2.0
-QUIET = DetectorModel(electronic_noise_adu=0.0, quantum_noise=False)
+QUIET = DetectorModel.ideal()
+KERMA_80_KV = 35.755e-6  # SpekPy 2.5.4, Gy/mAs at 1 m
 
 
 def slab(beads_mm=(), thickness_mm=100.0):
@@ -120,14 +122,14 @@ def test_the_isocenter_is_in_the_middle_and_projection_agrees_with_the_geometry(
 
 
 @pytest.mark.parametrize("kv", [60.0, 80.0, 110.0])
-def test_signal_behind_a_water_slab_is_beer_lambert(kv):
+def test_signal_behind_a_water_slab_is_the_spectrum_s(kv):
     patient, thickness = slab(thickness_mm=100.0), 100.0
     system = XraySystem(patient, CARM, XrayConfig(binning=6, threads=1, detector=QUIET))
-    result = system.expose(joints(patient), Request(voltage_kv=kv, charge_mas=0.05))
-    energy = effective_energy_kev(kv)
-    incident = fluence_per_mm2(kv, 0.05, 1020.0) * QUIET.absorption * energy * QUIET.adu_per_kev_mm2
-    expected = incident * np.exp(-thickness * float(mu_water(energy)))
+    result = system.expose(joints(patient), Request(voltage_kv=kv, charge_mas=0.5))
+    source = beam(kv, Tube(), QUIET.scintillator_g_cm2)
+    expected = QUIET.open_adu(source, 0.5, 1020.0) * source.transmission(np.array([[thickness], [0.0]]))[0]
     assert result.raw[126:130, 126:130].mean() == pytest.approx(expected, rel=2e-3, abs=0.5)
+    assert result.scatter_to_primary == 0
 
 
 def test_dose_matches_the_tube_and_adds_up():
@@ -135,12 +137,12 @@ def test_dose_matches_the_tube_and_adds_up():
     system = XraySystem(patient, CARM, XrayConfig(binning=6, threads=1))
     first = system.expose(joints(patient), Request(80, 0.5))
     assert first.air_kerma_gy == pytest.approx(air_kerma_gy(80, 0.5, 380.0))  # 530 mm - 150 mm
-    assert first.air_kerma_gy == pytest.approx(35.755e-6 * 0.5 / 0.38**2)
+    assert first.air_kerma_gy == pytest.approx(KERMA_80_KV * 0.5 / 0.38**2, rel=0.01)
     area_m2 = (0.194e-3 * 1536) ** 2
     assert first.dose_area_product_gym2 == pytest.approx(air_kerma_gy(80, 0.5, 1020.0) * area_m2)
     small = system.expose(joints(patient), Request(80, 0.5, (0.05, 0.05)))
     assert small.dose_area_product_gym2 == pytest.approx(
-        35.755e-6 * 0.5 / 0.53**2 * 0.05**2, rel=0.02
+        KERMA_80_KV * 0.5 / 0.53**2 * 0.05**2, rel=0.03
     )  # at isocenter depth
     assert small.sequence == 2
     assert small.cumulative_air_kerma_gy == pytest.approx(2 * first.air_kerma_gy)
@@ -192,6 +194,66 @@ def test_exposure_control_keeps_the_signal_through_thin_and_thick():
     assert max(medians.values()) < 1.2 * min(medians.values())
 
 
+def test_exposure_control_holds_the_signal_with_scatter_and_hardening():
+    patient = slab(thickness_mm=146.0)
+    for config in (XrayConfig(binning=6, threads=1), XrayConfig(binning=6, threads=1, detector=QUIET)):
+        result = XraySystem(patient, CARM, config).expose(joints(patient))
+        target = config.control.target_adu(config.detector)
+        assert np.median(result.raw[64:192, 64:192]) == pytest.approx(target, rel=0.05)
+        assert (result.scatter_to_primary > 0.05) == (config.detector is not QUIET)
+
+
+def test_scatter_is_left_out_of_the_display():
+    patient = slab([(0, 10 * i, 0) for i in range(-6, 7)], thickness_mm=146.0)
+    scattering = replace(QUIET, scatter=DetectorModel().scatter)
+    clear = replace(QUIET, scatter=replace(scattering.scatter, fraction=0.0))
+    request = Request(80.0, 0.3)
+    shown = {}
+    for name, detector, share in (("none", clear, 0.0), ("left in", scattering, 0.0), ("out", scattering, 1.0)):
+        window = replace(XrayConfig().window, scatter_correction=share)
+        config = XrayConfig(binning=6, threads=1, detector=detector, window=window)
+        shown[name] = XraySystem(patient, CARM, config).expose(joints(patient), request).display.astype(float)
+    error = {name: np.abs(shown[name] - shown["none"])[64:192, 64:192].mean() for name in ("left in", "out")}
+    assert error["out"] < 0.25 * error["left in"]
+
+
+def test_a_series_has_lag_and_single_exposures_have_none():
+    patient = slab()
+    system = XraySystem(patient, CARM, XrayConfig(binning=6, threads=1, detector=replace(QUIET, lag_fraction=0.2)))
+    bright, dark = Request(80.0, 1.0, since_last_s=1e6), Request(80.0, 0.005, since_last_s=0.05)
+    alone = system.expose(joints(patient), Request(80.0, 0.005)).raw.astype(float)
+    system.expose(joints(patient), bright)
+    assert (system.expose(joints(patient), dark).raw > 2 * alone).mean() > 0.99
+    system.expose(joints(patient), Request(80.0, 1.0))
+    np.testing.assert_array_equal(system.expose(joints(patient), Request(80.0, 0.005)).raw, alone)
+
+
+def test_the_dose_alarm_goes_on():
+    config = XrayConfig(binning=6, threads=1, alarm=DoseAlarm(air_kerma_gy=1.5 * air_kerma_gy(80, 0.5, 380.0)))
+    patient = slab()
+    system = XraySystem(patient, CARM, config)
+    assert system.expose(joints(patient), Request(80, 0.5)).warning == ""
+    assert "air kerma" in system.expose(joints(patient), Request(80, 0.5)).warning
+
+
+def test_metal_in_the_beam_is_darker_than_its_length_of_bone():
+    class Plate:
+        def __init__(self, material):
+            self.material = material
+
+        def material_integrals(self, view_lps, region, out):
+            out[self.material, :, 100:120] += 5.0
+
+    patient = slab()
+    config = XrayConfig(binning=6, threads=1, detector=QUIET)
+    bone, metal = (
+        XraySystem(patient, CARM, config, solids=[Plate(m)]).expose(joints(patient), Request(80, 0.5)).raw
+        for m in (1, 2)
+    )
+    assert (metal[:, 100:120] < 0.7 * bone[:, 100:120]).all()
+    np.testing.assert_allclose(metal[:, :98].astype(float), bone[:, :98], atol=1)
+
+
 def test_rays_that_miss_are_counted():
     patient = slab()
     system = XraySystem(patient, CARM, XrayConfig(binning=6, threads=1))
@@ -216,6 +278,16 @@ def test_shipped_parameters_are_the_declared_ones():
     shipped = yaml.safe_load(config_file("xray.yaml").read_text(encoding="utf-8"))["/**"]["ros__parameters"]
     assert shipped == parameter_defaults(XrayParameters)
     assert all(field.metadata["description"] for field in fields(XrayParameters))
+
+
+def test_every_effect_can_be_switched_off():
+    names = ("quantum_noise", "beam_hardening", "blur", "scatter", "glare", "lag")
+    config = XrayParameters(electronic_noise_adu=0.0, **dict.fromkeys(names, False)).config
+    ideal = DetectorModel.ideal()
+    assert replace(config.detector, scatter=ideal.scatter) == replace(ideal, scatter=ideal.scatter)
+    assert config.detector.scatter.fraction == 0
+    assert (config.tube.focal_spot_mm, config.tube.beam_hardening) == (0.0, False)
+    assert replace(XrayParameters().config, control=XrayConfig().control) == XrayConfig()
 
 
 def test_bad_parameters_are_refused():

@@ -76,6 +76,15 @@ def exposure(result: Exposure, stamp: Time, fluoroscopy: bool) -> ExposureMessag
     )
 
 
+def dose_values(result: Exposure) -> dict[str, str]:
+    """Dose since the start and the share of scatter, for the diagnostics."""
+    return {
+        "cumulative air kerma (mGy)": f"{1e3 * result.cumulative_air_kerma_gy:.4g}",
+        "cumulative dose-area product (µGy·m²)": f"{1e6 * result.cumulative_dose_area_product_gym2:.4g}",
+        "scatter-to-primary ratio": f"{result.scatter_to_primary:.2f}",
+    }
+
+
 def diagnostics(name: str, level: bytes, text: str, values: dict[str, str], stamp: Time) -> DiagnosticArray:
     """One diagnostic status."""
     status = DiagnosticStatus(level=level, name=name, message=text)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import rclpy
 from builtin_interfaces.msg import Time
@@ -46,6 +46,7 @@ _LOADING_PATIENCE_S = 3.0  # a request waits this long for the patient before it
 _ANSWER_PATIENCE_S = 30.0
 _EXECUTOR_THREADS = 4
 _IDLE_S = 0.5
+_LONG_AGO_S = 1e6
 _MISSED = "no ray meets the patient's CT: the image shows bare beam"
 
 
@@ -93,6 +94,8 @@ class XrayNode(Node):
         self._loaded = threading.Event()
         self._system: XraySystem | None = None
         self._missing = False
+        self._last: Exposure | None = None
+        self._last_frame_s: float | None = None
         self._problem = ""
         self._exposures = 0
         self._render_s = 0.0
@@ -187,14 +190,20 @@ class XrayNode(Node):
         if self._system is None:
             raise _NotReadyError(f"patient {self._settings.patient} is still being loaded")
         middle = self.get_clock().now()
-        positions = self._history.at(middle.nanoseconds * 1e-9)
+        middle_s = middle.nanoseconds * 1e-9
+        positions = self._history.at(middle_s)
+        if fluoroscopy:
+            before_s = self._last_frame_s
+            since_s = _LONG_AGO_S if before_s is None else max(0.0, middle_s - before_s)
+            request = replace(request, since_last_s=since_s)
+        self._last_frame_s = middle_s if fluoroscopy else None
         begin = time.perf_counter()
         result = self._system.expose(positions, request)
         self._render_s = time.perf_counter() - begin
         self._exposures += 1
         stamp = middle.to_msg()
         self._publish(result, stamp, fluoroscopy)
-        self._watch_misses(result)
+        self._watch(result)
         return _Shot(result, stamp)
 
     def _publish(self, result: Exposure, stamp: Time, fluoroscopy: bool) -> None:
@@ -207,12 +216,16 @@ class XrayNode(Node):
         if self._raw.get_subscription_count() > 0:
             self._raw.publish(messages.image(result.raw, stamp))
 
-    def _watch_misses(self, result: Exposure) -> None:
+    def _watch(self, result: Exposure) -> None:
+        """Warn once when rays begin to miss, and when a dose alarm goes on."""
         missing = result.hit_fraction == 0
         if missing and not self._missing:
             isocenter = ", ".join(f"{value / 1000:.3f}" for value in result.view.isocenter_mm)
             self.get_logger().warning(f"{_MISSED} (isocenter at {isocenter} m in frame table)")
         self._missing = missing
+        if result.warning and not (self._last and self._last.warning):
+            self.get_logger().warning(result.warning)
+        self._last = result
 
     def _on_joint_state(self, message: JointState) -> None:
         stamp_s = message.header.stamp.sec + 1e-9 * message.header.stamp.nanosec
@@ -283,12 +296,16 @@ class XrayNode(Node):
             level, text = DiagnosticStatus.WARN, _MISSED
         elif self._problem:
             level, text = DiagnosticStatus.ERROR, self._problem
+        elif self._last and self._last.warning:
+            level, text = DiagnosticStatus.WARN, self._last.warning
         values = {
             "patient": self._settings.patient,
             "rate (Hz)": f"{self._rate_hz:g}",
             "exposures": str(self._exposures),
             "last exposure took (ms)": f"{1e3 * self._render_s:.1f}",
         }
+        if self._last:
+            values |= messages.dose_values(self._last)
         name = f"{self.get_fully_qualified_name()}: X-ray"
         self._diagnostics.publish(messages.diagnostics(name, level, text, values, self.get_clock().now().to_msg()))
 

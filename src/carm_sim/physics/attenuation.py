@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attenuation of tissue at one effective energy, and the materials that a CT number stands for.
+"""Attenuation of materials, and the materials that a CT number stands for.
 
-Mass attenuation coefficients: Hubbell and Seltzer, NISTIR 5632 (water, cortical bone of ICRU-44; with
-    coherent
-scattering); mass energy-absorption of dry air from the same source. Between the nodes log-log interpolation.
+Coefficients as tabulated from XrayDB (:mod:`carm_sim.physics.tables`); between the energies log-log interpolation.
+Materials by index: water, cortical bone (ICRU-44), titanium.
 """
 
 from __future__ import annotations
@@ -11,13 +10,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from carm_sim.physics.tables import tables
+
 Array = NDArray[np.float64]
 
-_ENERGY_KEV = np.array([10.0, 15, 20, 30, 40, 50, 60, 80, 100, 150])
-_WATER_CM2_G = np.array([5.329, 1.673, 0.8096, 0.3756, 0.2683, 0.2269, 0.2059, 0.1837, 0.1707, 0.1505])
-_BONE_CM2_G = np.array([28.51, 9.032, 4.001, 1.331, 0.6655, 0.4242, 0.3148, 0.2229, 0.1855, 0.1480])
-_AIR_ABSORPTION_CM2_G = np.array([4.742, 1.334, 0.5389, 0.1537, 0.06833, 0.04098, 0.03041, 0.02407, 0.02325, 0.02496])
-_BONE_DENSITY_G_CM3 = 1.92
+DENSITY_G_CM3 = {
+    "water": 1.0,
+    "bone": 1.92,
+    "titanium": 4.506,
+    "aluminum": 2.699,
+    "copper": 8.96,
+}
+"""Density of what attenuates, g/cm³."""
 
 CT_ENERGY_KEV = 70.0
 """Effective energy of the CT scan (120 kV) that the Hounsfield units come from."""
@@ -27,36 +31,41 @@ AIR_HU = -950.0
 """Below this a voxel is air: the rest is noise of the scan."""
 
 
-def _interpolate(energy_kev: ArrayLike, values: Array) -> Array:
-    energy = np.asarray(energy_kev, dtype=np.float64)
-    return np.asarray(np.exp(np.interp(np.log(energy), np.log(_ENERGY_KEV), np.log(values))))
+def mass_attenuation_cm2_g(material: str, energy_kev: ArrayLike) -> Array:
+    """Mass attenuation coefficient, cm²/g.
+
+    Args:
+        material: A key of :attr:`carm_sim.physics.tables.Tables.mass_cm2_g`.
+        energy_kev: Photon energy, keV, 1.5 to 124.5.
+    """
+    known = tables()
+    energy = np.log(np.asarray(energy_kev, dtype=np.float64))
+    return np.asarray(np.exp(np.interp(energy, np.log(known.energy_kev), np.log(known.mass_cm2_g[material]))))
+
+
+def mu(material: str, energy_kev: ArrayLike) -> Array:
+    """Linear attenuation, 1/mm, of a material of :data:`DENSITY_G_CM3`. Energy in keV."""
+    return mass_attenuation_cm2_g(material, energy_kev) * DENSITY_G_CM3[material] / 10
 
 
 def mu_water(energy_kev: ArrayLike) -> Array:
-    """Linear attenuation of water, 1/mm.
-
-    Args:
-        energy_kev: Photon energy, keV, 10 to 150.
-    """
-    return _interpolate(energy_kev, _WATER_CM2_G) / 10
+    """Linear attenuation of water, 1/mm. Energy in keV."""
+    return mu("water", energy_kev)
 
 
 def mu_bone(energy_kev: ArrayLike) -> Array:
-    """Linear attenuation of cortical bone (ICRU-44, 1.92 g/cm³), 1/mm.
+    """Linear attenuation of cortical bone (ICRU-44, 1.92 g/cm³), 1/mm. Energy in keV."""
+    return mu("bone", energy_kev)
 
-    Args:
-        energy_kev: Photon energy, keV, 10 to 150.
-    """
-    return _interpolate(energy_kev, _BONE_CM2_G) * _BONE_DENSITY_G_CM3 / 10
+
+def mu_metal(energy_kev: ArrayLike) -> Array:
+    """Linear attenuation of titanium, 1/mm. Energy in keV."""
+    return mu("titanium", energy_kev)
 
 
 def air_absorption(energy_kev: ArrayLike) -> Array:
-    """Mass energy-absorption coefficient of air, m²/kg.
-
-    Args:
-        energy_kev: Photon energy, keV, 10 to 150.
-    """
-    return _interpolate(energy_kev, _AIR_ABSORPTION_CM2_G) / 10
+    """Mass energy-absorption coefficient of air, m²/kg. Energy in keV."""
+    return mass_attenuation_cm2_g("air_absorption", energy_kev) / 10
 
 
 _BONE_RELATIVE = float(mu_bone(CT_ENERGY_KEV) / mu_water(CT_ENERGY_KEV))
@@ -80,6 +89,6 @@ def water_of_hu(hu: Array) -> Array:
     return np.where(hu < AIR_HU, 0.0, np.maximum(relative - bone_of_hu(hu) * _BONE_RELATIVE, 0.0))
 
 
-def material_weights(energy_kev: float) -> tuple[float, float]:
-    """Linear attenuation of (water, bone), 1/mm: the weights of their path lengths in a line integral."""
-    return float(mu_water(energy_kev)), float(mu_bone(energy_kev))
+def material_weights(energy_kev: float) -> tuple[float, float, float]:
+    """Linear attenuation of (water, bone, metal), 1/mm: the weights of their path lengths in a line integral."""
+    return float(mu_water(energy_kev)), float(mu_bone(energy_kev)), float(mu_metal(energy_kev))

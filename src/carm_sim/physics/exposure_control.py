@@ -11,10 +11,31 @@ from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
 from carm_sim.physics.attenuation import air_absorption, material_weights
-from carm_sim.physics.tube import Technique, check_voltage, effective_energy_kev, fluence_per_mm2
+from carm_sim.physics.beam import absorbed_fraction, beam
+from carm_sim.physics.detector import DetectorModel
+from carm_sim.physics.tube import DEFAULT_TUBE, GY_PER_KEV_MM2_KG_M2, Technique, Tube, check_voltage
 
-_JOULE_PER_KEV = 1.602176634e-16
 _REFERENCE_ENERGY_KEV = 60.0
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field seen by a few rays, one in the middle of each cell.
+
+    Attributes:
+        paths_mm: Path lengths in water, bone and, if given, metal (2 or 3, rows, columns), mm.
+        cell_mm: Side of a cell on the detector, mm.
+        source_detector_mm: Source-detector distance, mm.
+    """
+
+    paths_mm: NDArray[np.floating]
+    cell_mm: float
+    source_detector_mm: float
+
+    def middle(self, image: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The middle half (..., rows, columns) along both axes."""
+        rows, columns = image.shape[-2:]
+        return image[..., rows // 4 : rows - rows // 4, columns // 4 : columns - columns // 4]
 
 
 @dataclass(frozen=True)
@@ -42,53 +63,62 @@ class ExposureControl:
 
     def choose(
         self,
-        paths_mm: NDArray[np.floating],
-        source_detector_mm: float,
+        field: Field | None,
+        detector: DetectorModel,
+        tube: Tube = DEFAULT_TUBE,
         voltage_kv: float = 0.0,
         charge_mas: float = 0.0,
     ) -> Technique:
         """Choose what is left open.
 
         Args:
-            paths_mm: Path lengths in water and bone (2, ...) over the middle of the field, mm.
-            source_detector_mm: Source-detector distance, mm.
+            field: What lies in the beam; None where nothing is left open.
+            detector: The detector.
+            tube: The tube.
             voltage_kv: Tube voltage, kV; 0: automatic.
             charge_mas: Tube charge, mAs; 0: automatic.
 
         Raises:
-            ConfigurationError: The voltage or the charge is outside the tube's range.
+            ConfigurationError: The voltage or the charge is outside the tube's range, or nothing is known about the
+                field but must be.
         """
         if charge_mas and not self.lowest_mas <= charge_mas <= self.highest_mas:
             raise ConfigurationError(
                 f"tube charge {charge_mas} mAs is outside [{self.lowest_mas}, {self.highest_mas}] mAs"
             )
-        kv = check_voltage(voltage_kv) if voltage_kv else self._voltage(paths_mm)
-        return self.pulse(kv, charge_mas or self._charge(paths_mm, kv, source_detector_mm))
+        if voltage_kv and charge_mas:
+            return self.pulse(check_voltage(voltage_kv), charge_mas)
+        if field is None:
+            raise ConfigurationError("automatic exposure needs to know what lies in the beam")
+        kv = check_voltage(voltage_kv) if voltage_kv else self._voltage(field)
+        return self.pulse(kv, charge_mas or self._charge(field, kv, detector, tube))
 
     def pulse(self, voltage_kv: float, charge_mas: float) -> Technique:
         """Split a charge into current and pulse width."""
         time_s = max(self.pulse_s, charge_mas / self.highest_ma)
         return Technique(voltage_kv, charge_mas / time_s, time_s)
 
-    def _voltage(self, paths_mm: NDArray[np.floating]) -> float:
-        water, bone = material_weights(_REFERENCE_ENERGY_KEV)
-        thickness = float(np.median(paths_mm[0] + paths_mm[1] * (bone / water)))
+    def target_adu(self, detector: DetectorModel) -> float:
+        """Signal that is held behind the patient, digital units."""
+        absorbed = float(absorbed_fraction(np.array(_REFERENCE_ENERGY_KEV), detector.scintillator_g_cm2))
+        return energy_fluence_of_kerma_kev_mm2(self.detector_dose_gy) * absorbed * detector.adu_per_kev_mm2
+
+    def _voltage(self, field: Field) -> float:
+        water, *others = material_weights(_REFERENCE_ENERGY_KEV)
+        relative = np.array([1.0, *(weight / water for weight in others)])[: len(field.paths_mm)]
+        thickness = float(np.median(np.tensordot(relative, field.middle(field.paths_mm), 1)))
         return min(max(round(40 + 0.2 * thickness), self.lowest_kv), self.highest_kv)
 
-    def _charge(self, paths_mm: NDArray[np.floating], voltage_kv: float, source_detector_mm: float) -> float:
-        water, bone = material_weights(effective_energy_kev(voltage_kv))
-        transmission = math.exp(-float(np.median(paths_mm[0] * water + paths_mm[1] * bone)))
-        behind = energy_fluence_kev_mm2(voltage_kv, 1.0, source_detector_mm) * transmission
-        wanted = energy_fluence_of_kerma_kev_mm2(self.detector_dose_gy)
-        return min(max(wanted / behind, self.lowest_mas), self.highest_mas)
-
-
-def energy_fluence_kev_mm2(voltage_kv: float, charge_mas: float, source_detector_mm: float) -> float:
-    """Photon energy per area at the detector without a patient, keV/mm²: what the detector's signal follows."""
-    photons = fluence_per_mm2(voltage_kv, charge_mas, source_detector_mm)
-    return photons * effective_energy_kev(voltage_kv)
+    def _charge(self, field: Field, voltage_kv: float, detector: DetectorModel, tube: Tube) -> float:
+        source = beam(voltage_kv, tube, detector.scintillator_g_cm2)
+        primary = source.transmission(field.paths_mm)
+        scatter = detector.scatter.scatter(-primary * np.log(primary), field.cell_mm)
+        light = primary + scatter
+        behind = float(np.median(field.middle(light)))
+        wanted = self.target_adu(detector) / detector.open_adu(source, 1.0, field.source_detector_mm)
+        return min(max(wanted / max(behind, math.ulp(1.0)), self.lowest_mas), self.highest_mas)
 
 
 def energy_fluence_of_kerma_kev_mm2(air_kerma_gy: float) -> float:
     """Energy fluence that makes an air kerma, at 60 keV, keV/mm²."""
-    return air_kerma_gy / (_JOULE_PER_KEV * float(air_absorption(_REFERENCE_ENERGY_KEV)) * 1e6)
+    return air_kerma_gy / (GY_PER_KEV_MM2_KG_M2 * float(air_absorption(_REFERENCE_ENERGY_KEV)))
