@@ -16,6 +16,7 @@ from carm_sim.physics.blur import CoarseGrid
 from carm_sim.physics.kernels import subtract
 
 _GRAY_LEVELS = 65536
+_LOGARITHM = np.log(np.maximum(np.arange(_GRAY_LEVELS), 1))
 _SAMPLES = 256  # along each side: enough for percentiles
 
 
@@ -44,8 +45,7 @@ def gray_table(raw: NDArray[np.uint16], window: Window) -> NDArray[np.uint8]:
     sample = np.maximum(raw[::step, ::step], 1)
     low, middle, high = np.percentile(sample, (window.bright_percentile, 50.0, window.dark_percentile))
     high = max(min(high, middle * window.highest_ratio), low * 1.05)
-    values = np.log(np.maximum(np.arange(_GRAY_LEVELS), 1))
-    gray = 255 * (np.log(high) - values) / (np.log(high) - np.log(low))
+    gray = 255 * (np.log(high) - _LOGARITHM) / (np.log(high) - np.log(low))
     return np.asarray(np.clip(np.rint(gray), 0, 255), np.uint8)
 
 

@@ -27,8 +27,10 @@ from carm_sim.physics.detector import DetectorModel, Panel, Pulse
 from carm_sim.physics.dose import DoseAlarm, DoseMeter
 from carm_sim.physics.exposure_control import ExposureControl, Field
 from carm_sim.physics.tube import Technique, Tube, effective_energy_kev
+from carm_sim.volume import Volume
 
 _CONTROL_RAYS = 32  # along each side of the field
+_CONTROL_SPACING_MM = 4.0  # of the voxels they meet
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,8 @@ class XraySystem:
         self._transform_table_to_lps = patient.transform_lps_to_table.inverse()
         volume = Renderer(patient.volume, [water_of_hu, bone_of_hu], threads=self.config.threads)
         self._scene = Scene([volume, *solids])
+        coarse = Renderer(_thinned(patient.volume), [water_of_hu, bone_of_hu], threads=1)
+        self._control_scene = Scene([coarse, *solids])
         self._panel = Panel(self.config.detector, Bands(self.config.threads), seed)
         self._buffers = Buffers()
         self._dose = DoseMeter(self.config.alarm)
@@ -219,7 +223,7 @@ class XraySystem:
         seen = None
         if not (wanted.voltage_kv and wanted.charge_mas):
             rays = control_view(view_lps, region)
-            seen = Field(self._scene.material_integrals(rays), rays.detector.pitch_mm, rays.source_detector_mm)
+            seen = Field(self._control_scene.material_integrals(rays), rays.detector.pitch_mm, rays.source_detector_mm)
         config = self.config
         return config.control.choose(seen, config.detector, config.tube, wanted.voltage_kv, wanted.charge_mas)
 
@@ -282,6 +286,16 @@ class XraySystem:
             images.scatter_to_primary,
             self._dose.warning,
         )
+
+
+def _thinned(volume: Volume) -> Volume:
+    """Every few voxels of a volume: enough for what the exposure control measures."""
+    steps = [max(1, round(_CONTROL_SPACING_MM / spacing)) for spacing in volume.spacing_mm]
+    first = [(count - 1) % step // 2 for count, step in zip(volume.hu.shape, steps, strict=True)]
+    hu = volume.hu[tuple(slice(at, None, step) for at, step in zip(first, steps, strict=True))]
+    affine = volume.transform_voxel_to_lps @ np.diag([*steps, 1.0])
+    affine[:3, 3] = volume.transform_voxel_to_lps[:3] @ [*first, 1.0]
+    return Volume(np.ascontiguousarray(hu), affine)
 
 
 def field_region(view: XrayView, field_m: tuple[float, float]) -> Region:

@@ -138,7 +138,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def process(spawn: Callable[..., subprocess.Popen[str]], patient: Path) -> subprocess.Popen[str]:
-    return spawn((*NODE, "-p", f"patient:={patient}"))
+    return spawn((*NODE, "-p", f"patient:={patient}", "-p", "air_kerma_alarm_gy:=1.0e-6"))
 
 
 @pytest.fixture
@@ -190,6 +190,9 @@ def test_single_exposures_refusals_misses_and_fluoroscopy(client: Client, proces
     client.until(lambda: any("no ray meets" in m.status[0].message for m in client.health), "warning in diagnostics")
     client.move(CARM.home)
     assert client.shot()["answer"].error_msg == ""
+    client.until(lambda: any("dose alarm" in m.status[0].message for m in client.health), "dose alarm in diagnostics")
+    values = {pair.key: float(pair.value) for pair in client.health[-1].status[0].values if "(mGy)" in pair.key}
+    assert values["cumulative air kerma (mGy)"] > 1e-3
 
     assert "outside [0.0, 30.0] Hz" in client.set_rate(99.0).reason
     before = set(client.heard["xray/exposure"])
