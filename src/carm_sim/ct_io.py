@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from carm_core.errors import PatientError
 from carm_core.landmarks import EXTRA_LANDMARKS, LANDMARKS
+from carm_sim.ct_cache import cached_ct
 from carm_sim.ct_dicom import MIN_VOXELS, SPACING_RANGE_MM, last_line, read_dicom, series_files
 from carm_sim.ct_processing import CtOptions, image_of, padding_to_air, process
 from carm_sim.volume import AIR_HU, BODY_THRESHOLD_HU, Volume
@@ -89,7 +90,8 @@ def ct_checksum(path: Path) -> str:
 def read_ct(path: Path, options: CtOptions | None = None) -> Volume:
     """Read a CT from a NIfTI file or a DICOM series folder.
 
-    Everything below -1000 HU becomes air, and so does padding of any other value around the scanned field.
+    Everything below -1000 HU becomes air, and so does padding of any other value around the scanned field. The
+    result is kept in the cache.
 
     Args:
         path: NIfTI file or DICOM folder.
@@ -100,8 +102,13 @@ def read_ct(path: Path, options: CtOptions | None = None) -> Volume:
             values that are no Hounsfield units, nothing but air, missing slices, a tilted gantry.
     """
     files = ct_files(path)
-    values, affine = read_dicom(path, files) if path.is_dir() else _read_nifti(path)
-    return process(_checked_volume(values, affine, path), options or CtOptions())
+    chosen = options or CtOptions()
+
+    def read() -> Volume:
+        values, affine = read_dicom(path, files) if path.is_dir() else _read_nifti(path)
+        return process(_checked_volume(values, affine, path), chosen)
+
+    return cached_ct(files, repr(chosen), read)
 
 
 def write_nifti(volume: Volume, path: Path) -> None:
