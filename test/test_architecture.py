@@ -37,7 +37,9 @@ def test_packages_import_only_what_they_may(package: str) -> None:
 
 @pytest.mark.parametrize("package", ["carm_core", "carm_agent", "carm_sim"])
 def test_torch_stays_in_perception(package: str) -> None:
-    assert [(file.name, name) for file, name in imports(package) if name in {"torch", "transformers"}] == []
+    """And in the renderer for GPUs, which imports it when there is one."""
+    strays = [(file.name, name) for file, name in imports(package) if name in {"torch", "transformers"}]
+    assert [stray for stray in strays if stray != ("cuda.py", "torch")] == []
 
 
 @pytest.mark.parametrize("package", PACKAGES)
