@@ -18,6 +18,7 @@ from carm_core.errors import PatientError, UnknownNameError
 from carm_core.transforms import RigidTransform
 from carm_sim.ct_io import LANDMARK_FILE, ct_checksum, is_nifti, read_ct, read_landmarks
 from carm_sim.ct_processing import CtOptions
+from carm_sim.drr.solids import SolidSet
 from carm_sim.volume import Volume
 
 CHEST_CT = "chest_ct"
@@ -46,6 +47,7 @@ class Patient:
         source: Where CT and landmarks come from.
         extra_landmarks_mm: Id of each of `carm_core.landmarks.EXTRA_LANDMARKS` to its LPS position, shape (3,), in mm,
             inside the volume or not; empty for a CT.
+        devices: Hardware in the beam, in LPS (mm).
     """
 
     name: str
@@ -55,6 +57,7 @@ class Patient:
     transform_lps_to_table: RigidTransform
     source: str
     extra_landmarks_mm: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+    devices: SolidSet = field(default_factory=SolidSet)
 
     @property
     def landmarks_table_mm(self) -> dict[int, NDArray[np.float64]]:
@@ -98,13 +101,20 @@ def load_patient(spec: str) -> Patient:
     Args:
         spec: `chest_ct`, `phantom:SEED`, `phantom-validation:SEED`, or the path of a NIfTI file or DICOM series folder,
             with a `landmarks.yaml` beside (for a folder: in) it if ground truth is known. Options may follow the path:
-            `ct.nii.gz?remove_table&spacing=1.5`; `phantom:7?whole_body` reaches to the feet.
+            `ct.nii.gz?remove_table&spacing=1.5`; `phantom:7?whole_body` reaches to the feet. Hardware and findings
+            (`carm_sim.hardware`) follow behind plus signs: `phantom:7+pacemaker+ecg`, `chest_ct+table`.
 
     Raises:
         UnknownPatientError: If there is no patient of this name (with the nearest one).
-        PatientError: If the path does not exist, or the CT or its landmarks are unusable.
+        UnknownNameError: If there is no hardware of this name (with the nearest one).
+        PatientError: If the path does not exist, the CT or its landmarks are unusable, or hardware does not fit.
     """
     text = str(spec).strip()
+    if "+" in text and not Path(text).expanduser().exists():
+        from carm_sim.hardware import equip
+
+        plain, *hardware = text.split("+")
+        return equip(load_patient(plain), hardware)
     kind, _, argument = text.partition(":")
     if text == CHEST_CT:
         return _load_chest_ct()

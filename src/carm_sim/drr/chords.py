@@ -189,17 +189,38 @@ def _difference(
 
 
 @_compiled
-def _within(boxes: NDArray[np.int64], begin: int, end: int, row: int, which: NDArray[np.int64]) -> int:
-    """Bodies of a range whose boxes hold a row, sorted by their left edges; their number."""
+def _within(
+    boxes: NDArray[np.int64],
+    strips: NDArray[np.float64],
+    begin: int,
+    end: int,
+    row: int,
+    which: NDArray[np.int64],
+    lefts: NDArray[np.int64],
+    rights: NDArray[np.int64],
+) -> int:
+    """Bodies of a range that a row may see, sorted by the first column that may; their number.
+
+    ``which`` gets the bodies, ``lefts`` and ``rights`` the columns, the last one exclusive.
+    """
     count = 0
     for p in range(begin, end):
-        if boxes[p, 1] <= row < boxes[p, 3] and boxes[p, 0] < boxes[p, 2]:
-            at = count
-            while at > 0 and boxes[which[at - 1], 0] > boxes[p, 0]:
-                which[at] = which[at - 1]
-                at -= 1
-            which[at] = p
-            count += 1
+        if not boxes[p, 1] <= row < boxes[p, 3]:
+            continue
+        left, right = boxes[p, 0], boxes[p, 2]
+        across = strips[p, 0]
+        if abs(across) > 1e-2:
+            middle, half = (strips[p, 2] - strips[p, 1] * row) / across, strips[p, 3] / abs(across)
+            left = max(left, int(min(max(np.floor(middle - half), -1e9), 1e9)))
+            right = min(right, int(min(max(np.ceil(middle + half) + 1, -1e9), 1e9)))
+        if left >= right:
+            continue
+        at = count
+        while at > 0 and lefts[at - 1] > left:
+            which[at], lefts[at], rights[at] = which[at - 1], lefts[at - 1], rights[at - 1]
+            at -= 1
+        which[at], lefts[at], rights[at] = p, left, right
+        count += 1
     return count
 
 
@@ -210,10 +231,11 @@ def add_chords(
     origins: NDArray[np.float64],
     directions: NDArray[np.float64],
     boxes: NDArray[np.int64],
+    strips: NDArray[np.float64],
     spans: NDArray[np.int64],
     factors: NDArray[np.float64],
     geometry: tuple[float, float, float, float],
-    samples: int,
+    samples: NDArray[np.int64],
     corner: tuple[int, int],
     first: int,
     last: int,
@@ -227,10 +249,12 @@ def add_chords(
         origins: Source in its coordinates (bodies, 3).
         directions: From source to raw pixel 0, 0 in its coordinates, change per column, per row (bodies, 3, 3).
         boxes: Raw pixels that may see it: left, top, right, bottom; right and bottom exclusive (bodies, 4).
+        strips: Strip of pixels that may see it, along its projected axis: normal's column and row, distance from pixel
+            0, 0 along the normal, half width (bodies, 4).
         spans: First body, first hole, end of holes, material of each solid (solids, 4).
         factors: Factor of each solid (solids,).
         geometry: Source-detector distance, mm, principal point's column and row, pitch, mm.
-        samples: Rays along each side of a pixel.
+        samples: Rays along each side of a pixel, of each solid (solids,).
         corner: Column and row of the image's first pixel.
         first: First row of the band, from the image's first.
         last: One past the last.
@@ -241,40 +265,44 @@ def add_chords(
         most = max(most, spans[s, 1] - spans[s, 0], spans[s, 2] - spans[s, 1])
     enters, leaves = np.empty(most), np.empty(most)
     hole_enters, hole_leaves = np.empty(most), np.empty(most)
-    listed, live = np.empty(most, np.int64), np.empty(most, np.int64)
-    listed_holes, live_holes = np.empty(most, np.int64), np.empty(most, np.int64)
+    listed, lefts, rights = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
+    listed_holes, hole_lefts, hole_rights = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
+    live, live_holes = np.empty(most, np.int64), np.empty(most, np.int64)
+    places = np.empty(most, np.int64)
     distance, middle_column, middle_row, pitch = geometry
     for s in range(len(spans)):
+        rays = samples[s]
         for row in range(first + corner[1], last + corner[1]):
-            count = _within(boxes, spans[s, 0], spans[s, 1], row, listed)
+            count = _within(boxes, strips, spans[s, 0], spans[s, 1], row, listed, lefts, rights)
             if count == 0:
                 continue
-            holes = _within(boxes, spans[s, 1], spans[s, 2], row, listed_holes)
-            coming, near, column = 0, 0, boxes[listed[0], 0]
+            holes = _within(boxes, strips, spans[s, 1], spans[s, 2], row, listed_holes, hole_lefts, hole_rights)
+            coming, near, column = 0, 0, lefts[0]
             while True:
-                while coming < count and boxes[listed[coming], 0] <= column:
-                    live[near] = listed[coming]
+                while coming < count and lefts[coming] <= column:
+                    places[near] = coming
                     near, coming = near + 1, coming + 1
                 kept = 0
                 for index in range(near):
-                    if boxes[live[index], 2] > column:
-                        live[kept] = live[index]
+                    if rights[places[index]] > column:
+                        places[kept] = places[index]
+                        live[kept] = listed[places[index]]
                         kept += 1
                 near = kept
                 if near == 0:
                     if coming == count:
                         break
-                    column = boxes[listed[coming], 0]
+                    column = lefts[coming]
                     continue
                 near_holes = 0
                 for index in range(holes):
-                    if boxes[listed_holes[index], 0] <= column < boxes[listed_holes[index], 2]:
+                    if hole_lefts[index] <= column < hole_rights[index]:
                         live_holes[near_holes] = listed_holes[index]
                         near_holes += 1
                 total = 0.0
-                for ray in range(samples * samples):
-                    y = row + (ray // samples + 0.5) / samples - 0.5
-                    x = column + (ray % samples + 0.5) / samples - 0.5
+                for ray in range(rays * rays):
+                    y = row + (ray // rays + 0.5) / rays - 0.5
+                    x = column + (ray % rays + 0.5) / rays - 0.5
                     found = _gather(live, near, kinds, parameters, origins, directions, x, y, enters, leaves)
                     if found == 0:
                         continue
@@ -283,6 +311,6 @@ def add_chords(
                     )
                     length = np.sqrt(distance**2 + ((x - middle_column) * pitch) ** 2 + ((y - middle_row) * pitch) ** 2)
                     total += length * _difference(enters, leaves, found, hole_enters, hole_leaves, cut)
-                value = factors[s] * total / (samples * samples)
+                value = factors[s] * total / (rays * rays)
                 out[spans[s, 3], row - corner[1], column - corner[0]] += np.float32(value)
                 column += 1

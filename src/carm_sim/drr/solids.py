@@ -30,6 +30,8 @@ Array = NDArray[np.float64]
 _CORNERS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=np.float64)
 _NEAREST_MM = 1.0
 _THINNEST_MM = 1e-6
+THIN_MM = 1.6
+"""A solid with a body whose second half size is below this, a wire, is sampled finely where that is asked for."""
 
 
 class Material(IntEnum):
@@ -228,7 +230,7 @@ class Solid:
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """Bodies of all solids as arrays; names as in :func:`carm_sim.drr.chords.add_chords`."""
+    """All solids as arrays; names as in :func:`carm_sim.drr.chords.add_chords`."""
 
     kinds: NDArray[np.int64]
     parameters: Array
@@ -237,6 +239,7 @@ class _Table:
     frames: Array
     spans: NDArray[np.int64]
     factors: Array
+    thin: NDArray[np.bool_]
 
     @classmethod
     def of(cls, solids: Sequence[Solid]) -> _Table:
@@ -253,10 +256,13 @@ class _Table:
             axes * sizes[:, None, :],
             np.array(spans, np.int64).reshape(-1, 4),
             np.array([solid.factor for solid in solids], np.float64),
+            np.array(
+                [min(float(np.median(body.sizes_mm)) for body in solid.bodies) < THIN_MM for solid in solids], np.bool_
+            ),
         )
 
-    def boxes(self, view: XrayView, region: Region) -> NDArray[np.int64]:
-        """Pixels of a region that may see each body (bodies, 4)."""
+    def places(self, view: XrayView, region: Region) -> tuple[NDArray[np.int64], Array]:
+        """Boxes and strips of pixels of a region that may see each body (bodies, 4)."""
         reach = np.ones((len(self.kinds), 3))
         reach[self.kinds == FRUSTUM, :2] += np.abs(self.parameters[self.kinds == FRUSTUM])[:, None]
         reach[self.kinds == CAPSULE, 2] += self.parameters[self.kinds == CAPSULE]
@@ -267,13 +273,26 @@ class _Table:
             pixels = view.focal_px * local[..., :2] / depth[..., None] + np.asarray(view.center_px)
         low, high = pixels.min(1) - 0.5, pixels.max(1) + 0.5
         near, behind = depth.min(1) < _NEAREST_MM, depth.max(1) <= 0
+        pixels[near] = 0
         left, top, right, bottom = region
         low[near], high[near] = (left, top), (right, bottom)
         limits = np.array([(left, top), (right, bottom)], dtype=np.float64)
         edges = [np.clip(np.floor(low), *limits), np.clip(np.ceil(high) + 1, *limits)]
         boxes = np.concatenate(edges, 1).astype(np.int64)
         boxes[behind] = 0
-        return boxes
+        return boxes, _strips(pixels, near)
+
+
+def _strips(pixels: Array, near: NDArray[np.bool_]) -> Array:
+    """Strips along bodies' axes, from their projected corners (bodies, 8, 2), in the order of ``_CORNERS``."""
+    along = pixels[:, 1::2].mean(1) - pixels[:, 0::2].mean(1)
+    length = np.linalg.norm(along, axis=1)
+    usable = ~near & (length > 1e-3)
+    normal = np.where(usable[:, None], along[:, ::-1] * (1.0, -1.0), 0.0) / np.where(usable, length, 1.0)[:, None]
+    distance = np.einsum("bci,bi->bc", np.where(usable[:, None, None], pixels, 0.0), normal)
+    low, high = distance.min(1), distance.max(1)
+    half = (high - low) / 2 + 0.5 * np.abs(normal).sum(1) + 0.01
+    return np.column_stack([normal, (low + high) / 2, half])
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,8 +301,8 @@ class SolidSet:
 
     Attributes:
         solids: The solids; they add up where they overlap.
-        samples: Rays along each side of a pixel, averaged: 1 is the ray of the pixel's center, more is kind to what is
-            thinner than a pixel.
+        samples: Rays along each side of a pixel, averaged, for solids thinner than :data:`THIN_MM`, which are about as
+            fine as pixels; all others, and all with 1, have the ray of the pixel's center.
         threads: Threads for rendering; any number gives the same image.
     """
 
@@ -342,11 +361,12 @@ class SolidSet:
             return
         table, pitch = self._table, view.detector.pitch_mm
         column, row = view.center_px
-        boxes = table.boxes(view, area)
+        boxes, strips = table.places(view, area)
         corner = view.source_detector_mm * view.forward - pitch * (column * view.right + row * view.down)
         steps = np.stack([corner, pitch * view.right, pitch * view.down])
         directions = np.einsum("bij,sj->bsi", table.maps, steps)
         origins = np.einsum("bij,bj->bi", table.maps, view.source_mm - table.centers)
+        samples = np.where(table.thin, self.samples, 1)
         geometry = float(view.source_detector_mm), float(column), float(row), float(pitch)
 
         def render(first: int, last: int) -> None:
@@ -356,10 +376,11 @@ class SolidSet:
                 origins,
                 directions,
                 boxes,
+                strips,
                 table.spans,
                 table.factors,
                 geometry,
-                self.samples,
+                samples,
                 (left, top),
                 first,
                 last,
