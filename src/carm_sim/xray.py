@@ -16,7 +16,7 @@ from carm_core.frame import XrayFrame
 from carm_core.geometry import Detector, XrayView
 from carm_core.kinematics import CArm
 from carm_sim.display import Window, display_image
-from carm_sim.drr import Region, Renderer
+from carm_sim.drr import Region, Renderer, make_renderer
 from carm_sim.drr.bands import Bands
 from carm_sim.drr.buffers import Buffers
 from carm_sim.drr.scene import MATERIALS, Scene, SolidSet
@@ -161,16 +161,16 @@ class XraySystem:
             carm: Kinematics and detector.
             config: Settings; None: the defaults.
             seed: Seed of the noise.
-            solids: Implants and other things in the beam, in the frame of the patient's CT.
+            solids: Things in the beam beside the patient's own devices, in the frame of the patient's CT.
         """
         self.patient, self.carm = patient, carm
         self.config = config if config is not None else XrayConfig()
         self._seed = seed
         self._transform_table_to_lps = patient.transform_lps_to_table.inverse()
-        volume = Renderer(patient.volume, [water_of_hu, bone_of_hu], threads=self.config.threads)
-        self._scene = Scene([volume, *solids])
-        coarse = Renderer(_thinned(patient.volume), [water_of_hu, bone_of_hu], threads=1)
-        self._control_scene = Scene([coarse, *solids])
+        materials, threads = [water_of_hu, bone_of_hu], self.config.threads
+        devices = [patient.devices.with_threads(threads)] if len(patient.devices) else []
+        self._scene = Scene([make_renderer(patient.volume, materials, threads=threads), *devices, *solids])
+        self._control_scene = Scene([Renderer(_thinned(patient.volume), materials), *devices, *solids])
         self._panel = Panel(self.config.detector, Bands(self.config.threads), seed)
         self._buffers = Buffers()
         self._dose = DoseMeter(self.config.alarm)

@@ -15,6 +15,7 @@ from carm_core.geometry import raw_from_display
 from carm_core.kinematics import CArm
 from carm_core.parameters import parameter_defaults
 from carm_core.paths import config_file
+from carm_sim.drr.solids import Material, Solid, SolidSet, sphere
 from carm_sim.joint_history import JointHistory, JointStatesMissingError
 from carm_sim.patient import make_patient
 from carm_sim.physics.beam import beam
@@ -252,6 +253,20 @@ def test_metal_in_the_beam_is_darker_than_its_length_of_bone():
     )
     assert (metal[:, 100:120] < 0.7 * bone[:, 100:120]).all()
     np.testing.assert_allclose(metal[:, :98].astype(float), bone[:, :98], atol=1)
+
+
+def test_devices_of_the_patient_are_seen():
+    plain = slab()
+    ball = Solid.of(sphere(plain.volume.center_mm, 10.0), Material.METAL)
+    config = XrayConfig(binning=6, threads=1, detector=QUIET, tube=Tube(focal_spot_mm=0.0))
+    bare, dressed = (
+        XraySystem(patient, CARM, config).expose(joints(patient), Request(80, 0.5)).raw.astype(float)
+        for patient in (plain, replace(plain, devices=SolidSet((ball,))))
+    )
+    source = beam(80.0, Tube(), QUIET.scintillator_g_cm2)
+    behind = source.transmission(np.array([[100.0, 100.0], [0.0, 0.0], [20.0, 0.0]]))
+    assert (dressed / bare)[126:130, 126:130].mean() == pytest.approx(behind[0] / behind[1], rel=0.03)
+    assert (dressed[:, :90] == bare[:, :90]).mean() > 0.99  # the sum over groups and the table round alike
 
 
 def test_rays_that_miss_are_counted():
