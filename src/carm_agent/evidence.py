@@ -30,6 +30,7 @@ class Evidence:
         """
         self._config = config
         self._contender: Belief | None = None
+        self._isocenter_mm = np.zeros(3)
         self.belief: Belief | None = None
         self.agreeing = 0
 
@@ -59,9 +60,11 @@ class Evidence:
             return f"the localizer is only {100 * estimate.confidence:.0f} % sure"
         fresh = Belief.from_measurement(view, measured, std_mm, config.depth_std_mm)
         if self.belief is None:
-            self.belief, self.agreeing = fresh, 1
+            self.belief, self.agreeing, self._isocenter_mm = fresh, 1, view.isocenter_mm
             return ""
-        self.belief = self.belief.diffused(config.drift_std_mm)
+        moved_mm = float(np.linalg.norm(view.isocenter_mm - self._isocenter_mm))
+        self._isocenter_mm = view.isocenter_mm
+        self.belief = self.belief.diffused(math.hypot(config.drift_std_mm, config.drift_per_motion * moved_mm))
         if self.belief.surprise(view, measured, std_mm) <= config.max_surprise:
             self.belief, self._contender = self.belief.updated(view, measured, std_mm), None
             self.agreeing += 1

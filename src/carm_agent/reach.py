@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans a shift of the isocenter in the image plane; if it is out of reach but not needed in full, what there is."""
+"""Plans a shift of the isocenter in the image plane; if it is out of reach but not needed in full, what there is.
+
+A joint at its limit blocks one direction of the image only: the rest of the shift slides along it.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,32 +48,35 @@ def plan_shift(
     Raises:
         GoalError: less than that is within reach; why.
     """
-    shift_m = step_mm @ np.array(view.display_axes) / 1000.0
+    axes = np.array(view.display_axes)
     isocenter = planner.carm.isocenter(start)
 
-    def plan(share: float) -> Plan:
-        return planner.to_view(start, isocenter + share * shift_m)
+    def plan(shift_mm: NDArray[np.float64]) -> Plan:
+        return planner.to_view(start, isocenter + shift_mm @ axes / 1000.0)
 
     try:
-        return Shift(plan(1.0))
+        return Shift(plan(step_mm))
     except GoalError as error:
         refused = error
-    share = _largest_share(plan)
-    length = float(np.linalg.norm(step_mm))
-    lacking = (1.0 - share) * length
-    if lacking > slack_mm or share * length < _SHORTEST_MOTION_MM:
+    reached = _furthest(plan, np.zeros(2), step_mm)
+    slides = [_furthest(plan, reached, along * (step_mm - reached)) for along in np.eye(2)]
+    reached = min(slides, key=lambda shift: float(np.linalg.norm(step_mm - shift)))
+    lacking = float(np.linalg.norm(step_mm - reached))
+    if lacking > slack_mm or np.linalg.norm(reached) < _SHORTEST_MOTION_MM:
         raise refused
-    return Shift(plan(share), lacking, refused)
+    return Shift(plan(reached), lacking, refused)
 
 
-def _largest_share(plan: Callable[[float], Plan]) -> float:
-    """Return the largest share of a step that can be planned, by bisection; 0 if none can."""
+def _furthest(
+    plan: Callable[[NDArray[np.float64]], Plan], start_mm: NDArray[np.float64], step_mm: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the end of the largest part of a step from `start_mm` that can be planned, by bisection."""
     low, high = 0.0, 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         try:
-            plan(middle)
+            plan(start_mm + middle * step_mm)
             low = middle
         except GoalError:
             high = middle
-    return low
+    return np.asarray(start_mm + low * step_mm, dtype=np.float64)

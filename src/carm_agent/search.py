@@ -110,10 +110,10 @@ class Search:
                 continue
             offset = np.asarray(estimate.displacement_mm, dtype=np.float64)
             nearest = self._config.again_mm if self._led[guide] else self._config.arrived_mm
+            self._reached = index
             if self._led[guide] < _LEADS and np.linalg.norm(offset) > nearest:
                 self._led[guide] += 1
                 return Lead(guide, offset, True)
-            self._reached = index
             return None
         return None
 

@@ -101,6 +101,8 @@ class NavigatorConfig:
         relative_std: added standard deviation per distance from the center.
         depth_std_mm: spread of the landmarks' depth around the isocenter, mm.
         drift_std_mm: by which a belief grows less sure from exposure to exposure, mm.
+        drift_per_motion: by which it does so in addition, per distance that the isocenter has moved: what is seen
+            from afar is no further proof of what is seen from near.
         max_surprise: answers further from what was expected, in standard deviations, are doubtful.
         max_displacement_mm: no body is larger: answers beyond are doubtful, mm.
         cautious_step_mm: longest motion on a doubtful answer, mm.
@@ -120,6 +122,7 @@ class NavigatorConfig:
     relative_std: float = 0.05
     depth_std_mm: float = 60.0
     drift_std_mm: float = 8.0
+    drift_per_motion: float = 0.25
     max_surprise: float = 4.0
     max_displacement_mm: float = 1500.0
     cautious_step_mm: float = 60.0
