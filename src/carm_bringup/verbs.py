@@ -109,6 +109,8 @@ def _wait(parser: argparse.ArgumentParser) -> None:
 CLIENT = "carm_bringup.client"
 COMMANDS = "carm_perception.commands"
 BENCH_NAV = "carm_bringup.bench_nav"
+BENCH_DRR = "carm_bringup.bench_drr"
+BENCH_STREAM = "carm_bringup.bench_stream"
 VERBS: tuple[Verb, ...] = (
     Verb(
         "sim",
@@ -172,6 +174,20 @@ VERBS: tuple[Verb, ...] = (
         "carm bench nav --localizer oracle --patients 2 --episodes 4 --json nav.json",
         f"{BENCH_NAV}:run",
         f"{BENCH_NAV}:add_arguments",
+    ),
+    Verb(
+        "bench drr",
+        "rendering: frames per second, error and memory beside other renderers",
+        "carm bench drr --quick --json drr.json",
+        f"{BENCH_DRR}:run",
+        f"{BENCH_DRR}:add_arguments",
+    ),
+    Verb(
+        "bench stream",
+        "fluoroscopy through the real nodes: images per second, jitter, latency",
+        "carm bench stream --binning 2 --duration 10 --json stream.json",
+        f"{BENCH_STREAM}:run",
+        f"{BENCH_STREAM}:add_arguments",
     ),
     Verb("doctor", "check this machine", "carm doctor", "carm_bringup.doctor:run", _none),
 )

@@ -50,6 +50,7 @@ class NanodrrRenderer(Renderer):
         mu_of_hu: Mapping | Sequence[Mapping] = water_equivalent,
         *,
         device: Literal["cuda", "cpu"] = "cuda",
+        samples: int = 0,
         threads: int = 2,
     ) -> None:
         """Prepare to render; the volume goes to the device with the first view.
@@ -58,12 +59,13 @@ class NanodrrRenderer(Renderer):
             volume: Voxels and their affine.
             mu_of_hu: Attenuation of HU, as for :class:`carm_sim.drr.renderer.Renderer`.
             device: Where to render.
+            samples: Samples along each ray; 0: :data:`SAMPLES_PER_VOXEL`.
             threads: Threads on the CPU.
 
         Raises:
             ConfigurationError: The volume or a mapping is invalid.
         """
-        self._device = device
+        self._device, self._samples = device, samples
         self._subjects: dict[int, Any] = {}
         super().__init__(volume, mu_of_hu, threads=threads)
 
@@ -121,7 +123,7 @@ class NanodrrRenderer(Renderer):
         rt_inv = torch.from_numpy(transform_camera_to_lps).float()[None].to(self._device)
         distance = torch.tensor([view.source_detector_mm], dtype=torch.float32, device=self._device)
         diagonal_mm = float(np.linalg.norm(np.asarray(self.volume.hu.shape) * self._spacing_mm))
-        samples = int(np.ceil(SAMPLES_PER_VOXEL * diagonal_mm / float(self._spacing_mm.min())))
+        samples = self._samples or int(np.ceil(SAMPLES_PER_VOXEL * diagonal_mm / float(self._spacing_mm.min())))
         with torch.inference_mode():
             for target, material, weight in parts:
                 subject = self._subject(material)

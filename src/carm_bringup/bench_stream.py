@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`carm bench stream`: fluoroscopy end to end, real processes over DDS; the localizer is off."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from carm_core.errors import CarmError, ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from carm_bringup.nodes.stream_probe import Arrival
+
+BINNINGS = (1, 2, 3, 4, 6)
+WARM_UP_IMAGES = 15
+"""Left out of the figures, of short runs a third: the first images find cold caches."""
+FEWEST_IMAGES = 6
+PATIENCE_S = 60.0
+TOPICS = {"image": "xray/image", "image_raw": "xray/image_raw"}
+_FIRST_DOMAIN, _DOMAINS = 60, 40
+
+
+class StreamError(CarmError):
+    """No images came."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("--rate", type=float, default=15.0, metavar="HZ", help="fluoroscopy, images per second (15)")
+    parser.add_argument(
+        "--binning",
+        type=int,
+        choices=BINNINGS,
+        action="append",
+        help="of the 1536 x 1536 detector; repeat for several (2 and 1: 768 and 1536 pixels)",
+    )
+    parser.add_argument("--topic", choices=sorted(TOPICS), default="image", help="which image (image)")
+    parser.add_argument("--duration", type=float, default=30.0, metavar="S", help="per binning, s (30)")
+    parser.add_argument("--patient", default="chest_ct", help="chest_ct, phantom:SEED or a CT (chest_ct)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
+    parser.add_argument("--quick", action="store_true", help="4 s per binning")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the bench.
+
+    Returns:
+        Exit code 0.
+
+    Raises:
+        CarmError: Bad input, or no images came.
+    """
+    if args.json is not None and not args.json.parent.is_dir():
+        raise ConfigurationError(f"{args.json}: folder {args.json.parent} does not exist")
+    if not 0.5 <= args.rate <= 30:
+        raise ConfigurationError(f"--rate {args.rate:g} is outside 0.5 to 30")
+    if not 1 <= args.duration <= 3600:
+        raise ConfigurationError(f"--duration {args.duration:g} is outside 1 to 3600")
+    results = {}
+    for binning in dict.fromkeys(args.binning or (2, 1)):
+        metrics = figures_of(_stream(binning, args), args.rate)
+        results[str(metrics["size_px"])] = metrics
+        print(
+            f"{metrics['size_px']} x {metrics['size_px']}: {metrics['fps']:.2f} images/s, jitter p99"
+            f" {metrics['jitter_p99_ms']:.1f} ms, latency p99 {metrics['latency_p99_ms']:.1f} ms"
+            f" ({metrics['n']} images)",
+            flush=True,
+        )
+    if args.json is not None:
+        from carm_bringup import figures
+
+        document = figures.document(command_line(args), args.seed, results)
+        try:
+            args.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(f"cannot write {args.json}: {error.strerror}") from error
+    return 0
+
+
+def figures_of(arrivals: Sequence[Arrival], rate_hz: float) -> dict[str, Any]:
+    """Figures of a stream, the first images left out.
+
+    Args:
+        arrivals: Images in order.
+        rate_hz: Rate that was asked for.
+
+    Returns:
+        ``n``, ``size_px``, ``fps``; ``jitter_p99_ms``: difference between the interval of two arrivals and the period;
+        ``latency_p50_ms``, ``latency_p99_ms``: from the middle of the exposure to the arrival.
+
+    Raises:
+        StreamError: There are too few images.
+    """
+    import numpy as np
+
+    if len(arrivals) < FEWEST_IMAGES:
+        raise StreamError(f"only {len(arrivals)} images came; {FEWEST_IMAGES} are needed")
+    kept = arrivals[min(WARM_UP_IMAGES, len(arrivals) // 3) :]
+    received = np.array([one.received_s for one in kept])
+    latency_ms = 1e3 * (received - np.array([one.stamp_s for one in kept]))
+    intervals_s = np.diff(received)
+    return {
+        "n": len(kept),
+        "size_px": kept[0].rows,
+        "fps": float(len(intervals_s) / intervals_s.sum()),
+        "jitter_p99_ms": float(np.percentile(np.abs(1e3 * (intervals_s - 1 / rate_hz)), 99)),
+        "latency_p50_ms": float(np.percentile(latency_ms, 50)),
+        "latency_p99_ms": float(np.percentile(latency_ms, 99)),
+    }
+
+
+def _stream(binning: int, args: argparse.Namespace) -> list[Arrival]:
+    """Start motion and X-ray node in a domain of their own, listen, end them."""
+    from tqdm import tqdm
+
+    from carm_bringup import graph, launcher
+    from carm_bringup.nodes.stream_probe import listen
+
+    os.environ["ROS_DOMAIN_ID"] = str(_FIRST_DOMAIN + os.getpid() % _DOMAINS)
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    values = graph.resolve([f"patient:={args.patient}", f"rate:={args.rate}"])
+    commands = []
+    for spec in graph.NODES:
+        if spec.name in ("motion_node", "xray_node"):
+            command = launcher.node_command(spec, values)
+            if spec.name == "xray_node":
+                extra = ("-p", f"binning:={binning}", "-p", f"seed:={args.seed}")
+                command = replace(command, words=(*command.words, *extra))
+            commands.append(command)
+    said: list[str] = []
+    supervisor = launcher.Supervisor(said.append, color=False)
+    duration_s = 4.0 if args.quick else args.duration
+    try:
+        supervisor.start(commands)
+        with tqdm(total=int(duration_s * args.rate), desc=f"binning {binning}", unit="image", file=sys.stderr) as bar:
+            topic = f"{graph.namespace(values)}/{TOPICS[args.topic]}"
+            arrivals = listen(topic, duration_s, PATIENCE_S, lambda count: bar.update(count - bar.n))
+    finally:
+        supervisor.stop()
+    if not arrivals:
+        raise StreamError(f"no image within {PATIENCE_S:.0f} s: {said[-1] if said else 'the nodes said nothing'}")
+    return arrivals
+
+
+def command_line(args: argparse.Namespace) -> str:
+    """The command line that gives these figures."""
+    words = ["carm bench stream", *(f"--binning {binning}" for binning in args.binning or ())]
+    words += [f"--rate {args.rate:g}", f"--topic {args.topic}", f"--patient {args.patient}", f"--seed {args.seed}"]
+    return " ".join([*words, "--quick" if args.quick else f"--duration {args.duration:g}"])

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A subscriber that notes when each X-ray image was exposed and when it arrived."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import rclpy
+from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import Image
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """An image that arrived.
+
+    Attributes:
+        stamp_s: Middle of its exposure, system time, s.
+        received_s: When the callback had it, system time, s.
+        rows: Rows of the image.
+    """
+
+    stamp_s: float
+    received_s: float
+    rows: int
+
+
+def listen(topic: str, duration_s: float, patience_s: float, on_image: Callable[[int], None]) -> list[Arrival]:
+    """Subscribe and note every image.
+
+    Args:
+        topic: Absolute name.
+        duration_s: How long to listen from the first image on, s.
+        patience_s: How long to wait for the first image, s.
+        on_image: Called with the number of images so far.
+
+    Returns:
+        Arrivals in order; empty when no image came in time.
+    """
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node("stream_probe")
+    arrivals: list[Arrival] = []
+
+    def receive(message: Image) -> None:
+        stamp = message.header.stamp
+        arrivals.append(Arrival(stamp.sec + 1e-9 * stamp.nanosec, time.time(), message.height))
+        on_image(len(arrivals))
+
+    node.create_subscription(Image, topic, receive, QoSProfile(depth=2))
+    try:
+        deadline = time.monotonic() + patience_s
+        while not arrivals and time.monotonic() < deadline:
+            rclpy.spin_once(node, timeout_sec=0.1)
+        end = time.monotonic() + duration_s
+        while arrivals and time.monotonic() < end:
+            rclpy.spin_once(node, timeout_sec=0.1)
+    finally:
+        node.destroy_node()
+        rclpy.shutdown()
+    return arrivals
