@@ -44,14 +44,14 @@ class Panel:
 PANELS = (
     Panel("chest_ct+pacemaker+sternal_wires", 11, (25, 0, -20)),
     Panel("chest_ct+tubes+ecg", 11, (0, 0, -10)),
-    Panel("chest_ct+screws_rods", 11, (10, 0, -40), 75),
+    Panel("chest_ct+screws_rods", 11, (10, 50, -45), 80),
     Panel("chest_ct+catheter+guide_wire", 11, (0, 0, -30)),
     Panel("phantom:11+surgeon_hand+sternal_wires", 11, (0, 0, -20)),
     Panel("phantom:11+shoulder_implant", 2, (15, 0, -30)),
-    Panel("phantom:11?whole_body+hip_implant", 122, (-10, 0, -45)),
+    Panel("phantom:11?whole_body+hip_implant", 121, (-10, 0, -45)),
     Panel("phantom:11+jewellery", 10, (0, 0, -15)),
-    Panel("chest_ct+table", 11, (0, 40, -20), 80),
-    Panel("chest_ct+pleural_effusion", 11, (-40, 0, -60)),
+    Panel("chest_ct+table", 11, (0, 125, -20), 80),
+    Panel("chest_ct+pleural_effusion", 11, (0, 0, -60)),
 )
 
 
@@ -80,9 +80,7 @@ def _positions(carm: CArm, isocenter_mm: np.ndarray, primary_deg: float) -> np.n
     goal = isocenter_mm / 1000
     for step in range(40):
         try:
-            return carm.inverse(goal * (1, 1, 1) - np.sign(goal) * (0.01 * step, 0, 0), math.radians(primary_deg), 0.0)[
-                0
-            ]
+            return carm.inverse(goal - np.sign(goal) * (0.01 * step, 0, 0), math.radians(primary_deg), 0.0)[0]
         except CarmError:
             continue
     raise SystemExit(f"no position of the C-arm shows {isocenter_mm.tolist()} mm")

@@ -15,6 +15,7 @@ from carm_core.kinematics import CArm
 from carm_core.transforms import RigidTransform
 from carm_sim.drr.solids import Material, SolidSet
 from carm_sim.hardware import FINDINGS, HARDWARE, MissingLandmarkError, equip, materials
+from carm_sim.hardware.site import Site
 from carm_sim.patient import Patient, load_patient, make_patient
 from carm_sim.volume import Volume
 
@@ -237,6 +238,18 @@ def test_patients_are_loaded_with_hardware():
     assert len(loaded.devices) > 40
     with pytest.raises(PatientError, match="did you mean 'chest_ct'"):
         load_patient("chest_cd+ecg")
+
+
+def test_spine_and_sternum_of_the_real_chest_are_found_beside_contrast_medium():
+    chest = load_patient("chest_ct")
+    site = Site(chest, "test", np.random.default_rng(0))
+    around = np.stack(np.meshgrid(*[np.arange(-6, 7, 3.0)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    hu = np.array([chest.volume.sample(center + around) for center in site.spine])
+    assert (hu.mean(1) > 60).all()
+    assert (hu.std(1) > 25).all()
+    assert hu.min() > -250
+    skin = np.array([site.skin((x, site.mid_y, z), (0, 1, 0))[1] for x, _, z in site.sternum])
+    assert ((site.sternum[:, 1] - skin > 4) & (site.sternum[:, 1] - skin < 30)).all()
 
 
 def test_a_body_moves_with_its_frame(patient):

@@ -158,13 +158,13 @@ def _gather(
     found = 0
     for index in range(count):
         p = which[index]
-        o, m = origins[p], directions[p]
-        d = (
-            m[0, 0] + column * m[1, 0] + row * m[2, 0],
-            m[0, 1] + column * m[1, 1] + row * m[2, 1],
-            m[0, 2] + column * m[1, 2] + row * m[2, 2],
+        origin = (origins[p, 0], origins[p, 1], origins[p, 2])
+        direction = (
+            directions[p, 0, 0] + column * directions[p, 1, 0] + row * directions[p, 2, 0],
+            directions[p, 0, 1] + column * directions[p, 1, 1] + row * directions[p, 2, 1],
+            directions[p, 0, 2] + column * directions[p, 1, 2] + row * directions[p, 2, 2],
         )
-        enter, leave = interval(kinds[p], parameters[p], (o[0], o[1], o[2]), d)
+        enter, leave = interval(kinds[p], parameters[p], origin, direction)
         if leave > enter:
             found = _insert(enters, leaves, found, enter, leave)
     return _merge(enters, leaves, found)
@@ -186,6 +186,43 @@ def _difference(
         for j in range(holes):
             total -= max(0.0, min(leaves[i], hole_leaves[j]) - max(enters[i], hole_enters[j]))
     return total
+
+
+@_compiled
+def _pixel(
+    bodies: NDArray[np.int64],
+    count: int,
+    holes: NDArray[np.int64],
+    hole_count: int,
+    kinds: NDArray[np.int64],
+    parameters: NDArray[np.float64],
+    origins: NDArray[np.float64],
+    directions: NDArray[np.float64],
+    geometry: tuple[float, float, float, float],
+    rays: int,
+    column: int,
+    row: int,
+    room: NDArray[np.float64],
+) -> float:
+    """Mean length, mm, within a solid of the rays of a pixel; the arrays are as in :func:`add_chords`."""
+    distance, middle_column, middle_row, pitch = geometry
+    enters, leaves, hole_enters, hole_leaves = room[0], room[1], room[2], room[3]
+    share, total = 1.0 / rays, 0.0
+    for below in range(rays):
+        y = row + (below + 0.5) * share - 0.5
+        y_mm = (y - middle_row) * pitch
+        for beside in range(rays):
+            x = column + (beside + 0.5) * share - 0.5
+            found = _gather(bodies, count, kinds, parameters, origins, directions, x, y, enters, leaves)
+            if found == 0:
+                continue
+            cut = 0
+            if hole_count > 0:
+                cut = _gather(holes, hole_count, kinds, parameters, origins, directions, x, y, hole_enters, hole_leaves)
+            x_mm = (x - middle_column) * pitch
+            length = np.sqrt(distance * distance + x_mm * x_mm + y_mm * y_mm)
+            total += length * _difference(enters, leaves, found, hole_enters, hole_leaves, cut)
+    return total * share * share
 
 
 @_compiled
@@ -263,15 +300,13 @@ def add_chords(
     most = 1
     for s in range(len(spans)):
         most = max(most, spans[s, 1] - spans[s, 0], spans[s, 2] - spans[s, 1])
-    enters, leaves = np.empty(most), np.empty(most)
-    hole_enters, hole_leaves = np.empty(most), np.empty(most)
+    room = np.empty((4, most))
     listed, lefts, rights = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
     listed_holes, hole_lefts, hole_rights = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
     live, live_holes = np.empty(most, np.int64), np.empty(most, np.int64)
     places = np.empty(most, np.int64)
-    distance, middle_column, middle_row, pitch = geometry
     for s in range(len(spans)):
-        rays = samples[s]
+        rays, image = samples[s], out[spans[s, 3]]
         for row in range(first + corner[1], last + corner[1]):
             count = _within(boxes, strips, spans[s, 0], spans[s, 1], row, listed, lefts, rights)
             if count == 0:
@@ -299,18 +334,20 @@ def add_chords(
                     if hole_lefts[index] <= column < hole_rights[index]:
                         live_holes[near_holes] = listed_holes[index]
                         near_holes += 1
-                total = 0.0
-                for ray in range(rays * rays):
-                    y = row + (ray // rays + 0.5) / rays - 0.5
-                    x = column + (ray % rays + 0.5) / rays - 0.5
-                    found = _gather(live, near, kinds, parameters, origins, directions, x, y, enters, leaves)
-                    if found == 0:
-                        continue
-                    cut = _gather(
-                        live_holes, near_holes, kinds, parameters, origins, directions, x, y, hole_enters, hole_leaves
-                    )
-                    length = np.sqrt(distance**2 + ((x - middle_column) * pitch) ** 2 + ((y - middle_row) * pitch) ** 2)
-                    total += length * _difference(enters, leaves, found, hole_enters, hole_leaves, cut)
-                value = factors[s] * total / (rays * rays)
-                out[spans[s, 3], row - corner[1], column - corner[0]] += np.float32(value)
+                length = _pixel(
+                    live,
+                    near,
+                    live_holes,
+                    near_holes,
+                    kinds,
+                    parameters,
+                    origins,
+                    directions,
+                    geometry,
+                    rays,
+                    column,
+                    row,
+                    room,
+                )
+                image[row - corner[1], column - corner[0]] += np.float32(factors[s] * length)
                 column += 1

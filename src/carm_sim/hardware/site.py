@@ -29,8 +29,10 @@ RIGHT_SIDE, LEFT_SIDE = 0, 1
 _THORACIC_CENTERS = np.concatenate([[0.0], np.cumsum(np.linspace(17.0, 25.0, 11))])
 """Where T1 to T12 are along a spine of usual height, mm from T1; their distances grow downwards."""
 
+_BODY_TO_CANAL_MM, _CANAL_STEP_MM = 21.0, 16.0
 _SKIN_HU = -300.0
-_CORTEX_HU = 220.0
+_CORTEX_HU, _SPONGY_HU, _STERNUM_DEPTH_MM = 220.0, 130.0, 45
+_CANAL_WALL_HU = 180.0
 _COARSE_MM = 4.0
 
 
@@ -113,10 +115,12 @@ class Site:
 
     @cached_property
     def _around(self) -> tuple[NDArray[np.bool_], NDArray[np.int_]]:
-        """Air around the body, on a coarse grid, and the grid's step in voxels."""
+        """Air around the body, without its openings, on a coarse grid; and the grid's step in voxels."""
         volume = self.patient.volume
         step = np.maximum(1, np.round(_COARSE_MM / volume.spacing_mm)).astype(int)
-        labels, _ = ndimage.label(volume.hu[:: step[0], :: step[1], :: step[2]] < _SKIN_HU)
+        air = np.asarray(volume.hu[:: step[0], :: step[1], :: step[2]] < _SKIN_HU)
+        wide = ndimage.binary_opening(np.pad(air, 3, mode="edge"), iterations=2)[3:-3, 3:-3, 3:-3]
+        labels, _ = ndimage.label(wide)
         outside = np.unique(np.concatenate([labels[[0, -1]].ravel(), labels[:, [0, -1]].ravel()]))
         return np.isin(labels, outside[outside > 0]), step
 
@@ -166,25 +170,33 @@ class Site:
         extra = [FIRST_EXTRA_THORACIC + n for n in range(10)]
         if self.has(*extra):
             return np.stack([first, *(self.mark(i) for i in extra), last])
-        share = _THORACIC_CENTERS / _THORACIC_CENTERS[-1]
-        line = first + share[:, None] * (last - first)
-        shifts = np.array([self._body_shift(point) for point in line[1:-1]])
-        fit = [np.polyfit(share, [0.0, *shifts[:, i], 0.0], 4, w=[4.0] + [1.0] * 10 + [4.0]) for i in range(2)]
-        line[:, 0] += np.polyval(fit[0], share)
-        line[:, 1] += np.polyval(fit[1], share)
-        return np.asarray(line)
+        share: Array = _THORACIC_CENTERS / _THORACIC_CENTERS[-1]
+        line: Array = first + share[:, None] * (last - first)
+        centers = self._bodies_by_canal(line)
+        known = np.isfinite(centers[:, 0])
+        if known.sum() < 5:
+            return line
+        weight = np.where(np.isin(np.arange(12), (0, 11)), 5.0, 1.0)
+        for axis in range(2):
+            fit = np.polyfit(share[known], (centers - line)[known, axis], 4, w=weight[known])
+            line[:, axis] += np.polyval(fit, share)
+        return line
 
-    def _body_shift(self, guess: Array) -> Array:
-        """Offset (x, y) to the densest disk the size of a vertebral body near a guess."""
-        offsets = np.stack(np.meshgrid(np.arange(-28, 29, 2), np.arange(-50, 51, 2), indexing="ij"), -1)
-        points = guess + np.concatenate([offsets, np.zeros((*offsets.shape[:2], 1))], -1)
-        heights = (np.array([0.0, 0.0, dz]) for dz in (-6, 0, 6))
-        dense = np.mean([np.clip(self.patient.volume.sample(points + dz), 0, 300) for dz in heights], 0)
-        x, y = np.meshgrid(np.arange(-6, 7), np.arange(-6, 7), indexing="ij")
-        disk = (np.hypot(x, y) <= 5.5).astype(float)
-        score = ndimage.convolve(dense, disk / disk.sum(), mode="nearest")
-        score -= 0.05 * np.linalg.norm(offsets, axis=-1)
-        return np.asarray(offsets[np.unravel_index(int(score.argmax()), score.shape)], np.float64)
+    def _bodies_by_canal(self, line: Array) -> Array:
+        """Centers (12, 3) of the vertebral bodies in front of the spinal canal, NaN where no canal is found.
+
+        The canal is a hole in the bone of some slices seen on top of each other. It is followed from T12 upwards, until
+        the upper thoracic spine leans too much.
+        """
+        centers = np.full((12, 3), np.nan)
+        centers[[0, 11]] = line[[0, 11]]
+        expected = line[11] + _BODY_TO_CANAL_MM * BACK
+        for n in range(11, 0, -1):
+            holes = sorted(_canals(self, line[n]), key=lambda hole: float(np.linalg.norm((hole - expected)[:2])))
+            if holes and np.linalg.norm((holes[0] - expected)[:2]) < _CANAL_STEP_MM:
+                expected = holes[0]
+                centers[n] = line[n] if n == 11 else expected + _BODY_TO_CANAL_MM * FRONT
+        return np.asarray(centers)
 
     def spine_axes(self, level: int) -> Array:
         """Axes of a vertebra (0 is T1) as columns (3, 3): left, front, up along the spine."""
@@ -209,13 +221,10 @@ class Site:
         for z in np.linspace(spine[2, 2] - 8, spine[8, 2], 28):
             x = float(0.6 * self.spine_at(z)[0] + 0.4 * self.mark(T1)[0])
             found = self._front_bones(np.array([x, self.spine_at(z)[1] - 40, z]))
-            y = (
-                min(found, key=lambda at: abs(at - expected))
-                if found and np.isfinite(expected)
-                else [*found, np.nan][0]
-            )
-            rows.append((x, y, z))
-            expected = y - 2.0 if np.isfinite(y) else expected
+            if np.isfinite(expected):
+                found = sorted((at for at in found if abs(at - expected) < 11), key=lambda at: abs(at - expected))
+            rows.append((x, found[0] if found else np.nan, z))
+            expected = (found[0] if found else expected) - 1.5
         line = np.array(rows)
         known = np.isfinite(line[:, 1])
         if known.sum() < 6:
@@ -231,11 +240,11 @@ class Site:
         """Depths y where the sternum's front may be: first bone behind the skin, first bone before the heart."""
         skin = self.skin(inside_mm, BACK)
         points = np.linspace(skin, inside_mm, max(2, int(inside_mm[1] - skin[1]) + 1))
-        bone = np.flatnonzero(self.patient.volume.sample(points) > _CORTEX_HU)
-        if not len(bone):
-            return []
-        inner = bone[bone > bone[-1] - 22][0]
-        return [float(points[at, 1]) for at in (bone[0], inner)]
+        hu = np.max([self.patient.volume.sample(points + dx * LEFT) for dx in (-6, 0, 6)], 0)
+        near = np.flatnonzero(hu[:_STERNUM_DEPTH_MM] > _SPONGY_HU)
+        bone = np.flatnonzero(hu > _CORTEX_HU)
+        inner = bone[bone > bone[-1] - 22] if len(bone) else bone
+        return [float(points[at[0], 1]) for at in (near, inner) if len(at)]
 
     def behind_sternum(self, z: float) -> float:
         """Depth y of the sternum's front at a height, beyond its ends that of the end."""
@@ -265,3 +274,15 @@ class Site:
                 break
             line.append(points[labels == label].mean(0))
         return np.array(line)
+
+
+def _canals(site: Site, near_mm: Array, step_mm: float = 1.5) -> list[Array]:
+    """Centers (3,) of what may be the spinal canal around a place: holes in the bone of 20 mm of height."""
+    across, deep = np.arange(-45, 46, step_mm), np.arange(-25, 111, step_mm)
+    flat = np.stack(np.meshgrid(across, deep, [0.0], indexing="ij"), -1)[:, :, 0]
+    heights = (np.array([0, 0, dz]) for dz in np.arange(-10, 11, 4.0))
+    dense = np.max([site.patient.volume.sample(near_mm + flat + dz) for dz in heights], 0)
+    bone = ndimage.binary_closing(dense > _CANAL_WALL_HU)
+    labels, count = ndimage.label(ndimage.binary_fill_holes(bone) & ~bone)
+    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:] * step_mm**2
+    return [near_mm + flat[labels == n + 1].mean(0) for n in range(count) if 60 < areas[n] < 700]
