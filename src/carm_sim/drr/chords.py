@@ -27,6 +27,11 @@ def _compiled(kernel: Kernel) -> Kernel:
     return jitted
 
 
+def _inlined(kernel: Kernel) -> Kernel:
+    jitted: Kernel = nb.njit(nogil=True, inline="always", error_model="numpy")(kernel)
+    return jitted
+
+
 @_compiled
 def _quadratic(a: float, b: float, c: float) -> tuple[float, float]:
     """Where a·t² + 2b·t + c ≤ 0, for a ≥ 0."""
@@ -188,7 +193,7 @@ def _difference(
     return total
 
 
-@_compiled
+@_inlined
 def _pixel(
     bodies: NDArray[np.int64],
     count: int,
@@ -202,11 +207,13 @@ def _pixel(
     rays: int,
     column: int,
     row: int,
-    room: NDArray[np.float64],
+    enters: NDArray[np.float64],
+    leaves: NDArray[np.float64],
+    hole_enters: NDArray[np.float64],
+    hole_leaves: NDArray[np.float64],
 ) -> float:
     """Mean length, mm, within a solid of the rays of a pixel; the arrays are as in :func:`add_chords`."""
     distance, middle_column, middle_row, pitch = geometry
-    enters, leaves, hole_enters, hole_leaves = room[0], room[1], room[2], room[3]
     share, total = 1.0 / rays, 0.0
     for below in range(rays):
         y = row + (below + 0.5) * share - 0.5
@@ -300,7 +307,7 @@ def add_chords(
     most = 1
     for s in range(len(spans)):
         most = max(most, spans[s, 1] - spans[s, 0], spans[s, 2] - spans[s, 1])
-    room = np.empty((4, most))
+    enters, leaves, hole_enters, hole_leaves = np.empty(most), np.empty(most), np.empty(most), np.empty(most)
     listed, lefts, rights = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
     listed_holes, hole_lefts, hole_rights = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
     live, live_holes = np.empty(most, np.int64), np.empty(most, np.int64)
@@ -347,7 +354,10 @@ def add_chords(
                     rays,
                     column,
                     row,
-                    room,
+                    enters,
+                    leaves,
+                    hole_enters,
+                    hole_leaves,
                 )
                 image[row - corner[1], column - corner[0]] += np.float32(factors[s] * length)
                 column += 1
