@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -20,8 +21,12 @@ SAMPLES_PER_VOXEL = 2.0
 
 
 def cuda_available() -> bool:
-    """Whether nanodrr is installed and torch sees a GPU; torch is only imported if nanodrr is there."""
+    """Whether nanodrr is installed and torch sees a GPU; torch, slow to import, is asked last."""
     if importlib.util.find_spec("nanodrr") is None:
+        return False
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
         return False
     import torch
 
