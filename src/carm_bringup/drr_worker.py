@@ -139,7 +139,7 @@ def _errors(
         view = view_of(center, *pose, job.sizes[0])
         pixels = rng.integers(0, job.sizes[0], (job.rays, 2))
         expected = march(mu, transform, view, pixels.astype(float), REFERENCE_STEP_MM)
-        got = candidate.render(view)[pixels[:, 1], pixels[:, 0]]
+        got = candidate.line_integrals(candidate.render(view))[pixels[:, 1], pixels[:, 0]]
         errors.append(float(100 * np.abs(got - expected).mean() / expected.mean()))
         print(f"progress {job.renderer} error", file=sys.stderr, flush=True)
     return errors
