@@ -26,7 +26,7 @@ class AgentParameters:
         0.3, "answers that state less confidence are doubtful", lower=0.0, upper=1.0, read_only=True
     )
     max_radius_m: float = parameter(
-        0.045, "success needs a 90 % radius below this", unit="m", lower=0.005, upper=0.5, read_only=True
+        0.036, "success needs a 90 % radius below this", unit="m", lower=0.005, upper=0.5, read_only=True
     )
     max_step_m: float = parameter(
         0.4, "longest motion of the isocenter", unit="m", lower=0.01, upper=1.0, read_only=True

@@ -26,6 +26,9 @@ NEIGHBORS: dict[int, tuple[int, ...]] = {
 }
 """Landmark id to landmarks that lead to it, the nearest first."""
 
+LIMB_MM = {6: 280.0, 7: 280.0, 8: 235.0, 9: 235.0}
+"""Length of the bone between a landmark and its nearest neighbor, mm: adult humerus and forearm."""
+
 _LEADS = 2
 
 Ask = Callable[[int], LandmarkEstimate | None]
@@ -40,16 +43,17 @@ class SearchConfig:
         max_motions: motions of one search, over the whole task.
         min_confidence: neighbors that the localizer is less sure of do not lead.
         arrived_mm: a neighbor within this distance of the image center has been reached, mm.
-        again_mm: a neighbor leads a second time only if it is still further away than this, mm.
+        overshoot: a guess about what is out of sight falls short, as the middle of what is possible does: by this
+            factor further is tried.
         step_mm: longest motion towards something unsure, mm.
         shortest_step_mm: a shorter motion towards something unsure would show nothing new, mm.
     """
 
-    max_motions: int = 6
+    max_motions: int = 8
     min_confidence: float = 0.3
     arrived_mm: float = 45.0
-    again_mm: float = 120.0
-    step_mm: float = 110.0
+    overshoot: float = 1.4
+    step_mm: float = 200.0
     shortest_step_mm: float = 15.0
 
 
@@ -97,7 +101,7 @@ class Search:
         """
         if not self._chain or self._motions >= self._config.max_motions:
             return None
-        lead = self._to_neighbor(ask) or self._beyond(target, ask)
+        lead = self._to_neighbor(ask) or self._beyond(target, ask) or self._onward(ask)
         if lead is not None:
             self._motions += 1
         return lead
@@ -109,9 +113,8 @@ class Search:
             if estimate is None or estimate.confidence < self._config.min_confidence:
                 continue
             offset = np.asarray(estimate.displacement_mm, dtype=np.float64)
-            nearest = self._config.again_mm if self._led[guide] else self._config.arrived_mm
             self._reached = index
-            if self._led[guide] < _LEADS and np.linalg.norm(offset) > nearest:
+            if self._led[guide] < _LEADS and np.linalg.norm(offset) > self._config.arrived_mm:
                 self._led[guide] += 1
                 return Lead(guide, offset, True)
             return None
@@ -127,4 +130,18 @@ class Search:
         distance = float(np.linalg.norm(offset))
         if not self._config.shortest_step_mm <= distance < math.inf:
             return None
-        return Lead(guide, offset * min(1.0, self._config.step_mm / distance), False)
+        return Lead(guide, offset * min(self._config.overshoot, self._config.step_mm / distance), False)
+
+    def _onward(self, ask: Ask) -> Lead | None:
+        """Follow the limb, away from the neighbor that was reached: its middle shows neither of its ends."""
+        length = LIMB_MM.get(self._target_id)
+        estimate = ask(self._chain[0])
+        if length is None or self._reached > 0 or estimate is None:
+            return None
+        if estimate.confidence < self._config.min_confidence:
+            return None
+        away = -np.asarray(estimate.displacement_mm, dtype=np.float64)
+        distance = float(np.linalg.norm(away))
+        if not self._config.arrived_mm < distance < length - self._config.arrived_mm:
+            return None
+        return Lead(self._target_id, away * (length / distance - 1.0), False)

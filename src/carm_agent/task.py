@@ -116,7 +116,7 @@ class NavigatorConfig:
     max_steps: int = 12
     max_doubts: int = 3
     min_confidence: float = 0.3
-    max_radius_mm: float = 45.0
+    max_radius_mm: float = 36.0
     default_std_mm: float = 20.0
     min_std_mm: float = 3.0
     relative_std: float = 0.05

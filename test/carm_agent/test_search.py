@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from carm_agent.search import NEIGHBORS, Search, SearchConfig
+from carm_agent.search import LIMB_MM, NEIGHBORS, Search, SearchConfig
 from carm_agent.task import NavigationCode, NavigationGoal
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import LandmarkEstimate, Localization, Query
@@ -50,13 +50,29 @@ def test_from_the_last_neighbor_the_target_itself_is_tried() -> None:
     lead = Search(WRIST).lead(estimate(WRIST, (-60, 0), 0.1), known.get)
     assert lead is not None
     assert (lead.guide_id, lead.sure) == (WRIST, False)
-    assert lead.offset_mm == pytest.approx([-60, 0])
+    assert lead.offset_mm == pytest.approx([-60 * SearchConfig().overshoot, 0])
 
 
 @pytest.mark.parametrize("target", [estimate(WRIST, (3.0, 4.0), 0.1), None])
 def test_nothing_is_tried_that_would_show_nothing_new(target: LandmarkEstimate | None) -> None:
     known = {ELBOW: estimate(ELBOW, (10, 0), 0.8)}
     assert Search(WRIST).lead(target, known.get) is None
+
+
+def test_from_the_middle_of_a_limb_it_goes_on_away_from_the_neighbor() -> None:
+    search = Search(WRIST)
+    known = {ELBOW: estimate(ELBOW, (100, 0), 0.8)}
+    first = search.lead(None, known.get)
+    assert first is not None
+    assert (first.guide_id, first.sure) == (ELBOW, True)
+    known[ELBOW] = estimate(ELBOW, (0, 20), 0.8)
+    assert search.lead(None, known.get) is None
+    known[ELBOW] = estimate(ELBOW, (0, 130), 0.8)
+    search.lead(estimate(WRIST, (2.0, 1.0), 0.1), known.get)
+    lead = search.lead(estimate(WRIST, (2.0, 1.0), 0.1), known.get)
+    assert lead is not None
+    assert (lead.guide_id, lead.sure) == (WRIST, False)
+    assert lead.offset_mm == pytest.approx([0, 130 - LIMB_MM[WRIST]])
 
 
 def test_landmarks_of_the_trunk_are_not_searched_for() -> None:
