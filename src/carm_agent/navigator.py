@@ -131,7 +131,13 @@ class _Task:
         self._tell = report
         self._started_s = started_s
         self._evidence = Evidence(self._config)
-        self._search = Search(landmark.id, SearchConfig(min_confidence=config.min_confidence))
+        self._search = Search(
+            landmark.id,
+            SearchConfig(
+                min_confidence=config.min_confidence,
+                max_displacement_mm=config.max_displacement_mm,
+            ),
+        )
         self._doubts = 0
         self._failures = 0
         self._verifying = False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds what is out of sight by way of its neighbors: the wrist by the elbow, the elbow by the humeral head.
+"""Finds what is out of sight by way of its neighbors: the wrist by the elbow, the diaphragm by T12.
 
 Where an arm lies cannot be known from an image of the trunk. Its landmarks can be followed, though, each from the
 last, as a radiographer would.
@@ -17,12 +17,18 @@ from carm_core.localization import LandmarkEstimate
 
 NEIGHBORS: dict[int, tuple[int, ...]] = {
     1: (10,),
-    4: (2,),
-    5: (3,),
+    2: (10,),
+    3: (10,),
+    4: (2, 11),
+    5: (3, 11),
     6: (2, 10),
     7: (3, 10),
     8: (6, 2, 10),
     9: (7, 3, 10),
+    11: (10, 14),
+    12: (14, 11),
+    13: (14, 11),
+    14: (11, 10),
 }
 """Landmark id to landmarks that lead to it, the nearest first."""
 
@@ -42,6 +48,7 @@ class SearchConfig:
     Attributes:
         max_motions: motions of one search, over the whole task.
         min_confidence: neighbors that the localizer is less sure of do not lead.
+        max_displacement_mm: no body is larger: neighbors beyond do not lead, mm.
         arrived_mm: a neighbor within this distance of the image center has been reached, mm.
         overshoot: a guess about what is out of sight falls short, as the middle of what is possible does: by this
             factor further is tried.
@@ -51,6 +58,7 @@ class SearchConfig:
 
     max_motions: int = 8
     min_confidence: float = 0.3
+    max_displacement_mm: float = 1500.0
     arrived_mm: float = 45.0
     overshoot: float = 1.4
     step_mm: float = 200.0
@@ -113,6 +121,8 @@ class Search:
             if estimate is None or estimate.confidence < self._config.min_confidence:
                 continue
             offset = np.asarray(estimate.displacement_mm, dtype=np.float64)
+            if not math.hypot(*offset) <= self._config.max_displacement_mm:
+                continue
             self._reached = index
             if self._led[guide] < _LEADS and np.linalg.norm(offset) > self._config.arrived_mm:
                 self._led[guide] += 1
@@ -121,7 +131,9 @@ class Search:
         return None
 
     def _beyond(self, target: LandmarkEstimate | None, ask: Ask) -> Lead | None:
-        """Go from the last neighbor that was reached into the likely direction of the next one."""
+        """Go from the last neighbor that was reached into the likely direction of the next one, along an arm."""
+        if self._target_id not in LIMB_MM:
+            return None
         guide = self._target_id if self._reached == 0 else self._chain[self._reached - 1]
         estimate = target if guide == self._target_id else ask(guide)
         if estimate is None:

@@ -75,8 +75,11 @@ def test_from_the_middle_of_a_limb_it_goes_on_away_from_the_neighbor() -> None:
     assert lead.offset_mm == pytest.approx([0, 130 - LIMB_MM[WRIST]])
 
 
-def test_landmarks_of_the_trunk_are_not_searched_for() -> None:
-    assert Search(11).lead(estimate(11, (100, 0), 0.1), lambda _: estimate(T1, (50, 50), 0.9)) is None
+def test_landmarks_of_the_trunk_are_not_guessed_after() -> None:
+    assert Search(11).lead(estimate(11, (100, 0), 0.1), lambda _: estimate(T1, (50, 50), 0.1)) is None
+    lead = Search(11).lead(estimate(11, (100, 0), 0.1), lambda _: estimate(T1, (50, 50), 0.9))
+    assert lead is not None
+    assert (lead.guide_id, lead.sure) == (T1, True)
 
 
 def test_search_ends() -> None:
