@@ -60,7 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--suite", action="append", choices=sorted(SUITES), help=f"{described}; repeat for several (both)"
     )
     parser.add_argument(
-        "--localizer", default="compact", help="compact, a Hugging Face id or folder, or oracle (compact)"
+        "--localizer",
+        default="fused",
+        help="fused, compact, regression, oracle, a Hugging Face id or folder (fused)",
     )
     parser.add_argument("--episodes", type=_count, help="episodes of each suite (700 on phantoms, 50 on the chest CT)")
     parser.add_argument("--patients", type=_count, help="phantoms (50)")

@@ -87,8 +87,9 @@ ARGUMENTS: tuple[Argument, ...] = (
     ),
     Argument(
         "localizer",
-        "compact",
-        "compact (multimodal LLM of this project), a Hugging Face id or folder, or oracle",
+        "fused",
+        "fused (multimodal LLM of this project, with the deep-learning localizer as referee), compact (the LLM alone),"
+        " regression, a Hugging Face id or folder, or oracle",
     ),
     Argument("simulator", "embedded", "what stands in for hardware", choices=("embedded",)),
     Argument("headless", False, "true: open no windows"),

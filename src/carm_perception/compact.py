@@ -88,18 +88,18 @@ class CompactLocalizer(Localizer):
 
     name = "compact"
 
-    def __init__(self, folder: Path | None = None, maximum_std_mm: float = 0.0, threads: int = 1) -> None:
+    def __init__(self, folder: Path | LoadedModel | None = None, maximum_std_mm: float = 0.0, threads: int = 1) -> None:
         """Load the model.
 
         Args:
-            folder: Model folder; None: the one that ships.
+            folder: Model folder, or its loaded content; None: the one that ships.
             maximum_std_mm: Abstain when the standard deviation of the target exceeds this; 0: never.
             threads: CPU threads of torch; 0: leave as they are.
 
         Raises:
             LocalizerError: The folder is incomplete or its content is no such model.
         """
-        self._loaded = LoadedModel(folder, threads)
+        self._loaded = folder if isinstance(folder, LoadedModel) else LoadedModel(folder, threads)
         self._maximum_std_mm = maximum_std_mm
         self.model_version = self._loaded.version
         tokens = [str(value) for value in range(-LIMIT_MM, LIMIT_MM + 1)]

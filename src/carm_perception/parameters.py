@@ -14,17 +14,19 @@ from carm_perception.registry import LocalizerOptions
 class LocalizerParameters:
     """Declared on the node; defaults as in ``config/localizer.yaml``."""
 
-    localizer: str = parameter("compact", "compact, regression, a Hugging Face id or folder, or oracle", read_only=True)
+    localizer: str = parameter(
+        "fused", "fused, compact, regression, a Hugging Face id or folder, or oracle", read_only=True
+    )
     patient: str = parameter("chest_ct", "patient that the oracle knows; other localizers ignore it", read_only=True)
     model_folder: str = parameter(
-        "", "model folder of compact and regression; empty: the one that ships", read_only=True
+        "", "model folder of fused, compact and regression; empty: the one that ships", read_only=True
     )
     adapter: str = parameter("", "PEFT adapter of a Hugging Face model; empty: none", read_only=True)
     device: str = parameter("auto", "auto, cpu or cuda", read_only=True)
     load_in_4bit: bool = parameter(False, "quantize a Hugging Face model to 4 bits (CUDA)", read_only=True)
     max_new_tokens: int = parameter(256, "longest answer of a Hugging Face model", lower=8, upper=4096, read_only=True)
     threads: int = parameter(
-        2, "CPU threads of a Hugging Face model; compact and regression use one", lower=0, upper=256, read_only=True
+        2, "CPU threads of a Hugging Face model; the others use one", lower=0, upper=256, read_only=True
     )
     source_isocenter_m: float = parameter(0.530, "source to isocenter", unit="m", lower=0.1, upper=2.0, read_only=True)
     source_detector_m: float = parameter(1.020, "source to detector", unit="m", lower=0.2, upper=3.0, read_only=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from carm_core.errors import ConfigurationError, UnknownNameError
 from carm_core.localization import Localizer
 
-COMPACT, REGRESSION, ORACLE = "compact", "regression", "oracle"
-NAMES = (COMPACT, REGRESSION, ORACLE)
+COMPACT, REGRESSION, FUSED, ORACLE = "compact", "regression", "fused", "oracle"
+NAMES = (COMPACT, REGRESSION, FUSED, ORACLE)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -21,12 +21,12 @@ class LocalizerOptions:
     """What a localizer may be given; each takes what it knows.
 
     Attributes:
-        folder: Model folder of ``compact`` and ``regression``; None: the one that ships.
+        folder: Model folder of ``compact``, ``regression`` and ``fused``; None: the one that ships.
         adapter: PEFT adapter (id or folder) on top of a Hugging Face model; empty: none.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         load_in_4bit: Quantize a Hugging Face model to 4 bits; needs CUDA and bitsandbytes.
         max_new_tokens: Longest answer of a Hugging Face model.
-        maximum_std_mm: ``compact`` and ``regression`` abstain above this standard deviation; 0: never.
+        maximum_std_mm: ``compact``, ``regression`` and ``fused`` abstain above this standard deviation; 0: never.
         threads: CPU threads of a Hugging Face model; 0: leave as they are. ``compact`` and ``regression`` use one: they
             gain nothing from a second, and lose a lot when the machine is busy.
         patient: Patient whose landmarks the oracle knows.
@@ -50,7 +50,8 @@ def make_localizer(name: str, options: LocalizerOptions | None = None) -> Locali
     """Make a localizer.
 
     Args:
-        name: ``compact``, ``regression``, ``oracle``, or a Hugging Face id or folder of an image-text-to-text model.
+        name: ``compact``, ``regression``, ``fused``, ``oracle``, or a Hugging Face id or folder of an
+            image-text-to-text model.
         options: What it may need.
 
     Returns:
@@ -70,6 +71,10 @@ def make_localizer(name: str, options: LocalizerOptions | None = None) -> Locali
         from carm_perception.regression import RegressionLocalizer
 
         return RegressionLocalizer(options.folder, options.maximum_std_mm)
+    if name == FUSED:
+        from carm_perception.fused import FusedLocalizer
+
+        return FusedLocalizer(options.folder, options.maximum_std_mm)
     if name == ORACLE:
         from carm_perception.oracle import OracleLocalizer
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The deep-learning localizer: the compact model's tower with its displacement head, without a language model."""
+"""The deep-learning localizer: the compact model's tower with its two heads, without a language model."""
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_perception.answers import nearest_first
 from carm_perception.compact import LoadedModel
+from carm_perception.heads import Heads
 from carm_perception.image import MODEL_PX
 from carm_perception.protocols import (
     LIMIT_MM,
@@ -26,29 +26,27 @@ from carm_perception.protocols import (
     RetrievalAnswer,
 )
 
-HEAD_FILE = "displacement_head.safetensors"
-
 
 class RegressionLocalizer(Localizer):
     """Displacement and standard deviation of all landmarks in one pass of a few milliseconds."""
 
     name = "regression"
 
-    def __init__(self, folder: Path | None = None, maximum_std_mm: float = 0.0, threads: int = 1) -> None:
-        """Load tower and head.
+    def __init__(self, folder: Path | LoadedModel | None = None, maximum_std_mm: float = 0.0, threads: int = 1) -> None:
+        """Load tower and heads.
 
         Args:
-            folder: Model folder; None: the one that ships.
+            folder: Model folder, or its loaded content; None: the one that ships.
             maximum_std_mm: Abstain when the standard deviation of the target exceeds this; 0: never.
             threads: CPU threads of torch; 0: leave as they are.
 
         Raises:
             LocalizerError: The folder is incomplete or its content is no such model.
         """
-        self._loaded = LoadedModel(folder, threads)
+        self._loaded = folder if isinstance(folder, LoadedModel) else LoadedModel(folder, threads)
         self._maximum_std_mm = maximum_std_mm
         self.model_version = self._loaded.version
-        self._head = _load_head(self._loaded)
+        self._heads = Heads.load(self._loaded.folder, self._loaded.model.config.text_config.hidden_size)
 
     def warm_up(self) -> None:
         """Read one gray image."""
@@ -87,34 +85,14 @@ class RegressionLocalizer(Localizer):
     def _displacements(self, frame: XrayFrame) -> tuple[dict[int, tuple[float, float]], dict[int, float]]:
         import torch
 
-        from carm_perception.train.architecture import SCALE_MM, image_tokens
+        from carm_perception.train.architecture import image_tokens
 
         with torch.inference_mode():
-            tokens = image_tokens(self._loaded.model, self._loaded.pixels(frame))
-            mean, log_scale = (value[0].double().numpy() for value in self._head(tokens))
-        places, spreads = {}, {}
-        for mark, place, scale in zip(LANDMARKS, mean * SCALE_MM, np.exp(log_scale) * SCALE_MM, strict=True):
-            places[mark.id] = (float(place[0]), float(place[1]))
-            spreads[mark.id] = math.sqrt(2 * float((scale**2).mean()))
-        return places, spreads
+            reading = self._heads.read(image_tokens(self._loaded.model, self._loaded.pixels(frame)))
+        places = {m.id: (float(x), float(y)) for m, (x, y) in zip(LANDMARKS, reading.displacement_mm, strict=True)}
+        return places, {mark.id: float(std) for mark, std in zip(LANDMARKS, reading.std_mm, strict=True)}
 
 
 def _point(landmark_id: int, displacement_mm: tuple[float, float]) -> PointingAnswer:
     dx, dy = (round(max(-LIMIT_MM, min(LIMIT_MM, value))) for value in displacement_mm)
     return PointingAnswer(landmark_id, dx, dy)
-
-
-def _load_head(loaded: LoadedModel) -> Any:
-    from safetensors.torch import load_file
-
-    from carm_perception.train.architecture import DisplacementHead
-
-    path = loaded.folder / HEAD_FILE
-    if not path.is_file():
-        raise LocalizerError(f"model folder {loaded.folder} lacks {HEAD_FILE}")
-    head = DisplacementHead(loaded.model.config.text_config.hidden_size)
-    try:
-        head.load_state_dict({key: value.float() for key, value in load_file(path).items()})
-    except (RuntimeError, ValueError) as error:
-        raise LocalizerError(f"{path} does not belong to this model: {str(error).splitlines()[0]}") from error
-    return head.eval()

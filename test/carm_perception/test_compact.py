@@ -17,6 +17,7 @@ from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Localizer, Protocol, Query
 from carm_perception.compact import CompactLocalizer, LoadedModel
 from carm_perception.folder import COMPACT_FOLDER
+from carm_perception.fused import FusedLocalizer
 from carm_perception.image import FIELD_MM, model_gray, to_field
 from carm_perception.oracle import OracleLocalizer
 from carm_perception.protocols import parse, parse_pointing
@@ -48,7 +49,7 @@ def frames(patient: Patient) -> dict[int, XrayFrame]:
     return made
 
 
-@pytest.fixture(scope="module", params=[CompactLocalizer, RegressionLocalizer])
+@pytest.fixture(scope="module", params=[CompactLocalizer, RegressionLocalizer, FusedLocalizer])
 def localizer(request: pytest.FixtureRequest) -> Localizer:
     made: Localizer = request.param()
     made.warm_up()
@@ -107,8 +108,9 @@ def test_unsupported_protocols_and_images_are_typed_failures(localizer: Localize
         assert localizer.localize(frame, Query(Protocol.POINTING, 11)).error == "internal"
 
 
-def test_abstains_above_the_limit(frames: dict[int, XrayFrame]) -> None:
-    strict = CompactLocalizer(maximum_std_mm=0.01)
+@pytest.mark.parametrize("kind", [CompactLocalizer, RegressionLocalizer, FusedLocalizer])
+def test_abstains_above_the_limit(kind: type[CompactLocalizer], frames: dict[int, XrayFrame]) -> None:
+    strict = kind(maximum_std_mm=0.01)
     reply = strict.localize(frames[11], Query(Protocol.POINTING, 11))
     assert reply.abstained
     assert reply.estimates == ()

@@ -108,7 +108,7 @@ def test_frames_questions_refusals_and_a_clean_end(client: Client, spawn: Any) -
     client.until(lambda: client.landmarks, "landmarks")
     message = client.landmarks[0]
     assert message.header.stamp == stamp
-    assert message.localizer == "compact"
+    assert message.localizer == "fused"
     assert len(message.model_version) == 12
     assert sorted(mark.id for mark in message.landmarks) == [mark.id for mark in LANDMARKS]
     assert 0 < message.latency_s < message.age_s

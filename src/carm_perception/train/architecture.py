@@ -162,8 +162,7 @@ class DisplacementHead(nn.Module):
 class PresenceHead(nn.Module):
     """Says of every cell of a fine grid whether a landmark lies in it, from the projected image tokens.
 
-    It only shapes the tokens in training: each learns to tell what lies where within its own field, which a sum
-    over all tokens teaches slowly.
+    Each token learns to tell what lies where within its own field, which a sum over all tokens teaches slowly.
     """
 
     def __init__(self, width: int) -> None:

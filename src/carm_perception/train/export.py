@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from carm_core.errors import ConfigurationError
-from carm_perception.regression import HEAD_FILE
+from carm_perception.heads import DISPLACEMENT, HEAD_FILE, PRESENCE
 from carm_perception.train.architecture import GRID, IMAGE_PX, MEAN, REDUCTION, STD
 from carm_perception.train.tokenizer import CHAT_TEMPLATE, IMAGE
 
@@ -70,8 +70,10 @@ def export(compact: Any, tokenizer: Any, folder: Path, card: dict[str, Any]) -> 
         compact.model.config.dtype = torch.float16
         compact.model.save_pretrained(folder, state_dict=half)
         build_processor(tokenizer).save_pretrained(folder)
-        head = {key: value.half().contiguous() for key, value in compact.head.state_dict().items()}
-        save_file(head, folder / HEAD_FILE, metadata={"grid": str(GRID)})
+        heads = {DISPLACEMENT: compact.head, PRESENCE: compact.presence}
+        weights = {prefix + key: value for prefix, head in heads.items() for key, value in head.state_dict().items()}
+        halves = {key: value.half().contiguous() for key, value in weights.items()}
+        save_file(halves, folder / HEAD_FILE, metadata={"grid": str(GRID)})
         (folder / TRAINING_FILE).write_text(json.dumps(card, indent=1) + "\n")
     except OSError as error:
         raise ConfigurationError(f"cannot write the model to {folder}: {error.strerror or error}") from error

@@ -187,7 +187,7 @@ def _jsonable(value: Any) -> Any:
         return {key: _jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_jsonable(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return value.name if isinstance(value, Path) else value
 
 
 class _bar:

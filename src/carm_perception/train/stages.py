@@ -93,7 +93,7 @@ class Compact(nn.Module):
         Args:
             model: From :func:`carm_perception.train.architecture.build_model`.
             head: Displacement head of the same width.
-            presence: Head of the same width that only training needs.
+            presence: Presence head of the same width.
         """
         super().__init__()
         self.model, self.head, self.presence = model, head, presence
