@@ -12,7 +12,8 @@ import threading
 from pathlib import Path
 from typing import IO, Any
 
-from carm_core.errors import CarmError, ConfigurationError
+from carm_bringup import figures
+from carm_core.errors import CarmError
 
 NAMES = ("ours", "ours_image", "itk_rtk", "nanodrr_cpu", "diffdrr")
 PEERS = NAMES[2:]
@@ -48,8 +49,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CarmError: Bad input, or a renderer failed.
     """
-    if args.json is not None and not args.json.parent.is_dir():
-        raise ConfigurationError(f"{args.json}: folder {args.json.parent} does not exist")
+    figures.check_file(args.json)
     names = list(dict.fromkeys(args.renderer or NAMES))
     results: dict[str, dict[str, Any]] = {}
     for name in names:
@@ -57,13 +57,7 @@ def run(args: argparse.Namespace) -> int:
     add_ratios(results)
     print(table(results))
     if args.json is not None:
-        from carm_bringup import figures
-
-        document = figures.document(command_line(args), args.seed, results)
-        try:
-            args.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigurationError(f"cannot write {args.json}: {error.strerror}") from error
+        figures.write(args.json, figures.document(command_line(args), args.seed, results))
     return 0
 
 

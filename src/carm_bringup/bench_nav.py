@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from carm_bringup import figures
 from carm_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -94,8 +94,7 @@ def run(args: argparse.Namespace) -> int:
     from carm_bringup import nav_report
 
     for file in (args.json, args.plot):
-        if file is not None and not file.parent.is_dir():
-            raise ConfigurationError(f"{file}: folder {file.parent} does not exist")
+        figures.check_file(file)
     if args.plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise ConfigurationError("--plot needs matplotlib: pip install matplotlib")
     _make_trace_folder(args.trace)
@@ -107,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         outcomes[name] = list(_run_suite(name, suite.names(name, patients), episodes, args))
         print(nav_report.table(name, nav_report.metrics(outcomes[name])), flush=True)
     if args.json is not None:
-        _write(args.json, json.dumps(_document(outcomes, args), indent=1) + "\n")
+        figures.write(args.json, _document(outcomes, args))
     if args.plot is not None:
         try:
             nav_report.plot(outcomes, args.plot)
@@ -123,13 +122,6 @@ def _make_trace_folder(folder: Path | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"cannot make the folder {folder}: {error.strerror}") from error
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"cannot write {file}: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -254,7 +246,7 @@ def make_localizer(name: str, patient: str, seed: int) -> Localizer:
 
 
 def _document(outcomes: dict[str, list[Outcome]], args: argparse.Namespace) -> dict[str, Any]:
-    from carm_bringup import figures, nav_report
+    from carm_bringup import nav_report
 
     words = [f"--suite {name}" for name in outcomes] + [f"--localizer {args.localizer}", f"--seed {args.seed}"]
     for name in ("episodes", "patients"):

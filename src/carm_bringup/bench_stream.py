@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from carm_bringup import figures
 from carm_core.errors import CarmError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CarmError: Bad input, or no images came.
     """
-    if args.json is not None and not args.json.parent.is_dir():
-        raise ConfigurationError(f"{args.json}: folder {args.json.parent} does not exist")
+    figures.check_file(args.json)
     if not 0.5 <= args.rate <= 30:
         raise ConfigurationError(f"--rate {args.rate:g} is outside 0.5 to 30")
     if not 1 <= args.duration <= 3600:
@@ -75,13 +74,7 @@ def run(args: argparse.Namespace) -> int:
             flush=True,
         )
     if args.json is not None:
-        from carm_bringup import figures
-
-        document = figures.document(command_line(args), args.seed, results)
-        try:
-            args.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigurationError(f"cannot write {args.json}: {error.strerror}") from error
+        figures.write(args.json, figures.document(command_line(args), args.seed, results))
     return 0
 
 

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
 from pathlib import Path
 from typing import Any
+
+from carm_core.errors import ConfigurationError
 
 _PACKAGES = ("carm_bringup", "numpy", "numba", "ruckig", "torch", "transformers")
 
@@ -29,6 +32,28 @@ def document(command: str, seed: int, results: dict[str, Any]) -> dict[str, Any]
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform()},
         "results": results,
     }
+
+
+def check_file(file: Path | None) -> None:
+    """Check, before anything runs, that a file of figures can be there.
+
+    Raises:
+        ConfigurationError: its folder does not exist.
+    """
+    if file is not None and not file.parent.is_dir():
+        raise ConfigurationError(f"{file}: folder {file.parent} does not exist")
+
+
+def write(file: Path, content: dict[str, Any]) -> None:
+    """Write a file of figures.
+
+    Raises:
+        ConfigurationError: it cannot be written.
+    """
+    try:
+        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {file}: {error.strerror}") from error
 
 
 def _commit() -> str:

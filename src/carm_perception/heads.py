@@ -98,7 +98,7 @@ class Heads:
         from carm_perception.train.architecture import SCALE_MM
 
         with torch.inference_mode():
-            mean, log_scale = (value[0].double().numpy() * 1.0 for value in self._displacement(tokens))
+            mean, log_scale = (value[0].double().numpy() for value in self._displacement(tokens))
             cells = self._presence(tokens)[0].double().softmax(-1).numpy()
         places = mean * SCALE_MM
         spreads = np.sqrt(2 * (np.exp(log_scale) * SCALE_MM) ** 2).mean(-1)
