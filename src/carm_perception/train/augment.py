@@ -18,6 +18,15 @@ from carm_perception.train.architecture import IMAGE_PX
 WATER_PER_MM = 0.02
 """Attenuation of water near 70 keV, 1/mm."""
 
+WIDE_ROTATION = 0.2
+"""Part of the views that is rotated by up to 25 degrees in its plane."""
+MOTION_BLUR = 0.08
+"""Part of the views that is blurred along a line."""
+COARSE = 0.12
+"""Part of the views that comes from a detector of half the resolution."""
+INVERTED = 0.12
+"""Part of the views that is shown with bright air and dark bone."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -68,7 +77,9 @@ def random_crop(batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tenso
     count, stored = batch.soft.shape[0], batch.soft.shape[-1]
     margin = (stored - IMAGE_PX) / 2
     shift = (torch.randn(count, 2, generator=generator) * 9.0).clamp(-margin * 0.9, margin * 0.9)
-    angle = (torch.randn(count, generator=generator) * math.radians(5.0)).clamp(-0.25, 0.25)
+    wide = torch.rand(count, generator=generator) < WIDE_ROTATION
+    degrees = torch.where(wide, 14.0, 5.0)
+    angle = (torch.randn(count, generator=generator) * torch.deg2rad(degrees)).clamp(-0.45, 0.45)
     zoom = 1 + torch.randn(count, generator=generator).clamp(-2, 2) * 0.035
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
     scale = IMAGE_PX / stored
@@ -168,8 +179,32 @@ def random_display(soft: Tensor, bone: Tensor, generator: torch.Generator) -> Te
     image = image - local * _uniform(draw, count, 0.0, 0.75) * _chance(draw, count, 0.4)
     image = window(image, _uniform(draw, count, 0.0, 0.06), _uniform(draw, count, 0.93, 1.0))
     image = image ** torch.exp(_normal(draw, count, 0.3))
+    image = _unsharp(image, draw)
     image = image + torch.randn(image.shape, generator=draw) * _uniform(draw, count, 0.0, 0.03)
+    inverted = _chance(draw, count, INVERTED)
+    image = image + inverted * (1 - 2 * image)
     return _collimate(image, draw).clamp(0, 1)
+
+
+def _unsharp(image: Tensor, draw: torch.Generator) -> Tensor:
+    """Blur some images along a random line of up to 11 pixels, show some at half the resolution."""
+    count = image.shape[0]
+    moving = (torch.rand(count, generator=draw) < MOTION_BLUR).nonzero()[:, 0]
+    if len(moving):
+        angle = torch.rand(len(moving), 1, generator=draw) * math.pi
+        half = 1 + 4.5 * torch.rand(len(moving), 1, generator=draw)
+        along = torch.linspace(-1, 1, 9)[None] * half
+        kernel = torch.zeros(len(moving), 11, 11)
+        place = torch.arange(len(moving))[:, None], (5 + along * angle.sin()).round().long()
+        kernel.index_put_((*place, (5 + along * angle.cos()).round().long()), torch.tensor(1 / 9), accumulate=True)
+        padded = functional.pad(image[moving][None], (5,) * 4, mode="replicate")
+        image = image.index_put((moving,), functional.conv2d(padded, kernel[:, None], groups=len(moving))[0])
+    coarse = (torch.rand(count, generator=draw) < COARSE).nonzero()[:, 0]
+    if len(coarse):
+        small = functional.avg_pool2d(image[coarse][:, None], 2)
+        large = functional.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)
+        image = image.index_put((coarse,), large[:, 0])
+    return image
 
 
 def _axes() -> tuple[Tensor, Tensor]:
@@ -178,7 +213,7 @@ def _axes() -> tuple[Tensor, Tensor]:
 
 
 def _obstacles(attenuation: Tensor, draw: torch.Generator) -> Tensor:
-    """Add bars and boxes of random density: tubes, wires, instruments, table edges."""
+    """Add bars, boxes, disks and rings of random density: tubes, wires, electrodes, instruments, table edges."""
     count = attenuation.shape[0]
     rows, columns = _axes()
     for probability, width_low, width_high, density in ((0.3, 0.008, 0.03, 1.5), (0.2, 0.05, 0.4, 0.5)):
@@ -189,6 +224,12 @@ def _obstacles(attenuation: Tensor, draw: torch.Generator) -> Tensor:
         inside = (along.abs() < width) & (across.abs() < length)
         amount = _uniform(draw, count, -0.3, 1.0) * density * _chance(draw, count, probability)
         attenuation = attenuation + inside * amount
+    for _ in range(2):
+        right, down = _uniform(draw, count, -1, 1), _uniform(draw, count, -1, 1)
+        distance = ((columns - right) ** 2 + (rows - down) ** 2).sqrt()
+        outer, inner = _uniform(draw, count, 0.01, 0.12), _uniform(draw, count, -0.8, 0.8)
+        inside = (distance < outer) & (distance > outer * inner)
+        attenuation = attenuation + inside * _uniform(draw, count, 0.3, 2.5) * _chance(draw, count, 0.15)
     return attenuation
 
 
