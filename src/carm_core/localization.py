@@ -16,6 +16,7 @@ class Protocol(StrEnum):
     """Text protocols of the localizers; values as in ``Localize.action``."""
 
     POINTING = "pointing"
+    COMMAND = "command"
     RETRIEVAL = "retrieval"
     LOCALIZATION = "localization"
     NAVIGATION = "navigation"

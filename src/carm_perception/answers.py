@@ -7,16 +7,34 @@ import math
 from collections.abc import Mapping
 
 from carm_core.localization import NAN, LandmarkEstimate
-from carm_perception.protocols import Answer, NavigationAnswer, PointingAnswer
+from carm_perception.protocols import EXTENTS, Answer, Extent, NavigationAnswer, PointingAnswer
 
 
-def estimates_of(answer: Answer) -> tuple[LandmarkEstimate, ...]:
-    """Estimates that an answer alone supports: a displacement from pointing, an order from lists, else none."""
+def estimates_of(answer: Answer, target_id: int | None = None) -> tuple[LandmarkEstimate, ...]:
+    """Estimates that an answer alone supports.
+
+    Args:
+        answer: From pointing comes a displacement; from navigation a rough one, as far as the words typically mean;
+            from lists an order.
+        target_id: Landmark that was asked for.
+    """
     if isinstance(answer, PointingAnswer):
         return (LandmarkEstimate(answer.target, (float(answer.dx_mm), float(answer.dy_mm))),)
     if isinstance(answer, NavigationAnswer):
-        return ()
+        return (_directed(answer, target_id),) if target_id else ()
     return tuple(LandmarkEstimate(i, (NAN, NAN)) for i in answer.landmark_ids)
+
+
+def _directed(answer: NavigationAnswer, target_id: int) -> LandmarkEstimate:
+    right = {"LEFT": 1, "RIGHT": -1, "CENTER": 0}[answer.x] * typical_mm(answer.extent_x)
+    up = {"UP": 1, "DOWN": -1, "CENTER": 0}[answer.y] * typical_mm(answer.extent_y)
+    std = math.hypot(EXTENTS[answer.extent_x][2], EXTENTS[answer.extent_y][2]) / math.sqrt(2)
+    return LandmarkEstimate(target_id, (right, up), std, confidence=confidence(std))
+
+
+def typical_mm(extent: Extent) -> float:
+    """Length that a word of the navigation protocol stands for, mm."""
+    return EXTENTS[extent][1]
 
 
 def nearest_first(

@@ -8,6 +8,7 @@ of its answer, the probabilities of the number tokens are read: they are the mod
 from __future__ import annotations
 
 import math
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,49 @@ from numpy.typing import NDArray
 
 from carm_core.errors import AnswerError, LocalizerError
 from carm_core.frame import XrayFrame
-from carm_core.landmarks import LANDMARKS
-from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
+from carm_core.landmarks import LANDMARKS, landmark
+from carm_core.localization import NAN, LandmarkEstimate, Localization, Localizer, Protocol, Query
 from carm_perception.answers import confidence, estimates_of
 from carm_perception.folder import COMPACT_FOLDER, REQUIRED, check_model_folder, weights_hash
 from carm_perception.image import MODEL_PX, model_gray
-from carm_perception.prompts import SHORT_PROTOCOLS, short_prompt
-from carm_perception.protocols import LIMIT_MM, PointingAnswer, parse
+from carm_perception.prompts import FIRST_PROTOCOLS, SHORT_PROTOCOLS, short_prompt
+from carm_perception.protocols import LIMIT_MM, LOCALIZED, PointingAnswer, ReevaluationAnswer, parse
 
-MAXIMUM_TOKENS = 24
+MAXIMUM_TOKENS = {Protocol.NAVIGATION: 48, Protocol.REEVALUATION: 56, Protocol.COMMAND: 40}
+"""Longest answers, in tokens; of the other protocols :data:`SHORT_ANSWER`."""
+SHORT_ANSWER = 24
+
+BEFORE_LENGTH = (
+    ', "dx_mm": ',
+    ', "dy_mm": ',
+    "</extent_x><reason_x>",
+    "</extent_y><reason_y>",
+    " at ",
+    " by ",
+)
+"""Tokens that a length in mm follows."""
+
+_REASONING = re.compile(r"([^;]+) at (-?\d+) by (-?\d+) mm(?:; |$)")
+
+
+def earlier_ids(text: str) -> str:
+    """An earlier answer of any protocol as the list of its landmarks; empty when it is no answer."""
+    for protocol in (Protocol.LOCALIZATION, Protocol.RETRIEVAL, Protocol.REEVALUATION, Protocol.POINTING):
+        try:
+            answer = parse(text, Query(protocol))
+        except AnswerError:
+            continue
+        ids = (answer.target,) if isinstance(answer, PointingAnswer) else getattr(answer, "landmark_ids", ())
+        return "[" + ",".join(map(str, ids[:LOCALIZED])) + "]"
+    return ""
+
+
+def reasoned(answer: ReevaluationAnswer) -> tuple[LandmarkEstimate, ...]:
+    """Estimates of a second look, with the places that the reasoning gives."""
+    places = {}
+    for name, right, up in _REASONING.findall(answer.visual_reasoning):
+        places[name] = (float(right), float(up))
+    return tuple(LandmarkEstimate(i, places.get(landmark(i).name, (NAN, NAN))) for i in answer.landmark_ids)
 
 
 class LoadedModel:
@@ -84,7 +119,11 @@ def _first_line(error: Exception) -> str:
 
 
 class CompactLocalizer(Localizer):
-    """Answers retrieval, localization and pointing. Pointing without a target asks for every landmark."""
+    """Answers every text protocol. Pointing without a target asks for every landmark.
+
+    Attributes:
+        protocols: Protocols that the loaded weights were trained on.
+    """
 
     name = "compact"
 
@@ -106,7 +145,9 @@ class CompactLocalizer(Localizer):
         self._number_ids: list[int] = self._loaded.tokenizer.convert_tokens_to_ids(tokens)
         if None in self._number_ids or len(set(self._number_ids)) != len(tokens):
             raise LocalizerError(f"model folder {self._loaded.folder}: the tokenizer lacks number tokens")
-        self._axis_ids: list[int] = self._loaded.tokenizer.convert_tokens_to_ids([', "dx_mm": ', ', "dy_mm": '])
+        found = self._loaded.tokenizer.convert_tokens_to_ids(list(BEFORE_LENGTH))
+        self._before_length: list[int] = [token for token in found if token is not None]
+        self.protocols = SHORT_PROTOCOLS if len(self._before_length) == len(found) else FIRST_PROTOCOLS
         self._values = np.arange(-LIMIT_MM, LIMIT_MM + 1, dtype=np.float64)
 
     def warm_up(self) -> None:
@@ -122,14 +163,16 @@ class CompactLocalizer(Localizer):
             content.setdefault("answer", "")
             return Localization(self.name, self.model_version, query, latency_s=time.perf_counter() - start, **content)
 
-        if query.protocol not in SHORT_PROTOCOLS:
-            known = ", ".join(SHORT_PROTOCOLS)
-            return reply(error="internal", message=f"the compact model answers {known}, not {query.protocol}")
+        if query.protocol not in self.protocols:
+            known = ", ".join(self.protocols)
+            return reply(error="internal", message=f"this model answers {known}, not {query.protocol}")
         everything = query.protocol is Protocol.POINTING and not query.target_id
         targets = [mark.id for mark in LANDMARKS] if everything else [query.target_id]
-        questions = [Query(query.protocol, target, query.hint, query.correction) for target in targets]
+        correction = earlier_ids(query.correction) if query.protocol is Protocol.REEVALUATION else query.correction
+        questions = [Query(query.protocol, target, query.hint, correction) for target in targets]
+        seen = None if query.protocol is Protocol.COMMAND else frame
         try:
-            answers, numbers = self._generate(frame, [short_prompt(question) for question in questions])
+            answers, numbers = self._generate(seen, questions)
             estimates = [self._estimates(*item) for item in zip(questions, answers, numbers, strict=True)]
         except AnswerError as error:
             return reply(answer=error.answer, error="malformed", message=str(error))
@@ -148,8 +191,10 @@ class CompactLocalizer(Localizer):
         limit = self._maximum_std_mm
         return bool(limit > 0 and not everything and estimates and estimates[0].std_mm > limit)
 
-    def _generate(self, frame: XrayFrame, prompts: list[str]) -> tuple[list[str], list[list[NDArray[np.float64]]]]:
-        """Ask questions about one image, which is read once.
+    def _generate(
+        self, frame: XrayFrame | None, questions: list[Query]
+    ) -> tuple[list[str], list[list[NDArray[np.float64]]]]:
+        """Ask questions of one protocol about one image, which is read once, or without an image.
 
         Returns:
             Answers, and for each the distributions (801,) at the positions where it holds a number token.
@@ -157,24 +202,12 @@ class CompactLocalizer(Localizer):
         import torch
 
         model, tokenizer = self._loaded.model, self._loaded.tokenizer
-        texts = [self._chat(prompt) for prompt in prompts]
         with torch.inference_mode():
-            tokens = model.get_image_features(pixel_values=self._loaded.pixels(frame), return_dict=True).pooler_output
-            texts = [text.replace(self._loaded.processor.image_token, "\0") for text in texts]
-            image = self._loaded.processor.image_token * tokens.shape[1]
-            encoded = tokenizer(
-                [text.replace("\0", image) for text in texts],
-                return_tensors="pt",
-                padding=True,
-                add_special_tokens=False,
-            )
-            embedded = model.get_input_embeddings()(encoded["input_ids"])
-            place = (encoded["input_ids"] == self._loaded.processor.image_token_id)[..., None]
-            embedded = embedded.masked_scatter(place, tokens.expand(len(prompts), -1, -1).to(embedded.dtype))
+            embedded, mask = self._embedded(frame, [short_prompt(question) for question in questions])
             out = model.generate(
                 inputs_embeds=embedded,
-                attention_mask=encoded["attention_mask"],
-                max_new_tokens=MAXIMUM_TOKENS,
+                attention_mask=mask,
+                max_new_tokens=MAXIMUM_TOKENS.get(questions[0].protocol, SHORT_ANSWER),
                 do_sample=False,
                 output_logits=True,
                 return_dict_in_generate=True,
@@ -200,15 +233,32 @@ class CompactLocalizer(Localizer):
 
         if not ids.shape[1]:
             return scores
-        rows = torch.isin(ids[:, -1], torch.tensor(self._axis_ids))
+        rows = torch.isin(ids[:, -1], torch.tensor(self._before_length))
         cumulative = scores[:, self._number_ids].double().softmax(-1).cumsum(-1)
         middle = (cumulative < 0.5).sum(-1).clamp(max=len(self._number_ids) - 1)
         chosen = torch.tensor(self._number_ids)[middle]
         forced = torch.full_like(scores, float("-inf")).scatter(1, chosen[:, None], 0.0)
         return torch.where(rows[:, None], forced, scores)
 
-    def _chat(self, prompt: str) -> str:
-        message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
+    def _embedded(self, frame: XrayFrame | None, prompts: list[str]) -> tuple[Any, Any]:
+        """Embedded questions (n, length, width) behind the image's tokens, and their attention mask (n, length)."""
+        model, processor = self._loaded.model, self._loaded.processor
+        texts = [self._chat(prompt, frame is not None) for prompt in prompts]
+        tokens = None
+        if frame is not None:
+            pixels = self._loaded.pixels(frame)
+            tokens = model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
+            texts = [text.replace(processor.image_token, processor.image_token * tokens.shape[1]) for text in texts]
+        encoded = self._loaded.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        embedded = model.get_input_embeddings()(encoded["input_ids"])
+        if tokens is not None:
+            place = (encoded["input_ids"] == processor.image_token_id)[..., None]
+            embedded = embedded.masked_scatter(place, tokens.expand(len(prompts), -1, -1).to(embedded.dtype))
+        return embedded, encoded["attention_mask"]
+
+    def _chat(self, prompt: str, image: bool) -> str:
+        content = [{"type": "image"}] * image + [{"type": "text", "text": prompt}]
+        message = {"role": "user", "content": content}
         text: str = self._loaded.processor.apply_chat_template([message], add_generation_prompt=True)
         return text
 
@@ -221,8 +271,10 @@ class CompactLocalizer(Localizer):
             AnswerError: The answer breaks its protocol.
         """
         parsed = parse(answer, question)
+        if isinstance(parsed, ReevaluationAnswer):
+            return reasoned(parsed)
         if not isinstance(parsed, PointingAnswer):
-            return estimates_of(parsed)
+            return estimates_of(parsed, question.target_id)
         point = (float(parsed.dx_mm), float(parsed.dy_mm))
         std = math.sqrt(np.mean([self._spread(numbers[1], point[0]), self._spread(numbers[2], point[1])]))
         return (LandmarkEstimate(parsed.target, point, std, confidence=confidence(std)),)

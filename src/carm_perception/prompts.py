@@ -42,14 +42,23 @@ _TASKS = {
         " outside the image. The image shows {width_mm:.0f} mm by {height_mm:.0f} mm. Answer with nothing but"
         ' {{"target": {target_id}, "dx_mm": INTEGER, "dy_mm": INTEGER}}'
     ),
+    Protocol.COMMAND: (
+        "What does the clinician want? Answer with nothing but one JSON object whose intent is navigate, nudge, rotate,"
+        " expose, correct, confirm, stop or unknown."
+    ),
 }
 
 _SHORT = {
     Protocol.RETRIEVAL: "Three closest landmarks?",
     Protocol.LOCALIZATION: "Two closest ids?",
     Protocol.POINTING: "Point to {target_id}: {target}.",
+    Protocol.NAVIGATION: "Which way to {target_id}: {target}?",
+    Protocol.REEVALUATION: "Two closest ids? Earlier answer: {correction}.",
+    Protocol.COMMAND: "Command: {hint}",
 }
 
+FIRST_PROTOCOLS = (Protocol.RETRIEVAL, Protocol.LOCALIZATION, Protocol.POINTING)
+"""Protocols of the earliest compact models."""
 SHORT_PROTOCOLS = tuple(_SHORT)
 """Protocols that have a short prompt: those of the compact model."""
 
@@ -65,7 +74,11 @@ def short_prompt(query: Query) -> str:
         KeyError: The protocol is not one of :data:`SHORT_PROTOCOLS`.
         UnknownNameError: The target is no landmark.
     """
-    return _SHORT[query.protocol].format(target=_target_name(query), target_id=query.target_id)
+    question = _SHORT[query.protocol].format(
+        target=_target_name(query), target_id=query.target_id, correction=query.correction or "none", hint=query.hint
+    )
+    remark = query.hint if query.protocol is Protocol.REEVALUATION else ""
+    return f"{question} Remark: {remark}" if remark else question
 
 
 def full_prompt(query: Query, field_mm: tuple[float, float]) -> str:

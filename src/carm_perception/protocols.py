@@ -7,6 +7,7 @@ the answer, a code fence around it, and a space after a comma; nothing else.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +24,19 @@ LIMIT_MM = 400
 Horizontal = Literal["LEFT", "RIGHT", "CENTER"]
 Vertical = Literal["UP", "DOWN", "CENTER"]
 Extent = Literal["NONE", "SMALL", "MODERATE", "LARGE"]
+
+EXTENTS: dict[Extent, tuple[float, float, float]] = {
+    "NONE": (10.0, 0.0, 6.0),
+    "SMALL": (40.0, 25.0, 10.0),
+    "MODERATE": (100.0, 68.0, 18.0),
+    "LARGE": (math.inf, 160.0, 60.0),
+}
+"""What the navigation protocol's words mean: less than this many mm; typical mm; their standard deviation."""
+
+
+def extent(value_mm: float) -> Extent:
+    """The word for a length, mm, of either sign."""
+    return next(word for word, (limit, _, _) in EXTENTS.items() if abs(value_mm) < limit)
 
 
 @dataclass(frozen=True)
