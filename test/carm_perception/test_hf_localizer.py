@@ -12,7 +12,8 @@ import torch
 from carm_core.errors import ConfigurationError, LocalizerError
 from carm_core.frame import XrayFrame
 from carm_core.localization import Protocol, Query
-from carm_perception.hf_localizer import HuggingFaceLocalizer, choose_device
+from carm_perception.hf_loader import choose_device
+from carm_perception.hf_localizer import HuggingFaceLocalizer
 from carm_perception.registry import make_localizer
 
 from .tiny_models import BUILDERS, build
@@ -123,7 +124,7 @@ def test_damaged_weights_are_one_line(folders: dict[str, Path], tmp_path: Path) 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without CUDA")
 def test_cuda_is_refused_where_there_is_none() -> None:
-    assert choose_device("auto", False)[0] == "cpu"
+    assert choose_device("auto", False).device == "cpu"
     for device, four in (("cuda", False), ("auto", True), ("cpu", True), ("tpu", False)):
         with pytest.raises(ConfigurationError):
             choose_device(device, four)
