@@ -25,12 +25,12 @@ class Protocol(StrEnum):
 
 @dataclass(frozen=True)
 class Query:
-    """A question about one frame.
+    """A question about one frame; a command is about a sentence only.
 
     Attributes:
         protocol: Form of the answer.
         target_id: Landmark asked for, or None.
-        hint: What the clinician added, in plain words.
+        hint: What the clinician added, in plain words; of a command, the sentence itself.
         correction: Earlier answer that is to be reconsidered.
     """
 

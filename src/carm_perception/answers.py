@@ -22,7 +22,8 @@ def estimates_of(answer: Answer, target_id: int | None = None) -> tuple[Landmark
         return (LandmarkEstimate(answer.target, (float(answer.dx_mm), float(answer.dy_mm))),)
     if isinstance(answer, NavigationAnswer):
         return (_directed(answer, target_id),) if target_id else ()
-    return tuple(LandmarkEstimate(i, (NAN, NAN)) for i in answer.landmark_ids)
+    ids = getattr(answer, "landmark_ids", ())  # a command has none
+    return tuple(LandmarkEstimate(i, (NAN, NAN)) for i in ids)
 
 
 def _directed(answer: NavigationAnswer, target_id: int) -> LandmarkEstimate:

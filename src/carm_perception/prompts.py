@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 from carm_core.landmarks import LANDMARKS, landmark
 from carm_core.localization import Protocol, Query
 
@@ -42,11 +44,35 @@ _TASKS = {
         " outside the image. The image shows {width_mm:.0f} mm by {height_mm:.0f} mm. Answer with nothing but"
         ' {{"target": {target_id}, "dx_mm": INTEGER, "dy_mm": INTEGER}}'
     ),
-    Protocol.COMMAND: (
-        "What does the clinician want? Answer with nothing but one JSON object whose intent is navigate, nudge, rotate,"
-        " expose, correct, confirm, stop or unknown."
-    ),
 }
+
+_COMMAND = (
+    "You steer a C-arm. A clinician speaks to you. Left and right are the patient's, unless the image is named; up is"
+    " towards the head. These are the landmarks:\n"
+    f"{_TABLE}\n\n"
+    "Put the sentence into one of these forms, with integers (mm, degrees), and answer with nothing but it:\n"
+    '{{"intent": "navigate", "target": ID}}: bring a landmark to the image center\n'
+    '{{"intent": "nudge", "dx_mm": LEFT, "dy_mm": HEAD}}: move over the patient (a touch: 5, a bit: 10, no amount: 20,'
+    " a lot: 50)\n"
+    '{{"intent": "rotate", "primary_deg": LAO, "secondary_deg": CRANIAL, "relative": 0 or 1}}: RAO and caudal are'
+    " negative; 1: in addition to the present angles (a touch: 2, a bit: 5, no amount: 10, a lot: 20)\n"
+    '{{"intent": "expose"}}: take one image\n'
+    '{{"intent": "correct", "what": ID or "other_side", "left_side", "right_side", "left", "right", "up", "down" or'
+    ' "look_again"}}: you were wrong\n'
+    '{{"intent": "confirm"}}: yes\n'
+    '{{"intent": "stop"}}: whatever asks for rest, or not to move\n'
+    '{{"intent": "unknown"}}: anything else; two commands; a missing side; whatever is about limits, speed or safety\n'
+    "The sentence: {sentence}"
+)
+
+LONGEST_SENTENCE = 200
+"""Characters of a clinician's sentence that a model is shown."""
+
+
+def clean_sentence(text: str) -> str:
+    """A clinician's words as a model may see them: one line, no brackets that could pass for special tokens."""
+    return re.sub(r"[\s<>\x00-\x1f]+", " ", text).strip()[:LONGEST_SENTENCE]
+
 
 _SHORT = {
     Protocol.RETRIEVAL: "Three closest landmarks?",
@@ -75,9 +101,12 @@ def short_prompt(query: Query) -> str:
         UnknownNameError: The target is no landmark.
     """
     question = _SHORT[query.protocol].format(
-        target=_target_name(query), target_id=query.target_id, correction=query.correction or "none", hint=query.hint
+        target=_target_name(query),
+        target_id=query.target_id,
+        correction=query.correction or "none",
+        hint=clean_sentence(query.hint),
     )
-    remark = query.hint if query.protocol is Protocol.REEVALUATION else ""
+    remark = clean_sentence(query.hint) if query.protocol is Protocol.REEVALUATION else ""
     return f"{question} Remark: {remark}" if remark else question
 
 
@@ -91,6 +120,8 @@ def full_prompt(query: Query, field_mm: tuple[float, float]) -> str:
     Raises:
         UnknownNameError: The target is no landmark.
     """
+    if query.protocol is Protocol.COMMAND:
+        return _COMMAND.format(sentence=clean_sentence(query.hint))
     target = f"{query.target_id} ({_target_name(query)})" if query.target_id else ""
     task = _TASKS[query.protocol].format(
         target=target,

@@ -9,9 +9,23 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from carm_core.command import (
+    Command,
+    Confirm,
+    Correct,
+    Expose,
+    Hint,
+    Intent,
+    Navigate,
+    Nudge,
+    Rotate,
+    Stop,
+    Unknown,
+)
 from carm_core.errors import AnswerError, CarmError
 from carm_core.landmarks import LANDMARKS, landmark
 from carm_core.localization import Protocol, Query
@@ -118,11 +132,27 @@ class PointingAnswer:
         return f'{{"target": {self.target}, "dx_mm": {self.dx_mm}, "dy_mm": {self.dy_mm}}}'
 
 
-Answer = RetrievalAnswer | LocalizationAnswer | NavigationAnswer | ReevaluationAnswer | PointingAnswer
+Answer = RetrievalAnswer | LocalizationAnswer | NavigationAnswer | ReevaluationAnswer | PointingAnswer | Command
 
 _FENCE = re.compile(r"```[a-z]*\n(.*)\n```", re.DOTALL)
 _NUMBER = r"(-?(?:0|[1-9]\d{0,5}))"
 _POINTING = re.compile(rf'\{{"target": ?{_NUMBER}, ?"dx_mm": ?{_NUMBER}, ?"dy_mm": ?{_NUMBER}\}}')
+_COMMANDS: tuple[tuple[Intent, str, Callable[..., Command]], ...] = (
+    (Intent.NAVIGATE, rf', ?"target": ?{_NUMBER}', Navigate),
+    (Intent.NUDGE, rf', ?"dx_mm": ?{_NUMBER}, ?"dy_mm": ?{_NUMBER}', Nudge),
+    (
+        Intent.ROTATE,
+        rf', ?"primary_deg": ?{_NUMBER}, ?"secondary_deg": ?{_NUMBER}, ?"relative": ?([01])',
+        lambda primary, secondary, relative: Rotate(primary, secondary, bool(relative)),
+    ),
+    (Intent.CORRECT, rf', ?"what": ?{_NUMBER}', Correct),
+    (Intent.CORRECT, rf', ?"what": ?"({"|".join(Hint)})"', lambda word: Correct(Hint(word))),
+    (Intent.EXPOSE, "", Expose),
+    (Intent.CONFIRM, "", Confirm),
+    (Intent.STOP, "", Stop),
+    (Intent.UNKNOWN, "", Unknown),
+)
+_FORMS = tuple((re.compile(rf'\{{"intent": ?"{intent}"{rest}\}}'), make) for intent, rest, make in _COMMANDS)
 _PAIR = re.compile(r"([1-9]\d{0,5}): ([^,\[\]]+)")
 _TEXT = r"([^<>]*)"
 _NAVIGATION = re.compile(
@@ -254,6 +284,24 @@ def parse_pointing(text: str, target_id: int | None = None) -> PointingAnswer:
     return PointingAnswer(target, dx, dy)
 
 
+def parse_command(text: str) -> Command:
+    """Parse protocol 6, for example ``{"intent": "nudge", "dx_mm": 20, "dy_mm": 0}``.
+
+    Raises:
+        AnswerError: The text is not exactly such an answer, a landmark is unknown, or a number leaves its range.
+    """
+    bare = _bare(text)
+    for form, make in _FORMS:
+        match = form.fullmatch(bare)
+        if match is None or "-0" in match.groups():
+            continue
+        try:
+            return make(*(int(part) if part.lstrip("-").isdecimal() else part for part in match.groups()))
+        except CarmError as error:
+            raise AnswerError(str(error), text) from None
+    raise AnswerError("expected one of the forms of the command protocol", text)
+
+
 def parse(text: str, query: Query) -> Answer:
     """Parse the answer to a question.
 
@@ -268,4 +316,6 @@ def parse(text: str, query: Query) -> Answer:
         return parse_localization(text)
     if query.protocol is Protocol.NAVIGATION:
         return parse_navigation(text)
+    if query.protocol is Protocol.COMMAND:
+        return parse_command(text)
     return parse_reevaluation(text)
