@@ -82,7 +82,7 @@ class Nudge:
         dy_mm: Towards the head, mm.
 
     Raises:
-        GoalError: A value is out of range, or both are zero.
+        GoalError: A value is out of range.
     """
 
     dx_mm: int
@@ -92,8 +92,6 @@ class Nudge:
         """Check the numbers."""
         _check("dx_mm", self.dx_mm, COMMAND_LIMIT)
         _check("dy_mm", self.dy_mm, COMMAND_LIMIT)
-        if not (self.dx_mm or self.dy_mm):
-            raise GoalError("a nudge of 0 mm moves nothing")
 
     @property
     def intent(self) -> Intent:
@@ -115,7 +113,7 @@ class Rotate:
         relative: Add to the present angles; else take these.
 
     Raises:
-        GoalError: An angle is out of range, or the rotation is by 0 degrees.
+        GoalError: An angle is out of range.
     """
 
     primary_deg: int
@@ -126,8 +124,6 @@ class Rotate:
         """Check the numbers."""
         _check("primary_deg", self.primary_deg, ANGLE_LIMIT_DEG)
         _check("secondary_deg", self.secondary_deg, ANGLE_LIMIT_DEG)
-        if self.relative and not (self.primary_deg or self.secondary_deg):
-            raise GoalError("a rotation by 0 degrees moves nothing")
 
     @property
     def intent(self) -> Intent:

@@ -35,8 +35,18 @@ def _pair(left_id: int, right_id: int, name: str, *synonyms: str) -> tuple[Landm
 
 
 LANDMARKS: tuple[Landmark, ...] = (
-    Landmark(1, "Skull", ("cranium", "calvarium", "head")),
-    *_pair(3, 2, "humeral head", "proximal humerus", "glenohumeral head", "shoulder", "shoulder joint"),
+    Landmark(1, "Skull", ("cranium", "calvarium", "calvaria", "skull vault", "head")),
+    *_pair(
+        3,
+        2,
+        "humeral head",
+        "proximal humerus",
+        "glenohumeral head",
+        "shoulder",
+        "shoulder joint",
+        "head of the humerus",
+        "ball of the shoulder",
+    ),
     *_pair(
         5,
         4,
@@ -45,13 +55,50 @@ LANDMARKS: tuple[Landmark, ...] = (
         "tip of the scapula",
         "scapula",
         "inferior angle of the scapula",
+        "inferior scapular angle",
+        "shoulder blade",
+        "tip of the shoulder blade",
+        "bottom of the shoulder blade",
     ),
-    *_pair(7, 6, "elbow", "olecranon", "cubital joint", "elbow joint"),
-    *_pair(9, 8, "wrist", "carpus", "radiocarpal joint", "wrist joint"),
-    Landmark(10, "T1", ("first thoracic vertebra", "th1", "thoracic vertebra 1")),
-    Landmark(11, "Carina", ("tracheal bifurcation", "carina tracheae", "bifurcation of the trachea")),
-    *_pair(13, 12, "hemidiaphragm", "diaphragmatic dome", "diaphragm", "dome of the diaphragm"),
-    Landmark(14, "T12", ("twelfth thoracic vertebra", "th12", "thoracic vertebra 12")),
+    *_pair(7, 6, "elbow", "olecranon", "cubital joint", "cubitus", "elbow joint"),
+    *_pair(9, 8, "wrist", "carpus", "carpal bones", "radiocarpal joint", "wrist joint"),
+    Landmark(
+        10,
+        "T1",
+        (
+            "first thoracic vertebra",
+            "1st thoracic vertebra",
+            "th1",
+            "thoracic vertebra 1",
+            "topmost thoracic vertebra",
+            "uppermost thoracic vertebra",
+        ),
+    ),
+    Landmark(
+        11,
+        "Carina",
+        (
+            "tracheal bifurcation",
+            "carina tracheae",
+            "bifurcation of the trachea",
+            "fork of the windpipe",
+            "windpipe fork",
+            "split of the windpipe",
+        ),
+    ),
+    *_pair(13, 12, "hemidiaphragm", "diaphragmatic dome", "diaphragm", "dome of the diaphragm", "diaphragm dome"),
+    Landmark(
+        14,
+        "T12",
+        (
+            "twelfth thoracic vertebra",
+            "12th thoracic vertebra",
+            "th12",
+            "thoracic vertebra 12",
+            "last thoracic vertebra",
+            "lowest thoracic vertebra",
+        ),
+    ),
 )
 """The fourteen landmarks, in the order of their ids."""
 

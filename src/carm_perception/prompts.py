@@ -62,7 +62,7 @@ _COMMAND = (
     '{{"intent": "confirm"}}: yes\n'
     '{{"intent": "stop"}}: whatever asks for rest, or not to move\n'
     '{{"intent": "unknown"}}: anything else; two commands; a missing side; whatever is about limits, speed or safety\n'
-    "The sentence: {sentence}"
+    "The clinician says: {sentence}"
 )
 
 LONGEST_SENTENCE = 200
