@@ -52,6 +52,8 @@ PANELS = (
     Panel("phantom:11+jewellery", 10, (0, 0, -15)),
     Panel("chest_ct+table", 11, (0, 125, -20), 80),
     Panel("chest_ct+pleural_effusion", 11, (0, 0, -60)),
+    Panel("phantom:7+fracture:2", 3, (36, -44, 110)),
+    Panel("chest_ct+fracture:1", 2, (60, 0, -15)),
 )
 
 
@@ -62,7 +64,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=default)
     arguments = parser.parse_args()
     carm = CArm.from_config()
-    figure, axes = plt.subplots(2, 5, figsize=(17.5, 7.6), facecolor="white")
+    figure, axes = plt.subplots(2, 6, figsize=(21, 7.6), facecolor="white")
     for axis, panel in zip(axes.ravel(), PANELS, strict=True):
         patient = load_patient(panel.patient)
         marks = patient.extra_landmarks_mm | patient.landmarks_mm

@@ -191,6 +191,72 @@ def test_an_effusion_turns_lung_into_fluid_on_one_side_only(patient):
     assert (patient.volume.hu == dummy().volume.hu).all()
 
 
+def with_arms(radius_mm=12.0):
+    """The dummy with a bony rod in soft tissue from each shoulder to the elbow, and the middle of each."""
+    patient = dummy()
+    points = patient.volume.lps_from_voxel(np.moveaxis(np.indices(patient.volume.shape), 0, -1).astype(float))
+    hu = patient.volume.hu.copy()
+    middles = []
+    for top, end in ((2, 6), (3, 7)):
+        top, end = (patient.landmarks_mm[key] for key in (top, end))
+        along = (end - top) / np.linalg.norm(end - top)
+        t = (points - top) @ along
+        beside = np.linalg.norm(points - top - t[..., None] * along, axis=-1)
+        within = (t > -10) & (t < np.linalg.norm(end - top) + 10)
+        hu[within & (beside < 40)] = 40
+        hu[within & (beside < radius_mm)] = 900
+        middles.append((top + end) / 2)
+    return replace(patient, volume=Volume(hu, patient.volume.transform_voxel_to_lps)), middles
+
+
+def test_a_fracture_shifts_a_fragment_and_leaves_landmarks_and_the_rest():
+    patient, middles = with_arms()
+    broken = equip(patient, ["fracture:2"])
+    assert broken.landmarks_mm is patient.landmarks_mm
+    changed = broken.volume.hu != patient.volume.hu
+    where = patient.volume.lps_from_voxel(np.argwhere(changed).astype(float))
+    middle = min(middles, key=lambda point: np.linalg.norm(where.mean(0) - point))
+    assert np.linalg.norm(where - middle, axis=1).max() < 150
+    for point in patient.landmarks_mm.values():
+        assert np.linalg.norm(where - point, axis=1).min() > 6
+    bone = broken.volume.hu > 500
+    assert bone.sum() == pytest.approx((patient.volume.hu > 500).sum(), rel=0.03)
+    side = np.sign(middle[0])
+    index = np.argwhere(bone)
+    at = patient.volume.lps_from_voxel(index.astype(float))
+    at = at[(side * at[:, 0] > 130) & (at[:, 2] < 20) & (at[:, 2] > -200)]
+    heights, layer = np.unique(at[:, 2].round(), return_inverse=True)
+    center = np.array([at[layer == n, :2].mean(0) for n in range(len(heights))])
+    steps = np.linalg.norm(np.diff(center, axis=0), axis=1)
+    assert steps.max() > 2.4
+    assert np.median(steps) < 0.9
+
+
+def test_variants_of_a_fracture_break_other_bones_or_the_next_that_is_there():
+    patient, middles = with_arms()
+    changes = {}
+    for variant in (2, 3, 7):
+        hu = equip(patient, [f"fracture:{variant}"]).volume.hu
+        changes[variant] = patient.volume.lps_from_voxel(np.argwhere(hu != patient.volume.hu).astype(float)).mean(0)
+    for variant in (2, 7):
+        assert min(np.linalg.norm(changes[variant] - middle) for middle in middles) < 90
+    assert np.linalg.norm(changes[2] - changes[7]) > 1
+    bare = replace(dummy(), extra_landmarks_mm={})
+    nowhere = replace(bare, landmarks_mm={}, landmarks_known=False)
+    with pytest.raises(PatientError, match="no bone found that could be broken") as refusal:
+        equip(nowhere, ["fracture:1"])
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_real_chest_can_break_a_rib_and_a_collarbone():
+    chest = load_patient("chest_ct")
+    for variant in (0, 1):
+        changed = equip(chest, [f"fracture:{variant}"]).volume.hu != chest.volume.hu
+        hu = chest.volume.hu[changed]
+        assert (hu > 200).sum() > 50
+        assert changed.mean() < 0.01
+
+
 def test_missing_landmarks_are_named(patient):
     headless = replace(patient, landmarks_mm={11: patient.landmarks_mm[11]}, extra_landmarks_mm={})
     with pytest.raises(MissingLandmarkError, match=r"pacemaker needs the landmark Left humeral head, .* dummy"):

@@ -13,7 +13,7 @@ import numpy as np
 
 from carm_core.errors import PatientError, UnknownNameError
 from carm_sim.drr.solids import Solid, SolidSet
-from carm_sim.hardware import cardiac, findings, implants, jewellery, lines, surroundings
+from carm_sim.hardware import cardiac, findings, fractures, implants, jewellery, lines, surroundings
 from carm_sim.hardware.site import Site
 from carm_sim.patient import Patient
 from carm_sim.volume import Volume
@@ -38,6 +38,7 @@ HARDWARE: dict[str, Callable[[Site], list[Solid]]] = {
 
 FINDINGS: dict[str, Callable[[Site], Volume]] = {
     "pleural_effusion": findings.pleural_effusion,
+    "fracture": fractures.fracture,
 }
 """What changes a patient's own tissue, by name."""
 
@@ -109,4 +110,4 @@ def equip(patient: Patient, names: Sequence[str]) -> Patient:
 
 def _site(patient: Patient, item: Item, seed_name: str) -> Site:
     seeds = [item.seed, zlib.crc32(item.name.encode()), zlib.crc32(seed_name.encode())]
-    return Site(patient, item.name, np.random.default_rng(seeds))
+    return Site(patient, item.name, np.random.default_rng(seeds), item.seed)

@@ -48,11 +48,13 @@ class Site:
         patient: The patient.
         device: Name of what is to be placed, for messages.
         rng: Random numbers of this device on this patient.
+        variant: Number of the variant that was asked for.
     """
 
     patient: Patient
     device: str
     rng: np.random.Generator
+    variant: int = 0
 
     @cached_property
     def marks(self) -> dict[int, Array]:
