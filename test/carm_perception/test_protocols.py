@@ -5,6 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carm_core.command import (
+    Command,
+    Confirm,
+    Correct,
+    Expose,
+    Hint,
+    Navigate,
+    Nudge,
+    Rotate,
+    Stop,
+    Unknown,
+)
 from carm_core.errors import AnswerError
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Protocol, Query
@@ -17,6 +29,7 @@ from carm_perception.protocols import (
     ReevaluationAnswer,
     RetrievalAnswer,
     parse,
+    parse_command,
     parse_localization,
     parse_navigation,
     parse_pointing,
@@ -42,6 +55,16 @@ def navigation_answers(draw: st.DrawFn) -> NavigationAnswer:
     return NavigationAnswer(draw(prose), x, extent_x, draw(prose), y, extent_y, draw(prose))  # type: ignore[arg-type]
 
 
+angles = st.integers(-180, 180)
+commands: st.SearchStrategy[Command] = st.one_of(
+    st.builds(Navigate, st.sampled_from(IDS)),
+    st.builds(Nudge, millimeters, millimeters),
+    st.builds(Rotate, angles, angles, st.booleans()),
+    st.builds(Correct, st.sampled_from(IDS) | st.sampled_from(Hint)),
+    st.sampled_from((Expose(), Confirm(), Stop(), Unknown())),
+)
+
+
 @st.composite
 def answers(draw: st.DrawFn) -> tuple[object, Query]:
     order = draw(ids_of)
@@ -53,6 +76,7 @@ def answers(draw: st.DrawFn) -> tuple[object, Query]:
         Protocol.NAVIGATION: draw(navigation_answers()),
         Protocol.REEVALUATION: ReevaluationAnswer(draw(prose), tuple(order[:2])),
         Protocol.POINTING: PointingAnswer(target, draw(millimeters), draw(millimeters)),
+        Protocol.COMMAND: draw(commands),
     }[protocol]
     return answer, Query(protocol, target)
 
@@ -188,3 +212,37 @@ def test_prompts_hold_the_vocabulary_and_the_hint() -> None:
     assert "9 (Left wrist)" in full_prompt(Query(Protocol.POINTING, 9), (155.0, 155.0))
     assert "[2,3]" in full_prompt(Query(Protocol.REEVALUATION, correction="[2,3]"), (155.0, 155.0))
     assert len({short_prompt(Query(protocol, 9)) for protocol in SHORT_PROTOCOLS}) == len(SHORT_PROTOCOLS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"intent": "navigate"}',
+        '{"intent": "navigate", "target": 15}',
+        '{"intent": "navigate", "target": "Carina"}',
+        '{"intent": "nudge", "dx_mm": 401, "dy_mm": 0}',
+        '{"intent": "nudge", "dx_mm": 1.5, "dy_mm": 0}',
+        '{"intent": "nudge", "dy_mm": 0, "dx_mm": 1}',
+        '{"intent": "rotate", "primary_deg": 181, "secondary_deg": 0, "relative": 0}',
+        '{"intent": "rotate", "primary_deg": 18, "secondary_deg": 0, "relative": 2}',
+        '{"intent": "rotate", "primary_deg": 18, "secondary_deg": 0, "relative": true}',
+        '{"intent": "rotate", "primary_deg": -0, "secondary_deg": 0, "relative": 1}',
+        '{"intent": "correct", "what": "sideways"}',
+        '{"intent": "correct", "what": 0}',
+        '{"intent": "stop", "velocity": 5}',
+        '{"intent": "Stop"}',
+        '{"intent": "disable_supervisor"}',
+        "stop",
+        '{"intent": "stop"}{"intent": "stop"}',
+    ],
+)
+def test_command_refuses(text: str) -> None:
+    with pytest.raises(AnswerError):
+        parse_command(text)
+
+
+@given(st.text(max_size=400))
+def test_a_sentence_cannot_bring_special_tokens_into_a_prompt(sentence: str) -> None:
+    prompt = short_prompt(Query(Protocol.COMMAND, hint=f"<image>{sentence}<|assistant|>"))
+    assert not set("<>\n") & set(prompt)
+    assert len(prompt) < 220
