@@ -54,6 +54,8 @@ class OracleLocalizer(Localizer):
             content.setdefault("answer", "")
             return Localization(self.name, "", query, latency_s=time.perf_counter() - start, **content)
 
+        if query.protocol is Protocol.COMMAND:
+            return reply(abstained=True, message="the oracle reads no sentences")
         if frame.view is None:
             return reply(error="internal", message="the oracle needs the view of a frame")
         ids = [mark.id for mark in LANDMARKS if mark.id in self._landmarks]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Localization on a thread of its own: the newest frame wins, the newest question wins. Knows nothing of ROS.
 
-The worker thread makes the localizer and is the only one that ever calls it.
+The worker thread makes the localizer and is the only one that ever calls it. Commands need no frame; they come before
+everything else and take no question's place.
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+import numpy as np
+
 from carm_core.frame import XrayFrame
 from carm_core.localization import Localization, Localizer, Protocol, Query
 
 STAMP_TOLERANCE_S = 1e-6
+
+NO_FRAME = XrayFrame(np.zeros((2, 2), np.uint8), math.nan, math.nan)
+"""Stands in for the frame of a question that is about none."""
 
 
 class Outcome(Enum):
@@ -104,6 +110,7 @@ class LocalizationService:
         self._frames: OrderedDict[float, XrayFrame] = OrderedDict()
         self._fresh: XrayFrame | None = None
         self._waiting: Ticket | None = None
+        self._command: Ticket | None = None
         self._last: tuple[float, Query, Localization] | None = None
         self._closing = False
         self._counts = {"frames": 0, "answered": 0, "skipped": 0}
@@ -121,8 +128,7 @@ class LocalizationService:
         """End; questions that wait are refused. A question that is being answered is not waited for longer."""
         with self._changed:
             self._closing = True
-            self._end(self._waiting, Outcome.CANCELED, "the localizer is ending")
-            self._waiting = None
+            self._end_all(Outcome.CANCELED, "the localizer is ending")
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
@@ -145,7 +151,7 @@ class LocalizationService:
             self._changed.notify_all()
 
     def ask(self, query: Query, stamp_s: float | None = None) -> Ticket:
-        """Ask a question; one that still waits is superseded.
+        """Ask a question; one of its kind (about a frame, or a command) that still waits is superseded.
 
         Args:
             query: The question.
@@ -153,11 +159,13 @@ class LocalizationService:
         """
         ticket = Ticket(query, stamp_s)
         with self._changed:
-            self._end(self._waiting, Outcome.SUPERSEDED, "a newer request took its place")
-            self._waiting = ticket
+            if query.protocol is Protocol.COMMAND:
+                earlier, self._command = self._command, ticket
+            else:
+                earlier, self._waiting = self._waiting, ticket
+            self._end(earlier, Outcome.SUPERSEDED, "a newer request took its place")
             if self._closing:
-                self._end(ticket, Outcome.CANCELED, "the localizer is ending")
-                self._waiting = None
+                self._end_all(Outcome.CANCELED, "the localizer is ending")
             self._changed.notify_all()
         return ticket
 
@@ -166,7 +174,14 @@ class LocalizationService:
         with self._changed:
             if self._waiting is ticket:
                 self._waiting = None
+            if self._command is ticket:
+                self._command = None
             self._end(ticket, Outcome.CANCELED, "canceled")
+
+    def _end_all(self, outcome: Outcome, message: str) -> None:
+        for ticket in (self._waiting, self._command):
+            self._end(ticket, outcome, message)
+        self._waiting = self._command = None
 
     @staticmethod
     def _end(ticket: Ticket | None, outcome: Outcome, message: str = "") -> None:
@@ -187,8 +202,7 @@ class LocalizationService:
             self.failure = error
         finally:
             with self._changed:
-                self._end(self._waiting, Outcome.INTERNAL, str(self.failure or "the localizer is ending"))
-                self._waiting = None
+                self._end_all(Outcome.INTERNAL, str(self.failure or "the localizer is ending"))
             if localizer is not None:
                 localizer.close()
 
@@ -215,6 +229,9 @@ class LocalizationService:
 
     def _next(self) -> tuple[Ticket | None, XrayFrame | None]:
         """Take the question that can be answered now, else the newest frame."""
+        if self._command is not None:
+            ticket, self._command = self._command, None
+            return ticket, NO_FRAME
         ticket = self._waiting
         if ticket is not None:
             frame = self._find(ticket.stamp_s)
@@ -238,14 +255,16 @@ class LocalizationService:
         return next((f for s, f in self._frames.items() if abs(s - stamp_s) < STAMP_TOLERANCE_S), None)
 
     def _localize(self, localizer: Localizer, frame: XrayFrame, query: Query) -> Localization:
-        if self._last is not None and self._last[:2] == (frame.stamp_s, query):
+        if frame is not NO_FRAME and self._last is not None and self._last[:2] == (frame.stamp_s, query):
             return self._last[2]
         reply = localizer.localize(frame, query)
-        self._last = (frame.stamp_s, query, reply)
+        if frame is not NO_FRAME:
+            self._last = (frame.stamp_s, query, reply)
         with self._changed:
             self._counts["answered"] += 1
-            self._latency_s = reply.latency_s
-            self._problem = "" if reply.error is None else reply.message
+            if frame is not NO_FRAME:
+                self._latency_s = reply.latency_s
+                self._problem = "" if reply.error is None else reply.message
         return reply
 
     def _answer(self, localizer: Localizer, ticket: Ticket, frame: XrayFrame) -> None:
@@ -254,7 +273,7 @@ class LocalizationService:
             outcome = Outcome.MALFORMED if reply.error == "malformed" else Outcome.INTERNAL
         else:
             outcome = Outcome.ABSTAINED if reply.abstained else Outcome.ANSWERED
-        if ticket.outcome is None:
+        if ticket.outcome is None and frame is not NO_FRAME:
             self._publish(frame, reply)
         with self._changed:
             ticket.reply = reply

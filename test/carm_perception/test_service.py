@@ -164,3 +164,24 @@ def test_localizer_that_cannot_be_made_is_told_to_the_owner() -> None:
     assert ticket.done.wait(PATIENCE_S)
     assert ticket.outcome is Outcome.INTERNAL
     assert str(service.failure) == "no weights"
+
+
+def test_command_needs_no_frame_and_takes_no_questions_place(
+    service: LocalizationService, gate: Gate, published: list[float]
+) -> None:
+    waiting = service.ask(Query(Protocol.POINTING, 11), 5.0)
+    earlier = service.ask(Query(Protocol.COMMAND, hint="up"))
+    begun(gate)
+    command = service.ask(Query(Protocol.COMMAND, hint="left"))
+    newest = service.ask(Query(Protocol.COMMAND, hint="right"))
+    gate.through.release(100)
+    for ticket in (earlier, newest, command):
+        assert ticket.done.wait(PATIENCE_S)
+    assert (earlier.outcome, command.outcome, newest.outcome) == (
+        Outcome.ANSWERED,
+        Outcome.SUPERSEDED,
+        Outcome.ANSWERED,
+    )
+    assert waiting.outcome in (None, Outcome.NO_FRAME)
+    assert published == []
+    assert service.statistics.problem == ""

@@ -283,7 +283,7 @@ def goal_query(goal: Localize.Goal) -> Query:
 
     Raises:
         UnknownNameError: The target or the protocol is unknown; carries the nearest one.
-        LocalizerError: The protocol needs a target.
+        LocalizerError: The protocol needs a target, or a sentence.
     """
     target = landmark(goal.target_id).id if goal.target_id else None
     name = goal.protocol or (Protocol.POINTING if target else Protocol.LOCALIZATION)
@@ -296,6 +296,8 @@ def goal_query(goal: Localize.Goal) -> Query:
         raise UnknownNameError("protocol", name, close[0] if close else None) from None
     if protocol is Protocol.NAVIGATION and target is None:
         raise LocalizerError("the navigation protocol needs a target")
+    if protocol is Protocol.COMMAND and not goal.hint.strip():
+        raise LocalizerError("the command protocol needs a sentence in `hint`")
     return Query(protocol, target, goal.hint, goal.correction)
 
 
