@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from carm_core.errors import LocalizerError
+from carm_core.command import ANGLE_LIMIT_DEG, COMMAND_LIMIT, Hint, Intent
 from carm_core.landmarks import LANDMARKS, landmark
 from carm_core.localization import Protocol, Query
 from carm_perception.protocols import LIMIT_MM
@@ -142,16 +142,44 @@ def _pointing(query: Query) -> Grammar:
     return literal('{"target": ') + target + across + literal("}")
 
 
+def _command(query: Query) -> Grammar:
+    del query
+
+    def form(intent: Intent, *rest: Grammar) -> Grammar:
+        return sum(rest, literal(f'{{"intent": "{intent}"')) + literal("}")
+
+    def member(name: str, value: Grammar) -> Grammar:
+        return literal(f', "{name}": ') + value
+
+    def pair(one: str, other: str, limit: int) -> Grammar:
+        return member(one, integer(limit)) + member(other, integer(limit))
+
+    landmarks = words(*map(str, _IDS))
+    what = landmarks | words(*(f'"{hint}"' for hint in Hint))
+    bare = (Intent.EXPOSE, Intent.CONFIRM, Intent.STOP, Intent.UNKNOWN)
+    return choice(
+        (
+            form(Intent.NAVIGATE, member("target", landmarks)),
+            form(Intent.NUDGE, pair("dx_mm", "dy_mm", COMMAND_LIMIT)),
+            form(
+                Intent.ROTATE,
+                pair("primary_deg", "secondary_deg", ANGLE_LIMIT_DEG),
+                member("relative", words("0", "1")),
+            ),
+            form(Intent.CORRECT, member("what", what)),
+            *map(form, bare),
+        )
+    )
+
+
 _GRAMMARS: dict[Protocol, Callable[[Query], Grammar]] = {
     Protocol.RETRIEVAL: _retrieval,
     Protocol.LOCALIZATION: _localization,
     Protocol.NAVIGATION: _navigation,
     Protocol.REEVALUATION: _reevaluation,
     Protocol.POINTING: _pointing,
+    Protocol.COMMAND: _command,
 }
-
-CONSTRAINED_PROTOCOLS = tuple(_GRAMMARS)
-"""Protocols that have a grammar."""
 
 
 @lru_cache(maxsize=64)
@@ -160,13 +188,7 @@ def _cached(protocol: Protocol, target_id: int | None) -> Grammar:
 
 
 def grammar(query: Query) -> Grammar:
-    """What the answer to a question may be.
-
-    Raises:
-        LocalizerError: The protocol has no grammar.
-    """
-    if query.protocol not in _GRAMMARS:
-        raise LocalizerError(f"the protocol {query.protocol} has no grammar; known: {', '.join(_GRAMMARS)}")
+    """What the answer to a question may be."""
     return _cached(query.protocol, query.target_id)
 
 

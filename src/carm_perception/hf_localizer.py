@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Any Hugging Face image-text-to-text model behind the localizer seam: Qwen2.5-VL, Gemma 3, LLaVA, SmolVLM and others.
 
-The model is asked in plain words (the full prompts), its answer is parsed strictly, asked once more when it breaks
-the protocol, and then given up with a typed failure.
+The model is asked in plain words (the full prompts). Its answer is decoded under the grammar of the question, so that
+it cannot break the protocol; where that is switched off, it is parsed strictly, asked once more, and then given up with
+a typed failure.
 """
 
 from __future__ import annotations
@@ -11,25 +12,31 @@ import time
 from pathlib import Path
 from typing import Any
 
-from carm_core.errors import AnswerError, LocalizerError
-from carm_core.frame import XrayFrame
-from carm_core.localization import Localization, Localizer, Query
-from carm_perception.answers import estimates_of
-from carm_perception.folder import weights_hash
-from carm_perception.hf_loader import load, resolve_source
-from carm_perception.hf_processor import chat_inputs
-from carm_perception.image import check_frame
-from carm_perception.prompts import full_prompt
-from carm_perception.protocols import parse
+import numpy as np
 
-_REPEAT = (
-    "\nYour earlier answer did not follow the form. Give the answer in exactly the form that was asked for, and"
-    " nothing else."
-)
+from carm_core.errors import AnswerError, CarmError, LocalizerError
+from carm_core.frame import XrayFrame
+from carm_core.landmarks import LANDMARKS
+from carm_core.localization import Localization, Localizer, Protocol, Query
+from carm_perception.answers import estimates_of
+from carm_perception.asking import ask_strictly
+from carm_perception.decoding import Decoding, Generator, Messages
+from carm_perception.folder import weights_hash
+from carm_perception.grammar import grammar
+from carm_perception.hf_loader import load, resolve_source
+from carm_perception.image import FIELD_MM, check_frame
+from carm_perception.prompts import full_prompt
+
+_WARM_UP_PX = 256
 
 
 class HuggingFaceLocalizer(Localizer):
-    """One image-text-to-text model with its processor and chat template."""
+    """One image-text-to-text model with its processor and chat template.
+
+    Attributes:
+        report: What the loader chose, and why.
+        generator: Decodes with the model.
+    """
 
     def __init__(
         self,
@@ -40,6 +47,7 @@ class HuggingFaceLocalizer(Localizer):
         load_in_4bit: bool = False,
         max_new_tokens: int = 256,
         threads: int = 0,
+        constrain: bool = True,
     ) -> None:
         """Load model and processor.
 
@@ -48,21 +56,23 @@ class HuggingFaceLocalizer(Localizer):
             adapter: PEFT adapter, id or folder; empty: none.
             device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
             load_in_4bit: Quantize to 4 bits; needs CUDA and bitsandbytes.
-            max_new_tokens: Longest answer.
+            max_new_tokens: Longest answer that no grammar bounds.
             threads: CPU threads of torch; 0: leave as they are.
+            constrain: Decode under the grammar of each question.
 
         Raises:
             ConfigurationError: The options contradict this machine.
             LocalizerError: The model or the adapter cannot be loaded.
         """
         self.name = Path(model).name if Path(model).is_dir() else model
-        self._max_new_tokens = max_new_tokens
+        self._max_new_tokens, self._constrain = max_new_tokens, constrain
         if threads:
             import torch
 
             torch.set_num_threads(threads)
         source = resolve_source(model, adapter)
-        self._processor, self._model, self.report = load(source, device, load_in_4bit)
+        processor, loaded, self.report = load(source, device, load_in_4bit)
+        self.generator = Generator(processor, loaded)
         self.model_version = weights_hash(Path(model)) if Path(model).is_dir() else ""
 
     def localize(self, frame: XrayFrame, query: Query) -> Localization:
@@ -77,36 +87,54 @@ class HuggingFaceLocalizer(Localizer):
             check_frame(frame)
         except LocalizerError as error:
             return reply(error="internal", message=str(error))
-        rows, columns = frame.image.shape
-        spacing = frame.mm_per_px_at_isocenter
-        prompt = full_prompt(query, (columns * spacing, rows * spacing))
-        failure: AnswerError | None = None
-        for attempt in (prompt, prompt + _REPEAT):
-            try:
-                answer = self._ask(frame, attempt)
-            except (RuntimeError, ValueError, IndexError) as error:
-                return reply(error="internal", message=f"the model failed: {str(error).splitlines()[0]}")
-            try:
-                return reply(answer=answer, estimates=estimates_of(parse(answer, query)))
-            except AnswerError as error:
-                failure = error
-        return reply(answer=failure.answer if failure else "", error="malformed", message=str(failure))
+        try:
+            answer, parsed = ask_strictly(lambda prompt: self._ask(frame, prompt, query), _prompt(frame, query), query)
+        except AnswerError as error:
+            return reply(answer=error.answer, error="malformed", message=str(error))
+        except (CarmError, RuntimeError, ValueError, IndexError) as error:
+            return reply(error="internal", message=f"the model failed: {(str(error).splitlines() or [''])[0]}")
+        return reply(answer=answer, estimates=estimates_of(parsed, query.target_id))
 
-    def _ask(self, frame: XrayFrame, prompt: str) -> str:
-        import torch
+    def warm_up(self) -> None:
+        """Answer one question about a gray image, and find out whether the model's prompts can be cached.
 
-        inputs = chat_inputs(self._processor, frame.image, prompt)
-        inputs = inputs.to(self._model.device, dtype=self._model.dtype)
-        with torch.inference_mode():
-            out = self._model.generate(**inputs, max_new_tokens=self._max_new_tokens, do_sample=False)
-        fresh = out[:, inputs["input_ids"].shape[1] :]
-        answer: str = self._processor.batch_decode(fresh, skip_special_tokens=True)[0]
-        return answer
+        Raises:
+            ConfigurationError: The grammar needs a package that is missing, or cannot use the model's tokenizer.
+        """
+        gray = XrayFrame(np.full((_WARM_UP_PX, _WARM_UP_PX), 128, np.uint8), FIELD_MM / _WARM_UP_PX, 0.0)
+        queries = Query(Protocol.LOCALIZATION), Query(Protocol.POINTING, LANDMARKS[0].id)
+        one, other = (self._messages(gray, _prompt(gray, query), query) for query in queries)
+        self.generator.try_prefix(one, other)
+        self.generator.complete(one, self._decoding(queries[0]))
+
+    def _ask(self, frame: XrayFrame, prompt: str, query: Query) -> str:
+        return self.generator.complete(self._messages(frame, prompt, query), self._decoding(query)).text
+
+    @staticmethod
+    def _messages(frame: XrayFrame, prompt: str, query: Query) -> Messages:
+        from PIL import Image
+
+        content: list[dict[str, Any]] = [{"type": "text", "text": prompt}]
+        if query.protocol is not Protocol.COMMAND:
+            content.insert(0, {"type": "image", "image": Image.fromarray(frame.image).convert("RGB")})
+        return [{"role": "user", "content": content}]
+
+    def _decoding(self, query: Query) -> Decoding:
+        if not self._constrain:
+            return Decoding(self._max_new_tokens)
+        allowed = grammar(query)
+        return Decoding(allowed.longest + 1, allowed.regex)
 
     def close(self) -> None:
         """Release the model."""
         import torch
 
-        del self._model
+        del self.generator
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _prompt(frame: XrayFrame, query: Query) -> str:
+    rows, columns = frame.image.shape
+    spacing = frame.mm_per_px_at_isocenter
+    return full_prompt(query, (columns * spacing, rows * spacing))

@@ -2,15 +2,17 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from carm_core.command import Confirm, Correct, Expose, Hint, Navigate, Nudge, Rotate, Stop, Unknown
 from carm_core.errors import AnswerError
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Protocol, Query
-from carm_perception.grammar import CONSTRAINED_PROTOCOLS, grammar, integer, json_schema, literal
+from carm_perception.grammar import grammar, integer, json_schema, literal
 from carm_perception.protocols import (
     LIMIT_MM,
     LocalizationAnswer,
@@ -22,7 +24,8 @@ from carm_perception.protocols import (
 )
 
 IDS = [mark.id for mark in LANDMARKS]
-QUERIES = [Query(protocol, target) for protocol in CONSTRAINED_PROTOCOLS for target in (None, 11)]
+QUERIES = [Query(protocol, target) for protocol in Protocol for target in (None, 11)]
+COMMANDS = (Correct(14), *map(Correct, Hint), Expose(), Confirm(), Stop(), Unknown())
 FREE = st.text(st.sampled_from([chr(c) for c in range(32, 127) if chr(c) not in "<>"]), max_size=60)
 
 
@@ -36,7 +39,8 @@ def distinct(count: int) -> st.SearchStrategy[tuple[int, ...]]:
 def test_whatever_the_grammar_generates_is_an_answer_in_its_standard_form(query: Query, data: st.DataObject) -> None:
     allowed = grammar(query)
     text = data.draw(st.from_regex(re.compile(allowed.regex, re.ASCII), fullmatch=True))
-    assert parse(text, query).text() == text
+    parsed: Any = parse(text, query)
+    assert getattr(parsed, "command", parsed).text() == text
     assert len(text.encode()) <= allowed.longest
 
 
@@ -50,6 +54,8 @@ def test_every_standard_answer_is_admitted(
     assert grammar(Query(Protocol.REEVALUATION)).admits(ReevaluationAnswer(text, two).text())
     for target in (None, three[0]):
         assert grammar(Query(Protocol.POINTING, target)).admits(PointingAnswer(three[0], *mm).text())
+    for command in (Navigate(two[0]), Nudge(mm[0], mm[1]), Rotate(0, 0), Rotate(-180, 0, True), *COMMANDS):
+        assert grammar(Query(Protocol.COMMAND)).admits(command.text())
     away = NavigationAnswer(text, "LEFT", "SMALL", text, "CENTER", "NONE", text)
     assert grammar(Query(Protocol.NAVIGATION, 1)).admits(away.text())
 
@@ -83,6 +89,11 @@ def test_one_changed_character_is_admitted_only_where_the_parser_agrees(data: st
         (Query(Protocol.POINTING, 11), '{"target": 11, "dx_mm": 01, "dy_mm": 1}'),
         (Query(Protocol.NAVIGATION, 1), NavigationAnswer("", "LEFT", "NONE", "", "UP", "SMALL", "").text()),
         (Query(Protocol.NAVIGATION, 1), NavigationAnswer("", "UP", "SMALL", "", "UP", "SMALL", "").text()),  # type: ignore[arg-type]
+        (Query(Protocol.COMMAND), '{"intent": "nudge", "dx_mm": 401, "dy_mm": 0}'),
+        (Query(Protocol.COMMAND), '{"intent": "rotate", "primary_deg": 181, "secondary_deg": 0, "relative": 0}'),
+        (Query(Protocol.COMMAND), '{"intent": "rotate", "primary_deg": 0, "secondary_deg": 0, "relative": 2}'),
+        (Query(Protocol.COMMAND), '{"intent": "correct", "what": 0}'),
+        (Query(Protocol.COMMAND), '{"intent": "dance"}'),
         (Query(Protocol.REEVALUATION), ReevaluationAnswer("<b>", (1, 2)).text()),
     ],
 )

@@ -33,7 +33,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_any_class_is_asked_and_its_babble_is_a_typed_failure(name: str, folders: dict[str, Path]) -> None:
-    localizer = HuggingFaceLocalizer(str(folders[name]), device="cpu", max_new_tokens=4)
+    localizer = HuggingFaceLocalizer(str(folders[name]), device="cpu", max_new_tokens=4, constrain=False)
     assert localizer.report.architecture == name
     assert (localizer.report.device, localizer.report.dtype) == ("cpu", "float32")
     assert localizer.report.memory_bytes >= 4 * localizer.report.parameters > 0
@@ -59,7 +59,7 @@ def test_right_answer_is_parsed_and_a_wrong_one_is_asked_again_once(
     prompts: list[str] = []
     answers = iter(["I think so.", text])
 
-    def answer(frame: XrayFrame, prompt: str) -> str:
+    def answer(frame: XrayFrame, prompt: str, query: Query) -> str:
         prompts.append(prompt)
         return next(answers)
 
@@ -73,10 +73,12 @@ def test_right_answer_is_parsed_and_a_wrong_one_is_asked_again_once(
 
 
 def test_generation_is_bounded_and_repeatable(folders: dict[str, Path]) -> None:
-    localizer = HuggingFaceLocalizer(str(folders["LlavaForConditionalGeneration"]), device="cpu", max_new_tokens=3)
-    texts = {localizer._ask(frame(), "Where?") for _ in range(2)}
+    localizer = HuggingFaceLocalizer(
+        str(folders["LlavaForConditionalGeneration"]), device="cpu", max_new_tokens=3, constrain=False
+    )
+    texts = {localizer._ask(frame(), "Where?", POINT) for _ in range(2)}
     assert len(texts) == 1
-    tokenizer = localizer._processor.tokenizer
+    tokenizer = localizer.generator._processor.tokenizer
     assert len(tokenizer.encode(texts.pop(), add_special_tokens=False)) <= 3 * 4  # a byte token may decode to U+FFFD
 
 
@@ -91,11 +93,13 @@ def test_adapter_changes_the_answer(folders: dict[str, Path], tmp_path: Path) ->
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=3.0)
     adapted.save_pretrained(tmp_path / "adapter")
-    plain = HuggingFaceLocalizer(str(folder), device="cpu", max_new_tokens=8)
-    tuned = HuggingFaceLocalizer(str(folder), adapter=str(tmp_path / "adapter"), device="cpu", max_new_tokens=8)
+    plain = HuggingFaceLocalizer(str(folder), device="cpu", max_new_tokens=8, constrain=False)
+    tuned = HuggingFaceLocalizer(
+        str(folder), adapter=str(tmp_path / "adapter"), device="cpu", max_new_tokens=8, constrain=False
+    )
     assert tuned.report.architecture == plain.report.architecture
     assert tuned.report.parameters > plain.report.parameters
-    assert tuned._ask(frame(), "Where?") != plain._ask(frame(), "Where?")
+    assert tuned._ask(frame(), "Where?", POINT) != plain._ask(frame(), "Where?", POINT)
 
 
 def test_missing_files_are_named(folders: dict[str, Path], tmp_path: Path) -> None:
