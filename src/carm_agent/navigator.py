@@ -27,6 +27,7 @@ from carm_agent.task import (
     NavigationGoal,
     NavigationResult,
     NavigatorConfig,
+    Policy,
     Progress,
     Report,
     Stage,
@@ -126,7 +127,8 @@ class _Task:
         self._planner, self._arm, self._clock = navigator._planner, navigator._arm, navigator._clock
         self._imager, self._localizer = navigator._imager, navigator._localizer
         self._interrupt = navigator._interrupt
-        self._query = Query(Protocol.POINTING, landmark.id, goal.hint)
+        protocol = Protocol.NAVIGATION if config.policy is Policy.XML else Protocol.POINTING
+        self._query = Query(protocol, landmark.id, goal.hint)
         self._landmark = landmark
         self._tell = report
         self._started_s = started_s
@@ -153,6 +155,7 @@ class _Task:
     def run(self) -> tuple[NavigationCode, str]:
         """Loop until the task ends."""
         try:
+            self._leave_unknown_angles()
             while True:
                 frame, view = self._acquire()
                 localization = self._localize(frame)
@@ -193,6 +196,20 @@ class _Task:
     @property
     def _seen(self) -> bool:
         return math.isfinite(self._distance_mm)
+
+    def _leave_unknown_angles(self) -> None:
+        """Turn to 0/0 about the isocenter when the present view is of a kind that localizers were not trained on."""
+        start = self._arm.joint_positions()
+        primary, secondary = np.degrees(self._planner.carm.angles(start))
+        if abs(primary) <= self._config.max_primary_deg and abs(secondary) <= self._config.max_secondary_deg:
+            return
+        now = f"The view is at {phrases.angles(float(primary), float(secondary))}"
+        try:
+            plan = self._planner.to_view(start, None, (0.0, 0.0))
+        except GoalError as error:
+            self._say(Stage.DECIDING, f"{now}; 0/0 is out of reach ({phrases.refusal(error)}).", warning=True)
+            return
+        self._carry_out(plan, f"{now}; turning to AP first, where landmarks are known best.")
 
     def _acquire(self) -> tuple[XrayFrame, XrayView]:
         self._interrupt.check()
@@ -354,13 +371,17 @@ class _Task:
         if self._steps >= self._config.max_steps:
             raise _Ending(NavigationCode.BUDGET, f"all {self._config.max_steps} motions are used up")
         plan, addition = self._reachable_plan(view, step_mm, max(self._config.tolerance_mm, slack_mm))
+        self._carry_out(plan, reasoning + addition, warning=warning or bool(addition))
+        self._unverified = self._verifying = True
+
+    def _carry_out(self, plan: Plan, reasoning: str, *, warning: bool = False) -> None:
         if self._elapsed_s() + plan.duration_s > self._config.max_duration_s:
             raise _Ending(
                 NavigationCode.BUDGET,
                 f"a motion of {plan.duration_s:.0f} s would exceed the time of {self._config.max_duration_s:.0f} s",
             )
         self._interrupt.check()
-        self._say(Stage.MOVING, reasoning + addition, decision=True, warning=warning or bool(addition))
+        self._say(Stage.MOVING, reasoning, decision=True, warning=warning)
         try:
             self._arm.execute(plan.trajectory)
         except CarmError:
@@ -368,7 +389,6 @@ class _Task:
             raise
         self._path_m += plan.isocenter_path_m
         self._steps += 1
-        self._unverified = self._verifying = True
 
     def _traveled_m(self, plan: Plan) -> float:
         """Return how far the isocenter came on a motion that was broken off, m."""

@@ -58,6 +58,16 @@ def whereabouts(landmark: Landmark, view: XrayView, displacement_mm: NDArray[np.
     return f"{called(landmark, start=True)} is {place} of the image center{margin}"
 
 
+def angles(primary_deg: float, secondary_deg: float) -> str:
+    """Name positioner angles as clinicians do: "LAO 30°, cranial 20°"; "AP" when both are below half a degree."""
+    parts = [
+        f"{names[value < 0]} {abs(value):.0f}°"
+        for value, names in ((primary_deg, ("LAO", "RAO")), (secondary_deg, ("cranial", "caudal")))
+        if abs(value) >= 0.5
+    ]
+    return ", ".join(parts) or "AP"
+
+
 def refusal(error: Exception) -> str:
     """Say why a view is out of reach, with the joint, the value needed and the limit at fault."""
     if not isinstance(error, JointLimitError):

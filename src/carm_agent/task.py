@@ -30,6 +30,15 @@ class NavigationCode(IntEnum):
     INTERNAL = 12
 
 
+class Policy(StrEnum):
+    """What the localizer is asked for, and so what drives the motions."""
+
+    POINTING = "pointing"
+    """Displacements in mm (protocol 5): of the language model, the deep-learning localizer or both, as launched."""
+    XML = "xml"
+    """Directions and extents with reasons (protocol 3), each taken for the distance that it typically means."""
+
+
 class Stage(StrEnum):
     """What the task is doing; values as in `Navigate.action`."""
 
@@ -108,6 +117,9 @@ class NavigatorConfig:
         cautious_step_mm: longest motion on a doubtful answer, mm.
         max_step_mm: longest motion, mm.
         min_step_fraction: an uncertain long motion covers at least this share of the way.
+        policy: what the localizer is asked for.
+        max_primary_deg: views with a larger primary angle are left for one at 0/0 first: localizers do not know them.
+        max_secondary_deg: the same for the secondary angle.
     """
 
     tolerance_mm: float = 10.0
@@ -128,6 +140,9 @@ class NavigatorConfig:
     cautious_step_mm: float = 60.0
     max_step_mm: float = 400.0
     min_step_fraction: float = 0.7
+    policy: Policy = Policy.POINTING
+    max_primary_deg: float = 30.0
+    max_secondary_deg: float = 25.0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carm_bringup import figures
+from carm_bringup.nav_suites import ALIASES, POLICIES, SUITES, NavigationSuite, suite
 from carm_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -20,54 +21,38 @@ if TYPE_CHECKING:
     from carm_core.localization import Localizer
     from carm_sim.patient import Patient
 
-FIRST_PHANTOM_SEED = 950_000
-"""First seed of the suite `phantoms`; nothing is trained, calibrated or tuned on phantoms from here on."""
-
-
-@dataclass(frozen=True)
-class Suite:
-    """A set of patients to navigate in.
-
-    Attributes:
-        patients: default number of patients.
-        episodes: default number of episodes.
-        description: one line.
-    """
-
-    patients: int
-    episodes: int
-    description: str
-
-    def names(self, name: str, count: int) -> list[str]:
-        """Return the names of the first `count` patients."""
-        if name == "chest_ct":
-            return ["chest_ct"]
-        return [f"phantom:{FIRST_PHANTOM_SEED + index}" for index in range(count)]
-
-
-SUITES = {
-    "phantoms": Suite(
-        50, 700, "phantoms never seen in training, random starts over the upper body, all reachable targets"
-    ),
-    "chest_ct": Suite(1, 50, "the real chest CT with the landmarks that it covers"),
-}
+STANDARD = ("upper-body", "chest-ct")
+"""Suites that run when none is named."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     described = "; ".join(f"{name}: {suite.description}" for name, suite in SUITES.items())
     parser.add_argument(
-        "--suite", action="append", choices=sorted(SUITES), help=f"{described}; repeat for several (both)"
+        "--suite",
+        action="append",
+        choices=[*SUITES, *ALIASES],
+        metavar="NAME",
+        help=f"{described}; repeat for several ({', '.join(STANDARD)})",
     )
     parser.add_argument(
-        "--localizer",
-        default="fused",
-        help="fused, compact, regression, oracle, a Hugging Face id or folder (fused)",
+        "--policy",
+        action="append",
+        choices=list(POLICIES),
+        metavar="NAME",
+        help="; ".join(f"{name}: {one.description}" for name, one in POLICIES.items())
+        + "; repeat for several, on the same episodes (default)",
     )
-    parser.add_argument("--episodes", type=_count, help="episodes of each suite (700 on phantoms, 50 on the chest CT)")
-    parser.add_argument("--patients", type=_count, help="phantoms (50)")
+    parser.add_argument(
+        "--localizer", help="instead of the policy's own: a name, Hugging Face id or folder"
+    )
+    parser.add_argument("--episodes", type=_count, help="episodes of each suite (as the suite says)")
+    parser.add_argument("--patients", type=_count, help="phantoms of each suite (50)")
     parser.add_argument("--seed", type=int, default=0, help="of starts, order of targets and noise (0)")
     parser.add_argument("--workers", type=_count, default=1, help="processes, each with a patient of its own (1)")
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="where the processes run: here, or a Ray cluster"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures and every episode to FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write a plot (PNG, PDF or SVG) to FILE")
     parser.add_argument(
@@ -99,12 +84,13 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigurationError("--plot needs matplotlib: pip install matplotlib")
     _make_trace_folder(args.trace)
     outcomes: dict[str, list[Outcome]] = {}
-    for name in dict.fromkeys(args.suite or SUITES):
-        suite = SUITES[name]
-        episodes = args.episodes or suite.episodes
-        patients = min(args.patients or suite.patients, episodes)
-        outcomes[name] = list(_run_suite(name, suite.names(name, patients), episodes, args))
-        print(nav_report.table(name, nav_report.metrics(outcomes[name])), flush=True)
+    policies = list(dict.fromkeys(args.policy or ["default"]))
+    for name in dict.fromkeys(args.suite or STANDARD):
+        chosen = suite(name)
+        for policy in policies:
+            key = name if len(policies) == 1 else f"{name}/{policy}"
+            outcomes[key] = list(_run_suite(chosen, policy, args))
+            print(nav_report.table(key, nav_report.metrics(outcomes[key])), flush=True)
     if args.json is not None:
         figures.write(args.json, _document(outcomes, args))
     if args.plot is not None:
@@ -135,6 +121,8 @@ class Job:
         localizer: name.
         seed: of the bench.
         trace: folder for pictures; None: no pictures.
+        suite: name of the suite.
+        policy: of the agent, or a baseline.
     """
 
     patient: str
@@ -143,6 +131,8 @@ class Job:
     localizer: str
     seed: int
     trace: Path | None
+    suite: str = "upper-body"
+    policy: str = "pointing"
 
 
 class Runner:
@@ -165,8 +155,9 @@ class Runner:
         if self._localizer is None or job.localizer == "oracle":
             self.close()
             self._localizer = make_localizer(job.localizer, job.patient, job.seed)
-        drawn = draw_episodes(patient, carm, job.episodes, np.random.default_rng([job.seed, job.index]))
-        yield from _run_patient(patient, carm, self._localizer, drawn, job.trace)
+        generator = np.random.default_rng([job.seed, job.index])
+        drawn = draw_episodes(patient, carm, job.episodes, generator, suite(job.suite).starts)
+        yield from _run_patient(patient, carm, self._localizer, drawn, job)
 
     def close(self) -> None:
         """Free the localizer."""
@@ -183,19 +174,45 @@ def _run_job(job: Job) -> list[Outcome]:
     return list(_runner.outcomes(job))
 
 
-def _run_suite(name: str, patients: list[str], episodes: int, args: argparse.Namespace) -> Iterator[Outcome]:
+def _run_suite(chosen: NavigationSuite, policy: str, args: argparse.Namespace) -> Iterator[Outcome]:
     """Run a suite, patient by patient; the order of the outcomes is the same for any number of workers."""
     from tqdm import tqdm
 
+    episodes = args.episodes or chosen.episodes
+    patients = chosen.names(min(args.patients or chosen.patients, episodes))
+    contender = POLICIES[policy]
+    localizer = args.localizer or contender.localizer
     shares = [episodes // len(patients) + (index < episodes % len(patients)) for index in range(len(patients))]
     jobs = [
-        Job(patient, index, count, args.localizer, args.seed, args.trace)
+        Job(patient, index, count, localizer, args.seed, args.trace, chosen.name, contender.policy)
         for index, (patient, count) in enumerate(zip(patients, shares, strict=True))
     ]
-    with tqdm(total=episodes, desc=name, unit="episode", file=sys.stderr) as bar:
-        for outcome in _in_workers(jobs, args.workers) if args.workers > 1 and len(jobs) > 1 else _in_turn(jobs):
+    if args.engine == "ray":
+        finished = _on_ray(jobs)
+    else:
+        finished = _in_workers(jobs, args.workers) if args.workers > 1 and len(jobs) > 1 else _in_turn(jobs)
+    with tqdm(total=episodes, desc=f"{chosen.name} {policy}", unit="episode", file=sys.stderr) as bar:
+        for outcome in finished:
             bar.update()
             yield outcome
+
+
+def _on_ray(jobs: list[Job]) -> Iterator[Outcome]:
+    """Run the jobs on the Ray cluster that `RAY_ADDRESS` names, else on one started here for the time being."""
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ConfigurationError('--engine ray needs Ray: pip install "ray[default]"') from error
+    own = not ray.is_initialized()
+    if own:
+        ray.init(log_to_driver=False, configure_logging=False)
+    try:
+        remote = ray.remote(num_cpus=1)(_run_job)
+        for pending in [remote.remote(job) for job in jobs]:
+            yield from ray.get(pending)
+    finally:
+        if own:
+            ray.shutdown()
 
 
 def _in_turn(jobs: list[Job]) -> Iterator[Outcome]:
@@ -216,7 +233,7 @@ def _in_workers(jobs: list[Job], workers: int) -> Iterator[Outcome]:
 
 
 def _run_patient(
-    patient: Patient, carm: CArm, localizer: Localizer, episodes: list[Any], trace: Path | None
+    patient: Patient, carm: CArm, localizer: Localizer, episodes: list[Any], job: Job
 ) -> Iterator[Outcome]:
     from carm_bringup import nav_report
     from carm_bringup.nav_episode import Step, run_episode
@@ -226,11 +243,12 @@ def _run_patient(
     for number, episode in enumerate(episodes, start=1):
         system = XraySystem(patient, carm, seed=episode.seed)
         steps: list[Step] = []
-        outcome = run_episode(episode, patient, system, localizer, steps.append if trace is not None else None)
-        if trace is not None:
+        watch = steps.append if job.trace is not None else None
+        outcome = run_episode(episode, patient, system, localizer, watch, job.policy)
+        if job.trace is not None:
             target = landmark(episode.target_id).name.lower().replace(" ", "_")
             title = f"{patient.name.replace(':', '_')}_{number:03d}_{target}"
-            nav_report.write_trace(steps, episode.target_id, trace, title)
+            nav_report.write_trace(steps, episode.target_id, job.trace, title)
         yield outcome
 
 
@@ -248,12 +266,12 @@ def make_localizer(name: str, patient: str, seed: int) -> Localizer:
 def _document(outcomes: dict[str, list[Outcome]], args: argparse.Namespace) -> dict[str, Any]:
     from carm_bringup import nav_report
 
-    words = [f"--suite {name}" for name in outcomes] + [f"--localizer {args.localizer}", f"--seed {args.seed}"]
-    for name in ("episodes", "patients"):
+    words = [f"--suite {name}" for name in dict.fromkeys(key.partition("/")[0] for key in outcomes)]
+    words += [f"--policy {name}" for name in args.policy or []] + [f"--seed {args.seed}"]
+    for name in ("localizer", "episodes", "patients"):
         if getattr(args, name) is not None:
             words.append(f"--{name} {getattr(args, name)}")
     results = {name: nav_report.metrics(own) for name, own in outcomes.items()}
     document = figures.document(f"carm bench nav {' '.join(words)}", args.seed, results)
-    document["localizer"] = args.localizer
     document["episodes"] = {name: [nav_report.episode_record(one) for one in own] for name, own in outcomes.items()}
     return document

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from carm_agent.navigator import Navigator
 from carm_agent.planner import Planner
 from carm_agent.ports import Acquisition, Arm, Clock, Imager
-from carm_agent.task import NavigationGoal, NavigationResult, Progress
+from carm_agent.task import NavigationGoal, NavigationResult, NavigatorConfig, Policy, Progress
+from carm_bringup.nav_baselines import Baseline, Coarse, Operator
+from carm_bringup.nav_suites import Starts
 from carm_core.errors import GoalError
 from carm_core.frame import XrayFrame
 from carm_core.kinematics import CArm
@@ -30,14 +32,6 @@ EXPOSURE_S = 0.5
 LOCALIZE_S = 0.5
 """Time that an answer costs in an episode, s. A fixed one, so that figures do not depend on the machine."""
 
-START_ANGLES_DEG = 10.0
-"""Start angles are drawn from plus and minus this, deg."""
-START_ACROSS_MM = 100.0
-"""Starts lie within this distance of the body's middle plane, mm."""
-START_MARGIN_MM = 60.0
-"""Starts lie between this far below T12 and above T1, mm."""
-START_DEPTH_MM = 30.0
-"""The isocenter's height at the start is the landmarks' mean height give or take this, mm."""
 _LIMIT_SAMPLE_S = 0.01
 _LIMIT_SLACK = 1.0 + 1e-6
 
@@ -209,6 +203,7 @@ def run_episode(
     system: XraySystem,
     localizer: Localizer,
     on_step: Callable[[Step], None] | None = None,
+    policy: str = Policy.POINTING,
 ) -> Outcome:
     """Run one episode.
 
@@ -218,6 +213,7 @@ def run_episode(
         system: the patient's X-ray system.
         localizer: finds the landmarks.
         on_step: told each exposure with what followed from it, for pictures.
+        policy: of the agent, or `coarse` or `operator`, which are baselines.
     """
     carm = system.carm
     point = patient.landmarks_table_mm[episode.target_id]
@@ -235,25 +231,47 @@ def run_episode(
             on_step(Step(frame, localization, frame.view.displacement_mm(point), progress.reasoning))
 
     start_distance_mm = distance_mm()
-    navigator = Navigator(Planner(carm), SimulatedImager(system, arm, clock), recorder, arm, clock)
+    imager = SimulatedImager(system, arm, clock)
+    navigator = _decider(policy, Planner(carm), imager, recorder, arm, clock, point, episode.seed)
     result = navigator.run(NavigationGoal(target_id=episode.target_id), report)
     latencies = tuple(answer.latency_s for _, answer in recorder.answers)
     return Outcome(episode, result, start_distance_mm, distance_mm(), arm.limit_violations, latencies)
 
 
-def draw_episodes(patient: Patient, carm: CArm, count: int, generator: np.random.Generator) -> list[Episode]:
-    """Draw episodes of one patient: random starts over the upper body, all reachable targets in random order.
+def _decider(
+    policy: str,
+    planner: Planner,
+    imager: Imager,
+    localizer: Localizer,
+    arm: SimulatedArm,
+    clock: Clock,
+    point_mm: NDArray[np.float64],
+    seed: int,
+) -> Navigator | Baseline:
+    if policy == "coarse":
+        return Coarse(planner, imager, localizer, arm, clock)
+    if policy == "operator":
+        return Operator(planner, imager, localizer, arm, clock, point_mm, seed)
+    return Navigator(planner, imager, localizer, arm, clock, config=NavigatorConfig(policy=Policy(policy)))
+
+
+def draw_episodes(
+    patient: Patient, carm: CArm, count: int, generator: np.random.Generator, starts: Starts | None = None
+) -> list[Episode]:
+    """Draw episodes of one patient: random starts, all reachable targets in random order.
 
     Args:
         patient: who lies on the table, with known landmarks.
         carm: the arm.
         count: how many; targets repeat only after all had their turn.
         generator: source of all that is random.
+        starts: where the arm starts; None: over the upper body.
 
     Returns:
         The episodes; fewer than `count` only if no target is within reach.
     """
     points = patient.landmarks_table_mm
+    starts = starts or Starts()
     episodes: list[Episode] = []
     turn: list[int] = []
     refused = 0
@@ -261,7 +279,7 @@ def draw_episodes(patient: Patient, carm: CArm, count: int, generator: np.random
         if not turn:
             turn = [int(key) for key in generator.permutation(sorted(points))]
         target_id = turn.pop()
-        start = _draw_start(points, carm, generator)
+        start = starts.draw(points, target_id, carm, generator)
         if start is None or not _reachable(carm, start, points[target_id]):
             refused += 1
             continue
@@ -269,29 +287,17 @@ def draw_episodes(patient: Patient, carm: CArm, count: int, generator: np.random
     return episodes
 
 
-def _draw_start(
-    points: dict[int, NDArray[np.float64]], carm: CArm, generator: np.random.Generator
-) -> NDArray[np.float64] | None:
-    every = np.array(list(points.values()))
-    t1, t12 = points.get(10), points.get(14)
-    high = t1[0] if t1 is not None else every[:, 0].max()
-    low = t12[0] if t12 is not None else every[:, 0].min()
-    isocenter_mm = np.array(
-        [
-            generator.uniform(low - START_MARGIN_MM, high + START_MARGIN_MM),
-            generator.uniform(-START_ACROSS_MM, START_ACROSS_MM),
-            every[:, 2].mean() + generator.uniform(-START_DEPTH_MM, START_DEPTH_MM),
-        ]
-    )
-    primary, secondary = np.radians(generator.uniform(-START_ANGLES_DEG, START_ANGLES_DEG, 2))
-    try:
-        return carm.inverse(isocenter_mm / 1000.0, float(primary), float(secondary))[0]
-    except GoalError:
-        return None
-
-
 def _reachable(carm: CArm, start: NDArray[np.float64], point_mm: NDArray[np.float64]) -> bool:
-    """Return whether the isocenter can be shifted in the image plane so that a point falls on the image center."""
+    """Return whether the isocenter can be shifted in the image plane so that a point falls on the image center.
+
+    From a view that the agent leaves for one at 0/0, the image plane of that one counts.
+    """
+    angles = carm.angles(start)
+    if abs(np.degrees(angles[0])) > NavigatorConfig.max_primary_deg:
+        try:
+            start = carm.inverse(carm.isocenter(start), 0.0, 0.0)[0]
+        except GoalError:
+            return False
     view = carm.view(start)
     offset = point_mm - view.isocenter_mm
     shift = offset - (offset @ view.forward) * view.forward
