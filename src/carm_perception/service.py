@@ -230,8 +230,8 @@ class LocalizationService:
     def _next(self) -> tuple[Ticket | None, XrayFrame | None]:
         """Take the question that can be answered now, else the newest frame."""
         if self._command is not None:
-            ticket, self._command = self._command, None
-            return ticket, NO_FRAME
+            command, self._command = self._command, None
+            return command, NO_FRAME
         ticket = self._waiting
         if ticket is not None:
             frame = self._find(ticket.stamp_s)

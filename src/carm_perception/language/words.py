@@ -160,7 +160,7 @@ TURN_RELATIVE = pool(
     " | {turn} {degrees} more {lean} | {turn} {degrees} further {lean} | {turn} by {degrees} {lean}"
     " | {degrees} further {lean} | {turn} another {degrees} {lean} | increase {lean} by {degrees}"
     " | add {degrees} {lean}",
-    "{turn} it {lean}, {degrees} | i need {degrees} more {lean} | go {degrees} further {lean}"
+    "{turn} it {lean} by {degrees} | i need {degrees} more {lean} | go {degrees} further {lean}"
     " | let it {turn} {degrees} {lean}",
 )
 TURN_VAGUE = pool(
