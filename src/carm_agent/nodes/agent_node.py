@@ -5,6 +5,8 @@ The executor's one thread never waits: each task runs on a thread of its own, an
 the task has ended. At most one task runs.
 """
 
+import dataclasses
+import json
 import signal
 import sys
 import threading
@@ -65,6 +67,7 @@ class AgentNode(Node):
         self._graph.on_stopped = self._on_stopped
         self._task = ""
         self._dialogue = self.create_publisher(Utterance, "agent/dialogue", 10)
+        self._tasks = self.create_publisher(String, "agent/task", 10)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._stop = self.create_client(Trigger, "stop")
         self.create_subscription(String, "clinician", self._on_clinician, 10)
@@ -124,6 +127,7 @@ class AgentNode(Node):
             description = f"bringing {phrases.called(goal.landmark())} to the image center"
         except CarmError:
             description = "navigating"
+        self._tasks.publish(String(data=json.dumps(dataclasses.asdict(goal))))
 
         def work(interrupt: Interrupt) -> NavigationResult:
             if self._graph.stopped:
