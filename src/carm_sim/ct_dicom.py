@@ -19,6 +19,11 @@ SLICE_TOLERANCE = 0.05
 
 _MODALITY, _POSITION, _ORIENTATION = "0008|0060", "0020|0032", "0020|0037"
 _SLOPE, _INTERCEPT = "0028|1053", "0028|1052"
+_THICKNESS, _BETWEEN, _NUMBER = "0018|0050", "0018|0088", "0020|0013"
+_UNKNOWN_BETWEEN_MM = 1.0
+"""ITK writes this SpacingBetweenSlices into series of single slices."""
+_GAP = 1.5
+"""Slices this many times as far apart as they should be are not all there."""
 
 _logger = logging.getLogger(__name__)
 
@@ -65,7 +70,7 @@ def read_dicom(path: Path, files: list[Path]) -> tuple[NDArray[Any], NDArray[np.
 def _check_slices(path: Path, files: list[Path]) -> set[tuple[float, float]]:
     """Check that the slices are those of one CT; returns the pairs of rescale slope and intercept in it."""
     reader = sitk.ImageFileReader()
-    positions, orientations, rescales = [], [], set()
+    positions, orientations, rescales, said = [], [], set(), []
     for file in files:
         reader.SetFileName(str(file))
         try:
@@ -86,9 +91,11 @@ def _check_slices(path: Path, files: list[Path]) -> set[tuple[float, float]]:
         rescales.add((_number(file, tags.get(_SLOPE, "1")), _number(file, tags.get(_INTERCEPT, "0"))))
         positions.append(reader.GetOrigin())
         orientations.append(reader.GetDirection())
+        said.append([_number_or_nan(tags.get(tag, "")) for tag in (_THICKNESS, _BETWEEN, _NUMBER)])
     if len(files) < MIN_VOXELS:
         raise PatientError(f"{path}: the series has only {len(files)} slices, at least {MIN_VOXELS} are needed")
-    _check_slice_positions(path, np.array(positions), np.array(orientations))
+    step_mm = _check_slice_positions(path, np.array(positions), np.array(orientations))
+    _check_every_slice(path, step_mm, np.array(said))
     return rescales
 
 
@@ -99,7 +106,48 @@ def _number(file: Path, text: str) -> float:
         raise PatientError(f"{file}: rescale slope or intercept is no number ({text!r})") from error
 
 
-def _check_slice_positions(path: Path, positions: NDArray[np.float64], orientations: NDArray[np.float64]) -> None:
+def _number_or_nan(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return np.nan
+
+
+def _check_every_slice(path: Path, step_mm: float, said: NDArray[np.float64]) -> None:
+    """Look for slices that are missing evenly, which positions alone do not tell.
+
+    Args:
+        path: The folder, for messages.
+        step_mm: Distance of neighboring slices.
+        said: SliceThickness, SpacingBetweenSlices, mm, and InstanceNumber of each slice (slices, 3); NaN: not given.
+
+    Raises:
+        PatientError: SpacingBetweenSlices says that the slices were closer, or their numbers have gaps and there is
+            room between them.
+    """
+    thickness, between = (float(np.nanmedian(column)) if np.isfinite(column).any() else 0.0 for column in said.T[:2])
+    unknown = between == _UNKNOWN_BETWEEN_MM < thickness
+    if abs(between) > 0 and not unknown and step_mm > _GAP * abs(between):
+        raise PatientError(
+            f"{path}: slices are missing: they lie {step_mm:.2f} mm apart, but were made every {abs(between):.2f} mm"
+            " (SpacingBetweenSlices)"
+        )
+    if not (thickness > 0 and step_mm > _GAP * thickness):
+        return
+    strides = np.abs(np.diff(said[:, 2]))
+    if np.isfinite(strides).all() and strides.min() >= 2:
+        raise PatientError(
+            f"{path}: slices are missing: they lie {step_mm:.2f} mm apart, are {thickness:.2f} mm thick, and their"
+            f" numbers go up by {np.median(strides):.0f} (InstanceNumber)"
+        )
+    _logger.warning(
+        "%s: the slices are %.2f mm thick but lie %.2f mm apart; what is between them is interpolated",
+        path, thickness, step_mm,
+    )  # fmt: skip
+
+
+def _check_slice_positions(path: Path, positions: NDArray[np.float64], orientations: NDArray[np.float64]) -> float:
+    """Check that the slices lie evenly along their normal; returns their distance, mm."""
     if np.abs(orientations - orientations[0]).max() > 1e-3:
         raise PatientError(f"{path}: the slices of the series differ in orientation")
     normal = orientations[0].reshape(3, 3)[:, 2]
@@ -118,6 +166,7 @@ def _check_slice_positions(path: Path, positions: NDArray[np.float64], orientati
             f"{path}: slices are missing or unevenly spaced ({abs(along[worst]):.2f} mm after slice {worst + 1},"
             f" elsewhere {abs(step):.2f} mm)"
         )
+    return abs(step)
 
 
 def _quiet_series_ids(path: Path) -> tuple[str, ...]:

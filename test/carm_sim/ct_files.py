@@ -59,6 +59,7 @@ def bead_center(volume: Volume) -> np.ndarray:  # type: ignore[type-arg]
 def write_dicom(
     volume: Volume, folder: Path, skip: int | None = None, tilt: float = 0.0, modality: str = "CT",
     position: str = "HFS", rescale: Sequence[tuple[float, float]] = ((1.0, -1024.0),), series: int = 1,
+    every: int = 1, renumber: bool = False, between_mm: float | None = None,
 ) -> None:  # fmt: skip
     """A minimal CT series.
 
@@ -71,6 +72,9 @@ def write_dicom(
         position: DICOM patient position, written as it is.
         rescale: Slope and intercept; several are used in turn.
         series: Number of the series.
+        every: Only every so manieth slice is written.
+        renumber: Whether the slices that are left are numbered without gaps.
+        between_mm: SpacingBetweenSlices; None: not given.
     """
     folder.mkdir(parents=True, exist_ok=True)
     writer = sitk.ImageFileWriter()
@@ -78,7 +82,7 @@ def write_dicom(
     affine, spacing = volume.transform_voxel_to_lps, volume.spacing_mm
     axes = affine[:3, :3] / spacing
     for k in range(volume.shape[2]):
-        if k == skip:
+        if k == skip or k % every:
             continue
         slope, intercept = rescale[k % len(rescale)]
         stored = np.rint((volume.hu[:, :, k].T.astype(float) - intercept) / slope)
@@ -91,7 +95,7 @@ def write_dicom(
             "0020|000e": f"1.2.826.0.1.3680043.2.1125.1.{series}",
             "0020|000d": "1.2.826.0.1.3680043.2.1125.2",
             "0008|0018": f"1.2.826.0.1.3680043.2.1125.3.{series}.{k}",
-            "0020|0013": str(k),
+            "0020|0013": str(k // every if renumber else k),
             "0020|0032": "\\".join(f"{value:.6f}" for value in corner),
             "0020|0037": "\\".join(f"{value:.6f}" for value in np.concatenate([axes[:, 0], axes[:, 1]])),
             "0028|1052": "0",
@@ -105,6 +109,8 @@ def write_dicom(
         writer.Execute(slice_)
         set_element(file, 0x0028, 0x1052, f"{intercept:g}")
         set_element(file, 0x0028, 0x1053, f"{slope:g}")
+        if between_mm is not None:
+            set_element(file, 0x0018, 0x0088, f"{between_mm:g}")
 
 
 def set_element(file: Path, group: int, element: int, value: str | None) -> None:

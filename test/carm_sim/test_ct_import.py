@@ -85,6 +85,8 @@ def test_the_largest_series_is_taken(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"skip": 20}, "missing"),
+        ({"every": 2}, r"missing: they lie 10.00 mm apart, are 5.00 mm thick, and their numbers go up by 2"),
+        ({"every": 3, "renumber": True, "between_mm": 5.0}, r"15.00 mm apart, but were made every 5.00 mm"),
         ({"tilt": 1.5}, r"tilted gantry \(16.7 deg\)"),
         ({"modality": "MR"}, "modality MR"),
     ],
@@ -93,6 +95,18 @@ def test_bad_dicom_series(tmp_path: Path, change: dict[str, object], message: st
     write_dicom(body(), tmp_path, **change)  # type: ignore[arg-type]
     with pytest.raises(PatientError, match=message):
         load_patient(str(tmp_path))
+
+
+def test_slices_with_gaps_between_them_are_taken_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_dicom(body(), tmp_path / "gaps", every=2, renumber=True)
+    np.testing.assert_allclose(read_ct(tmp_path / "gaps").spacing_mm, [4, 3, 10])
+    assert "5.00 mm thick but lie 10.00 mm apart" in caplog.text
+    caplog.clear()
+    write_dicom(body(), tmp_path / "all", between_mm=-5.0)
+    assert read_ct(tmp_path / "all").shape == body().shape
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(
