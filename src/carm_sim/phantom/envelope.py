@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from carm_sim.phantom.body import BodyPlan
 from carm_sim.phantom.bones import surface_points
-from carm_sim.phantom.grid import Array, Field, Grid, capsule_union, compiled, fill_planes, smooth_min
+from carm_sim.phantom.grid import Array, Field, Grid, capsule_union, compiled, fill_planes, in_slabs, smooth_min
 from carm_sim.phantom.posture import PosedSkeleton
 from carm_sim.phantom.skeleton import SIDES
 
@@ -51,7 +51,8 @@ class Tube:
     def distance(self, grid: Grid) -> Field:
         """Signed distance (about; negative inside) on a grid."""
         out = np.empty(grid.shape, np.float32)
-        _tube_distance(out, grid.origin_mm, grid.spacing_mm, self.z_mm, self.axis_mm, self.radius_mm)
+        tube = grid.origin_mm, grid.spacing_mm, self.z_mm, self.axis_mm, self.radius_mm
+        in_slabs(lambda first, last: _tube_distance(out[first:last], first, *tube), grid.shape[0])
         return out
 
     def radius_at(self, z_mm: float, angle_rad: float) -> float:
@@ -85,19 +86,25 @@ class Envelope:
 
 
 @compiled
-def _tube_distance(out: Any, origin: Any, spacing: float, z: Any, axis: Any, radius: Any) -> None:
+def _tube_distance(out: Any, first: int, origin: Any, spacing: float, z: Any, axis: Any, radius: Any) -> None:
+    """Planes of the distance to a tube from number ``first`` on."""
     levels, angles = radius.shape
     step = z[1] - z[0]
-    for k in range(out.shape[2]):
+    size_k = out.shape[2]
+    level, share = np.empty(size_k, np.int64), np.empty(size_k)
+    center_x, center_y = np.empty(size_k), np.empty(size_k)
+    for k in range(size_k):
         s = min(max((origin[2] + k * spacing - z[0]) / step, 0.0), levels - 1.001)
         a = int(s)
-        u = s - a
-        cx = axis[a, 0] + u * (axis[a + 1, 0] - axis[a, 0])
-        cy = axis[a, 1] + u * (axis[a + 1, 1] - axis[a, 1])
-        for i in range(out.shape[0]):
-            dx = origin[0] + i * spacing - cx
-            for j in range(out.shape[1]):
-                dy = origin[1] + j * spacing - cy
+        level[k], share[k] = a, s - a
+        center_x[k] = axis[a, 0] + share[k] * (axis[a + 1, 0] - axis[a, 0])
+        center_y[k] = axis[a, 1] + share[k] * (axis[a + 1, 1] - axis[a, 1])
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            for k in range(size_k):
+                a, u = level[k], share[k]
+                dx = origin[0] + (first + i) * spacing - center_x[k]
+                dy = origin[1] + j * spacing - center_y[k]
                 turn = np.arctan2(dy, dx) / (2 * np.pi) * angles
                 if turn < 0:
                     turn += angles

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +15,28 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Field = NDArray[np.float32]
 
+_MAX_THREADS = 2
+
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile with numba, cached on disk where a cache folder is writable."""
     try:
-        return numba.njit(cache=True, fastmath=True)(function)  # type: ignore[no-any-return]
+        return numba.njit(nogil=True, cache=True, fastmath=True)(function)  # type: ignore[no-any-return]
     except RuntimeError:
-        return numba.njit(fastmath=True)(function)  # type: ignore[no-any-return]
+        return numba.njit(nogil=True, fastmath=True)(function)  # type: ignore[no-any-return]
+
+
+def in_slabs(work: Callable[[int, int], Any], count: int, size: int = 16) -> None:
+    """Call ``work(first, last)`` for slabs of ``size`` planes that cover ``range(count)``, on two threads."""
+    slabs = [(first, min(first + size, count)) for first in range(0, count, size)]
+    threads = min(_MAX_THREADS, numba.config.NUMBA_NUM_THREADS, len(slabs))
+    if threads < 2:
+        for slab in slabs:
+            work(*slab)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(work, *zip(*slabs, strict=True)):
+            pass
 
 
 @dataclass(frozen=True)
@@ -124,11 +140,17 @@ def fill_planes(solid: Any) -> None:
 
 
 @compiled
-def _resample(coarse: Any, start: Any, step: float, out: Any) -> None:
+def _resample(coarse: Any, start: Any, step: float, first: int, out: Any) -> None:
+    """Planes of a resampled field from number ``first`` on."""
     size_i, size_j, size_k = out.shape
     row = np.empty(coarse.shape[2], np.float32)
+    below, share = np.empty(size_k, np.int64), np.empty(size_k, np.float32)
+    for k in range(size_k):
+        z = min(max(start[2] + k * step, 0.0), coarse.shape[2] - 1.001)
+        below[k] = int(z)
+        share[k] = np.float32(z - below[k])
     for i in range(size_i):
-        x = min(max(start[0] + i * step, 0.0), coarse.shape[0] - 1.001)
+        x = min(max(start[0] + (first + i) * step, 0.0), coarse.shape[0] - 1.001)
         a = int(x)
         u = np.float32(x - a)
         for j in range(size_j):
@@ -140,17 +162,41 @@ def _resample(coarse: Any, start: Any, step: float, out: Any) -> None:
                 high = coarse[a, b + 1, c] + u * (coarse[a + 1, b + 1, c] - coarse[a, b + 1, c])
                 row[c] = low + v * (high - low)
             for k in range(size_k):
-                z = min(max(start[2] + k * step, 0.0), coarse.shape[2] - 1.001)
-                c = int(z)
-                w = np.float32(z - c)
-                out[i, j, k] = row[c] + w * (row[c + 1] - row[c])
+                c = below[k]
+                out[i, j, k] = row[c] + share[k] * (row[c + 1] - row[c])
+
+
+@dataclass(frozen=True)
+class Resampler:
+    """Trilinear values of a coarse field on another grid, a few planes at a time.
+
+    Attributes:
+        coarse: The field, (I, J, K).
+        start: Index of the target's first voxel in it, (3,).
+        step: The target's spacing over that of the field.
+    """
+
+    coarse: Field
+    start: Array
+    step: float
+
+    @staticmethod
+    def of(coarse: Field, source: Grid, target: Grid) -> Resampler:
+        """From a field on one grid to another one; the border value continues outwards."""
+        start = (target.origin_mm - source.origin_mm) / source.spacing_mm
+        return Resampler(np.ascontiguousarray(coarse, np.float32), start, target.spacing_mm / source.spacing_mm)
+
+    def planes(self, first: int, out: Field) -> Field:
+        """Fill ``out`` with the planes of the target from number ``first`` on; returns it."""
+        _resample(self.coarse, self.start, self.step, first, out)
+        return out
 
 
 def resample(coarse: Field, source: Grid, target: Grid) -> Field:
     """Trilinear values of a coarse field on another grid; the border value continues outwards."""
     out = np.empty(target.shape, np.float32)
-    start = (target.origin_mm - source.origin_mm) / source.spacing_mm
-    _resample(np.ascontiguousarray(coarse, np.float32), start, target.spacing_mm / source.spacing_mm, out)
+    resampler = Resampler.of(coarse, source, target)
+    in_slabs(lambda first, last: resampler.planes(first, out[first:last]), target.shape[0])
     return out
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from carm_sim.phantom.body import BodyPlan
+from carm_sim.phantom.grid import compiled
 from carm_sim.phantom.posture import PosedSkeleton
 from carm_sim.phantom.skeleton import SIDES
 from carm_sim.volume import Volume
@@ -91,10 +92,20 @@ def body_record(plan: BodyPlan, skeleton: PosedSkeleton, volume: Volume) -> Body
     )
 
 
+@compiled
+def _count(hu: Any, counts: Any) -> None:
+    """Voxels of each value from -1000 on."""
+    for i in range(hu.shape[0]):
+        for j in range(hu.shape[1]):
+            for k in range(hu.shape[2]):
+                counts[hu[i, j, k] + 1000] += 1
+
+
 def _mass_kg(volume: Volume) -> float:
     """Mass from Hounsfield units: water-like density up to bone (piecewise linear)."""
     table = np.interp(np.arange(-1000, 3001), _LUNG_TO_SOFT_HU, _DENSITY_G_CM3)
-    counts = np.bincount((volume.hu.ravel() + 1000).astype(np.uint16), minlength=len(table))
+    counts = np.zeros(len(table), np.int64)
+    _count(volume.hu, counts)
     return float(counts @ table * np.prod(volume.spacing_mm) * 1e-6)
 
 

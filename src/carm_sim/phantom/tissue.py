@@ -13,7 +13,7 @@ from carm_sim.phantom.body import BodyPlan
 from carm_sim.phantom.bones import BoneFractions
 from carm_sim.phantom.chest import Chest, vessel_mass
 from carm_sim.phantom.envelope import Envelope
-from carm_sim.phantom.grid import Field, Grid, compiled, occupancy, resample, smooth_noise
+from carm_sim.phantom.grid import Field, Grid, Resampler, compiled, in_slabs, occupancy, resample, smooth_noise
 
 AIR_HU = -1000.0
 SLICE_BLUR_SHARE = 0.5
@@ -115,14 +115,28 @@ def fill_tissue(
     """Hounsfield units on the fine grid, (I, J, K) float32."""
     edge = grid.spacing_mm
     marble = smooth_noise(grid, float(rng.uniform(9, 22)), rng)
-    hu = np.full(grid.shape, AIR_HU, np.float32)
+    hu = np.empty(grid.shape, np.float32)
     single = np.float32
-    skin, muscle = (resample(field, envelope.grid, grid) for field in (envelope.skin, envelope.muscle))
-    _paint_layer(hu, skin, single(edge), marble, single(tissue.fat), single(6), single(0))
-    _paint_layer(hu, muscle, single(edge), marble, single(tissue.muscle), single(0), single(tissue.marbling))
+    skin, muscle = (Resampler.of(field, envelope.grid, grid) for field in (envelope.skin, envelope.muscle))
+
+    def paint_body(first: int, last: int) -> None:
+        slab, noise = hu[first:last], marble[first:last]
+        slab[:] = AIR_HU
+        distance = skin.planes(first, np.empty_like(slab))
+        _paint_layer(slab, distance, single(edge), noise, single(tissue.fat), single(6), single(0))
+        muscle.planes(first, distance)
+        _paint_layer(slab, distance, single(edge), noise, single(tissue.muscle), single(0), single(tissue.marbling))
+
+    in_slabs(paint_body, grid.shape[0], 8)
     _fill_abdomen(plan, grid, hu, envelope, abdomen, marble, tissue, rng)
     _fill_chest(plan, grid, hu, envelope, chest, marble, tissue, rng)
-    _paint_bones(hu, bones.inside, bones.cortical, marble, single(tissue.trabecular), single(tissue.cortical))
+    bone = single(tissue.trabecular), single(tissue.cortical)
+
+    def paint_bones(first: int, last: int) -> None:
+        slab = slice(first, last)
+        _paint_bones(hu[slab], bones.inside[slab], bones.cortical[slab], marble[slab], *bone)
+
+    in_slabs(paint_bones, grid.shape[0])
     if rng.random() < SLICE_BLUR_SHARE:
         ndimage.gaussian_filter1d(hu, float(rng.uniform(0.2, 1.0)) / edge, axis=2, output=hu, truncate=2.5)
     return hu
