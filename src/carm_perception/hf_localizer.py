@@ -84,7 +84,8 @@ class HuggingFaceLocalizer(Localizer):
             return Localization(self.name, self.model_version, query, latency_s=time.perf_counter() - start, **content)
 
         try:
-            check_frame(frame)
+            if query.protocol is not Protocol.COMMAND:
+                check_frame(frame)
         except LocalizerError as error:
             return reply(error="internal", message=str(error))
         try:

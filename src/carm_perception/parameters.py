@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carm_core.parameters import parameter
+from carm_perception.openai_options import ServerOptions
 from carm_perception.registry import LocalizerOptions
 
 
@@ -15,7 +16,7 @@ class LocalizerParameters:
     """Declared on the node; defaults as in ``config/localizer.yaml``."""
 
     localizer: str = parameter(
-        "fused", "fused, compact, regression, a Hugging Face id or folder, or oracle", read_only=True
+        "fused", "fused, compact, regression, a Hugging Face id or folder, openai (a server), or oracle", read_only=True
     )
     patient: str = parameter("chest_ct", "patient that the oracle knows; other localizers ignore it", read_only=True)
     model_folder: str = parameter(
@@ -24,9 +25,43 @@ class LocalizerParameters:
     adapter: str = parameter("", "PEFT adapter of a Hugging Face model; empty: none", read_only=True)
     device: str = parameter("auto", "auto, cpu or cuda", read_only=True)
     load_in_4bit: bool = parameter(False, "quantize a Hugging Face model to 4 bits (CUDA)", read_only=True)
-    max_new_tokens: int = parameter(256, "longest answer of a Hugging Face model", lower=8, upper=4096, read_only=True)
+    max_new_tokens: int = parameter(
+        256, "longest answer of a big model that no grammar bounds", lower=8, upper=4096, read_only=True
+    )
     threads: int = parameter(
         2, "CPU threads of a Hugging Face model; the others use one", lower=0, upper=256, read_only=True
+    )
+    constrain: bool = parameter(True, "a Hugging Face model decodes under the grammar of each question", read_only=True)
+    server_url: str = parameter(
+        "http://127.0.0.1:8000/v1", "localizer openai: address of the API, up to and with /v1", read_only=True
+    )
+    server_model: str = parameter("", "name of the server's model; empty: its first one", read_only=True)
+    server_api_key_env: str = parameter(
+        "CARM_API_KEY", "environment variable with the key for the server; not set: none is sent", read_only=True
+    )
+    server_timeout_s: float = parameter(
+        20.0,
+        "longest wait for the server's answer, attempts together",
+        unit="s",
+        lower=0.1,
+        upper=600.0,
+        read_only=True,
+    )
+    server_retries: int = parameter(
+        3, "further attempts when the server cannot be reached or is busy", lower=0, upper=20, read_only=True
+    )
+    server_image_px: int = parameter(
+        1024, "longest side of the image that is sent", unit="px", lower=64, upper=4096, read_only=True
+    )
+    server_image_format: str = parameter("png", "png or jpeg", read_only=True)
+    server_verify_tls: bool = parameter(True, "check the server's certificate", read_only=True)
+    server_ca_file: str = parameter(
+        "", "certificates (PEM) to check it against; empty: those of this machine", read_only=True
+    )
+    server_constrain: str = parameter(
+        "none",
+        "how the server is told the grammar: structured_outputs, guided_regex, response_format or none",
+        read_only=True,
     )
     source_isocenter_m: float = parameter(0.530, "source to isocenter", unit="m", lower=0.1, upper=2.0, read_only=True)
     source_detector_m: float = parameter(1.020, "source to detector", unit="m", lower=0.2, upper=3.0, read_only=True)
@@ -51,4 +86,18 @@ class LocalizerParameters:
             maximum_std_mm=1000 * self.maximum_std_m,
             threads=self.threads,
             patient=self.patient,
+            constrain=self.constrain,
+            server=ServerOptions(
+                url=self.server_url,
+                model=self.server_model,
+                api_key_env=self.server_api_key_env,
+                timeout_s=self.server_timeout_s,
+                retries=self.server_retries,
+                image_px=self.server_image_px,
+                image_format=self.server_image_format,
+                verify_tls=self.server_verify_tls,
+                ca_file=self.server_ca_file,
+                constrain=self.server_constrain,
+                max_tokens=self.max_new_tokens,
+            ),
         )

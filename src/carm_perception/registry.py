@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from carm_core.errors import ConfigurationError, UnknownNameError
 from carm_core.localization import Localizer
+from carm_perception.openai_options import ServerOptions
 
-COMPACT, REGRESSION, FUSED, ORACLE = "compact", "regression", "fused", "oracle"
-NAMES = (COMPACT, REGRESSION, FUSED, ORACLE)
+COMPACT, REGRESSION, FUSED, ORACLE, OPENAI = "compact", "regression", "fused", "oracle", "openai"
+POINTERS = (COMPACT, REGRESSION, FUSED, ORACLE)
+"""Localizers that point to every landmark when they are given no target, and do it well."""
+
+NAMES = (*POINTERS, OPENAI)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -32,6 +36,8 @@ class LocalizerOptions:
         patient: Patient whose landmarks the oracle knows.
         oracle_noise_mm: Standard deviation that the oracle adds to each component.
         seed: Seed of the oracle's noise.
+        constrain: A Hugging Face model decodes under the grammar of each question.
+        server: ``openai``: which server, and how it is asked.
     """
 
     folder: Path | None = None
@@ -44,14 +50,16 @@ class LocalizerOptions:
     patient: str = ""
     oracle_noise_mm: float = 0.0
     seed: int = 0
+    constrain: bool = True
+    server: ServerOptions = field(default_factory=ServerOptions)
 
 
 def make_localizer(name: str, options: LocalizerOptions | None = None) -> Localizer:
     """Make a localizer.
 
     Args:
-        name: ``compact``, ``regression``, ``fused``, ``oracle``, or a Hugging Face id or folder of an
-            image-text-to-text model.
+        name: ``compact``, ``regression``, ``fused``, ``oracle``, ``openai`` (a server), or a Hugging Face id or
+            folder of an image-text-to-text model.
         options: What it may need.
 
     Returns:
@@ -81,17 +89,37 @@ def make_localizer(name: str, options: LocalizerOptions | None = None) -> Locali
         if not options.patient:
             raise ConfigurationError("the oracle needs to know the patient")
         return OracleLocalizer(options.patient, options.oracle_noise_mm, options.seed)
-    is_path = name.startswith((".", "/", "~")) or Path(name).expanduser().is_dir()
-    if not is_path and not _HUB_ID.fullmatch(name):
-        close = difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=0.4)
-        raise UnknownNameError("localizer", name, close[0] if close else "compact")
+    if name == OPENAI:
+        from carm_perception.openai_localizer import OpenAiLocalizer
+
+        return OpenAiLocalizer(options.server)
+    model = hub_or_path(name)
     from carm_perception.hf_localizer import HuggingFaceLocalizer
 
     return HuggingFaceLocalizer(
-        str(Path(name).expanduser()) if is_path else name,
+        model,
         adapter=options.adapter,
         device=options.device,
         load_in_4bit=options.load_in_4bit,
         max_new_tokens=options.max_new_tokens,
         threads=options.threads,
+        constrain=options.constrain,
     )
+
+
+def hub_or_path(name: str, names: tuple[str, ...] = NAMES) -> str:
+    """Check that a name can be a Hugging Face id or a folder; a folder's ``~`` is expanded.
+
+    Args:
+        name: What was asked for.
+        names: Other names that would have been possible.
+
+    Raises:
+        UnknownNameError: It can be neither; carries the nearest of the other names.
+    """
+    if name.startswith((".", "/", "~")) or Path(name).expanduser().is_dir():
+        return str(Path(name).expanduser())
+    if _HUB_ID.fullmatch(name):
+        return name
+    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
+    raise UnknownNameError("localizer", name, close[0] if close else COMPACT)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,7 @@ def test_prefix_is_read_once_for_an_image_and_changes_nothing(
     read: list[int] = []
     forward = generator._model.forward
 
+    @functools.wraps(forward)
     def counted(*args: object, **content: torch.Tensor) -> object:
         read.append(content["input_ids"].shape[1])
         return forward(*args, **content)

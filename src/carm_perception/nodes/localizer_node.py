@@ -38,7 +38,7 @@ from carm_core.parameters import check_parameter, declare_parameters
 from carm_perception.nodes import messages
 from carm_perception.overlay import draw
 from carm_perception.parameters import LocalizerParameters
-from carm_perception.registry import NAMES, ORACLE, make_localizer
+from carm_perception.registry import ORACLE, POINTERS, make_localizer
 from carm_perception.service import LocalizationService, Outcome, Ticket
 
 NAMESPACE = "carm"
@@ -203,7 +203,7 @@ class LocalizerNode(Node):
     def _frame_query(self) -> Query | None:
         if not self._settings.each_frame:
             return None
-        if self._target or self._settings.localizer in NAMES:
+        if self._target or self._settings.localizer in POINTERS:
             return Query(Protocol.POINTING, self._target or None)
         return Query(Protocol.LOCALIZATION)
 

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models behind the API. One thread owns a backend."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from carm_core.frame import XrayFrame
+from carm_perception.decoding import Completion, Decoding
+from carm_perception.image import FIELD_MM, check_frame
+from carm_perception.openai_options import COMPACT_MODEL
+from carm_perception.serving.chat import ApiError, ChatRequest
+
+if TYPE_CHECKING:
+    from carm_perception.registry import LocalizerOptions
+
+_COMPACT_TOKENS = 64
+_BATCH = 16
+
+
+class Backend(ABC):
+    """One model.
+
+    Attributes:
+        name: Name of the model in the API.
+        batch: Most requests that are answered at once.
+    """
+
+    name: str
+    batch: int = 1
+
+    @abstractmethod
+    def complete(self, requests: Sequence[ChatRequest]) -> list[Completion]:
+        """Answer requests that belong together.
+
+        Args:
+            requests: Up to :attr:`batch`, each of which :meth:`joins` the first.
+
+        Raises:
+            ApiError: The model cannot do what a request asks for.
+        """
+
+    def joins(self, first: ChatRequest, other: ChatRequest) -> bool:
+        """Whether a request can be answered together with another one."""
+        del first, other
+        return False
+
+    def close(self) -> None:  # noqa: B027
+        """Release memory."""
+
+
+class CompactBackend(Backend):
+    """The compact model: reads one user's message with at most one image, which shows the field it was trained on."""
+
+    name = COMPACT_MODEL
+    batch = _BATCH
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Load.
+
+        Args:
+            folder: Model folder; None: the one that ships.
+
+        Raises:
+            LocalizerError: The folder is incomplete or its content is no such model.
+        """
+        from carm_perception.compact import CompactLocalizer
+
+        self._localizer = CompactLocalizer(folder)
+        self._localizer.warm_up()
+
+    def joins(self, first: ChatRequest, other: ChatRequest) -> bool:
+        """Questions about one image are read together, the image once."""
+        same = ("image_key", "max_tokens", "temperature", "stop")
+        return all(getattr(first, name) == getattr(other, name) for name in same)
+
+    def complete(self, requests: Sequence[ChatRequest]) -> list[Completion]:
+        """Answer questions about one image."""
+        import torch
+
+        first = requests[0]
+        frame, prompts = None, []
+        for request in requests:
+            image, prompt = _question(request)
+            prompts.append(prompt)
+            frame = _frame(image)
+        model, tokenizer = self._localizer._loaded.model, self._localizer._loaded.tokenizer
+        sampling: dict[str, Any] = {"do_sample": False}
+        if first.temperature > 0:
+            sampling = {"do_sample": True, "temperature": first.temperature, "top_k": 0}
+        with torch.inference_mode():
+            embedded, mask = self._localizer._embedded(frame, prompts)
+            out = model.generate(
+                inputs_embeds=embedded,
+                attention_mask=mask,
+                max_new_tokens=min(first.max_tokens, _COMPACT_TOKENS),
+                logits_processor=[self._localizer._choose_median],
+                **sampling,
+            )
+        done = []
+        for row, length in zip(out.tolist(), mask.sum(-1).tolist(), strict=True):
+            kept = [token for token in row if token != tokenizer.pad_token_id]
+            text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            cut = min((place for place in map(text.find, first.stop) if place >= 0), default=None)
+            finished = cut is not None or (bool(kept) and kept[-1] == tokenizer.eos_token_id)
+            done.append(Completion(text[:cut], length, len(kept), finished))
+        return done
+
+
+def _question(request: ChatRequest) -> tuple[Any, str]:
+    """Image (or None) and text of a request to the compact model."""
+    if request.regex or request.schema is not None:
+        raise ApiError(400, "the compact model does not decode under a grammar", code="unsupported_parameter")
+    if len(request.messages) != 1:
+        raise ApiError(400, "the compact model reads one message of the user", param="messages")
+    content = request.messages[0]["content"]
+    images = [part["image"] for part in content if part["type"] == "image"]
+    texts = [part["text"] for part in content if part["type"] == "text"]
+    if len(images) > 1 or len(texts) != 1:
+        raise ApiError(400, "the compact model reads one text and at most one image", param="messages")
+    return (images[0] if images else None), texts[0]
+
+
+def _frame(image: Any) -> XrayFrame | None:
+    """The image as a frame whose longer side shows the trained field."""
+    if image is None:
+        return None
+    gray = np.asarray(image.convert("L"))
+    frame = XrayFrame(gray, FIELD_MM / max(gray.shape), 0.0)
+    try:
+        check_frame(frame)
+    except Exception as error:
+        raise ApiError(400, str(error), param="messages", code="invalid_image") from error
+    return frame
+
+
+class HuggingFaceBackend(Backend):
+    """Any Hugging Face image-text-to-text model."""
+
+    def __init__(self, model: str, options: LocalizerOptions) -> None:
+        """Load.
+
+        Args:
+            model: Hugging Face id or folder.
+            options: Adapter, device, quantization, threads.
+
+        Raises:
+            ConfigurationError: The options contradict this machine.
+            LocalizerError: The model cannot be loaded.
+        """
+        from carm_perception.hf_localizer import HuggingFaceLocalizer
+
+        self._localizer = HuggingFaceLocalizer(
+            model,
+            adapter=options.adapter,
+            device=options.device,
+            load_in_4bit=options.load_in_4bit,
+            threads=options.threads,
+        )
+        self.name = self._localizer.name
+        self._localizer.warm_up()
+
+    def complete(self, requests: Sequence[ChatRequest]) -> list[Completion]:
+        """Answer one request; the image's part of the prompt is read once for all requests about it."""
+        return [self._complete(request) for request in requests]
+
+    def _complete(self, request: ChatRequest) -> Completion:
+        decoding = Decoding(request.max_tokens, request.regex, request.schema, request.temperature, request.stop)
+        return self._localizer.generator.complete(request.messages, decoding)
+
+    def close(self) -> None:
+        """Release the model."""
+        self._localizer.close()
+
+
+def make_backend(model: str, options: LocalizerOptions) -> Backend:
+    """Load a model to serve.
+
+    Args:
+        model: ``compact``, a Hugging Face id or a folder.
+        options: What it may need.
+
+    Raises:
+        UnknownNameError: There is no such model.
+        CarmError: The model cannot be loaded.
+    """
+    from carm_perception.registry import COMPACT, hub_or_path
+
+    if model == COMPACT:
+        return CompactBackend(options.folder)
+    return HuggingFaceBackend(hub_or_path(model, (COMPACT,)), options)
