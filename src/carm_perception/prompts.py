@@ -104,9 +104,9 @@ def short_prompt(query: Query) -> str:
         target=_target_name(query),
         target_id=query.target_id,
         correction=query.correction or "none",
-        hint=clean_sentence(query.hint),
+        hint=clean_sentence(query.hint).lower(),
     )
-    remark = clean_sentence(query.hint) if query.protocol is Protocol.REEVALUATION else ""
+    remark = clean_sentence(query.hint).lower() if query.protocol is Protocol.REEVALUATION else ""
     return f"{question} Remark: {remark}" if remark else question
 
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several questions about one image in one sequence: the image is read once, questions do not see each other.
 
-Every question takes the same positions that it would take alone, so training packed and asking singly agree.
+Every question takes the same positions that it would take alone, so training packed and asking singly agree. What the
+clinician says is read without the image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,21 +18,23 @@ from torch import Tensor
 
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Protocol, Query
-from carm_perception.metrics import closest
+from carm_perception import language
 from carm_perception.prompts import short_prompt
-from carm_perception.protocols import (
-    LIMIT_MM,
-    LOCALIZED,
-    RETRIEVED,
-    LocalizationAnswer,
-    PointingAnswer,
-    RetrievalAnswer,
-)
+from carm_perception.protocols import LocalizationAnswer
+from carm_perception.train import targets
 from carm_perception.train.architecture import IMAGE_TOKENS
-from carm_perception.train.tokenizer import ASSISTANT, END, IMAGE, USER, number_token_ids
+from carm_perception.train.targets import Piece
+from carm_perception.train.tokenizer import ASSISTANT, END, IMAGE, USER
 
-FORMAT_WEIGHT = 0.1
-"""Weight of tokens that follow from the form of the answer."""
+COMMANDS = 2
+"""Sentences of a clinician beside one image, when there are any."""
+
+EXTRA_KINDS = (Protocol.NAVIGATION, Protocol.REEVALUATION, Protocol.COMMAND)
+EXTRA_CHANCES = (0.25, 0.4, 0.35)
+"""How often a batch holds each kind of the longer questions."""
+
+REMARK_CHANCE = 0.5
+"""How often the clinician says what is wrong with an earlier answer that is wrong."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,10 @@ class Packed:
         input_ids: (batch, length); image positions hold the image token.
         position_ids: (1, length).
         mask: Additive attention mask (1, 1, length, length).
-        positions: Where a token is predicted (p,): the logits after position ``positions[i]`` predict the label.
+        positions: Where tokens are predicted (batch, p): the logits after ``positions[b, i]`` predict label i.
         labels: Token ids (batch, p).
-        weights: Weight of each label (batch, p).
-        numbers_mm: True values (batch, p), NaN where the label is no number of the pointing protocol.
+        weights: Weight of each label (batch, p); 0 where a row has fewer labels than another.
+        numbers_mm: True values (batch, p), NaN where the label is no length.
     """
 
     input_ids: Tensor
@@ -62,12 +66,13 @@ class _Segment:
     answer: list[int]
     numbers_mm: list[float]
     weights: list[float]
+    sees_image: bool = True
 
 
 class QuestionPacker:
     """Draws questions about images and packs them."""
 
-    def __init__(self, tokenizer: Any, pointing: int = 4) -> None:
+    def __init__(self, tokenizer: Any, pointing: int = 3) -> None:
         """Prepare.
 
         Args:
@@ -76,37 +81,51 @@ class QuestionPacker:
         """
         self._tokenizer = tokenizer
         self._pointing = pointing
-        self._end = [int(tokenizer.convert_tokens_to_ids(END))]
+        self._end = int(tokenizer.convert_tokens_to_ids(END))
         self._assistant = [int(tokenizer.convert_tokens_to_ids(ASSISTANT))]
         image = int(tokenizer.convert_tokens_to_ids(IMAGE))
         self.prefix = [int(tokenizer.convert_tokens_to_ids(USER))] + [image] * IMAGE_TOKENS
-        self._numbers = number_token_ids(tokenizer)
         self._cache: dict[str, list[int]] = {}
 
     def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def _cached(self, text: str) -> list[int]:
         if text not in self._cache:
-            self._cache[text] = self._tokenizer.encode(text, add_special_tokens=False)
+            self._cache[text] = self._encode(text)
         return self._cache[text]
 
-    def _segment(self, query: Query, answer: str, heavy: set[int]) -> _Segment:
-        ids = self._tokenizer.encode(answer, add_special_tokens=False) + self._end
-        weights = [1.0 if i in heavy else FORMAT_WEIGHT for i in range(len(ids))]
-        prompt = self._encode(short_prompt(query)) + self._assistant
-        return _Segment(prompt, ids, [float("nan")] * len(ids), weights)
+    def _segment(self, query: Query, answer: Sequence[Piece]) -> _Segment:
+        ids = [self._cached(piece.text) for piece in answer]
+        assert all(len(one) == 1 for one in ids), targets.text(answer)
+        return _Segment(
+            self._encode(short_prompt(query)) + self._assistant,
+            [one[0] for one in ids] + [self._end],
+            [piece.number_mm for piece in answer] + [float("nan")],
+            [piece.weight for piece in answer] + [targets.FORMAT_WEIGHT],
+        )
 
     def _point(self, target: int, truth_mm: NDArray[np.floating]) -> _Segment:
-        dx, dy = (float(np.clip(value, -LIMIT_MM, LIMIT_MM)) for value in truth_mm)
-        text = PointingAnswer(target, round(dx), round(dy)).text()
-        segment = self._segment(Query(Protocol.POINTING, target), text, {3, 5})
-        segment.numbers_mm[3], segment.numbers_mm[5] = dx, dy
-        return segment
+        return self._segment(Query(Protocol.POINTING, target), targets.pointing(target, truth_mm))
 
-    def _order(self, truth_mm: NDArray[np.floating], retrieval: bool) -> _Segment:
-        if retrieval:
-            answer = RetrievalAnswer(closest(truth_mm, RETRIEVED)).text()
-            return self._segment(Query(Protocol.RETRIEVAL), answer, {1, 5, 9})
-        answer = LocalizationAnswer(closest(truth_mm, LOCALIZED)).text()
-        return self._segment(Query(Protocol.LOCALIZATION), answer, {1, 3})
+    def _navigation(self, truth_mm: NDArray[np.floating], rng: np.random.Generator) -> _Segment:
+        target = self._draw(truth_mm, 1, rng)[0]
+        return self._segment(Query(Protocol.NAVIGATION, target), targets.navigation(target, truth_mm))
+
+    def _reevaluation(self, truth_mm: NDArray[np.floating], rng: np.random.Generator) -> _Segment:
+        earlier = targets.earlier_answer(truth_mm, rng)
+        right = targets.closest(truth_mm, 1)[0]
+        spoken = earlier[0] != right and rng.random() < REMARK_CHANCE
+        remark = language.remark(rng, earlier[0], right) if spoken else ""
+        query = Query(Protocol.REEVALUATION, hint=remark, correction=LocalizationAnswer(earlier).text())
+        return self._segment(query, targets.reevaluation(earlier, truth_mm))
+
+    def _command(self, rng: np.random.Generator) -> _Segment:
+        sentence, command = language.sample(rng)
+        answer = [*self._encode(command.text()), self._end]
+        prompt = self._encode(short_prompt(Query(Protocol.COMMAND, hint=sentence))) + self._assistant
+        return _Segment(prompt, answer, [float("nan")] * len(answer), [1.0] * len(answer), sees_image=False)
 
     def pack(self, truth_mm: NDArray[np.floating], rng: np.random.Generator) -> Packed:
         """Draw questions for a batch of images; targets near the center are asked for more often.
@@ -115,8 +134,20 @@ class QuestionPacker:
             truth_mm: Displacements (batch, 14, 2), NaN when unknown.
             rng: Source of randomness.
         """
-        retrieval = bool(rng.random() < 0.5)
-        return self._packed([self._row(truth, retrieval, rng) for truth in truth_mm])
+        order: Callable[[NDArray[np.floating]], list[Piece]]
+        kind = Protocol.RETRIEVAL if rng.random() < 0.5 else Protocol.LOCALIZATION
+        order = targets.retrieval if kind is Protocol.RETRIEVAL else targets.localization
+        extra = EXTRA_KINDS[int(rng.choice(len(EXTRA_KINDS), p=EXTRA_CHANCES))]
+        rows = []
+        for truth in truth_mm:
+            points = [self._point(target, truth[target - 1]) for target in self._draw(truth, self._pointing, rng)]
+            rows.append([*points, self._segment(Query(kind), order(truth)), *self._extra(extra, truth, rng)])
+        return self._packed(rows)
+
+    def _extra(self, kind: Protocol, truth_mm: NDArray[np.floating], rng: np.random.Generator) -> list[_Segment]:
+        if kind is Protocol.COMMAND:
+            return [self._command(rng) for _ in range(COMMANDS)]
+        return [(self._navigation if kind is Protocol.NAVIGATION else self._reevaluation)(truth_mm, rng)]
 
     def pack_all(self, truth_mm: NDArray[np.floating]) -> Packed:
         """Ask for every landmark, in the order of the ids, and for nothing else.
@@ -129,20 +160,24 @@ class QuestionPacker:
 
     def _packed(self, rows: list[list[_Segment]]) -> Packed:
         ids = [list(self.prefix) for _ in rows]
+        positions: list[list[int]] = [[] for _ in rows]
         labels: list[list[int]] = [[] for _ in rows]
         weights: list[list[float]] = [[] for _ in rows]
         numbers: list[list[float]] = [[] for _ in rows]
-        start, spans, positions = len(self.prefix), [], []
+        start, spans = len(self.prefix), []
         for segments in zip(*rows, strict=True):
-            length = len(segments[0].prompt) + len(segments[0].answer) - 1
-            first = start + len(segments[0].prompt) - 1
-            positions += list(range(first, first + len(segments[0].answer)))
+            length = max(len(s.prompt) + len(s.answer) - 1 for s in segments)
+            predicted = max(len(s.answer) for s in segments)
             for row, segment in enumerate(segments):
-                ids[row] += segment.prompt + segment.answer[:-1]
-                labels[row] += segment.answer
-                weights[row] += segment.weights
-                numbers[row] += segment.numbers_mm
-            spans.append((start, start + length))
+                first = start + len(segment.prompt) - 1
+                missing = predicted - len(segment.answer)
+                text = segment.prompt + segment.answer[:-1]
+                ids[row] += text + [self._end] * (length - len(text))
+                positions[row] += [*range(first, first + len(segment.answer)), *[first] * missing]
+                labels[row] += segment.answer + [self._end] * missing
+                weights[row] += segment.weights + [0.0] * missing
+                numbers[row] += segment.numbers_mm + [float("nan")] * missing
+            spans.append((start, start + length, segments[0].sees_image))
             start += length
         return Packed(
             torch.tensor(ids),
@@ -153,25 +188,31 @@ class QuestionPacker:
             torch.tensor(numbers),
         )
 
-    def _row(self, truth_mm: NDArray[np.floating], retrieval: bool, rng: np.random.Generator) -> list[_Segment]:
+    def _draw(self, truth_mm: NDArray[np.floating], count: int, rng: np.random.Generator) -> list[int]:
         distance = np.linalg.norm(truth_mm, axis=-1)
         known = np.flatnonzero(~np.isnan(distance))
         chance = 1 / (60 + distance[known]) ** 1.5
-        picked = rng.choice(known, self._pointing, replace=len(known) < self._pointing, p=chance / chance.sum())
-        segments = [self._point(LANDMARKS[index].id, truth_mm[index]) for index in picked]
-        return [*segments, self._order(truth_mm, retrieval)]
+        picked = rng.choice(known, count, replace=len(known) < count, p=chance / chance.sum())
+        return [LANDMARKS[index].id for index in picked]
 
 
-def _layout(prefix: int, spans: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-    """Position ids (1, length) and additive mask (1, 1, length, length) of a prefix and independent segments."""
+def _layout(prefix: int, spans: list[tuple[int, int, bool]]) -> tuple[Tensor, Tensor]:
+    """Position ids (1, length) and additive mask (1, 1, length, length) of a prefix and independent segments.
+
+    A segment that does not see the image sees the first token alone and follows right after it.
+    """
     length = spans[-1][1]
     owner = torch.zeros(length, dtype=torch.long)
+    blind = torch.zeros(length, dtype=torch.bool)
     position = torch.arange(length)
-    for number, (start, stop) in enumerate(spans, 1):
+    for number, (start, stop, sees_image) in enumerate(spans, 1):
         owner[start:stop] = number
-        position[start:stop] = torch.arange(prefix, prefix + stop - start)
+        blind[start:stop] = not sees_image
+        begin = prefix if sees_image else 1
+        position[start:stop] = torch.arange(begin, begin + stop - start)
     index = torch.arange(length)
     allowed = (owner[None, :] == 0) | (owner[None, :] == owner[:, None])
     allowed &= index[None, :] <= index[:, None]
+    allowed &= ~(blind[:, None] & (owner[None, :] == 0) & (index[None, :] > 0))
     mask = torch.zeros(length, length).masked_fill(~allowed, torch.finfo(torch.float32).min)
     return position[None], mask[None, None]

@@ -291,7 +291,7 @@ class QuestionLoss:
     """Loss of stage 2: answers to packed questions, and the head's loss beside it."""
 
     def __init__(
-        self, tokenizer: Any, seed: int = 0, pointing: int = 4, sigma_start_mm: float = SIGMA_START_MM
+        self, tokenizer: Any, seed: int = 0, pointing: int = 3, sigma_start_mm: float = SIGMA_START_MM
     ) -> None:
         """Prepare.
 
@@ -343,7 +343,8 @@ def answer_logits(model: Any, tokens: Tensor, packed: Packed) -> Tensor:
         position_ids=packed.position_ids,
         use_cache=False,
     ).last_hidden_state
-    logits: Tensor = model.lm_head(hidden[:, packed.positions])
+    chosen = hidden.gather(1, packed.positions[..., None].expand(-1, -1, hidden.shape[-1]))
+    logits: Tensor = model.lm_head(chosen)
     return logits
 
 

@@ -7,18 +7,25 @@ millimeters. Every text survives encoding and decoding unchanged.
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+import numpy as np
 
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Protocol, Query
+from carm_perception import language
 from carm_perception.prompts import full_prompt, short_prompt
 from carm_perception.protocols import LIMIT_MM
+from carm_perception.train.targets import token_texts
 
 PAD, USER, ASSISTANT, END, IMAGE = "<pad>", "<|user|>", "<|assistant|>", "<|end|>", "<image>"
 SPECIAL = (PAD, USER, ASSISTANT, END, IMAGE)
 FRAGMENTS = ('{"target": ', ', "dx_mm": ', ', "dy_mm": ', "}", "[", "]", ",", ", ", ": ")
+SENTENCES = 4000
+"""Sentences of clinicians, with their readings, among those that the merges are learned on."""
 NUMBERS = tuple(str(value) for value in range(-LIMIT_MM, LIMIT_MM + 1))
-MERGED_TOKENS = 700
+MERGED_TOKENS = 1000
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'assistant' %}<|assistant|>{% else %}<|user|>{% endif %}"
@@ -40,8 +47,23 @@ def corpus() -> list[str]:
         lines += [f"move to the {name}, further up, on the other side, left, right" for name in mark.synonyms]
     for protocol in Protocol:
         lines += [full_prompt(Query(protocol, 11), (155, 155))] * 2
-    lines += [short_prompt(Query(Protocol.RETRIEVAL)), short_prompt(Query(Protocol.LOCALIZATION))] * 8
+    for mark in LANDMARKS:
+        lines += [short_prompt(Query(Protocol.NAVIGATION, mark.id))] * 4
+    asked = (Protocol.RETRIEVAL, Protocol.LOCALIZATION, Protocol.REEVALUATION, Protocol.COMMAND)
+    lines += [short_prompt(Query(protocol)) for protocol in asked] * 8
+    rng = np.random.default_rng(0)
+    for _ in range(SENTENCES):
+        sentence, _ = language.sample(rng)
+        wrong, right = (int(i) for i in rng.choice(len(LANDMARKS), 2, replace=False) + 1)
+        lines += [sentence.lower(), language.remark(rng, wrong, right).lower()]
     return lines
+
+
+def command_texts() -> tuple[str, ...]:
+    """What a command's text consists of, numbers apart."""
+    rng = np.random.default_rng(1)
+    texts = {language.sample(rng)[1].text() for _ in range(SENTENCES)}
+    return tuple(sorted({piece for text in texts for piece in re.split(r"-?\d+", text) if piece}))
 
 
 def build_tokenizer() -> Any:
@@ -64,7 +86,8 @@ def build_tokenizer() -> Any:
     )
     core.train_from_iterator(corpus(), trainer)
     names = tuple(mark.name for mark in LANDMARKS)
-    core.add_tokens([AddedToken(text, normalized=False) for text in (*NUMBERS, *FRAGMENTS, *names)])
+    texts = dict.fromkeys((*NUMBERS, *FRAGMENTS, *names, *token_texts(), *command_texts()))
+    core.add_tokens([AddedToken(text, normalized=False) for text in texts])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token=PAD,
