@@ -19,6 +19,7 @@ from torch import Tensor
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Protocol, Query
 from carm_perception import language
+from carm_perception.metrics import closest
 from carm_perception.prompts import short_prompt
 from carm_perception.protocols import LocalizationAnswer
 from carm_perception.train import targets
@@ -115,7 +116,7 @@ class QuestionPacker:
 
     def _reevaluation(self, truth_mm: NDArray[np.floating], rng: np.random.Generator) -> _Segment:
         earlier = targets.earlier_answer(truth_mm, rng)
-        right = targets.closest(truth_mm, 1)[0]
+        right = closest(truth_mm, 1)[0]
         spoken = earlier[0] != right and rng.random() < REMARK_CHANCE
         remark = language.remark(rng, earlier[0], right) if spoken else ""
         query = Query(Protocol.REEVALUATION, hint=remark, correction=LocalizationAnswer(earlier).text())

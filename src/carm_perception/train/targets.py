@@ -88,8 +88,8 @@ def retrieval(truth_mm: Displacements) -> list[Piece]:
 
 def navigation(target: int, truth_mm: Displacements) -> list[Piece]:
     """Answer of the navigation protocol; the reasons say how far, in millimeters."""
-    inside = (np.abs(truth_mm) <= FIELD_MM / 2).all(-1)
-    seen = [i for i in closest(truth_mm, CONTEXT_COUNT) if inside[i - 1]]
+    half_mm = FIELD_MM / 2
+    seen = [i for i in closest(truth_mm, CONTEXT_COUNT) if bool((np.abs(truth_mm[i - 1]) <= half_mm).all())]
     right, up = (float(value) for value in truth_mm[target - 1])
     return [
         Piece("<output><step1><context>"),
