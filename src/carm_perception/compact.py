@@ -21,7 +21,9 @@ from carm_core.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS, landmark
 from carm_core.localization import NAN, LandmarkEstimate, Localization, Localizer, Protocol, Query
 from carm_perception.answers import confidence, estimates_of
+from carm_perception.calibration.guard import DEFAULT_RISK, Guard, in_field
 from carm_perception.folder import COMPACT_FOLDER, REQUIRED, check_model_folder, weights_hash
+from carm_perception.heads import Heads
 from carm_perception.image import MODEL_PX, model_gray
 from carm_perception.prompts import FIRST_PROTOCOLS, SHORT_PROTOCOLS, short_prompt
 from carm_perception.protocols import LIMIT_MM, LOCALIZED, PointingAnswer, ReevaluationAnswer, parse
@@ -102,6 +104,23 @@ class LoadedModel:
         self.tokenizer: Any = self.processor.tokenizer
         self.version = weights_hash(self.folder)
 
+    @property
+    def width(self) -> int:
+        """Width of the projected image tokens."""
+        return int(self.model.config.text_config.hidden_size)
+
+    def image_tokens(self, frame: XrayFrame) -> Any:
+        """Projected image tokens (1, tokens, width) of a frame.
+
+        Raises:
+            LocalizerError: The image cannot be read.
+        """
+        import torch
+
+        pixels = self.pixels(frame)
+        with torch.inference_mode():
+            return self.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
+
     def pixels(self, frame: XrayFrame) -> Any:
         """Model input (1, 3, 128, 128) of a frame.
 
@@ -127,19 +146,30 @@ class CompactLocalizer(Localizer):
 
     name = "compact"
 
-    def __init__(self, folder: Path | LoadedModel | None = None, maximum_std_mm: float = 0.0, threads: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path | LoadedModel | None = None,
+        maximum_std_mm: float = 0.0,
+        threads: int = 1,
+        maximum_risk: float = DEFAULT_RISK,
+    ) -> None:
         """Load the model.
 
         Args:
             folder: Model folder, or its loaded content; None: the one that ships.
             maximum_std_mm: Abstain when the standard deviation of the target exceeds this; 0: never.
             threads: CPU threads of torch; 0: leave as they are.
+            maximum_risk: Abstain so that no more than this part of the answers given is wrong, and on images that
+                show none of the landmarks; 0: never. Needs a calibration of the weights.
 
         Raises:
             LocalizerError: The folder is incomplete or its content is no such model.
+            ConfigurationError: The risk is out of range.
         """
         self._loaded = folder if isinstance(folder, LoadedModel) else LoadedModel(folder, threads)
         self._maximum_std_mm = maximum_std_mm
+        self._guard = Guard(self._loaded, self.name, maximum_risk)
+        self._heads = Heads.load(self._loaded.folder, self._loaded.width) if self._guard.may_abstain else None
         self.model_version = self._loaded.version
         tokens = [str(value) for value in range(-LIMIT_MM, LIMIT_MM + 1)]
         self._number_ids: list[int] = self._loaded.tokenizer.convert_tokens_to_ids(tokens)
@@ -172,6 +202,9 @@ class CompactLocalizer(Localizer):
         questions = [Query(query.protocol, target, query.hint, correction) for target in targets]
         seen = None if query.protocol is Protocol.COMMAND else frame
         try:
+            strange = self._strange(seen)
+            if strange:
+                return reply(abstained=True, message=strange)
             answers, numbers = self._generate(seen, questions)
             estimates = [self._estimates(*item) for item in zip(questions, answers, numbers, strict=True)]
         except AnswerError as error:
@@ -182,14 +215,22 @@ class CompactLocalizer(Localizer):
         if everything:
             flat.sort(key=lambda estimate: math.hypot(*estimate.displacement_mm))
         text = "\n".join(answers)
-        if self._unsure(flat, everything):
-            message = f"standard deviation {flat[0].std_mm:.0f} mm exceeds {self._maximum_std_mm:.0f} mm"
-            return reply(answer=text, abstained=True, message=message)
+        if query.protocol is Protocol.POINTING:
+            flat = [self._guard.calibrated(estimate, in_field(estimate)) for estimate in flat]
+            unsure = "" if everything else self._unsure(flat[0])
+            if unsure:
+                return reply(answer=text, abstained=True, message=unsure)
         return reply(answer=text, estimates=tuple(flat))
 
-    def _unsure(self, estimates: list[LandmarkEstimate], everything: bool) -> bool:
-        limit = self._maximum_std_mm
-        return bool(limit > 0 and not everything and estimates and estimates[0].std_mm > limit)
+    def _strange(self, frame: XrayFrame | None) -> str:
+        if frame is None or self._heads is None:
+            return ""
+        return self._guard.strange(self._heads.read(self._loaded.image_tokens(frame)))
+
+    def _unsure(self, estimate: LandmarkEstimate) -> str:
+        if 0 < self._maximum_std_mm < estimate.std_mm:
+            return f"standard deviation {estimate.std_mm:.0f} mm exceeds {self._maximum_std_mm:.0f} mm"
+        return self._guard.unsure(estimate, in_field(estimate))
 
     def _generate(
         self, frame: XrayFrame | None, questions: list[Query]

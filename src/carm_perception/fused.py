@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The language model with the deep-learning localizer beside it as referee, on one vision tower.
 
-Where both agree, the answer is the better one's, pulled towards the other. Where they contradict each other, the surer
-one is followed with less confidence, and the reply says so.
+How much either counts, and who orders the landmarks, was chosen on the calibration patients. Where the two contradict
+each other, that is to say where their calibrated circles do not touch, the language model is asked to look again; where
+it then agrees with the referee, both are joined; else the surer one is followed, with less confidence. The reply says
+so.
 """
 
 from __future__ import annotations
@@ -12,35 +14,54 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from carm_core.errors import LocalizerError
 from carm_core.frame import XrayFrame
+from carm_core.landmarks import landmark
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
 from carm_perception.answers import confidence
+from carm_perception.calibration.fusion import RADIUS_90_PER_STD, REFEREE, Fusion, Joint, Opinion, join
+from carm_perception.calibration.guard import DEFAULT_RISK, Guard
 from carm_perception.compact import CompactLocalizer, LoadedModel
-from carm_perception.regression import RegressionLocalizer
+from carm_perception.heads import Reading
+from carm_perception.regression import RegressionLocalizer, written
 
-AGREEMENT_STDS = 2.5
-"""Two answers contradict each other when they are further apart than this many of their joint standard deviations."""
+LISTS = (Protocol.LOCALIZATION, Protocol.RETRIEVAL)
 
 
 class FusedLocalizer(Localizer):
-    """Asks both; answers pointing from both, the other protocols from the language model."""
+    """Asks both: points from both, lists from the one that orders better, all else from the language model."""
 
     name = "fused"
 
-    def __init__(self, folder: Path | None = None, maximum_std_mm: float = 0.0, threads: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        maximum_std_mm: float = 0.0,
+        threads: int = 1,
+        maximum_risk: float = DEFAULT_RISK,
+    ) -> None:
         """Load the model once for both.
 
         Args:
             folder: Model folder; None: the one that ships.
             maximum_std_mm: Abstain when the standard deviation of the target exceeds this; 0: never.
             threads: CPU threads of torch; 0: leave as they are.
+            maximum_risk: Abstain so that no more than this part of the answers given is wrong, and on images that
+                show none of the landmarks; 0: never. Needs a calibration of the weights.
 
         Raises:
             LocalizerError: The folder is incomplete or its content is no such model.
+            ConfigurationError: The risk is out of range.
         """
         loaded = LoadedModel(folder, threads)
-        self._speaker, self._referee = CompactLocalizer(loaded), RegressionLocalizer(loaded)
+        self._guard = Guard(loaded, self.name, maximum_risk)
+        self._speaker = CompactLocalizer(loaded, maximum_risk=0.0)
+        self._referee = RegressionLocalizer(loaded, maximum_risk=0.0)
         self._maximum_std_mm = maximum_std_mm
+        calibration = self._guard.calibration
+        self._fusion = Fusion.from_dict(calibration.fusion) if calibration is not None else Fusion()
         self.model_version = self._speaker.model_version
 
     def warm_up(self) -> None:
@@ -51,46 +72,137 @@ class FusedLocalizer(Localizer):
     def localize(self, frame: XrayFrame, query: Query) -> Localization:
         """Answer one question about a frame."""
         start = time.perf_counter()
+        reply = self._answer(frame, query)
+        return replace(reply, localizer=self.name, latency_s=time.perf_counter() - start)
+
+    def _answer(self, frame: XrayFrame, query: Query) -> Localization:
+        if query.protocol is Protocol.COMMAND:
+            return self._speaker.localize(frame, query)
+        nothing = Localization(self.name, self.model_version, query, "")
+        try:
+            reading = self._referee.read(frame)
+        except LocalizerError as error:
+            return replace(nothing, error="internal", message=str(error))
+        strange = self._guard.strange(reading)
+        if strange:
+            return replace(nothing, abstained=True, message=strange)
+        if query.protocol in LISTS:
+            return self._listed(frame, query, reading)
         spoken = self._speaker.localize(frame, query)
-        if query.protocol is Protocol.POINTING:
-            spoken = self._judged(spoken, self._referee.localize(frame, query))
-        return replace(spoken, localizer=self.name, latency_s=time.perf_counter() - start)
+        return self._judged(frame, spoken, reading) if query.protocol is Protocol.POINTING else spoken
 
-    def _judged(self, spoken: Localization, seen: Localization) -> Localization:
-        if not seen.ok or not seen.estimates:
-            return spoken
+    def _listed(self, frame: XrayFrame, query: Query, reading: Reading) -> Localization:
+        """A list: the language model's where it orders better and is not contradicted, else the referee's."""
+        estimates = self._referee.estimates(reading)
+        answer = written(query.protocol, estimates)
+        seen = Localization(self.name, self.model_version, query, answer, estimates)
+        if self._fusion.lists == REFEREE:
+            return seen
+        spoken = self._speaker.localize(frame, query)
         if not spoken.ok:
-            message = f"the language model gave no answer ({spoken.message}); the deep-learning localizer answers"
-            return replace(seen, query=spoken.query, answer=spoken.answer or seen.answer, message=message)
-        notes, estimates = [], []
-        for one in spoken.estimates:
-            other = seen.estimate(one.id)
-            estimate, apart_mm = fuse(one, other) if other is not None else (one, 0.0)
-            estimates.append(estimate)
-            if apart_mm:
-                notes.append(f"language model and deep-learning localizer are {apart_mm:.0f} mm apart")
-        if spoken.query.target_id and 0 < self._maximum_std_mm < estimates[0].std_mm:
-            message = f"standard deviation {estimates[0].std_mm:.0f} mm exceeds {self._maximum_std_mm:.0f} mm"
-            return replace(spoken, estimates=(), abstained=True, message=message)
+            return replace(seen, message=_replaced(spoken))
+        if not contradicted(spoken.estimates[0].id, estimates):
+            return spoken
+        names = landmark(spoken.estimates[0].id).name, landmark(estimates[0].id).name
+        note = f"the language model takes {names[0]} for the closest, the deep-learning localizer {names[1]}"
+        second = self._second_look(frame, spoken)
+        agree = second is not None and not contradicted(second.estimates[0].id, estimates)
+        if second is not None and agree and query.protocol is Protocol.LOCALIZATION:
+            answer = written(query.protocol, second.estimates)
+            note += "; on a second look they agree"
+            return replace(spoken, answer=answer, estimates=second.estimates, message=note)
+        return replace(seen, message=f"{note}, who is followed")
+
+    def _judged(self, frame: XrayFrame, spoken: Localization, reading: Reading) -> Localization:
+        """Places from both opinions."""
+        target = spoken.query.target_id
+        referee = {e.id: e for e in self._referee.estimates(reading)}
+        if not spoken.ok:
+            chosen = [e for e in referee.values() if target in (None, 0, e.id)]
+            answer = spoken.answer or written(Protocol.POINTING, tuple(chosen))
+            reply = replace(spoken, answer=answer, error=None, abstained=False, message=_replaced(spoken))
+            estimates = [self._guard.calibrated(e, reading.sees(e.id)) for e in chosen]
+            return self._checked(reply, estimates, reading)
+        joint, estimates = self._joined(list(spoken.estimates), referee, reading)
+        names = [landmark(e.id).name for e, apart in zip(estimates, joint.contradiction, strict=True) if apart]
+        note = ""
+        if names:
+            note = f"language model and deep-learning localizer contradict each other about {', '.join(names)}"
+        if names and target:
+            note = f"language model and deep-learning localizer are {joint.apart_mm[0]:.0f} mm apart"
+            revised = self._revised(frame, spoken)
+            if revised is not None:
+                joint, estimates = self._joined([revised], referee, reading)
+            agree = revised is not None and not joint.contradiction[0]
+            follows = "language model" if joint.speaker_leads[0] else "deep-learning localizer"
+            note += "; on a second look they agree" if agree else f"; the {follows} is followed"
+        return self._checked(replace(spoken, message=note), estimates, reading)
+
+    def _joined(
+        self, spoken: list[LandmarkEstimate], referee: dict[int, LandmarkEstimate], reading: Reading
+    ) -> tuple[Joint, list[LandmarkEstimate]]:
+        seen = np.array([reading.sees(e.id) for e in spoken])
+        joint = join(opinion(spoken), opinion([referee[e.id] for e in spoken]), seen, self._fusion)
+        estimates = []
+        for one, place, std in zip(spoken, joint.place_mm, joint.std_mm, strict=True):
+            spread = float(std)
+            fresh = LandmarkEstimate(one.id, (float(place[0]), float(place[1])), spread, confidence=confidence(spread))
+            estimates.append(self._guard.calibrated(fresh, reading.sees(one.id)))
+        return joint, estimates
+
+    def _checked(self, reply: Localization, estimates: list[LandmarkEstimate], reading: Reading) -> Localization:
+        """The reply with its estimates, or an abstention."""
+        if reply.query.target_id:
+            one = estimates[0]
+            unsure = self._guard.unsure(one, reading.sees(one.id))
+            if 0 < self._maximum_std_mm < one.std_mm:
+                unsure = f"standard deviation {one.std_mm:.0f} mm exceeds {self._maximum_std_mm:.0f} mm"
+            if unsure:
+                message = f"{unsure}; {reply.message}" if reply.message else unsure
+                return replace(reply, estimates=(), abstained=True, message=message)
         estimates.sort(key=lambda e: math.hypot(*e.displacement_mm))
-        return replace(spoken, estimates=tuple(estimates), message=notes[0] if spoken.query.target_id and notes else "")
+        return replace(reply, estimates=tuple(estimates))
+
+    def _second_look(self, frame: XrayFrame, spoken: Localization) -> Localization | None:
+        """The language model's answer when its earlier one is doubted; None when it has none."""
+        if Protocol.REEVALUATION not in self._speaker.protocols:
+            return None
+        query = Query(Protocol.REEVALUATION, hint=spoken.query.hint, correction=spoken.answer)
+        second = self._speaker.localize(frame, query)
+        return second if second.ok and second.estimates else None
+
+    def _revised(self, frame: XrayFrame, spoken: Localization) -> LandmarkEstimate | None:
+        """Where the language model sees the target on a second look; None when it does not say."""
+        second = self._second_look(frame, spoken)
+        found = second.estimate(spoken.estimates[0].id) if second is not None else None
+        if found is None or not np.isfinite(found.displacement_mm).all():
+            return None
+        return replace(spoken.estimates[0], displacement_mm=found.displacement_mm)
 
 
-def fuse(one: LandmarkEstimate, other: LandmarkEstimate) -> tuple[LandmarkEstimate, float]:
-    """Join two estimates of one landmark, each with a finite displacement and standard deviation.
+def _replaced(spoken: Localization) -> str:
+    return f"the language model gave no answer ({spoken.message}); the deep-learning localizer answers"
 
-    Both read the same image through the same tower, so the joint estimate is not believed to be better than the better
-    of the two.
 
-    Returns:
-        The joint estimate, and by how much the two contradict each other, mm; 0 when they agree.
+def radius_mm(estimate: LandmarkEstimate) -> float:
+    """Radius that holds the landmark in 90 of 100 cases: the calibrated one, else that of a normal distribution."""
+    if math.isfinite(estimate.radius_90_mm):
+        return estimate.radius_90_mm
+    return RADIUS_90_PER_STD * estimate.std_mm
+
+
+def opinion(estimates: list[LandmarkEstimate]) -> Opinion:
+    """Places (n, 2) and radii (n,) of estimates with a finite place and standard deviation."""
+    places = np.array([e.displacement_mm for e in estimates], dtype=np.float64).reshape(-1, 2)
+    return Opinion(places, np.maximum(np.array([radius_mm(e) for e in estimates], dtype=np.float64), 1e-3))
+
+
+def contradicted(first_id: int, estimates: tuple[LandmarkEstimate, ...]) -> bool:
+    """Whether a landmark can hardly be the closest: another one's farthest place is nearer than its nearest.
+
+    Args:
+        first_id: Landmark that is said to be closest to the image center.
+        estimates: The referee's opinion on every landmark.
     """
-    dx, dy = (b - a for a, b in zip(one.displacement_mm, other.displacement_mm, strict=True))
-    apart = math.hypot(dx, dy)
-    better = one if one.std_mm <= other.std_mm else other
-    if apart > AGREEMENT_STDS * math.hypot(one.std_mm, other.std_mm):
-        std = math.hypot(better.std_mm, apart / 4)
-        return replace(better, std_mm=std, confidence=confidence(std)), apart
-    share = one.std_mm**2 / (one.std_mm**2 + other.std_mm**2)
-    place = (one.displacement_mm[0] + share * dx, one.displacement_mm[1] + share * dy)
-    return replace(better, displacement_mm=place, confidence=confidence(better.std_mm)), 0.0
+    nearest = next(math.hypot(*e.displacement_mm) - radius_mm(e) for e in estimates if e.id == first_id)
+    return any(math.hypot(*e.displacement_mm) + radius_mm(e) < nearest for e in estimates)

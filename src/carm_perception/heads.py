@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HEAD_FILE = "displacement_head.safetensors"
+_ROWS = {mark.id: row for row, mark in enumerate(LANDMARKS)}
+
 DISPLACEMENT, PRESENCE = "displacement.", "presence."
 """Prefixes of the weights of either head in :data:`HEAD_FILE`."""
 
@@ -45,11 +47,19 @@ class Reading:
         displacement_mm: (14, 2), right and up at isocenter depth, mm.
         std_mm: Standard deviation of either component (14,), mm.
         seen: Whether each landmark was seen in the image (14,); otherwise its place is inferred from others.
+        presence: Probability of the likeliest 3 x 3 cells (14,): how surely each landmark is in the image.
+        feature: Mean of the projected image tokens (width,): what kind of image this is.
     """
 
     displacement_mm: NDArray[np.float64]
     std_mm: NDArray[np.float64]
     seen: NDArray[np.bool_]
+    presence: NDArray[np.float64]
+    feature: NDArray[np.float64]
+
+    def sees(self, landmark_id: int) -> bool:
+        """Whether a landmark was seen in the image."""
+        return bool(self.seen[_ROWS[landmark_id]])
 
 
 class Heads:
@@ -100,14 +110,16 @@ class Heads:
         with torch.inference_mode():
             mean, log_scale = (value[0].double().numpy() for value in self._displacement(tokens))
             cells = self._presence(tokens)[0].double().softmax(-1).numpy()
+            feature = tokens[0].double().mean(0).numpy()
         places = mean * SCALE_MM
         spreads = np.sqrt(2 * (np.exp(log_scale) * SCALE_MM) ** 2).mean(-1)
-        seen = np.zeros(len(LANDMARKS), bool)
+        seen, presence = np.zeros(len(LANDMARKS), bool), np.zeros(len(LANDMARKS))
         for index, probability in enumerate(cells):
             place, spread, mass = peak(probability)
+            presence[index] = mass
             if mass >= SEEN:
                 places[index], spreads[index], seen[index] = place, spread, True
-        return Reading(places, spreads, seen)
+        return Reading(places, spreads, seen, presence, feature)
 
 
 def peak(probability: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, float]:

@@ -12,10 +12,11 @@ import numpy as np
 from carm_core.errors import LocalizerError
 from carm_core.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
-from carm_core.localization import Localization, Localizer, Protocol, Query
+from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
 from carm_perception.answers import nearest_first
+from carm_perception.calibration.guard import DEFAULT_RISK, Guard
 from carm_perception.compact import LoadedModel
-from carm_perception.heads import Heads
+from carm_perception.heads import Heads, Reading
 from carm_perception.image import MODEL_PX
 from carm_perception.protocols import (
     LIMIT_MM,
@@ -32,21 +33,31 @@ class RegressionLocalizer(Localizer):
 
     name = "regression"
 
-    def __init__(self, folder: Path | LoadedModel | None = None, maximum_std_mm: float = 0.0, threads: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path | LoadedModel | None = None,
+        maximum_std_mm: float = 0.0,
+        threads: int = 1,
+        maximum_risk: float = DEFAULT_RISK,
+    ) -> None:
         """Load tower and heads.
 
         Args:
             folder: Model folder, or its loaded content; None: the one that ships.
             maximum_std_mm: Abstain when the standard deviation of the target exceeds this; 0: never.
             threads: CPU threads of torch; 0: leave as they are.
+            maximum_risk: Abstain so that no more than this part of the answers given is wrong, and on images that
+                show none of the landmarks; 0: never. Needs a calibration of the weights.
 
         Raises:
             LocalizerError: The folder is incomplete or its content is no such model.
+            ConfigurationError: The risk is out of range.
         """
         self._loaded = folder if isinstance(folder, LoadedModel) else LoadedModel(folder, threads)
         self._maximum_std_mm = maximum_std_mm
         self.model_version = self._loaded.version
-        self._heads = Heads.load(self._loaded.folder, self._loaded.model.config.text_config.hidden_size)
+        self._heads = Heads.load(self._loaded.folder, self._loaded.width)
+        self._guard = Guard(self._loaded, self.name, maximum_risk)
 
     def warm_up(self) -> None:
         """Read one gray image."""
@@ -64,33 +75,50 @@ class RegressionLocalizer(Localizer):
         if query.protocol not in (Protocol.POINTING, Protocol.RETRIEVAL, Protocol.LOCALIZATION):
             return reply(error="internal", message=f"the regression localizer does not answer {query.protocol}")
         try:
-            places, spreads = self._displacements(frame)
+            reading = self.read(frame)
         except LocalizerError as error:
             return reply(error="internal", message=str(error))
-        estimates = nearest_first(places, spreads)
+        strange = self._guard.strange(reading)
+        if strange:
+            return reply(abstained=True, message=strange)
+        estimates = self.estimates(reading)
         if query.target_id:
             estimates = tuple(e for e in estimates if e.id == query.target_id)
-        ids = tuple(e.id for e in estimates)
-        if query.protocol is Protocol.RETRIEVAL:
-            answer = RetrievalAnswer(ids[:RETRIEVED]).text()
-        elif query.protocol is Protocol.LOCALIZATION:
-            answer = LocalizationAnswer(ids[:LOCALIZED]).text()
-        else:
-            answer = "\n".join(_point(e.id, e.displacement_mm).text() for e in estimates)
-        if query.target_id and self._maximum_std_mm > 0 and estimates[0].std_mm > self._maximum_std_mm:
-            message = f"standard deviation {estimates[0].std_mm:.0f} mm exceeds {self._maximum_std_mm:.0f} mm"
-            return reply(answer=answer, abstained=True, message=message)
+        answer = written(query.protocol, estimates)
+        if query.target_id and estimates:
+            unsure = self._unsure(estimates[0], reading)
+            if unsure:
+                return reply(answer=answer, abstained=True, message=unsure)
         return reply(answer=answer, estimates=estimates)
 
-    def _displacements(self, frame: XrayFrame) -> tuple[dict[int, tuple[float, float]], dict[int, float]]:
-        import torch
+    def read(self, frame: XrayFrame) -> Reading:
+        """What the heads say about a frame.
 
-        from carm_perception.train.architecture import image_tokens
+        Raises:
+            LocalizerError: The image cannot be read.
+        """
+        return self._heads.read(self._loaded.image_tokens(frame))
 
-        with torch.inference_mode():
-            reading = self._heads.read(image_tokens(self._loaded.model, self._loaded.pixels(frame)))
+    def estimates(self, reading: Reading) -> tuple[LandmarkEstimate, ...]:
+        """All landmarks with their radii, closest to the image center first."""
         places = {m.id: (float(x), float(y)) for m, (x, y) in zip(LANDMARKS, reading.displacement_mm, strict=True)}
-        return places, {mark.id: float(std) for mark, std in zip(LANDMARKS, reading.std_mm, strict=True)}
+        found = nearest_first(places, {m.id: float(std) for m, std in zip(LANDMARKS, reading.std_mm, strict=True)})
+        return tuple(self._guard.calibrated(estimate, reading.sees(estimate.id)) for estimate in found)
+
+    def _unsure(self, estimate: LandmarkEstimate, reading: Reading) -> str:
+        if 0 < self._maximum_std_mm < estimate.std_mm:
+            return f"standard deviation {estimate.std_mm:.0f} mm exceeds {self._maximum_std_mm:.0f} mm"
+        return self._guard.unsure(estimate, reading.sees(estimate.id))
+
+
+def written(protocol: Protocol, estimates: tuple[LandmarkEstimate, ...]) -> str:
+    """The answer of a protocol, from estimates in order: a list, or a line for each place."""
+    ids = tuple(e.id for e in estimates)
+    if protocol is Protocol.RETRIEVAL:
+        return RetrievalAnswer(ids[:RETRIEVED]).text()
+    if protocol is Protocol.LOCALIZATION:
+        return LocalizationAnswer(ids[:LOCALIZED]).text()
+    return "\n".join(_point(e.id, e.displacement_mm).text() for e in estimates)
 
 
 def _point(landmark_id: int, displacement_mm: tuple[float, float]) -> PointingAnswer:

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Split conformal prediction of radial errors: radii that hold a landmark as often as they say.
+
+For exchangeable data the ``ceil((n + 1) level)``-th smallest of ``n`` calibration scores bounds a new score with
+probability of at least ``level``, whatever the model (Vovk et al. 2005; Lei et al. 2018, J. Am. Stat. Assoc. 113). The
+score here is the error divided by a power of the stated standard deviation: power 1 follows the model's own
+uncertainty (locally adaptive), power 0 gives one radius for all. Landmarks that are seen in the image and landmarks
+whose place is inferred from others are calibrated apart (Mondrian conformal prediction): the case is known before the
+answer is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_core.errors import LocalizerError
+from carm_core.landmarks import LANDMARKS
+
+Array = NDArray[np.float64]
+
+LEVELS = (0.90, 0.95, 0.97)
+"""Coverage of the three radii."""
+
+MINIMUM_SAMPLES = 120
+"""A landmark with fewer samples is calibrated together with its counterpart, or else with all landmarks."""
+
+POWERS = (0.0, 0.5, 1.0)
+"""Powers of the stated standard deviation that are tried; the one with the smallest mean radius is kept."""
+
+MINIMUM_STD_MM = 1.0
+"""Stated standard deviations below this count as this, mm."""
+
+
+def conformal_quantile(scores: Array, level: float) -> float:
+    """Quantile of calibration scores with the finite-sample correction.
+
+    Args:
+        scores: Finite scores (n,).
+        level: Coverage asked for, 0 to 1.
+
+    Returns:
+        The ``ceil((n + 1) level)``-th smallest score; infinite when there are too few.
+    """
+    rank = math.ceil((len(scores) + 1) * level - 1e-9)
+    if rank > len(scores):
+        return math.inf
+    return float(np.partition(scores, rank - 1)[rank - 1])
+
+
+@dataclass(frozen=True, eq=False)
+class RadiusTable:
+    """Conformal radii of one case.
+
+    Attributes:
+        power: Power of the stated standard deviation.
+        factors: Radius per ``std_mm ** power`` (14, levels), mm to the power ``1 - power``; infinite when there were
+            too few samples.
+    """
+
+    power: float
+    factors: Array
+
+    def radii_mm(self, std_mm: Array) -> Array:
+        """Radii (..., 14, levels) for stated standard deviations (..., 14), mm."""
+        scale = np.maximum(std_mm, MINIMUM_STD_MM) ** self.power
+        radii: Array = scale[..., None] * self.factors
+        return radii
+
+    def radius_mm(self, row: int, std_mm: float) -> tuple[float, ...]:
+        """Radii (levels) of the landmark in one row of the table, mm; infinite when not calibrated."""
+        scale = max(std_mm, MINIMUM_STD_MM) ** self.power
+        return tuple(float(scale * factor) for factor in self.factors[row])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Content for JSON; infinity is null."""
+        rows = [[round(v, 4) if math.isfinite(v) else None for v in row] for row in self.factors.tolist()]
+        return {"power": self.power, "factors": rows}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> RadiusTable:
+        """Read what :meth:`as_dict` wrote.
+
+        Raises:
+            LocalizerError: It is something else.
+        """
+        try:
+            rows = [[math.inf if v is None else float(v) for v in row] for row in content["factors"]]
+            table = cls(float(content["power"]), np.array(rows, dtype=np.float64))
+        except (KeyError, TypeError, ValueError) as error:
+            raise LocalizerError(f"a table of conformal radii is damaged: {error!r}") from error
+        if table.factors.shape != (len(LANDMARKS), len(LEVELS)) or not (table.factors > 0).all():
+            raise LocalizerError(f"a table of conformal radii has the shape {table.factors.shape} or values <= 0")
+        return table
+
+
+def _pools(counts: NDArray[np.int64]) -> list[list[int]]:
+    """Rows whose samples are taken together for each landmark."""
+    row_of = {mark.id: row for row, mark in enumerate(LANDMARKS)}
+    pools = []
+    for row, mark in enumerate(LANDMARKS):
+        pair = [row] if mark.mirror_id is None else [row, row_of[mark.mirror_id]]
+        chosen = next((p for p in ([row], pair) if counts[p].sum() >= MINIMUM_SAMPLES), list(range(len(LANDMARKS))))
+        pools.append(chosen)
+    return pools
+
+
+def fit_radii(error_mm: Array, std_mm: Array, case: NDArray[np.bool_]) -> RadiusTable:
+    """Calibrate the radii of one case.
+
+    Args:
+        error_mm: Radial errors (n, 14); NaN where there is no truth or no answer.
+        std_mm: Stated standard deviations (n, 14).
+        case: Which samples belong to the case (n, 14).
+
+    Returns:
+        The table whose mean radius of :data:`LEVELS` [0] over the samples is smallest.
+    """
+    valid = case & np.isfinite(error_mm) & np.isfinite(std_mm)
+    pools = _pools(valid.sum(axis=0))
+    tables = []
+    for power in POWERS:
+        scores = error_mm / np.maximum(std_mm, MINIMUM_STD_MM) ** power
+        factors = [[conformal_quantile(scores[:, p][valid[:, p]], level) for level in LEVELS] for p in pools]
+        tables.append(RadiusTable(power, np.maximum(np.array(factors), 1e-6)))
+    sizes = [np.mean(t.radii_mm(std_mm)[valid][:, 0]) if valid.any() else math.inf for t in tables]
+    return tables[int(np.argmin(sizes))]

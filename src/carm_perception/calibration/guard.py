@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stands between a localizer and its answers: adds calibrated radii, and lets it abstain."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from carm_core.localization import LandmarkEstimate
+from carm_perception.calibration.store import Calibration, load_calibration, tabulated_risk
+from carm_perception.image import FIELD_MM
+
+if TYPE_CHECKING:
+    from carm_perception.compact import LoadedModel
+    from carm_perception.heads import Reading
+
+DEFAULT_RISK = 0.05
+"""Risk at which localizers abstain unless told otherwise."""
+
+
+def in_field(estimate: LandmarkEstimate) -> bool:
+    """Whether a landmark is said to lie in the image."""
+    return max(abs(value) for value in estimate.displacement_mm) <= FIELD_MM / 2
+
+
+class Guard:
+    """What the calibration of a model folder says about the answers of one localizer.
+
+    Attributes:
+        calibration: The calibration; None when there is none for these weights.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, name: str, maximum_risk: float, calibration: Calibration | None = None
+    ) -> None:
+        """Find the calibration.
+
+        Args:
+            loaded: The model.
+            name: Name of the localizer.
+            maximum_risk: Largest rate of wrong answers among those given, see
+                :data:`carm_perception.calibration.abstention.WRONG_MM`; 0: never abstain.
+            calibration: Calibration of the model; None: read it from the folder.
+
+        Raises:
+            ConfigurationError: The risk is out of range.
+        """
+        self._risk = tabulated_risk(maximum_risk) if maximum_risk != 0 else 0.0
+        self.calibration = calibration or load_calibration(loaded.folder, loaded.version)
+        self._radii = self.calibration.localizers.get(name) if self.calibration is not None else None
+
+    @property
+    def may_abstain(self) -> bool:
+        """Whether there is anything to judge an image by."""
+        return self._risk > 0 and self.calibration is not None
+
+    def strange(self, reading: Reading) -> str:
+        """Why an image is to be left alone: it shows none of the landmarks; empty when it is fine."""
+        if self.calibration is None or not self._risk:
+            return ""
+        familiarity = self.calibration.familiarity
+        score = familiarity.score(reading.feature, reading.presence)
+        if score <= familiarity.threshold:
+            return ""
+        return f"the image shows none of the landmarks (strangeness {score:.1f}, limit {familiarity.threshold:.1f})"
+
+    def calibrated(self, estimate: LandmarkEstimate, seen: bool) -> LandmarkEstimate:
+        """An estimate with conformal radii, where there are any."""
+        return self._radii.with_radii(estimate, seen) if self._radii is not None else estimate
+
+    def unsure(self, estimate: LandmarkEstimate, seen: bool) -> str:
+        """Why a calibrated estimate is to be kept back; empty when it may be given."""
+        if self._radii is None or not self._risk:
+            return ""
+        limit, radius = self._radii.limit_mm(seen, self._risk), estimate.radius_90_mm
+        if radius <= limit or limit == math.inf:
+            return ""
+        if limit == -math.inf:
+            return f"no answer of this kind keeps the risk of {100 * self._risk:g} %"
+        return (
+            f"90 % radius {radius:.0f} mm exceeds {limit:.0f} mm, which keeps the risk of a wrong answer at"
+            f" {100 * self._risk:g} %"
+        )

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``calibration.json`` of a model folder: what calibration patients taught, bound to one set of weights."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from carm_core.errors import ConfigurationError, LocalizerError
+from carm_core.localization import LandmarkEstimate
+from carm_perception.calibration.abstention import RISKS
+from carm_perception.calibration.conformal import RadiusTable
+from carm_perception.calibration.familiarity import Familiarity
+from carm_perception.metrics import IDS
+
+FILE = "calibration.json"
+FORMAT = 1
+
+_ROWS = {int(identifier): row for row, identifier in enumerate(IDS)}
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class CaseCalibration:
+    """One case of one localizer: landmarks that are seen, or landmarks whose place is inferred.
+
+    Attributes:
+        table: Conformal radii.
+        thresholds_mm: For each of :data:`RISKS`, the largest 90 % radius with which an answer is given; infinite: all
+            answers are, minus infinity: none is.
+    """
+
+    table: RadiusTable
+    thresholds_mm: tuple[float, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Content for JSON."""
+        shown = ["all" if t == math.inf else "none" if t == -math.inf else round(t, 2) for t in self.thresholds_mm]
+        return {"radii": self.table.as_dict(), "thresholds_mm": shown}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> CaseCalibration:
+        """Read what :meth:`as_dict` wrote."""
+        words = {"all": math.inf, "none": -math.inf}
+        limits = tuple(words[t] if isinstance(t, str) else float(t) for t in content["thresholds_mm"])
+        if len(limits) != len(RISKS):
+            raise ValueError(f"{len(limits)} thresholds for {len(RISKS)} risks")
+        return cls(RadiusTable.from_dict(content["radii"]), limits)
+
+
+@dataclass(frozen=True, eq=False)
+class LocalizerCalibration:
+    """One localizer.
+
+    Attributes:
+        seen: For landmarks that are seen in the image.
+        inferred: For landmarks whose place is inferred from others.
+    """
+
+    seen: CaseCalibration
+    inferred: CaseCalibration
+
+    def case(self, seen: bool) -> CaseCalibration:
+        """The case of an answer."""
+        return self.seen if seen else self.inferred
+
+    def with_radii(self, estimate: LandmarkEstimate, seen: bool) -> LandmarkEstimate:
+        """An estimate with its conformal radii; without them when it states no standard deviation."""
+        row = _ROWS.get(estimate.id)
+        if row is None or not estimate.std_mm > 0:
+            return estimate
+        r90, r95, r97 = (
+            radius if math.isfinite(radius) else math.nan
+            for radius in self.case(seen).table.radius_mm(row, estimate.std_mm)
+        )
+        return replace(estimate, radius_90_mm=r90, radius_95_mm=r95, radius_97_mm=r97)
+
+    def limit_mm(self, seen: bool, risk: float) -> float:
+        """The largest 90 % radius with which an answer may be given at a risk of :func:`tabulated_risk`, mm."""
+        return self.case(seen).thresholds_mm[RISKS.index(risk)]
+
+
+def tabulated_risk(maximum_risk: float) -> float:
+    """The largest risk with a threshold that does not exceed the one asked for.
+
+    Raises:
+        ConfigurationError: It is no fraction, or below the smallest for which there is a threshold.
+    """
+    if not 0 < maximum_risk <= 1 or maximum_risk < RISKS[0]:
+        raise ConfigurationError(f"the maximum risk must be 0 (never abstain) or {RISKS[0]} to 1, not {maximum_risk}")
+    return max(risk for risk in RISKS if risk <= maximum_risk)
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Content of ``calibration.json``.
+
+    Attributes:
+        model_version: Hash of the weights that it was made with.
+        localizers: By name.
+        familiarity: Which images are like those of the calibration patients.
+        patients: Their names.
+        views: Views of each.
+        fusion: How the fused localizer joins its two opinions, from :class:`carm_perception.fused.Fusion`.
+        held_out: Figures on patients that were left out in turn.
+    """
+
+    model_version: str
+    localizers: dict[str, LocalizerCalibration]
+    familiarity: Familiarity
+    patients: tuple[str, ...] = ()
+    views: int = 0
+    fusion: dict[str, Any] = field(default_factory=dict)
+    held_out: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> Path:
+        """Write into a model folder.
+
+        Raises:
+            ConfigurationError: The folder cannot be written.
+        """
+        content = {
+            "format": FORMAT,
+            "model_version": self.model_version,
+            "patients": list(self.patients),
+            "views": self.views,
+            "risks": list(RISKS),
+            "localizers": {
+                name: {"seen": one.seen.as_dict(), "inferred": one.inferred.as_dict()}
+                for name, one in self.localizers.items()
+            },
+            "familiarity": self.familiarity.as_dict(),
+            "fusion": self.fusion,
+            "held_out": self.held_out,
+        }
+        path = folder / FILE
+        try:
+            path.write_text(json.dumps(content, indent=None, separators=(",", ":")) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(f"cannot write {path}: {error.strerror or error}") from error
+        return path
+
+
+def read_calibration(folder: Path) -> Calibration:
+    """Read the calibration of a model folder, whatever weights it belongs to.
+
+    Raises:
+        LocalizerError: It is missing or damaged.
+    """
+    path = folder / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT or tuple(content["risks"]) != RISKS:
+            raise ValueError(f"format {content['format']} with risks {content['risks']}")
+        localizers = {
+            name: LocalizerCalibration(
+                CaseCalibration.from_dict(one["seen"]), CaseCalibration.from_dict(one["inferred"])
+            )
+            for name, one in content["localizers"].items()
+        }
+        return Calibration(
+            str(content["model_version"]),
+            localizers,
+            Familiarity.from_dict(content["familiarity"]),
+            tuple(content["patients"]),
+            int(content["views"]),
+            dict(content["fusion"]),
+            dict(content["held_out"]),
+        )
+    except OSError as error:
+        raise LocalizerError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LocalizerError(f"{path} is damaged: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def load_calibration(folder: Path, model_version: str) -> Calibration | None:
+    """The calibration of a model folder, if it fits the weights.
+
+    Args:
+        folder: Model folder.
+        model_version: Hash of the weights in it.
+
+    Returns:
+        None when there is none, or when it is damaged or belongs to other weights, which is logged as a warning.
+    """
+    if not (folder / FILE).is_file():
+        return None
+    try:
+        calibration = read_calibration(folder)
+    except LocalizerError as error:
+        _logger.warning("%s; radii are not calibrated: run carm calibrate", error)
+        return None
+    if calibration.model_version != model_version:
+        _logger.warning(
+            "%s belongs to the weights %s, not %s; radii are not calibrated: run carm calibrate",
+            folder / FILE,
+            calibration.model_version,
+            model_version,
+        )
+        return None
+    return calibration
