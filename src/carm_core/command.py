@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from carm_core.errors import GoalError
+from carm_core.errors import AnswerError, CarmError, GoalError
 from carm_core.landmarks import landmark
 
 COMMAND_LIMIT = 400
 """Largest magnitude of any number in a command: mm or degrees."""
 ANGLE_LIMIT_DEG = 180
 """Largest magnitude of an angle in a command, degrees."""
+VAGUE_MM = {"touch": 5, "bit": 10, "": 20, "lot": 50}
+"""A length that is only hinted at ("a touch", "a bit", "a lot"), mm; the empty word: none is given."""
+VAGUE_DEG = {"touch": 2, "bit": 5, "": 10, "lot": 20}
+"""The same for an angle, degrees."""
 
 
 class Intent(StrEnum):
@@ -202,3 +208,38 @@ class Unknown(_Bare):
 
 
 Command = Navigate | Nudge | Rotate | Expose | Correct | Confirm | Stop | Unknown
+
+_NUMBER = r"(-?(?:0|[1-9]\d{0,5}))"
+_COMMANDS: tuple[tuple[Intent, str, Callable[..., Command]], ...] = (
+    (Intent.NAVIGATE, rf', ?"target": ?{_NUMBER}', Navigate),
+    (Intent.NUDGE, rf', ?"dx_mm": ?{_NUMBER}, ?"dy_mm": ?{_NUMBER}', Nudge),
+    (
+        Intent.ROTATE,
+        rf', ?"primary_deg": ?{_NUMBER}, ?"secondary_deg": ?{_NUMBER}, ?"relative": ?([01])',
+        lambda primary, secondary, relative: Rotate(primary, secondary, bool(relative)),
+    ),
+    (Intent.CORRECT, rf', ?"what": ?{_NUMBER}', Correct),
+    (Intent.CORRECT, rf', ?"what": ?"({"|".join(Hint)})"', lambda word: Correct(Hint(word))),
+    (Intent.EXPOSE, "", Expose),
+    (Intent.CONFIRM, "", Confirm),
+    (Intent.STOP, "", Stop),
+    (Intent.UNKNOWN, "", Unknown),
+)
+_FORMS = tuple((re.compile(rf'\{{"intent": ?"{intent}"{rest}\}}', re.ASCII), make) for intent, rest, make in _COMMANDS)
+
+
+def command_from_text(text: str) -> Command:
+    """Read a command as :meth:`Nudge.text` and its like write it; a space after a comma or colon may be missing.
+
+    Raises:
+        AnswerError: The text is not exactly such a command, a landmark is unknown, or a number leaves its range.
+    """
+    for form, make in _FORMS:
+        match = form.fullmatch(text)
+        if match is None or "-0" in match.groups():
+            continue
+        try:
+            return make(*(int(part) if part.lstrip("-").isdecimal() else part for part in match.groups()))
+        except CarmError as error:
+            raise AnswerError(str(error), text) from None
+    raise AnswerError("expected one of the forms of the command protocol", text)

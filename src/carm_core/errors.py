@@ -25,6 +25,7 @@ class AnswerError(LocalizerError):
 
     Attributes:
         answer: The answer, word for word.
+        reason: What is wrong with it.
     """
 
     def __init__(self, reason: str, answer: str) -> None:
@@ -34,7 +35,7 @@ class AnswerError(LocalizerError):
             reason: What is wrong with the answer.
             answer: The answer, word for word.
         """
-        self.answer = answer
+        self.answer, self.reason = answer, reason
         shown = answer if len(answer) <= 120 else f"{answer[:117]}..."
         super().__init__(f"{reason}: {shown!r}")
 

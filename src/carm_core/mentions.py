@@ -76,7 +76,7 @@ def _is_direction(words: list[str], start: int, stop: int) -> bool:
     """Whether "head" is a direction ("towards the head") or a verb ("head to ...")."""
     if words[start:stop] != ["head"]:
         return False
-    if stop < len(words) and words[stop] in _NEXT_TO_VERB:
+    if stop < len(words) and words[stop] in _NEXT_TO_VERB and (not start or words[start - 1] not in _ARTICLES):
         return True
     before = start - 1
     while before >= 0 and (words[before] in _ARTICLES or words[before] in ("to", "of")):
@@ -102,7 +102,7 @@ def _side(words: list[str], start: int, stop: int) -> tuple[str, int, int]:
     rest = place
     while rest < len(words) and words[rest] in ("of", "in", "on", "the"):
         rest += 1
-    if rest < len(words) and words[rest] in IMAGE:
+    if rest < len(words) and words[rest] in IMAGE and words[rest + 1 : rest + 2] not in (["center"], ["centre"]):
         return {"left": "right", "right": "left"}[side], start, rest + 1
     return side, start, place
 

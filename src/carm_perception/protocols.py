@@ -9,23 +9,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from carm_core.command import (
-    Command,
-    Confirm,
-    Correct,
-    Expose,
-    Hint,
-    Intent,
-    Navigate,
-    Nudge,
-    Rotate,
-    Stop,
-    Unknown,
-)
+from carm_core.command import Command, command_from_text
 from carm_core.errors import AnswerError, CarmError
 from carm_core.landmarks import LANDMARKS, landmark
 from carm_core.localization import Protocol, Query
@@ -137,22 +124,6 @@ Answer = RetrievalAnswer | LocalizationAnswer | NavigationAnswer | ReevaluationA
 _FENCE = re.compile(r"```[a-z]*\n(.*)\n```", re.DOTALL)
 _NUMBER = r"(-?(?:0|[1-9]\d{0,5}))"
 _POINTING = re.compile(rf'\{{"target": ?{_NUMBER}, ?"dx_mm": ?{_NUMBER}, ?"dy_mm": ?{_NUMBER}\}}')
-_COMMANDS: tuple[tuple[Intent, str, Callable[..., Command]], ...] = (
-    (Intent.NAVIGATE, rf', ?"target": ?{_NUMBER}', Navigate),
-    (Intent.NUDGE, rf', ?"dx_mm": ?{_NUMBER}, ?"dy_mm": ?{_NUMBER}', Nudge),
-    (
-        Intent.ROTATE,
-        rf', ?"primary_deg": ?{_NUMBER}, ?"secondary_deg": ?{_NUMBER}, ?"relative": ?([01])',
-        lambda primary, secondary, relative: Rotate(primary, secondary, bool(relative)),
-    ),
-    (Intent.CORRECT, rf', ?"what": ?{_NUMBER}', Correct),
-    (Intent.CORRECT, rf', ?"what": ?"({"|".join(Hint)})"', lambda word: Correct(Hint(word))),
-    (Intent.EXPOSE, "", Expose),
-    (Intent.CONFIRM, "", Confirm),
-    (Intent.STOP, "", Stop),
-    (Intent.UNKNOWN, "", Unknown),
-)
-_FORMS = tuple((re.compile(rf'\{{"intent": ?"{intent}"{rest}\}}'), make) for intent, rest, make in _COMMANDS)
 _PAIR = re.compile(r"([1-9]\d{0,5}): ([^,\[\]]+)")
 _TEXT = r"([^<>]*)"
 _NAVIGATION = re.compile(
@@ -290,16 +261,10 @@ def parse_command(text: str) -> Command:
     Raises:
         AnswerError: The text is not exactly such an answer, a landmark is unknown, or a number leaves its range.
     """
-    bare = _bare(text)
-    for form, make in _FORMS:
-        match = form.fullmatch(bare)
-        if match is None or "-0" in match.groups():
-            continue
-        try:
-            return make(*(int(part) if part.lstrip("-").isdecimal() else part for part in match.groups()))
-        except CarmError as error:
-            raise AnswerError(str(error), text) from None
-    raise AnswerError("expected one of the forms of the command protocol", text)
+    try:
+        return command_from_text(_bare(text))
+    except AnswerError as error:
+        raise AnswerError(error.reason, text) from None
 
 
 def parse(text: str, query: Query) -> Answer:

@@ -8,11 +8,6 @@ import numpy as np
 from carm_perception.language.words import BIT, LOT, TOUCH, Split
 
 MM_PER_INCH = 25.4
-VAGUE_MM = {"touch": 5, "bit": 10, "": 20, "lot": 50}
-"""A length that is only hinted at, mm; the empty word: none is given."""
-VAGUE_DEG = {"touch": 2, "bit": 5, "": 10, "lot": 20}
-"""An angle that is only hinted at, degrees."""
-
 _SMALL = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import numpy as np
 
 from carm_core.command import (
+    VAGUE_DEG,
+    VAGUE_MM,
     Command,
     Confirm,
     Correct,
@@ -130,7 +132,7 @@ def _nudge(speaker: _Speaker) -> Drawn:
     else:
         touch, key = amounts.vague(speaker.rng, speaker.split)
         template = words.NUDGE_VAGUE.template(speaker.rng, speaker.split)
-        size = amounts.VAGUE_MM[key if "{touch}" in template else ""]
+        size = VAGUE_MM[key if "{touch}" in template else ""]
         sentence = speaker.fill(template, touch=touch, way=words_for_way)
     return sentence, Nudge(size * _UNIT[way][0], size * _UNIT[way][1])
 
@@ -153,7 +155,7 @@ def _rotate(speaker: _Speaker) -> Drawn:
     else:
         touch, key = amounts.vague(speaker.rng, speaker.split)
         template = words.TURN_VAGUE.template(speaker.rng, speaker.split)
-        size = amounts.VAGUE_DEG[key if "{touch}" in template else ""]
+        size = VAGUE_DEG[key if "{touch}" in template else ""]
         sentence = speaker.fill(template, touch=touch, lean=side)
     return sentence, Rotate(size * _LEAN[lean][0], size * _LEAN[lean][1], relative=True)
 

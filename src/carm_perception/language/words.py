@@ -132,7 +132,7 @@ IMAGE_WAYS = {
 """The patient's direction to words for the image's: the patient's right is on the image's left."""
 TOUCH = pool("a touch | a tiny bit | a hair | a smidge | a tad", "a fraction | ever so slightly")
 BIT = pool("a bit | a little | slightly | a little bit | somewhat | just a bit", "a small bit | just slightly")
-LOT = pool("a lot | much | far | quite far | a good deal | a long way", "a great deal | way")
+LOT = pool("a lot | much | far | quite far | a good deal | a long way", "a great deal | very much")
 
 TURN = pool(
     "rotate | turn | angle | tilt | swing | rotate the arm | turn the c-arm | tilt the c-arm | rotate it | angulate"
