@@ -203,6 +203,26 @@ def test_region_is_a_crop_and_threads_do_not_matter(samples):
     assert whole.max() > 10
 
 
+@pytest.mark.parametrize(("primary", "secondary"), [(0.0, 0.0), (0.7, 0.3), (np.pi / 2, 0.0)])
+def test_a_box_alone_is_the_same_as_one_among_others(primary, secondary):
+    """The short way that a box takes alone and the way of all bodies give the same bytes."""
+    plate = box((10, -5, 3), (90, 40, 6), AXES)
+    view = view_from(primary, secondary)
+    alone = image(of(plate), view)
+    hidden = box((10, -5, 3), (9, 4, 0.6), AXES)
+    np.testing.assert_array_equal(image(of([plate, hidden, hidden]), view), alone)
+    assert alone.max() > 12
+    part = image(of(plate), view, region=(17, 9, 60, 44))
+    np.testing.assert_array_equal(part, alone[9:44, 17:60])
+
+
+def test_a_plate_seen_edge_on_along_its_faces():
+    """Rays of the middle column run within the plane of symmetry, parallel to faces."""
+    profile = image(of(box((0, 0, 0), (6, 50, 50))), view_from())
+    assert profile[30, 40] == pytest.approx(100, abs=1e-3)
+    assert np.isfinite(profile).all()
+
+
 def test_more_samples_keep_the_mean_of_what_is_thin():
     wire = of(tube([(-70, 0, -31), (70, 10, 33)], 0.4))
     fine = view_from(detector=Detector(61 * 12, 81 * 12, 0.25))

@@ -44,6 +44,12 @@ def _quadratic(a: float, b: float, c: float) -> tuple[float, float]:
     return (-b - root) / a, (-b + root) / a
 
 
+@_inlined
+def _away_from_zero(d: float) -> float:
+    """A number that can be divided by: rays along a face never come nearer to it."""
+    return d if abs(d) >= 1e-300 else 1e-300
+
+
 @_compiled
 def _slab(o: float, d: float, half: float, low: float, high: float) -> tuple[float, float]:
     """The part of an interval where o + t·d lies within -half and half."""
@@ -269,6 +275,48 @@ def _within(
 
 
 @_compiled
+def _box_row(
+    origin: NDArray[np.float64],
+    directions: NDArray[np.float64],
+    geometry: tuple[float, float, float, float],
+    factor: float,
+    row: int,
+    left: int,
+    right: int,
+    out: NDArray[np.float32],
+) -> None:
+    """Add the chords of one box, by the ray of each pixel's center, to columns ``left`` to ``right`` of a row.
+
+    Args:
+        origin: Source in the box's coordinates (3,).
+        directions: As in :func:`add_chords`, of the box (3, 3).
+        geometry: As in :func:`add_chords`.
+        factor: Factor of the solid.
+        row: Raw row.
+        left: First raw column.
+        right: One past the last.
+        out: The columns (right - left,), mm.
+    """
+    distance, middle_column, middle_row, pitch = geometry
+    y_mm = (row - middle_row) * pitch
+    x0, x1, x2 = directions[0, 0], directions[1, 0], directions[2, 0] * row
+    y0, y1, y2 = directions[0, 1], directions[1, 1], directions[2, 1] * row
+    z0, z1, z2 = directions[0, 2], directions[1, 2], directions[2, 2] * row
+    low_x, low_y, low_z = -1.0 - origin[0], -1.0 - origin[1], -1.0 - origin[2]
+    high_x, high_y, high_z = 1.0 - origin[0], 1.0 - origin[1], 1.0 - origin[2]
+    for index in range(right - left):
+        column = float(left + index)
+        dx, dy, dz = x0 + column * x1 + x2, y0 + column * y1 + y2, z0 + column * z1 + z2
+        dx, dy, dz = _away_from_zero(dx), _away_from_zero(dy), _away_from_zero(dz)
+        ax, bx, ay, by, az, bz = low_x / dx, high_x / dx, low_y / dy, high_y / dy, low_z / dz, high_z / dz
+        enter = max(max(0.0, min(ax, bx)), max(min(ay, by), min(az, bz)))
+        leave = min(min(1.0, max(ax, bx)), min(max(ay, by), max(az, bz)))
+        x_mm = (column - middle_column) * pitch
+        length = np.sqrt(distance * distance + x_mm * x_mm + y_mm * y_mm)
+        out[index] += np.float32(factor * (length * max(0.0, leave - enter)))
+
+
+@_compiled
 def add_chords(
     kinds: NDArray[np.int64],
     parameters: NDArray[np.float64],
@@ -319,6 +367,11 @@ def add_chords(
             if count == 0:
                 continue
             holes = _within(boxes, strips, spans[s, 1], spans[s, 2], row, listed_holes, hole_lefts, hole_rights)
+            if count == 1 and holes == 0 and rays == 1 and kinds[listed[0]] == BOX:
+                left, right = lefts[0], rights[0]
+                line = image[row - corner[1], left - corner[0] : right - corner[0]]
+                _box_row(origins[listed[0]], directions[listed[0]], geometry, factors[s], row, left, right, line)
+                continue
             coming, near, column = 0, 0, lefts[0]
             while True:
                 while coming < count and lefts[coming] <= column:

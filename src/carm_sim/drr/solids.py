@@ -280,12 +280,13 @@ class _Table:
         edges = [np.clip(np.floor(low), *limits), np.clip(np.ceil(high) + 1, *limits)]
         boxes = np.concatenate(edges, 1).astype(np.int64)
         boxes[behind] = 0
-        return boxes, _strips(pixels, near)
+        sizes = np.linalg.norm(self.frames, axis=1)
+        return boxes, _strips(pixels, near, np.where(self.kinds == BOX, sizes.argmax(1), 2))
 
 
-def _strips(pixels: Array, near: NDArray[np.bool_]) -> Array:
-    """Strips along bodies' axes, from their projected corners (bodies, 8, 2), in the order of ``_CORNERS``."""
-    along = pixels[:, 1::2].mean(1) - pixels[:, 0::2].mean(1)
+def _strips(pixels: Array, near: NDArray[np.bool_], axes: NDArray[np.int_]) -> Array:
+    """Strips along an axis (bodies,) of each body, from projected corners (bodies, 8, 2) ordered as ``_CORNERS``."""
+    along = np.einsum("bci,cb->bi", pixels, _CORNERS[:, axes]) / 4
     length = np.linalg.norm(along, axis=1)
     usable = ~near & (length > 1e-3)
     normal = np.where(usable[:, None], along[:, ::-1] * (1.0, -1.0), 0.0) / np.where(usable, length, 1.0)[:, None]

@@ -33,9 +33,9 @@ def table(site: Site) -> list[Solid]:
     for z in (middle + half - SKIN_MM / 2, middle - half + SKIN_MM / 2):
         solids.append(CARBON_FIBER.solid(box((0, 0, z), (length, width, SKIN_MM / 2))))
     rim = half - SKIN_MM
-    edges = [box((x * (length - EDGE_MM / 2), 0, middle), (EDGE_MM / 2, width, rim)) for x in (-1, 1)]
+    edges = [box((x * (length - EDGE_MM / 2), 0, middle), (EDGE_MM / 2, width - EDGE_MM, rim)) for x in (-1, 1)]
     edges += [box((0, y * (width - EDGE_MM / 2), middle), (length, EDGE_MM / 2, rim)) for y in (-1, 1)]
-    solids.append(CARBON_FIBER.solid(edges))
+    solids += [CARBON_FIBER.solid(edge) for edge in edges]
     for side in (-1, 1):
         y = side * (width + 22)
         solids.append(STEEL.solid(box((-0.1 * length, y, middle), (0.85 * length, 5, 12.5))))
