@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
@@ -47,9 +46,8 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     options += ["--localizer", str(values["localizer"])]
     actions.append(ExecuteProcess(cmd=[carm, "wait", *options], name="carm", output="screen"))
     if values["record"]:
-        folder = Path("recordings") / time.strftime("%Y-%m-%d_%H-%M-%S")
-        folder.parent.mkdir(exist_ok=True)
-        actions.append(ExecuteProcess(cmd=[*graph.RECORD_COMMAND, str(folder)], name="record", output="screen"))
+        words = graph.record_words(values)
+        actions.append(ExecuteProcess(cmd=[carm, *words], name="record", output="screen"))
     return actions
 
 

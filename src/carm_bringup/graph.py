@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -93,7 +94,7 @@ ARGUMENTS: tuple[Argument, ...] = (
     ),
     Argument("simulator", "embedded", "what stands in for hardware", choices=("embedded",)),
     Argument("headless", False, "true: open no windows"),
-    Argument("record", False, "true: record every topic with rosbag2 (mcap) into ./recordings; needs `ros2 bag`"),
+    Argument("record", False, "true: record the session as a bag (rosbag2, mcap) into ./recordings"),
     Argument("namespace", "carm", "ROS namespace of the graph"),
     Argument("rate", 0.0, "fluoroscopy, frames per second; 0: single exposures on demand", lower=0.0, upper=30.0),
 )
@@ -129,8 +130,11 @@ NODES: tuple[NodeSpec, ...] = (
     NodeSpec("agent_node", "agent_node", "agent.yaml"),
 )
 
-RECORD_COMMAND = ("ros2", "bag", "record", "--storage", "mcap", "--all", "--output")
-"""Command that records the graph; the folder follows."""
+
+def record_words(values: Mapping[str, Value]) -> list[str]:
+    """Return the words after ``carm`` that record the graph into a new folder below ./recordings."""
+    folder = f"recordings/{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+    return ["record", "--namespace", namespace(values), "--output", folder]
 
 
 def namespace(values: Mapping[str, Value]) -> str:

@@ -83,18 +83,11 @@ def node_command(spec: graph.NodeSpec, values: Mapping[str, graph.Value]) -> Com
 
 
 def graph_commands(values: Mapping[str, graph.Value]) -> list[Command]:
-    """Return every process of the graph.
-
-    Raises:
-        graph.ArgumentError: Recording was asked for on a machine without ``ros2 bag``.
-    """
+    """Return every process of the graph."""
     commands = [node_command(spec, values) for spec in graph.NODES]
     if values["record"]:
-        if shutil.which("ros2") is None:
-            raise graph.ArgumentError("record:=true needs `ros2 bag`, which comes with a ROS 2 distribution only")
-        folder = Path("recordings") / time.strftime("%Y-%m-%d_%H-%M-%S")
-        folder.parent.mkdir(exist_ok=True)
-        commands.append(Command("record", (*graph.RECORD_COMMAND, str(folder)), ends_graph=False))
+        words = (find_executable("carm"), *graph.record_words(values))
+        commands.append(Command("record", words, ends_graph=False))
     return commands
 
 

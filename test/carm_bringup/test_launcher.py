@@ -166,8 +166,10 @@ def test_node_command_carries_namespace_parameters_and_config(monkeypatch: pytes
     assert '-p patient:="phantom:7" -p rate_hz:=3.0' in text
 
 
-def test_recording_needs_ros2(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "node_command", lambda spec, values: Command(spec.name, ("true",)))
-    monkeypatch.setenv("PATH", os.devnull)
-    with pytest.raises(graph.ArgumentError, match="ros2 bag"):
-        launcher.graph_commands(graph.resolve(["record:=true"]))
+def test_recording_is_a_process_of_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "find_executable", lambda name: f"/bin/{name}")
+    *nodes, recorder = launcher.graph_commands(graph.resolve(["record:=true", "namespace:=lab"]))
+    assert len(nodes) == len(graph.NODES)
+    assert recorder.words[:5] == ("/bin/carm", "record", "--namespace", "/lab", "--output")
+    assert recorder.words[5].startswith("recordings/")
+    assert not recorder.ends_graph

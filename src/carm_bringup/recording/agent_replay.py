@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replays the navigation tasks of a bag: the navigator decides anew on the recorded images and answers.
+
+The navigator runs in this process, on ports that give it what the recording holds at each point of the task: the next
+image, the localizer's answer about it, the joint positions that were known then. The arm does not move: after each
+motion the recording goes on. Where the recorded task was ended from outside (a cancel, a stop, a motion that failed)
+the replayed one is, too, and its last words are compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRestError, StoppedError
+from carm_agent.navigator import Navigator
+from carm_agent.parameters import AgentParameters
+from carm_agent.planner import Planner
+from carm_agent.ports import Acquisition, Arm, Clock, Imager, Interrupt
+from carm_agent.task import NavigationResult, Progress
+from carm_bringup.recording.bag_reader import Bag, Recorded
+from carm_bringup.recording.comparison import Report, difference
+from carm_bringup.recording.frames import Frames, RecordedFrame, stamp_ns
+from carm_bringup.recording.session import parameters_of
+from carm_bringup.recording.tasks import RecordedTask, find_tasks
+from carm_core.errors import CarmError, LocalizerError
+from carm_core.frame import XrayFrame
+from carm_core.kinematics import CArm
+from carm_core.localization import Localization, Localizer, Query
+from carm_core.trajectory import Trajectory
+
+_LATCHED = "stop is latched"
+
+
+class _Recording:
+    """Where a replayed task stands in its recording.
+
+    Attributes:
+        task: The task.
+        frames: Frames and joint states of the bag.
+        interrupt: Trips where the recorded task was ended from outside.
+        progress: Steps that the replayed task has told so far.
+        used: Frames that it has seen.
+    """
+
+    def __init__(self, task: RecordedTask, frames: Frames, answers: dict[tuple[int, int], Any]) -> None:
+        self.task, self.frames, self.answers = task, frames, answers
+        self.interrupt = Interrupt()
+        self.progress: list[Progress] = []
+        self.used: list[RecordedFrame] = []
+
+    @property
+    def now_ns(self) -> int:
+        """Time of the step at which the task stands, ns."""
+        step = self.task.step(len(self.progress) - 1)
+        if step is not None:
+            return step.sent_ns
+        return max(self.task.begin_ns, self.used[-1].stamp_ns if self.used else 0)
+
+    def tell(self, progress: Progress) -> None:
+        """Take a step of the replayed task; end the task where the recorded one was ended."""
+        self.progress.append(progress)
+        task = self.task
+        ended = bool(task.feedback) and len(self.progress) >= len(task.feedback)
+        if ended and task.canceled:
+            self.interrupt.cancel(task.reason or "canceled")
+        elif ended and _was_stopped(task):
+            self.interrupt.stop(task.reason)
+
+    def over(self, kind: Callable[[str], CarmError]) -> CarmError:
+        """Return the error of a port that has nothing more to give: the recorded end, where there was one."""
+        reason = self.task.reason or "the recording ends here"
+        if self.task.canceled:
+            return CanceledError(reason)
+        if _was_stopped(self.task):
+            return StoppedError(reason)
+        if "make sure that the arm stands still" in self.task.summary:
+            return NotAtRestError(reason)
+        return kind(reason)
+
+
+def _was_stopped(task: RecordedTask) -> bool:
+    reason = task.reason.lower()
+    return "stop" in reason and ("pressed" in reason or "clinician said" in reason or "latched" in reason)
+
+
+class _Imager(Imager):
+    def __init__(self, recording: _Recording, carm: CArm) -> None:
+        self._recording, self._carm = recording, carm
+
+    def expose(self, field_mm: float = 0.0) -> Acquisition:
+        from carm_agent.nodes.conversions import frame_from_messages
+
+        recording = self._recording
+        last_ns = recording.used[-1].stamp_ns if recording.used else 0
+        asked_ns = max(recording.now_ns, last_ns) if recording.task.feedback else max(recording.task.begin_ns, last_ns)
+        recorded = next((f for f in recording.frames.frames if asked_ns < f.stamp_ns <= recording.task.end_ns), None)
+        positions = None if recorded is None else recording.frames.positions_at(recorded.stamp_ns)
+        if recorded is None or positions is None:
+            raise recording.over(ImagingError)
+        recording.used.append(recorded)
+        frame = frame_from_messages(recorded.image, recorded.info, self._carm, positions)
+        return Acquisition(frame, recorded.dose_area_product_gym2)
+
+
+class _Answers(Localizer):
+    name = "recording"
+
+    def __init__(self, recording: _Recording) -> None:
+        self._recording = recording
+
+    def localize(self, frame: XrayFrame, query: Query) -> Localization:
+        del frame
+        from carm_agent.nodes.conversions import localization_from_result
+
+        recording = self._recording
+        key = (recording.used[-1].stamp_ns, query.target_id or 0)
+        if key not in recording.answers:
+            raise recording.over(LocalizerError)
+        message = recording.answers[key]
+        code = 4 if message.abstained else 0 if len(message.landmarks) else 3
+        return localization_from_result(SimpleNamespace(landmarks=message, error_code=code, error_msg=""), query)
+
+
+class _Arm(Arm):
+    def __init__(self, recording: _Recording) -> None:
+        self._recording = recording
+
+    def joint_positions(self) -> NDArray[np.float64]:
+        recording = self._recording
+        coming = recording.task.step(len(recording.progress))
+        positions = recording.frames.positions_known_at(coming.sent_ns if coming is not None else recording.now_ns)
+        if positions is None:
+            raise recording.over(ImagingError)
+        return positions.copy()
+
+    def execute(self, trajectory: Trajectory) -> None:
+        del trajectory
+        recording = self._recording
+        if recording.task.feedback and len(recording.progress) >= len(recording.task.feedback):
+            raise recording.over(MotionError)
+
+
+class _Clock(Clock):
+    def __init__(self, recording: _Recording) -> None:
+        self._recording = recording
+
+    def now_s(self) -> float:
+        return self._recording.now_ns * 1e-9
+
+
+def recorded_parameters(bag: Bag) -> AgentParameters:
+    """Return the parameters of the agent node as recorded, or its defaults."""
+    known = {item.name for item in dataclasses.fields(AgentParameters)}
+    recorded = parameters_of(bag.records, "agent_node")
+    return AgentParameters(**{name: value for name, value in recorded.items() if name in known})
+
+
+def replay_agent(bag: Bag, prefix: str, frames: Frames, wait: Callable[[int], None] = lambda time_ns: None) -> Report:
+    """Decide anew and compare with what was said and done.
+
+    Args:
+        bag: The bag.
+        prefix: Namespace with its trailing slash.
+        frames: Its frames.
+        wait: Waits until a time of the bag, ns.
+    """
+    report = Report("agent")
+    report.facts = {"tasks": []}
+    parameters = recorded_parameters(bag)
+    carm = CArm.from_config()
+    if not frames.positions:
+        report.notes.append("no joint states: the agent is not replayed")
+        return report
+    answers = {(stamp_ns(m.message), int(m.message.target_id)): m.message for m in bag.of(f"{prefix}landmarks")}
+    for task in find_tasks(bag, prefix, report):
+        name = _name(task)
+        if task.result is None:
+            report.notes.append(f"{name}: the bag ends before the task does; what there is is compared")
+        if task.reason.startswith(_LATCHED):
+            report.notes.append(f"{name}: not started, stop was latched")
+            continue
+        recording = _Recording(task, frames, answers)
+        navigator = Navigator(
+            Planner(carm, parameters.velocity_scaling),
+            _Imager(recording, carm),
+            _Answers(recording),
+            _Arm(recording),
+            _Clock(recording),
+            recording.interrupt,
+            parameters.navigator_config(),
+        )
+
+        def tell(progress: Progress, recording: _Recording = recording) -> None:
+            recording.tell(progress)
+            wait(recording.now_ns)
+
+        result = navigator.run(task.goal, tell)
+        report.replayed += 1
+        report.compared += 1
+        report.facts["tasks"].append({"task": name, "summary": result.summary, "steps": len(recording.progress)})
+        lines = _compare(report, task, recording.progress, result)
+        if lines:
+            report.differences.append("\n".join([f"{name}:", *lines]))
+    return report
+
+
+def _name(task: RecordedTask) -> str:
+    try:
+        return f"navigate to {task.goal.landmark().name}"
+    except CarmError:
+        return f"navigate to {task.goal.target_name!r}"
+
+
+def _compare(report: Report, task: RecordedTask, told: list[Progress], result: NavigationResult) -> list[str]:
+    if task.feedback:
+        recorded = [_line(f.message.feedback.stage, f.message.feedback.reasoning) for f in task.feedback]
+        replayed = [_line(progress.stage.value, progress.reasoning) for progress in told]
+    else:
+        recorded = [_line("said", said.message.text) for said in task.said]
+        replayed = [_line("said", progress.reasoning) for progress in told if progress.decision]
+    if task.result is None:
+        return difference(recorded, replayed[: len(recorded)])
+    recorded.append(_line("result", task.summary))
+    replayed.append(_line("result", result.summary))
+    lines = difference(recorded, replayed)
+    for step, progress in zip(task.feedback, told, strict=False):
+        lines += [] if lines else _number_lines(report, step, progress)
+    return lines
+
+
+def _number_lines(report: Report, step: Recorded, progress: Progress) -> list[str]:
+    feedback = step.message.feedback
+    pairs = (
+        ("distance", 1000 * float(feedback.distance), progress.distance_mm),
+        ("uncertainty", 1000 * float(feedback.uncertainty), progress.radius_90_mm),
+    )
+    lines = [
+        f"[{progress.stage.value}] {name}: {old:.2f} mm recorded, {new:.2f} mm replayed"
+        for name, old, new in pairs
+        if not report.same_length(old, new)
+    ]
+    if int(feedback.exposures) != progress.exposures:
+        lines.append(
+            f"[{progress.stage.value}] exposures: {feedback.exposures} recorded, {progress.exposures} replayed"
+        )
+    return lines
+
+
+def _line(stage: str, text: str) -> str:
+    return f"[{stage}] {text}"

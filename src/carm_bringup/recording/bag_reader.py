@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads bags, broken and foreign ones too: everything that can be read, and a note on what cannot.
+
+``.mcap`` files are read from front to back, so that one without its end (a killed recorder, a full disk, a broken
+copy) still gives all of its whole chunks. Other bags (rosbag2 with SQLite, ROS 1) are left to `rosbags`.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mcap.exceptions import McapError
+from mcap.records import Channel, Footer, Message, Metadata, Schema
+from mcap.stream_reader import StreamReader
+from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.typesys import get_types_from_idl
+from rosbags.typesys.store import Typestore
+
+from carm_bringup.recording import schemas
+from carm_bringup.recording.errors import BagError
+
+NANOSECONDS = 1_000_000_000
+_RECORD_LIMIT = 1 << 30
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A message of a bag.
+
+    Attributes:
+        topic: Full topic name.
+        time_ns: When it was received, ns.
+        sent_ns: When it was sent, ns; as received where the bag does not tell.
+        message: Its content, with the fields of the message type; arrays are NumPy arrays.
+    """
+
+    topic: str
+    time_ns: int
+    sent_ns: int
+    message: Any
+
+
+@dataclass
+class Bag:
+    """What a bag holds.
+
+    Attributes:
+        path: Where it was read from.
+        types: Topic to message type.
+        messages: Topic to its messages in the order in which they were sent.
+        records: Metadata records of the ``.mcap`` file by name; the last one of each name.
+        notes: What could not be read, one line each.
+        complete: The file has its end.
+    """
+
+    path: Path
+    types: dict[str, str] = field(default_factory=dict)
+    messages: dict[str, list[Recorded]] = field(default_factory=dict)
+    records: dict[str, dict[str, str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    complete: bool = True
+
+    @property
+    def start_ns(self) -> int:
+        """Time of the first message, ns; 0 when there is none."""
+        return min((m.time_ns for messages in self.messages.values() for m in messages), default=0)
+
+    @property
+    def end_ns(self) -> int:
+        """Time of the last message, ns; 0 when there is none."""
+        return max((m.time_ns for messages in self.messages.values() for m in messages), default=0)
+
+    @property
+    def duration_s(self) -> float:
+        """From the first message to the last, s."""
+        return (self.end_ns - self.start_ns) / NANOSECONDS
+
+    def of(self, topic: str) -> list[Recorded]:
+        """Return the messages of a topic; empty when there is no such topic."""
+        return self.messages.get(topic, [])
+
+    def before(self, topic: str, time_ns: int) -> Recorded | None:
+        """Return the last message of a topic that was sent at a time or earlier."""
+        messages = self.of(topic)
+        place = bisect.bisect_right(messages, time_ns, key=lambda recorded: recorded.sent_ns)
+        return messages[place - 1] if place else None
+
+
+def read_bag(path: Path, remappings: dict[str, str] | None = None) -> Bag:
+    """Read a bag into memory.
+
+    Args:
+        path: Folder of a rosbag2 bag, an ``.mcap`` file, a ``.db3`` file's folder, or a ROS 1 ``.bag`` file.
+        remappings: Topic in the bag to the name it is to have; a trailing slash remaps a whole namespace.
+
+    Raises:
+        BagError: There is no bag, or nothing in it can be read.
+    """
+    if not path.exists():
+        raise BagError(f"{path}: there is no such bag")
+    bag = Bag(path)
+    files = sorted(path.glob("*.mcap")) if path.is_dir() else [path] if path.suffix == ".mcap" else []
+    for recorded, type_name in _mcap_messages(files, bag) if files else _other_messages(path, bag):
+        topic = remapped(recorded.topic, remappings or {})
+        bag.types[topic] = type_name
+        bag.messages.setdefault(topic, []).append(recorded)
+    for messages in bag.messages.values():
+        messages.sort(key=lambda recorded: recorded.sent_ns)
+    if not bag.messages:
+        why = "; ".join(bag.notes) or "it is empty"
+        raise BagError(f"{path}: no message can be read: {why}")
+    return bag
+
+
+def remapped(topic: str, remappings: dict[str, str]) -> str:
+    """Return a topic's new name; a rule for the topic itself outranks one for its namespace."""
+    if topic in remappings:
+        return remappings[topic]
+    for source, target in remappings.items():
+        if source.endswith("/") and topic.startswith(source):
+            return target.rstrip("/") + "/" + topic[len(source) :]
+    return topic
+
+
+def _mcap_messages(files: list[Path], bag: Bag) -> Iterator[tuple[Recorded, str]]:
+    for file in files:
+        decoder = _Decoder(bag)
+        with file.open("rb") as stream:
+            ended = False
+            try:
+                for record in StreamReader(stream, record_size_limit=_RECORD_LIMIT).records:
+                    ended = ended or isinstance(record, Footer)
+                    if isinstance(record, Metadata):
+                        bag.records[record.name] = dict(record.metadata)
+                    found = decoder.take(record)
+                    if found is not None:
+                        yield found
+            except (McapError, ValueError, EOFError, OSError, MemoryError) as error:
+                where = f"{file.name} breaks off" if decoder.messages else f"{file.name} is no mcap file"
+                ended = ended or False
+                if not ended:
+                    bag.notes.append(f"{where} ({type(error).__name__}); {decoder.messages} messages before are whole")
+            except Exception as error:  # zstandard and lz4 raise errors of their own kinds for a damaged chunk
+                bag.notes.append(f"{file.name} is damaged ({error}); {decoder.messages} messages before are whole")
+            bag.complete = bag.complete and ended
+
+
+class _Decoder:
+    """Turns the records of one file into messages, with the definitions that the file brings along."""
+
+    def __init__(self, bag: Bag) -> None:
+        self._bag = bag
+        self._store: Typestore = schemas.standard_types()
+        self._schemas: dict[int, Schema] = {}
+        self._channels: dict[int, Channel] = {}
+        self._known: dict[int, str] = {}
+        self.messages = 0
+
+    def take(self, record: Any) -> tuple[Recorded, str] | None:
+        if isinstance(record, Schema):
+            self._schemas[record.id] = record
+        elif isinstance(record, Channel) and record.id not in self._channels:
+            self._channels[record.id] = record
+            self._known[record.id] = self._learn(record)
+        elif isinstance(record, Message) and record.channel_id in self._channels:
+            self.messages += 1
+            return self._decode(record, self._channels[record.channel_id].topic)
+        return None
+
+    def _learn(self, channel: Channel) -> str:
+        """Return the channel's type; empty when its messages cannot be decoded."""
+        schema = self._schemas.get(channel.schema_id)
+        if schema is None or channel.message_encoding != "cdr":
+            self._bag.notes.append(f"topic {channel.topic} is skipped: not a ROS 2 message")
+            return ""
+        text = schema.data.decode("utf-8", "replace")
+        try:
+            if schema.encoding == "ros2idl":
+                found = get_types_from_idl(text)
+                self._store.register({k: v for k, v in found.items() if k not in self._store.fielddefs})
+            elif text:
+                schemas.add_types(self._store, schema.name, text)
+            self._store.get_msgdef(schema.name)
+        except Exception as error:  # the parser raises several unrelated types for bad definitions
+            self._bag.notes.append(f"topic {channel.topic} is skipped: definition of {schema.name} ({error})")
+            return ""
+        return schema.name
+
+    def _decode(self, message: Message, topic: str) -> tuple[Recorded, str] | None:
+        type_name = self._known[message.channel_id]
+        if not type_name:
+            return None
+        try:
+            content = self._deserialize(message.data, type_name)
+        except Exception as error:  # the decoder raises several unrelated types for bad data
+            self._bag.notes.append(f"a message of {topic} is skipped: {error}")
+            return None
+        return Recorded(topic, message.log_time, message.publish_time or message.log_time, content), type_name
+
+    def _deserialize(self, data: bytes, type_name: str) -> Any:
+        """Decode CDR; bytes after the message, which some serializers leave there, are ignored."""
+        kind = self._store.get_msgdef(type_name)
+        decode = kind.deserialize_cdr_le if data[1] else kind.deserialize_cdr_be
+        return decode(data[4:], 0, kind.cls, self._store)[0]
+
+
+def _other_messages(path: Path, bag: Bag) -> Iterator[tuple[Recorded, str]]:
+    try:
+        with AnyReader([path], default_typestore=schemas.standard_types()) as reader:
+            for connection, time_ns, data in reader.messages():
+                try:
+                    content = reader.deserialize(data, connection.msgtype)
+                except Exception as error:  # the decoder raises several unrelated types for bad data
+                    bag.notes.append(f"a message of {connection.topic} is skipped: {error}")
+                    continue
+                yield Recorded(connection.topic, time_ns, time_ns, content), connection.msgtype
+    except (AnyReaderError, OSError, ValueError, KeyError) as error:
+        bag.notes.append(" ".join(str(error).split()))

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The X-ray frames of a bag: image, scale, dose and joint positions joined by stamp, whoever recorded them."""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_bringup.recording.bag_reader import Bag
+from carm_bringup.recording.errors import BagError
+from carm_core.kinematics import CArm
+from carm_sim.display import Window, display_image
+
+IMAGE, RAW, INFO, EXPOSURE = "xray/image", "xray/image_raw", "xray/camera_info", "xray/exposure"
+JOINTS = "joint_states"
+_IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+_SAME_STAMP_NS = 1_000
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedFrame:
+    """One frame.
+
+    Attributes:
+        stamp_ns: Middle of the exposure, ns.
+        sent_ns: When the image was sent, ns.
+        image: Message ``mono8`` in display orientation, as the nodes receive it.
+        info: Camera info; made from ``config/carm.yaml`` where the bag has none.
+        dose_area_product_gym2: Gy m²; NaN when not recorded.
+    """
+
+    stamp_ns: int
+    sent_ns: int
+    image: Any
+    info: Any
+    dose_area_product_gym2: float = float("nan")
+
+
+@dataclass(eq=False)
+class Frames:
+    """All frames and joint states of a bag.
+
+    Attributes:
+        frames: In order of their stamps.
+        topic: Where the images came from.
+        joint_stamps_ns: Stamps of the joint states, ascending, ns.
+        joint_sent_ns: When they were sent, ns.
+        positions: Joint positions (N, J), m or rad.
+        notes: What had to be assumed, one line each.
+    """
+
+    frames: list[RecordedFrame]
+    topic: str
+    joint_stamps_ns: list[int] = field(default_factory=list)
+    joint_sent_ns: list[int] = field(default_factory=list)
+    positions: list[NDArray[np.float64]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def positions_at(self, stamp_ns: int) -> NDArray[np.float64] | None:
+        """Return the joint positions (J,) nearest to a stamp; None when none were recorded."""
+        if not self.positions:
+            return None
+        place = bisect.bisect_left(self.joint_stamps_ns, stamp_ns)
+        near = [p for p in (place - 1, place) if 0 <= p < len(self.positions)]
+        return self.positions[min(near, key=lambda p: abs(self.joint_stamps_ns[p] - stamp_ns))]
+
+    def positions_known_at(self, time_ns: int) -> NDArray[np.float64] | None:
+        """Return the joint positions (J,) that a listener knew at a time; None when none were recorded."""
+        if not self.positions:
+            return None
+        return self.positions[max(0, bisect.bisect_right(self.joint_sent_ns, time_ns) - 1)]
+
+
+def stamp_ns(message: Any) -> int:
+    """Return the stamp of a message with a header, ns."""
+    return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
+
+
+def find_frames(bag: Bag, prefix: str, carm: CArm, image_topic: str = "") -> Frames:
+    """Join the frames of a bag.
+
+    Args:
+        bag: The bag.
+        prefix: Namespace with its trailing slash.
+        carm: The arm: joint names, scale where camera infos are missing.
+        image_topic: Topic of the images; chosen when empty.
+
+    Raises:
+        BagError: There are no images.
+    """
+    topic = image_topic or _choose_topic(bag, prefix)
+    out = Frames([], topic)
+    _add_joints(out, bag, prefix, carm)
+    infos = {stamp_ns(m.message): m.message for m in bag.of(prefix + INFO)}
+    doses = {stamp_ns(m.message): float(m.message.dose_area_product_gym2) for m in bag.of(prefix + EXPOSURE)}
+    unreadable: set[str] = set()
+    for recorded in bag.of(topic):
+        try:
+            image = as_mono8(recorded.message)
+        except ValueError as error:
+            unreadable.add(str(error))
+            continue
+        stamp = stamp_ns(recorded.message) or recorded.sent_ns
+        info = _nearest(infos, stamp) or _assumed_info(image, carm)
+        out.frames.append(RecordedFrame(stamp, recorded.sent_ns, image, info, _nearest(doses, stamp) or float("nan")))
+    out.notes += [f"images of {topic} are skipped: {reason}" for reason in sorted(unreadable)]
+    if not out.frames:
+        raise BagError(f"{bag.path}: no image of {topic} can be used" + "".join(f"; {note}" for note in out.notes))
+    out.frames.sort(key=lambda frame: frame.stamp_ns)
+    if not infos:
+        scale = 1000 * carm.source_isocenter_m / _assumed_info(out.frames[0].image, carm).k[0]
+        out.notes.append(f"no camera info: the whole detector of carm.yaml is assumed ({scale:.3f} mm per pixel)")
+    return out
+
+
+def as_mono8(message: Any) -> Any:
+    """Return an image as the nodes receive it: ``mono8``, display orientation.
+
+    Raw images are windowed and mirrored, compressed ones decoded, colors become gray.
+
+    Raises:
+        ValueError: The image cannot be read.
+    """
+    if hasattr(message, "format"):
+        import cv2
+
+        pixels = cv2.imdecode(np.asarray(message.data, np.uint8), cv2.IMREAD_GRAYSCALE)
+        if pixels is None:
+            raise ValueError(f"compressed image of format {message.format!r} cannot be decoded")
+    elif message.encoding in ("mono8", "8UC1"):
+        return message
+    elif message.encoding in ("mono16", "16UC1"):
+        kind = np.dtype(">u2" if message.is_bigendian else "<u2")
+        raw = _grid(message, kind).astype(np.uint16)
+        pixels = display_image(raw, Window())
+    elif message.encoding in ("rgb8", "bgr8", "rgba8", "bgra8"):
+        channels = len(message.encoding) - 1
+        pixels = _grid(message, np.dtype(np.uint8), channels)[..., :3].mean(axis=2).round().astype(np.uint8)
+    else:
+        raise ValueError(f"encoding {message.encoding!r} is not supported")
+    rows, columns = pixels.shape
+    return SimpleNamespace(
+        header=message.header,
+        height=rows,
+        width=columns,
+        encoding="mono8",
+        step=columns,
+        is_bigendian=0,
+        data=np.ascontiguousarray(pixels).reshape(-1),
+    )
+
+
+def _grid(message: Any, kind: np.dtype[Any], channels: int = 1) -> NDArray[Any]:
+    data = np.asarray(message.data, np.uint8)
+    rows, columns, step = message.height, message.width, message.step
+    if step < columns * channels * kind.itemsize or data.size < rows * step:
+        raise ValueError(f"an image of {columns} x {rows} px has only {data.size} bytes")
+    lines = np.ascontiguousarray(data[: rows * step].reshape(rows, step)[:, : columns * channels * kind.itemsize])
+    grid: NDArray[Any] = lines.view(kind)
+    return grid if channels == 1 else grid.reshape(rows, columns, channels)
+
+
+def _choose_topic(bag: Bag, prefix: str) -> str:
+    """Return the display image, else the raw one, else the only topic with images."""
+    for topic in (prefix + IMAGE, prefix + RAW):
+        if bag.of(topic):
+            return topic
+    found = sorted(topic for topic, kind in bag.types.items() if kind in _IMAGE_TYPES)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise BagError(f"{bag.path}: no images in it; it holds {', '.join(sorted(bag.types))}")
+    raise BagError(f"{bag.path}: which images? Choose by --image-topic: {', '.join(found)}")
+
+
+def _add_joints(out: Frames, bag: Bag, prefix: str, carm: CArm) -> None:
+    topic = prefix + JOINTS if bag.of(prefix + JOINTS) else f"/{JOINTS}"
+    states = []
+    for recorded in bag.of(topic):
+        index = {name: place for place, name in enumerate(recorded.message.name)}
+        if all(name in index for name in carm.joint_names) and len(recorded.message.position) >= len(index):
+            positions = np.array([recorded.message.position[index[name]] for name in carm.joint_names])
+            states.append((stamp_ns(recorded.message) or recorded.sent_ns, recorded.sent_ns, positions))
+    states.sort(key=lambda state: state[0])
+    out.joint_stamps_ns, out.joint_sent_ns = [s[0] for s in states], [s[1] for s in states]
+    out.positions = [s[2] for s in states]
+    if bag.of(topic) and not states:
+        names = ", ".join(bag.of(topic)[0].message.name)
+        out.notes.append(f"joint states of {topic} are those of another robot ({names})")
+    elif not states:
+        out.notes.append("no joint states")
+
+
+def _nearest(store: dict[int, Any], stamp: int) -> Any:
+    if stamp in store:
+        return store[stamp]
+    return next((value for key, value in store.items() if abs(key - stamp) <= _SAME_STAMP_NS), None)
+
+
+def _assumed_info(image: Any, carm: CArm) -> Any:
+    pitch_mm = carm.detector.pitch_mm * carm.detector.columns / image.width
+    focal = 1000 * carm.source_detector_m / pitch_mm
+    k = np.array([focal, 0, (image.width - 1) / 2, 0, focal, (image.height - 1) / 2, 0, 0, 1])
+    return SimpleNamespace(header=image.header, width=image.width, height=image.height, k=k)

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verb ``replay``: a bag's frames through perception and agent, and whether they say the same again."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from carm_bringup import figures
+from carm_bringup.recording.bag_reader import Bag, read_bag
+from carm_bringup.recording.comparison import Report
+from carm_bringup.recording.frames import Frames, RecordedFrame, find_frames
+from carm_bringup.recording.session import CARM_CONFIG, SESSION, carm_config_record
+from carm_core.kinematics import CArm
+from carm_core.localization import Localizer
+
+_NOTES_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """What to replay, and how.
+
+    Attributes:
+        bag: The bag.
+        nodes: ``"perception"``, ``"agent"`` or both.
+        rate: Times the bag's own speed; infinite: as fast as possible.
+        localizer: Another localizer than the recorded one; empty: the recorded one.
+        image_topic: Topic of the images, by its new name; empty: chosen.
+        remappings: Topic or namespace in the bag to its new name.
+        prefix: Namespace of the graph with its trailing slash.
+        json: File for the outcome; None: none.
+    """
+
+    bag: Path
+    nodes: tuple[str, ...] = ("perception", "agent")
+    rate: float = math.inf
+    localizer: str = ""
+    image_topic: str = ""
+    remappings: dict[str, str] = field(default_factory=dict)
+    prefix: str = "/carm/"
+    json: Path | None = None
+
+
+class Pace:
+    """Lets the time of the bag pass as fast as asked."""
+
+    def __init__(self, rate: float) -> None:
+        """Start with the first time that is waited for.
+
+        Args:
+            rate: Times the bag's own speed.
+        """
+        self._rate = rate
+        self._begin: tuple[int, float] | None = None
+
+    def wait(self, time_ns: int) -> None:
+        """Wait until a time of the bag, ns."""
+        if self._begin is None:
+            self._begin = (time_ns, time.monotonic())
+        bag_ns, here_s = self._begin
+        remaining_s = (time_ns - bag_ns) * 1e-9 / self._rate - (time.monotonic() - here_s)
+        if remaining_s > 0:
+            time.sleep(remaining_s)
+
+    def frames(self, frames: Iterable[RecordedFrame]) -> Iterator[RecordedFrame]:
+        """Give frames in their own time, with a progress bar."""
+        for frame in tqdm(frames, "frames", disable=not sys.stderr.isatty(), leave=False):
+            self.wait(frame.sent_ns)
+            yield frame
+
+
+def replay(options: ReplayOptions) -> int:
+    """Replay a bag and say what differs.
+
+    Returns:
+        Exit code: 0 when all that could be compared is identical, 1 when something differs.
+
+    Raises:
+        BagError: There is no bag, or no image in it.
+        CarmError: The localizer cannot be loaded.
+    """
+    figures.check_file(options.json)
+    bag = read_bag(options.bag, options.remappings)
+    frames = find_frames(bag, options.prefix, CArm.from_config(), options.image_topic)
+    _introduce(bag, frames)
+    reports = list(run(options, bag, frames))
+    for report in reports:
+        _show(report)
+    if options.json is not None:
+        results = {report.name: report.result() for report in reports}
+        results["bag"] = {"notes": bag.notes + frames.notes, "complete": bag.complete, "duration_s": bag.duration_s}
+        figures.write(options.json, figures.document(f"carm replay {options.bag}", 0, results))
+    return 0 if all(report.identical for report in reports) else 1
+
+
+def run(options: ReplayOptions, bag: Bag, frames: Frames, localizer: Localizer | None = None) -> Iterator[Report]:
+    """Replay each of the nodes.
+
+    Args:
+        options: What to replay.
+        bag: The bag.
+        frames: Its frames.
+        localizer: Answers; made as recorded when left out.
+    """
+    if "perception" in options.nodes:
+        from carm_bringup.recording import perception_replay as perception
+
+        settings = perception.recorded_settings(bag, options.localizer)
+        made = localizer or perception.open_localizer(settings)
+        pace = Pace(options.rate)
+        yield perception.replay_perception(bag, options.prefix, frames, made, settings, pace.frames)
+        if localizer is None:
+            made.close()
+    if "agent" in options.nodes:
+        from carm_bringup.recording.agent_replay import replay_agent
+
+        yield replay_agent(bag, options.prefix, frames, Pace(options.rate).wait)
+
+
+def _introduce(bag: Bag, frames: Frames) -> None:
+    count = sum(len(messages) for messages in bag.messages.values())
+    print(f"{bag.path}: {count} messages of {len(bag.messages)} topics in {bag.duration_s:.1f} s")
+    print(f"{len(frames.frames)} frames of {frames.topic}, {len(frames.positions)} joint states")
+    session = bag.records.get(SESSION, {})
+    if session:
+        print(f"recorded by carm {session.get('carm', '?')}, commit {session.get('commit') or 'unknown'}")
+    if CARM_CONFIG in bag.records and bag.records[CARM_CONFIG] != carm_config_record():
+        frames.notes.append("recorded with another carm.yaml than the one that is used here")
+    notes = list(dict.fromkeys(bag.notes + frames.notes))
+    for note in notes[:_NOTES_SHOWN]:
+        print(f"note: {note}")
+    if len(notes) > _NOTES_SHOWN:
+        print(f"note: and {len(notes) - _NOTES_SHOWN} more like these")
+
+
+def _show(report: Report) -> None:
+    for text in report.differences:
+        print(text)
+    for note in report.notes[:_NOTES_SHOWN]:
+        print(f"note: {note}")
+    what = "frames" if report.name == "perception" else "tasks"
+    if not report.compared:
+        verdict = "nothing to compare with"
+    elif report.identical:
+        verdict = f"identical to the recording ({report.compared} compared)"
+    else:
+        verdict = f"{len(report.differences)} of {report.compared} differ (- recorded, + replayed)"
+    print(f"{report.name}: {report.replayed} {what} replayed, {verdict}", flush=True)

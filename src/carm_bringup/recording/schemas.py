@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Message definitions as text, to go into a bag: with them a bag can be read where the packages are missing.
+
+The texts are the installed ``.msg`` and ``.action`` files, comments (units!) included.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+from carm_bringup.recording.errors import SchemaError
+
+_SEPARATOR = "=" * 80
+_FEEDBACK_MESSAGE = "unique_identifier_msgs/UUID goal_id\n{package}/action/{name}_Feedback feedback\n"
+
+
+def definition(type_name: str) -> str:
+    """Return the text of a message type followed by those of all types that it uses, in the form ``ros2msg``.
+
+    Args:
+        type_name: For example ``"sensor_msgs/msg/Image"`` or ``"carm_interfaces/action/Navigate_FeedbackMessage"``.
+
+    Raises:
+        SchemaError: No installed package defines the type.
+    """
+    texts = {type_name: _text(type_name)}
+    waiting = [type_name]
+    while waiting:
+        name = waiting.pop()
+        for used in _used_types(texts[name], name):
+            if used not in texts:
+                texts[used] = _text(used)
+                waiting.append(used)
+    first, *others = texts.items()
+    parts = [first[1]] + [f"{_SEPARATOR}\nMSG: {_short(name)}\n{text}" for name, text in others]
+    return "".join(part if part.endswith("\n") else f"{part}\n" for part in parts)
+
+
+def add_types(store: Typestore, type_name: str, text: str) -> None:
+    """Teach a type store the types of a definition; those that it knows already stay as they are.
+
+    Args:
+        store: From :func:`standard_types`.
+        type_name: The first type of the text.
+        text: As :func:`definition` makes it.
+    """
+    types = get_types_from_msg(text, type_name)
+    store.register({name: fields for name, fields in types.items() if name not in store.fielddefs})
+
+
+def standard_types() -> Typestore:
+    """Return a type store with the standard messages of ROS 2 Jazzy."""
+    return get_typestore(Stores.ROS2_JAZZY)
+
+
+def type_hash(type_name: str) -> str:
+    """Return the hash of a type (REP-2011), ``RIHS01_...``; empty when it cannot be computed."""
+    store = standard_types()
+    try:
+        add_types(store, type_name, definition(type_name))
+        return str(store.hash_rihs01(type_name))
+    except (SchemaError, KeyError, ValueError):
+        return ""
+
+
+def _used_types(text: str, type_name: str) -> Iterator[str]:
+    for _, (_, description) in get_types_from_msg(text, type_name)[type_name][1]:
+        while isinstance(description, tuple) and isinstance(description[0], tuple):
+            description = description[0][1]  # element of an array or sequence
+        if isinstance(description, str):
+            yield description
+
+
+def _short(type_name: str) -> str:
+    """Return the name as ``.msg`` files use it: ``std_msgs/Header``."""
+    return type_name.replace("/msg/", "/")
+
+
+@cache
+def _text(type_name: str) -> str:
+    package, kind, name = type_name.split("/")
+    if kind == "msg":
+        return _file(package, kind, f"{name}.msg") or _standard_text(type_name)
+    action, _, part = name.rpartition("_")
+    if part == "FeedbackMessage":
+        return _FEEDBACK_MESSAGE.format(package=package, name=action)
+    if part in ("Goal", "Result", "Feedback"):
+        text = _file(package, kind, f"{action}.action")
+        if text:
+            return _sections(text)[("Goal", "Result", "Feedback").index(part)]
+    raise SchemaError(f"no installed package defines {type_name}")
+
+
+def _sections(text: str) -> list[str]:
+    """Split an action's definition at its lines ``---``."""
+    sections = [""]
+    for line in text.splitlines(keepends=True):
+        if line.strip() == "---":
+            sections.append("")
+        else:
+            sections[-1] += line
+    return sections
+
+
+def _file(package: str, kind: str, name: str) -> str:
+    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
+    for prefix in filter(None, prefixes):
+        file = Path(prefix) / "share" / package / kind / name
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+    return ""
+
+
+def _standard_text(type_name: str) -> str:
+    store = standard_types()
+    if type_name not in store.fielddefs:
+        raise SchemaError(f"no installed package defines {type_name}: is carm_interfaces built? Run `make setup`")
+    text: str = store.generate_msgdef(type_name, ros_version=2)[0]
+    return text.partition(_SEPARATOR)[0]
