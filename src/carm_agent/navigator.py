@@ -216,13 +216,24 @@ class _Task:
         self._check_budget()
         stage = Stage.VERIFYING if self._verifying else Stage.ACQUIRING
         self._say(stage, "Taking an X-ray image to verify." if self._verifying else "Taking an X-ray image.")
-        acquisition = self._imager.expose()
+        acquisition = self._imager.expose(self._field_mm())
         self._exposures += 1
         if math.isfinite(acquisition.dose_area_product_gym2):
             self._dose += acquisition.dose_area_product_gym2
         frame = acquisition.frame
         view = frame.view if frame.view is not None else self._planner.carm.view(self._arm.joint_positions())
         return frame, view
+
+    def _field_mm(self) -> float:
+        """Return the side of the field that the next image needs, mm; 0: the whole detector."""
+        belief, margin = self._evidence.belief, self._config.collimation_margin_mm
+        if belief is None or margin <= 0 or not self._verifying or self._doubts or self._failures:
+            return 0.0
+        view = self._planner.carm.view(self._arm.joint_positions())
+        reach = float(np.abs(belief.offset_mm(view)).max()) + belief.radius_90_mm(view) + margin
+        whole = min(view.detector.rows, view.detector.columns) * view.mm_per_px_at_isocenter
+        side = max(2 * reach, self._config.least_field_mm)
+        return side if side < whole else 0.0
 
     def _check_budget(self) -> None:
         end = "; the last motion is not verified" if self._unverified else ""

@@ -98,8 +98,12 @@ class Imager(ABC):
     """Takes X-ray images."""
 
     @abstractmethod
-    def expose(self) -> Acquisition:
+    def expose(self, field_mm: float = 0.0) -> Acquisition:
         """Take one exposure with the arm as it stands.
+
+        Args:
+            field_mm: side of the square field about the image center that is exposed, at isocenter depth, mm; 0: the
+                whole detector.
 
         Raises:
             ImagingError: no image came.

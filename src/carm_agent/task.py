@@ -120,6 +120,9 @@ class NavigatorConfig:
         policy: what the localizer is asked for.
         max_primary_deg: views with a larger primary angle are left for one at 0/0 first: localizers do not know them.
         max_secondary_deg: the same for the secondary angle.
+        collimation_margin_mm: an image that only has to confirm where the target is shows no more than the place
+            where it is believed to be, its 90 % radius and this around it, mm; 0: always the whole detector.
+        least_field_mm: but at least a field of this side, mm.
     """
 
     tolerance_mm: float = 10.0
@@ -143,6 +146,8 @@ class NavigatorConfig:
     policy: Policy = Policy.POINTING
     max_primary_deg: float = 30.0
     max_secondary_deg: float = 25.0
+    collimation_margin_mm: float = 40.0
+    least_field_mm: float = 100.0
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from carm_core.kinematics import CArm
 from carm_core.localization import Localization, Localizer, Query
 from carm_core.trajectory import Trajectory
 from carm_sim.patient import Patient
-from carm_sim.xray import XraySystem
+from carm_sim.xray import Request, XraySystem
 
 EXPOSURE_S = 0.5
 """Time that an exposure costs in an episode, s: request, exposure, readout."""
@@ -152,10 +152,11 @@ class SimulatedImager(Imager):
         """
         self._system, self._arm, self._clock = system, arm, clock
 
-    def expose(self) -> Acquisition:
+    def expose(self, field_mm: float = 0.0) -> Acquisition:
         """Take one exposure."""
         self._clock.time_s += EXPOSURE_S
-        exposure = self._system.expose(self._arm.joint_positions())
+        side_m = field_mm / 1000.0
+        exposure = self._system.expose(self._arm.joint_positions(), Request(field_m=(side_m, side_m)))
         return Acquisition(exposure.frame(self._clock.time_s), exposure.dose_area_product_gym2)
 
 

@@ -55,11 +55,13 @@ class FakeImager(Imager):
         self.arm = arm
         self.dose_gym2 = dose_gym2
         self.count = 0
+        self.fields_mm: list[float] = []
         self.before: Hook = lambda: None
 
-    def expose(self) -> Acquisition:
+    def expose(self, field_mm: float = 0.0) -> Acquisition:
         self.before()
         self.count += 1
+        self.fields_mm.append(field_mm)
         self.arm.clock.time_s += 0.5
         view = self.arm.carm.view(self.arm.positions)
         image = np.full((8, 8), 128, dtype=np.uint8)
@@ -78,6 +80,7 @@ class FakeLocalizer(Localizer):
         self.count = 0
         self.before: Hook = lambda: None
         self.views: list[XrayView] = []
+        self.queries: list[Query] = []
 
     def localize(self, frame: XrayFrame, query: Query) -> Localization:
         self.before()
@@ -85,6 +88,7 @@ class FakeLocalizer(Localizer):
         assert frame.view is not None
         self.count += 1
         self.views.append(frame.view)
+        self.queries.append(query)
         return self.reply(frame.view.displacement_mm(self.points_mm[query.target_id]), query, self.count)
 
 

@@ -9,8 +9,16 @@ import pytest
 from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRestError, StoppedError
 from carm_agent.navigator import Navigator
 from carm_agent.planner import Planner
-from carm_agent.task import NavigationCode, NavigationGoal, NavigationResult, NavigatorConfig, Progress, Stage
-from carm_core.localization import Localization, Query
+from carm_agent.task import (
+    NavigationCode,
+    NavigationGoal,
+    NavigationResult,
+    NavigatorConfig,
+    Policy,
+    Progress,
+    Stage,
+)
+from carm_core.localization import Localization, Protocol, Query
 from carm_core.trajectory import Trajectory
 
 from .fakes import World, about_another, answer, hesitant, malformed, noisy, not_a_number, right, silent
@@ -72,6 +80,56 @@ def test_angles_are_kept_and_the_shift_lies_in_the_image_plane() -> None:
     assert world.carm.angles(world.arm.positions) == pytest.approx(world.carm.angles(start), abs=1e-9)
     shift = world.carm.isocenter(world.arm.positions) - world.carm.isocenter(start)
     assert abs(shift @ world.carm.view(start).forward) < 1e-6
+
+
+@pytest.mark.parametrize("angles", [(1.4, 0.0), (0.0, 0.6)])
+def test_views_that_localizers_do_not_know_are_left_first(angles: tuple[float, float]) -> None:
+    world = World(right, POINT)
+    world.arm.positions = Planner(world.carm).to_view(world.carm.home, [0.0, 0.0, 0.15], angles).goal
+    isocenter = world.carm.isocenter(world.arm.positions)
+    result, steps = navigate(world)
+    assert result.success
+    assert steps[0].stage == Stage.MOVING
+    assert "turning to AP first" in steps[0].reasoning
+    first = world.arm.executed[0].positions[-1]
+    assert world.carm.angles(first) == pytest.approx((0.0, 0.0), abs=1e-9)
+    assert world.carm.isocenter(first) == pytest.approx(isocenter, abs=1e-9)
+    assert all(abs(a) < 1e-6 for a in world.carm.angles(world.arm.positions))
+
+
+def test_images_that_only_verify_are_collimated_to_what_they_need() -> None:
+    world = World(right, POINT)
+    assert navigate(world)[0].success
+    view = world.localizer.views[-1]
+    whole = view.detector.rows * view.mm_per_px_at_isocenter
+    first, *rest = world.imager.fields_mm
+    assert first == 0.0
+    assert all(100.0 <= field < whole for field in rest)
+
+
+def test_after_a_doubtful_answer_the_whole_field_is_shown() -> None:
+    def lost_at_third(displacement: np.ndarray, query: Query, count: int) -> Localization:
+        return hesitant(displacement, query, count) if count == 2 else right(displacement, query, count)
+
+    world = World(lost_at_third, POINT)
+    assert navigate(world)[0].success
+    assert world.imager.fields_mm[1] > 0.0
+    assert world.imager.fields_mm[2] == 0.0
+
+
+def test_collimation_can_be_switched_off() -> None:
+    world = World(right, POINT)
+    assert navigate(world, config=NavigatorConfig(collimation_margin_mm=0.0))[0].success
+    assert not any(world.imager.fields_mm)
+
+
+@pytest.mark.parametrize(
+    ("policy", "protocol"), [(Policy.POINTING, Protocol.POINTING), (Policy.XML, Protocol.NAVIGATION)]
+)
+def test_policies_ask_in_their_own_protocol(policy: Policy, protocol: Protocol) -> None:
+    world = World(right, POINT)
+    assert navigate(world, config=NavigatorConfig(policy=policy))[0].success
+    assert {query.protocol for query in world.localizer.queries} == {protocol}
 
 
 def test_success_is_verified_by_a_further_image_even_without_a_motion() -> None:

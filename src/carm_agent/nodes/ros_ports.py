@@ -188,7 +188,7 @@ class _Port:
 class RosImager(_Port, Imager):
     """Exposes by `xray/expose`; the image comes on `xray/image`."""
 
-    def expose(self) -> Acquisition:
+    def expose(self, field_mm: float = 0.0) -> Acquisition:
         """See `Imager.expose`."""
         graph, timeout_s = self._graph, self._parameters.image_timeout_s
         name = graph.expose.srv_name
@@ -197,7 +197,8 @@ class RosImager(_Port, Imager):
         )
         self._wait_server(graph.expose.service_is_ready, missing)
         asked_ns = graph.node.get_clock().now().nanoseconds
-        future = graph.expose.call_async(Expose.Request())
+        side_m = field_mm / 1000.0
+        future = graph.expose.call_async(Expose.Request(field=[side_m, side_m]))
         if not self._wait_future(future, timeout_s):
             raise ImagingError(f"{name} did not answer in {timeout_s} s")
         response = future.result()
