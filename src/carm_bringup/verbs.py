@@ -108,6 +108,7 @@ def _wait(parser: argparse.ArgumentParser) -> None:
 
 CLIENT = "carm_bringup.client"
 COMMANDS = "carm_perception.commands"
+EVALUATION = "carm_perception.evaluation.commands"
 BENCH_NAV = "carm_bringup.bench_nav"
 BENCH_DRR = "carm_bringup.bench_drr"
 BENCH_STREAM = "carm_bringup.bench_stream"
@@ -165,8 +166,22 @@ VERBS: tuple[Verb, ...] = (
         "eval localize",
         "localization: hits, errors, coverage and latency",
         "carm eval localize --suite phantom --json localize.json",
-        f"{COMMANDS}:run_eval",
-        f"{COMMANDS}:add_eval_arguments",
+        f"{EVALUATION}:run_localize",
+        f"{EVALUATION}:add_localize_arguments",
+    ),
+    Verb(
+        "eval correction",
+        "what asking again makes of wrong and of right answers",
+        "carm eval correction --patients 10 --json correction.json",
+        f"{EVALUATION}:run_correction",
+        f"{EVALUATION}:add_correction_arguments",
+    ),
+    Verb(
+        "eval published",
+        "score other models' outputs from CSV files",
+        "carm eval published outputs.csv --targets targets.csv",
+        f"{EVALUATION}:run_published",
+        f"{EVALUATION}:add_published_arguments",
     ),
     Verb(
         "bench nav",

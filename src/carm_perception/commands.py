@@ -1,24 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bodies of ``carm dataset``, ``carm train`` and ``carm eval localize``. Heavy imports wait until a body runs."""
+"""Bodies of ``carm dataset`` and ``carm train``. Heavy imports wait until a body runs."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import subprocess
-import sys
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from carm_core.errors import ConfigurationError
 from carm_core.paths import cache_dir
 
 RECIPES = ("compact",)
-SUITES = ("phantom", "validation", "chest_ct")
-"""As in :mod:`carm_perception.evaluate`, which is slow to import; a test holds them together."""
-
 SPLITS = ("train", "validation", "test")
 
 
@@ -110,68 +101,3 @@ def run_train(args: argparse.Namespace) -> int:
     options = RecipeOptions(data, work, args.output, tower, language, threads=args.threads, start=args.start)
     print(f"model in {train_compact(options)}")
     return 0
-
-
-def add_eval_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``carm eval localize``."""
-    parser.add_argument(
-        "--localizer", action="append", help="compact, regression, or a Hugging Face id or folder; repeat (compact)"
-    )
-    parser.add_argument("--suite", action="append", choices=SUITES, help="repeat for several (all)")
-    parser.add_argument("--model", type=Path, help="model folder of compact and regression (the one that ships)")
-    parser.add_argument("--patients", type=_positive, default=20, help="phantoms of each suite (20)")
-    parser.add_argument("--views", type=_positive, default=400, help="views of each suite (400)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of views and noise (0)")
-    parser.add_argument("--threads", type=_positive, default=2, help="CPU threads of a Hugging Face model (2)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
-
-
-def run_eval(args: argparse.Namespace) -> int:
-    """Evaluate localizers on suites and print a table.
-
-    Raises:
-        ConfigurationError: An option is out of range or the file cannot be written.
-        UnknownNameError: There is no such localizer.
-    """
-    if args.json is not None and not args.json.parent.is_dir():
-        raise ConfigurationError(f"{args.json}: folder {args.json.parent} does not exist")
-    from tqdm import tqdm
-
-    from carm_perception.evaluate import evaluate, suite
-    from carm_perception.registry import LocalizerOptions, make_localizer
-
-    results: dict[str, dict[str, Any]] = {}
-    for name in dict.fromkeys(args.localizer or ("compact",)):
-        localizer = make_localizer(name, LocalizerOptions(folder=args.model, threads=args.threads))
-        for chosen in (suite(s, args.patients, args.views) for s in dict.fromkeys(args.suite or SUITES)):
-            with tqdm(total=chosen.views, desc=f"{name} {chosen.name}", unit="view") as bar:
-                figures = evaluate(localizer, chosen, args.seed, lambda done, b=bar: b.update(done - b.n))  # type: ignore[misc]
-            results[f"{name}/{chosen.name}"] = figures
-            print(_line(f"{name}/{chosen.name}", figures), flush=True)
-        localizer.close()
-    if args.json is not None:
-        document = {"command": "carm " + " ".join(sys.argv[1:]), "seed": args.seed, **_origin(), "results": results}
-        try:
-            args.json.write_text(json.dumps(document, indent=1) + "\n")
-        except OSError as error:
-            raise ConfigurationError(f"cannot write {args.json}: {error.strerror}") from error
-    return 0
-
-
-def _line(name: str, figures: dict[str, Any]) -> str:
-    shown = ("hit_1", "hit_2", "p_at_1", "p_at_3", "mirror_swap", "malformed")
-    rates = "  ".join(f"{key} {figures[key]:.3f}" for key in shown)
-    error = f"error {figures['error_mean_mm']:.1f} mm (p95 {figures['error_p95_mm']:.0f})"
-    return f"{name}: {rates}  {error}  latency {figures['latency_p50_ms']:.0f} ms"
-
-
-def _origin() -> dict[str, Any]:
-    """Commit, versions and machine, for figures on file."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    packages = ("torch", "transformers", "numpy")
-    return {
-        "commit": commit,
-        "versions": {"python": platform.python_version(), **{p: metadata.version(p) for p in packages}},
-        "machine": f"{platform.machine()}, {platform.processor() or platform.system()}",
-    }

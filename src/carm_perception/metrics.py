@@ -34,6 +34,17 @@ def precision(truth_ids: tuple[int, ...], answer_ids: tuple[int, ...], k: int) -
     return sum(i in truth_ids for i in answer_ids[:k]) / k
 
 
+def recall(truth_ids: tuple[int, ...], answer_ids: tuple[int, ...], k: int) -> float:
+    """Fraction of the true closest landmarks that are among the first ``k`` answers."""
+    return sum(i in truth_ids for i in answer_ids[:k]) / len(truth_ids)
+
+
+def average_precision(truth_ids: tuple[int, ...], answer_ids: tuple[int, ...], k: int) -> float:
+    """Sum of the precision at the place of each right answer among the first ``k``, over the most there can be."""
+    places = [place for place, i in enumerate(answer_ids[:k], 1) if i in truth_ids]
+    return sum(precision(truth_ids, answer_ids, place) for place in places) / min(k, len(truth_ids))
+
+
 def mirror_swap(truth_id: int, answer_ids: tuple[int, ...]) -> bool:
     """Whether the first answer is the true landmark's counterpart on the other side."""
     return bool(answer_ids) and _MIRROR[truth_id] is not None and answer_ids[0] == _MIRROR[truth_id]

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options and bodies of ``carm eval``. Heavy imports wait until a body runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from carm_core.errors import ConfigurationError
+from carm_perception.evaluation.suites import DEFAULT_SUITES, GROUPS, SUITE_NAMES, resolve, suite
+
+_PROTOCOLS = ("localization", "retrieval", "re-evaluation")
+
+
+def _count(text: str) -> int:
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
+    return value
+
+
+def _length(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a length from 0")
+    return value
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--localizer",
+        action="append",
+        help="compact, regression, fused, or a Hugging Face id or folder; repeat (compact)",
+    )
+    parser.add_argument("--model", type=Path, help="model folder of compact, regression, fused (the one that ships)")
+    parser.add_argument("--patients", type=_count, default=0, help="patients of each suite (the suite's own number)")
+    parser.add_argument("--views", type=_count, default=0, help="views of each suite (in proportion to the patients)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of views and noise (0)")
+    parser.add_argument("--threads", type=_count, default=2, help="CPU threads of a Hugging Face model (2)")
+    parser.add_argument("--workers", type=_count, default=1, help="processes that render (1)")
+    parser.add_argument(
+        "--maximum-std",
+        type=_length,
+        default=0.0,
+        metavar="MM",
+        help="abstain above this standard deviation (0: the localizer's own rule)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+
+
+def add_localize_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``carm eval localize``."""
+    names = ", ".join((*SUITE_NAMES, *GROUPS))
+    parser.add_argument("--suite", action="append", help=f"{names}; repeat ({', '.join(DEFAULT_SUITES)})")
+    _add_model_arguments(parser)
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write a page with tables, plots, worst cases")
+
+
+def run_localize(args: argparse.Namespace) -> int:
+    """Evaluate localizers on suites, print a table, write figures and report.
+
+    Raises:
+        ConfigurationError: An option is out of range or a file cannot be written.
+        UnknownNameError: There is no such localizer or suite.
+    """
+    _check_folder(args.json)
+    suites = [suite(name, args.patients, args.views) for name in resolve(args.suite or DEFAULT_SUITES)]
+    from tqdm import tqdm
+
+    from carm_perception.evaluation.cache import cases
+    from carm_perception.evaluation.judge import Evaluation, evaluate
+    from carm_perception.evaluation.report import write_report
+
+    evaluations: list[Evaluation] = []
+    results: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(args.localizer or ("compact",)):
+        localizer = _localizer(name, args)
+        for chosen in suites:
+            with tqdm(total=chosen.views, desc=f"{name} {chosen.name}", unit="view") as bar:
+                images = cases(chosen, args.seed, args.workers)
+                done = evaluate(localizer, chosen, args.seed, images, _advance(bar))
+            done.localizer = name
+            evaluations.append(done)
+            results[done.name] = done.figures()
+            print(line(done.name, results[done.name]), flush=True)
+        localizer.close()
+    document = _document(args.seed, results)
+    _write_json(args.json, document)
+    if args.report is not None:
+        print(f"report in {write_report(args.report, evaluations, document)}")
+    return 0
+
+
+def _localizer(name: str, args: argparse.Namespace) -> Any:
+    from carm_perception.registry import LocalizerOptions, make_localizer
+
+    options = LocalizerOptions(folder=args.model, threads=args.threads, maximum_std_mm=args.maximum_std)
+    return make_localizer(name, options)
+
+
+def line(name: str, figures: dict[str, Any]) -> str:
+    """One line of the table on the terminal."""
+    shown = ("hit_1", "hit_2", "p_at_1", "p_at_3", "mirror_swap", "abstained", "malformed")
+    parts = [f"{key} {figures[key]:.3f}" for key in shown if figures.get(key) is not None]
+    if figures.get("error_mean_mm") is not None:
+        parts.append(f"error {figures['error_mean_mm']:.1f} mm (p95 {figures['error_p95_mm']:.0f})")
+    if figures.get("latency_p50_ms") is not None:
+        parts.append(f"latency {figures['latency_p50_ms']:.0f} ms (p99 {figures['latency_p99_ms']:.0f})")
+    return f"{name}: {'  '.join(parts)}"
+
+
+def add_published_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``carm eval published``."""
+    parser.add_argument("outputs", type=Path, nargs="+", metavar="CSV", help="filename or file_path, output, [time]")
+    parser.add_argument("--targets", type=Path, required=True, metavar="CSV", help="file and the landmarks wanted")
+    parser.add_argument("--target-column", default="", help="column of the landmarks (found by its name)")
+    parser.add_argument("--protocol", choices=_PROTOCOLS, default="localization", help="form of the outputs")
+    parser.add_argument("--seed", type=int, default=0, help="not used: nothing is drawn")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+
+
+def run_published(args: argparse.Namespace) -> int:
+    """Score the outputs of other models.
+
+    Raises:
+        ConfigurationError: A file cannot be read or written, or lacks a column.
+    """
+    _check_folder(args.json)
+    from carm_core.localization import Protocol
+    from carm_perception.evaluation.published import read_targets, score
+
+    targets = read_targets(args.targets, args.target_column)
+    results = {path.stem: score(path, targets, Protocol(args.protocol)) for path in args.outputs}
+    for name, figures in results.items():
+        print(line(name, figures))
+    _write_json(args.json, _document(args.seed, results))
+    return 0
+
+
+def add_correction_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``carm eval correction``."""
+    parser.add_argument("--suite", default="phantom-nominal", help="where the cases come from (phantom-nominal)")
+    _add_model_arguments(parser)
+    parser.add_argument("--cases", type=_count, default=200, help="at most so many wrong and right answers each (200)")
+
+
+def run_correction(args: argparse.Namespace) -> int:
+    """Ask again after wrong and right answers, alone and with a sentence from a simulated clinician.
+
+    Raises:
+        ConfigurationError: An option is out of range or the file cannot be written.
+        UnknownNameError: There is no such localizer or suite.
+    """
+    _check_folder(args.json)
+    chosen = suite(args.suite, args.patients, args.views)
+    from tqdm import tqdm
+
+    from carm_perception.evaluation.cache import cases
+    from carm_perception.evaluation.correction import correct
+
+    results: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(args.localizer or ("compact",)):
+        localizer = _localizer(name, args)
+        with tqdm(total=chosen.views, desc=f"{name} {chosen.name}", unit="view") as bar:
+            images = cases(chosen, args.seed, args.workers)
+            results[f"{name}/{chosen.name}"] = figures = correct(
+                localizer,
+                images,
+                args.seed,
+                args.cases,
+                _advance(bar),
+            )
+        localizer.close()
+        shown = "  ".join(f"{key} {value}" for key, value in figures.items() if not key.endswith("_ci95"))
+        print(f"{name}/{chosen.name}: {shown}", flush=True)
+    _write_json(args.json, _document(args.seed, results))
+    return 0
+
+
+def _advance(bar: Any) -> Callable[[int], None]:
+    """Move a progress bar to a number of cases."""
+
+    def advance(done: int) -> None:
+        bar.update(done - bar.n)
+
+    return advance
+
+
+def _check_folder(file: Path | None) -> None:
+    if file is not None and not file.parent.is_dir():
+        raise ConfigurationError(f"{file}: folder {file.parent} does not exist")
+
+
+def _write_json(file: Path | None, document: dict[str, Any]) -> None:
+    if file is None:
+        return
+    try:
+        file.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {file}: {error.strerror}") from error
+
+
+def _document(seed: int, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Figures with commit, versions and machine."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    versions = {p: metadata.version(p) for p in ("torch", "transformers", "numpy")}
+    return {
+        "command": "carm " + " ".join(sys.argv[1:]),
+        "seed": seed,
+        "commit": commit,
+        "versions": {"python": platform.python_version(), **versions},
+        "machine": f"{platform.machine()}, {platform.processor() or platform.system()}",
+        "results": results,
+    }

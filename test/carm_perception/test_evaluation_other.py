@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Outputs of other models, and correction."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carm_core.errors import ConfigurationError
+from carm_core.frame import XrayFrame
+from carm_core.landmarks import LANDMARKS, landmark
+from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
+from carm_perception.evaluation import commands
+from carm_perception.evaluation.cases import Case
+from carm_perception.evaluation.clinician import TEMPLATES, Kind, remark
+from carm_perception.evaluation.correction import correct
+from carm_perception.evaluation.published import read_targets, score
+from carm_perception.metrics import closest
+
+
+def csv_file(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+TARGETS = ',file_name,top3_landmarks\n0,a/1.png,"[11, 10, 12]"\n1,a/2.png,"[8, 1, 4]"\n2,a/3.png,"[3, 10, 5]"\n'
+
+
+def test_localization_outputs(tmp_path: Path) -> None:
+    """Right; sides swapped; prose around the answer, which is malformed although the digits are right."""
+    targets = read_targets(csv_file(tmp_path / "t.csv", TARGETS))
+    assert targets["a/2.png"] == (8, 1, 4)
+    rows = 'filename,output,inference_time_sec\n1.png,"[11,10]",2.0\n2.png,"[9, 8]",1.0\n'
+    rows += '3.png,"The answer is [3,10]",1.5\nelsewhere.png,"[1,2]",1\n'
+    figures = score(csv_file(tmp_path / "o.csv", rows), targets, Protocol.LOCALIZATION)
+    assert (figures["n"], figures["missing"], figures["unmatched"]) == (3, 0, 1)
+    assert (figures["hit_1"], figures["hit_2"]) == (0.3333, 0.6667)
+    assert (figures["mirror_swap"], figures["malformed"]) == (0.3333, 0.3333)
+    assert (figures["latency_first_ms"], figures["latency_p50_ms"]) == (2000, 1250)
+    assert figures["per_landmark"]["Right wrist"]["hit_2"] == 1
+    assert "p_at_1" not in figures
+
+
+def test_retrieval_outputs_with_synonyms(tmp_path: Path) -> None:
+    targets = read_targets(csv_file(tmp_path / "t.csv", TARGETS))
+    rows = "file_path,output\n"
+    rows += 'x/1.png,"[11: Tracheal bifurcation, 12: Right Diaphragmatic dome, 3: Left humeral head]"\n'
+    rows += 'x/2.png,"```\n[8: Right carpus, 1: Cranial vault, 4: Lower tip of right scapula]\n```"\n'
+    rows += 'x/3.png,"[3: Right humeral head, 10: T1, 5: Left scapular inferior angle]"\n'
+    figures = score(csv_file(tmp_path / "o.csv", rows), targets, Protocol.RETRIEVAL)
+    assert figures["malformed"] == 0.3333
+    assert figures["p_at_1"] == figures["hit_1"] == 0.6667
+    assert figures["p_at_3"] == pytest.approx((2 / 3 + 1 + 0) / 3, abs=1e-4)
+    assert figures["latency_p50_ms"] is None
+
+
+@pytest.mark.parametrize(
+    ("targets", "outputs", "message"),
+    [
+        ("file_name,x\n1.png,3\n", "filename,output\n1.png,[1]\n", "needs a column top3_landmarks or"),
+        ("file_name,label\n1.png,15\n", "filename,output\n1.png,[1]\n", "'15' is no landmark id"),
+        ("file_name,label\n1.png,3\n1.png,4\n", "filename,output\n1.png,[1]\n", "line 3: 1.png appears twice"),
+        ("file_name,label\n1.png,3\n", "filename,answer\n1.png,[1]\n", "needs a column output"),
+        ("file_name,label\n1.png,3\n", "filename,output\n2.png,[1]\n", "none of its 1 files"),
+        ("file_name,label\n1.png,3\n", "filename,output\n1.png,a\n1.png,b\n", "line 3: 1.png appears twice"),
+        ("file_name,label\n1.png,3\n", "filename,output,inference_time_sec\n1.png,a,fast\n", "'fast' is no time"),
+        ("file_name,label\n1.png,3\n", "", "holds no rows"),
+        ("file_name,label\n1.png,[3 3]\n", "filename,output\n1.png,a\n", "'[3 3]' is no landmark"),
+    ],
+)
+def test_bad_files_in_one_line(tmp_path: Path, targets: str, outputs: str, message: str) -> None:
+    target_file = csv_file(tmp_path / "t.csv", targets)
+    with pytest.raises(ConfigurationError) as caught:
+        score(csv_file(tmp_path / "o.csv", outputs), read_targets(target_file), Protocol.LOCALIZATION)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_published_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    targets = csv_file(tmp_path / "t.csv", "filename,landmark\n1.png,3\n2.png,11\n")
+    outputs = csv_file(tmp_path / "model.csv", 'filename,output\n1.png,"[3,10]"\n2.png,nonsense\n')
+    parser = argparse.ArgumentParser()
+    commands.add_published_arguments(parser)
+    words = [str(outputs), "--targets", str(targets), "--json", str(tmp_path / "f.json")]
+    assert commands.run_published(parser.parse_args(words)) == 0
+    figures = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))["results"]["model"]
+    assert (figures["hit_1"], figures["malformed"]) == (0.5, 0.5)
+    assert "hit_1 0.500" in capsys.readouterr().out
+    with pytest.raises(ConfigurationError, match="cannot read"):
+        commands.run_published(parser.parse_args([str(tmp_path), "--targets", str(targets)]))
+
+
+class Corrigible(Localizer):
+    """First answers by a list; listens to names, or fails on re-evaluation."""
+
+    name = "corrigible"
+
+    def __init__(self, first: list[int], fails: bool = False, changes: bool = False) -> None:
+        self._first, self._fails, self._changes = first, fails, changes
+        self.queries: list[Query] = []
+
+    def localize(self, frame: XrayFrame, query: Query) -> Localization:
+        first = self._first[int(frame.stamp_s)]
+        if query.protocol is Protocol.LOCALIZATION:
+            return self._reply(query, first)
+        self.queries.append(query)
+        if self._fails:
+            return Localization(self.name, "", query, "", error="internal", message="cannot")
+        if query.hint:
+            named = [m.id for m in LANDMARKS if f"the {m.name.lower()}" in query.hint.lower() and m.id != first]
+            mirrored = "side" in query.hint or "left and right" in query.hint or "patient's" in query.hint
+            mirror = landmark(first).mirror_id
+            return self._reply(query, named[0] if named else mirror if mirrored and mirror else first)
+        return self._reply(query, 14 if self._changes else first)
+
+    def _reply(self, query: Query, first: int) -> Localization:
+        other = 1 if first != 1 else 10
+        estimates = tuple(LandmarkEstimate(i, (np.nan, np.nan)) for i in (first, other))
+        return Localization(self.name, "", query, f"[{first},{other}]", estimates)
+
+
+def centered_case(index: int, target: int) -> Case:
+    marks = np.array([[100.0 + 30 * i, 40.0 * i - 300] for i in range(14)])
+    marks[target - 1] = [2.0, 3.0]
+    return Case("p", XrayFrame(np.zeros((8, 8), np.uint8), 1.0, float(index)), marks, target, (78.0, 78.0))
+
+
+def test_correction_of_wrong_and_right_answers() -> None:
+    """Three views: sides swapped, right, right; so one wrong and one right answer are asked about again."""
+    cases = [centered_case(0, 3), centered_case(1, 11), centered_case(2, 12)]
+    localizer = Corrigible([2, 11, 12])
+    figures = correct(localizer, cases, seed=0)
+    assert (figures["asked"], figures["wrong"], figures["n"]) == (3, 1, 2)
+    assert (figures["fixed_alone"], figures["broken_alone"]) == (0, 0)
+    assert (figures["fixed_told"], figures["broken_told"]) == (1, 0)
+    assert figures["fixed_told_side"] == 1
+    assert [q.hint == "" for q in localizer.queries] == [True, True, False, False]
+    assert localizer.queries[0].correction == "[2,1]"
+
+
+def test_right_answers_can_break() -> None:
+    figures = correct(Corrigible([2, 11], changes=True), [centered_case(0, 3), centered_case(1, 11)], seed=0)
+    assert figures["broken_alone"] == 1
+
+
+def test_no_second_answer_fixes_nothing_and_breaks_nothing() -> None:
+    figures = correct(Corrigible([2, 11], fails=True), [centered_case(0, 3), centered_case(1, 11)], seed=0)
+    assert figures["fixed_alone"] == figures["fixed_told"] == figures["broken_told"] == 0
+    assert figures["no_answer_alone"] == 1
+    json.dumps(figures, allow_nan=False)
+
+
+def test_without_mistakes_there_is_nothing_to_correct() -> None:
+    figures = correct(Corrigible([3]), [centered_case(0, 3)], seed=0)
+    assert figures["n"] == 0
+    assert figures["fixed_alone"] is None
+
+
+@given(truth=st.integers(1, 14), answer=st.integers(1, 14), seed=st.integers(0, 500))
+def test_the_clinician_says_what_is_true(truth: int, answer: int, seed: int) -> None:
+    marks = centered_case(0, truth).displacement_mm
+    assert closest(marks, 1) == (truth,)
+    said = remark(marks, answer, np.random.default_rng(seed))
+    assert said == remark(marks, answer, np.random.default_rng(seed))
+    assert "{" not in said.text
+    if truth == answer:
+        assert said.kind in (Kind.DOUBT, Kind.CONFIRM)
+    elif landmark(truth).mirror_id == answer:
+        assert said.kind is Kind.SIDE
+        if "patient's" in said.text:
+            assert landmark(truth).name.split()[0].lower() in said.text
+    elif said.kind is Kind.NAME:
+        assert landmark(truth).name.lower() in said.text.lower()
+    else:
+        offset = marks[truth - 1] - marks[answer - 1]
+        words = {"up": (1, 1), "head": (1, 1), "down": (1, -1), "feet": (1, -1), "left": (0, 1), "right": (0, -1)}
+        (axis, sign) = next(value for word, value in words.items() if word in said.text.split())
+        assert np.sign(offset[axis]) == sign
+
+
+def test_templates_do_not_repeat() -> None:
+    sentences = [text for texts in TEMPLATES.values() for text in texts]
+    assert len(set(sentences)) == len(sentences)
