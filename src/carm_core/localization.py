@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -114,6 +115,13 @@ class Localizer(ABC):
     @abstractmethod
     def localize(self, frame: XrayFrame, query: Query) -> Localization:
         """Answer one question. Failures of the model are returned in ``error``, not raised."""
+
+    def localize_batch(self, frame: XrayFrame, queries: Sequence[Query]) -> list[Localization]:
+        """Answer questions about one frame, one reply each; together, where the localizer gains from it."""
+        return [self.localize(frame, query) for query in queries]
+
+    def cancel(self) -> None:  # noqa: B027
+        """Break off what is being answered, from any thread; may do nothing, and harms no later question."""
 
     def warm_up(self) -> None:  # noqa: B027
         """Make the first real question as fast as the later ones."""

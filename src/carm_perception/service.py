@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Localization on a thread of its own: the newest frame wins, the newest question wins. Knows nothing of ROS.
 
-The worker thread makes the localizer and is the only one that ever calls it. Commands need no frame; they come before
-everything else and take no question's place.
+The worker thread makes the localizer and is the only one that ever calls it, but for `cancel`. Commands need no frame;
+they come before everything else and take no question's place. Questions that name one and the same frame take no place
+of each other either: they wait together and are answered as a batch.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from carm_core.frame import XrayFrame
 from carm_core.localization import Localization, Localizer, Protocol, Query
 
 STAMP_TOLERANCE_S = 1e-6
+
+LARGEST_BATCH = 16
+"""Most questions about one frame that wait together."""
 
 NO_FRAME = XrayFrame(np.zeros((2, 2), np.uint8), math.nan, math.nan)
 """Stands in for the frame of a question that is about none."""
@@ -109,9 +113,11 @@ class LocalizationService:
         self._changed = threading.Condition()
         self._frames: OrderedDict[float, XrayFrame] = OrderedDict()
         self._fresh: XrayFrame | None = None
-        self._waiting: Ticket | None = None
+        self._waiting: list[Ticket] = []
         self._command: Ticket | None = None
-        self._last: tuple[float, Query, Localization] | None = None
+        self._running: list[Ticket] = []
+        self._localizer: Localizer | None = None
+        self._last: tuple[float, dict[Query, Localization]] = (math.nan, {})
         self._closing = False
         self._counts = {"frames": 0, "answered": 0, "skipped": 0}
         self._latency_s, self._problem = math.nan, ""
@@ -129,6 +135,8 @@ class LocalizationService:
         with self._changed:
             self._closing = True
             self._end_all(Outcome.CANCELED, "the localizer is ending")
+            if self._localizer is not None:
+                self._localizer.cancel()
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
@@ -151,7 +159,9 @@ class LocalizationService:
             self._changed.notify_all()
 
     def ask(self, query: Query, stamp_s: float | None = None) -> Ticket:
-        """Ask a question; one of its kind (about a frame, or a command) that still waits is superseded.
+        """Ask a question; those that still wait are superseded, unless they name the same frame.
+
+        A command supersedes a command, and nothing else.
 
         Args:
             query: The question.
@@ -160,28 +170,34 @@ class LocalizationService:
         ticket = Ticket(query, stamp_s)
         with self._changed:
             if query.protocol is Protocol.COMMAND:
-                earlier, self._command = self._command, ticket
+                earlier, self._command = [self._command] if self._command else [], ticket
             else:
-                earlier, self._waiting = self._waiting, ticket
-            self._end(earlier, Outcome.SUPERSEDED, "a newer request took its place")
+                together = [other for other in self._waiting if stamp_s is not None and other.stamp_s == stamp_s]
+                together = together[-(LARGEST_BATCH - 1) :]
+                earlier = [other for other in self._waiting if other not in together]
+                self._waiting = [*together, ticket]
+            for other in earlier:
+                self._end(other, Outcome.SUPERSEDED, "a newer request took its place")
             if self._closing:
                 self._end_all(Outcome.CANCELED, "the localizer is ending")
             self._changed.notify_all()
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
-        """Give a question up; an answer that comes later is dropped."""
+        """Give a question up; an answer that comes later is dropped, and broken off where the localizer can."""
         with self._changed:
-            if self._waiting is ticket:
-                self._waiting = None
+            self._waiting = [other for other in self._waiting if other is not ticket]
             if self._command is ticket:
                 self._command = None
             self._end(ticket, Outcome.CANCELED, "canceled")
+            given_up = bool(self._running) and all(other.outcome is not None for other in self._running)
+            if ticket in self._running and given_up and self._localizer is not None:
+                self._localizer.cancel()
 
     def _end_all(self, outcome: Outcome, message: str) -> None:
-        for ticket in (self._waiting, self._command):
+        for ticket in (*self._waiting, self._command):
             self._end(ticket, outcome, message)
-        self._waiting = self._command = None
+        self._waiting, self._command = [], None
 
     @staticmethod
     def _end(ticket: Ticket | None, outcome: Outcome, message: str = "") -> None:
@@ -194,7 +210,7 @@ class LocalizationService:
         try:
             localizer = self._make()
             localizer.warm_up()
-            self.name = localizer.name
+            self.name, self._localizer = localizer.name, localizer
             self.ready.set()
             while self._work(localizer):
                 pass
@@ -203,49 +219,58 @@ class LocalizationService:
         finally:
             with self._changed:
                 self._end_all(Outcome.INTERNAL, str(self.failure or "the localizer is ending"))
+                self._localizer = None
             if localizer is not None:
                 localizer.close()
 
     def _work(self, localizer: Localizer) -> bool:
         """Wait for something to do and do it; False at the end."""
         with self._changed:
-            ticket, frame = None, None
+            tickets: list[Ticket] = []
+            frame = None
             while not self._closing:
-                ticket, frame = self._next()
-                if ticket is not None or frame is not None:
+                tickets, frame = self._next()
+                if frame is not None:
                     break
-                self._changed.wait(0.05 if self._waiting is not None else None)
-            if self._closing:
+                self._changed.wait(0.05 if self._waiting else None)
+            if self._closing or frame is None:
                 return False
-            if ticket is not None:
+            for ticket in tickets:
                 ticket.running, ticket.frame = True, frame
-        if ticket is not None and frame is not None:
-            self._answer(localizer, ticket, frame)
-        elif frame is not None:
+            self._running = tickets
+        if tickets:
+            self._answer(localizer, tickets, frame)
+        else:
             query = self._frame_query()
             if query is not None:
-                self._publish(frame, self._localize(localizer, frame, query))
+                self._publish(frame, self._localize(localizer, frame, [query])[0])
         return True
 
-    def _next(self) -> tuple[Ticket | None, XrayFrame | None]:
-        """Take the question that can be answered now, else the newest frame."""
+    def _next(self) -> tuple[list[Ticket], XrayFrame | None]:
+        """Take the questions that can be answered now, else the newest frame."""
         if self._command is not None:
             command, self._command = self._command, None
-            return command, NO_FRAME
-        ticket = self._waiting
-        if ticket is not None:
-            frame = self._find(ticket.stamp_s)
+            return [command], NO_FRAME
+        if self._waiting:
+            first = self._waiting[0]
+            frame = self._find(first.stamp_s)
             if frame is not None:
-                self._waiting = None
+                tickets, self._waiting = self._waiting, []
                 if frame is self._fresh:
                     self._fresh = None
-                return ticket, frame
-            if time.monotonic() - ticket.asked_s > self._timeout_s:
-                self._waiting = None
-                which = "no image has come yet" if ticket.stamp_s is None else "the image asked for is not there"
-                self._end(ticket, Outcome.NO_FRAME, which)
+                return tickets, frame
+            self._expire()
         fresh, self._fresh = self._fresh, None
-        return None, fresh
+        return [], fresh
+
+    def _expire(self) -> None:
+        """End the questions whose frame has not come in time."""
+        now = time.monotonic()
+        late = [ticket for ticket in self._waiting if now - ticket.asked_s > self._timeout_s]
+        self._waiting = [ticket for ticket in self._waiting if ticket not in late]
+        for ticket in late:
+            which = "no image has come yet" if ticket.stamp_s is None else "the image asked for is not there"
+            self._end(ticket, Outcome.NO_FRAME, which)
 
     def _find(self, stamp_s: float | None) -> XrayFrame | None:
         if not self._frames:
@@ -254,27 +279,37 @@ class LocalizationService:
             return next(reversed(self._frames.values()))
         return next((f for s, f in self._frames.items() if abs(s - stamp_s) < STAMP_TOLERANCE_S), None)
 
-    def _localize(self, localizer: Localizer, frame: XrayFrame, query: Query) -> Localization:
-        if frame is not NO_FRAME and self._last is not None and self._last[:2] == (frame.stamp_s, query):
-            return self._last[2]
-        reply = localizer.localize(frame, query)
+    def _localize(self, localizer: Localizer, frame: XrayFrame, queries: list[Query]) -> list[Localization]:
+        """Replies to questions; one that was just answered about this frame is not asked again."""
+        known = dict(self._last[1]) if self._last[0] == frame.stamp_s else {}
+        asked = [query for query in dict.fromkeys(queries) if query not in known]
+        if not asked:
+            return [known[query] for query in queries]
+        fresh = dict(zip(asked, localizer.localize_batch(frame, asked), strict=True))
+        known |= fresh
         if frame is not NO_FRAME:
-            self._last = (frame.stamp_s, query, reply)
+            self._last = (frame.stamp_s, {query: known[query] for query in queries if known[query].error != "internal"})
         with self._changed:
-            self._counts["answered"] += 1
+            self._counts["answered"] += len(fresh)
             if frame is not NO_FRAME:
-                self._latency_s = reply.latency_s
-                self._problem = "" if reply.error is None else reply.message
-        return reply
+                failed = next((reply for reply in fresh.values() if reply.error is not None), None)
+                self._latency_s = max(reply.latency_s for reply in fresh.values())
+                self._problem = "" if failed is None else failed.message
+        return [known[query] for query in queries]
 
-    def _answer(self, localizer: Localizer, ticket: Ticket, frame: XrayFrame) -> None:
-        reply = self._localize(localizer, frame, ticket.query)
-        if reply.error is not None:
-            outcome = Outcome.MALFORMED if reply.error == "malformed" else Outcome.INTERNAL
-        else:
-            outcome = Outcome.ABSTAINED if reply.abstained else Outcome.ANSWERED
-        if ticket.outcome is None and frame is not NO_FRAME:
-            self._publish(frame, reply)
+    def _answer(self, localizer: Localizer, tickets: list[Ticket], frame: XrayFrame) -> None:
+        replies = self._localize(localizer, frame, [ticket.query for ticket in tickets])
         with self._changed:
-            ticket.reply = reply
-            self._end(ticket, outcome, reply.message)
+            self._running = []
+        for ticket, reply in zip(tickets, replies, strict=True):
+            if ticket.outcome is None and frame is not NO_FRAME:
+                self._publish(frame, reply)
+            with self._changed:
+                ticket.reply = reply
+                self._end(ticket, _outcome(reply), reply.message)
+
+
+def _outcome(reply: Localization) -> Outcome:
+    if reply.error is not None:
+        return Outcome.MALFORMED if reply.error == "malformed" else Outcome.INTERNAL
+    return Outcome.ABSTAINED if reply.abstained else Outcome.ANSWERED

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -25,6 +25,10 @@ class Gate(Localizer):
         self.seen: list[tuple[float, Query]] = []
         self.threads: set[int] = set()
         self.reply: dict[str, object] = {}
+        self.broken_off = threading.Event()
+
+    def cancel(self) -> None:
+        self.broken_off.set()
 
     def localize(self, frame: XrayFrame, query: Query) -> Localization:
         self.threads.add(threading.get_ident())
@@ -107,6 +111,61 @@ def test_newer_question_supersedes_one_that_waits(service: LocalizationService, 
     gate.through.release(100)
     assert second.done.wait(PATIENCE_S)
     assert second.outcome is Outcome.ANSWERED
+
+
+def test_questions_about_one_frame_wait_together_and_are_answered_as_a_batch(
+    service: LocalizationService, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[list[Query]] = []
+
+    def batch(frame: XrayFrame, queries: Sequence[Query]) -> list[Localization]:
+        batches.append(list(queries))
+        return [gate.localize(frame, query) for query in queries]
+
+    service.submit(frame(1))
+    begun(gate)
+    monkeypatch.setattr(gate, "localize_batch", batch)
+    one, two, three = (Query(Protocol.POINTING, target) for target in (1, 2, 3))
+    tickets = [service.ask(query, 1.0) for query in (one, two, one, three)]
+    service.cancel(tickets[3])
+    gate.through.release(100)
+    assert all(ticket.done.wait(PATIENCE_S) for ticket in tickets)
+    assert [ticket.outcome for ticket in tickets] == [Outcome.ANSWERED] * 3 + [Outcome.CANCELED]
+    assert batches == [[one, two]]
+    assert [ticket.reply.query for ticket in tickets[:3]] == [one, two, one]  # type: ignore[union-attr]
+
+
+def test_question_about_another_frame_supersedes_those_that_wait(service: LocalizationService, gate: Gate) -> None:
+    service.submit(frame(1))
+    begun(gate)
+    service.submit(frame(2))
+    early = [service.ask(Query(Protocol.POINTING, target), 1.0) for target in (1, 2)]
+    late = service.ask(Query(Protocol.POINTING, 1), 2.0)
+    assert all(ticket.done.wait(PATIENCE_S) for ticket in early)
+    assert {ticket.outcome for ticket in early} == {Outcome.SUPERSEDED}
+    gate.through.release(100)
+    assert late.done.wait(PATIENCE_S)
+    assert late.outcome is Outcome.ANSWERED
+
+
+def test_running_question_is_broken_off_where_the_localizer_can(service: LocalizationService, gate: Gate) -> None:
+    gate.reply = {"error": "internal", "message": "canceled"}
+    service.submit(frame(1))
+    begun(gate)
+    ticket, other = (service.ask(Query(Protocol.POINTING, target), 1.0) for target in (1, 2))
+    gate.through.release()
+    begun(gate)
+    service.cancel(ticket)
+    assert not gate.broken_off.is_set()
+    service.cancel(other)
+    assert gate.broken_off.is_set()
+    gate.through.release()
+    begun(gate)
+    gate.reply = {}
+    gate.through.release(100)
+    again = service.ask(Query(Protocol.POINTING, 1), 1.0)
+    assert again.done.wait(PATIENCE_S)
+    assert again.outcome is Outcome.ANSWERED
 
 
 def test_canceled_question_ends_at_once_and_its_answer_is_dropped(
