@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
+from typing import NoReturn
 
 import coal
 import numpy as np
@@ -224,11 +225,12 @@ class CollisionModel:
         travelled = np.abs(np.asarray(travel, dtype=np.float64)) * self._weights
         return float(np.linalg.norm(travelled[:3]) + travelled[3:].sum())
 
-    def clearance(self, positions: ArrayLike) -> Clearance:
+    def clearance(self, positions: ArrayLike, *, named: bool = True) -> Clearance:
         """Return the smallest distance at a position.
 
         Args:
             positions: (6,), m and rad.
+            named: say which part of the machine is the closest; the part is empty otherwise, unless known anyway.
         """
         rotations, centers = self._place(np.asarray(positions, dtype=np.float64))
         best = self._floor(rotations, centers)
@@ -239,7 +241,7 @@ class CollisionModel:
             if name in PEOPLE:
                 people = min(people, distance)
             if distance < best[0]:
-                best = (distance, self._part_at(points, rotations, centers), name)
+                best = (distance, self._part_at(points, rotations, centers) if named else "", name)
         best = self._itself(centers, best)
         return Clearance(best[0], best[1].replace("_", " "), best[2].replace("_", " "), people)
 
@@ -274,7 +276,8 @@ class CollisionModel:
             return best
         first, second = self._pairs.T
         apart = np.linalg.norm(centers[first] - centers[second], axis=1) - self._radii[first] - self._radii[second]
-        for number in np.argsort(apart):
+        candidates = np.flatnonzero(apart < best[0])
+        for number in candidates[np.argsort(apart[candidates])]:
             if apart[number] >= best[0]:
                 break
             a, b = self._pairs[number]
@@ -290,7 +293,7 @@ class CollisionModel:
         travel: Callable[[float, float], Array],
         knots: ArrayLike,
         limit_m: float | None = None,
-        resolution_m: float = 0.004,
+        resolution: float = 0.2,
     ) -> PathCheck:
         """Check a whole path, and find its smallest clearance.
 
@@ -299,7 +302,7 @@ class CollisionModel:
             travel: bound of each joint's travel (6,) between two progresses.
             knots: progresses at which to look first, from 0 to 1.
             limit_m: smallest clearance allowed, m; None: that of the margins.
-            resolution_m: the smallest clearance is found to this accuracy, m.
+            resolution: the smallest clearance is found to this accuracy, as a share of it.
 
         Raises:
             CollisionError: the path comes closer than allowed, or so close that it cannot be told apart.
@@ -309,9 +312,9 @@ class CollisionModel:
         progresses = np.asarray(knots, dtype=np.float64)
         for low, high in pairwise(progresses):
             search.add(float(low), float(high))
-        bound = search.refine(resolution_m)
-        closest, at = search.closest
-        return PathCheck(closest, search.people_m, at, bound, search.evaluations)
+        bound = search.refine(resolution)
+        _, at = search.closest
+        return PathCheck(self.clearance(position(at)), search.people_m, at, bound, search.evaluations)
 
 
 class _Search:
@@ -343,11 +346,15 @@ class _Search:
 
     def at(self, progress: float) -> Clearance:
         if progress not in self._known:
-            clearance = self._model.clearance(self._position(progress))
+            clearance = self._model.clearance(self._position(progress), named=False)
             self._known[progress] = clearance
             if clearance.distance_m < self._limit_m:
-                raise CollisionError(clearance, self._limit_m, _where(progress))
+                self._refuse(progress)
         return self._known[progress]
+
+    def _refuse(self, progress: float) -> NoReturn:
+        clearance = self._model.clearance(self._position(progress))
+        raise CollisionError(clearance, self._limit_m, _where(progress))
 
     def add(self, low: float, high: float) -> None:
         """Put a stretch on the heap, by the least clearance that it can have."""
@@ -356,16 +363,16 @@ class _Search:
         bound = min(*ends, (sum(ends) - motion) / 2)
         heapq.heappush(self._heap, (bound, low, high, motion))
 
-    def refine(self, resolution_m: float) -> float:
+    def refine(self, resolution: float) -> float:
         if not self._heap:
             return self.at(0.0).distance_m
         while True:
             bound, low, high, motion = self._heap[0]
             closest, at = self.closest
-            if bound >= self._limit_m and bound >= closest.distance_m - resolution_m:
+            if bound >= self._limit_m and bound >= closest.distance_m - resolution * abs(closest.distance_m):
                 return bound
             if motion < _SHORTEST_MOTION_M:
-                raise CollisionError(closest, self._limit_m, _where(at))
+                self._refuse(at)
             heapq.heappop(self._heap)
             middle = (low + high) / 2
             self.add(low, middle)

@@ -1,27 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From joint or view goals to timed joint trajectories.
+"""From joint or view goals to timed joint trajectories that touch nothing.
 
-A plan is a straight line in joint space, run from rest to rest as fast as the joints' velocity, acceleration and
-jerk limits allow. A straight path has one degree of freedom, the progress s along it, and each joint's limits are
-limits of s divided by the joint's travel; the time-optimal jerk-limited s(t) comes from ruckig (Berscheid and
-Kroeger, "Jerk-limited Real-time Trajectory Generation with Arbitrary Target States", RSS 2021).
+The inverse kinematics gives all joint positions of a view in closed form; the quickest one that is reached clear of
+everything is chosen, by a straight line in joint space if there is one, else by a way around what stands there
+(`carm_agent.roadmap`). Near people the motion is slower (`carm_agent.collision.Margins`). A plan is run from rest to
+rest as fast as the joints' velocity, acceleration and jerk limits allow (`carm_agent.joint_path`).
 """
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
-import ruckig
 from numpy.typing import ArrayLike, NDArray
 
+from carm_agent.collision import CollisionError, CollisionModel, PathCheck, Verdict
+from carm_agent.joint_path import JointPath
+from carm_agent.obstacles import Obstacles
+from carm_agent.roadmap import certified, detour, straight
 from carm_core.errors import GoalError
 from carm_core.kinematics import CArm
 from carm_core.trajectory import Trajectory
 
-_LONGEST_INTERVAL_S = 0.1
-_SHORTEST_INTERVAL_S = 1e-4
-_NO_TRAVEL_S = 1e-6
+DETOUR_S = 0.8
+"""Time that the search for a way around obstacles may take, s."""
+_OTHER_WIGWAGS_RAD = tuple(np.radians([0.0, 5.0, -5.0, 10.0, -10.0]).tolist())
+_ESCAPE_M = 0.002
+"""A start that is already too close may lose this much of its clearance on the way out, m."""
+_ROUNDING_M = 1e-6
+_NEAR_LIMIT = 0.02
+_LIMIT_PENALTY = 1.2
+_WARNING_PENALTY = 1.5
 
 
 @dataclass(frozen=True)
@@ -33,42 +45,91 @@ class Plan:
         start: joint positions, shape (J,), m or rad.
         goal: joint positions, shape (J,), m or rad.
         isocenter_path_m: length of the isocenter's path, m.
+        check: what the path comes close to; None without a collision model.
+        verdict: clear or warning.
+        velocity_scaling: share of the velocity limits that is used, after slowing down near people.
+        corners: intermediate positions, 0 for a straight line.
     """
 
     trajectory: Trajectory
     start: NDArray[np.float64]
     goal: NDArray[np.float64]
     isocenter_path_m: float
+    check: PathCheck | None = None
+    verdict: Verdict = Verdict.CLEAR
+    velocity_scaling: float = 1.0
+    corners: int = 0
 
     @property
     def duration_s(self) -> float:
         """Time from start to goal, s."""
         return float(self.trajectory.duration_s)
 
+    @property
+    def warning(self) -> str:
+        """What the path comes close to, in one line; empty when it is clear."""
+        if self.check is None or self.verdict is Verdict.CLEAR:
+            return ""
+        closest = self.check.closest
+        return f"{closest.part} comes within {1000 * closest.distance_m:.0f} mm of {closest.obstacle}"
+
 
 class Planner:
-    """Plans straight, time-optimal, jerk-limited joint-space motions."""
+    """Plans time-optimal, jerk-limited joint-space motions that are checked all along. Not thread-safe."""
 
-    def __init__(self, carm: CArm, velocity_scaling: float = 1.0) -> None:
+    def __init__(
+        self,
+        carm: CArm,
+        velocity_scaling: float = 1.0,
+        collision: CollisionModel | None = None,
+        detour_s: float = DETOUR_S,
+    ) -> None:
         """Plan for one arm.
 
         Args:
             carm: the arm, with its limits.
             velocity_scaling: default share of the velocity limits that plans use, 0 < scaling <= 1.
+            collision: the machine among obstacles; None: nothing is checked.
+            detour_s: time that the search for a way around obstacles may take, s.
 
         Raises:
             GoalError: the scaling is out of range.
         """
         self._carm = carm
         self._velocity_scaling = _checked_scaling(velocity_scaling)
+        self._collision = collision
+        self._detour_s = detour_s
 
     @property
     def carm(self) -> CArm:
         """The arm that is planned for."""
         return self._carm
 
+    @property
+    def collision(self) -> CollisionModel | None:
+        """The machine among obstacles, as plans are checked now."""
+        return self._collision
+
+    @property
+    def version(self) -> str:
+        """Changes with everything that a plan depends on, but the start."""
+        model = self._collision
+        seen = (self._velocity_scaling, None if model is None else (model.obstacles.version, model.margins))
+        return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+
+    def set_obstacles(self, obstacles: Obstacles) -> None:
+        """Check against other obstacles from the next plan on; may be called from another thread."""
+        if self._collision is not None:
+            model = self._collision
+            self._collision = CollisionModel(model.carm, obstacles, model.margins, model.geometry)
+
     def to_joints(
-        self, start: ArrayLike, goal: ArrayLike | Mapping[str, float], velocity_scaling: float | None = None
+        self,
+        start: ArrayLike,
+        goal: ArrayLike | Mapping[str, float],
+        velocity_scaling: float | None = None,
+        *,
+        detours: bool = True,
     ) -> Plan:
         """Plan to joint positions.
 
@@ -76,17 +137,18 @@ class Planner:
             start: present joint positions at rest, shape (J,), m or rad.
             goal: shape (J,), or the positions by name of the joints that are to move; m or rad.
             velocity_scaling: 0 < scaling <= 1; the default of the planner if None.
+            detours: search for a way around what stands on the straight line.
 
         Raises:
             GoalError: unknown joint, wrong length, NaN, or a scaling out of range.
             JointLimitError: the goal is outside a joint's limits. (A start outside them, by noise, may come back.)
+            CollisionError: the goal is too close to something, or no way leads there.
         """
         start_q = self._joint_vector(start)
         goal_q = self._joint_vector(self._merged(start_q, goal) if isinstance(goal, Mapping) else goal)
         scaling = self._velocity_scaling if velocity_scaling is None else _checked_scaling(velocity_scaling)
         self._carm.check(goal_q)
-        trajectory = self._timed(start_q, goal_q, scaling)
-        return Plan(trajectory, start_q, goal_q, self._isocenter_path_m(start_q, goal_q))
+        return self._reached(start_q, [[goal_q]], scaling, detours)
 
     def to_view(
         self,
@@ -94,21 +156,25 @@ class Planner:
         isocenter_m: ArrayLike | None = None,
         angles_rad: tuple[float, float] | None = None,
         velocity_scaling: float | None = None,
+        *,
+        detours: bool = True,
     ) -> Plan:
-        """Plan to a view; of the joint positions that give it, the one reached soonest is chosen.
+        """Plan to a view; of the joint positions that give it, the one reached soonest and clear is chosen.
 
-        The present wigwag angle is kept if the view can be reached with it, else it returns to zero.
+        The present wigwag angle is kept if the view can be reached with it, else another is taken.
 
         Args:
             start: present joint positions at rest, shape (J,), m or rad.
-            isocenter_m: isocenter in frame `table`, shape (3,), m; None keeps the present one.
+            isocenter_m: isocenter in frame `table`, shape (3,), m; None keeps the present one, on the way as well.
             angles_rad: primary (LAO positive) and secondary (cranial positive) angle; None keeps the present ones.
             velocity_scaling: 0 < scaling <= 1; the default of the planner if None.
+            detours: search for a way around what stands on the straight line.
 
         Raises:
             GoalError: NaN, wrong length, or a scaling out of range.
             JointLimitError: the view needs a joint beyond its limits.
             UnreachableError: no joint position gives the view.
+            CollisionError: the view is too close to something, or no way leads there.
         """
         start_q = self._joint_vector(start)
         isocenter = np.asarray(self._carm.isocenter(start_q) if isocenter_m is None else isocenter_m, dtype=float)
@@ -118,22 +184,97 @@ class Planner:
                 f"a view goal needs 3 isocenter coordinates and 2 angles, all finite;"
                 f" got {np.round(isocenter, 4).tolist()} m, {primary}, {secondary} rad"
             )
+        scaling = self._velocity_scaling if velocity_scaling is None else _checked_scaling(velocity_scaling)
         solutions = self._solutions(start_q, isocenter, float(primary), float(secondary))
-        plans = [self.to_joints(start_q, solution, velocity_scaling) for solution in solutions]
-        return min(plans, key=lambda plan: plan.duration_s)
+        return self._reached(start_q, solutions, scaling, detours and isocenter_m is not None)
 
     def _solutions(
         self, start: NDArray[np.float64], isocenter_m: NDArray[np.float64], primary: float, secondary: float
-    ) -> list[NDArray[np.float64]]:
+    ) -> list[list[NDArray[np.float64]]]:
+        """Return the joint positions that give a view, by wigwag, the present one first; at least one."""
         wigwag = float(start[self._carm.joint_names.index("wigwag")])
         refusal: GoalError | None = None
-        for candidate in dict.fromkeys((wigwag, 0.0)):
+        found = []
+        for candidate in dict.fromkeys((wigwag, *_OTHER_WIGWAGS_RAD)):
             try:
-                return self._carm.inverse(isocenter_m, primary, secondary, wigwag_rad=candidate, seed=start)
+                found.append(self._carm.inverse(isocenter_m, primary, secondary, wigwag_rad=candidate, seed=start))
             except GoalError as error:
-                refusal = error
+                refusal = refusal or error
+            if found and self._collision is None:
+                break
+        if not found:
+            assert refusal is not None
+            raise refusal
+        return found
+
+    def _reached(
+        self, start: NDArray[np.float64], groups: list[list[NDArray[np.float64]]], scaling: float, detours: bool
+    ) -> Plan:
+        """Return the plan to the best goal of the first group that holds one with a direct way, else by a detour.
+
+        Raises:
+            CollisionError: there is no clear way to any of the goals.
+        """
+        refusal: CollisionError | None = None
+        clear_goals: list[NDArray[np.float64]] = []
+        model = self._collision
+        limit = 0.0 if model is None else self._limit(model, start)
+        for group in groups:
+            plans = []
+            for goal in group:
+                try:
+                    if model is not None:
+                        _check_goal(model, goal, limit)
+                        clear_goals.append(goal)
+                    plans.append(self._direct(model, start, goal, scaling, limit))
+                except CollisionError as error:
+                    refusal = refusal or error
+            if plans:
+                return min(plans, key=self._cost)
+        assert model is not None
         assert refusal is not None
+        deadline_s = time.monotonic() + self._detour_s
+        for goal in clear_goals if detours else ():
+            way = detour(model, start, goal, limit, deadline_s)
+            if way is not None:
+                return self._plan(model, *way, scaling)
         raise refusal
+
+    def _limit(self, model: CollisionModel, start: NDArray[np.float64]) -> float:
+        """Return the smallest clearance that a path may have, m; a start that is too close may be left."""
+        return min(model.margins.collision_m, model.clearance(start).distance_m - _ESCAPE_M)
+
+    def _direct(
+        self,
+        model: CollisionModel | None,
+        start: NDArray[np.float64],
+        goal: NDArray[np.float64],
+        scaling: float,
+        limit: float,
+    ) -> Plan:
+        waypoints = straight(self._carm, start, goal)
+        if model is None:
+            return self._plan(None, JointPath(self._carm, waypoints), None, scaling)
+        return self._plan(model, *certified(model, waypoints, limit), scaling)
+
+    def _plan(self, model: CollisionModel | None, path: JointPath, check: PathCheck | None, scaling: float) -> Plan:
+        verdict = Verdict.CLEAR
+        if model is not None and check is not None:
+            verdict = model.margins.verdict(check.closest.distance_m)
+            scaling *= model.margins.velocity_share(check.people_m)
+        trajectory = path.timed(scaling)
+        ends = path.waypoints[0], path.waypoints[-1]
+        moved = self._isocenter_path_m(path)
+        return Plan(trajectory, *ends, moved, check, verdict, scaling, len(path.waypoints) - 2)
+
+    def _cost(self, plan: Plan) -> float:
+        """Return the duration, s, longer for goals close to something or to a joint's limit."""
+        joints = self._carm.joints
+        spans = np.array([joint.upper - joint.lower for joint in joints])
+        room = np.minimum(plan.goal - [joint.lower for joint in joints], [joint.upper for joint in joints] - plan.goal)
+        cost = plan.duration_s
+        cost *= _LIMIT_PENALTY if (room / spans).min() < _NEAR_LIMIT else 1.0
+        return cost * (_WARNING_PENALTY if plan.verdict is Verdict.WARNING else 1.0)
 
     def _merged(self, start: NDArray[np.float64], goal: Mapping[str, float]) -> NDArray[np.float64]:
         names = self._carm.joint_names
@@ -152,83 +293,24 @@ class Planner:
                 raise GoalError(f"position of joint '{name}' is {value}; it must be finite")
         return vector
 
-    def _timed(self, start: NDArray[np.float64], goal: NDArray[np.float64], scaling: float) -> Trajectory:
-        travel = goal - start
-        joints = self._carm.joints
-        velocity = scaling * np.array([joint.velocity for joint in joints])
-        fastest_s = np.abs(travel) / velocity
-        length = float(fastest_s.max())
-        if length < _NO_TRAVEL_S:
-            rest = np.zeros((2, len(joints)))
-            times = np.array([0.0, _LONGEST_INTERVAL_S])
-            return Trajectory(tuple(self._carm.joint_names), times, np.vstack([start, goal]), rest, rest)
-        direction = travel / length
-        moving = np.abs(direction) > 0.0
-        acceleration = _tightest([joint.acceleration for joint in joints], direction, moving)
-        jerk = _tightest([joint.jerk for joint in joints], direction, moving)
-        times, progress, speed, slope = _rest_to_rest(length, 1.0, acceleration, jerk)
-        positions = start + np.outer(progress, direction)
-        positions[0], positions[-1] = start, goal
-        return Trajectory(
-            tuple(self._carm.joint_names),
-            times,
-            positions,
-            np.outer(speed, direction),
-            np.outer(slope, direction),
-        )
-
-    def _isocenter_path_m(self, start: NDArray[np.float64], goal: NDArray[np.float64], samples: int = 33) -> float:
-        shares = np.linspace(0.0, 1.0, samples)[:, None]
-        points = np.array([self._carm.isocenter(q) for q in start + shares * (goal - start)])
+    def _isocenter_path_m(self, path: JointPath, samples: int = 33) -> float:
+        points = np.array([self._carm.isocenter(path.position(share)) for share in np.linspace(0.0, 1.0, samples)])
         return float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum())
+
+
+def _check_goal(model: CollisionModel, goal: NDArray[np.float64], limit_m: float) -> None:
+    """Check that a goal is clear, or at least no closer to something than a start that already is too close.
+
+    Raises:
+        CollisionError: it is not.
+    """
+    clearance = model.clearance(goal)
+    needed = model.margins.collision_m if limit_m >= model.margins.collision_m - _ROUNDING_M else limit_m + _ESCAPE_M
+    if clearance.distance_m < needed - _ROUNDING_M:
+        raise CollisionError(clearance, needed, "at the goal")
 
 
 def _checked_scaling(scaling: float) -> float:
     if not 0.0 < scaling <= 1.0:
         raise GoalError(f"velocity scaling is {scaling}; it must be above 0 and at most 1")
     return float(scaling)
-
-
-def _tightest(limits: Sequence[float], direction: NDArray[np.float64], moving: NDArray[np.bool_]) -> float:
-    return float((np.asarray(limits)[moving] / np.abs(direction[moving])).min())
-
-
-def _rest_to_rest(
-    length: float, velocity: float, acceleration: float, jerk: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return times, positions, velocities and accelerations of the time-optimal motion from 0 to `length`.
-
-    The samples contain every instant at which the jerk changes: between two of them the motion is a cubic in time,
-    which the quintic Hermite spline of a trajectory controller reproduces exactly, so that no limit is overshot.
-    """
-    problem = ruckig.InputParameter(1)
-    problem.target_position = [length]
-    problem.max_velocity, problem.max_acceleration, problem.max_jerk = [velocity], [acceleration], [jerk]
-    solution = ruckig.Trajectory(1)
-    outcome = ruckig.Ruckig(1).calculate(problem, solution)
-    if outcome not in (ruckig.Result.Working, ruckig.Result.Finished):
-        raise GoalError(
-            f"no time parametrization ({outcome}) for travel {length}, limits {velocity}, {acceleration}, {jerk}"
-        )
-    switches = np.concatenate([[0.0], np.cumsum(solution.profiles[0][0].t), [solution.duration]])
-    times = _subdivided(_separated(np.clip(switches, 0.0, solution.duration)))
-    states = np.array([np.ravel(solution.at_time(time)) for time in times])
-    return times, states[:, 0], states[:, 1], states[:, 2]
-
-
-def _separated(times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Drop instants that coincide with their predecessor; the first and the last stay."""
-    end = times[-1]
-    kept = [times[0]]
-    for time in times[1:]:
-        if time - kept[-1] > _SHORTEST_INTERVAL_S and end - time > _SHORTEST_INTERVAL_S:
-            kept.append(time)
-    return np.array([*kept, end])
-
-
-def _subdivided(times: NDArray[np.float64]) -> NDArray[np.float64]:
-    pieces = [
-        np.linspace(begin, end, max(1, int(np.ceil((end - begin) / _LONGEST_INTERVAL_S))), endpoint=False)
-        for begin, end in pairwise(times)
-    ]
-    return np.concatenate([*pieces, times[-1:]])

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plans a shift of the isocenter in the image plane; if it is out of reach but not needed in full, what there is.
 
-A joint at its limit blocks one direction of the image only: the rest of the shift slides along it.
+A joint at its limit, or something in the way, blocks one direction of the image only: the rest of the shift slides
+along it.
 """
 
 from collections.abc import Callable
@@ -51,11 +52,11 @@ def plan_shift(
     axes = np.array(view.display_axes)
     isocenter = planner.carm.isocenter(start)
 
-    def plan(shift_mm: NDArray[np.float64]) -> Plan:
-        return planner.to_view(start, isocenter + shift_mm @ axes / 1000.0)
+    def plan(shift_mm: NDArray[np.float64], *, detours: bool = False) -> Plan:
+        return planner.to_view(start, isocenter + shift_mm @ axes / 1000.0, detours=detours)
 
     try:
-        return Shift(plan(step_mm))
+        return Shift(plan(step_mm, detours=True))
     except GoalError as error:
         refused = error
     reached = _furthest(plan, np.zeros(2), step_mm)
