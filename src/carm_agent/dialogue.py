@@ -1,106 +1,390 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A deterministic reader of the clinician's words: stop, or a landmark to go to; anything else is not understood.
+"""The conversation with the clinician: every utterance is answered with what was understood and what will happen.
 
-Whatever sounds like a stop is one, also inside a longer sentence and when negated: an unneeded stop costs seconds.
+A stop needs no model and no context. Everything else is read twice, by rule and by the localizer's language model;
+where the two contradict each other, the agent asks. What is obeyed becomes an errand, which is planned, checked and
+supervised like any other goal: words choose among goals, nothing else.
 """
 
-import re
-import unicodedata
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
+from enum import IntEnum
 
-from carm_core.landmarks import LANDMARKS, Landmark
-
-_STOP = re.compile(
-    r"\b(s+t+o+p+(s|e|ed|en|ing|it|pen|pe|ping|ped)?|sto+pp*|halt(e|en|ed|ing)?|hold|freeze|abort|cancel"
-    r"|wait|whoa+|pause|quit|emergency|e ?stop|cease|enough|notaus|anhalten|abbrechen|arr[eê]te[rz]?|basta|alto"
-    r"|(dont|do not|no more|never|not) (move|moving|motion|movement)|stand still|stay (there|put|where))\b",
-    re.IGNORECASE,
-)
-_SIDES = {"left": "left", "right": "right", "l": "left", "r": "right"}
+from carm_agent import errands, phrases
+from carm_agent.errands import Errand, Shift
+from carm_agent.reader import Reading, Topic, read
+from carm_agent.stopping import is_stop
+from carm_core.command import Command, Confirm, Correct, Expose, Hint, Navigate, Nudge, Rotate, Stop, Unknown
+from carm_core.landmarks import LANDMARKS, landmark
 
 ABILITIES = (
     "I can bring one of these landmarks to the image center: "
     + ", ".join(landmark.name for landmark in LANDMARKS)
-    + '. Say "stop" at any time to bring the arm to rest.'
+    + '. I can also move ("2 cm to the left"), turn ("LAO 30"), take an image, and be corrected ("no, the other side").'
+    ' Say "stop" at any time to bring the arm to rest.'
 )
-"""What the agent can be told, in one or two sentences."""
+"""What the agent can be told, in a few sentences."""
+
+SEARCH_STEP_MM = 50
+"""How far a correction such as "no, further up" moves before the search goes on, mm."""
+
+_UNLIMITED = (
+    "Words cannot change limits, speed or checks, and cannot reset a stop. I did nothing. Name a landmark, a distance"
+    " or an angle alone."
+)
+_AXES = {Hint.LEFT: (1, 0), Hint.RIGHT: (-1, 0), Hint.UP: (0, 1), Hint.DOWN: (0, -1)}
 
 
-class IntentKind(Enum):
-    """What the clinician wants."""
+class Kind(IntEnum):
+    """Kinds of utterances; values as in `Utterance.msg`."""
 
-    STOP = "stop"
-    NAVIGATE = "navigate"
-    AMBIGUOUS = "ambiguous"
-    UNKNOWN = "unknown"
+    INFO = 0
+    REASON = 1
+    QUESTION = 2
+    WARNING = 3
+    RESULT = 4
+
+
+class Hands(ABC):
+    """What a conversation can set in motion."""
+
+    @abstractmethod
+    def say(self, kind: Kind, text: str, in_reply_to: str) -> None:
+        """Say something to the clinician."""
+
+    @abstractmethod
+    def stop(self, words: str) -> None:
+        """Bring everything to rest, now, and say so."""
+
+    @abstractmethod
+    def begin(self, errand: Errand, words: str) -> None:
+        """Begin an errand; a task that runs is ended first, with the arm at rest."""
+
+    @abstractmethod
+    def expose(self, words: str) -> None:
+        """Take one image."""
+
+    @abstractmethod
+    def ask_model(self, number: int, words: str) -> bool:
+        """Ask the language model to read a sentence; `Conversation.model_answered` is told.
+
+        Returns:
+            Whether there is one to ask.
+        """
+
+    @abstractmethod
+    def consent(self, yes: bool) -> bool:
+        """Answer a motion that waits for a yes; return whether one does."""
+
+    @property
+    @abstractmethod
+    def task(self) -> str:
+        """What is being done; empty when nothing is."""
+
+    @abstractmethod
+    def status(self) -> str:
+        """Say where the arm is and what was last done, in a sentence or two."""
+
+    @abstractmethod
+    def earlier(self) -> tuple[float, ...] | None:
+        """Return the joint positions (J,) before the last motion, m or rad; None when there was none."""
 
 
 @dataclass(frozen=True)
-class Intent:
-    """What was understood.
+class Limits:
+    """Bounds of what words can ask for.
 
     Attributes:
-        kind: what the clinician wants.
-        landmarks: the target; when ambiguous, all that may be meant.
+        nudge_mm: longest move by words, mm.
+        turn_deg: largest relative turn by words, degrees.
+        model_patience_s: wait for the language model, s.
+        question_patience_s: after this time a question of the agent's is no longer open, s.
     """
 
-    kind: IntentKind
-    landmarks: tuple[Landmark, ...] = ()
+    nudge_mm: float = 200.0
+    turn_deg: float = 45.0
+    model_patience_s: float = 1.0
+    question_patience_s: float = 30.0
 
 
-def is_stop(text: str) -> bool:
-    """Return whether the words ask for a stop, in whatever wording."""
-    plain = unicodedata.normalize("NFKC", text).replace("\u2019", "").replace("'", "")
-    words = re.sub(r"[\W_]+", " ", plain)
-    spelled = re.sub(r"\b(\w)[\W_]+(?=\w\b)", r"\1", plain)
-    return any(_STOP.search(variant) for variant in (words, spelled))
+@dataclass(frozen=True)
+class _Heard:
+    """A sentence that the language model is reading."""
+
+    number: int
+    words: str
+    reading: Reading
+    until_s: float
 
 
-def understand(text: str) -> Intent:
-    """Read a sentence of the clinician.
+@dataclass(frozen=True)
+class _Question:
+    """A question to the clinician: a sentence that lacks something, or commands to choose from."""
 
-    Args:
-        text: free text.
-
-    Returns:
-        The intent. Several landmarks, or one that lacks its side, are ambiguous.
-    """
-    if is_stop(text):
-        return Intent(IntentKind.STOP)
-    found = _mentioned(text)
-    if len(found) == 1:
-        return Intent(IntentKind.NAVIGATE, found)
-    return Intent(IntentKind.AMBIGUOUS if found else IntentKind.UNKNOWN, found)
+    words: str
+    options: tuple[Command, ...]
+    until_s: float
 
 
-def _words(text: str) -> str:
-    words = re.sub(r"[\W_]+", " ", text.lower()).split()
-    return " ".join(["", *words, ""])
+class Conversation:
+    """Hears, asks back, and sets errands going. All calls come from one thread; none waits."""
+
+    def __init__(self, hands: Hands, now_s: Callable[[], float], limits: Limits | None = None) -> None:
+        """Begin to listen.
+
+        Args:
+            hands: what words set in motion.
+            now_s: monotonic time, s.
+            limits: bounds of what words can ask for.
+        """
+        self._hands, self._now_s, self._limits = hands, now_s, limits or Limits()
+        self._heard: _Heard | None = None
+        self._question: _Question | None = None
+        self._count = 0
+        self._target_id: int | None = None
+
+    def target_is(self, target_id: int | None) -> None:
+        """Note the landmark of a task that was not begun by words, so that it can be corrected by words."""
+        self._target_id = target_id or self._target_id
+
+    def hear(self, words: str) -> None:
+        """Take one utterance of the clinician."""
+        if is_stop(words):
+            self._heard = self._question = None
+            self._hands.stop(words)
+            return
+        if self._heard is not None:
+            self._say(Kind.INFO, "I drop this for what you said next.", self._heard.words)
+            self._heard = None
+        reading = read(words)
+        question = self._open_question()
+        self._question = None
+        if question is not None and self._completed(question, reading, words):
+            return
+        if self._replied(reading, words):
+            return
+        self._count += 1
+        until_s = self._now_s() + self._limits.model_patience_s
+        self._heard = _Heard(self._count, words, reading, until_s)
+        if not self._hands.ask_model(self._count, words):
+            self._settle(None)
+
+    def model_answered(self, number: int, command: Command | None) -> None:
+        """Take the language model's reading.
+
+        Args:
+            number: of the sentence, as in `Hands.ask_model`; a late answer about an earlier one is dropped.
+            command: the reading; None when the model has none.
+        """
+        if self._heard is not None and self._heard.number == number:
+            self._settle(command)
+
+    def tick(self) -> None:
+        """Let time pass: a model that is too slow is not waited for."""
+        if self._heard is not None and self._now_s() >= self._heard.until_s:
+            self._settle(None)
+
+    def _say(self, kind: Kind, text: str, words: str) -> None:
+        self._hands.say(kind, text, words)
+
+    # Questions of the agent's
+
+    def _open_question(self) -> _Question | None:
+        question = self._question
+        return question if question is not None and self._now_s() < question.until_s else None
+
+    def _ask(self, text: str, words: str, options: tuple[Command, ...] = ()) -> None:
+        self._question = _Question(words, options, self._now_s() + self._limits.question_patience_s)
+        self._say(Kind.QUESTION, text, words)
+
+    def _completed(self, question: _Question, reading: Reading, words: str) -> bool:
+        """Take words as the answer to a question; return whether they are one."""
+        if question.options:
+            if reading.topic is Topic.DECLINE:
+                self._say(Kind.INFO, "All right, I leave it.", words)
+                return True
+            place = _place(words)
+            if isinstance(reading.command, Confirm) and len(question.options) == 1:
+                self._obey(question.options[0], words)
+            elif reading.command in question.options:
+                self._obey(reading.command, words)
+            elif place is not None and place < len(question.options):
+                self._obey(question.options[place], words)
+            else:
+                return False
+            return True
+        whole = read(f"{question.words} {words}")
+        if isinstance(whole.command, Unknown):
+            return False
+        self._obey(whole.command, words)
+        return True
+
+    # Understanding
+
+    def _replied(self, reading: Reading, words: str) -> bool:
+        """Answer what needs no second reading; return whether it was that."""
+        if isinstance(reading.command, Confirm):
+            if self._hands.consent(True):
+                self._say(Kind.INFO, "Going ahead.", words)
+            else:
+                self._say(Kind.INFO, "There is nothing to confirm.", words)
+        elif reading.topic is Topic.DECLINE:
+            declined = self._hands.consent(False)
+            text = "All right, I do not move." if declined else 'Say "stop" to bring the arm to rest.'
+            self._say(Kind.INFO, text, words)
+        elif reading.topic is Topic.STATUS:
+            self._say(Kind.INFO, self._hands.status(), words)
+        elif reading.topic is Topic.LIMITS:
+            self._say(Kind.WARNING, _UNLIMITED, words)
+        elif reading.topic is Topic.BACK:
+            self._go_back(words)
+        else:
+            return False
+        return True
+
+    def _settle(self, command: Command | None) -> None:
+        """Compare the two readings of a sentence, and act or ask."""
+        heard, self._heard = self._heard, None
+        assert heard is not None
+        words, reading, ruled = heard.words, heard.reading, heard.reading.command
+        if command == ruled and not isinstance(command, Unknown):
+            self._obey(ruled, words)
+        elif isinstance(ruled, Unknown):
+            if command is None or isinstance(command, Unknown | Confirm) or reading.topic is not Topic.NONE:
+                self._ask_for_more(reading, words)
+            elif isinstance(command, Stop):
+                self._hands.stop(words)
+            else:
+                self._ask(f"Did I get this right: {self._intention(command)}?", words, (command,))
+        elif command is None:
+            if reading.certain:
+                self._obey(ruled, words)
+            else:
+                self._ask(f"Did I get this right: {self._intention(ruled)}?", words, (ruled,))
+        elif isinstance(command, Unknown | Confirm | Stop):
+            self._ask(f"Did I get this right: {self._intention(ruled)}?", words, (ruled,))
+        else:
+            text = f"Which do you mean: first, {self._intention(ruled)}; or second, {self._intention(command)}?"
+            self._ask(text, words, (ruled, command))
+
+    def _ask_for_more(self, reading: Reading, words: str) -> None:
+        topic = reading.topic
+        if topic is Topic.WHICH:
+            names = " or ".join(phrases.called(mark) for mark in reading.landmarks)
+            self._ask(f"Which one do you mean: {names}?", words)
+        elif topic is Topic.WHERE_TO:
+            self._ask("In which direction: left, right, up (towards the head) or down? And by how much?", words)
+        elif topic is Topic.HOW_FAR:
+            text = f"I move at most {self._limits.nudge_mm:.0f} mm and turn by whole degrees; please say it again."
+            self._ask(text, words)
+        elif topic is Topic.TWO:
+            self._say(Kind.QUESTION, "One thing at a time, please: what first?", words)
+        elif topic is Topic.VIEW:
+            self._say(
+                Kind.QUESTION, f"Which angles do you mean by {reading.view}? For example: LAO 45 caudal 30.", words
+            )
+        elif topic is Topic.QUESTION:
+            self._say(Kind.INFO, f"I cannot answer that. {self._hands.status()}", words)
+        else:
+            self._say(Kind.INFO, f"I did not understand that. {ABILITIES}", words)
+
+    # Acting
+
+    def _intention(self, command: Command) -> str:
+        if isinstance(command, Expose):
+            return "taking an image"
+        if isinstance(command, Correct):
+            return "what I took for right is wrong"
+        errand = self._errand(command)
+        return errand.doing if errand is not None else "nothing that I can do"
+
+    def _errand(self, command: Command) -> Errand | None:
+        if isinstance(command, Navigate):
+            return errands.bring(command.target)
+        if isinstance(command, Nudge):
+            return errands.shift(command)
+        if isinstance(command, Rotate):
+            return errands.turn(command)
+        return None
+
+    def _obey(self, command: Command, words: str) -> None:
+        if isinstance(command, Nudge) and max(abs(command.dx_mm), abs(command.dy_mm)) > self._limits.nudge_mm:
+            text = f"That is too far: by words I move at most {self._limits.nudge_mm:.0f} mm. I did nothing."
+            self._say(Kind.WARNING, text, words)
+        elif isinstance(command, Rotate) and self._turns_too_far(command):
+            text = f"That is too much: by words I turn at most {self._limits.turn_deg:.0f}° at once. I did nothing."
+            self._say(Kind.WARNING, text, words)
+        elif isinstance(command, Nudge | Rotate) and not _moves(command):
+            self._say(Kind.INFO, "That would move nothing.", words)
+        elif isinstance(command, Correct):
+            self._correct(command.what, words)
+        elif isinstance(command, Expose):
+            self._expose(words)
+        else:
+            errand = self._errand(command)
+            if errand is None:
+                self._say(Kind.INFO, "There is nothing to confirm.", words)
+            else:
+                self._set_going(errand, words)
+
+    def _turns_too_far(self, command: Rotate) -> bool:
+        return command.relative and max(abs(command.primary_deg), abs(command.secondary_deg)) > self._limits.turn_deg
+
+    def _expose(self, words: str) -> None:
+        if self._hands.task:
+            self._say(Kind.INFO, f"I am {self._hands.task} and take the images for it myself.", words)
+        else:
+            self._say(Kind.INFO, "Taking an image.", words)
+            self._hands.expose(words)
+
+    def _correct(self, what: int | Hint, words: str) -> None:
+        if not isinstance(what, Hint):
+            self._set_going(errands.bring(what, words), words)
+            return
+        if self._target_id is None:
+            self._say(Kind.QUESTION, "Which landmark do you want in the image center?", words)
+            return
+        target = landmark(self._target_id)
+        if what in _AXES:
+            dx, dy = (SEARCH_STEP_MM * axis for axis in _AXES[what])
+            self._set_going(errands.bring(target.id, words, Shift(dx, dy)), words)
+        elif what is Hint.LOOK_AGAIN:
+            self._set_going(errands.bring(target.id, words), words)
+        elif target.mirror_id is None:
+            text = f"{phrases.called(target, start=True)} has no other side. Which landmark do you mean?"
+            self._say(Kind.QUESTION, text, words)
+        else:
+            side = {Hint.LEFT_SIDE: "Left", Hint.RIGHT_SIDE: "Right"}.get(what)
+            other = side is None or not target.name.startswith(side)
+            self._set_going(errands.bring(target.mirror_id if other else target.id, words), words)
+
+    def _go_back(self, words: str) -> None:
+        positions = self._hands.earlier()
+        if positions is None:
+            self._say(Kind.INFO, "I have not moved yet: there is nothing to go back to.", words)
+        else:
+            self._set_going(Errand("going back to where we were", (errands.Recall(positions),)), words)
+
+    def _set_going(self, errand: Errand, words: str) -> None:
+        self._target_id = errand.target_id or self._target_id
+        task = self._hands.task
+        first = f"I break off {task}. " if task else ""
+        self._say(Kind.INFO, f"{first}Now {errand.doing}.", words)
+        self._hands.begin(errand, words)
 
 
-def _without_side(name: str) -> str:
-    return " ".join(word for word in name.split() if word not in _SIDES)
+def _moves(command: Nudge | Rotate) -> bool:
+    if isinstance(command, Nudge):
+        return bool(command.dx_mm or command.dy_mm)
+    return not command.relative or bool(command.primary_deg or command.secondary_deg)
 
 
-def _mentioned(text: str) -> tuple[Landmark, ...]:
-    """Return the landmarks that are named; the longest names are taken out first, so that parts do not count."""
-    rest = _words(text)
-    said_sides = {_SIDES[word] for word in rest.split() if word in _SIDES}
-    names = sorted(
-        (
-            (_without_side(_words(name)), landmark)
-            for landmark in LANDMARKS
-            for name in (landmark.name, *landmark.synonyms)
-        ),
-        key=lambda pair: -len(pair[0]),
-    )
-    found: dict[int, Landmark] = {}
-    for name in dict.fromkeys(name for name, _ in names):
-        if f" {name} " not in rest:
-            continue
-        rest = rest.replace(f" {name} ", " | ")
-        candidates = [landmark for other, landmark in names if other == name]
-        sided = [mark for mark in candidates if mark.name.split()[0].lower() in said_sides]
-        found.update({mark.id: mark for mark in (sided or candidates)})
-    return tuple(found.values())
+def _place(words: str) -> int | None:
+    """Which of several options words name by its place."""
+    said = set(words.lower().strip(" .!?").split())
+    if said & {"first", "former", "1"}:
+        return 0
+    return 1 if said & {"second", "latter", "2"} else None

@@ -53,6 +53,17 @@ class AgentParameters:
         3.0, "wait for the arm to come to rest", unit="s", lower=0.1, upper=10.0, read_only=True
     )
 
+    confirm_moves: bool = parameter(False, "ask the clinician before each motion", read_only=True)
+    confirm_timeout_s: float = parameter(
+        60.0, "wait for the clinician's yes to a motion", unit="s", lower=1.0, upper=600.0, read_only=True
+    )
+    max_nudge_m: float = parameter(
+        0.2, "longest move that words can ask for", unit="m", lower=0.01, upper=0.4, read_only=True
+    )
+    command_timeout_s: float = parameter(
+        1.0, "wait for the language model to read a sentence", unit="s", lower=0.05, upper=10.0, read_only=True
+    )
+
     def navigator_config(self) -> NavigatorConfig:
         """Return the bounds of the navigation policy, in mm."""
         return NavigatorConfig(

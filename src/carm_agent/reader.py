@@ -57,7 +57,6 @@ from carm_core.errors import GoalError
 from carm_core.landmarks import Landmark
 from carm_core.mentions import Mention, mentions, split_words
 
-
 HINTS = {"left": Hint.LEFT, "right": Hint.RIGHT, "up": Hint.UP, "down": Hint.DOWN}
 
 

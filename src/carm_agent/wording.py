@@ -24,7 +24,8 @@ YES = (
 MERE_POLITENESS = r"(?:please|good|right|thank you|thanks|go|fine|ok|okay| )*"
 NO = r"no|nope|nah|negative|no thanks|no thank you|rather not|no no"
 QUESTION = (
-    r"(?:where|what|which|why|who|whom|how|when|is|are|was|were|did|does|do you|have you|has|am i|should|will it)\b.*"
+    r"(?:where|what(?! an?\b)|which|why|who|whom|how|when|is|are|was|were|did|does|do you|have you|has|am i|should"
+    r"|will it)\b.*"
 )
 WRONG = (
     r"no no|no thats wrong|no that is wrong|no way|no|nope|nah|wrong|incorrect|not (?:that|this)(?: one)?|thats wrong"

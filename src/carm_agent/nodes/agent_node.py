@@ -23,12 +23,12 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from std_msgs.msg import String
-from std_srvs.srv import Trigger
 
-from carm_agent import dialogue, phrases
-from carm_agent.dialogue import IntentKind
+from carm_agent import phrases
+from carm_agent.consent import ConsentedArm
 from carm_agent.mover import MoveCode, MoveGoal, Mover, MoveResult
 from carm_agent.navigator import Navigator
+from carm_agent.nodes.clinician import Clinician
 from carm_agent.nodes.conversions import (
     move_goal,
     move_result,
@@ -39,7 +39,7 @@ from carm_agent.nodes.conversions import (
 from carm_agent.nodes.ros_ports import CArmGraph, RosArm, RosClock, RosImager, RosLocalizer
 from carm_agent.parameters import AgentParameters
 from carm_agent.planner import Planner
-from carm_agent.ports import Interrupt
+from carm_agent.ports import Arm, Interrupt
 from carm_agent.task import NavigationCode, NavigationGoal, NavigationResult, Progress
 from carm_core.errors import CarmError, GoalError
 from carm_core.kinematics import CArm
@@ -69,8 +69,7 @@ class AgentNode(Node):
         self._dialogue = self.create_publisher(Utterance, "agent/dialogue", 10)
         self._tasks = self.create_publisher(String, "agent/task", 10)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._stop = self.create_client(Trigger, "stop")
-        self.create_subscription(String, "clinician", self._on_clinician, 10)
+        self._clinician = Clinician(self)
         self.create_timer(1.0, self._publish_diagnostics)
         self._servers = [
             self._serve(Navigate, "navigate", self._execute_navigate),
@@ -85,9 +84,29 @@ class AgentNode(Node):
         """Whether a task runs."""
         return bool(self._task)
 
+    @property
+    def task(self) -> str:
+        """What is being done, for the clinician; empty when nothing is."""
+        return self._task
+
+    @property
+    def graph(self) -> CArmGraph:
+        """What the other nodes say."""
+        return self._graph
+
+    @property
+    def settings(self) -> AgentParameters:
+        """Parameters of the node."""
+        return self._settings
+
     def interrupt(self, message: str) -> None:
         """Ask the running task, if any, to end."""
         self._graph.interrupt.cancel(message)
+
+    def stopped_by_words(self, message: str) -> None:
+        """Tell the running task, if any, that stop was asked for."""
+        if self.busy:
+            self._graph.interrupt.stop(message)
 
     def _on_cancel(self, goal_handle: Any) -> CancelResponse:
         if getattr(goal_handle, "carm_runs", False):
@@ -100,9 +119,18 @@ class AgentNode(Node):
 
     # Tasks
 
-    def _begin(self, description: str, work: Callable[[Interrupt], Any]) -> Future:
-        """Run `work` on a thread of its own; the future, resolved on the executor, gives its result or exception."""
+    def begin(self, description: str, work: Callable[[Interrupt], Any]) -> Future:
+        """Run `work` on a thread of its own, as the one task.
+
+        Args:
+            description: what is being done, as in "I am turning to LAO 30".
+            work: the task; ends early when its interrupt trips.
+
+        Returns:
+            A future, resolved on the executor, of the result and the exception.
+        """
         self._task = description
+        self._clinician.task_begins()
         interrupt = self._graph.interrupt = Interrupt()
         ended = Future(executor=self.executor)
         executor = self.executor
@@ -110,6 +138,7 @@ class AgentNode(Node):
         def finish(result: Any, error: Exception | None) -> None:
             self._task = ""
             ended.set_result((result, error))
+            executor.create_task(self._clinician.task_ended)
 
         def run() -> None:
             result, error = None, None
@@ -127,24 +156,31 @@ class AgentNode(Node):
             description = f"bringing {phrases.called(goal.landmark())} to the image center"
         except CarmError:
             description = "navigating"
+        self._clinician.conversation.target_is(goal.target_id)
+        return self.begin(description, lambda interrupt: self.navigate_now(goal, interrupt, report))
+
+    def navigate_now(
+        self, goal: NavigationGoal, interrupt: Interrupt, report: Callable[[Progress], None] | None = None
+    ) -> NavigationResult:
+        """Run one navigation to its end, on the task's thread."""
         self._tasks.publish(String(data=json.dumps(dataclasses.asdict(goal))))
+        if self._graph.stopped:
+            return NavigationResult(NavigationCode.STOPPED, "stop is latched; reset first", summary=_LATCHED)
+        graph = self._graph
+        navigator = Navigator(
+            self._planner,
+            RosImager(graph, interrupt),
+            RosLocalizer(graph, interrupt),
+            self._arm(interrupt),
+            RosClock(self),
+            interrupt,
+            self._settings.navigator_config(),
+        )
+        return navigator.run(goal, report or self._told)
 
-        def work(interrupt: Interrupt) -> NavigationResult:
-            if self._graph.stopped:
-                return NavigationResult(NavigationCode.STOPPED, "stop is latched; reset first", summary=_LATCHED)
-            graph = self._graph
-            navigator = Navigator(
-                self._planner,
-                RosImager(graph, interrupt),
-                RosLocalizer(graph, interrupt),
-                RosArm(graph, interrupt),
-                RosClock(self),
-                interrupt,
-                self._settings.navigator_config(),
-            )
-            return navigator.run(goal, report)
-
-        return self._begin(description, work)
+    def _arm(self, interrupt: Interrupt, progress: Callable[[float], None] = lambda share: None) -> Arm:
+        arm = RosArm(self._graph, interrupt, progress)
+        return ConsentedArm(arm, self._clinician.moves_consent, interrupt) if self._settings.confirm_moves else arm
 
     def _navigation_ended(self, outcome: tuple[Any, Exception | None], in_reply_to: str = "") -> NavigationResult:
         result, error = outcome
@@ -189,7 +225,7 @@ class AgentNode(Node):
             goal_handle.publish_feedback(MoveCArm.Feedback(stage=stage, progress=progress))
 
         goal_handle.carm_runs = True
-        future = self._begin("moving", lambda interrupt: self._move(goal, interrupt, tell))
+        future = self.begin("moving", lambda interrupt: self._move(goal, interrupt, tell))
         if goal_handle.is_cancel_requested:
             self.interrupt("canceled by the client")
         result, failure = await future
@@ -201,8 +237,21 @@ class AgentNode(Node):
     def _move(self, goal: MoveGoal, interrupt: Interrupt, tell: Callable[..., None]) -> MoveResult:
         if self._graph.stopped and not goal.plan_only:
             return MoveResult(MoveCode.STOPPED, "stop is latched; reset first")
-        arm = RosArm(self._graph, interrupt, lambda share: tell("moving", share))
+        arm = self._arm(interrupt, lambda share: tell("moving", share))
         return Mover(self._planner, arm).run(goal, tell)
+
+    def move_now(self, make_goal: Callable[[], MoveGoal], interrupt: Interrupt) -> MoveResult:
+        """Run one move to its end, on the task's thread.
+
+        Args:
+            make_goal: makes the goal from where the arm is.
+            interrupt: of the task.
+        """
+        try:
+            goal = make_goal()
+        except CarmError as error:
+            return MoveResult(MoveCode.NO_JOINT_STATES, str(error))
+        return self._move(goal, interrupt, lambda stage, progress=0.0: None)
 
     # Dialogue
 
@@ -220,41 +269,6 @@ class AgentNode(Node):
         self._dialogue.publish(utterance)
         self.get_logger().info(text)
 
-    def _on_clinician(self, message: String) -> None:
-        words = message.data
-        intent = dialogue.understand(words)
-        if intent.kind is IntentKind.STOP:
-            self._stop_now(words)
-        elif intent.kind is IntentKind.AMBIGUOUS:
-            names = " or ".join(phrases.called(landmark) for landmark in intent.landmarks)
-            self.say(Utterance.KIND_QUESTION, f"Which one do you mean: {names}?", in_reply_to=words)
-        elif intent.kind is IntentKind.NAVIGATE and self.busy:
-            text = f'I am still {self._task}. Say "stop" first if you want something else.'
-            self.say(Utterance.KIND_WARNING, text, in_reply_to=words)
-        elif intent.kind is IntentKind.NAVIGATE:
-            target = intent.landmarks[0]
-            self.say(Utterance.KIND_INFO, f"Bringing {phrases.called(target)} to the image center.", "", words)
-            future = self._navigate(NavigationGoal(target_id=target.id, hint=words), self._told)
-            future.add_done_callback(lambda ended: self._navigation_ended(ended.result(), words))
-        else:
-            self.say(Utterance.KIND_INFO, f"I did not understand that. {dialogue.ABILITIES}", in_reply_to=words)
-
-    def _stop_now(self, words: str) -> None:
-        request = self._stop.call_async(Trigger.Request())
-        request.add_done_callback(lambda done: self._stop_answered(done.result(), words))
-        if self.busy:
-            self._graph.interrupt.stop(f'the clinician said "{words}"')
-        if self._stop.service_is_ready():
-            self.say(Utterance.KIND_INFO, "Stopping. Nothing moves until you reset.", in_reply_to=words)
-        else:
-            text = "The stop service does not answer! I ended my own task; use the emergency stop if the arm moves."
-            self.say(Utterance.KIND_WARNING, text, in_reply_to=words)
-
-    def _stop_answered(self, response: Any, words: str) -> None:
-        if response is None or not response.success:
-            why = response.message if response is not None else "no answer"
-            self.say(Utterance.KIND_WARNING, f"Stop was refused: {why}. Use the emergency stop.", in_reply_to=words)
-
     def _publish_diagnostics(self) -> None:
         graph = self._graph
         parts = {
@@ -262,7 +276,7 @@ class AgentNode(Node):
             "xray/expose": graph.expose.service_is_ready(),
             "localize": graph.localize.server_is_ready(),
             "follow_joint_trajectory": graph.follow.server_is_ready(),
-            "stop": self._stop.service_is_ready(),
+            "stop": self._clinician.stop_is_ready,
         }
         missing = [name for name, there in parts.items() if not there]
         status = DiagnosticStatus(name="carm_agent", hardware_id="carm", level=DiagnosticStatus.OK)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a clinician's words lead to: errands of one or more steps, each checked and carried out like any other goal.
+
+An errand holds no velocities and no limits: words cannot set them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from carm_agent import phrases
+from carm_agent.mover import MoveGoal
+from carm_agent.task import NavigationGoal
+from carm_core.command import Nudge, Rotate
+from carm_core.kinematics import CArm
+from carm_core.landmarks import landmark
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Move the isocenter over the patient, from wherever it is when the step begins.
+
+    Attributes:
+        dx_mm: towards the patient's left, mm.
+        dy_mm: towards the head, mm.
+    """
+
+    dx_mm: float
+    dy_mm: float
+
+    def goal(self, carm: CArm, positions: Sequence[float]) -> MoveGoal:
+        """Return the move from the joint positions (J,), m or rad."""
+        x, y, z = carm.isocenter(positions)
+        return MoveGoal(is_view=True, isocenter_m=(x + self.dy_mm / 1000.0, y - self.dx_mm / 1000.0, z))
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Change the view angles about the isocenter.
+
+    Attributes:
+        primary_deg: LAO positive, degrees.
+        secondary_deg: cranial positive, degrees.
+        relative: add to the angles that are there when the step begins.
+    """
+
+    primary_deg: float
+    secondary_deg: float
+    relative: bool = False
+
+    def goal(self, carm: CArm, positions: Sequence[float]) -> MoveGoal:
+        """Return the move from the joint positions (J,), m or rad."""
+        primary, secondary = math.radians(self.primary_deg), math.radians(self.secondary_deg)
+        if self.relative:
+            now = carm.angles(positions)
+            primary, secondary = now[0] + primary, now[1] + secondary
+        return MoveGoal(is_view=True, angles_rad=(primary, secondary))
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Go to joint positions that were noted.
+
+    Attributes:
+        positions: shape (J,), m or rad.
+    """
+
+    positions: tuple[float, ...]
+
+    def goal(self, carm: CArm, positions: Sequence[float]) -> MoveGoal:
+        """Return the move; where it starts does not matter."""
+        del positions
+        return MoveGoal(tuple(carm.joint_names), self.positions)
+
+
+Step = NavigationGoal | Shift | Turn | Recall
+
+
+@dataclass(frozen=True)
+class Errand:
+    """Steps, one after the other; the first that fails ends the errand.
+
+    Attributes:
+        doing: what is being done, as in "I am bringing the carina to the image center".
+        steps: to carry out.
+        target_id: landmark that it is about; None when it is about none.
+    """
+
+    doing: str
+    steps: tuple[Step, ...]
+    target_id: int | None = None
+
+
+def bring(target_id: int, hint: str = "", first: Shift | None = None) -> Errand:
+    """Bring a landmark to the image center, perhaps after a shift towards where it was said to be."""
+    doing = f"bringing {phrases.called(landmark(target_id))} to the image center"
+    goal = NavigationGoal(target_id=target_id, hint=hint)
+    if first is None:
+        return Errand(doing, (goal,), target_id)
+    return Errand(
+        f"{shift(Nudge(round(first.dx_mm), round(first.dy_mm))).doing}, then {doing}", (first, goal), target_id
+    )
+
+
+def shift(nudge: Nudge) -> Errand:
+    """Move over the patient."""
+    parts = [
+        f"{abs(value)} mm towards {words[value < 0]}"
+        for value, words in (
+            (nudge.dx_mm, ("the patient's left", "the patient's right")),
+            (nudge.dy_mm, ("the head", "the feet")),
+        )
+        if value
+    ]
+    return Errand(f"moving {' and '.join(parts)}", (Shift(nudge.dx_mm, nudge.dy_mm),))
+
+
+def turn(rotate: Rotate) -> Errand:
+    """Change the view angles."""
+    step = Turn(rotate.primary_deg, rotate.secondary_deg, rotate.relative)
+    if not rotate.relative:
+        return Errand(f"turning to {phrases.angles(rotate.primary_deg, rotate.secondary_deg)}", (step,))
+    parts = [
+        f"{abs(value)}° towards {words[value < 0]}"
+        for value, words in (
+            (rotate.primary_deg, ("LAO", "RAO")),
+            (rotate.secondary_deg, ("cranial", "caudal")),
+        )
+        if value
+    ]
+    return Errand(f"turning {' and '.join(parts)}", (step,))

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The clinician's words over ROS: hears them, has them read, sets errands going. Runs on the executor; never waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from carm_interfaces.action import Localize
+from carm_interfaces.msg import Utterance
+from carm_interfaces.srv import Expose
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from carm_agent import phrases
+from carm_agent.consent import Consent
+from carm_agent.dialogue import Conversation, Hands, Kind, Limits
+from carm_agent.errands import Errand
+from carm_agent.mover import MoveCode, MoveResult
+from carm_agent.ports import Interrupt
+from carm_agent.task import NavigationGoal, NavigationResult
+from carm_core.command import Command, command_from_text
+from carm_core.errors import AnswerError
+from carm_core.localization import Protocol
+
+if TYPE_CHECKING:
+    from carm_agent.nodes.agent_node import AgentNode
+
+_TICK_S = 0.05
+
+
+class Clinician(Hands):
+    """Connects a `Conversation` with the agent node."""
+
+    def __init__(self, node: AgentNode) -> None:
+        """Listen on `clinician`.
+
+        Args:
+            node: the agent node; its graph and its settings are there.
+        """
+        self._node, self._graph, settings = node, node.graph, node.settings
+        limits = Limits(nudge_mm=1000.0 * settings.max_nudge_m, model_patience_s=settings.command_timeout_s)
+        self.conversation = Conversation(self, time.monotonic, limits)
+        self.moves_consent = Consent(
+            lambda question: node.say(Utterance.KIND_QUESTION, question), settings.confirm_timeout_s
+        )
+        self._queued: tuple[Errand, str] | None = None
+        self._asked: tuple[int, Any] | None = None
+        self._before: tuple[float, ...] | None = None
+        self._last_result = ""
+        self._stop = node.create_client(Trigger, "stop")
+        node.create_subscription(String, "clinician", self._on_words, 10)
+        node.create_timer(_TICK_S, self._tick)
+
+    def _on_words(self, message: String) -> None:
+        self.conversation.hear(message.data)
+
+    def _tick(self) -> None:
+        self.conversation.tick()
+
+    @property
+    def stop_is_ready(self) -> bool:
+        """Whether the stop service is there."""
+        return bool(self._stop.service_is_ready())
+
+    # What the agent node tells
+
+    def task_begins(self) -> None:
+        """Note where the arm is, for "go back"."""
+        if self._graph.joint_states_known:
+            self._before = tuple(float(value) for value in self._graph.joint_positions())
+
+    def task_ended(self) -> None:
+        """Begin what waits for the end of the task before it."""
+        queued, self._queued = self._queued, None
+        if queued is not None:
+            self._start(*queued)
+
+    # Hands
+
+    def say(self, kind: Kind, text: str, in_reply_to: str) -> None:
+        """See `Hands.say`."""
+        self._node.say(int(kind), text, in_reply_to=in_reply_to)
+
+    def stop(self, words: str) -> None:
+        """See `Hands.stop`."""
+        request = self._stop.call_async(Trigger.Request())
+        request.add_done_callback(lambda done: self._stop_answered(done.result(), words))
+        self._queued = None
+        self.moves_consent.give(False)
+        self._node.stopped_by_words(f'the clinician said "{words}"')
+        if self._stop.service_is_ready():
+            self.say(Kind.INFO, "Stopping. Nothing moves until you reset.", words)
+        else:
+            text = "The stop service does not answer! I ended my own task; use the emergency stop if the arm moves."
+            self.say(Kind.WARNING, text, words)
+
+    def _stop_answered(self, response: Any, words: str) -> None:
+        if response is None or not response.success:
+            why = response.message if response is not None else "no answer"
+            self.say(Kind.WARNING, f"Stop was refused: {why}. Use the emergency stop.", words)
+
+    def begin(self, errand: Errand, words: str) -> None:
+        """See `Hands.begin`."""
+        if self._node.busy:
+            self._queued = (errand, words)
+            self._node.interrupt("the clinician asked for something else")
+        else:
+            self._start(errand, words)
+
+    def expose(self, words: str) -> None:
+        """See `Hands.expose`."""
+        client = self._graph.expose
+        if not client.service_is_ready():
+            self.say(Kind.WARNING, f"No X-ray system: service {client.srv_name} is not there.", words)
+            return
+        client.call_async(Expose.Request()).add_done_callback(lambda done: self._exposed(done.result(), words))
+
+    def _exposed(self, response: Any, words: str) -> None:
+        if response is None or not response.success:
+            why = response.error_msg if response is not None else "no answer"
+            self.say(Kind.WARNING, f"No image was taken: {why}", words)
+        else:
+            self.say(Kind.RESULT, "The image is taken.", words)
+
+    def ask_model(self, number: int, words: str) -> bool:
+        """See `Hands.ask_model`."""
+        localize = self._graph.localize
+        if not localize.server_is_ready():
+            return False
+        if self._asked is not None:
+            self._asked[1].cancel_goal_async()
+            self._asked = None
+        goal = Localize.Goal(protocol=Protocol.COMMAND.value, hint=words)
+        localize.send_goal_async(goal).add_done_callback(lambda sent: self._taken(sent.result(), number))
+        return True
+
+    def _taken(self, handle: Any, number: int) -> None:
+        if handle is None or not handle.accepted:
+            self.conversation.model_answered(number, None)
+            return
+        self._asked = (number, handle)
+        handle.get_result_async().add_done_callback(lambda done: self._read(done.result(), number))
+
+    def _read(self, outcome: Any, number: int) -> None:
+        if self._asked is not None and self._asked[0] == number:
+            self._asked = None
+        command: Command | None = None
+        if outcome is not None and outcome.result.error_code == Localize.Result.ERROR_NONE:
+            try:
+                command = command_from_text(outcome.result.landmarks.answer.strip())
+            except AnswerError as error:
+                self._node.get_logger().warning(str(error))
+        self.conversation.model_answered(number, command)
+
+    def consent(self, yes: bool) -> bool:
+        """See `Hands.consent`."""
+        awaited = self.moves_consent.awaited
+        self.moves_consent.give(yes)
+        return awaited
+
+    @property
+    def task(self) -> str:
+        """See `Hands.task`."""
+        return self._node.task
+
+    def status(self) -> str:
+        """See `Hands.status`."""
+        doing = f"I am {self.task}." if self.task else "Nothing is under way."
+        return " ".join(part for part in (doing, self._view(), self._last_result) if part)
+
+    def _view(self) -> str:
+        if not self._graph.joint_states_known:
+            return "I do not know where the arm is."
+        primary, secondary = np.degrees(self._graph.carm.angles(self._graph.joint_positions()))
+        return f"The view is at {phrases.angles(float(primary), float(secondary))}."
+
+    def earlier(self) -> tuple[float, ...] | None:
+        """See `Hands.earlier`."""
+        return self._before
+
+    # Errands
+
+    def _start(self, errand: Errand, words: str) -> None:
+        ended = self._node.begin(errand.doing, lambda interrupt: self._carry_out(errand, interrupt))
+        ended.add_done_callback(lambda done: self._finished(done.result()[0], done.result()[1], words))
+
+    def _carry_out(self, errand: Errand, interrupt: Interrupt) -> NavigationResult | MoveResult:
+        """Run the steps, on the task's thread."""
+        outcome: NavigationResult | MoveResult = MoveResult(MoveCode.NONE)
+        for step in errand.steps:
+            if isinstance(step, NavigationGoal):
+                outcome = self._node.navigate_now(step, interrupt)
+            else:
+                outcome = self._node.move_now(self._goal_of(step), interrupt)
+            if outcome.error_code:
+                return outcome
+        return outcome
+
+    def _goal_of(self, step: Any) -> Callable[[], Any]:
+        graph = self._graph
+        return lambda: step.goal(graph.carm, graph.joint_positions())
+
+    def _finished(self, result: Any, failure: Exception | None, words: str) -> None:
+        reason = ""
+        if failure is not None:
+            self._node.get_logger().error(f"errand failed: {type(failure).__name__}: {failure}")
+            text = "I gave up because of an internal error; make sure that the arm stands still."
+            reason = f"{type(failure).__name__}: {failure}"
+        elif isinstance(result, NavigationResult):
+            text, reason = result.summary, result.error_msg
+        elif result.error_code == MoveCode.NONE:
+            text = f"Done. {self._view()}"
+        else:
+            text, reason = f"I could not do that: {result.error_msg}", result.error_code.name.lower()
+        self._last_result = f"Last: {text}"
+        self._node.say(Utterance.KIND_RESULT, text, reason, words)
