@@ -251,6 +251,19 @@ def test_images_without_landmarks(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (case.kind, case.in_view, case.centered_on) == ("noise", (), 0)
 
 
+def test_processes_render_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    chosen = Suite("falsification", ("noise:0", "noise:1"), 4, "")
+    rendered: list[int] = []
+    found = list(cache.cases(chosen, 0, workers=2, progress=rendered.append))
+    assert rendered == [2, 2]
+    assert len(list(cache.folder(chosen, 0).glob("*.npz"))) == 2
+    expected = [case for number in (0, 1) for case in patient_cases(chosen, number, 0)]
+    for one, two in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.frame.image, two.frame.image)
+    assert list(cache.cases(chosen, 0, workers=2)) != []
+
+
 def test_turned_arm_keeps_the_central_ray() -> None:
     carm = CArm.from_config()
     rolled = RolledCArm.of(carm, 0.3)

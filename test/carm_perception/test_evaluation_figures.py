@@ -113,6 +113,14 @@ def test_hits_by_hand() -> None:
     assert (counts[10, 10], counts[10, 9], counts[7, 8], counts[8, 14]) == (1, 1, 1, 1)
 
 
+def test_landmarks_outside_the_ct() -> None:
+    """An answer that names one is wrong; struck from it, the rest is right."""
+    record = ListRecord(0, Protocol.LOCALIZATION, Status.ANSWERED, (11, 1, 14), (7, 11), unknown_ids=frozenset({6, 7}))
+    figures = summarize([record], 1)
+    assert (figures["hit_1"], figures["hit_2"], figures["hit_1_known"]) == (0, 1, 1)
+    assert "hit_1_known" not in summarize([listed(11, (7, 11))], 1)
+
+
 def test_gap_between_sides_by_hand() -> None:
     """Wrists: right 1 of 1, left 0 of 1; elbows: right 1 of 1, left 1 of 1."""
     records = [listed(8, (8, 1)), listed(9, (8, 1)), listed(6, (6, 1)), listed(7, (7, 1))]

@@ -52,6 +52,12 @@ class Case:
     kind: str = ""
 
     @property
+    def unknown(self) -> frozenset[int]:
+        """Ids of the landmarks whose true place is not known."""
+        rows = zip(LANDMARKS, self.displacement_mm, strict=True)
+        return frozenset(mark.id for mark, place in rows if not np.isfinite(place).all())
+
+    @property
     def in_view(self) -> tuple[int, ...]:
         """Ids of the landmarks whose projection lies in the exposed field."""
         limit = np.array(self.half_field_mm)

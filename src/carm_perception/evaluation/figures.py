@@ -69,7 +69,8 @@ def summarize(records: Sequence[Record], cases: int) -> dict[str, Any]:
         figures |= _falsification(records)
     else:
         hits = [r for r in lists if r.protocol is Protocol.LOCALIZATION]
-        figures |= hit_figures(hits) | retrieval_figures([r for r in lists if r.protocol is Protocol.RETRIEVAL])
+        retrieved = [r for r in lists if r.protocol is Protocol.RETRIEVAL]
+        figures |= hit_figures(hits) | retrieval_figures(retrieved) | _known_figures(hits, retrieved)
         figures |= _errors(points) | with_interval("abstained", [r.status is Status.ABSTAINED for r in records])
         figures["per_landmark"] = {mark.name: landmark_figures(hits, points, mark.id) for mark in LANDMARKS}
         figures |= left_right_gap(figures["per_landmark"]) | {"confusion": confusion(hits)}
@@ -97,6 +98,14 @@ def retrieval_figures(retrieved: Sequence[ListRecord]) -> dict[str, Any]:
             figures[f"{name}_at_{k}"] = round(float(np.mean(values)), 4) if values else None
     top = [precision(r.truth_ids, r.answer_ids, 1) == 1 for r in retrieved]
     return figures | {"p_at_1_ci95": wilson(top)}
+
+
+def _known_figures(hits: Sequence[ListRecord], retrieved: Sequence[ListRecord]) -> dict[str, Any]:
+    """The main rates with landmarks of unknown place struck from the answers; nothing where all places are known."""
+    if not any(r.unknown_ids for r in (*hits, *retrieved)):
+        return {}
+    figures = hit_figures([r.known for r in hits]) | retrieval_figures([r.known for r in retrieved])
+    return {f"{name}_known": figures[name] for name in ("hit_1", "hit_2", "p_at_1", "p_at_3")}
 
 
 def _errors(points: Sequence[PointRecord]) -> dict[str, Any]:

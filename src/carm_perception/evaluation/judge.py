@@ -139,7 +139,8 @@ def _ask_list(localizer: Localizer, case: Case, index: int, protocol: Protocol, 
     reply, seconds = timed(localizer, case, Query(protocol))
     truth = () if case.kind else closest(case.displacement_mm, TRUE_CLOSEST)
     answer = order_of(reply)
-    result.records.append(ListRecord(index, protocol, status_of(reply), truth, answer, seconds, case.kind))
+    unknown = frozenset() if case.kind else case.unknown
+    result.records.append(ListRecord(index, protocol, status_of(reply), truth, answer, seconds, case.kind, unknown))
     if answer and (case.kind or (protocol is Protocol.LOCALIZATION and truth[0] not in answer[:2])):
         distance = float(np.linalg.norm(case.displacement_mm[answer[0] - 1]))
         _keep(result, Worst(case, protocol, 0, answer, None, distance if np.isfinite(distance) else 0.0))

@@ -49,13 +49,12 @@ def confusion_png(confusion: Mapping[str, Any], title: str) -> bytes:
     """True closest landmark against the first of the answer; counts, colored by the fraction of the row."""
     counts = np.array(confusion["counts"])
     figure, axes = _pyplot().subplots(figsize=(8.4, 7.0))
-    axes.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
         if count:
-            right = row == column
-            axes.text(
-                column, row, str(count), ha="center", va="center", fontsize=8, color="white" if right else "firebrick"
-            )
+            dark, wrong = share[row, column] > 0.5, "firebrick" if row != column else "black"
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color="white" if dark else wrong)
     axes.set_xticks(range(len(confusion["columns"])), confusion["columns"], rotation=90, fontsize=8)
     axes.set_yticks(range(len(confusion["rows"])), confusion["rows"], fontsize=8)
     axes.set(xlabel="answered first", ylabel="truly closest to the image center", title=title)
@@ -144,7 +143,8 @@ def _tile(worst: Worst) -> NDArray[np.uint8]:
 
     for mark, place in zip(LANDMARKS, worst.case.displacement_mm, strict=True):
         if np.isfinite(place).all():
-            cv2.circle(image, pixel(place), 5, _GREEN, 1, cv2.LINE_AA)
+            wanted = mark.id == worst.target
+            cv2.circle(image, pixel(place), 7 if wanted else 5, _GREEN, 2 if wanted else 1, cv2.LINE_AA)
             right_down = pixel(place)
             cv2.putText(image, str(mark.id), (right_down[0] + 6, right_down[1]), 0, 0.4, _GREEN, 1, cv2.LINE_AA)
     if worst.answer_mm is not None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from carm_core.localization import NAN, LandmarkEstimate, Localization, Protocol
@@ -51,6 +51,7 @@ class ListRecord:
         answer_ids: The answer, word for word; empty when there is none.
         latency_s: As the caller saw it.
         kind: Kind of a falsification image, or empty.
+        unknown_ids: Landmarks whose true place is not known: they lie outside the CT.
     """
 
     case: int
@@ -60,6 +61,12 @@ class ListRecord:
     answer_ids: tuple[int, ...]
     latency_s: float = NAN
     kind: str = ""
+    unknown_ids: frozenset[int] = frozenset()
+
+    @property
+    def known(self) -> ListRecord:
+        """The same with landmarks of unknown place struck from the answer."""
+        return replace(self, answer_ids=tuple(i for i in self.answer_ids if i not in self.unknown_ids))
 
 
 @dataclass(frozen=True)
