@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from dataclasses import replace
@@ -41,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="of the 1536 x 1536 detector; repeat for several (2 and 1: 768 and 1536 pixels)",
     )
+    parser.add_argument(
+        "--readout",
+        type=int,
+        default=0,
+        metavar="PX",
+        help="central square of the binned detector that is read out: with --binning 1, 1024 (0: all of it)",
+    )
     parser.add_argument("--topic", choices=sorted(TOPICS), default="image", help="which image (image)")
     parser.add_argument("--duration", type=float, default=30.0, metavar="S", help="per binning, s (30)")
     parser.add_argument("--patient", default="chest_ct", help="chest_ct, phantom:SEED or a CT (chest_ct)")
@@ -63,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigurationError(f"--rate {args.rate:g} is outside 0.5 to 30")
     if not 1 <= args.duration <= 3600:
         raise ConfigurationError(f"--duration {args.duration:g} is outside 1 to 3600")
+    if args.readout < 0:
+        raise ConfigurationError(f"--readout {args.readout} is negative")
     results = {}
     for binning in dict.fromkeys(args.binning or (2, 1)):
         metrics = figures_of(_stream(binning, args), args.rate)
@@ -125,9 +135,11 @@ def _stream(binning: int, args: argparse.Namespace) -> list[Arrival]:
         if spec.name in ("motion_node", "xray_node"):
             command = launcher.node_command(spec, values)
             if spec.name == "xray_node":
-                extra = ("-p", f"binning:={binning}", "-p", f"seed:={args.seed}")
-                command = replace(command, words=(*command.words, *extra))
+                extra = (f"binning:={binning}", f"seed:={args.seed}", f"readout_px:={args.readout}")
+                words = (word for pair in extra for word in ("-p", pair))
+                command = replace(command, words=(*command.words, *words))
             commands.append(command)
+    gc.freeze()
     said: list[str] = []
     supervisor = launcher.Supervisor(said.append, color=False)
     duration_s = 4.0 if args.quick else args.duration
@@ -146,5 +158,6 @@ def _stream(binning: int, args: argparse.Namespace) -> list[Arrival]:
 def command_line(args: argparse.Namespace) -> str:
     """The command line that gives these figures."""
     words = ["carm bench stream", *(f"--binning {binning}" for binning in args.binning or ())]
+    words += [f"--readout {args.readout}"] if args.readout else []
     words += [f"--rate {args.rate:g}", f"--topic {args.topic}", f"--patient {args.patient}", f"--seed {args.seed}"]
     return " ".join([*words, "--quick" if args.quick else f"--duration {args.duration:g}"])

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from carm_core.errors import PatientError
@@ -34,6 +33,8 @@ def series_files(folder: Path) -> list[Path]:
     Raises:
         PatientError: If there is no series.
     """
+    import SimpleITK as sitk
+
     series = [
         [Path(name) for name in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)]
         for uid in _quiet_series_ids(folder)
@@ -54,6 +55,8 @@ def read_dicom(path: Path, files: list[Path]) -> tuple[NDArray[Any], NDArray[np.
     Raises:
         PatientError: If the slices do not make up a CT volume.
     """
+    import SimpleITK as sitk
+
     rescales = _check_slices(path, files)
     whole = all(slope.is_integer() and intercept.is_integer() for slope, intercept in rescales)
     pixel_type = sitk.sitkInt32 if whole else sitk.sitkFloat32
@@ -69,6 +72,8 @@ def read_dicom(path: Path, files: list[Path]) -> tuple[NDArray[Any], NDArray[np.
 
 def _check_slices(path: Path, files: list[Path]) -> set[tuple[float, float]]:
     """Check that the slices are those of one CT; returns the pairs of rescale slope and intercept in it."""
+    import SimpleITK as sitk
+
     reader = sitk.ImageFileReader()
     positions, orientations, rescales, said = [], [], set(), []
     for file in files:
@@ -170,6 +175,8 @@ def _check_slice_positions(path: Path, positions: NDArray[np.float64], orientati
 
 
 def _quiet_series_ids(path: Path) -> tuple[str, ...]:
+    import SimpleITK as sitk
+
     previous = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 import yaml
 from numpy.typing import NDArray
 
@@ -117,6 +116,8 @@ def write_nifti(volume: Volume, path: Path) -> None:
     Raises:
         PatientError: If the file cannot be written.
     """
+    import SimpleITK as sitk
+
     image = image_of(volume)
     try:
         sitk.WriteImage(image, str(path))

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from carm_core.errors import PatientError
 from carm_sim.volume import AIR_HU, BODY_THRESHOLD_HU, Volume
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 FINEST_MM, COARSEST_MM = 0.3, 10.0
 
@@ -69,6 +72,8 @@ def process(volume: Volume, options: CtOptions) -> Volume:
 
 def image_of(volume: Volume) -> sitk.Image:
     """The volume as an ITK image; its axes must be orthogonal."""
+    import SimpleITK as sitk
+
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume.hu.transpose(2, 1, 0)))
     affine, spacing = volume.transform_voxel_to_lps, volume.spacing_mm
     image.SetSpacing(spacing.tolist())
@@ -143,6 +148,8 @@ def resampled(volume: Volume, spacing_mm: float) -> Volume:
         volume: The CT.
         spacing_mm: Edge length of the new voxels.
     """
+    import SimpleITK as sitk
+
     image = sitk.Cast(image_of(volume), sitk.sitkFloat32)
     old = volume.spacing_mm
     growth = spacing_mm / old

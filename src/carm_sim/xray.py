@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,6 +29,7 @@ from carm_sim.physics.exposure_control import ExposureControl, Field
 from carm_sim.physics.tube import Technique, Tube, effective_energy_kev
 from carm_sim.volume import Volume
 
+SMALLEST_READOUT_PX = 64
 _CONTROL_RAYS = 32  # along each side of the field
 _CONTROL_SPACING_MM = 4.0  # of the voxels they meet
 
@@ -39,6 +40,8 @@ class XrayConfig:
 
     Attributes:
         binning: Detector binning.
+        readout_px: Side of the central square of the binned detector that is read out, as detectors do for zoom; 0:
+            the whole detector.
         threads: Threads for rendering.
         detector: Detector response and noise.
         tube: Filtration, focal spot.
@@ -48,6 +51,7 @@ class XrayConfig:
     """
 
     binning: int = 3
+    readout_px: int = 0
     threads: int = 2
     detector: DetectorModel = field(default_factory=DetectorModel)
     tube: Tube = field(default_factory=Tube)
@@ -184,7 +188,7 @@ class XraySystem:
             positions: Joint positions (6,), m and rad; None: home.
         """
         with self._lock:
-            view = self.carm.view(self.carm.home if positions is None else positions, self.config.binning)
+            view = self._view(self.carm.home if positions is None else positions)
             view_lps = view.transformed(self._transform_table_to_lps)
             region = 0, 0, 8, 8
             wanted = Request()
@@ -202,7 +206,7 @@ class XraySystem:
         """
         wanted = request if request is not None else Request()
         with self._lock:
-            view = self.carm.view(positions, self.config.binning)
+            view = self._view(positions)
             region = field_region(view, wanted.field_m)
             view_lps = view.transformed(self._transform_table_to_lps)
             technique = self._technique(view_lps, region, wanted)
@@ -218,6 +222,9 @@ class XraySystem:
         """
         weights = material_weights(effective_energy_kev(voltage_kv, self.config.tube))
         return self._scene.line_integrals(view.transformed(self._transform_table_to_lps), region, weights)
+
+    def _view(self, positions: ArrayLike) -> XrayView:
+        return read_out(self.carm.view(positions, self.config.binning), self.config.readout_px)
 
     def _technique(self, view_lps: XrayView, region: Region, wanted: Request) -> Technique:
         seen = None
@@ -296,6 +303,31 @@ def _thinned(volume: Volume) -> Volume:
     affine = volume.transform_voxel_to_lps @ np.diag([*steps, 1.0])
     affine[:3, 3] = volume.transform_voxel_to_lps[:3] @ [*first, 1.0]
     return Volume(np.ascontiguousarray(hu), affine)
+
+
+def read_out(view: XrayView, side_px: int) -> XrayView:
+    """The view of the central square of a detector.
+
+    Args:
+        view: Geometry of the whole detector.
+        side_px: Side of the square, pixels after binning; 0: the whole detector.
+
+    Raises:
+        ConfigurationError: The square is smaller than :data:`SMALLEST_READOUT_PX`, larger than the detector, or not
+            centered on whole pixels.
+    """
+    if side_px == 0:
+        return view
+    rows, columns = view.detector.rows, view.detector.columns
+    if not SMALLEST_READOUT_PX <= side_px <= min(rows, columns) or (rows - side_px) % 2 or (columns - side_px) % 2:
+        raise ConfigurationError(
+            f"a readout of {side_px} pixels does not fit the detector of {columns} x {rows} pixels: from"
+            f" {SMALLEST_READOUT_PX} to {min(rows, columns)}, in steps of 2"
+        )
+    column, row = view.center_px
+    point = column - (columns - side_px) / 2, row - (rows - side_px) / 2
+    detector = replace(view.detector, rows=side_px, columns=side_px)
+    return replace(view, detector=detector, principal_point_px=point)
 
 
 def field_region(view: XrayView, field_m: tuple[float, float]) -> Region:

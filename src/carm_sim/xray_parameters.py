@@ -27,6 +27,13 @@ class XrayParameters:
     carm_config: str = parameter("", "C-arm description; empty: the one that ships", read_only=True)
     rate_hz: float = parameter(0.0, "fluoroscopy; 0: single exposures on demand", unit="Hz", lower=0.0, upper=30.0)
     binning: int = parameter(3, "detector binning: 1, 2, 3, 4 or 6", lower=1, upper=6, read_only=True)
+    readout_px: int = parameter(
+        0,
+        "side of the central square of the binned detector that is read out (zoom); 0: the whole detector",
+        lower=0,
+        upper=1536,
+        read_only=True,
+    )
     seed: int = parameter(0, "seed of the noise", lower=0, upper=2**31 - 1, read_only=True)
     threads: int = parameter(2, "threads for rendering", lower=1, upper=64, read_only=True)
     detector_dose_ngy: float = parameter(
@@ -111,6 +118,7 @@ class XrayParameters:
         """Settings of the X-ray system."""
         return XrayConfig(
             binning=self.binning,
+            readout_px=self.readout_px,
             threads=self.threads,
             detector=self._detector,
             tube=Tube(focal_spot_mm=Tube.focal_spot_mm if self.blur else 0.0, beam_hardening=self.beam_hardening),

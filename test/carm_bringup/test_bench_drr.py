@@ -96,6 +96,7 @@ def test_stream_figures():
         (bench_drr, ["--json", "/nowhere/x.json"]),
         (bench_stream, ["--json", "/nowhere/x.json"]),
         (bench_stream, ["--rate", "0"]),
+        (bench_stream, ["--readout", "-1"]),
         (bench_stream, ["--duration", "0"]),
     ],
 )

@@ -110,18 +110,34 @@ def write_dicom(
         set_element(file, 0x0028, 0x1052, f"{intercept:g}")
         set_element(file, 0x0028, 0x1053, f"{slope:g}")
         if between_mm is not None:
-            set_element(file, 0x0018, 0x0088, f"{between_mm:g}")
+            set_element(file, 0x0018, 0x0088, None)
+            set_element(file, 0x0018, 0x0088, f"{between_mm:g}", after=(0x0018, 0x0050))
 
 
-def set_element(file: Path, group: int, element: int, value: str | None) -> None:
-    """Give an element of a DICOM file (implicit VR, little endian) another value; None takes it out."""
+def set_element(
+    file: Path, group: int, element: int, value: str | None, after: tuple[int, int] | None = None
+) -> None:  # fmt: skip
+    """Give an element of a DICOM file (implicit VR, little endian) another value.
+
+    Args:
+        file: The file.
+        group: The element's group.
+        element: Its number.
+        value: The new value; None takes the element out, if it is there.
+        after: The element that a new one comes behind; None: it is there already.
+    """
     content = file.read_bytes()
     tag = struct.pack("<HH", group, element)
-    start = content.index(tag)
+    if value is None and tag not in content:
+        return
+    start = content.index(struct.pack("<HH", *after) if after else tag)
     (length,) = struct.unpack("<I", content[start + 4 : start + 8])
+    end = start + 8 + length
+    if after:
+        start = end
     if value is None:
         changed = b""
     else:
         text = value.encode() + b" " * (len(value) % 2)
         changed = tag + struct.pack("<I", len(text)) + text
-    file.write_bytes(content[:start] + changed + content[start + 8 + length :])
+    file.write_bytes(content[:start] + changed + content[end:])

@@ -23,7 +23,7 @@ from carm_sim.physics.detector import DetectorModel
 from carm_sim.physics.dose import DoseAlarm
 from carm_sim.physics.tube import Tube, air_kerma_gy
 from carm_sim.volume import Volume
-from carm_sim.xray import Request, XrayConfig, XraySystem, field_region
+from carm_sim.xray import Request, XrayConfig, XraySystem, field_region, read_out
 from carm_sim.xray_parameters import XrayParameters
 
 CARM = CArm.from_config()
@@ -345,3 +345,33 @@ class TestJointHistory:
         assert not history.add(5.2, {"a": 1.0, "b": float("nan")})
         assert history.add(1.0, {"a": 7.0, "b": 8.0})
         np.testing.assert_allclose(history.at(1.0), (7.0, 8.0))
+
+
+def test_a_readout_is_the_middle_of_the_whole_detector():
+    patient = slab([(20, 10, 0), (-30, 5, 10)])
+    technique = Request(80.0, 0.5)
+    whole, part = (
+        XraySystem(patient, CARM, XrayConfig(binning=6, readout_px=side, threads=1, detector=QUIET)).expose(
+            joints(patient, 20, 10), technique
+        )
+        for side in (0, 100)
+    )
+    assert part.raw.shape == part.display.shape == (100, 100)
+    assert part.field_px == (0, 0, 100, 100)
+    ratio = part.raw / whole.raw[78:178, 78:178]
+    assert np.abs(ratio - 1).mean() < 2e-4
+    assert np.abs(ratio - 1).max() < 0.03
+    assert part.view.mm_per_px_at_isocenter == pytest.approx(whole.view.mm_per_px_at_isocenter)
+    np.testing.assert_allclose(
+        part.view.pixel_raw(part.view.isocenter_mm), np.subtract(whole.view.pixel_raw(whole.view.isocenter_mm), 78)
+    )
+    area = (100 / 256) ** 2
+    assert part.dose_area_product_gym2 == pytest.approx(area * whole.dose_area_product_gym2)
+
+
+@pytest.mark.parametrize("side", [-2, 30, 99, 258, 1536])
+def test_a_readout_that_does_not_fit_is_refused(side):
+    view = CARM.view(CARM.home, 6)
+    with pytest.raises(ConfigurationError, match="does not fit the detector of 256 x 256"):
+        read_out(view, side)
+    assert read_out(view, 0) is view

@@ -6,7 +6,6 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
-import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
 from carm_interfaces.msg import Exposure as ExposureMessage
@@ -38,6 +37,8 @@ def image(pixels: NDArray[Any], stamp: Time) -> Image:
 
 def compressed_image(pixels: NDArray[np.uint8], stamp: Time, image_format: str, jpeg_quality: int) -> CompressedImage:
     """Compressed display image, ``png`` or ``jpeg``."""
+    import cv2
+
     if image_format == "png":
         _, data = cv2.imencode(".png", pixels, (cv2.IMWRITE_PNG_COMPRESSION, 1))
     else:

@@ -7,6 +7,7 @@ and wait.
 
 from __future__ import annotations
 
+import gc
 import queue
 import signal
 import sys
@@ -36,7 +37,7 @@ from carm_core.parameters import check_parameter, declare_parameters
 from carm_sim.joint_history import JointHistory, JointStatesMissingError
 from carm_sim.nodes import xray_messages as messages
 from carm_sim.patient import load_patient
-from carm_sim.xray import Exposure, Request, XraySystem
+from carm_sim.xray import Exposure, Request, XraySystem, read_out
 from carm_sim.xray_parameters import XrayParameters
 
 NAMESPACE = "carm"
@@ -46,6 +47,7 @@ _LOADING_PATIENCE_S = 3.0  # a request waits this long for the patient before it
 _ANSWER_PATIENCE_S = 30.0
 _EXECUTOR_THREADS = 4
 _IDLE_S = 0.5
+_SWITCH_S = 5e-4  # a callback holds the interpreter at most this long while a frame is being made
 _LONG_AGO_S = 1e6
 _MISSED = "no ray meets the patient's CT: the image shows bare beam"
 
@@ -87,7 +89,7 @@ class XrayNode(Node):
         self._closing = closing
         self._settings = declare_parameters(self, XrayParameters)
         self._carm = CArm.from_config(self._settings.carm_config or None)
-        self._carm.view(self._carm.home, self._settings.binning)
+        read_out(self._carm.view(self._carm.home, self._settings.binning), self._settings.readout_px)
         self._rate_hz = self._settings.rate_hz
         self._history = JointHistory(self._carm.joint_names, self._settings.joint_states_timeout_s)
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
@@ -140,6 +142,7 @@ class XrayNode(Node):
         patient = load_patient(self._settings.patient)
         self._system = XraySystem(patient, self._carm, self._settings.config, self._settings.seed)
         self._system.prepare()
+        gc.freeze()  # what is loaded stays: the collector need not go through it between frames
         self._loaded.set()
         self.get_logger().info(
             f"patient {patient.name} ready after {time.monotonic() - start:.1f} s ({patient.source})"
@@ -319,6 +322,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         Exit code: 0 after a signal, 2 for a bad parameter or patient, 1 when the node failed.
     """
+    sys.setswitchinterval(_SWITCH_S)
     closing = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: closing.set())
