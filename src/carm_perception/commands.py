@@ -28,25 +28,43 @@ def _positive(text: str) -> int:
 def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``carm dataset``."""
     parser.add_argument("--output", type=Path, help="folder of the data set (~/.cache/carm/dataset)")
+    parser.add_argument(
+        "--format",
+        choices=tuple(DATASET_SIZES),
+        default="xray",
+        help="xray: images as a screen shows them; integrals: what the compact models are trained on (xray)",
+    )
     parser.add_argument("--split", choices=SPLITS, action="append", help="repeat for several (train and validation)")
-    parser.add_argument("--patients", type=_positive, default=360, help="training phantoms; others: a tenth (360)")
-    parser.add_argument("--views", type=_positive, default=120, help="views of each phantom (120)")
-    parser.add_argument("--workers", type=_positive, default=2, help="processes (2)")
+    parser.add_argument("--patients", type=_positive, help="training phantoms (xray 640, others a fifth; 360, a tenth)")
+    parser.add_argument("--views", type=_positive, help="views of each phantom (xray 80, integrals 120)")
+    parser.add_argument("--workers", type=_positive, default=0, help="processes, or Ray tasks at once (all cores)")
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster (local)"
+    )
+
+
+DATASET_SIZES = {"xray": (640, 80, 5, 2), "integrals": (360, 120, 10, 4)}
+"""Format to phantoms for training, views of each, how many times fewer phantoms other splits have, and phantoms in a
+shard. The first makes 51,200 images for training and 10,240 for validation."""
 
 
 def run_dataset(args: argparse.Namespace) -> int:
     """Generate what is missing of a data set.
 
     Raises:
-        ConfigurationError: The folder cannot be written.
+        ConfigurationError: The folder cannot be written, or Ray is asked for and missing.
+        StorageError: The disk is full.
     """
     from carm_perception.data.dataset import DatasetSpec, generate
 
     folder = args.output or default_data()
+    patients, views, fewer, per_shard = DATASET_SIZES[args.format]
+    patients, views = args.patients or patients, args.views or views
     for split in dict.fromkeys(args.split or ("train", "validation")):
-        patients = args.patients if split == "train" else max(1, args.patients // 10)
-        made = generate(folder, DatasetSpec(split, patients, args.views, min(4, patients)), args.workers)
-        print(f"{split}: {made} shards made, {patients} patients x {args.views} views in {folder}")
+        count = patients if split == "train" else max(1, patients // fewer)
+        spec = DatasetSpec(split, count, views, min(per_shard, count), format=args.format)
+        made = generate(folder, spec, args.workers, engine=args.engine)
+        print(f"{split}: {made} shards made, {count} patients x {views} views in {folder}")
     return 0
 
 

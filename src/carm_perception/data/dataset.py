@@ -7,21 +7,18 @@ run goes on where it stopped. The image columns are read by Hugging Face ``datas
 
 from __future__ import annotations
 
-import io
 import json
-import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
-from importlib.resources import files
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, NamedTuple
 
 from carm_core.errors import ConfigurationError
-from carm_core.landmarks import LANDMARKS
+from carm_perception.data.card import write_data_card
+from carm_perception.data.engine import LOCAL, run
+from carm_perception.data.shards import StorageError, remove_abandoned, schema, storage_message, write_rows
 from carm_perception.data.views import ViewDistribution
 
 SPLITS: dict[str, tuple[str, int]] = {
@@ -31,10 +28,30 @@ SPLITS: dict[str, tuple[str, int]] = {
 }
 """Split to (style of the phantoms, first seed): no seed is in two splits."""
 
-EXTRA_RAISED = 0.12
-"""Fraction of bodies whose arms are raised in any case, as for a chest CT; more come from the generator's own draw."""
-
 MAXIMUM_PATIENTS = 100_000
+
+INTEGRALS, XRAY = "integrals", "xray"
+
+
+class Format(NamedTuple):
+    """A kind of data set.
+
+    Attributes:
+        module: Where its ``FIELDS`` and ``rows`` are.
+        prefix: Of the names of its shards and specifications.
+        distribution: How its views are drawn.
+    """
+
+    module: str
+    prefix: str
+    distribution: ViewDistribution
+
+
+FORMATS = {
+    INTEGRALS: Format("carm_perception.data.integrals", "", ViewDistribution()),
+    XRAY: Format("carm_perception.data.xrays", "xray-", ViewDistribution(landmark_fraction=0.5)),
+}
+"""``integrals``: for the compact models, whose training draws the display anew each time; ``xray``: images as seen."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +64,8 @@ class DatasetSpec:
         views: Views of each phantom.
         patients_per_shard: Phantoms in one Parquet file.
         first: Index of the first phantom within the split.
-        distribution: Spread of the views.
+        distribution: Spread of the views; None: that of the format.
+        format: One of :data:`FORMATS`.
     """
 
     split: str = "train"
@@ -55,7 +73,8 @@ class DatasetSpec:
     views: int = 120
     patients_per_shard: int = 6
     first: int = 0
-    distribution: ViewDistribution = field(default_factory=ViewDistribution)
+    distribution: ViewDistribution | None = None
+    format: str = INTEGRALS
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -63,13 +82,24 @@ class DatasetSpec:
         Raises:
             ConfigurationError: A value is out of range.
         """
-        if self.split not in SPLITS:
-            raise ConfigurationError(f"unknown split {self.split!r}; there are {', '.join(SPLITS)}")
+        for kind, value, known in (("split", self.split, SPLITS), ("format", self.format, FORMATS)):
+            if value not in known:
+                raise ConfigurationError(f"unknown {kind} {value!r}; there are {', '.join(known)}")
         for name in ("patients", "views", "patients_per_shard"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.first <= self.first + self.patients <= MAXIMUM_PATIENTS:
             raise ConfigurationError(f"a split has room for {MAXIMUM_PATIENTS} patients")
+
+    @property
+    def prefix(self) -> str:
+        """What the names of all files of this split begin with."""
+        return FORMATS[self.format].prefix + self.split
+
+    @property
+    def chosen_distribution(self) -> ViewDistribution:
+        """Spread of the views."""
+        return self.distribution or FORMATS[self.format].distribution
 
     def shards(self) -> dict[str, list[int]]:
         """File name of each shard and the seeds of its phantoms."""
@@ -77,157 +107,78 @@ class DatasetSpec:
         seeds = [base + index for index in range(self.first, self.first + self.patients)]
         size = self.patients_per_shard
         groups = [seeds[i : i + size] for i in range(0, len(seeds), size)]
-        return {f"{self.split}-{group[0]:06d}-{group[-1]:06d}-{self.views}.parquet": group for group in groups}
+        return {f"{self.prefix}-{group[0]:06d}-{group[-1]:06d}-{self.views}.parquet": group for group in groups}
+
+    def rows(self, seed: int) -> Iterator[Mapping[str, Any]]:
+        """Rows of one patient."""
+        style = SPLITS[self.split][0]
+        patient = f"phantom:{seed}" if style == "standard" else f"phantom-{style}:{seed}"
+        make: Callable[..., Iterator[Mapping[str, Any]]] = import_module(FORMATS[self.format].module).rows
+        return make(seed, style, self.split, patient, self.views, self.chosen_distribution)
 
 
-def _png(image: NDArray[np.uint8]) -> bytes:
-    from PIL import Image
+class Shard(NamedTuple):
+    """One piece of work: a file, the seeds of its patients, and what to make of them."""
 
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def _scaled(image: NDArray[np.float32]) -> tuple[dict[str, Any], float]:
-    """Encode an image of line integrals as 8 bits: gray value 255 stands for the returned maximum."""
-    maximum = max(float(image.max()), 1e-3)
-    gray = np.clip(np.rint(image * (255 / maximum)), 0, 255).astype(np.uint8)
-    return {"bytes": _png(gray), "path": None}, maximum
+    path: Path
+    seeds: list[int]
+    spec: DatasetSpec
 
 
-def _schema() -> Any:
-    import pyarrow as pa
-
-    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    numbers = pa.list_(pa.float32())
-    fields: list[tuple[str, Any]] = [
-        ("patient", pa.string()),
-        ("seed", pa.int64()),
-        ("split", pa.string()),
-        ("variant", pa.int32()),
-        ("image", picture),
-        ("image_max_mm", pa.float32()),
-        ("bone", picture),
-        ("bone_max_mm", pa.float32()),
-        ("mm_per_px", pa.float32()),
-        ("primary_deg", pa.float32()),
-        ("secondary_deg", pa.float32()),
-        ("roll_deg", pa.float32()),
-        ("isocenter_mm", numbers),
-        ("centered_on", pa.int32()),
-        ("displacement_mm", numbers),
-        ("landmark_mm", numbers),
-    ]
-
-    def feature(kind: Any) -> dict[str, Any]:
-        if kind == picture:
-            return {"_type": "Image"}
-        if kind == numbers:
-            return {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "List"}
-        return {"dtype": str(kind).replace("float", "float32") if str(kind) == "float" else str(kind), "_type": "Value"}
-
-    features = {name: feature(kind) for name, kind in fields}
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    return pa.schema(fields, metadata=metadata)
-
-
-def _rows(seed: int, spec: DatasetSpec) -> Iterator[dict[str, Any]]:
-    from carm_perception.data.render import make_variant, render_views
-    from carm_sim.phantom import generate_phantom
-
-    rng = np.random.default_rng([seed, 77])
-    arms = "raised" if rng.random() < EXTRA_RAISED else None
-    body = generate_phantom(seed, style=SPLITS[spec.split][0], arms=arms)
-    halves = (spec.views - spec.views // 2, spec.views // 2)
-    for number, count in enumerate(halves):
-        if not count:
-            continue
-        variant = make_variant(rng, body.volume, body.landmarks_mm)
-        marks = np.array([variant.landmarks_mm.get(m.id, np.full(3, np.nan)) for m in LANDMARKS], np.float32)
-        for view in render_views(rng, variant, count, spec.distribution):
-            soft, bone = view.materials
-            image, image_max = _scaled(soft + bone)
-            bone_image, bone_max = _scaled(bone)
-            yield {
-                "patient": f"phantom:{seed}" if spec.split != "validation" else f"phantom-validation:{seed}",
-                "seed": seed,
-                "split": spec.split,
-                "variant": number,
-                "image": image,
-                "image_max_mm": image_max,
-                "bone": bone_image,
-                "bone_max_mm": bone_max,
-                "mm_per_px": view.mm_per_px,
-                "primary_deg": view.sampled.primary_deg,
-                "secondary_deg": view.sampled.secondary_deg,
-                "roll_deg": view.sampled.roll_deg,
-                "isocenter_mm": view.sampled.isocenter_mm.tolist(),
-                "centered_on": view.sampled.centered_on,
-                "displacement_mm": view.displacement_mm.ravel().tolist(),
-                "landmark_mm": marks.ravel().tolist(),
-            }
-
-
-def write_shard(path: Path, seeds: list[int], spec: DatasetSpec) -> int:
+def write_shard(shard: Shard) -> int:
     """Generate one shard and move it into place.
 
     Returns:
         Number of views.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    rows = [row for seed in seeds for row in _rows(seed, spec)]
-    temporary = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), temporary, compression="none")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    Raises:
+        StorageError: It cannot be written; nothing of it is left behind.
+    """
+    rows = [row for seed in shard.seeds for row in shard.spec.rows(seed)]
+    write_rows(shard.path, rows, schema(import_module(FORMATS[shard.spec.format].module).FIELDS))
     return len(rows)
 
 
-def generate(folder: Path, spec: DatasetSpec, workers: int = 2, progress: bool = True) -> int:
+def generate(folder: Path, spec: DatasetSpec, workers: int = 2, progress: bool = True, engine: str = LOCAL) -> int:
     """Generate what is missing of a split.
 
     Args:
-        folder: Folder of the data set; made if needed.
+        folder: Folder of the data set; made if needed. On a Ray cluster every node must see it under this name.
         spec: What to generate.
-        workers: Processes.
+        workers: Processes; 0: all cores.
         progress: Show a progress bar.
+        engine: One of :data:`carm_perception.data.engine.ENGINES`.
 
     Returns:
         Number of shards that were made now.
 
     Raises:
-        ConfigurationError: The folder cannot be written.
+        ConfigurationError: The folder cannot be written, or the engine is not there.
+        StorageError: The disk is full; the shards made so far are complete.
     """
     from tqdm import tqdm
 
+    folder = folder.expanduser().absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_data_card(folder, spec)
+        remove_abandoned(folder)
+        specification = asdict(replace(spec, distribution=spec.chosen_distribution))
+        (folder / f"{spec.prefix}.json").write_text(json.dumps(specification, indent=1) + "\n")
+        write_data_card(folder, spec.prefix)
     except OSError as error:
         raise ConfigurationError(f"cannot write to {folder}: {error.strerror or error}") from error
-    shards = spec.shards()
-    missing = {folder / name: seeds for name, seeds in shards.items() if not (folder / name).exists()}
-    bar = tqdm(total=len(shards), initial=len(shards) - len(missing), unit="shard", disable=not progress)
-    if workers <= 1:
-        for path, seeds in missing.items():
-            write_shard(path, seeds, spec)
-            bar.update()
-    else:
-        with ProcessPoolExecutor(workers) as pool:
-            futures = [pool.submit(write_shard, path, seeds, spec) for path, seeds in missing.items()]
-            for future in as_completed(futures):
-                future.result()
-                bar.update()
-    bar.close()
+    shards = [Shard(folder / name, seeds, spec) for name, seeds in spec.shards().items()]
+    missing = [shard for shard in shards if not shard.path.exists()]
+    total, left = spec.patients * spec.views, sum(len(shard.seeds) for shard in missing) * spec.views
+    bar = tqdm(total=total, initial=total - left, unit="image", desc=spec.prefix, disable=not progress)
+    with bar, closing(_results(engine, missing, workers)) as results:
+        for count in results:
+            bar.update(count)
     return len(missing)
 
 
-def write_data_card(folder: Path, spec: DatasetSpec) -> None:
-    """Write ``README.md`` (the data card) and ``SPLIT.json`` (the exact specification)."""
-    (folder / f"{spec.split}.json").write_text(json.dumps(asdict(spec), indent=1) + "\n")
-    card = files("carm_perception.data").joinpath("card.md").read_text(encoding="utf-8")
-    (folder / "README.md").write_text(card, encoding="utf-8")
+def _results(engine: str, shards: list[Shard], workers: int) -> Generator[int]:
+    try:
+        yield from run(engine, write_shard, shards, workers)
+    except OSError as error:
+        raise StorageError(storage_message(shards[0].path.parent, error)) from error

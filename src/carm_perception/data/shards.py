@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parquet shards whose image columns Hugging Face ``datasets`` reads as images, written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_core.errors import CarmError
+
+ROW_GROUP = 16
+"""Rows that are read together: few, so that training can read rows in any order."""
+_PARTIAL = ".part"
+
+IMAGE, NUMBERS, FLAGS = "image", "numbers", "flags"
+"""Types of columns besides those of Parquet: a PNG, a list of float32, a list of bool."""
+
+
+class StorageError(CarmError):
+    """A shard cannot be written: the disk is full, or the folder is not ours."""
+
+
+def png(image: NDArray[np.uint8]) -> dict[str, Any]:
+    """A gray image (rows, columns) as a value of an image column."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=1)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def schema(fields: Mapping[str, str]) -> Any:
+    """Arrow schema, with the metadata that ``datasets`` reads.
+
+    Args:
+        fields: Column to type: ``string``, ``int32``, ``int64``, ``float32``, ``bool``, or one of the above.
+    """
+    import pyarrow as pa
+
+    kinds = {
+        IMAGE: pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+        NUMBERS: pa.list_(pa.float32()),
+        FLAGS: pa.list_(pa.bool_()),
+        "bool": pa.bool_(),
+        "string": pa.string(),
+        "int32": pa.int32(),
+        "int64": pa.int64(),
+        "float32": pa.float32(),
+    }
+    features = {name: _feature(kind) for name, kind in fields.items()}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    return pa.schema([(name, kinds[kind]) for name, kind in fields.items()], metadata=metadata)
+
+
+def _feature(kind: str) -> dict[str, Any]:
+    if kind == IMAGE:
+        return {"_type": "Image"}
+    if kind in (NUMBERS, FLAGS):
+        dtype = "float32" if kind == NUMBERS else "bool"
+        return {"feature": {"dtype": dtype, "_type": "Value"}, "_type": "List"}
+    return {"dtype": kind, "_type": "Value"}
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Any) -> None:
+    """Write a shard under another name, then move it into place.
+
+    Args:
+        path: The shard.
+        rows: Its rows.
+        columns: From :func:`schema`.
+
+    Raises:
+        StorageError: It cannot be written; nothing is left behind.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    temporary = path.with_suffix(f".{socket.gethostname()}.{os.getpid()}{_PARTIAL}")
+    try:
+        table = pa.Table.from_pylist(list(rows), schema=columns)
+        pq.write_table(table, temporary, compression="none", row_group_size=ROW_GROUP)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(storage_message(path, error)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def storage_message(path: Path, error: OSError) -> str:
+    """One line for a failure to write."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    why = "the disk is full" if full else (os.strerror(error.errno) if error.errno else str(error).splitlines()[0])
+    return f"cannot write {path}: {why}; finished shards are kept, the same command goes on from them"
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Delete what processes of this machine that no longer run have left half written."""
+    import psutil
+
+    for path in folder.glob(f"*.{socket.gethostname()}.*{_PARTIAL}"):
+        process = path.suffixes[-2].removeprefix(".")
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            path.unlink(missing_ok=True)
