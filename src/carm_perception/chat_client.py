@@ -59,7 +59,7 @@ class ChatClient:
         """
         url = _checked(options)
         self._options = options
-        self._key = os.environ.get(options.api_key_env, "") if options.api_key_env else ""
+        self._key = os.environ.get(options.api_key_env, "").strip() if options.api_key_env else ""
         if not self._key.isascii() or not (self._key or "x").isprintable():
             raise ConfigurationError(f"the key in {options.api_key_env} is not printable ASCII")
         if self._key and url.scheme == "http" and url.host not in _LOOPBACK:

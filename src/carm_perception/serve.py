@@ -16,7 +16,7 @@ KEY_VARIABLE = "CARM_API_KEY"
 """Environment variable that holds the API key of server and client when no other is named."""
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_GRACE_S = 10
+_GRACE_S = 5
 
 
 def _port(text: str) -> int:
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
             threads=options.threads,
         ),
     )
-    key = os.environ.get(options.api_key_env, "")
+    key = os.environ.get(options.api_key_env, "").strip()
     limits = Limits(options.max_request_mb * 2**20, options.max_image_px, options.queue)
     config = uvicorn.Config(
         make_app(backend, limits, key),

@@ -50,7 +50,11 @@ class RequestQueue:
         job = _Job(request, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         self._arrived.set()
-        return await job.done
+        try:
+            return await job.done
+        finally:
+            if job in self._waiting:
+                self._waiting.remove(job)
 
     async def run(self) -> None:
         """Work until canceled."""
@@ -82,7 +86,6 @@ class RequestQueue:
 
     def _next(self) -> list[_Job]:
         """Take the oldest request and those that can be answered together with it."""
-        self._waiting = deque(job for job in self._waiting if not job.done.done())
         if not self._waiting:
             return []
         jobs = [self._waiting.popleft()]
