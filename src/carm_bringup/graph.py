@@ -90,8 +90,9 @@ ARGUMENTS: tuple[Argument, ...] = (
         "localizer",
         "fused",
         "fused (multimodal LLM of this project, with the deep-learning localizer as referee), compact (the LLM alone),"
-        " regression, a Hugging Face id or folder, or oracle",
+        " regression, a Hugging Face id or folder, openai (a server), or oracle",
     ),
+    Argument("server_url", "http://127.0.0.1:8000/v1", "localizer:=openai: address of the OpenAI-compatible server"),
     Argument("simulator", "embedded", "what stands in for hardware", choices=("embedded",)),
     Argument("headless", False, "true: open no windows"),
     Argument("record", False, "true: record the session as a bag (rosbag2, mcap) into ./recordings"),
@@ -126,7 +127,12 @@ class NodeSpec:
 NODES: tuple[NodeSpec, ...] = (
     NodeSpec("motion_node", "motion_node", "motion.yaml"),
     NodeSpec("xray_node", "xray_node", "xray.yaml", {"patient": "patient", "rate_hz": "rate"}),
-    NodeSpec("localizer_node", "localizer_node", "localizer.yaml", {"localizer": "localizer", "patient": "patient"}),
+    NodeSpec(
+        "localizer_node",
+        "localizer_node",
+        "localizer.yaml",
+        {"localizer": "localizer", "patient": "patient", "server_url": "server_url"},
+    ),
     NodeSpec("agent_node", "agent_node", "agent.yaml"),
 )
 
