@@ -41,7 +41,7 @@ class ExposureCollector:
     Attributes:
         folder: Where the files go.
         events: Irradiation events so far.
-        skipped: Exposures without joint states: where they were taken is not known, so no image is written.
+        skipped: Exposures without an image: where they were taken is not known, or the image is of another detector.
     """
 
     def __init__(self, folder: Path, carm: CArm | None = None) -> None:
@@ -115,7 +115,9 @@ class ExposureCollector:
 
     def _take(self, stamp_ns: int, image: Any, message: Any) -> None:
         nearest = min(self._joints, key=lambda joints: abs(joints[0] - stamp_ns), default=None)
-        if nearest is None or abs(nearest[0] - stamp_ns) > _OLDEST_JOINTS_NS or image.encoding != "mono16":
+        binning = round(self._carm.detector.columns / image.width) if image.width else 0
+        fits = image.encoding == "mono16" and binning in self._carm.binnings
+        if nearest is None or abs(nearest[0] - stamp_ns) > _OLDEST_JOINTS_NS or not fits:
             self.skipped += 1
             return
         positions = nearest[1]
@@ -124,7 +126,7 @@ class ExposureCollector:
         primary, secondary = self._carm.angles(positions)
         exposure = XrayExposure(
             pixels=display_from_raw(raw),
-            view=self._carm.view(positions, round(self._carm.detector.columns / image.width)),
+            view=self._carm.view(positions, binning),
             primary_rad=primary,
             secondary_rad=secondary,
             time=datetime.fromtimestamp(0, UTC) + timedelta(microseconds=stamp_ns // 1000),

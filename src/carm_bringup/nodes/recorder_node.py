@@ -6,6 +6,7 @@ Messages are not decoded on their way into the bag. Twice a second everything is
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -63,19 +64,17 @@ class RecorderOptions:
 class RecorderNode(Node):
     """Subscribes to what there is, as it appears."""
 
-    def __init__(self, options: RecorderOptions, closing: threading.Event) -> None:
+    def __init__(self, options: RecorderOptions) -> None:
         """Create the bag and begin.
 
         Args:
             options: What to record.
-            closing: Set by the owner when the node is to end, and by the node when it cannot go on.
 
         Raises:
             CarmError: The bag cannot be created.
         """
         super().__init__("recorder_node", namespace=options.namespace, start_parameter_services=False)
-        self._options, self._closing = options, closing
-        self.failure: Exception | None = None
+        self._options = options
         self.bag = BagWriter(options.folder, os.environ.get("ROS_DISTRO", "jazzy"))
         self._collector = None if options.dicom is None else ExposureCollector(options.dicom)
         self._skipped: set[str] = set()
@@ -90,6 +89,11 @@ class RecorderNode(Node):
     def topics(self) -> int:
         """Number of topics that are recorded."""
         return len(list(self.subscriptions))
+
+    @property
+    def skipped_exposures(self) -> int:
+        """Number of exposures that are not written as DICOM."""
+        return 0 if self._collector is None else self._collector.skipped
 
     def close(self) -> None:
         """End the bag and the DICOM study.
@@ -211,7 +215,7 @@ def record(options: RecorderOptions) -> int:
         signal.signal(number, lambda *_: closing.set())
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
-        node = RecorderNode(options, closing)
+        node = RecorderNode(options)
         print(f"recording to {options.folder} (Ctrl-C ends)", flush=True)
         return _spin(node, options, closing)
     finally:
@@ -229,10 +233,14 @@ def _spin(node: RecorderNode, options: RecorderOptions, closing: threading.Event
         node.close()
     except CarmError as error:
         print(f"carm record: {error}", file=sys.stderr, flush=True)
+        with contextlib.suppress(CarmError):
+            node.bag.close()
         return 1
     finally:
         executor.remove_node(node)
         node.destroy_node()
+    if node.skipped_exposures:
+        print(f"{options.dicom}: {node.skipped_exposures} exposures without a known pose are not written")
     size = node.bag.file.stat().st_size
     print(f"{options.folder}: {node.bag.messages} messages of {recorded} topics, {size / 1e6:.1f} MB", flush=True)
     return 0

@@ -171,19 +171,24 @@ def _differences(report: Report, frame: XrayFrame, message: Any, reply: Localiza
     from carm_perception.nodes.messages import landmark_message
 
     replayed = [landmark_message(estimate, frame) for estimate in reply.estimates]
-    same = (
-        message.answer == reply.answer
-        and bool(message.abstained) == reply.abstained
-        and [mark.id for mark in message.landmarks] == [mark.id for mark in replayed]
-        and all(_same_mark(report, old, new) for old, new in zip(message.landmarks, replayed, strict=True))
+    same_ids = [mark.id for mark in message.landmarks] == [mark.id for mark in replayed]
+    marks = (
+        [_same_mark(report, old, new) for old, new in zip(message.landmarks, replayed, strict=True)]
+        if same_ids
+        else [False]
     )
+    same = all(marks) and message.answer == reply.answer and bool(message.abstained) == reply.abstained
     return [] if same else difference(_lines(message), _reply_lines(reply, replayed)) or ["numbers differ"]
 
 
 def _same_mark(report: Report, old: Any, new: Any) -> bool:
-    lengths = zip(old.displacement, new.displacement, strict=True)
+    right, up = (
+        report.same_length(1000 * float(a), 1000 * float(b))
+        for a, b in zip(old.displacement, new.displacement, strict=True)
+    )
     return (
-        all(report.same_length(1000 * float(a), 1000 * float(b)) for a, b in lengths)
+        right
+        and up
         and all(same_number(float(getattr(old, name)), float(np.float32(getattr(new, name)))) for name in _NUMBERS)
         and same_number(float(old.confidence), float(np.float32(new.confidence)))
     )
