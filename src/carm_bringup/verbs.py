@@ -112,6 +112,7 @@ EVALUATION = "carm_perception.evaluation.commands"
 BENCH_NAV = "carm_bringup.bench_nav"
 BENCH_DRR = "carm_bringup.bench_drr"
 BENCH_STREAM = "carm_bringup.bench_stream"
+RECORDING = "carm_bringup.recording.commands"
 VERBS: tuple[Verb, ...] = (
     Verb(
         "sim",
@@ -148,6 +149,22 @@ VERBS: tuple[Verb, ...] = (
         True,
     ),
     Verb("wait", "wait until the graph is ready", "carm wait", "carm_bringup.readiness:run", _wait, True),
+    Verb(
+        "record",
+        "record a running graph as a bag (rosbag2, mcap), exposures as DICOM too when asked",
+        "carm record --output my_session",
+        f"{RECORDING}:run_record",
+        f"{RECORDING}:add_record_arguments",
+        True,
+    ),
+    Verb(
+        "replay",
+        "replay a bag through perception and agent, and compare with what was recorded",
+        "carm replay my_session --rate max",
+        f"{RECORDING}:run_replay",
+        f"{RECORDING}:add_replay_arguments",
+        True,
+    ),
     Verb(
         "dataset",
         "make a data set of phantoms",
