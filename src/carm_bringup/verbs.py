@@ -201,6 +201,13 @@ VERBS: tuple[Verb, ...] = (
         f"{EVALUATION}:add_published_arguments",
     ),
     Verb(
+        "serve",
+        "a model behind the OpenAI chat API, for localizer:=openai and other clients",
+        "carm serve --model compact --port 8000",
+        "carm_perception.serve:run",
+        "carm_perception.serve:add_arguments",
+    ),
+    Verb(
         "bench nav",
         "navigation: success, exposures, path and time over seeded episodes",
         "carm bench nav --localizer oracle --patients 2 --episodes 4 --json nav.json",
