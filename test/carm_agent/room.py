@@ -3,7 +3,7 @@
 
     python room.py REPLY DELAY_S X Y Z
 
-REPLY is right, silent or malformed; DELAY_S is how long an answer takes; X Y Z is every landmark's place in frame
+REPLY is right, silent, malformed or mistaken (about sentences: it takes each for the skull); DELAY_S is how long an answer takes; X Y Z is every landmark's place in frame
 `table`, mm.
 """
 
@@ -84,7 +84,9 @@ class Room(Node):
                 return Localize.Result(error_code=Localize.Result.ERROR_CANCELED)
         result = Localize.Result()
         displacement = self.shown.get((request.stamp.sec, request.stamp.nanosec))
-        if displacement is None:
+        if request.protocol == "command" and self.reply == "mistaken":
+            result.landmarks.answer = '{"intent": "navigate", "target": 1}'
+        elif displacement is None:
             result.error_code, result.error_msg = Localize.Result.ERROR_NO_FRAME, "no such frame"
         elif self.reply == "silent":
             result.error_code, result.error_msg = Localize.Result.ERROR_ABSTAINED, "nothing familiar"
