@@ -23,7 +23,7 @@ from carm_perception.evaluation import cache, commands, falsification, shifts
 from carm_perception.evaluation.cases import Case, patient_cases
 from carm_perception.evaluation.falsification import KINDS
 from carm_perception.evaluation.judge import KEPT, evaluate
-from carm_perception.evaluation.records import PointRecord
+from carm_perception.evaluation.records import ListRecord, PointRecord
 from carm_perception.evaluation.shifts import RolledCArm
 from carm_perception.evaluation.suites import (
     DEFAULT_SUITES,
@@ -363,12 +363,12 @@ def test_command_writes_figures_and_a_page(
     monkeypatch.setattr("carm_perception.registry.make_localizer", lambda name, options: scripted)
     scripted.shift_mm = 40.0
     file = tmp_path / "figures.json"
-    options = f"--suite phantom --suite falsification --views 28 --patients 2 --seed 3 --json {file}"
+    options = f"--suite phantom --suite validation --suite falsification --views 28 --patients 2 --seed 3 --json {file}"
     options += f" --report {tmp_path / 'report'} --localizer compact --localizer regression"
     assert commands.run_localize(parse(commands.add_localize_arguments, options)) == 0
     document = json.loads(file.read_text(encoding="utf-8"))
     assert {"command", "seed", "commit", "versions", "machine", "results"} <= set(document)
-    assert len(document["results"]) == 4
+    assert len(document["results"]) == 6
     figures = document["results"]["compact/phantom-nominal"]
     wanted = (
         "n hit_1 hit_2 p_at_1 p_at_3 error_mean_mm error_p95_mm mirror_swap malformed abstained coverage_90"
@@ -376,11 +376,27 @@ def test_command_writes_figures_and_a_page(
     )
     assert set(wanted.split()) <= set(figures)
     assert document["results"]["regression/falsification"]["false_answers"] == 1
+    assert document["results"]["compact/validation"]["to_nominal"]["hit_2"] == 0
+    assert "to_nominal" not in figures
     assert "hit_2 1.000" in capsys.readouterr().out
     page = (tmp_path / "report" / "localize.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") >= 8
+    assert page.count("data:image/png;base64,") == 2 + 4 * 3 + 2
+    assert "Difference to the nominal suite" in page
     assert "http" not in page
     assert all(f"<td>{mark.name}</td>" in page for mark in LANDMARKS)
+
+
+def test_a_ct_with_few_landmarks(scripted: Scripted) -> None:
+    marks = np.full((14, 2), np.nan)
+    marks[[9, 10]] = [[5.0, 60.0], [1.0, 0.0]]
+    frame = XrayFrame(np.zeros((64, 64), np.uint8), 2.4, 0.0)
+    scripted.case = Case("p", frame, marks, 11, (76.8, 76.8))
+    result = evaluate(scripted, suite("chest-ct", 1, 1), 0, [scripted.case])
+    first = result.records[0]
+    assert isinstance(first, ListRecord)
+    assert first.truth_ids == (11, 10)
+    assert len(first.unknown_ids) == 12
+    assert [r.target for r in result.records if isinstance(r, PointRecord)] == [10, 11]
 
 
 def test_commands_refuse_bad_input_in_one_line(tmp_path: Path) -> None:

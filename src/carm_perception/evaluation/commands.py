@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from carm_core.errors import ConfigurationError
-from carm_perception.evaluation.suites import DEFAULT_SUITES, GROUPS, SUITE_NAMES, resolve, suite
+from carm_perception.evaluation.suites import DEFAULT_SUITES, GROUPS, NOMINAL, SUITE_NAMES, resolve, suite
 
 _PROTOCOLS = ("localization", "retrieval", "re-evaluation")
 
@@ -95,11 +95,23 @@ def run_localize(args: argparse.Namespace) -> int:
             results[done.name] = done.figures()
             print(line(done.name, results[done.name]), flush=True)
         localizer.close()
+        _compare(name, results)
     document = _document(args.seed, results)
     _write_json(args.json, document)
     if args.report is not None:
         print(f"report in {write_report(args.report, evaluations, document)}")
     return 0
+
+
+def _compare(name: str, results: dict[str, dict[str, Any]]) -> None:
+    """Put the difference to the nominal suite beside the figures of the others of one localizer."""
+    from carm_perception.evaluation.figures import to_nominal
+
+    nominal = results.get(f"{name}/{NOMINAL}")
+    for suite_name in SUITE_NAMES:
+        figures = results.get(f"{name}/{suite_name}")
+        if nominal is not None and figures is not None and figures is not nominal and "hit_1" in figures:
+            figures["to_nominal"] = to_nominal(figures, nominal)
 
 
 def _localizer(name: str, args: argparse.Namespace) -> Any:
@@ -150,7 +162,7 @@ def run_published(args: argparse.Namespace) -> int:
 
 def add_correction_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``carm eval correction``."""
-    parser.add_argument("--suite", default="phantom-nominal", help="where the cases come from (phantom-nominal)")
+    parser.add_argument("--suite", action="append", help="where the cases come from; repeat (phantom-nominal)")
     _add_model_arguments(parser)
     parser.add_argument("--cases", type=_count, default=200, help="at most so many wrong and right answers each (200)")
 
@@ -163,7 +175,7 @@ def run_correction(args: argparse.Namespace) -> int:
         UnknownNameError: There is no such localizer or suite.
     """
     _check_folder(args.json)
-    chosen = suite(args.suite, args.patients, args.views)
+    suites = [suite(name, args.patients, args.views) for name in resolve(args.suite or (NOMINAL,))]
     from tqdm import tqdm
 
     from carm_perception.evaluation.cache import cases
@@ -172,18 +184,14 @@ def run_correction(args: argparse.Namespace) -> int:
     results: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(args.localizer or ("compact",)):
         localizer = _localizer(name, args)
-        with tqdm(total=chosen.views, desc=f"{name} {chosen.name}", unit="view") as bar:
-            images = cases(chosen, args.seed, args.workers)
-            results[f"{name}/{chosen.name}"] = figures = correct(
-                localizer,
-                images,
-                args.seed,
-                args.cases,
-                _advance(bar),
-            )
+        for chosen in suites:
+            with tqdm(total=chosen.views, desc=f"{name} {chosen.name}", unit="view") as bar:
+                images = cases(chosen, args.seed, args.workers)
+                figures = correct(localizer, images, args.seed, args.cases, _advance(bar))
+            results[f"{name}/{chosen.name}"] = figures
+            shown = ("wrong", "n", "fixed_alone", "broken_alone", "fixed_told", "broken_told", "no_answer_told")
+            print(f"{name}/{chosen.name}: {'  '.join(f'{key} {figures[key]}' for key in shown)}", flush=True)
         localizer.close()
-        shown = "  ".join(f"{key} {value}" for key, value in figures.items() if not key.endswith("_ci95"))
-        print(f"{name}/{chosen.name}: {shown}", flush=True)
     _write_json(args.json, _document(args.seed, results))
     return 0
 

@@ -8,7 +8,7 @@ independent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -185,6 +185,16 @@ def _falsification(records: Sequence[Record]) -> dict[str, Any]:
         for key in (record.kind, str(protocol)):
             groups.setdefault(key, []).append(record.status is Status.ABSTAINED)
     return figures | {f"abstained_{key}": rate(values) for key, values in groups.items()}
+
+
+COMPARED = ("hit_1", "hit_2", "p_at_1", "p_at_3", "error_mean_mm", "mirror_swap", "abstained", "coverage_90")
+"""Figures that are compared between suites."""
+
+
+def to_nominal(figures: Mapping[str, Any], nominal: Mapping[str, Any]) -> dict[str, float | None]:
+    """By how much each of :data:`COMPARED` exceeds the nominal suite's; None where either is missing."""
+    pairs = {name: (figures.get(name), nominal.get(name)) for name in COMPARED}
+    return {k: None if one is None or other is None else round(one - other, 4) for k, (one, other) in pairs.items()}
 
 
 def latencies(values_s: Sequence[float]) -> dict[str, float | None]:

@@ -137,9 +137,9 @@ def order_of(reply: Localization) -> tuple[int, ...]:
 
 def _ask_list(localizer: Localizer, case: Case, index: int, protocol: Protocol, result: Evaluation) -> None:
     reply, seconds = timed(localizer, case, Query(protocol))
-    truth = () if case.kind else closest(case.displacement_mm, TRUE_CLOSEST)
+    truth = closest(case.displacement_mm, min(TRUE_CLOSEST, len(LANDMARKS) - len(case.unknown)))
     answer = order_of(reply)
-    unknown = frozenset() if case.kind else case.unknown
+    unknown = case.unknown if truth else frozenset()
     result.records.append(ListRecord(index, protocol, status_of(reply), truth, answer, seconds, case.kind, unknown))
     if answer and (case.kind or (protocol is Protocol.LOCALIZATION and truth[0] not in answer[:2])):
         distance = float(np.linalg.norm(case.displacement_mm[answer[0] - 1]))

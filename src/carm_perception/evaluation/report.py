@@ -88,6 +88,7 @@ def html_page(evaluations: Sequence[Evaluation], document: Mapping[str, Any]) ->
         " interval. Errors are at isocenter depth, of landmarks in view.</p>",
         _summary(results),
         _suites(evaluations),
+        _differences(results),
         _falsification(results),
         "<h2>Hit@2 by landmark</h2>",
         _per_landmark(results, "hit_2", "{:.3f}"),
@@ -141,6 +142,20 @@ def _suites(evaluations: Sequence[Evaluation]) -> str:
     suites = {e.suite.name: e.suite for e in evaluations}
     rows = [[escape(s.name), str(len(s.patients)), str(s.views), escape(s.description)] for s in suites.values()]
     return _table(["suite", "patients", "views", "what it is"], rows)
+
+
+def _differences(results: Mapping[str, Mapping[str, Any]]) -> str:
+    chosen = {name: f["to_nominal"] for name, f in results.items() if "to_nominal" in f}
+    if not chosen:
+        return ""
+    titles = dict(COLUMNS)
+
+    def cell(name: str, value: float | None) -> str:
+        return _NONE if value is None else f"{value:+.1f}" if name.endswith("_mm") else f"{100 * value:+.1f}"
+
+    rows = [[escape(name), *(cell(key, value) for key, value in f.items())] for name, f in chosen.items()]
+    heading = ["", *(titles[key] for key in next(iter(chosen.values())))]
+    return "<h2>Difference to the nominal suite (rates in points)</h2>" + _table(heading, rows)
 
 
 def _falsification(results: Mapping[str, Mapping[str, Any]]) -> str:

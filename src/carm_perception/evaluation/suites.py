@@ -89,7 +89,7 @@ def resolve(names: Sequence[str]) -> tuple[str, ...]:
         elif ALIASES.get(name, name) in SUITE_NAMES:
             found.append(ALIASES.get(name, name))
         else:
-            close = difflib.get_close_matches(name, [*SUITE_NAMES, *GROUPS, *ALIASES], n=1, cutoff=0.3)
+            close = difflib.get_close_matches(name, [*SUITE_NAMES, *GROUPS, *ALIASES], n=1, cutoff=0.5)
             raise UnknownNameError("suite", name, close[0] if close else NOMINAL)
     return tuple(dict.fromkeys(found))
 
