@@ -32,8 +32,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def ros_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A DDS domain that no other test on this machine uses, on this machine only."""
+def ros_domain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[int]:
+    """A DDS domain that no other test on this machine uses, on this machine only; saved data go to a passing folder."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     for domain in DOMAINS:
         path = Path(tempfile.gettempdir()) / f"carm-test-domain-{domain}.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

@@ -1,10 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moves to joint positions or to a view: plan, time, execute."""
+"""Moves to joint positions, to a view, to a name, or by a plan that was previewed: plan, check, time, execute."""
 
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_agent.collision import CollisionError
 from carm_agent.errors import (
     CanceledError,
     MotionError,
@@ -12,9 +20,16 @@ from carm_agent.errors import (
     RejectedTrajectoryError,
     StoppedError,
 )
+from carm_agent.memory import PositionMemory
 from carm_agent.planner import Plan, Planner
 from carm_agent.ports import Arm
-from carm_core.errors import CarmError, GoalError, JointLimitError, UnreachableError
+from carm_agent.preview import Preview, preview
+from carm_agent.standard_views import find_view
+from carm_core.errors import CarmError, GoalError, JointLimitError, UnknownNameError, UnreachableError
+
+_MOVED = (0.002, 0.005)
+"""An arm that stands further than this from a plan's start, m or rad, is not where the plan begins."""
+_KEPT_PLANS = 16
 
 
 class MoveCode(IntEnum):
@@ -32,6 +47,11 @@ class MoveCode(IntEnum):
     STOPPED = 9
     BUSY = 10
     INTERNAL = 11
+    STALE_PLAN = 12
+
+
+class StalePlanError(GoalError):
+    """A previewed plan cannot be run: it is unknown, or something has changed since."""
 
 
 _CODES: tuple[tuple[type[CarmError], MoveCode], ...] = (
@@ -40,6 +60,9 @@ _CODES: tuple[tuple[type[CarmError], MoveCode], ...] = (
     (NoJointStatesError, MoveCode.NO_JOINT_STATES),
     (RejectedTrajectoryError, MoveCode.CONTROLLER_REJECTED),
     (MotionError, MoveCode.CONTROLLER_ABORTED),
+    (StalePlanError, MoveCode.STALE_PLAN),
+    (CollisionError, MoveCode.COLLISION),
+    (UnknownNameError, MoveCode.INVALID_GOAL),
     (JointLimitError, MoveCode.JOINT_LIMIT),
     (UnreachableError, MoveCode.UNREACHABLE),
     (GoalError, MoveCode.INVALID_GOAL),
@@ -48,7 +71,7 @@ _CODES: tuple[tuple[type[CarmError], MoveCode], ...] = (
 
 @dataclass(frozen=True)
 class MoveGoal:
-    """Where to move: named joint positions, or a view.
+    """Where to move: named joint positions, a view, a name, or by a plan that was previewed.
 
     Attributes:
         joint_names: joints to move, the others stay; empty for a view goal.
@@ -56,7 +79,9 @@ class MoveGoal:
         isocenter_m: of a view goal, frame `table`, m; None keeps the present one.
         angles_rad: of a view goal: primary, secondary; None keeps the present ones.
         velocity_scaling: 0 < scaling <= 1; None for the planner's default.
-        plan_only: plan and check, do not move.
+        plan_only: plan and check, do not move; the result holds a preview.
+        name: a standard view, which keeps the isocenter, a saved position, or `before`; empty for other goals.
+        plan_id: of a plan that was previewed; empty for other goals.
     """
 
     joint_names: Sequence[str] = ()
@@ -66,6 +91,8 @@ class MoveGoal:
     velocity_scaling: float | None = None
     plan_only: bool = False
     is_view: bool = field(default=False, kw_only=True)
+    name: str = field(default="", kw_only=True)
+    plan_id: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -76,49 +103,129 @@ class MoveResult:
         error_code: why.
         error_msg: one line; empty on success.
         plan: as far as one was made.
+        plan_id: under which the plan can be run; empty when there is none.
+        preview: of the plan; None unless it was asked for.
     """
 
     error_code: MoveCode
     error_msg: str = ""
     plan: Plan | None = None
+    plan_id: str = ""
+    preview: Preview | None = None
+
+
+class PlanStore:
+    """Plans that were previewed, the newest few, with what they depend on."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._plans: OrderedDict[str, tuple[Plan, str]] = OrderedDict()
+
+    def keep(self, plan: Plan, version: str) -> str:
+        """Keep a plan.
+
+        Args:
+            plan: to be kept.
+            version: of what it depends on (`Planner.version`).
+
+        Returns:
+            Its id.
+        """
+        name = secrets.token_hex(6)
+        self._plans[name] = plan, version
+        while len(self._plans) > _KEPT_PLANS:
+            self._plans.popitem(last=False)
+        return name
+
+    def take(self, plan_id: str, version: str, positions: NDArray[np.float64]) -> Plan:
+        """Return a plan, if nothing that it depends on has changed.
+
+        Args:
+            plan_id: from :meth:`keep`.
+            version: of what plans depend on now.
+            positions: where the arm is now (6,), m and rad.
+
+        Raises:
+            StalePlanError: the plan is unknown, or something has changed.
+        """
+        if plan_id not in self._plans:
+            raise StalePlanError(f"there is no plan {plan_id!r} (any more); preview again")
+        plan, planned_version = self._plans[plan_id]
+        if version != planned_version:
+            raise StalePlanError(f"obstacles or parameters have changed since plan {plan_id} was made; preview again")
+        moved = np.abs(positions - plan.start)
+        limits = np.array([_MOVED[0]] * 3 + [_MOVED[1]] * 3)
+        if (moved > limits).any():
+            raise StalePlanError(f"the arm has moved since plan {plan_id} was made; preview again")
+        return plan
 
 
 class Mover:
     """Plans and executes single moves."""
 
-    def __init__(self, planner: Planner, arm: Arm) -> None:
+    def __init__(
+        self,
+        planner: Planner,
+        arm: Arm,
+        plans: PlanStore | None = None,
+        memory: PositionMemory | None = None,
+    ) -> None:
         """Move one arm.
 
         Args:
             planner: plans.
             arm: moves.
+            plans: previewed plans; None: none are kept.
+            memory: saved positions; None: there are none.
         """
         self._planner = planner
         self._arm = arm
+        self._plans = plans or PlanStore()
+        self._memory = memory
 
     def run(self, goal: MoveGoal, report: Callable[[str], None] = lambda stage: None) -> MoveResult:
         """Run one move to its end.
 
         Args:
             goal: where to.
-            report: told each stage: planning, moving.
+            report: told each stage: planning, checking, moving.
 
         Returns:
             How the move ended. Expected failures are results, not exceptions.
         """
         plan: Plan | None = None
         try:
+            if goal.plan_id:
+                report("checking")
+                plan = self._plans.take(goal.plan_id, self._planner.version, self._arm.joint_positions())
+                return self._execute(plan, goal.plan_id, report)
             report("planning")
+            version = self._planner.version
             plan = self._plan(goal)
-            if not goal.plan_only:
-                report("moving")
-                self._arm.execute(plan.trajectory)
+            if goal.plan_only:
+                return self._previewed(plan, version)
+            if version != self._planner.version:
+                plan = self._plan(goal)
+            return self._execute(plan, "", report)
         except CarmError as error:
             code = next((code for kind, code in _CODES if isinstance(error, kind)), MoveCode.INTERNAL)
             return MoveResult(code, str(error), plan)
-        return MoveResult(MoveCode.NONE, "", plan)
+
+    def _execute(self, plan: Plan, plan_id: str, report: Callable[[str], None]) -> MoveResult:
+        report("moving")
+        if self._memory is not None:
+            self._memory.note_before(plan.start)
+        self._arm.execute(plan.trajectory)
+        return MoveResult(MoveCode.NONE, "", plan, plan_id)
+
+    def _previewed(self, plan: Plan, version: str) -> MoveResult:
+        model = self._planner.collision
+        shown = None if model is None else preview(model, plan)
+        return MoveResult(MoveCode.NONE, "", plan, self._plans.keep(plan, version), shown)
 
     def _plan(self, goal: MoveGoal) -> Plan:
+        if goal.name:
+            return self._to_name(goal)
         if goal.is_view:
             start = self._arm.joint_positions()
             return self._planner.to_view(start, goal.isocenter_m, goal.angles_rad, goal.velocity_scaling)
@@ -131,3 +238,13 @@ class Mover:
             raise GoalError(f"a joint is named twice: {', '.join(names)}")
         start = self._arm.joint_positions()
         return self._planner.to_joints(start, dict(zip(names, positions, strict=True)), goal.velocity_scaling)
+
+    def _to_name(self, goal: MoveGoal) -> Plan:
+        start = self._arm.joint_positions()
+        if self._memory is not None:
+            try:
+                return self._planner.to_joints(start, self._memory.recall(goal.name), goal.velocity_scaling)
+            except UnknownNameError:
+                pass
+        angles = find_view(goal.name).angles_rad
+        return self._planner.to_view(start, None, angles, goal.velocity_scaling)

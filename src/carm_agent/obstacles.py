@@ -2,14 +2,14 @@
 """What stands around the machine: the patient's surface, staff zones, table and floor, as convex pieces.
 
 The agent knows the patient's surface as a real system does, from a message (a CT or a depth camera made it); until one
-comes, a generous box on the table stands for the patient, and it goes on standing for what the surface does not cover
+comes, a generous body on the table stands for the patient, and it goes on standing for what the surface does not cover
 along the table.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,9 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 from carm_core.errors import ConfigurationError
 from carm_core.transforms import Array
 
-DEFAULT_PATIENT_M = ((-1.0, -0.30, 0.0), (1.0, 0.30, 0.35))
-"""Opposite corners of the box that stands for a patient whose surface is unknown, frame `table`, m: wider than the
-table by an arm's breadth, as high as a large supine body."""
+DEFAULT_LENGTH_M = (-1.0, 1.0)
+"""Where a patient of unknown shape lies along x, frame `table`, m: on the whole table."""
+DEFAULT_PROFILE_M = ((0.25, 0.0), (0.30, 0.06), (0.30, 0.22), (0.20, 0.34))
+"""Half the width at a height, frame `table`, m: a large supine body with its arms at its sides."""
 _CELL_M = (0.06, 0.09)
 """The surface is cut into columns of this size along x and y, m; each column's hull is one convex piece."""
 _LONGEST_EDGE_M = 0.03
@@ -39,18 +40,24 @@ class StaffZone:
     high_m: tuple[float, float, float]
 
 
-def staff_zones(numbers: Sequence[float]) -> tuple[StaffZone, ...]:
-    """Read staff zones from a flat list: six numbers each, lower corner and upper corner, frame `table`, m.
+def staff_zones(text: str) -> tuple[StaffZone, ...]:
+    """Read staff zones: six numbers each, lower and upper corner, frame `table`, m, between blanks or commas.
+
+    Args:
+        text: for example `-0.6 -1.3 -0.95 0.2 -0.75 0.9`; empty for none.
 
     Raises:
-        ConfigurationError: the list has another length, a number is not finite, or corners are not in order.
+        ConfigurationError: a word is no number, their count is wrong, or corners are not in order.
     """
-    values = np.asarray(list(numbers), dtype=np.float64)
+    try:
+        values = np.array([float(word) for word in text.replace(",", " ").replace(";", " ").split()])
+    except ValueError as error:
+        raise ConfigurationError(f"staff zones: {error}") from None
     if len(values) % 6:
         raise ConfigurationError(f"staff zones need 6 numbers each (lower and upper corner), got {len(values)}")
     corners = values.reshape(-1, 2, 3)
     if not np.isfinite(corners).all() or not (corners[:, 0] < corners[:, 1]).all():
-        raise ConfigurationError(f"staff zones need finite corners, the lower first; got {values.tolist()}")
+        raise ConfigurationError(f"staff zones need finite corners, the lower first; got {text!r}")
     return tuple(StaffZone(tuple(low.tolist()), tuple(high.tolist())) for low, high in corners)
 
 
@@ -129,19 +136,19 @@ class Obstacles:
     """What the machine must not touch, besides table, floor and itself.
 
     Attributes:
-        surface: of the patient; None: unknown, a box stands for it.
-        patient_box_m: opposite corners of that box, frame `table`, m; None: no patient lies on the table.
+        surface: of the patient; None: unknown.
+        assume_patient: a generous body stands for what no surface shows; False: only what is known counts.
         staff: where people stand.
     """
 
     surface: Surface | None = None
-    patient_box_m: tuple[tuple[float, float, float], tuple[float, float, float]] | None = DEFAULT_PATIENT_M
+    assume_patient: bool = True
     staff: tuple[StaffZone, ...] = ()
     version: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
         """Number the obstacles by their content, so that a change is seen."""
-        digest = hashlib.sha256(repr((self.patient_box_m, self.staff)).encode())
+        digest = hashlib.sha256(repr((self.assume_patient, self.staff)).encode())
         if self.surface is not None:
             digest.update(np.ascontiguousarray(self.surface.vertices_m).tobytes())
             digest.update(np.ascontiguousarray(self.surface.triangles).tobytes())
@@ -149,19 +156,22 @@ class Obstacles:
 
     def patient_pieces(self) -> Iterator[Array]:
         """Yield points (N, 3), m, whose hulls cover the patient."""
-        if self.surface is None:
-            if self.patient_box_m is not None:
-                yield box_points(*self.patient_box_m)
-            return
-        yield from self.surface.pieces()
-        if self.patient_box_m is None:
-            return
-        low, high = np.array(self.patient_box_m)
-        begin, end = self.surface.vertices_m[:, 0].min(), self.surface.vertices_m[:, 0].max()
-        if begin > low[0]:
-            yield box_points(low, (min(begin, high[0]), high[1], high[2]))
-        if end < high[0]:
-            yield box_points((max(end, low[0]), low[1], low[2]), high)
+        stretches = [DEFAULT_LENGTH_M]
+        if self.surface is not None:
+            yield from self.surface.pieces()
+            along = self.surface.vertices_m[:, 0]
+            begin, end = DEFAULT_LENGTH_M
+            stretches = [(begin, min(end, float(along.min()))), (max(begin, float(along.max())), end)]
+        for first, last in stretches if self.assume_patient else ():
+            if first < last:
+                yield _body_points(first, last)
+
+
+def _body_points(begin_m: float, end_m: float) -> Array:
+    """Return corners (N, 3) of the assumed body between two places along x, m."""
+    return np.array(
+        [[x, side * width, height] for x in (begin_m, end_m) for width, height in DEFAULT_PROFILE_M for side in (1, -1)]
+    )
 
 
 def box_points(low_m: ArrayLike, high_m: ArrayLike) -> Array:

@@ -64,6 +64,29 @@ class AgentParameters:
         1.0, "wait for the language model to read a sentence", unit="s", lower=0.05, upper=10.0, read_only=True
     )
 
+    patient_margin_m: float = parameter(
+        0.02, "added around the patient's surface", unit="m", lower=0.0, upper=0.2, read_only=True
+    )
+    collision_distance_m: float = parameter(
+        0.01, "motions that come nearer to anything are refused", unit="m", lower=0.001, upper=0.2, read_only=True
+    )
+    warning_distance_m: float = parameter(
+        0.05,
+        "motions that come nearer to anything are made with a warning",
+        unit="m",
+        lower=0.0,
+        upper=0.5,
+        read_only=True,
+    )
+    slow_distance_m: float = parameter(
+        0.10, "motions that come nearer to people are slower", unit="m", lower=0.002, upper=1.0, read_only=True
+    )
+    staff_zones: str = parameter(
+        "",
+        "where people stand: 6 numbers each, lower and upper corner of a box in frame table, m; empty: nowhere",
+        read_only=True,
+    )
+
     def navigator_config(self) -> NavigatorConfig:
         """Return the bounds of the navigation policy, in mm."""
         return NavigatorConfig(

@@ -26,7 +26,7 @@ from std_msgs.msg import String
 
 from carm_agent import phrases
 from carm_agent.consent import ConsentedArm
-from carm_agent.mover import MoveCode, MoveGoal, Mover, MoveResult
+from carm_agent.mover import MoveCode, MoveGoal, MoveResult
 from carm_agent.navigator import Navigator
 from carm_agent.nodes.clinician import Clinician
 from carm_agent.nodes.conversions import (
@@ -37,8 +37,8 @@ from carm_agent.nodes.conversions import (
     navigation_result,
 )
 from carm_agent.nodes.ros_ports import CArmGraph, RosArm, RosClock, RosImager, RosLocalizer
+from carm_agent.nodes.surroundings import Surroundings, make_planner
 from carm_agent.parameters import AgentParameters
-from carm_agent.planner import Planner
 from carm_agent.ports import Arm, Interrupt
 from carm_agent.task import NavigationCode, NavigationGoal, NavigationResult, Progress
 from carm_core.errors import CarmError, GoalError
@@ -62,8 +62,9 @@ class AgentNode(Node):
         """
         super().__init__("agent_node", **{"namespace": "/carm", **node_arguments})
         self._settings = declare_parameters(self, AgentParameters)
-        self._planner = Planner(CArm.from_config(), self._settings.velocity_scaling)
+        self._planner = make_planner(CArm.from_config(), self._settings)
         self._graph = CArmGraph(self, self._planner.carm, self._settings)
+        self._surroundings = Surroundings(self, self._graph, self._planner)
         self._graph.on_stopped = self._on_stopped
         self._task = ""
         self._dialogue = self.create_publisher(Utterance, "agent/dialogue", 10)
@@ -232,13 +233,13 @@ class AgentNode(Node):
         if failure is not None:
             self.get_logger().error(f"move failed: {type(failure).__name__}: {failure}")
             result = MoveResult(MoveCode.INTERNAL, f"{type(failure).__name__}: {failure}")
-        return _end(goal_handle, result.error_code, MoveCode, move_result(result))
+        return _end(goal_handle, result.error_code, MoveCode, move_result(result, self._planner.carm))
 
     def _move(self, goal: MoveGoal, interrupt: Interrupt, tell: Callable[..., None]) -> MoveResult:
         if self._graph.stopped and not goal.plan_only:
             return MoveResult(MoveCode.STOPPED, "stop is latched; reset first")
         arm = self._arm(interrupt, lambda share: tell("moving", share))
-        return Mover(self._planner, arm).run(goal, tell)
+        return self._surroundings.mover(arm).run(goal, tell)
 
     def move_now(self, make_goal: Callable[[], MoveGoal], interrupt: Interrupt) -> MoveResult:
         """Run one move to its end, on the task's thread.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages to the agent's types and back; meters become millimeters here."""
 
+import array
 import math
 from typing import Any
 
@@ -154,8 +155,16 @@ def move_goal(request: Any) -> MoveGoal:
             velocity_scaling=scaling,
             plan_only=request.plan_only,
         )
+    if request.goal_type == MoveCArm.Goal.GOAL_NAMED:
+        if not request.name.strip():
+            raise GoalError("a named goal needs a name")
+        return MoveGoal(name=request.name, velocity_scaling=scaling, plan_only=request.plan_only)
+    if request.goal_type == MoveCArm.Goal.GOAL_PLAN:
+        if not request.plan_id or request.plan_only:
+            raise GoalError("a plan is run by its id, without plan_only")
+        return MoveGoal(plan_id=request.plan_id)
     if request.goal_type != MoveCArm.Goal.GOAL_VIEW:
-        raise GoalError(f"goal_type is {request.goal_type}; it must be 0 (joints) or 1 (view)")
+        raise GoalError(f"goal_type is {request.goal_type}; it must be 0 (joints), 1 (view), 2 (name) or 3 (plan)")
     point = request.isocenter
     return MoveGoal(
         is_view=True,
@@ -166,10 +175,21 @@ def move_goal(request: Any) -> MoveGoal:
     )
 
 
-def move_result(result: MoveResult) -> Any:
-    """Return the result message of a move."""
+def move_result(result: MoveResult, carm: CArm | None = None) -> Any:
+    """Return the result message of a move; the final view is there when `carm` is given."""
     message = MoveCArm.Result(error_code=int(result.error_code), error_msg=result.error_msg)
+    message.plan_id, message.min_clearance = result.plan_id, math.nan
+    if result.preview is not None:
+        message.clearances = result.preview.clearances_m.tolist()
+        message.preview_png = array.array("B", result.preview.png)
     if result.plan is not None:
+        message.warning = result.plan.warning
+        if result.plan.check is not None:
+            message.min_clearance = result.plan.check.closest.distance_m
+        if carm is not None:
+            message.final_primary_angle, message.final_secondary_angle = carm.angles(result.plan.goal)
+            point = message.final_isocenter
+            point.x, point.y, point.z = (float(value) for value in carm.isocenter(result.plan.goal))
         message.trajectory = trajectory_message(result.plan.trajectory)
         message.duration_s = result.plan.duration_s
         message.final_positions = result.plan.goal.tolist()

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arm's surroundings over ROS: the patient's surface in, the clearance out, and positions saved by name.
+
+Callbacks run on the executor and are short. A surface is cut into pieces on a thread of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any
+
+import numpy as np
+from carm_interfaces.srv import SavePosition
+from numpy.typing import NDArray
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from shape_msgs.msg import Mesh
+from std_msgs.msg import Float64
+
+from carm_agent.collision import CollisionModel, Margins
+from carm_agent.errors import NoJointStatesError
+from carm_agent.memory import PositionMemory, PositionNameError, PositionStorageError
+from carm_agent.mover import Mover, PlanStore
+from carm_agent.nodes.ros_ports import CArmGraph
+from carm_agent.obstacles import Obstacles, Surface, staff_zones
+from carm_agent.parameters import AgentParameters
+from carm_agent.planner import Planner
+from carm_agent.ports import Arm
+from carm_core.errors import CarmError, UnknownNameError
+from carm_core.kinematics import CArm
+
+_CLEARANCE_HZ = 10.0
+
+
+class Surroundings:
+    """Keeps the planner's obstacles up to date and publishes the present clearance."""
+
+    def __init__(self, node: Node, graph: CArmGraph, planner: Planner) -> None:
+        """Listen on `patient_surface`, publish `clearance`, serve `save_position`.
+
+        Args:
+            node: the agent node.
+            graph: says where the arm is.
+            planner: plans among these surroundings; it has a collision model.
+
+        Raises:
+            ConfigurationError: the file of saved positions is malformed.
+        """
+        assert planner.collision is not None
+        self._node, self._graph, self._planner = node, graph, planner
+        self.plans = PlanStore()
+        self.memory = PositionMemory(planner.carm)
+        self._watcher = planner.collision.copy()
+        self._received = 0
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        node.create_subscription(Mesh, "patient_surface", self._on_surface, latched)
+        self._clearance = node.create_publisher(Float64, "clearance", 10)
+        node.create_service(SavePosition, "save_position", self._on_save)
+        node.create_timer(1.0 / _CLEARANCE_HZ, self._watch)
+
+    def mover(self, arm: Arm) -> Mover:
+        """Return what runs one move.
+
+        Args:
+            arm: of the task.
+        """
+        return Mover(self._planner, arm, self.plans, self.memory)
+
+    def _on_surface(self, message: Mesh) -> None:
+        self._received += 1
+        threading.Thread(target=self._take, args=(message, self._received), name="surface", daemon=True).start()
+
+    def _take(self, message: Mesh, number: int) -> None:
+        try:
+            surface = surface_from_message(message)
+            assert self._planner.collision is not None
+            staff = self._planner.collision.obstacles.staff
+            obstacles = Obstacles(surface, staff=staff)
+            watcher = CollisionModel(
+                self._planner.carm, obstacles, self._planner.collision.margins, self._planner.collision.geometry
+            )
+        except CarmError as error:
+            self._node.get_logger().error(f"patient_surface is of no use, the old obstacles stay: {error}")
+            return
+        if number == self._received:
+            self._planner.set_obstacles(obstacles)
+            self._watcher = watcher
+            self._node.get_logger().info(f"patient's surface with {len(surface.triangles)} triangles taken over")
+
+    def _watch(self) -> None:
+        try:
+            positions = self._graph.joint_positions()
+        except NoJointStatesError:
+            self._clearance.publish(Float64(data=math.nan))
+            return
+        self._clearance.publish(Float64(data=self._watcher.clearance(positions, named=False).distance_m))
+
+    def _on_save(self, request: SavePosition.Request, response: SavePosition.Response) -> SavePosition.Response:
+        codes = SavePosition.Response
+        try:
+            if request.name and request.forget:
+                self.memory.forget(request.name)
+            elif request.name:
+                self.memory.save(request.name, self._graph.joint_positions())
+        except PositionNameError as error:
+            response.error_code, response.error_msg = codes.ERROR_INVALID_NAME, str(error)
+        except UnknownNameError as error:
+            response.error_code, response.error_msg = codes.ERROR_UNKNOWN_NAME, str(error)
+        except NoJointStatesError as error:
+            response.error_code, response.error_msg = codes.ERROR_NO_JOINT_STATES, str(error)
+        except PositionStorageError as error:
+            response.error_code, response.error_msg = codes.ERROR_STORAGE, str(error)
+        response.names = self.memory.names
+        return response
+
+
+def make_planner(carm: CArm, settings: AgentParameters) -> Planner:
+    """Return a planner among the surroundings that the parameters name.
+
+    Raises:
+        ConfigurationError: margins or staff zones are malformed.
+    """
+    margins = Margins(
+        settings.patient_margin_m, settings.collision_distance_m, settings.warning_distance_m, settings.slow_distance_m
+    )
+    model = CollisionModel(carm, Obstacles(staff=staff_zones(settings.staff_zones)), margins)
+    return Planner(carm, settings.velocity_scaling, model)
+
+
+def surface_from_message(message: Any) -> Surface:
+    """Return the surface in a `shape_msgs/Mesh`, in frame `table`, m.
+
+    Raises:
+        ConfigurationError: the mesh is not one.
+    """
+    vertices: NDArray[np.float64] = np.array([(p.x, p.y, p.z) for p in message.vertices], dtype=np.float64)
+    triangles = np.array([t.vertex_indices for t in message.triangles], dtype=np.int64)
+    return Surface(vertices.reshape(-1, 3), triangles.reshape(-1, 3))
