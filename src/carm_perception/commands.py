@@ -8,8 +8,9 @@ from pathlib import Path
 
 from carm_core.errors import ConfigurationError
 from carm_core.paths import cache_dir
+from carm_perception.train.qlora import command as qlora
 
-RECIPES = ("compact",)
+RECIPES = ("compact", "qlora")
 SPLITS = ("train", "validation", "test")
 
 
@@ -83,11 +84,13 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=75.0, help="training time of both stages together (75)")
     parser.add_argument("--patients", type=_positive, default=360, help="phantoms of a data set made now (360)")
     parser.add_argument("--views", type=_positive, default=120, help="views of each (120)")
-    parser.add_argument("--batch", type=_positive, default=64, help="images per step (64)")
+    parser.add_argument("--batch", type=_positive, help="images per step (compact 64, qlora 16)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and order (0)")
     parser.add_argument("--threads", type=_positive, default=2, help="CPU threads (2)")
+    qlora.add_arguments(parser)
 
 
+COMPACT_BATCH = 64
 TOWER_SHARE = 0.55
 """Part of the training time that stage 1 gets."""
 
@@ -108,13 +111,17 @@ def run_train(args: argparse.Namespace) -> int:
         raise ConfigurationError(f"--minutes must be positive, not {args.minutes}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     data = args.data or default_data()
+    if args.recipe == "qlora":
+        return qlora.run(args, data)
     for split, patients in (("train", args.patients), ("validation", max(1, args.patients // 30))):
         if not any(data.glob(f"{split}-*.parquet")):
             generate(data, DatasetSpec(split, patients, args.views, min(4, patients)), args.threads)
     seconds = args.minutes * 60
     share = TOWER_SHARE if args.start is None else 0.0
-    tower = StageOptions(seconds=seconds * share, batch=args.batch, seed=args.seed)
-    language = StageOptions(seconds=seconds * (1 - share), batch=args.batch, seed=args.seed, rate=1.5e-3)
+    tower = StageOptions(seconds=seconds * share, batch=args.batch or COMPACT_BATCH, seed=args.seed)
+    language = StageOptions(
+        seconds=seconds * (1 - share), batch=args.batch or COMPACT_BATCH, seed=args.seed, rate=1.5e-3
+    )
     work = args.work or cache_dir() / "train"
     options = RecipeOptions(data, work, args.output, tower, language, threads=args.threads, start=args.start)
     print(f"model in {train_compact(options)}")

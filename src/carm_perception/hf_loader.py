@@ -244,8 +244,8 @@ def resolve_source(model: str, adapter: str = "") -> Source:
     return Source(base, model, model if complete else base)
 
 
-def model_size(model: str) -> Size | None:
-    """Size of a model by its configuration, without its weights; None when only its own code could tell.
+def empty_model(model: str) -> Any:
+    """A model without memory for its weights, by its configuration; None when only its own code could make it.
 
     Raises:
         LocalizerError: There is no such model, or its configuration is damaged.
@@ -256,21 +256,27 @@ def model_size(model: str) -> Size | None:
         config = AutoConfig.from_pretrained(model)
     except Exception as error:  # transformers and the hub raise many unrelated types
         raise _cannot_load("model", model, error) from error
-    return config_size(config)
+    return empty_of(config)
 
 
-def config_size(config: Any) -> Size | None:
-    """Size of a model with this configuration; None when only its own code could tell."""
+def empty_of(config: Any) -> Any:
+    """A model of this configuration without memory for its weights; None when only its own code could make it."""
     import torch
     from transformers import AutoModelForImageTextToText
 
     try:
         with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(config)
+            return AutoModelForImageTextToText.from_config(config)
     except Exception:  # an architecture that transformers does not know, or code that needs real tensors
         return None
+
+
+def size_of(model: Any) -> Size:
+    """Size of a model, which may be an empty one."""
+    from torch.nn import Linear
+
     output = model.get_output_embeddings()
-    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not output]
+    linear = [m for m in model.modules() if isinstance(m, Linear) and m is not output]
     return Size(sum(p.numel() for p in model.parameters()), sum(m.weight.numel() for m in linear))
 
 
@@ -345,7 +351,8 @@ def load(source: Source, device: str = "auto", load_in_4bit: bool = False) -> tu
         LocalizerError: The model fits nowhere, or cannot be loaded.
     """
     choose_device(device, load_in_4bit)
-    placement = choose_device(device, load_in_4bit, model_size(source.model))
+    empty = empty_model(source.model)
+    placement = choose_device(device, load_in_4bit, None if empty is None else size_of(empty))
     processor, model = load_base(source, placement)
     if source.adapter:
         model = load_adapter(model, source.adapter)

@@ -7,9 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 
 
@@ -43,30 +40,6 @@ def load_processor(model: str) -> Any:
     if processor_class is None or not any("video" in name for name in processor_class.get_attributes()):
         return AutoProcessor.from_pretrained(model)
     return image_only(processor_class).from_pretrained(model)
-
-
-def chat_inputs(processor: Any, image: NDArray[np.uint8], prompt: str) -> Any:
-    """Model inputs of one question about one image, up to where the answer begins.
-
-    Args:
-        processor: The model's processor.
-        image: Gray values (rows, columns).
-        prompt: The question.
-
-    Returns:
-        A batch of one, with the keys that the model takes.
-    """
-    from PIL import Image
-
-    picture = Image.fromarray(image).convert("RGB")
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": prompt}]
-    return processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-    )
 
 
 def _processor_class_name(model: str) -> str | None:
