@@ -40,15 +40,16 @@ class DetectorModel:
 
     Attributes:
         scintillator_g_cm2: CsI, g/cm²; 0.2 is a usual 0.55 mm of needles.
-        adu_per_kev_mm2: Signal for each keV absorbed per mm², digital units: independent of binning.
+        adu_per_kev_mm2: Signal for each keV absorbed per mm², digital units: independent of binning. Assumption: frames
+            of fluoroscopy and single exposures both fit 16 bits.
         quantum_noise: Whether photons are counted or their mean is taken.
-        electronic_noise_adu: Standard deviation of the readout, digital units; 0: none.
+        electronic_noise_adu: Standard deviation of the readout, digital units, an assumption; 0: none.
         blur_mm: Standard deviation of the light's spread in the scintillator, mm; with 0.15 the presampled MTF is about
             0.6 at 1 /mm (Granfors and Aufrichtig, Med. Phys. 27:1324, 2000). 0: none.
         scatter: Scatter and grid.
         glare_fraction: Share of the light that spreads far, the low-frequency drop of flat panels, a few percent
             (Rowlands and Yorkston, Handbook of Medical Imaging 1, 2000). 0: none.
-        glare_mm: Standard deviation of that spread, mm.
+        glare_mm: Standard deviation of that spread, mm: an assumption.
         lag_fraction: Share of the charge that traps hold back; 0: none. With 0.08 and 0.15 s, 3 % of a frame appear in
             the next one at 15 frames/s (Siewerdsen and Jaffray, Med. Phys. 26:1624, 1999: 2 to 10 %).
         lag_s: Time after which 1 / e of it is still trapped, s.

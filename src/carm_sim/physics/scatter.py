@@ -19,8 +19,9 @@ class ScatterModel:
 
     Each ray sends scatter in proportion to what it transmits and to its attenuation exponent, ``p ln(1 / p)``, spread
     by a Gaussian on the detector. The defaults give a scatter-to-primary ratio of 1.55 behind 200 mm of water in a
-    field of 300 mm without a grid, as at the air gap of a C-arm, and a ninth of that behind a fiber-interspaced grid
-    of ratio 15 (Fetterly and Schueler, Phys. Med. Biol. 52:4863, 2007).
+    field of 300 mm without a grid, an assumption for the air gap of a C-arm, and a ninth of that behind a
+    fiber-interspaced grid of ratio 15 (Fetterly and Schueler, Phys. Med. Biol. 52:4863, 2007). The spread is an
+    assumption.
 
     Attributes:
         fraction: Scatter without a grid, in all directions of the detector, for each unit of ``p ln(1 / p)``; 0: none.
