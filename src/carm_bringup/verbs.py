@@ -108,6 +108,7 @@ def _wait(parser: argparse.ArgumentParser) -> None:
 
 CLIENT = "carm_bringup.client"
 COMMANDS = "carm_perception.commands"
+CALIBRATION = "carm_perception.calibration.commands"
 EVALUATION = "carm_perception.evaluation.commands"
 BENCH_NAV = "carm_bringup.bench_nav"
 BENCH_DRR = "carm_bringup.bench_drr"
@@ -178,6 +179,13 @@ VERBS: tuple[Verb, ...] = (
         "carm train --output my_model --minutes 75",
         f"{COMMANDS}:run_train",
         f"{COMMANDS}:add_train_arguments",
+    ),
+    Verb(
+        "calibrate",
+        "conformal radii and abstention of a compact model, from phantoms of their own",
+        "carm calibrate --model my_model",
+        f"{CALIBRATION}:run",
+        f"{CALIBRATION}:add_arguments",
     ),
     Verb(
         "eval localize",

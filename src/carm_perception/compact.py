@@ -21,7 +21,8 @@ from carm_core.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS, landmark
 from carm_core.localization import NAN, LandmarkEstimate, Localization, Localizer, Protocol, Query
 from carm_perception.answers import confidence, estimates_of
-from carm_perception.calibration.guard import DEFAULT_RISK, Guard, in_field
+from carm_perception.calibration.abstention import DEFAULT_RISK
+from carm_perception.calibration.guard import Guard, in_field
 from carm_perception.folder import COMPACT_FOLDER, REQUIRED, check_model_folder, weights_hash
 from carm_perception.heads import Heads
 from carm_perception.image import MODEL_PX, model_gray

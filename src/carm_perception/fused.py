@@ -2,9 +2,9 @@
 """The language model with the deep-learning localizer beside it as referee, on one vision tower.
 
 How much either counts, and who orders the landmarks, was chosen on the calibration patients. Where the two contradict
-each other, that is to say where their calibrated circles do not touch, the language model is asked to look again; where
-it then agrees with the referee, both are joined; else the surer one is followed, with less confidence. The reply says
-so.
+each other, that is to say where one's place lies outside the circle of the other, surer one, the language model is
+asked to look again; where it then agrees with the referee, both are joined; else the one that weighs more is followed,
+with less confidence. The reply says so.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from carm_core.frame import XrayFrame
 from carm_core.landmarks import landmark
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
 from carm_perception.answers import confidence
+from carm_perception.calibration.abstention import DEFAULT_RISK
 from carm_perception.calibration.fusion import RADIUS_90_PER_STD, REFEREE, Fusion, Joint, Opinion, join
-from carm_perception.calibration.guard import DEFAULT_RISK, Guard
+from carm_perception.calibration.guard import Guard
 from carm_perception.compact import CompactLocalizer, LoadedModel
 from carm_perception.heads import Reading
 from carm_perception.regression import RegressionLocalizer, written
@@ -96,7 +97,8 @@ class FusedLocalizer(Localizer):
         estimates = self._referee.estimates(reading)
         answer = written(query.protocol, estimates)
         seen = Localization(self.name, self.model_version, query, answer, estimates)
-        if self._fusion.lists == REFEREE:
+        two = query.protocol is Protocol.LOCALIZATION
+        if (self._fusion.localization if two else self._fusion.retrieval) == REFEREE:
             return seen
         spoken = self._speaker.localize(frame, query)
         if not spoken.ok:
@@ -107,7 +109,7 @@ class FusedLocalizer(Localizer):
         note = f"the language model takes {names[0]} for the closest, the deep-learning localizer {names[1]}"
         second = self._second_look(frame, spoken)
         agree = second is not None and not contradicted(second.estimates[0].id, estimates)
-        if second is not None and agree and query.protocol is Protocol.LOCALIZATION:
+        if second is not None and agree and two:
             answer = written(query.protocol, second.estimates)
             note += "; on a second look they agree"
             return replace(spoken, answer=answer, estimates=second.estimates, message=note)

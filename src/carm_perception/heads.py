@@ -48,14 +48,12 @@ class Reading:
         std_mm: Standard deviation of either component (14,), mm.
         seen: Whether each landmark was seen in the image (14,); otherwise its place is inferred from others.
         presence: Probability of the likeliest 3 x 3 cells (14,): how surely each landmark is in the image.
-        feature: Mean of the projected image tokens (width,): what kind of image this is.
     """
 
     displacement_mm: NDArray[np.float64]
     std_mm: NDArray[np.float64]
     seen: NDArray[np.bool_]
     presence: NDArray[np.float64]
-    feature: NDArray[np.float64]
 
     def sees(self, landmark_id: int) -> bool:
         """Whether a landmark was seen in the image."""
@@ -110,7 +108,6 @@ class Heads:
         with torch.inference_mode():
             mean, log_scale = (value[0].double().numpy() for value in self._displacement(tokens))
             cells = self._presence(tokens)[0].double().softmax(-1).numpy()
-            feature = tokens[0].double().mean(0).numpy()
         places = mean * SCALE_MM
         spreads = np.sqrt(2 * (np.exp(log_scale) * SCALE_MM) ** 2).mean(-1)
         seen, presence = np.zeros(len(LANDMARKS), bool), np.zeros(len(LANDMARKS))
@@ -119,7 +116,7 @@ class Heads:
             presence[index] = mass
             if mass >= SEEN:
                 places[index], spreads[index], seen[index] = place, spread, True
-        return Reading(places, spreads, seen, presence, feature)
+        return Reading(places, spreads, seen, presence)
 
 
 def peak(probability: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, float]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carm_core.parameters import parameter
+from carm_perception.calibration.abstention import DEFAULT_RISK
 from carm_perception.openai_options import ServerOptions
 from carm_perception.registry import LocalizerOptions
 
@@ -70,6 +71,13 @@ class LocalizerParameters:
     maximum_std_m: float = parameter(
         0.0, "abstain above this standard deviation; 0: never", unit="m", lower=0.0, upper=1.0, read_only=True
     )
+    maximum_risk: float = parameter(
+        DEFAULT_RISK,
+        "abstain so that no more than this part of the answers is wrong, and on images without landmarks; 0: never",
+        lower=0.0,
+        upper=1.0,
+        read_only=True,
+    )
     overlay: bool = parameter(True, "publish landmarks/image while somebody listens")
     frame_timeout_s: float = parameter(
         2.0, "how long a request waits for its image", unit="s", lower=0.0, upper=60.0, read_only=True
@@ -84,6 +92,7 @@ class LocalizerParameters:
             load_in_4bit=self.load_in_4bit,
             max_new_tokens=self.max_new_tokens,
             maximum_std_mm=1000 * self.maximum_std_m,
+            maximum_risk=self.maximum_risk,
             threads=self.threads,
             patient=self.patient,
             constrain=self.constrain,

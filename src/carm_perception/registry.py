@@ -10,6 +10,7 @@ from pathlib import Path
 
 from carm_core.errors import ConfigurationError, UnknownNameError
 from carm_core.localization import Localizer
+from carm_perception.calibration.abstention import DEFAULT_RISK
 from carm_perception.openai_options import ServerOptions
 
 COMPACT, REGRESSION, FUSED, ORACLE, OPENAI = "compact", "regression", "fused", "oracle", "openai"
@@ -31,6 +32,8 @@ class LocalizerOptions:
         load_in_4bit: Quantize a Hugging Face model to 4 bits; needs CUDA and bitsandbytes.
         max_new_tokens: Longest answer of a Hugging Face model.
         maximum_std_mm: ``compact``, ``regression`` and ``fused`` abstain above this standard deviation; 0: never.
+        maximum_risk: They abstain so that no more than this part of their answers is wrong, and on images that show
+            none of the landmarks; 0: never. Needs weights that are calibrated.
         threads: CPU threads of a Hugging Face model; 0: leave as they are. ``compact`` and ``regression`` use one: they
             gain nothing from a second, and lose a lot when the machine is busy.
         patient: Patient whose landmarks the oracle knows.
@@ -46,6 +49,7 @@ class LocalizerOptions:
     load_in_4bit: bool = False
     max_new_tokens: int = 256
     maximum_std_mm: float = 0.0
+    maximum_risk: float = DEFAULT_RISK
     threads: int = 0
     patient: str = ""
     oracle_noise_mm: float = 0.0
@@ -74,15 +78,15 @@ def make_localizer(name: str, options: LocalizerOptions | None = None) -> Locali
     if name == COMPACT:
         from carm_perception.compact import CompactLocalizer
 
-        return CompactLocalizer(options.folder, options.maximum_std_mm)
+        return CompactLocalizer(options.folder, options.maximum_std_mm, maximum_risk=options.maximum_risk)
     if name == REGRESSION:
         from carm_perception.regression import RegressionLocalizer
 
-        return RegressionLocalizer(options.folder, options.maximum_std_mm)
+        return RegressionLocalizer(options.folder, options.maximum_std_mm, maximum_risk=options.maximum_risk)
     if name == FUSED:
         from carm_perception.fused import FusedLocalizer
 
-        return FusedLocalizer(options.folder, options.maximum_std_mm)
+        return FusedLocalizer(options.folder, options.maximum_std_mm, maximum_risk=options.maximum_risk)
     if name == ORACLE:
         from carm_perception.oracle import OracleLocalizer
 

@@ -14,7 +14,8 @@ from carm_core.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
 from carm_perception.answers import nearest_first
-from carm_perception.calibration.guard import DEFAULT_RISK, Guard
+from carm_perception.calibration.abstention import DEFAULT_RISK
+from carm_perception.calibration.guard import Guard
 from carm_perception.compact import LoadedModel
 from carm_perception.heads import Heads, Reading
 from carm_perception.image import MODEL_PX

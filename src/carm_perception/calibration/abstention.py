@@ -26,6 +26,10 @@ center: who follows a right answer halves the distance at least."""
 RISKS = (0.01, 0.02, 0.05, 0.10, 0.20)
 """Risks for which there are thresholds."""
 
+DEFAULT_RISK = 0.2
+"""Risk at which localizers abstain unless told otherwise: the agent weighs answers by their radii, and one that is not
+sure still tells it more than none."""
+
 CONFIDENCE = 0.9
 """Confidence of the bound on the risk."""
 
@@ -36,6 +40,16 @@ FIRST_SHARE = 0.1
 """The strictest threshold tested leaves this part of the answers."""
 
 
+def allowed_mm(distance_mm: Array, seen: NDArray[np.bool_]) -> Array:
+    """Largest error of a right answer.
+
+    Args:
+        distance_mm: Distances from the image center.
+        seen: Which landmarks were seen in the image.
+    """
+    return np.where(seen, WRONG_MM, np.maximum(WRONG_MM, WRONG_FRACTION * distance_mm))
+
+
 def wrong(error_mm: Array, distance_mm: Array, seen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Which answers are wrong.
 
@@ -44,8 +58,19 @@ def wrong(error_mm: Array, distance_mm: Array, seen: NDArray[np.bool_]) -> NDArr
         distance_mm: True distances from the image center.
         seen: Which landmarks were seen in the image.
     """
-    limit = np.where(seen, WRONG_MM, np.maximum(WRONG_MM, WRONG_FRACTION * distance_mm))
-    return np.asarray(error_mm > limit)
+    return np.asarray(error_mm > allowed_mm(distance_mm, seen))
+
+
+def doubt(radius_mm: Array, place_mm: Array, seen: NDArray[np.bool_]) -> Array:
+    """How little an answer is to be trusted (...): its 90 % radius against the error that it may have.
+
+    Args:
+        radius_mm: 90 % radii (...).
+        place_mm: Displacements (..., 2) that are stated.
+        seen: Which landmarks were seen in the image (...).
+    """
+    doubts: Array = radius_mm / allowed_mm(np.linalg.norm(place_mm, axis=-1), seen)
+    return doubts
 
 
 def design_effect(bad: NDArray[np.bool_], patient: NDArray[np.int64]) -> float:

@@ -4,9 +4,9 @@
 For exchangeable data the ``ceil((n + 1) level)``-th smallest of ``n`` calibration scores bounds a new score with
 probability of at least ``level``, whatever the model (Vovk et al. 2005; Lei et al. 2018, J. Am. Stat. Assoc. 113). The
 score here is the error divided by a power of the stated standard deviation: power 1 follows the model's own
-uncertainty (locally adaptive), power 0 gives one radius for all. Landmarks that are seen in the image and landmarks
-whose place is inferred from others are calibrated apart (Mondrian conformal prediction): the case is known before the
-answer is.
+uncertainty (locally adaptive), power 0 gives one radius for all. Landmarks that are seen in the image, and landmarks
+whose place is inferred from others, near the image or far from it, are calibrated apart (Mondrian conformal
+prediction): the case follows from the answer, not from the truth.
 """
 
 from __future__ import annotations
@@ -26,14 +26,31 @@ Array = NDArray[np.float64]
 LEVELS = (0.90, 0.95, 0.97)
 """Coverage of the three radii."""
 
+CASES = ("seen", "near", "far")
+"""Landmarks that are seen, and inferred ones, see :data:`NEAR_MM`."""
+
+NEAR_MM = 150.0
+"""An inferred landmark within this distance of the image center is near: about where errors of the size of the image
+decide whether it is in it."""
+
 MINIMUM_SAMPLES = 120
-"""A landmark with fewer samples is calibrated together with its counterpart, or else with all landmarks."""
+"""A landmark with fewer samples is calibrated together with its counterpart, else with all others that lack samples."""
 
 POWERS = (0.0, 0.5, 1.0)
 """Powers of the stated standard deviation that are tried; the one with the smallest mean radius is kept."""
 
 MINIMUM_STD_MM = 1.0
 """Stated standard deviations below this count as this, mm."""
+
+
+def case_index(seen: NDArray[np.bool_], place_mm: Array) -> NDArray[np.int64]:
+    """Position in :data:`CASES` (...) of answers.
+
+    Args:
+        seen: Whether each landmark is seen in the image (...).
+        place_mm: Displacements (..., 2) that are stated.
+    """
+    return np.where(seen, 0, np.where(np.linalg.norm(place_mm, axis=-1) <= NEAR_MM, 1, 2))
 
 
 def conformal_quantile(scores: Array, level: float) -> float:
@@ -99,14 +116,21 @@ class RadiusTable:
 
 
 def _pools(counts: NDArray[np.int64]) -> list[list[int]]:
-    """Rows whose samples are taken together for each landmark."""
+    """Rows whose samples are taken together for each landmark.
+
+    The pools are a partition wherever there are enough samples, so that coverage is exact over all landmarks too.
+    """
     row_of = {mark.id: row for row, mark in enumerate(LANDMARKS)}
-    pools = []
+    everything = list(range(len(LANDMARKS)))
+    alone = [row for row in everything if counts[row] >= MINIMUM_SAMPLES]
+    pool_of = {row: [row] for row in alone}
     for row, mark in enumerate(LANDMARKS):
-        pair = [row] if mark.mirror_id is None else [row, row_of[mark.mirror_id]]
-        chosen = next((p for p in ([row], pair) if counts[p].sum() >= MINIMUM_SAMPLES), list(range(len(LANDMARKS))))
-        pools.append(chosen)
-    return pools
+        pair = [row, row_of[mark.mirror_id]] if mark.mirror_id is not None else [row]
+        if not set(pair) & set(alone) and counts[pair].sum() >= MINIMUM_SAMPLES:
+            pool_of[row] = pair
+    rest = [row for row in everything if row not in pool_of]
+    shared = rest if rest and counts[rest].sum() >= MINIMUM_SAMPLES else everything
+    return [pool_of.get(row, shared) for row in everything]
 
 
 def fit_radii(error_mm: Array, std_mm: Array, case: NDArray[np.bool_]) -> RadiusTable:

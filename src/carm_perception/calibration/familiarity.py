@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which images are like those of the calibration patients, and show at least one landmark.
+"""Which images are like those of the calibration patients.
 
-Two things make an image strange: the mean of its tokens lies far from those of the calibration views (Mahalanobis
-distance in their principal components, Lee et al. 2018, arXiv:1807.03888), and no landmark is surely seen in it. A view
-of the body whose target lies outside the image is not strange.
+The heads betray an image without a body: nothing is surely in it, and every place is vague. A linear discriminant tells
+calibration views from images that show no body (outlier exposure, Hendrycks et al. 2019, arXiv:1812.04606); its
+threshold is conformal: patients that it was not learned from exceed it in a stated part of their views. A view of the
+trunk whose target, or whose every landmark, lies outside the image is not strange.
 """
 
 from __future__ import annotations
@@ -16,83 +17,84 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import LocalizerError
+from carm_perception.calibration.conformal import conformal_quantile
 
 Array = NDArray[np.float64]
 
-COMPONENTS = 16
-"""Principal components of the mean token."""
+FALSE_ABSTENTION = 0.015
+"""Part of the calibration views that counts as strange."""
 
-FALSE_ABSTENTION = 0.01
-"""Part of the calibration views with a landmark in the image that counts as strange."""
-
-PRESENCE_WEIGHT = 2.0
-"""Weight of the unseen landmarks' logarithm against the distance."""
+SHRINKAGE = 0.2
+"""Of the covariance towards independence."""
 
 MINIMUM_PRESENCE = 1e-3
+_ORDERED = (0, 3, 7)
+"""Places of the standard deviations, from the smallest on, that are looked at besides."""
+
+
+def describe(std_mm: Array, presence: Array) -> Array:
+    """What an image is judged by (n, features).
+
+    Args:
+        std_mm: Standard deviation of each landmark's place (n, 14).
+        presence: How surely each landmark is in the image (n, 14).
+    """
+    vague = np.log(np.clip(std_mm, 0.1, None))
+    inside = np.clip(presence, MINIMUM_PRESENCE, 1 - MINIMUM_PRESENCE)
+    sure = np.log(inside / (1 - inside))
+    return np.concatenate([vague, sure, np.sort(vague, axis=1)[:, _ORDERED], sure.max(1, keepdims=True)], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
 class Familiarity:
-    """Statistics of the calibration views.
+    """A linear judgment of images.
 
     Attributes:
-        mean: Mean feature (width,).
-        whitening: Principal axes over their standard deviation (components, width).
-        residual_std: Root mean square of what the components leave over.
+        mean: Mean description of the calibration views (features,).
+        weights: Weight of each feature.
         threshold: Largest score of a familiar image.
     """
 
     mean: Array
-    whitening: Array
-    residual_std: float
+    weights: Array
     threshold: float
 
-    def score(self, feature: Array, presence: Array) -> float:
-        """How strange an image is; from 0, without unit.
+    def score(self, std_mm: Array, presence: Array) -> float:
+        """How strange an image is: its reading's standard deviations (14,) and presences (14,)."""
+        return float(self.scores(std_mm[None], presence[None])[0])
 
-        Args:
-            feature: Mean token (width,).
-            presence: How surely each landmark is in the image (14,).
-        """
-        return float(self.scores(feature[None], presence[None])[0])
-
-    def scores(self, features: Array, presences: Array) -> Array:
-        """Scores (n,) of many images, see :meth:`score`."""
-        centered = features - self.mean
-        inside = centered @ self.whitening.T
-        axes = self.whitening / np.linalg.norm(self.whitening, axis=1, keepdims=True)
-        rest = centered - (centered @ axes.T) @ axes
-        far = (inside**2).mean(-1) + (rest**2).mean(-1) / self.residual_std**2
-        unseen = -np.log(np.clip(presences.max(-1), MINIMUM_PRESENCE, 1.0))
-        scores: Array = far + PRESENCE_WEIGHT * unseen
+    def scores(self, std_mm: Array, presence: Array) -> Array:
+        """Scores (n,) of many images, without unit; 0 on average over the calibration views."""
+        scores: Array = (describe(std_mm, presence) - self.mean) @ self.weights
         return scores
 
     @classmethod
-    def fit(cls, features: Array, presences: Array, counted: NDArray[np.bool_]) -> Familiarity:
-        """Learn from calibration views.
+    def fit(
+        cls, std_mm: Array, presence: Array, patient: NDArray[np.int64], strange: tuple[Array, Array]
+    ) -> Familiarity:
+        """Learn the weights from every other calibration patient, and the threshold from the rest.
 
         Args:
-            features: Mean tokens (n, width).
-            presences: How surely each landmark is in each image (n, 14).
-            counted: Views with a landmark in the image (n,), from which the threshold is taken.
+            std_mm: Standard deviations (n, 14) of calibration views.
+            presence: Presences (n, 14).
+            patient: Whose view each is (n,).
+            strange: Standard deviations and presences of images that show no body, (m, 14) each.
         """
-        mean = features.mean(0)
-        _, sizes, axes = np.linalg.svd(features - mean, full_matrices=False)
-        kept = min(COMPONENTS, int((sizes > 1e-9 * sizes[0]).sum()))
-        spread = sizes / math.sqrt(len(features))
-        rest = math.sqrt(max(float((spread[kept:] ** 2).sum()) / features.shape[1], 1e-12))
-        found = cls(mean, axes[:kept] / spread[:kept, None], rest, math.inf)
-        scores = found.scores(features[counted], presences[counted])
-        rank = min(len(scores), math.ceil((len(scores) + 1) * (1 - FALSE_ABSTENTION)))
-        limit = float(np.sort(scores)[rank - 1]) if len(scores) else math.inf
-        return cls(found.mean, found.whitening, found.residual_std, limit)
+        first = np.unique(patient, return_inverse=True)[1] % 2 == 0
+        known, other = describe(std_mm[first], presence[first]), describe(*strange)
+        scale = known.std(0) + 1e-6
+        spread = (np.cov((known / scale).T) + np.cov((other / scale).T)) / 2
+        spread = (1 - SHRINKAGE) * spread + SHRINKAGE * np.eye(len(scale))
+        gap = (other.mean(0) - known.mean(0)) / scale
+        found = cls(known.mean(0), np.linalg.solve(spread, gap) / scale, math.inf)
+        scores = found.scores(std_mm[~first], presence[~first])
+        return cls(found.mean, found.weights, conformal_quantile(scores, 1 - FALSE_ABSTENTION))
 
     def as_dict(self) -> dict[str, Any]:
         """Content for JSON."""
         return {
             "mean": [float(f"{v:.6g}") for v in self.mean],
-            "whitening": [[float(f"{v:.5g}") for v in row] for row in self.whitening],
-            "residual_std": float(f"{self.residual_std:.6g}"),
+            "weights": [float(f"{v:.6g}") for v in self.weights],
             "threshold": round(self.threshold, 4) if math.isfinite(self.threshold) else None,
         }
 
@@ -105,14 +107,11 @@ class Familiarity:
         """
         try:
             limit = content["threshold"]
-            found = cls(
-                np.array(content["mean"], dtype=np.float64),
-                np.array(content["whitening"], dtype=np.float64),
-                float(content["residual_std"]),
-                math.inf if limit is None else float(limit),
-            )
+            mean = np.array(content["mean"], dtype=np.float64)
+            weights = np.array(content["weights"], dtype=np.float64)
+            found = cls(mean, weights, math.inf if limit is None else float(limit))
         except (KeyError, TypeError, ValueError) as error:
             raise LocalizerError(f"the statistics of familiar images are damaged: {error!r}") from error
-        if found.mean.ndim != 1 or found.whitening.shape[1:] != found.mean.shape or not found.residual_std > 0:
-            raise LocalizerError(f"the statistics of familiar images have the shape {found.whitening.shape}")
+        if mean.ndim != 1 or mean.shape != weights.shape or not np.isfinite(weights).all():
+            raise LocalizerError(f"the statistics of familiar images have the shapes {mean.shape}, {weights.shape}")
         return found

@@ -41,13 +41,15 @@ class Fusion:
             1; both are further weighted by the inverse square of their radii.
         weight_inferred: The same for landmarks whose place is inferred.
         disagreement: Part of the distance between the two that adds to the standard deviation.
-        lists: Who orders landmarks by their distance: ``"speaker"`` (the language model) or ``"referee"``.
+        localization: Who says which two landmarks are closest: ``"speaker"`` (the language model) or ``"referee"``.
+        retrieval: Who says which three are.
     """
 
     weight_seen: float = 1.0
     weight_inferred: float = 1.0
     disagreement: float = 0.1
-    lists: str = SPEAKER
+    localization: str = SPEAKER
+    retrieval: str = SPEAKER
 
     def as_dict(self) -> dict[str, Any]:
         """Content for JSON."""
@@ -65,7 +67,7 @@ class Fusion:
             numbers = np.array([fusion.weight_seen, fusion.weight_inferred, fusion.disagreement], dtype=float)
         except (TypeError, ValueError) as error:
             raise LocalizerError(f"the choice of the fusion is damaged: {error}") from error
-        if not (numbers >= 0).all() or fusion.lists not in (SPEAKER, REFEREE):
+        if not (numbers >= 0).all() or {fusion.localization, fusion.retrieval} - {SPEAKER, REFEREE}:
             raise LocalizerError(f"the choice of the fusion is damaged: {fusion}")
         return fusion
 
@@ -91,7 +93,7 @@ class Joint:
         place_mm: Displacements (..., 2).
         std_mm: Standard deviation of either component (...).
         apart_mm: Distance between the two opinions (...).
-        contradiction: Where the two circles do not even touch (...).
+        contradiction: Where one lies outside the other's circle, which is the smaller one (...).
         speaker_leads: Where the language model's opinion weighs more (...).
     """
 
@@ -119,7 +121,7 @@ def join(speaker: Opinion, referee: Opinion, seen: NDArray[np.bool_], fusion: Fu
     share = of_speaker / (of_speaker + of_referee)
     leads = share > 0.5
     apart = np.linalg.norm(speaker.place_mm - referee.place_mm, axis=-1)
-    contradiction = apart > speaker.radius_mm + referee.radius_mm
+    contradiction = apart > np.minimum(speaker.radius_mm, referee.radius_mm)
     share = np.where(contradiction, leads, share)[..., None]
     place = share * speaker.place_mm + (1 - share) * referee.place_mm
     better = np.where(leads, speaker.radius_mm, referee.radius_mm) / RADIUS_90_PER_STD

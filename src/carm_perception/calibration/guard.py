@@ -6,16 +6,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from carm_core.localization import LandmarkEstimate
+from carm_perception.calibration.abstention import doubt
 from carm_perception.calibration.store import Calibration, load_calibration, tabulated_risk
 from carm_perception.image import FIELD_MM
 
 if TYPE_CHECKING:
     from carm_perception.compact import LoadedModel
     from carm_perception.heads import Reading
-
-DEFAULT_RISK = 0.05
-"""Risk at which localizers abstain unless told otherwise."""
 
 
 def in_field(estimate: LandmarkEstimate) -> bool:
@@ -55,14 +55,14 @@ class Guard:
         return self._risk > 0 and self.calibration is not None
 
     def strange(self, reading: Reading) -> str:
-        """Why an image is to be left alone: it shows none of the landmarks; empty when it is fine."""
+        """Why an image is to be left alone: nothing like it was seen before; empty when it is fine."""
         if self.calibration is None or not self._risk:
             return ""
         familiarity = self.calibration.familiarity
-        score = familiarity.score(reading.feature, reading.presence)
+        score = familiarity.score(reading.std_mm, reading.presence)
         if score <= familiarity.threshold:
             return ""
-        return f"the image shows none of the landmarks (strangeness {score:.1f}, limit {familiarity.threshold:.1f})"
+        return f"this is no X-ray image of the landmarks (strangeness {score:.1f}, limit {familiarity.threshold:.1f})"
 
     def calibrated(self, estimate: LandmarkEstimate, seen: bool) -> LandmarkEstimate:
         """An estimate with conformal radii, where there are any."""
@@ -72,12 +72,12 @@ class Guard:
         """Why a calibrated estimate is to be kept back; empty when it may be given."""
         if self._radii is None or not self._risk:
             return ""
-        limit, radius = self._radii.limit_mm(seen, self._risk), estimate.radius_90_mm
-        if radius <= limit or limit == math.inf:
-            return ""
+        limit, radius = self._radii.limit(estimate, seen, self._risk), estimate.radius_90_mm
+        risk = f"a risk of {100 * self._risk:g} %"
         if limit == -math.inf:
-            return f"no answer of this kind keeps the risk of {100 * self._risk:g} %"
-        return (
-            f"90 % radius {radius:.0f} mm exceeds {limit:.0f} mm, which keeps the risk of a wrong answer at"
-            f" {100 * self._risk:g} %"
-        )
+            return f"no answer of this kind keeps {risk}"
+        place = np.array(estimate.displacement_mm, dtype=np.float64)
+        if limit == math.inf or float(doubt(np.array(radius), place, np.array(seen))) <= limit:
+            return ""
+        where = "is in the image" if seen else f"is {np.linalg.norm(place):.0f} mm away"
+        return f"a landmark that {where} with a 90 % radius of {radius:.0f} mm exceeds {risk} of a wrong answer"

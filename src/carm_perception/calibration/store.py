@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from carm_core.errors import ConfigurationError, LocalizerError
 from carm_core.localization import LandmarkEstimate
 from carm_perception.calibration.abstention import RISKS
-from carm_perception.calibration.conformal import RadiusTable
+from carm_perception.calibration.conformal import CASES, RadiusTable, case_index
 from carm_perception.calibration.familiarity import Familiarity
 from carm_perception.metrics import IDS
 
@@ -26,27 +28,28 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class CaseCalibration:
-    """One case of one localizer: landmarks that are seen, or landmarks whose place is inferred.
+    """One case of one localizer, see :data:`carm_perception.calibration.conformal.CASES`.
 
     Attributes:
         table: Conformal radii.
-        thresholds_mm: For each of :data:`RISKS`, the largest 90 % radius with which an answer is given; infinite: all
-            answers are, minus infinity: none is.
+        thresholds: For each of :data:`RISKS`, the largest doubt
+            (:func:`carm_perception.calibration.abstention.doubt`) with which an answer is given; infinite: all answers
+            are, minus infinity: none is.
     """
 
     table: RadiusTable
-    thresholds_mm: tuple[float, ...]
+    thresholds: tuple[float, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Content for JSON."""
-        shown = ["all" if t == math.inf else "none" if t == -math.inf else round(t, 2) for t in self.thresholds_mm]
-        return {"radii": self.table.as_dict(), "thresholds_mm": shown}
+        shown = ["all" if t == math.inf else "none" if t == -math.inf else round(t, 4) for t in self.thresholds]
+        return {"radii": self.table.as_dict(), "thresholds": shown}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> CaseCalibration:
         """Read what :meth:`as_dict` wrote."""
         words = {"all": math.inf, "none": -math.inf}
-        limits = tuple(words[t] if isinstance(t, str) else float(t) for t in content["thresholds_mm"])
+        limits = tuple(words[t] if isinstance(t, str) else float(t) for t in content["thresholds"])
         if len(limits) != len(RISKS):
             raise ValueError(f"{len(limits)} thresholds for {len(RISKS)} risks")
         return cls(RadiusTable.from_dict(content["radii"]), limits)
@@ -57,31 +60,28 @@ class LocalizerCalibration:
     """One localizer.
 
     Attributes:
-        seen: For landmarks that are seen in the image.
-        inferred: For landmarks whose place is inferred from others.
+        cases: One for each of :data:`carm_perception.calibration.conformal.CASES`.
     """
 
-    seen: CaseCalibration
-    inferred: CaseCalibration
+    cases: tuple[CaseCalibration, ...]
 
-    def case(self, seen: bool) -> CaseCalibration:
+    def case(self, estimate: LandmarkEstimate, seen: bool) -> CaseCalibration:
         """The case of an answer."""
-        return self.seen if seen else self.inferred
+        place = np.array(estimate.displacement_mm, dtype=np.float64)
+        return self.cases[int(case_index(np.array(seen), place))]
 
     def with_radii(self, estimate: LandmarkEstimate, seen: bool) -> LandmarkEstimate:
-        """An estimate with its conformal radii; without them when it states no standard deviation."""
+        """An estimate with its conformal radii; without them when it states no place or no standard deviation."""
         row = _ROWS.get(estimate.id)
-        if row is None or not estimate.std_mm > 0:
+        if row is None or not estimate.std_mm > 0 or not np.isfinite(estimate.displacement_mm).all():
             return estimate
-        r90, r95, r97 = (
-            radius if math.isfinite(radius) else math.nan
-            for radius in self.case(seen).table.radius_mm(row, estimate.std_mm)
-        )
+        radii = self.case(estimate, seen).table.radius_mm(row, estimate.std_mm)
+        r90, r95, r97 = (radius if math.isfinite(radius) else math.nan for radius in radii)
         return replace(estimate, radius_90_mm=r90, radius_95_mm=r95, radius_97_mm=r97)
 
-    def limit_mm(self, seen: bool, risk: float) -> float:
-        """The largest 90 % radius with which an answer may be given at a risk of :func:`tabulated_risk`, mm."""
-        return self.case(seen).thresholds_mm[RISKS.index(risk)]
+    def limit(self, estimate: LandmarkEstimate, seen: bool, risk: float) -> float:
+        """The largest doubt with which an answer may be given at a risk of :func:`tabulated_risk`."""
+        return self.case(estimate, seen).thresholds[RISKS.index(risk)]
 
 
 def tabulated_risk(maximum_risk: float) -> float:
@@ -130,7 +130,7 @@ class Calibration:
             "views": self.views,
             "risks": list(RISKS),
             "localizers": {
-                name: {"seen": one.seen.as_dict(), "inferred": one.inferred.as_dict()}
+                name: {case: part.as_dict() for case, part in zip(CASES, one.cases, strict=True)}
                 for name, one in self.localizers.items()
             },
             "familiarity": self.familiarity.as_dict(),
