@@ -423,14 +423,16 @@ def _convex(points: Array) -> coal.CollisionObject:
         shift = np.array([[0.001, 0.0, 0.0], [0.0, 0.001, 0.0], [0.0, 0.0, 0.001]])
         points = np.concatenate([points, *(points + offset for offset in shift)])
         hull = ConvexHull(points)
-    number = {int(vertex): index for index, vertex in enumerate(hull.vertices)}
+    number = np.zeros(len(points), dtype=int)
+    number[hull.vertices] = np.arange(len(hull.vertices))
+    a, b, c = points[hull.simplices].transpose(1, 0, 2)
+    inwards = (np.cross(b - a, c - a) * hull.equations[:, :3]).sum(axis=1) < 0
+    order = np.where(inwards[:, None], hull.simplices[:, ::-1], hull.simplices)
     corners, faces = coal.StdVec_Vec3s(), coal.StdVec_Triangle()
-    for vertex in hull.vertices:
-        corners.append(points[vertex])
-    for simplex, equation in zip(hull.simplices, hull.equations, strict=True):
-        a, b, c = points[simplex]
-        order = simplex if np.dot(np.cross(b - a, c - a), equation[:3]) > 0 else simplex[::-1]
-        faces.append(coal.Triangle(*(number[int(vertex)] for vertex in order)))
+    for vertex in points[hull.vertices]:
+        corners.append(vertex)
+    for face in number[order].tolist():
+        faces.append(coal.Triangle(*face))
     return coal.CollisionObject(coal.Convex(corners, faces))
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -17,6 +18,7 @@ from carm_core.robot_geometry import LINKS, link_frames
 from carm_core.transforms import Array
 
 Picture = NDArray[np.uint8]
+Projection = Callable[[Array], NDArray[np.int32]]
 _PANEL = 420
 _PLOT = 190
 _SPAN_M = 2.9
@@ -91,9 +93,11 @@ def _scenes(model: CollisionModel, plan: Plan) -> Picture:
         if axes[1] == 2:
             floor = pixels(np.array([[0.0, 0.0, -model.carm.table_height_m]]))[0, 1]
             cv2.line(panel, (0, int(floor)), (_PANEL, int(floor)), _INK, 1, cv2.LINE_AA)
+        for shape in model.geometry.of_link("table"):
+            _fill(panel, pixels(shape.corners_m), _TABLE, 1.0)
         for zone in model.obstacles.staff:
             _fill(panel, pixels(box_points(zone.low_m, zone.high_m)), _STAFF, 0.5)
-        for points in _patient(model):
+        for points in model.obstacles.patient_pieces():
             _fill(panel, pixels(points), _PATIENT, 1.0)
         for positions, color, opacity in ((plan.start, _START, 0.45), (plan.goal, _MACHINE, 0.6)):
             _draw_machine(panel, model, positions, pixels, color, opacity)
@@ -104,19 +108,13 @@ def _scenes(model: CollisionModel, plan: Plan) -> Picture:
     return np.hstack(panels)
 
 
-def _patient(model: CollisionModel) -> list[Array]:
-    return list(model.obstacles.patient_pieces())
-
-
 def _draw_machine(
-    panel: Picture, model: CollisionModel, positions: Array, pixels: object, color: tuple[int, ...], opacity: float
+    panel: Picture, model: CollisionModel, positions: Array, pixels: Projection, color: tuple[int, ...], opacity: float
 ) -> None:
     rotations, origins = link_frames(model.carm, positions)
-    for shape in model.geometry.shapes:
+    for shape in model.geometry.moving:
         link = LINKS.index(shape.link)
-        corners = shape.corners_m @ rotations[link].T + origins[link]
-        table = shape.link == "table"
-        _fill(panel, pixels(corners), _TABLE if table else color, 1.0 if table else opacity)  # type: ignore[operator]
+        _fill(panel, pixels(shape.corners_m @ rotations[link].T + origins[link]), color, opacity)
 
 
 def _fill(panel: Picture, points: NDArray[np.int32], color: tuple[int, ...], opacity: float) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from builtin_interfaces.msg import Duration, Time
@@ -116,8 +117,10 @@ def joint_state(names: Sequence[str], snapshot: Snapshot, stamp: Time) -> JointS
     return message
 
 
-def operating_state(carm: CArm, limits: JointLimits, snapshot: Snapshot, stamp: Time) -> CArmState:
-    """Report what the arm is doing and where the isocenter is."""
+def operating_state(
+    carm: CArm, limits: JointLimits, snapshot: Snapshot, stamp: Time, clearance_m: float = math.nan
+) -> CArmState:
+    """Report what the arm is doing, where the isocenter is, and what others say of the clearance, m."""
     position = snapshot.measured.position
     primary, secondary = carm.angles(position)
     x, y, z = (float(value) for value in carm.isocenter(position))
@@ -127,7 +130,7 @@ def operating_state(carm: CArm, limits: JointLimits, snapshot: Snapshot, stamp: 
         primary_angle=primary,
         secondary_angle=secondary,
         isocenter=Point(x=x, y=y, z=z),
-        clearance=float("nan"),
+        clearance=clearance_m,
         limits_hit=list(limits.reached(position)),
     )
     message.header.stamp = stamp

@@ -8,6 +8,7 @@ action and service callbacks only hand over goals and requests, and wait on othe
 from __future__ import annotations
 
 import gc
+import math
 import signal
 import sys
 import threading
@@ -29,7 +30,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import JointState
-from std_msgs.msg import String
+from std_msgs.msg import Float64, String
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import JointTrajectory
@@ -60,6 +61,8 @@ NAMESPACE = "carm"
 
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _EXECUTOR_THREADS = 6
+_CLEARANCE_AGE_S = 0.5
+"""A clearance older than this is unknown."""
 _OUTCOMES_KEPT = 32
 _COLLECT_AFTER = 50
 """Full garbage collection after this many partial ones, 7000 new objects each."""
@@ -118,6 +121,7 @@ class MotionNode(Node):
         self._poses = LinkPoses(description)
         self._snapshot: Snapshot | None = None
         self._published_state: OperatingState | None = None
+        self._clearance_m, self._clearance_s = math.nan, -math.inf
         self._outcomes = _Outcomes()
         self._accepted: dict[bytes, Acceptance] = {}
         rate = self._settings.control_rate_hz
@@ -164,6 +168,11 @@ class MotionNode(Node):
         self.create_subscription(
             JointTrajectory, f"{CONTROLLER}/joint_trajectory", self._on_trajectory, 10, callback_group=goals
         )
+        self.create_subscription(Float64, "clearance", self._on_clearance, 1)
+
+    def _on_clearance(self, message: Float64) -> None:
+        """Keep what the agent's supervision of distances last said."""
+        self._clearance_m, self._clearance_s = message.data, self._now_s()
 
     def _now_s(self) -> float:
         return float(self.get_clock().now().nanoseconds) * 1e-9
@@ -183,7 +192,8 @@ class MotionNode(Node):
             self._tf.publish(messages.transforms(poses, stamp))
         if self._state_due.due(now_s) or snapshot.state is not self._published_state:
             self._published_state = snapshot.state
-            self._state.publish(messages.operating_state(self._carm, self._limits, snapshot, stamp))
+            clearance_m = self._clearance_m if now_s - self._clearance_s < _CLEARANCE_AGE_S else math.nan
+            self._state.publish(messages.operating_state(self._carm, self._limits, snapshot, stamp, clearance_m))
         if self._diagnostics_due.due(now_s):
             self._publish_diagnostics(snapshot, stamp)
             resting = snapshot.state in (OperatingState.IDLE, OperatingState.STOPPED)

@@ -10,11 +10,14 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from carm_interfaces.msg import Exposure as ExposureMessage
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from geometry_msgs.msg import Point
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from shape_msgs.msg import Mesh, MeshTriangle
 from std_msgs.msg import Header
 
 from carm_core.geometry import XrayView
+from carm_sim.surface import SurfaceMesh
 from carm_sim.xray import Exposure
 
 FRAME = "xray_optical"
@@ -99,3 +102,11 @@ def _bytes(pixels: NDArray[Any]) -> array[int]:
     data = array("B")
     data.frombytes(np.ascontiguousarray(pixels).reshape(-1).view(np.uint8).data)
     return data
+
+
+def surface_message(surface: SurfaceMesh) -> Mesh:
+    """Report the patient's outer surface, frame `table`, m."""
+    return Mesh(
+        vertices=[Point(x=x, y=y, z=z) for x, y, z in surface.vertices_m.tolist()],
+        triangles=[MeshTriangle(vertex_indices=indices) for indices in surface.triangles.astype(np.uint32)],
+    )

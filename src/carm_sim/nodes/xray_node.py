@@ -27,16 +27,18 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallb
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
+from shape_msgs.msg import Mesh
 
 from carm_core.errors import CarmError, ConfigurationError
 from carm_core.kinematics import CArm
 from carm_core.parameters import check_parameter, declare_parameters
 from carm_sim.joint_history import JointHistory, JointStatesMissingError
 from carm_sim.nodes import xray_messages as messages
-from carm_sim.patient import load_patient
+from carm_sim.patient import Patient, load_patient
+from carm_sim.surface import patient_surface
 from carm_sim.xray import Exposure, Request, XraySystem, read_out
 from carm_sim.xray_parameters import XrayParameters
 
@@ -108,6 +110,8 @@ class XrayNode(Node):
         self._camera_info = self.create_publisher(CameraInfo, "xray/camera_info", images)
         self._exposure = self.create_publisher(ExposureMessage, "xray/exposure", 10)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._surface = self.create_publisher(Mesh, "patient_surface", latched)
         self.create_subscription(
             JointState,
             "joint_states",
@@ -137,6 +141,10 @@ class XrayNode(Node):
         finally:
             self._refuse_jobs()
 
+    def _publish_surface(self, patient: Patient) -> None:
+        """Publish the patient's outer surface, as a pre-operative CT would show it, once."""
+        self._surface.publish(messages.surface_message(patient_surface(patient)))
+
     def _work(self) -> None:
         start = time.monotonic()
         patient = load_patient(self._settings.patient)
@@ -144,6 +152,7 @@ class XrayNode(Node):
         self._system.prepare()
         gc.freeze()  # what is loaded stays: the collector need not go through it between frames
         self._loaded.set()
+        threading.Thread(target=self._publish_surface, args=(patient,), name="surface", daemon=True).start()
         self.get_logger().info(
             f"patient {patient.name} ready after {time.monotonic() - start:.1f} s ({patient.source})"
         )
