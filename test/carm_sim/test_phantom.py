@@ -51,6 +51,42 @@ def test_same_seed_same_bytes(bodies: list[PhantomBody]) -> None:
         np.testing.assert_array_equal(again.landmarks_mm[key], point)
 
 
+KNOWN_BODIES = {
+    ("standard", 3): (
+        (107, 59, 131), 354.175,
+        [-894.406, -634.027, -976.700, -830.709, -673.988, -987.126, -875.478, -624.770, -937.580, -927.256, -612.546,
+         -795.968, -1000, -740.314, -790.870, -1000, -753.117, -867.438, -1000, -854.734, -947.678, -1000, -962.452,
+         -1000],
+    ),
+    ("validation", 5): (
+        (94, 64, 155), 359.383,
+        [-852.194, -520.239, -918.641, -728.800, -523.057, -937.672, -915.931, -560.457, -783.021, -999.732, -752.985,
+         -697.262, -1000, -761.467, -767.669, -1000, -761.592, -908.803, -1000, -844.479, -997.471, -1000, -971.812,
+         -1000],
+    ),
+}  # fmt: skip
+"""Shape, standard deviation of the HU and means over 8 x 3 blocks in height and depth, at 8 mm."""
+
+
+@pytest.mark.parametrize(("style", "seed"), KNOWN_BODIES)
+def test_bodies_are_those_of_this_version(style: str, seed: int) -> None:
+    """Data sets and figures hold for these bodies: whoever changes them raises `GENERATOR_VERSION`."""
+    shape, spread, means = KNOWN_BODIES[style, seed]
+    hu = generate_phantom(seed, 8.0, style=style).volume.hu.astype(float)
+    assert hu.shape == shape
+    assert hu.std() == pytest.approx(spread, abs=0.02)
+    blocks = [block.mean() for slab in np.array_split(hu, 8, axis=2) for block in np.array_split(slab, 3, axis=1)]
+    np.testing.assert_allclose(blocks, means, atol=0.02)
+
+
+def test_threads_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies = []
+    for threads in (1, 2):
+        monkeypatch.setattr("carm_sim.phantom.grid.numba.config.NUMBA_NUM_THREADS", threads)
+        bodies.append(generate_phantom(3, 8.0).volume.hu)
+    np.testing.assert_array_equal(*bodies)
+
+
 def test_seeds_and_styles_differ() -> None:
     carina = [sample_landmarks(seed)[11] - sample_landmarks(seed)[10] for seed in range(5)]
     assert np.ptp(carina, axis=0)[2] > 5
