@@ -71,8 +71,6 @@ def _body(volume: Volume, patient: Patient, step: NDArray[np.int64]) -> NDArray[
     centers = np.array(ndimage.center_of_mass(np.ones_like(labels), labels, numbers), dtype=np.float64) * step
     places = volume.lps_from_voxel(np.asarray(centers, dtype=np.float64))
     heights = np.asarray(patient.transform_lps_to_table.apply(places))[:, 2]
-        patient.transform_lps_to_table.apply(volume.lps_from_voxel(np.asarray(centers, dtype=np.float64)))
-    )[:, 2]
     kept = numbers[(sizes >= _SMALLEST_SHARE * sizes.max()) & (heights > 0.0)]
     body = np.isin(labels, kept if len(kept) else numbers[sizes.argmax() : sizes.argmax() + 1])
     for slice_ in range(body.shape[2]):
