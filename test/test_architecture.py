@@ -16,7 +16,7 @@ ALLOWED = {
     "carm_agent": {"carm_core"},
     "carm_bringup": {"carm_core", "carm_sim", "carm_perception", "carm_agent"},
 }
-ROS = {"rclpy", "sensor_msgs", "std_msgs", "geometry_msgs", "carm_interfaces", "control_msgs", "std_srvs"}
+ROS = {"rclpy", "sensor_msgs", "std_msgs", "geometry_msgs", "carm_interfaces", "control_msgs", "std_srvs", "shape_msgs"}
 
 
 def imports(package: str) -> Iterator[tuple[Path, str]]:

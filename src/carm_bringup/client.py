@@ -16,7 +16,7 @@ import rclpy
 from action_msgs.msg import GoalStatus
 from carm_interfaces.action import MoveCArm, Navigate
 from carm_interfaces.msg import CArmState, Utterance
-from carm_interfaces.srv import Expose
+from carm_interfaces.srv import Expose, SavePosition
 from rclpy.action import ActionClient
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -27,7 +27,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from carm_bringup.instance import domain_id
-from carm_core.errors import CarmError
+from carm_core.errors import CarmError, GoalError
 from carm_core.landmarks import find_landmark
 
 SERVER_TIMEOUT_S = 5.0
@@ -155,6 +155,11 @@ def navigate(options: argparse.Namespace) -> int:
     goal.tolerance = float(options.tolerance) / 1000.0
     goal.max_exposures = options.max_exposures
     goal.max_duration_s = float(options.max_duration)
+    with session(options.namespace) as graph:
+        return _navigate(graph, goal, landmark.name)
+
+
+def _navigate(graph: Session, goal: Any, name: str) -> int:
     shown: list[tuple[str, str]] = []
 
     def show(feedback: Any) -> None:
@@ -165,14 +170,13 @@ def navigate(options: argparse.Namespace) -> int:
         distance = "" if math.isnan(feedback.distance) else f", {1000 * feedback.distance:.0f} mm away"
         print(f"[{feedback.stage}] {feedback.reasoning} ({feedback.exposures} exposures{distance})", flush=True)
 
-    with session(options.namespace) as graph:
-        outcome = graph.run_action(Navigate, "navigate", goal, show)
+    outcome = graph.run_action(Navigate, "navigate", goal, show)
     result = outcome.result
     succeeded = outcome.status == GoalStatus.STATUS_SUCCEEDED and result.error_code == Navigate.Result.ERROR_NONE
     print(result.summary or result.error_msg or ("done" if succeeded else "failed"))
     distance = "not seen" if math.isnan(result.final_distance) else f"{1000 * result.final_distance:.1f} mm"
     print(
-        f"{landmark.name}: {distance} from the image center, {result.exposures} exposures, "
+        f"{name}: {distance} from the image center, {result.exposures} exposures, "
         f"{1e6 * result.dose_area_product_gym2:.2f} µGy·m², {result.path_length:.3f} m, {result.duration_s:.1f} s"
     )
     if succeeded:
@@ -199,12 +203,45 @@ def angles(graph: Session, options: argparse.Namespace) -> tuple[float, float]:
 
 
 def view(options: argparse.Namespace) -> int:
-    """Move to a view: angles, isocenter, or both."""
-    goal = MoveCArm.Goal(goal_type=MoveCArm.Goal.GOAL_VIEW, plan_only=options.plan_only)
-    goal.keep_isocenter = options.isocenter is None
-    if options.isocenter is not None:
-        goal.isocenter.x, goal.isocenter.y, goal.isocenter.z = options.isocenter
-    goal.keep_angles = options.primary is None and options.secondary is None
+    """Move to a view: by name, angles, isocenter or the id of a previewed plan; or save and list positions."""
+    words = " ".join(options.name)
+    angles_given = options.primary is not None or options.secondary is not None
+    if bool(words) + bool(options.run) + (angles_given or options.isocenter is not None) > 1:
+        raise GoalError("give a name, or angles and isocenter, or --run; not several of them")
+    if options.preview is not None and options.preview.suffix.lower() != ".png":
+        raise GoalError(f"{options.preview}: the picture's name must end in .png")
+    landmark = None if options.at is None else find_landmark(options.at)
+    with session(options.namespace) as graph:
+        if options.save or options.forget or options.list:
+            return _positions(graph, options)
+        if landmark is not None:
+            code = _navigate(graph, Navigate.Goal(target_id=landmark.id, target_name=landmark.name), landmark.name)
+            if code:
+                return code
+        goal = _view_goal(graph, options, words)
+        result = graph.run_action(MoveCArm, "move", goal, _progress()).result
+    if result.error_code != MoveCArm.Result.ERROR_NONE:
+        return fail(result.error_msg, result.error_code)
+    return _moved(result, options.preview, goal.plan_only)
+
+
+def _view_goal(graph: Session, options: argparse.Namespace, words: str) -> Any:
+    goal = MoveCArm.Goal(goal_type=MoveCArm.Goal.GOAL_VIEW, plan_only=options.plan_only or options.preview is not None)
+    if options.run:
+        goal.goal_type, goal.plan_id = MoveCArm.Goal.GOAL_PLAN, options.run
+    elif words:
+        goal.goal_type, goal.name = MoveCArm.Goal.GOAL_NAMED, words
+    else:
+        goal.keep_isocenter = options.isocenter is None
+        if options.isocenter is not None:
+            goal.isocenter.x, goal.isocenter.y, goal.isocenter.z = options.isocenter
+        goal.keep_angles = options.primary is None and options.secondary is None
+        if not goal.keep_angles:
+            goal.primary_angle, goal.secondary_angle = angles(graph, options)
+    return goal
+
+
+def _progress() -> Callable[[Any], None]:
     shown: set[str] = set()
 
     def show(feedback: Any) -> None:
@@ -213,15 +250,37 @@ def view(options: argparse.Namespace) -> int:
             shown.add(line)
             print(line, flush=True)
 
-    with session(options.namespace) as graph:
-        if not goal.keep_angles:
-            goal.primary_angle, goal.secondary_angle = angles(graph, options)
-        result = graph.run_action(MoveCArm, "move", goal, show).result
-    if result.error_code != MoveCArm.Result.ERROR_NONE:
-        return fail(result.error_msg, result.error_code)
+    return show
+
+
+def _moved(result: Any, preview: Path | None, planned: bool) -> int:
+    """Say where a move led, or would lead."""
     positions = zip(result.trajectory.joint_names, result.final_positions, strict=False)
-    print(("planned: " if options.plan_only else "there: ") + ", ".join(f"{n} {p:.4f}" for n, p in positions))
-    print(f"{result.duration_s:.1f} s")
+    print(("planned: " if planned else "there: ") + ", ".join(f"{n} {p:.4f}" for n, p in positions))
+    clearance = "" if math.isnan(result.min_clearance) else f", smallest clearance {1000 * result.min_clearance:.0f} mm"
+    print(f"{result.duration_s:.1f} s{clearance}")
+    if result.warning:
+        print(f"warning: {result.warning}")
+    if planned and result.plan_id:
+        print(f"run it: carm view --run {result.plan_id}")
+    if preview is not None:
+        if not result.preview_png:
+            return fail("the agent sent no picture", 1)
+        try:
+            preview.write_bytes(bytes(result.preview_png))
+        except OSError as error:
+            return fail(f"cannot write {preview}: {error.strerror}", 1)
+        print(preview)
+    return 0
+
+
+def _positions(graph: Session, options: argparse.Namespace) -> int:
+    """Save or forget a position, and list what is saved."""
+    request = SavePosition.Request(name=options.save or options.forget or "", forget=bool(options.forget))
+    answer = graph.call(SavePosition, "save_position", request)
+    if answer.error_code != SavePosition.Response.ERROR_NONE:
+        return fail(answer.error_msg, answer.error_code)
+    print(", ".join(answer.names) or "no positions are saved")
     return 0
 
 

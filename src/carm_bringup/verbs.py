@@ -7,6 +7,7 @@ import argparse
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from carm_bringup import graph
 
@@ -79,6 +80,10 @@ def _say(parser: argparse.ArgumentParser) -> None:
 def _view(parser: argparse.ArgumentParser) -> None:
     angle = number(-190, 190)
     parser.add_argument(
+        "name", nargs="*", help="standard view (spider, RAO 30 CRAN 20), saved position, or before (the last motion)"
+    )
+    parser.add_argument("--at", metavar="LANDMARK", help="bring this landmark to the image center first")
+    parser.add_argument(
         "--primary", type=angle, metavar="DEG", help="primary angle, degrees: LAO positive, RAO negative"
     )
     parser.add_argument("--secondary", type=angle, metavar="DEG", help="secondary angle, degrees: cranial positive")
@@ -86,6 +91,11 @@ def _view(parser: argparse.ArgumentParser) -> None:
         "--isocenter", type=number(-10, 10), nargs=3, metavar=("X", "Y", "Z"), help="m, in the table's frame"
     )
     parser.add_argument("--plan-only", action="store_true", help="plan and check, do not move")
+    parser.add_argument("--preview", type=Path, metavar="FILE.png", help="as --plan-only, with a picture")
+    parser.add_argument("--run", metavar="ID", help="run a previewed plan, if nothing has changed since")
+    parser.add_argument("--save", metavar="NAME", help="save the present position under a name")
+    parser.add_argument("--forget", metavar="NAME", help="forget a saved position")
+    parser.add_argument("--list", action="store_true", help="list the saved positions")
 
 
 def _snapshot(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +141,7 @@ VERBS: tuple[Verb, ...] = (
         True,
     ),
     Verb("say", "say something to the agent", 'carm say "show me the carina"', f"{CLIENT}:say", _say, True),
-    Verb("view", "move to a view", "carm view --primary 30 --secondary -10", f"{CLIENT}:view", _view, True),
+    Verb("view", "move to a view", "carm view spider --at carina", f"{CLIENT}:view", _view, True),
     Verb(
         "stop",
         "bring the arm to rest and keep it there (stop category 1)",
