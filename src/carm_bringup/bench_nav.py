@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +17,8 @@ from carm_bringup.nav_suites import ALIASES, POLICIES, SUITES, NavigationSuite, 
 from carm_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from carm_bringup.nav_episode import Outcome
-    from carm_core.kinematics import CArm
+    from carm_bringup.nav_episode import Outcome, Room
     from carm_core.localization import Localizer
-    from carm_sim.patient import Patient
 
 STANDARD = ("upper-body", "chest-ct")
 """Suites that run when none is named."""
@@ -43,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="; ".join(f"{name}: {one.description}" for name, one in POLICIES.items())
         + "; repeat for several, on the same episodes (default)",
     )
-    parser.add_argument(
-        "--localizer", help="instead of the policy's own: a name, Hugging Face id or folder"
-    )
+    parser.add_argument("--localizer", help="instead of the policy's own: a name, Hugging Face id or folder")
     parser.add_argument("--episodes", type=_count, help="episodes of each suite (as the suite says)")
     parser.add_argument("--patients", type=_count, help="phantoms of each suite (50)")
     parser.add_argument("--seed", type=int, default=0, help="of starts, order of targets and noise (0)")
@@ -55,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures and every episode to FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write a plot (PNG, PDF or SVG) to FILE")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write a page with tables and plots to DIR")
     parser.add_argument(
         "--trace", type=Path, metavar="DIR", help="write a PNG of each exposure and a GIF per episode to DIR"
     )
@@ -76,13 +74,14 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CarmError: bad input; nothing was run.
     """
-    from carm_bringup import nav_report
+    from carm_bringup import nav_page, nav_report
 
     for file in (args.json, args.plot):
         figures.check_file(file)
-    if args.plot is not None and importlib.util.find_spec("matplotlib") is None:
-        raise ConfigurationError("--plot needs matplotlib: pip install matplotlib")
-    _make_trace_folder(args.trace)
+    if (args.plot or args.report) and importlib.util.find_spec("matplotlib") is None:
+        raise ConfigurationError("--plot and --report need matplotlib: pip install matplotlib")
+    for folder in (args.trace, args.report):
+        _make_folder(folder)
     outcomes: dict[str, list[Outcome]] = {}
     policies = list(dict.fromkeys(args.policy or ["default"]))
     for name in dict.fromkeys(args.suite or STANDARD):
@@ -98,10 +97,12 @@ def run(args: argparse.Namespace) -> int:
             nav_report.plot(outcomes, args.plot)
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"cannot write the plot {args.plot}: {error}") from error
+    if args.report is not None:
+        print(f"report in {nav_page.write(args.report, outcomes, _document(outcomes, args))}")
     return 0
 
 
-def _make_trace_folder(folder: Path | None) -> None:
+def _make_folder(folder: Path | None) -> None:
     if folder is None:
         return
     try:
@@ -146,18 +147,22 @@ class Runner:
         """Run a job, episode by episode."""
         import numpy as np
 
-        from carm_bringup.nav_episode import draw_episodes
+        from carm_bringup.nav_episode import Room, draw_episodes
         from carm_core.kinematics import CArm
         from carm_sim.patient import load_patient
 
         carm = CArm.from_config()
-        patient = load_patient(job.patient)
+        chosen = suite(job.suite)
+        if chosen.shift:
+            room = Room.shifted(job.patient, job.index, chosen.shift, carm, job.seed)
+        else:
+            room = Room.of(load_patient(job.patient), carm)
         if self._localizer is None or job.localizer == "oracle":
             self.close()
             self._localizer = make_localizer(job.localizer, job.patient, job.seed)
         generator = np.random.default_rng([job.seed, job.index])
-        drawn = draw_episodes(patient, carm, job.episodes, generator, suite(job.suite).starts)
-        yield from _run_patient(patient, carm, self._localizer, drawn, job)
+        drawn = draw_episodes(room, job.episodes, generator, chosen.starts)
+        yield from _run_room(room, self._localizer, drawn, job)
 
     def close(self) -> None:
         """Free the localizer."""
@@ -232,22 +237,18 @@ def _in_workers(jobs: list[Job], workers: int) -> Iterator[Outcome]:
             yield from outcomes
 
 
-def _run_patient(
-    patient: Patient, carm: CArm, localizer: Localizer, episodes: list[Any], job: Job
-) -> Iterator[Outcome]:
+def _run_room(room: Room, localizer: Localizer, episodes: list[Any], job: Job) -> Iterator[Outcome]:
     from carm_bringup import nav_report
     from carm_bringup.nav_episode import Step, run_episode
     from carm_core.landmarks import landmark
-    from carm_sim.xray import XraySystem
 
     for number, episode in enumerate(episodes, start=1):
-        system = XraySystem(patient, carm, seed=episode.seed)
         steps: list[Step] = []
         watch = steps.append if job.trace is not None else None
-        outcome = run_episode(episode, patient, system, localizer, watch, job.policy)
+        outcome = run_episode(episode, room, localizer, watch, job.policy)
         if job.trace is not None:
             target = landmark(episode.target_id).name.lower().replace(" ", "_")
-            title = f"{patient.name.replace(':', '_')}_{number:03d}_{target}"
+            title = f"{re.sub(r'[^A-Za-z0-9]+', '_', room.name).strip('_')}_{number:03d}_{target}"
             nav_report.write_trace(steps, episode.target_id, job.trace, title)
         yield outcome
 

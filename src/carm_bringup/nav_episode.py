@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from carm_core.frame import XrayFrame
 from carm_core.kinematics import CArm
 from carm_core.localization import Localization, Localizer, Query
 from carm_core.trajectory import Trajectory
+from carm_perception.evaluation.shifts import SHIFTS, Scene, Shift, expose, prepare
 from carm_sim.patient import Patient
 from carm_sim.xray import Request, XraySystem
 
@@ -160,6 +161,75 @@ class SimulatedImager(Imager):
         return Acquisition(exposure.frame(self._clock.time_s), exposure.dose_area_product_gym2)
 
 
+class ShiftedImager(Imager):
+    """Exposes a patient under a shift of the evaluation's test sets; the field is the shift's own."""
+
+    def __init__(self, scene: Scene, shift: Shift, arm: SimulatedArm, clock: SimulatedClock, seed: int) -> None:
+        """Look at a scene from where the arm stands.
+
+        Args:
+            scene: patient and X-ray system.
+            shift: what is out of the ordinary.
+            arm: the arm.
+            clock: advanced by each exposure.
+            seed: of the shift's randomness.
+        """
+        self._scene, self._shift, self._arm, self._clock = scene, shift, arm, clock
+        self._generator = np.random.default_rng([seed, 23])
+
+    def expose(self, field_mm: float = 0.0) -> Acquisition:
+        """Take one exposure."""
+        self._clock.time_s += EXPOSURE_S
+        exposure, display = expose(self._scene, self._shift, self._arm.joint_positions(), self._generator)
+        frame = replace(exposure.frame(self._clock.time_s), image=display)
+        return Acquisition(frame, exposure.dose_area_product_gym2)
+
+
+@dataclass(frozen=True, eq=False)
+class Room:
+    """A patient on the table under the arm, as episodes need it.
+
+    Attributes:
+        name: name of the patient.
+        carm: the arm.
+        points_mm: landmarks that can be imaged, id to position (3,) in frame `table`, mm.
+        imager: makes what takes the images, from the arm, the clock and a seed.
+    """
+
+    name: str
+    carm: CArm
+    points_mm: dict[int, NDArray[np.float64]]
+    imager: Callable[[SimulatedArm, SimulatedClock, int], Imager]
+
+    @classmethod
+    def of(cls, patient: Patient, carm: CArm) -> Room:
+        """Put a patient with known landmarks on the table."""
+
+        def imager(arm: SimulatedArm, clock: SimulatedClock, seed: int) -> Imager:
+            return SimulatedImager(XraySystem(patient, carm, seed=seed), arm, clock)
+
+        return cls(patient.name, carm, patient.landmarks_table_mm, imager)
+
+    @classmethod
+    def shifted(cls, name: str, number: int, shift_name: str, carm: CArm, seed: int) -> Room:
+        """Put a patient on the table as a shift wants it.
+
+        Args:
+            name: for `load_patient`.
+            number: of the patient in its suite.
+            shift_name: one of `carm_perception.evaluation.shifts.SHIFTS`.
+            carm: the arm.
+            seed: of the shift and the noise.
+        """
+        shift = SHIFTS[shift_name]
+        scene = prepare(name, number, shift, carm, np.random.default_rng([seed, number, 29]), seed)
+
+        def imager(arm: SimulatedArm, clock: SimulatedClock, own: int) -> Imager:
+            return ShiftedImager(scene, shift, arm, clock, own)
+
+        return cls(scene.name, carm, {key: scene.points_mm[key] for key in scene.imaged}, imager)
+
+
 class RecordingLocalizer(Localizer):
     """Passes questions on, and keeps frames, answers and latencies."""
 
@@ -200,8 +270,7 @@ def exceeds_limits(carm: CArm, trajectory: Trajectory) -> bool:
 
 def run_episode(
     episode: Episode,
-    patient: Patient,
-    system: XraySystem,
+    room: Room,
     localizer: Localizer,
     on_step: Callable[[Step], None] | None = None,
     policy: str = Policy.POINTING,
@@ -210,14 +279,13 @@ def run_episode(
 
     Args:
         episode: what to start from.
-        patient: who lies on the table, with known landmarks.
-        system: the patient's X-ray system.
+        room: who lies on the table.
         localizer: finds the landmarks.
         on_step: told each exposure with what followed from it, for pictures.
         policy: of the agent, or `coarse` or `operator`, which are baselines.
     """
-    carm = system.carm
-    point = patient.landmarks_table_mm[episode.target_id]
+    carm = room.carm
+    point = room.points_mm[episode.target_id]
     clock = SimulatedClock()
     arm = SimulatedArm(carm, clock, episode.start)
     recorder = RecordingLocalizer(localizer, clock)
@@ -232,7 +300,7 @@ def run_episode(
             on_step(Step(frame, localization, frame.view.displacement_mm(point), progress.reasoning))
 
     start_distance_mm = distance_mm()
-    imager = SimulatedImager(system, arm, clock)
+    imager = room.imager(arm, clock, episode.seed)
     navigator = _decider(policy, Planner(carm), imager, recorder, arm, clock, point, episode.seed)
     result = navigator.run(NavigationGoal(target_id=episode.target_id), report)
     latencies = tuple(answer.latency_s for _, answer in recorder.answers)
@@ -257,13 +325,12 @@ def _decider(
 
 
 def draw_episodes(
-    patient: Patient, carm: CArm, count: int, generator: np.random.Generator, starts: Starts | None = None
+    room: Room, count: int, generator: np.random.Generator, starts: Starts | None = None
 ) -> list[Episode]:
     """Draw episodes of one patient: random starts, all reachable targets in random order.
 
     Args:
-        patient: who lies on the table, with known landmarks.
-        carm: the arm.
+        room: who lies on the table.
         count: how many; targets repeat only after all had their turn.
         generator: source of all that is random.
         starts: where the arm starts; None: over the upper body.
@@ -271,7 +338,7 @@ def draw_episodes(
     Returns:
         The episodes; fewer than `count` only if no target is within reach.
     """
-    points = patient.landmarks_table_mm
+    points, carm = room.points_mm, room.carm
     starts = starts or Starts()
     episodes: list[Episode] = []
     turn: list[int] = []
@@ -284,7 +351,7 @@ def draw_episodes(
         if start is None or not _reachable(carm, start, points[target_id]):
             refused += 1
             continue
-        episodes.append(Episode(patient.name, target_id, start, int(generator.integers(2**31))))
+        episodes.append(Episode(room.name, target_id, start, int(generator.integers(2**31))))
     return episodes
 
 

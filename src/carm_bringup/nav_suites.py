@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError, GoalError
 from carm_core.kinematics import CArm
-
-if TYPE_CHECKING:
-    pass
+from carm_perception.evaluation.suites import SHIFT_PREFIX, SHIFTS
+from carm_perception.evaluation.suites import suite as evaluation_suite
 
 Points = dict[int, NDArray[np.float64]]
 """Landmark id to its position (3,) in frame `table`, mm."""
@@ -119,11 +117,16 @@ class NavigationSuite:
         """Return the names of the first `count` patients."""
         if "{seed}" not in self.patient:
             return [self.patient]
+        if self.shift in SHIFTS_OF_BODIES:
+            return list(evaluation_suite(SHIFT_PREFIX + self.shift, count).patients)
         return [self.patient.format(seed=FIRST_PHANTOM_SEED + index) for index in range(count)]
 
 
 _FAR = Starts(apart_mm=250.0)
 _LATERAL = Starts(primary_deg=(60.0, 90.0))
+
+SHIFTS_OF_BODIES = ("habitus", "arms")
+"""Shifts that choose the bodies."""
 
 SUITES: dict[str, NavigationSuite] = {
     suite.name: suite
@@ -131,6 +134,7 @@ SUITES: dict[str, NavigationSuite] = {
         NavigationSuite("upper-body", 50, 700, "unseen phantoms, starts over the upper body, all reachable targets"),
         NavigationSuite("cross-body", 50, 350, "the same, starts at a landmark at least 250 mm from the target", _FAR),
         NavigationSuite("lateral-start", 50, 350, "the same, starts in a lateral view (60 to 90 deg)", _LATERAL),
+        *(NavigationSuite(f"shift-{key}", 20, 140, text, shift=key) for key, text in SHIFTS.items()),
         NavigationSuite("chest-ct", 1, 200, "the real chest CT with the landmarks that it covers", patient="chest_ct"),
     )
 }

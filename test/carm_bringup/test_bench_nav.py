@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from carm_bringup import bench_nav
-from carm_bringup.nav_episode import Outcome, draw_episodes, exceeds_limits
+from carm_bringup import bench_nav, nav_suites
+from carm_bringup.nav_episode import Outcome, Room, SimulatedArm, SimulatedClock, draw_episodes, exceeds_limits
 from carm_bringup.nav_report import metrics, wilson_interval
 from carm_core.errors import ConfigurationError
 from carm_core.frame import XrayFrame
@@ -132,9 +132,59 @@ def test_bad_options_end_with_code_2(words: list[str]) -> None:
     assert caught.value.code == 2
 
 
+@pytest.mark.parametrize("policy", ["coarse", "operator", "xml"])
+def test_policies_run_on_the_same_episodes(bench: Callable[..., int], tmp_path: Path, policy: str) -> None:
+    file = tmp_path / "nav.json"
+    bench("--episodes", "3", "--policy", "pointing", "--policy", policy, "--json", str(file), "--report", str(tmp_path))
+    document = json.loads(file.read_text(encoding="utf-8"))
+    assert list(document["results"]) == ["chest_ct/pointing", f"chest_ct/{policy}"]
+    first, second = ([(e["target"], e["start_distance_mm"]) for e in own] for own in document["episodes"].values())
+    assert first == second
+    assert document["results"]["chest_ct/pointing"]["success_20mm"] == 1.0
+    page = (tmp_path / "nav.html").read_text(encoding="utf-8")
+    assert f"chest_ct/{policy}" in page
+    assert "data:image/png;base64," in page
+
+
+def test_operator_needs_more_exposures_than_one_who_knows(bench: Callable[..., int], tmp_path: Path) -> None:
+    file = tmp_path / "nav.json"
+    bench("--episodes", "8", "--policy", "oracle", "--policy", "operator", "--json", str(file))
+    results = json.loads(file.read_text(encoding="utf-8"))["results"]
+    assert results["chest_ct/operator"]["exposures_median"] > results["chest_ct/oracle"]["exposures_median"]
+
+
+@given(st.integers(0, 10_000))
+def test_starts_are_where_their_suite_says(seed: int) -> None:
+    carm = CArm.from_config()
+    points = {i: np.array([300 - 60.0 * i, 40.0 * (-1) ** i, 110.0]) for i in range(1, 15)}
+    generator = np.random.default_rng(seed)
+    lateral = nav_suites.suite("lateral-start").starts.draw(points, 11, carm, generator)
+    if lateral is not None:
+        assert 60.0 <= abs(np.degrees(carm.angles(lateral)[0])) <= 90.0
+    far = nav_suites.suite("cross-body").starts.draw(points, 1, carm, generator)
+    if far is not None:
+        assert np.linalg.norm(1000 * carm.isocenter(far)[:2] - points[1][:2]) > 100.0
+
+
+def test_a_shift_reaches_the_images() -> None:
+    carm = CArm.from_config()
+    views = []
+    for name in ("", "inverted", "rotation"):
+        room = Room.shifted("phantom:950000", 0, name, carm, 0)
+        clock = SimulatedClock()
+        frame = room.imager(SimulatedArm(carm, clock, carm.home), clock, 3).expose().frame
+        views.append((frame.image.astype(float), frame.view))
+    plain, inverted, rotated = (image for image, _ in views)
+    assert abs(np.corrcoef(plain.ravel(), inverted.ravel())[0, 1] + 1) < 0.02
+    assert np.corrcoef(plain.ravel(), rotated.ravel())[0, 1] < 0.98
+    assert views[2][1] is not None
+    turn = views[0][1].rotation.T @ views[2][1].rotation  # type: ignore[union-attr]
+    assert 10.0 <= np.degrees(np.arccos((np.trace(turn) - 1) / 2)) <= 25.0
+
+
 def test_all_targets_have_their_turn(patient: Patient) -> None:
     carm = CArm.from_config()
-    episodes = draw_episodes(patient, carm, len(patient.landmarks_mm), np.random.default_rng(1))
+    episodes = draw_episodes(Room.of(patient, carm), len(patient.landmarks_mm), np.random.default_rng(1))
     assert {episode.target_id for episode in episodes} == set(patient.landmarks_mm)
     for episode in episodes:
         carm.check(episode.start)
