@@ -107,10 +107,12 @@ class Localizer(ABC):
     Attributes:
         name: Name in messages and reports.
         model_version: Short hash of the weights; empty when there are none.
+        loaded: How the weights were loaded: memory, precision and device, and why; empty when there was no choice.
     """
 
     name: str
     model_version: str = ""
+    loaded: str = ""
 
     @abstractmethod
     def localize(self, frame: XrayFrame, query: Query) -> Localization:

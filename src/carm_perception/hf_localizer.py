@@ -72,6 +72,7 @@ class HuggingFaceLocalizer(Localizer):
             torch.set_num_threads(threads)
         source = resolve_source(model, adapter)
         processor, loaded, self.report = load(source, device, load_in_4bit)
+        self.loaded = str(self.report)
         self.generator = Generator(processor, loaded)
         self.model_version = weights_hash(Path(model)) if Path(model).is_dir() else ""
 

@@ -123,7 +123,7 @@ class LocalizationService:
         self._latency_s, self._problem = math.nan, ""
         self.ready = threading.Event()
         self.failure: Exception | None = None
-        self.name = ""
+        self.name, self.loaded = "", ""
         self._thread = threading.Thread(target=self._run, name="localizer", daemon=True)
 
     def start(self) -> None:
@@ -210,7 +210,7 @@ class LocalizationService:
         try:
             localizer = self._make()
             localizer.warm_up()
-            self.name, self._localizer = localizer.name, localizer
+            self.name, self.loaded, self._localizer = localizer.name, localizer.loaded, localizer
             self.ready.set()
             while self._work(localizer):
                 pass

@@ -268,6 +268,7 @@ class LocalizerNode(Node):
             level, text = DiagnosticStatus.WARN, statistics.problem
         values = {
             "localizer": self._settings.localizer,
+            "loaded": self._service.loaded,
             "frames": statistics.frames,
             "frames passed over": statistics.skipped,
             "answers": statistics.answered,
