@@ -147,20 +147,15 @@ def prepare(options: QloraOptions, placement: Placement, index: int = 0) -> tupl
         LocalizerError: The model cannot be loaded, or has no place for adapters.
     """
     try:
-        from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+        from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise ConfigurationError("fine-tuning needs peft: pip install peft") from error
     import torch
 
     processor, model = load_base(Source(options.model, "", options.model), placement, index)
     model.config.get_text_config().use_cache = False
-    again = {"use_reentrant": False}
-    if placement.dtype == "nf4":
-        model = prepare_model_for_kbit_training(
-            model, use_gradient_checkpointing=options.checkpointing, gradient_checkpointing_kwargs=again
-        )
-    elif options.checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=again)
+    if options.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     torch.manual_seed(options.seed)
     configuration = LoraConfig(
