@@ -241,6 +241,8 @@ class Conversation:
             self._say(Kind.WARNING, _UNLIMITED, words)
         elif reading.topic is Topic.BACK:
             self._go_back(words)
+        elif reading.topic is Topic.VIEW and reading.certain:
+            self._obey(reading.command, words)
         else:
             return False
         return True
@@ -282,10 +284,6 @@ class Conversation:
             self._ask(text, words)
         elif topic is Topic.TWO:
             self._say(Kind.QUESTION, "One thing at a time, please: what first?", words)
-        elif topic is Topic.VIEW:
-            self._say(
-                Kind.QUESTION, f"Which angles do you mean by {reading.view}? For example: LAO 45 caudal 30.", words
-            )
         elif topic is Topic.QUESTION:
             self._say(Kind.INFO, f"I cannot answer that. {self._hands.status()}", words)
         else:

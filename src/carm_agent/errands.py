@@ -7,8 +7,9 @@ An errand holds no velocities and no limits: words cannot set them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+
+from numpy.typing import ArrayLike
 
 from carm_agent import phrases
 from carm_agent.mover import MoveGoal
@@ -30,7 +31,7 @@ class Shift:
     dx_mm: float
     dy_mm: float
 
-    def goal(self, carm: CArm, positions: Sequence[float]) -> MoveGoal:
+    def goal(self, carm: CArm, positions: ArrayLike) -> MoveGoal:
         """Return the move from the joint positions (J,), m or rad."""
         x, y, z = carm.isocenter(positions)
         return MoveGoal(is_view=True, isocenter_m=(x + self.dy_mm / 1000.0, y - self.dx_mm / 1000.0, z))
@@ -50,7 +51,7 @@ class Turn:
     secondary_deg: float
     relative: bool = False
 
-    def goal(self, carm: CArm, positions: Sequence[float]) -> MoveGoal:
+    def goal(self, carm: CArm, positions: ArrayLike) -> MoveGoal:
         """Return the move from the joint positions (J,), m or rad."""
         primary, secondary = math.radians(self.primary_deg), math.radians(self.secondary_deg)
         if self.relative:
@@ -69,7 +70,7 @@ class Recall:
 
     positions: tuple[float, ...]
 
-    def goal(self, carm: CArm, positions: Sequence[float]) -> MoveGoal:
+    def goal(self, carm: CArm, positions: ArrayLike) -> MoveGoal:
         """Return the move; where it starts does not matter."""
         del positions
         return MoveGoal(tuple(carm.joint_names), self.positions)

@@ -64,6 +64,21 @@ class AgentParameters:
         1.0, "wait for the language model to read a sentence", unit="s", lower=0.05, upper=10.0, read_only=True
     )
 
+    head_url: str = parameter(
+        "", "OpenAI-compatible API of a larger language model that acts by tools; empty: none", read_only=True
+    )
+    head_model: str = parameter("default", "name of that model on its server", read_only=True)
+    head_reply_timeout_s: float = parameter(
+        60.0, "wait for one reply of that model", unit="s", lower=0.1, upper=600.0, read_only=True
+    )
+    head_max_steps: int = parameter(20, "replies of that model in one task", lower=1, upper=200, read_only=True)
+    head_max_tokens: int = parameter(
+        40000, "tokens of that model in one task, requests and replies", lower=100, upper=10_000_000, read_only=True
+    )
+    head_transcripts: str = parameter(
+        "", "folder for the transcripts of that model's tasks; empty: transcripts/ in the cache folder", read_only=True
+    )
+
     patient_margin_m: float = parameter(
         0.02, "added around the patient's surface", unit="m", lower=0.0, upper=0.2, read_only=True
     )

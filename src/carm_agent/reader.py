@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from carm_agent.quantities import ANGLE, NUMBER, UNITS, Text, number
+from carm_agent.standard_views import find_view
 from carm_agent.stopping import is_stop
 from carm_agent.wording import (
     AGAIN,
@@ -85,14 +86,12 @@ class Reading:
         topic: what the sentence is about when it is no command, or what it lacks.
         landmarks: that may be meant, when it is not clear which.
         certain: whether every word was understood.
-        view: name of a standard view, of the topic `VIEW`.
     """
 
     command: Command = field(default_factory=Unknown)
     topic: Topic = Topic.NONE
     landmarks: tuple[Landmark, ...] = ()
     certain: bool = True
-    view: str = ""
 
 
 def read(text: str) -> Reading:
@@ -173,7 +172,7 @@ class _Sentence:
     def _certain(self, reading: Reading) -> Reading:
         self.text.take(FILLERS)
         left = re.sub(r"[|·#\s]+", "", self.text.rest)
-        return Reading(reading.command, reading.topic, reading.landmarks, not left, reading.view)
+        return Reading(reading.command, reading.topic, reading.landmarks, not left)
 
     # Corrections
 
@@ -265,7 +264,8 @@ class _Sentence:
         named = re.search(rf"(?<!\w){VIEW}(?!\w)", self.text.rest)
         if named is not None:
             self.text.take(VIEW)
-            return Reading(topic=Topic.VIEW, view=named.group(1))
+            view = find_view(named.group(1))
+            return Reading(Rotate(round(view.primary_deg), round(view.secondary_deg)), Topic.VIEW)
         return None
 
     def _turned(self) -> Reading | None:

@@ -109,6 +109,10 @@ class AgentNode(Node):
         if self.busy:
             self._graph.interrupt.stop(message)
 
+    def request_stop(self, message: str) -> None:
+        """Bring everything to rest; a person must reset."""
+        self._clinician.request_stop(message)
+
     def _on_cancel(self, goal_handle: Any) -> CancelResponse:
         if getattr(goal_handle, "carm_runs", False):
             self.interrupt("canceled by the client")
@@ -255,6 +259,10 @@ class AgentNode(Node):
         return self._move(goal, interrupt, lambda stage, progress=0.0: None)
 
     # Dialogue
+
+    def ask(self, question: str) -> None:
+        """Put a question to the clinician."""
+        self.say(Utterance.KIND_QUESTION, question)
 
     def say(self, kind: int, text: str, reason: str = "", in_reply_to: str = "") -> None:
         """Say something to the clinician.

@@ -18,10 +18,14 @@ from carm_agent import phrases
 from carm_agent.consent import Consent
 from carm_agent.dialogue import Conversation, Hands, Kind, Limits
 from carm_agent.errands import Errand
+from carm_agent.head import HeadCode, HeadResult
 from carm_agent.mover import MoveCode, MoveResult
+from carm_agent.nodes.head_desk import HeadDesk
 from carm_agent.ports import Interrupt
+from carm_agent.reader import Topic, read
+from carm_agent.stopping import is_stop
 from carm_agent.task import NavigationGoal, NavigationResult
-from carm_core.command import Command, command_from_text
+from carm_core.command import Command, Confirm, command_from_text
 from carm_core.errors import AnswerError
 from carm_core.localization import Protocol
 
@@ -46,7 +50,8 @@ class Clinician(Hands):
         self.moves_consent = Consent(
             lambda question: node.say(Utterance.KIND_QUESTION, question), settings.confirm_timeout_s
         )
-        self._queued: tuple[Errand, str] | None = None
+        self._head = HeadDesk(node) if settings.head_url else None
+        self._queued: tuple[Errand | None, str] | None = None
         self._asked: tuple[int, Any] | None = None
         self._before: tuple[float, ...] | None = None
         self._last_result = ""
@@ -55,7 +60,19 @@ class Clinician(Hands):
         node.create_timer(_TICK_S, self._tick)
 
     def _on_words(self, message: String) -> None:
-        self.conversation.hear(message.data)
+        words = message.data
+        if self._head is None or is_stop(words) or _needs_no_head(words):
+            self.conversation.hear(words)
+        elif self._head.answer(words):
+            self.say(Kind.INFO, "I pass that on.", words)
+        else:
+            self._hand_over(words)
+
+    def _hand_over(self, words: str) -> None:
+        """Let the larger language model handle a sentence."""
+        first = f"I break off {self.task}. " if self.task else ""
+        self.say(Kind.INFO, f'{first}Now working on "{words}".', words)
+        self._queue(None, words)
 
     def _tick(self) -> None:
         self.conversation.tick()
@@ -86,16 +103,25 @@ class Clinician(Hands):
 
     def stop(self, words: str) -> None:
         """See `Hands.stop`."""
-        request = self._stop.call_async(Trigger.Request())
-        request.add_done_callback(lambda done: self._stop_answered(done.result(), words))
-        self._queued = None
-        self.moves_consent.give(False)
-        self._node.stopped_by_words(f'the clinician said "{words}"')
+        self.request_stop(f'the clinician said "{words}"', words)
         if self._stop.service_is_ready():
             self.say(Kind.INFO, "Stopping. Nothing moves until you reset.", words)
         else:
             text = "The stop service does not answer! I ended my own task; use the emergency stop if the arm moves."
             self.say(Kind.WARNING, text, words)
+
+    def request_stop(self, message: str, words: str = "") -> None:
+        """Call the stop service and end the running task.
+
+        Args:
+            message: why.
+            words: of the clinician, when they are why.
+        """
+        request = self._stop.call_async(Trigger.Request())
+        request.add_done_callback(lambda done: self._stop_answered(done.result(), words))
+        self._queued = None
+        self.moves_consent.give(False)
+        self._node.stopped_by_words(message)
 
     def _stop_answered(self, response: Any, words: str) -> None:
         if response is None or not response.success:
@@ -104,6 +130,9 @@ class Clinician(Hands):
 
     def begin(self, errand: Errand, words: str) -> None:
         """See `Hands.begin`."""
+        self._queue(errand, words)
+
+    def _queue(self, errand: Errand | None, words: str) -> None:
         if self._node.busy:
             self._queued = (errand, words)
             self._node.interrupt("the clinician asked for something else")
@@ -183,7 +212,13 @@ class Clinician(Hands):
 
     # Errands
 
-    def _start(self, errand: Errand, words: str) -> None:
+    def _start(self, errand: Errand | None, words: str) -> None:
+        if errand is None:
+            assert self._head is not None
+            self._head.begin(words).add_done_callback(
+                lambda done: self._session_ended(done.result()[0], done.result()[1], words)
+            )
+            return
         ended = self._node.begin(errand.doing, lambda interrupt: self._carry_out(errand, interrupt))
         ended.add_done_callback(lambda done: self._finished(done.result()[0], done.result()[1], words))
 
@@ -203,6 +238,16 @@ class Clinician(Hands):
         graph = self._graph
         return lambda: step.goal(graph.carm, graph.joint_positions())
 
+    def _session_ended(self, result: HeadResult | None, failure: Exception | None, words: str) -> None:
+        if result is None:
+            self._finished(None, failure, words)
+        elif result.code is HeadCode.SERVER and result.steps <= 1:
+            self.say(Kind.WARNING, f"{result.text} I go on without the larger language model.", words)
+            self.conversation.hear(words)
+        else:
+            self._last_result = f"Last: {result.text}"
+            self._node.say(Utterance.KIND_RESULT, result.text, result.code.value, words)
+
     def _finished(self, result: Any, failure: Exception | None, words: str) -> None:
         reason = ""
         if failure is not None:
@@ -217,3 +262,10 @@ class Clinician(Hands):
             text, reason = f"I could not do that: {result.error_msg}", result.error_code.name.lower()
         self._last_result = f"Last: {text}"
         self._node.say(Utterance.KIND_RESULT, text, reason, words)
+
+
+def _needs_no_head(words: str) -> bool:
+    """Whether rules alone answer a sentence, whoever else listens."""
+    reading = read(words)
+    direct = (Topic.DECLINE, Topic.STATUS, Topic.LIMITS, Topic.BACK)
+    return isinstance(reading.command, Confirm) or reading.topic in direct

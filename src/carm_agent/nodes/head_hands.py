@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tools of a language model do, through the same ports and checks as the agent's own policy."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from carm_agent.errands import Shift, Turn
+from carm_agent.errors import CanceledError, StoppedError
+from carm_agent.head.tools import HeadHands, ToolError
+from carm_agent.mover import MoveCode
+from carm_agent.nodes.ros_ports import RosImager, RosLocalizer
+from carm_agent.ports import Interrupt
+from carm_core.frame import XrayFrame
+from carm_core.landmarks import landmark
+from carm_core.localization import Protocol, Query
+
+if TYPE_CHECKING:
+    from carm_agent.nodes.agent_node import AgentNode
+
+
+class NodeHeadHands(HeadHands):
+    """Tools of one session. Its calls block the task's thread; `answer` comes from the executor's."""
+
+    def __init__(self, node: AgentNode, interrupt: Interrupt, ask_timeout_s: float) -> None:
+        """Serve one session.
+
+        Args:
+            node: the agent node.
+            interrupt: of the task.
+            ask_timeout_s: longest wait for the clinician's answer, s.
+        """
+        self._node, self._graph, self._interrupt = node, node.graph, interrupt
+        self._imager, self._localizer = RosImager(node.graph, interrupt), RosLocalizer(node.graph, interrupt)
+        self._ask_timeout_s = ask_timeout_s
+        self._frame: XrayFrame | None = None
+        self._lock = threading.Lock()
+        self._awaits = False
+        self._heard: str | None = None
+
+    def answer(self, words: str) -> bool:
+        """Take the clinician's words as the answer to an open question; return whether one is open."""
+        with self._lock:
+            if not self._awaits:
+                return False
+            self._awaits, self._heard = False, words
+        self._interrupt.notify()
+        return True
+
+    def expose(self) -> dict[str, Any]:
+        """See `HeadHands.expose`."""
+        self._frame = self._imager.expose().frame
+        field_mm = self._frame.mm_per_px_at_isocenter * max(self._frame.image.shape)
+        return {"taken": True, "field_mm": round(field_mm), **self._view()}
+
+    def localize(self, target_id: int) -> dict[str, Any]:
+        """See `HeadHands.localize`."""
+        if self._frame is None:
+            raise ToolError("there is no image of the present view; take one first")
+        reply = self._localizer.localize(self._frame, Query(Protocol.POINTING, target_id))
+        estimate = reply.estimate(target_id) if reply.ok else None
+        if estimate is None or not all(map(math.isfinite, estimate.displacement_mm)):
+            return {"found": False, "reason": reply.message or "no answer"}
+        return {
+            "found": True,
+            "landmark": landmark(target_id).name,
+            "dx_mm": round(estimate.displacement_mm[0], 1),
+            "dy_mm": round(estimate.displacement_mm[1], 1),
+            "std_mm": _known(estimate.std_mm),
+            "radius_90_mm": _known(estimate.radius_90_mm),
+            "confidence": _known(estimate.confidence),
+        }
+
+    def move_view(self, dx_mm: float, dy_mm: float) -> dict[str, Any]:
+        """See `HeadHands.move_view`."""
+        return self._moved(Shift(dx_mm, dy_mm))
+
+    def set_angles(self, primary_deg: float, secondary_deg: float) -> dict[str, Any]:
+        """See `HeadHands.set_angles`."""
+        return self._moved(Turn(primary_deg, secondary_deg))
+
+    def ask(self, question: str) -> dict[str, Any]:
+        """See `HeadHands.ask`."""
+        with self._lock:
+            self._awaits, self._heard = True, None
+        self._node.ask(question)
+        answered = self._interrupt.wait_for(lambda: self._heard is not None, self._ask_timeout_s)
+        with self._lock:
+            self._awaits = False
+        return {"answer": self._heard} if answered else {"error": f"no answer in {self._ask_timeout_s:.0f} s"}
+
+    def stop(self, reason: str) -> dict[str, Any]:
+        """See `HeadHands.stop`."""
+        self._node.request_stop(f"the language model asked for it: {reason}")
+        return {"stopped": True}
+
+    def _moved(self, step: Shift | Turn) -> dict[str, Any]:
+        graph = self._graph
+        result = self._node.move_now(lambda: step.goal(graph.carm, graph.joint_positions()), self._interrupt)
+        if result.error_code == MoveCode.STOPPED:
+            raise StoppedError(result.error_msg)
+        if result.error_code == MoveCode.CANCELED:
+            raise CanceledError(result.error_msg)
+        if result.error_code:
+            return {"moved": False, "reason": result.error_msg}
+        self._frame = None
+        return {"moved": True, **self._view()}
+
+    def _view(self) -> dict[str, Any]:
+        positions = self._graph.joint_positions()
+        primary, secondary = np.degrees(self._graph.carm.angles(positions))
+        return {"primary_deg": round(float(primary), 1), "secondary_deg": round(float(secondary), 1)}
+
+
+def _known(value: float) -> float | None:
+    return round(value, 2) if math.isfinite(value) else None
