@@ -22,6 +22,7 @@ Messages = list[dict[str, Any]]
 """Chat in the form of Hugging Face templates; images are PIL images."""
 
 _TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
+_JSON_STYLE = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
 _MASKS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
@@ -207,13 +208,10 @@ class Constraint:
 
         from llguidance import LLMatcher
 
-        options = json.dumps(
-            {"x-guidance": {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}}
-        )
         if regex:
             text = LLMatcher.grammar_from_regex(regex)
         else:
-            text = LLMatcher.grammar_from_json_schema(json.dumps({**(schema or {}), **json.loads(options)}))
+            text = LLMatcher.grammar_from_json_schema(json.dumps({**(schema or {}), "x-guidance": _JSON_STYLE}))
         self._matcher = LLMatcher(vocabulary, text)
         self._seen = length
         self._check()

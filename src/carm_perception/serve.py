@@ -63,11 +63,7 @@ def run(options: argparse.Namespace) -> int:
         ConfigurationError: An option cannot be used.
         CarmError: The model cannot be loaded.
     """
-    if (options.tls_cert is None) != (options.tls_key is None):
-        raise ConfigurationError("give both --tls-cert and --tls-key")
-    for file in (options.tls_cert, options.tls_key):
-        if file is not None and not file.is_file():
-            raise ConfigurationError(f"{file} does not exist")
+    _check_files(options)
     import uvicorn
 
     from carm_perception.registry import LocalizerOptions
@@ -104,10 +100,11 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigurationError(f"{options.tls_cert} and {options.tls_key} are no certificate: {error}") from error
     if not key and options.host not in _LOOPBACK:
         print(f"carm serve: {options.api_key_env} is not set: whoever reaches {options.host} may ask", file=sys.stderr)
+    host = f"[{options.host}]" if ":" in options.host else options.host
     scheme = "https" if options.tls_cert else "http"
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # uvicorn raises the signal again after it has ended
-    ready = f"carm serve: {backend.name} on {scheme}://{options.host}:{bound.getsockname()[1]}/v1"
+    ready = f"carm serve: {backend.name} on {scheme}://{host}:{bound.getsockname()[1]}/v1"
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -116,6 +113,14 @@ def run(options: argparse.Namespace) -> int:
 
     Server(config).run([bound])
     return 0
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    if (options.tls_cert is None) != (options.tls_key is None):
+        raise ConfigurationError("give both --tls-cert and --tls-key")
+    for file in (options.tls_cert, options.tls_key):
+        if file is not None and not file.is_file():
+            raise ConfigurationError(f"{file} does not exist")
 
 
 def _end_while_loading(number: int, frame: object) -> None:

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -30,10 +31,11 @@ from carm_perception.openai_localizer import OpenAiLocalizer
 from carm_perception.openai_options import CONSTRAINTS, ServerOptions
 from carm_perception.registry import LocalizerOptions, make_localizer
 from carm_perception.serving.app import Limits, make_app
-from carm_perception.serving.backends import Backend
+from carm_perception.serving.backends import Backend, make_backend
 from carm_perception.serving.chat import ChatRequest
 
 from .serving import PATIENCE_S, served
+from .tiny_models import build
 
 POINT = Query(Protocol.POINTING, 11)
 RIGHT = '{"target": 11, "dx_mm": -42, "dy_mm": 118}'
@@ -318,3 +320,25 @@ def test_client_that_leaves_is_not_answered_and_a_failure_is_not_told_in_detail(
     assert (failed.status_code, failed.json()["error"]["message"]) == (500, "the model failed")
     assert post(url, "again").json()["choices"][0]["message"]["content"] == "AGAIN"
     assert ["left"] not in backend.batches
+
+
+def test_request_that_never_ends_is_given_up() -> None:
+    with served(make_app(Waiting(), Limits(upload_s=0.2))) as url:
+        address = httpx2.URL(url)
+        with socket.create_connection((address.host, address.port), timeout=PATIENCE_S) as connection:
+            connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+            assert b" 408 " in connection.recv(4096)
+
+
+def test_big_model_behind_the_server_keeps_every_protocol(tmp_path: Path) -> None:
+    backend = make_backend(
+        str(build("LlavaForConditionalGeneration", tmp_path / "tiny")), LocalizerOptions(device="cpu")
+    )
+    queries = [Query(protocol, 11, "stop", "[1,2]") for protocol in Protocol if protocol is not Protocol.NAVIGATION]
+    with served(make_app(backend)) as url:
+        for way, asked in (("structured_outputs", queries), ("guided_regex", [POINT]), ("response_format", [POINT])):
+            localizer = OpenAiLocalizer(ServerOptions(url=url, timeout_s=PATIENCE_S, constrain=way))
+            replies = localizer.localize_batch(frame(), asked)
+            localizer.close()
+            assert [reply.message for reply in replies if not reply.ok] == []
+            assert [reply.query for reply in replies] == asked

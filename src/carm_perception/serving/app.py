@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -40,11 +41,13 @@ class Limits:
         body_bytes: Largest request.
         image_px: Longest side of an image.
         queue: Most requests that wait.
+        upload_s: Longest time until a request has arrived, s.
     """
 
     body_bytes: int = 16 * 2**20
     image_px: int = 4096
     queue: int = 64
+    upload_s: float = 30.0
 
 
 class Api:
@@ -93,7 +96,7 @@ class Api:
             body = json.loads(await self._body(request))
         except ValueError as error:
             raise ApiError(400, f"the request is no JSON: {error}", code="invalid_json") from error
-        wanted = read_request(body, self._limits.image_px)
+        wanted = await run_in_threadpool(read_request, body, self._limits.image_px)
         if wanted.model and wanted.model != self._backend.name:
             message = f"the model {wanted.model!r} does not exist; this server has {self._backend.name!r}"
             raise ApiError(404, message, code="model_not_found", param="model")
@@ -116,11 +119,15 @@ class Api:
 
     async def _body(self, request: Request) -> bytes:
         body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > self._limits.body_bytes:
-                message = f"the request exceeds {self._limits.body_bytes} bytes"
-                raise ApiError(413, message, code="request_too_large")
+        try:
+            async with asyncio.timeout(self._limits.upload_s):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > self._limits.body_bytes:
+                        message = f"the request exceeds {self._limits.body_bytes} bytes"
+                        raise ApiError(413, message, code="request_too_large")
+        except TimeoutError as error:
+            raise ApiError(408, f"the request took longer than {self._limits.upload_s:g} s to arrive") from error
         return bytes(body)
 
     def _authorize(self, request: Request) -> None:
