@@ -37,7 +37,7 @@ MINIMUM_SAMPLES = 120
 """A landmark with fewer samples is calibrated together with its counterpart, else with all others that lack samples."""
 
 POWERS = (0.0, 0.5, 1.0)
-"""Powers of the stated standard deviation that are tried; the one with the smallest mean radius is kept."""
+"""Powers of the stated standard deviation that are tried; the one with the best :func:`interval_score` is kept."""
 
 MINIMUM_STD_MM = 1.0
 """Stated standard deviations below this count as this, mm."""
@@ -115,6 +115,20 @@ class RadiusTable:
         return table
 
 
+def interval_score(error_mm: Array, radius_mm: Array, level: float = LEVELS[0]) -> float:
+    """Mean of the radius and of what the errors exceed it by, mm; the smaller the better.
+
+    It is smallest for radii that hold at their level under every circumstance, not on average alone (Gneiting and
+    Raftery 2007, J. Am. Stat. Assoc. 102, for intervals from 0).
+
+    Args:
+        error_mm: Radial errors (n,).
+        radius_mm: Radii (n,).
+        level: Their level.
+    """
+    return float(np.mean(radius_mm + np.maximum(error_mm - radius_mm, 0.0) / (1 - level)))
+
+
 def _pools(counts: NDArray[np.int64]) -> list[list[int]]:
     """Rows whose samples are taken together for each landmark.
 
@@ -142,7 +156,7 @@ def fit_radii(error_mm: Array, std_mm: Array, case: NDArray[np.bool_]) -> Radius
         case: Which samples belong to the case (n, 14).
 
     Returns:
-        The table whose mean radius of :data:`LEVELS` [0] over the samples is smallest.
+        The table whose radii of :data:`LEVELS` [0] have the best interval score.
     """
     valid = case & np.isfinite(error_mm) & np.isfinite(std_mm)
     pools = _pools(valid.sum(axis=0))
@@ -151,5 +165,7 @@ def fit_radii(error_mm: Array, std_mm: Array, case: NDArray[np.bool_]) -> Radius
         scores = error_mm / np.maximum(std_mm, MINIMUM_STD_MM) ** power
         factors = [[conformal_quantile(scores[:, p][valid[:, p]], level) for level in LEVELS] for p in pools]
         tables.append(RadiusTable(power, np.maximum(np.array(factors), 1e-6)))
-    sizes = [np.mean(t.radii_mm(std_mm)[valid][:, 0]) if valid.any() else math.inf for t in tables]
-    return tables[int(np.argmin(sizes))]
+    if not valid.any():
+        return tables[-1]
+    scores = [interval_score(error_mm[valid], t.radii_mm(std_mm)[valid][:, 0]) for t in tables]
+    return tables[int(np.argmin(np.array(scores)))]

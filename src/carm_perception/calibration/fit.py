@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from carm_perception.answers import nearest_first
 from carm_perception.calibration.abstention import RISKS, doubt, risk_threshold, wrong
-from carm_perception.calibration.conformal import CASES, LEVELS, RadiusTable, case_index, fit_radii
+from carm_perception.calibration.conformal import CASES, LEVELS, RadiusTable, case_index, fit_radii, interval_score
 from carm_perception.calibration.familiarity import Familiarity
 from carm_perception.calibration.fusion import DISAGREEMENTS, REFEREE, SPEAKER, WEIGHTS, Fusion, Joint, Opinion, join
 from carm_perception.calibration.samples import Samples
@@ -117,31 +118,34 @@ def lists(samples: Samples, who: str) -> dict[str, float]:
             hits.append((hit(first, order, 1), hit(first, order, 2)))
         else:
             precisions.append((precision(three, order, 1), precision(three, order, 3)))
-    means = (*np.mean(hits or [(0, 0)], axis=0), *np.mean(precisions or [(0, 0)], axis=0))
+    means = (*np.mean(hits or [(False, False)], axis=0), *np.mean(precisions or [(0.0, 0.0)], axis=0))
     return {key: float(value) for key, value in zip(("hit_1", "hit_2", "p_at_1", "p_at_3"), means, strict=True)}
 
 
 def choose_fusion(samples: Samples, tables: dict[str, Tables]) -> Fusion:
-    """Choose how the two are joined: weights by the mean error, the rest by the mean radius and by the lists."""
+    """Choose how the two are joined: weights by the mean error, the rest by the interval score and by the lists."""
     fusion = Fusion()
     known = np.isfinite(samples.truth_mm).all(-1)
-    for name, case in (("weight_seen", samples.seen), ("weight_inferred", ~samples.seen)):
-        chosen = case & known
-        if chosen.any():
-            errors = []
-            for weight in WEIGHTS:
-                joint = joined(samples, tables, replace(fusion, **{name: weight}))
-                errors.append(np.linalg.norm(joint.place_mm - samples.truth_mm, axis=-1)[chosen].mean())
-            fusion = replace(fusion, **{name: WEIGHTS[int(np.argmin(errors))]})
-    sizes = []
+
+    def best_weight(chosen: Mask, make: Callable[[float], Fusion]) -> Fusion:
+        if not chosen.any():
+            return fusion
+        errors = [_joint_answers(samples, joined(samples, tables, make(w))).error_mm(samples) for w in WEIGHTS]
+        return make(WEIGHTS[int(np.argmin([error[chosen].mean() for error in errors]))])
+
+    fusion = best_weight(known & samples.seen, lambda weight: replace(fusion, weight_seen=weight))
+    fusion = best_weight(known & ~samples.seen, lambda weight: replace(fusion, weight_inferred=weight))
+    scores = []
     for part in DISAGREEMENTS:
         answers = _joint_answers(samples, joined(samples, tables, replace(fusion, disagreement=part)))
         radii = answers.radii_mm(radius_tables(samples, answers))[..., 0]
-        sizes.append(radii[known & np.isfinite(radii)].mean())
+        valid = known & np.isfinite(radii)
+        scores.append(interval_score(answers.error_mm(samples)[valid], radii[valid]))
     orders = {who: lists(samples, who) for who in (SPEAKER, REFEREE)}
     two = max(orders, key=lambda who: orders[who]["hit_1"] + orders[who]["hit_2"])
     three = max(orders, key=lambda who: orders[who]["p_at_1"] + orders[who]["p_at_3"])
-    return replace(fusion, disagreement=DISAGREEMENTS[int(np.argmin(sizes))], localization=two, retrieval=three)
+    part = DISAGREEMENTS[int(np.argmin(np.array(scores)))]
+    return replace(fusion, disagreement=part, localization=two, retrieval=three)
 
 
 def thresholds(samples: Samples, answers: Answers, tables: Tables) -> list[tuple[float, ...]]:
@@ -272,7 +276,7 @@ def check(samples: Samples, strange: tuple[Array, Array], groups: dict[str, Mask
         figures[name] = whole.figures()
         for group, mask in groups.items():
             figures[f"{name}/{group}"] = whole.of_views(mask[index]).figures()
-    shows = samples.in_image.any(-1)[index]
+    shows: Mask = np.asarray(samples.in_image.any(-1))[index]
     figures["strange_with_landmark"] = round(float(abstained[shows].mean()), 4)
     figures["strange_without_landmark"] = round(float(abstained[~shows].mean()), 4) if (~shows).any() else None
     figures["strange_without_body"] = round(float(np.mean(left_alone)), 4)

@@ -157,9 +157,7 @@ def read_calibration(folder: Path) -> Calibration:
         if content["format"] != FORMAT or tuple(content["risks"]) != RISKS:
             raise ValueError(f"format {content['format']} with risks {content['risks']}")
         localizers = {
-            name: LocalizerCalibration(
-                CaseCalibration.from_dict(one["seen"]), CaseCalibration.from_dict(one["inferred"])
-            )
+            name: LocalizerCalibration(tuple(CaseCalibration.from_dict(one[case]) for case in CASES))
             for name, one in content["localizers"].items()
         }
         return Calibration(

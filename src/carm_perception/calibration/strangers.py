@@ -41,7 +41,7 @@ def _leaves(rng: np.random.Generator) -> NDArray[np.uint8]:
         slope = rng.normal(0, 1.5) if rng.random() < 0.5 else 0.0
         image[leaf] = rng.uniform(0, 255) + slope * u[leaf]
     blurred = gaussian_filter(image, rng.uniform(0, 1.5)) + rng.normal(0, rng.uniform(0, 8), image.shape)
-    return np.clip(blurred, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(blurred, 0, 255), np.uint8)
 
 
 def _noise(rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -51,4 +51,4 @@ def _noise(rng: np.random.Generator) -> NDArray[np.uint8]:
     spectrum = np.fft.rfft2(rng.standard_normal(shape)) / frequency ** rng.uniform(0, 2)
     noise = np.fft.irfft2(spectrum, shape)
     noise = (noise - noise.mean()) / noise.std()
-    return np.clip(rng.uniform(20, 230) + rng.uniform(0, 70) * noise, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(rng.uniform(20, 230) + rng.uniform(0, 70) * noise, 0, 255), np.uint8)
