@@ -386,6 +386,20 @@ def test_command_writes_figures_and_a_page(
     assert all(f"<td>{mark.name}</td>" in page for mark in LANDMARKS)
 
 
+def test_the_worst_of_images_without_landmarks_are_of_all_kinds(scripted: Scripted) -> None:
+    frame = XrayFrame(np.zeros((64, 64), np.uint8), 2.4, 0.0)
+    nothing = np.full((14, 2), np.nan)
+    made = [Case("x", frame, nothing, 0, (76.8, 76.8), kind) for kind in KINDS for _ in range(30)]
+
+    def one_by_one() -> Iterator[Case]:
+        for scripted.case in made:
+            yield scripted.case
+
+    result = evaluate(scripted, suite("falsification"), 0, one_by_one())
+    assert {worst.case.kind for worst in result.worst} == set(KINDS)
+    assert len(result.worst) == KEPT
+
+
 def test_a_ct_with_few_landmarks(scripted: Scripted) -> None:
     marks = np.full((14, 2), np.nan)
     marks[[9, 10]] = [[5.0, 60.0], [1.0, 0.0]]

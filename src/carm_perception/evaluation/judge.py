@@ -43,7 +43,8 @@ class Worst:
         target: Landmark asked for; 0: none.
         answer_ids: Landmarks of the answer.
         answer_mm: Displacement of the answer, or None.
-        badness_mm: Distance of the answer from the truth, or of the landmark that it named from the image center.
+        badness_mm: Distance of the answer from the truth, or of the landmark that it named from the image center;
+            infinite when nobody knows where that landmark is.
     """
 
     case: Case
@@ -141,9 +142,15 @@ def _ask_list(localizer: Localizer, case: Case, index: int, protocol: Protocol, 
     answer = order_of(reply)
     unknown = case.unknown if truth else frozenset()
     result.records.append(ListRecord(index, protocol, status_of(reply), truth, answer, seconds, case.kind, unknown))
-    if answer and (case.kind or (protocol is Protocol.LOCALIZATION and truth[0] not in answer[:2])):
-        distance = float(np.linalg.norm(case.displacement_mm[answer[0] - 1]))
-        _keep(result, Worst(case, protocol, 0, answer, None, distance if np.isfinite(distance) else 0.0))
+    if protocol is not Protocol.LOCALIZATION or not answer or (truth and truth[0] in answer[:2]):
+        return
+    distance = float(np.linalg.norm(case.displacement_mm[answer[0] - 1])) if truth else _spread(index)
+    _keep(result, Worst(case, protocol, 0, answer, None, distance if np.isfinite(distance) else np.inf))
+
+
+def _spread(index: int) -> float:
+    """Place of an image without landmarks among the worst: the golden ratio's multiples pick evenly from all kinds."""
+    return index * 0.6180339887 % 1
 
 
 def _point(localizer: Localizer, case: Case, index: int, target: int, result: Evaluation) -> None:

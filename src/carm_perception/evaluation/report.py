@@ -45,7 +45,7 @@ _STYLE = """body{font:14px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1
 table{border-collapse:collapse;margin:1em 0;font-size:12.5px}td,th{border:1px solid #ccc;padding:3px 7px}
 td,th{text-align:right}
 th{background:#f3f3f3}td:first-child,th:first-child{text-align:left}img{max-width:100%;margin:.5em 0}
-.row{display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start}small{color:#666}.scroll{overflow-x:auto}"""
+.row{display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start}small{color:#666;white-space:nowrap}td:first-child{white-space:nowrap}.scroll{overflow-x:auto}"""
 
 
 def write_report(folder: Path, evaluations: Sequence[Evaluation], document: Mapping[str, Any]) -> Path:
@@ -130,7 +130,7 @@ def _cell(figures: Mapping[str, Any], name: str) -> str:
         return str(value)
     text = f"{value:.1f}" if name.endswith(("_mm", "_ms")) else f"{value:.3f}"
     interval = figures.get(f"{name}_ci95")
-    return text if interval is None else f"{text}<br><small>{interval[0]:.3f} to {interval[1]:.3f}</small>"
+    return text if interval is None else f"{text}<br><small>{interval[0]:.2f} to {interval[1]:.2f}</small>"
 
 
 def _summary(results: Mapping[str, Mapping[str, Any]]) -> str:
