@@ -294,6 +294,7 @@ class CollisionModel:
         knots: ArrayLike,
         limit_m: float | None = None,
         resolution: float = 0.2,
+        most_evaluations: int = 20_000,
     ) -> PathCheck:
         """Check a whole path, and find its smallest clearance.
 
@@ -303,6 +304,7 @@ class CollisionModel:
             knots: progresses at which to look first, from 0 to 1.
             limit_m: smallest clearance allowed, m; None: that of the margins.
             resolution: the smallest clearance is found to this accuracy, as a share of it.
+            most_evaluations: a path that grazes something for long is given up after so many positions.
 
         Raises:
             CollisionError: the path comes closer than allowed, or so close that it cannot be told apart.
@@ -312,7 +314,7 @@ class CollisionModel:
         progresses = np.asarray(knots, dtype=np.float64)
         for low, high in pairwise(progresses):
             search.add(float(low), float(high))
-        bound = search.refine(resolution)
+        bound = search.refine(resolution, most_evaluations)
         _, at = search.closest
         return PathCheck(self.clearance(position(at)), search.people_m, at, bound, search.evaluations)
 
@@ -363,7 +365,7 @@ class _Search:
         bound = min(*ends, (sum(ends) - motion) / 2)
         heapq.heappush(self._heap, (bound, low, high, motion))
 
-    def refine(self, resolution: float) -> float:
+    def refine(self, resolution: float, most_evaluations: int) -> float:
         if not self._heap:
             return self.at(0.0).distance_m
         while True:
@@ -371,7 +373,7 @@ class _Search:
             closest, at = self.closest
             if bound >= self._limit_m and bound >= closest.distance_m - resolution * abs(closest.distance_m):
                 return bound
-            if motion < _SHORTEST_MOTION_M:
+            if motion < _SHORTEST_MOTION_M or self.evaluations >= most_evaluations:
                 self._refuse(at)
             heapq.heappop(self._heap)
             middle = (low + high) / 2

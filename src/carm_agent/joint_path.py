@@ -205,7 +205,7 @@ class JointPath:
     def _timed_line(
         self, piece: _Piece, before: float, after: float, scaling: float
     ) -> tuple[Array, Array, Array, Array] | None:
-        moving = np.abs(piece.before) > 0.0
+        moving = np.abs(piece.before) > _NO_TRAVEL_S
         acceleration = _tightest([joint.acceleration for joint in self.carm.joints], piece.before, moving)
         jerk = _tightest([joint.jerk for joint in self.carm.joints], piece.before, moving)
         return timed_line(piece.length, (before, after), scaling, acceleration, jerk)

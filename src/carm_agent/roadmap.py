@@ -22,6 +22,8 @@ _SEED = 1
 _BUFFER_M = 0.01
 """Sampled positions keep this much more clearance than needed, so that the rounded, continuous path does as well."""
 _RANGE_M = 0.5
+_MOST_EVALUATIONS = 400
+"""A path that needs more positions than this to be told from a collision is not taken."""
 _RESOLUTION_M = 0.04
 _SHORTCUTS = 40
 _SPLIT_WIGWAG_RAD = np.radians(2.0)
@@ -42,7 +44,7 @@ def certified(model: CollisionModel, waypoints: list[Array], limit_m: float) -> 
         CollisionError: it comes too close.
     """
     path = JointPath(model.carm, waypoints)
-    return path, model.check_path(path.position, path.travel, path.knots, limit_m)
+    return path, model.check_path(path.position, path.travel, path.knots, limit_m, most_evaluations=_MOST_EVALUATIONS)
 
 
 def straight(carm: CArm, start: Array, goal: Array) -> list[Array]:
