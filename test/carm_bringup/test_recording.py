@@ -166,6 +166,7 @@ def test_a_full_disk_leaves_a_readable_bag_and_one_line(tmp_path: Path) -> None:
 
 def test_a_device_without_space_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bag = write_numbers(tmp_path / "bag", 10, close=False)
+    monkeypatch.setattr("time.monotonic", lambda: 1e9)
 
     def full(self: Path, *_: object, **__: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -2,6 +2,7 @@
 """The reference bag replayed: identical as it is, a readable difference when something is changed, robust otherwise."""
 
 import copy
+import dataclasses
 import importlib
 import json
 import shutil
@@ -148,6 +149,35 @@ def test_a_small_change_of_distance_shows_in_the_numbers(bag: Bag) -> None:
         recorded.message.feedback.distance += np.float32(0.0005)
     (report,) = reports(bag, "agent")
     assert any("distance:" in line for line in report.differences[0].splitlines())
+
+
+def test_frames_that_came_by_themselves_are_passed_over(bag: Bag) -> None:
+    """As during fluoroscopy: of all frames the agent looked at the one about whose target an answer came then."""
+    images = bag.of("/carm/xray/image")
+    for recorded in list(images):
+        earlier = copy.deepcopy(recorded)
+        earlier.message.header.stamp.nanosec -= 2_000
+        images.append(earlier)
+    (report,) = reports(bag, "agent")
+    assert report.identical, report.differences
+
+
+def test_a_cancel_ends_the_replayed_task_too(bag: Bag) -> None:
+    feedback = bag.of("/carm/navigate/_action/feedback")
+    end_ns = feedback[0].sent_ns + 1
+    (result,) = [m for m in bag.of("/carm/agent/dialogue") if m.message.kind == 4]
+    result.message.reason = "canceled by the client"
+    result.message.text = (
+        "Canceled by the client. T12 is not confirmed in the center; the arm is at rest, after 0 exposures."
+    )
+    status = bag.of("/carm/navigate/_action/status")
+    status[-1].message.status_list[-1].status = 5
+    for topic in ("/carm/agent/dialogue", "/carm/navigate/_action/feedback", "/carm/navigate/_action/status"):
+        bag.messages[topic] = [m for m in bag.of(topic) if m.sent_ns <= end_ns]
+    bag.messages["/carm/agent/dialogue"] = [dataclasses.replace(result, sent_ns=end_ns)]
+    bag.messages["/carm/navigate/_action/status"] = [dataclasses.replace(status[-1], sent_ns=end_ns)]
+    (report,) = reports(bag, "agent")
+    assert report.identical, report.differences
 
 
 def test_tasks_begun_by_a_sentence_are_compared_by_what_was_said(bag: Bag) -> None:

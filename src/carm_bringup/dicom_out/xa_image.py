@@ -21,6 +21,8 @@ DGYCM2_PER_GYM2 = 1e5
 """Unit of the image's dose-area product (0018,115E): dGy cm²."""
 _LETTERS = (("H", "F"), ("R", "L"), ("A", "P"))
 """Letters for the positive and the negative direction of the axes of frame ``table``; the patient is supine."""
+_WINDOW = (1.0, 95.0)
+"""Percentiles of the field's signal between which the window lies; above is mostly bare beam."""
 _OBLIQUE = 0.2
 """Smallest component of a unit vector that gets a letter of its own."""
 
@@ -143,6 +145,8 @@ def _add_pixels(out: Dataset, frames: Sequence[XrayExposure]) -> None:
     out.PixelIntensityRelationship = "LIN"
     out.LossyImageCompression = "00"
     out.BurnedInAnnotation = "NO"
-    low, high = np.percentile(pixels, [1, 99])
+    left, top, right, bottom = frames[0].field_px
+    field = pixels[0, top:bottom, left:right]
+    low, high = np.percentile(field if field.size else pixels, _WINDOW)
     out.WindowCenter, out.WindowWidth = decimal(round((low + high) / 2)), decimal(max(1, round(high - low)))
     out.compress(JPEGLSLossless, pixels if len(frames) > 1 else pixels[0], generate_instance_uid=False)

@@ -36,7 +36,9 @@ from carm_core.errors import CarmError
 _FLUSH_S = 0.5
 _DISCOVERY_S = 0.2
 _PARAMETERS_S = 1.0
-_DEPTH = 100
+_DEPTH = 1000
+_IMAGE_DEPTH = 50
+_DRAIN_S = 0.5
 _LANDMARKS = "carm_interfaces/msg/LandmarkArray"
 
 
@@ -132,7 +134,7 @@ class RecorderNode(Node):
         channel = self.bag.add_topic(topic, type_name, text, offered, type_hash)
         reliable, latched = topics.hears_all(offered)
         profile = QoSProfile(
-            depth=_DEPTH,
+            depth=_IMAGE_DEPTH if type_name.endswith("Image") else _DEPTH,
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
         )
@@ -229,6 +231,9 @@ def _spin(node: RecorderNode, options: RecorderOptions, closing: threading.Event
     try:
         while not closing.is_set() and not 0 < options.duration_s <= time.monotonic() - begin:
             executor.spin_once(timeout_sec=0.1)
+        last = time.monotonic() + _DRAIN_S
+        while time.monotonic() < last:
+            executor.spin_once(timeout_sec=0.0)
         recorded = node.topics
         node.close()
     except CarmError as error:

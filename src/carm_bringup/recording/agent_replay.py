@@ -10,7 +10,9 @@ the replayed one is, too, and its last words are compared.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 
 from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRestError, StoppedError
 from carm_agent.navigator import Navigator
+from carm_agent.obstacles import Obstacles
 from carm_agent.parameters import AgentParameters
 from carm_agent.planner import Planner
 from carm_agent.ports import Acquisition, Arm, Clock, Imager, Interrupt
@@ -35,6 +38,8 @@ from carm_core.localization import Localization, Localizer, Query
 from carm_core.trajectory import Trajectory
 
 _LATCHED = "stop is latched"
+_GAP_NS = 200_000_000
+_EXPOSURES = re.compile(r"after (\d+) exposure")
 
 
 class _Recording:
@@ -43,13 +48,16 @@ class _Recording:
     Attributes:
         task: The task.
         frames: Frames and joint states of the bag.
+        answers: (Stamp, landmark, when it was sent) to the localizer's answer.
+        target: Landmark that is looked for; 0 when it is unknown.
         interrupt: Trips where the recorded task was ended from outside.
         progress: Steps that the replayed task has told so far.
         used: Frames that it has seen.
     """
 
-    def __init__(self, task: RecordedTask, frames: Frames, answers: dict[tuple[int, int], Any]) -> None:
+    def __init__(self, task: RecordedTask, frames: Frames, answers: dict[tuple[int, int, int], Any]) -> None:
         self.task, self.frames, self.answers = task, frames, answers
+        self.target = _target(task)
         self.interrupt = Interrupt()
         self.progress: list[Progress] = []
         self.used: list[RecordedFrame] = []
@@ -61,6 +69,33 @@ class _Recording:
         if step is not None:
             return step.sent_ns
         return max(self.task.begin_ns, self.used[-1].stamp_ns if self.used else 0)
+
+    def next_frame(self) -> RecordedFrame | None:
+        """Return the frame that the recorded task saw next; None when it saw no more.
+
+        During fluoroscopy frames come by themselves: it is the first one after the step that the target was then
+        looked for in.
+        """
+        task, step = self.task, len(self.progress)
+        taken = _EXPOSURES.search(task.summary)
+        if taken is not None and len(self.used) >= int(taken[1]):
+            return None
+        last_ns = self.used[-1].stamp_ns if self.used else 0
+        after_ns = max(last_ns, self.now_ns if task.feedback else task.begin_ns)
+        coming = [frame for frame in self.frames.frames if after_ns < frame.stamp_ns <= task.end_ns]
+        looking, then = task.step(step), task.step(step + 1)
+        if looking is not None:
+            until_ns = task.end_ns if then is None else then.sent_ns
+            asked = {
+                s for s, target, sent in self.answers if target == self.target and looking.sent_ns <= sent <= until_ns
+            }
+            coming = [frame for frame in coming if frame.stamp_ns in asked] or coming
+        return coming[0] if coming else None
+
+    def answer(self, target_id: int) -> Any:
+        """Return the recorded answer about a landmark in the frame that was seen last; None when there is none."""
+        stamp = self.used[-1].stamp_ns
+        return next((m for (s, t, _), m in reversed(self.answers.items()) if (s, t) == (stamp, target_id)), None)
 
     def tell(self, progress: Progress) -> None:
         """Take a step of the replayed task; end the task where the recorded one was ended."""
@@ -84,6 +119,13 @@ class _Recording:
         return kind(reason)
 
 
+def _target(task: RecordedTask) -> int:
+    try:
+        return task.goal.landmark().id
+    except CarmError:
+        return 0
+
+
 def _was_stopped(task: RecordedTask) -> bool:
     reason = task.reason.lower()
     return "stop" in reason and ("pressed" in reason or "clinician said" in reason or "latched" in reason)
@@ -97,9 +139,7 @@ class _Imager(Imager):
         from carm_agent.nodes.conversions import frame_from_messages
 
         recording = self._recording
-        last_ns = recording.used[-1].stamp_ns if recording.used else 0
-        asked_ns = max(recording.now_ns, last_ns) if recording.task.feedback else max(recording.task.begin_ns, last_ns)
-        recorded = next((f for f in recording.frames.frames if asked_ns < f.stamp_ns <= recording.task.end_ns), None)
+        recorded = recording.next_frame()
         positions = None if recorded is None else recording.frames.positions_at(recorded.stamp_ns)
         if recorded is None or positions is None:
             raise recording.over(ImagingError)
@@ -119,10 +159,9 @@ class _Answers(Localizer):
         from carm_agent.nodes.conversions import localization_from_result
 
         recording = self._recording
-        key = (recording.used[-1].stamp_ns, query.target_id or 0)
-        if key not in recording.answers:
+        message = recording.answer(query.target_id or 0)
+        if message is None:
             raise recording.over(LocalizerError)
-        message = recording.answers[key]
         code = 4 if message.abstained else 0 if len(message.landmarks) else 3
         return localization_from_result(SimpleNamespace(landmarks=message, error_code=code, error_msg=""), query)
 
@@ -177,17 +216,22 @@ def replay_agent(bag: Bag, prefix: str, frames: Frames, wait: Callable[[int], No
     if not frames.positions:
         report.notes.append("no joint states: the agent is not replayed")
         return report
-    answers = {(stamp_ns(m.message), int(m.message.target_id)): m.message for m in bag.of(f"{prefix}landmarks")}
+    gaps = sum(b - a > _GAP_NS for a, b in pairwise(frames.joint_stamps_ns))
+    if gaps:
+        report.notes.append(f"{gaps} gaps in the joint states: numbers may differ by what the arm moved in between")
+    answers = {
+        (stamp_ns(m.message), int(m.message.target_id), m.sent_ns): m.message for m in bag.of(f"{prefix}landmarks")
+    }
     for task in find_tasks(bag, prefix, report):
         name = _name(task)
         if task.result is None:
             report.notes.append(f"{name}: the bag ends before the task does; what there is is compared")
-        if task.reason.startswith(_LATCHED):
+        if task.reason.startswith(_LATCHED) and not (task.feedback or task.said):
             report.notes.append(f"{name}: not started, stop was latched")
             continue
         recording = _Recording(task, frames, answers)
         navigator = Navigator(
-            Planner(carm, parameters.velocity_scaling),
+            _planner(bag, prefix, carm, parameters, task.begin_ns),
             _Imager(recording, carm),
             _Answers(recording),
             _Arm(recording),
@@ -208,6 +252,18 @@ def replay_agent(bag: Bag, prefix: str, frames: Frames, wait: Callable[[int], No
         if lines:
             report.differences.append("\n".join([f"{name}:", *lines]))
     return report
+
+
+def _planner(bag: Bag, prefix: str, carm: CArm, parameters: AgentParameters, time_ns: int) -> Planner:
+    """Return the planner among the surroundings that the node knew at a time."""
+    from carm_agent.nodes.surroundings import make_planner, surface_from_message
+
+    planner = make_planner(carm, parameters)
+    surface = bag.before(f"{prefix}patient_surface", time_ns)
+    if surface is not None and planner.collision is not None:
+        staff = planner.collision.obstacles.staff
+        planner.set_obstacles(Obstacles(surface_from_message(surface.message), staff=staff))
+    return planner
 
 
 def _name(task: RecordedTask) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,9 @@ from carm_bringup.recording.errors import BagWriteError
 VERSION = 9
 """Version of ``metadata.yaml`` in ROS 2 Jazzy."""
 _CHUNK_BYTES = 4 << 20
+_METADATA_S = 2.0
 _LIBRARY = "carm record"
+_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 @dataclass
@@ -61,6 +64,7 @@ class BagWriter:
         self._schemas: dict[str, int] = {}
         self._first_ns, self._last_ns = 0, 0
         self._good_size = 0
+        self._metadata_due_s = 0.0
         try:
             folder.mkdir(parents=True)
             self._stream = self.file.open("wb")
@@ -134,7 +138,7 @@ class BagWriter:
         self._custom[key] = value
 
     def flush(self) -> None:
-        """Hand everything so far to the operating system and bring ``metadata.yaml`` up to date.
+        """Hand everything so far to the operating system; ``metadata.yaml`` follows every few seconds.
 
         Raises:
             BagWriteError: The disk is full, or the file cannot be written for another reason.
@@ -142,7 +146,9 @@ class BagWriter:
         try:
             self._writer.flush()
             self._good_size = self._stream.tell()
-            self._write_metadata()
+            if time.monotonic() >= self._metadata_due_s:
+                self._write_metadata()
+                self._metadata_due_s = time.monotonic() + _METADATA_S
         except OSError as error:
             raise self._failed(error) from error
 
@@ -174,8 +180,9 @@ class BagWriter:
         return BagWriteError(self.folder, _reason(error), self.messages)
 
     def _write_metadata(self) -> None:
+        text = yaml.dump(self._metadata(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
         beside = self.folder / ".metadata.yaml"
-        beside.write_text(yaml.safe_dump(self._metadata(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        beside.write_text(text, encoding="utf-8")
         beside.replace(self.folder / "metadata.yaml")
 
     def _metadata(self) -> dict[str, Any]:
