@@ -56,6 +56,7 @@ class Ticket:
         reply: The localizer's reply.
         message: Why there is no answer; empty when there is one.
         done: Set when it has ended.
+        on_end: Called once when it has ended, on any thread, with the service's lock held: it must return at once.
     """
 
     query: Query
@@ -67,6 +68,7 @@ class Ticket:
     reply: Localization | None = None
     message: str = ""
     done: threading.Event = field(default_factory=threading.Event)
+    on_end: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ class LocalizationService:
                 self._frames.popitem(last=False)
             self._changed.notify_all()
 
-    def ask(self, query: Query, stamp_s: float | None = None) -> Ticket:
+    def ask(self, query: Query, stamp_s: float | None = None, on_end: Callable[[], None] | None = None) -> Ticket:
         """Ask a question; those that still wait are superseded, unless they name the same frame.
 
         A command supersedes a command, and nothing else.
@@ -166,8 +168,9 @@ class LocalizationService:
         Args:
             query: The question.
             stamp_s: Stamp of the frame to use, s; None: the newest.
+            on_end: As in :class:`Ticket`.
         """
-        ticket = Ticket(query, stamp_s)
+        ticket = Ticket(query, stamp_s, on_end=on_end)
         with self._changed:
             if query.protocol is Protocol.COMMAND:
                 earlier, self._command = [self._command] if self._command else [], ticket
@@ -204,6 +207,8 @@ class LocalizationService:
         if ticket is not None and ticket.outcome is None:
             ticket.outcome, ticket.message = outcome, message
             ticket.done.set()
+            if ticket.on_end is not None:
+                ticket.on_end()
 
     def _run(self) -> None:
         localizer: Localizer | None = None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Localizer node: every new X-ray image to landmarks, and questions about images.
 
-The executor's threads only hand images and questions over and wait; the localizer works on the service's thread.
+The executor's threads only hand images and questions over and never wait; the localizer works on the service's thread.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import rclpy
 from builtin_interfaces.msg import Time
@@ -28,6 +29,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from carm_core.errors import CarmError, LocalizerError, UnknownNameError
@@ -85,6 +87,8 @@ class LocalizerNode(Node):
         self._pending: OrderedDict[float, Image] = OrderedDict()
         self._focal_px: OrderedDict[float, tuple[float, int]] = OrderedDict()
         self._stamps: OrderedDict[float, Time] = OrderedDict()
+        self._open: dict[Ticket, ServerGoalHandle] = {}
+        self._told: WeakKeyDictionary[Ticket, bool] = WeakKeyDictionary()
         self._service = LocalizationService(
             lambda: make_localizer(self._settings.localizer, self._settings.options()),
             self._publish,
@@ -107,6 +111,7 @@ class LocalizerNode(Node):
         )
         self.create_timer(1.0, self._publish_diagnostics)
         self.create_timer(0.2, self._watch_service)
+        self.create_timer(_CANCEL_LATENCY_S, self._watch_questions)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._service.start()
 
@@ -216,7 +221,8 @@ class LocalizerNode(Node):
         if self._settings.overlay and self._overlay.get_subscription_count():
             self._overlay.publish(messages.rgb_image(stamp, draw(frame, reply)))
 
-    def _execute(self, handle: ServerGoalHandle) -> Localize.Result:
+    async def _execute(self, handle: ServerGoalHandle) -> Localize.Result:
+        """Answer one goal; no thread of the executor waits for the localizer."""
         goal, result = handle.request, Localize.Result()
         try:
             query = goal_query(goal)
@@ -227,19 +233,23 @@ class LocalizerNode(Node):
         if query.target_id:
             self._target = query.target_id
         stamp = messages.seconds(goal.stamp)
-        ticket = self._service.ask(query, stamp or None)
-        self._wait(handle, ticket)
+        executor = self.executor
+        ended = Future(executor=executor)
+        ticket = self._service.ask(query, stamp or None, lambda: executor.create_task(ended.set_result, None))
+        self._open[ticket] = handle
+        await ended
+        del self._open[ticket]
         return self._result(handle, ticket, result)
 
-    def _wait(self, handle: ServerGoalHandle, ticket: Ticket) -> None:
-        told = ""
-        while not ticket.done.wait(_CANCEL_LATENCY_S):
+    def _watch_questions(self) -> None:
+        """Give up what is canceled; tell what is going on."""
+        for ticket, handle in list(self._open.items()):
             if handle.is_cancel_requested or self._closing.is_set():
                 self._service.cancel(ticket)
-            stage = "running" if ticket.running else "queued"
-            if stage != told:
-                told = stage
+            elif self._told.get(ticket) != ticket.running:
+                self._told[ticket] = ticket.running
                 elapsed = time.monotonic() - ticket.asked_s
+                stage = "running" if ticket.running else "queued"
                 handle.publish_feedback(Localize.Feedback(stage=stage, elapsed_s=elapsed))
 
     def _result(self, handle: ServerGoalHandle, ticket: Ticket, result: Localize.Result) -> Localize.Result:
