@@ -424,6 +424,8 @@ def test_commands_refuse_bad_input_in_one_line(tmp_path: Path) -> None:
         parse(commands.add_correction_arguments, "--cases 0")
     with pytest.raises(SystemExit):
         parse(commands.add_localize_arguments, "--maximum-std -1")
+    with pytest.raises(SystemExit):
+        parse(commands.add_localize_arguments, "--maximum-risk 1")
 
 
 def test_correction_command(scripted: Scripted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,13 @@ def _length(text: str) -> float:
     return value
 
 
+def _share(text: str) -> float:
+    value = _length(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share from 0 to 1")
+    return value
+
+
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--localizer",
@@ -54,7 +62,13 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         type=_length,
         default=0.0,
         metavar="MM",
-        help="abstain above this standard deviation (0: the localizer's own rule)",
+        help="abstain from pointing above this standard deviation (0: never for this reason)",
+    )
+    parser.add_argument(
+        "--maximum-risk",
+        type=_share,
+        metavar="SHARE",
+        help="abstain so that no more than this share of the answers is wrong; 0: never (the localizer's default)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
 
@@ -118,6 +132,8 @@ def _localizer(name: str, args: argparse.Namespace) -> Any:
     from carm_perception.registry import LocalizerOptions, make_localizer
 
     options = LocalizerOptions(folder=args.model, threads=args.threads, maximum_std_mm=args.maximum_std)
+    if args.maximum_risk is not None:
+        options = replace(options, maximum_risk=args.maximum_risk)
     return make_localizer(name, options)
 
 
