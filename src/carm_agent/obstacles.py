@@ -103,14 +103,18 @@ class Surface:
             Points (N, 3) of each column, m; every triangle lies in the hulls of the columns that it touches.
         """
         fine = _subdivided(self.vertices_m[self.triangles])
-        cells: dict[tuple[int, int], list[Array]] = {}
         low = np.floor(fine[:, :, :2].min(axis=1) / _CELL_M + 1e-9).astype(int)
-        high = np.floor(fine[:, :, :2].max(axis=1) / _CELL_M - 1e-9).astype(int)
-        for triangle, first, last in zip(fine, low, high, strict=True):
-            for i in range(first[0], max(first[0], last[0]) + 1):
-                for j in range(first[1], max(first[1], last[1]) + 1):
-                    cells.setdefault((i, j), []).append(triangle)
-        return [np.unique(np.concatenate(cells[key]).round(6), axis=0) for key in sorted(cells)]
+        high = np.maximum(low, np.floor(fine[:, :, :2].max(axis=1) / _CELL_M - 1e-9).astype(int))
+        cells, owners = [], []
+        for shift in ((0, 0), (0, 1), (1, 0), (1, 1)):  # an edge is shorter than a cell
+            touched = np.flatnonzero((low + shift <= high).all(axis=1))
+            cells.append(low[touched] + shift)
+            owners.append(touched)
+        _, numbers = np.unique(np.concatenate(cells), axis=0, return_inverse=True)
+        order = np.argsort(numbers.ravel(), kind="stable")
+        members = fine[np.concatenate(owners)[order]]
+        borders = np.flatnonzero(np.diff(numbers.ravel()[order])) + 1
+        return [group.reshape(-1, 3) for group in np.split(members, borders)]
 
 
 def _subdivided(triangles: Array) -> Array:

@@ -108,7 +108,7 @@ def test_way_around_is_found_and_clear_all_along() -> None:
 
 
 def test_what_cannot_be_reached_is_refused_in_time() -> None:
-    wall = box((0.0, -3.0, -0.9), (0.02, 3.0, 2.5))
+    wall = box((0.0, -1.6, -0.9), (0.02, 1.6, 1.9))
     start, goal = view((-0.45, 0.0, 0.15), 0, 0), view((0.45, 0.0, 0.15), 0, 0)
     model = CollisionModel(CARM, Obstacles(wall, assume_patient=False))
     if min(model.clearance(q).distance_m for q in (start, goal)) < 0.02:
