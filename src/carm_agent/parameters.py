@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from carm_agent.task import NavigatorConfig
 from carm_core.parameters import parameter
 
+NO_HEAD = "none"
+"""Stands for no larger language model."""
+
 
 @dataclass(frozen=True)
 class AgentParameters:
@@ -65,7 +68,7 @@ class AgentParameters:
     )
 
     head_url: str = parameter(
-        "", "OpenAI-compatible API of a larger language model that acts by tools; empty: none", read_only=True
+        NO_HEAD, "OpenAI-compatible API of a larger language model that acts by tools; none: no such", read_only=True
     )
     head_model: str = parameter("default", "name of that model on its server", read_only=True)
     head_reply_timeout_s: float = parameter(

@@ -93,6 +93,8 @@ ARGUMENTS: tuple[Argument, ...] = (
         " regression, a Hugging Face id or folder, openai (a server), or oracle",
     ),
     Argument("server_url", "http://127.0.0.1:8000/v1", "localizer:=openai: address of the OpenAI-compatible server"),
+    Argument("confirm", False, "true: the agent asks before each motion"),
+    Argument("head_url", "none", "OpenAI-compatible server of a larger model that acts by tools"),
     Argument("simulator", "embedded", "what stands in for hardware", choices=("embedded",)),
     Argument("headless", False, "true: open no windows"),
     Argument("record", False, "true: record the session as a bag (rosbag2, mcap) into ./recordings"),
@@ -133,7 +135,7 @@ NODES: tuple[NodeSpec, ...] = (
         "localizer.yaml",
         {"localizer": "localizer", "patient": "patient", "server_url": "server_url"},
     ),
-    NodeSpec("agent_node", "agent_node", "agent.yaml"),
+    NodeSpec("agent_node", "agent_node", "agent.yaml", {"confirm_moves": "confirm", "head_url": "head_url"}),
 )
 
 

@@ -3,8 +3,8 @@
 
     python room.py REPLY DELAY_S X Y Z
 
-REPLY is right, silent, malformed or mistaken (about sentences: it takes each for the skull); DELAY_S is how long an answer takes; X Y Z is every landmark's place in frame
-`table`, mm.
+REPLY is right, silent, malformed, mistaken (about sentences: it takes each for the skull) or late (about images: it
+answers for an earlier one); DELAY_S is how long an answer takes; X Y Z is every landmark's place in frame `table`, mm.
 """
 
 import contextlib
@@ -97,6 +97,8 @@ class Room(Node):
             mark.displacement = (displacement / 1000.0).astype(np.float32)
             result.landmarks.landmarks = [mark]
         result.landmarks.header.stamp = request.stamp
+        if self.reply == "late":
+            result.landmarks.header.stamp.sec -= 1
         if result.error_code:
             handle.abort()  # type: ignore[attr-defined]
         else:

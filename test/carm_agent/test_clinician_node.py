@@ -149,6 +149,15 @@ def test_cancel_during_inference_leaves_the_arm_at_rest_within_300_ms(start: Sta
     assert "Nothing is under way" in client.say("status").text
 
 
+def test_an_answer_about_another_image_is_dropped(start: Start) -> None:
+    client = start(NEAR, "late")
+    before = isocenter_mm(client)
+    wrapped = client.run(client.navigator, Navigate.Goal(target_id=11))
+    assert wrapped.result.error_code == NavigationCode.LOCALIZER
+    assert "not about" in wrapped.result.error_msg
+    assert isocenter_mm(client) == pytest.approx(before, abs=1.0)
+
+
 def test_no_motion_without_a_yes_where_this_is_wanted(start: Start) -> None:
     client = start(NEAR, "right", 0.05, "confirm_moves:=true")
     before = isocenter_mm(client)

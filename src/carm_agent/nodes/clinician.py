@@ -21,6 +21,7 @@ from carm_agent.errands import Errand
 from carm_agent.head import HeadCode, HeadResult
 from carm_agent.mover import MoveCode, MoveResult
 from carm_agent.nodes.head_desk import HeadDesk
+from carm_agent.parameters import NO_HEAD
 from carm_agent.ports import Interrupt
 from carm_agent.reader import Topic, read
 from carm_agent.stopping import is_stop
@@ -50,7 +51,7 @@ class Clinician(Hands):
         self.moves_consent = Consent(
             lambda question: node.say(Utterance.KIND_QUESTION, question), settings.confirm_timeout_s
         )
-        self._head = HeadDesk(node) if settings.head_url else None
+        self._head = HeadDesk(node) if settings.head_url not in ("", NO_HEAD) else None
         self._queued: tuple[Errand | None, str] | None = None
         self._asked: tuple[int, Any] | None = None
         self._before: tuple[float, ...] | None = None

@@ -250,13 +250,22 @@ class RosLocalizer(_Port, Localizer):
             self._interrupt.wait_for(lambda: False, _RESEND_S)  # the frame is still on its way to the localizer
         if result.error_code == Localize.Result.ERROR_INVALID_GOAL:
             raise LocalizerError(f"the localizer refuses the question: {result.error_msg}")
+        asked_ns, told_ns = nanoseconds(goal.stamp), nanoseconds(result.landmarks.header.stamp)
+        if asked_ns and told_ns and asked_ns != told_ns:
+            raise LocalizerError(
+                f"the localizer answered about the image of {told_ns} ns, not about that of {asked_ns} ns"
+            )
         return localization_from_result(result, query)
 
     def _ask(self, goal: Any) -> Any:
         parameters = self._parameters
         sent = self._graph.localize.send_goal_async(goal)
-        if not self._wait_future(sent, parameters.server_timeout_s):
-            raise LocalizerError(f"the localizer did not take the question in {parameters.server_timeout_s} s")
+        try:
+            if not self._wait_future(sent, parameters.server_timeout_s):
+                raise LocalizerError(f"the localizer did not take the question in {parameters.server_timeout_s} s")
+        except CarmError:
+            sent.add_done_callback(lambda late: late.result().accepted and late.result().cancel_goal_async())
+            raise
         handle = sent.result()
         if not handle.accepted:
             raise LocalizerError("the localizer refuses the question")
