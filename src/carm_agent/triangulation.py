@@ -14,9 +14,10 @@ from carm_core.geometry import XrayView
 from carm_core.transforms import Array
 
 MIN_ANGLE_DEG = 30.0
-"""Two rays that meet at less than this tell too little of the depth, deg."""
+"""Two views that differ by less than this tell too little of the depth, deg."""
 _MAX_MISS_STD = 4.0
 _ITERATIONS = 3
+_ROUNDING_DEG = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ class Triangulation:
     Attributes:
         point_mm: (3,), frame `table`, mm.
         covariance_mm2: (3, 3), mm².
-        angle_deg: largest angle at which two rays meet, deg.
+        angle_deg: largest angle by which two views differ, deg.
         miss_mm: root mean square distance of the rays from the point, mm.
     """
 
@@ -64,9 +65,9 @@ class Triangulation:
         return float(math.sqrt(np.linalg.eigvalsh(self.covariance_mm2)[-1]))
 
 
-def rays_angle_deg(first: Sighting, second: Sighting) -> float:
-    """Return the angle between the lines of two sightings, 0 to 90 deg; opposite views are the same line."""
-    cosine = abs(float(first.ray[1] @ second.ray[1]))
+def views_angle_deg(first: Sighting, second: Sighting) -> float:
+    """Return the angle by which two sightings' views differ, 0 to 90 deg; opposite views look along the same line."""
+    cosine = abs(float(first.view.forward @ second.view.forward))
     return math.degrees(math.acos(min(1.0, cosine)))
 
 
@@ -79,7 +80,7 @@ def triangulate(sightings: Sequence[Sighting], min_angle_deg: float = MIN_ANGLE_
 
     Args:
         sightings: of the same landmark.
-        min_angle_deg: two of the rays must meet at this angle at least, deg.
+        min_angle_deg: two of the views must differ by this angle at least, deg.
 
     Raises:
         GoalError: fewer than two sightings, numbers that are not finite, views too much alike, rays that miss each
@@ -90,8 +91,8 @@ def triangulate(sightings: Sequence[Sighting], min_angle_deg: float = MIN_ANGLE_
     for sighting in sightings:
         if not np.isfinite([*sighting.displacement_mm, sighting.std_mm]).all() or sighting.std_mm <= 0:
             raise GoalError(f"a sighting is not finite: {sighting.displacement_mm} mm, std {sighting.std_mm} mm")
-    angle = max(rays_angle_deg(a, b) for i, a in enumerate(sightings) for b in sightings[i + 1 :])
-    if angle < min_angle_deg:
+    angle = max(views_angle_deg(a, b) for i, a in enumerate(sightings) for b in sightings[i + 1 :])
+    if angle < min_angle_deg - _ROUNDING_DEG:
         raise GoalError(f"the views differ by {angle:.0f} degrees only; depth needs {min_angle_deg:.0f}")
     rays = [sighting.ray for sighting in sightings]
     stds = np.array([sighting.std_mm for sighting in sightings])
