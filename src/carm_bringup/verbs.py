@@ -122,6 +122,7 @@ CALIBRATION = "carm_perception.calibration.commands"
 EVALUATION = "carm_perception.evaluation.commands"
 BENCH_NAV = "carm_bringup.bench_nav"
 BENCH_DRR = "carm_bringup.bench_drr"
+BENCH_PLAN = "carm_bringup.bench_plan"
 BENCH_STREAM = "carm_bringup.bench_stream"
 RECORDING = "carm_bringup.recording.commands"
 VERBS: tuple[Verb, ...] = (
@@ -231,6 +232,13 @@ VERBS: tuple[Verb, ...] = (
         "carm bench nav --localizer oracle --patients 2 --episodes 4 --json nav.json",
         f"{BENCH_NAV}:run",
         f"{BENCH_NAV}:add_arguments",
+    ),
+    Verb(
+        "bench plan",
+        "planning: time and smallest clearance among patient, table, floor and staff",
+        "carm bench plan --plans 100 --json plan.json",
+        f"{BENCH_PLAN}:run",
+        f"{BENCH_PLAN}:add_arguments",
     ),
     Verb(
         "bench drr",
