@@ -35,6 +35,8 @@ from carm_sim.xray import control_view, field_region
 
 WIDE_ROTATION, WIDE_ROLL_DEG = 0.2, 14.0
 """Part of the views that are turned in the image plane by more, and the standard deviation of that."""
+_BODY_MM, _BODY_SHARE, _TRIES = 10.0, 0.15, 20
+"""A view is drawn again when fewer rays than this share pass through so much of the body."""
 VIEWS_PER_SCAN = 20
 """Views of one scan of a body; the next has other proportions, tissue, extent and hardware."""
 HARDWARE_CHANCE = 0.4
@@ -246,13 +248,20 @@ def draw_xray(rng: np.random.Generator, scan: Scan, distribution: ViewDistributi
     if rng.random() < WIDE_ROTATION:
         distribution = replace(distribution, roll_deg=WIDE_ROLL_DEG)
     distances = SOURCE_DETECTOR_MM, SOURCE_ISOCENTER_MM
-    sampled = sample_view(
-        rng, scan.landmarks_mm, (corners.min(0), corners.max(0)), capture.grid, distances, distribution
-    )
+    box = corners.min(0), corners.max(0)
+    for _ in range(_TRIES):
+        sampled = sample_view(rng, scan.landmarks_mm, box, capture.grid, distances, distribution)
+        if _sees_body(scan, sampled.view):
+            break
     gray, field, technique = expose(rng, scan, sampled, capture)
     sheet = Sheet.of((gray.shape[0], gray.shape[1]), capture)
     image = finish(sheet.apply(develop(gray, field, capture)), capture, rng)
     return _labeled(image, sheet, field, scan, sampled, technique, capture)
+
+
+def _sees_body(scan: Scan, view: XrayView) -> bool:
+    rays = control_view(view, (0, 0, view.detector.columns, view.detector.rows))
+    return bool((scan.scene.material_integrals(rays).sum(0) > _BODY_MM).mean() > _BODY_SHARE)
 
 
 def _labeled(
