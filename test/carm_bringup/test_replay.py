@@ -277,6 +277,12 @@ def test_a_truncated_bag_still_replays(tmp_path: Path, capsys: pytest.CaptureFix
     assert "breaks off" in capsys.readouterr().out
 
 
+def test_topics_that_are_not_wanted_are_not_read() -> None:
+    read = read_bag(REFERENCE, skip={"/carm/joint_states"})
+    assert "/carm/joint_states" not in read.messages
+    assert read.of("/carm/xray/image")
+
+
 def test_a_bag_without_images_ends_in_one_line(bag: Bag, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = schemas.standard_types()
     with Writer(tmp_path / "bag", version=9) as writer:

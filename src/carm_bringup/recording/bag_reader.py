@@ -8,7 +8,7 @@ copy) still gives all of its whole chunks. Other bags (rosbag2 with SQLite, ROS 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,12 +90,13 @@ class Bag:
         return messages[place - 1] if place else None
 
 
-def read_bag(path: Path, remappings: dict[str, str] | None = None) -> Bag:
+def read_bag(path: Path, remappings: dict[str, str] | None = None, skip: Collection[str] = ()) -> Bag:
     """Read a bag into memory.
 
     Args:
         path: Folder of a rosbag2 bag, an ``.mcap`` file, a ``.db3`` file's folder, or a ROS 1 ``.bag`` file.
         remappings: Topic in the bag to the name it is to have; a trailing slash remaps a whole namespace.
+        skip: Topics, by their new names, that are left out: a long session does not fit into memory with all images.
 
     Raises:
         BagError: There is no bag, or nothing in it can be read.
@@ -104,7 +105,11 @@ def read_bag(path: Path, remappings: dict[str, str] | None = None) -> Bag:
         raise BagError(f"{path}: there is no such bag")
     bag = Bag(path)
     files = sorted(path.glob("*.mcap")) if path.is_dir() else [path] if path.suffix == ".mcap" else []
-    for recorded, type_name in _mcap_messages(files, bag) if files else _other_messages(path, bag):
+
+    def wanted(topic: str) -> bool:
+        return remapped(topic, remappings or {}) not in skip
+
+    for recorded, type_name in _mcap_messages(files, bag, wanted) if files else _other_messages(path, bag, wanted):
         topic = remapped(recorded.topic, remappings or {})
         bag.types[topic] = type_name
         bag.messages.setdefault(topic, []).append(recorded)
@@ -126,9 +131,9 @@ def remapped(topic: str, remappings: dict[str, str]) -> str:
     return topic
 
 
-def _mcap_messages(files: list[Path], bag: Bag) -> Iterator[tuple[Recorded, str]]:
+def _mcap_messages(files: list[Path], bag: Bag, wanted: Callable[[str], bool]) -> Iterator[tuple[Recorded, str]]:
     for file in files:
-        decoder = _Decoder(bag)
+        decoder = _Decoder(bag, wanted)
         with file.open("rb") as stream:
             ended = False
             try:
@@ -152,8 +157,8 @@ def _mcap_messages(files: list[Path], bag: Bag) -> Iterator[tuple[Recorded, str]
 class _Decoder:
     """Turns the records of one file into messages, with the definitions that the file brings along."""
 
-    def __init__(self, bag: Bag) -> None:
-        self._bag = bag
+    def __init__(self, bag: Bag, wanted: Callable[[str], bool]) -> None:
+        self._bag, self._wanted = bag, wanted
         self._store: Typestore = schemas.standard_types()
         self._schemas: dict[int, Schema] = {}
         self._channels: dict[int, Channel] = {}
@@ -172,7 +177,9 @@ class _Decoder:
         return None
 
     def _learn(self, channel: Channel) -> str:
-        """Return the channel's type; empty when its messages cannot be decoded."""
+        """Return the channel's type; empty when its messages are not wanted or cannot be decoded."""
+        if not self._wanted(channel.topic):
+            return ""
         schema = self._schemas.get(channel.schema_id)
         if schema is None or channel.message_encoding != "cdr":
             self._bag.notes.append(f"topic {channel.topic} is skipped: not a ROS 2 message")
@@ -208,10 +215,11 @@ class _Decoder:
         return decode(data[4:], 0, kind.cls, self._store)[0]
 
 
-def _other_messages(path: Path, bag: Bag) -> Iterator[tuple[Recorded, str]]:
+def _other_messages(path: Path, bag: Bag, wanted: Callable[[str], bool]) -> Iterator[tuple[Recorded, str]]:
     try:
         with AnyReader([path], default_typestore=schemas.standard_types()) as reader:
-            for connection, time_ns, data in reader.messages():
+            connections = [connection for connection in reader.connections if wanted(connection.topic)]
+            for connection, time_ns, data in reader.messages(connections) if connections else ():
                 try:
                     content = reader.deserialize(data, connection.msgtype)
                 except Exception as error:  # the decoder raises several unrelated types for bad data

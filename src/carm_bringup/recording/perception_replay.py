@@ -94,9 +94,9 @@ def replay_perception(
             missed += bool(answers)
             reply = localizer.localize(frame, _free_query(settings))
             report.facts["answers"].append({"stamp_ns": recorded_frame.stamp_ns, "answer": reply.answer})
-        for answer in recorded:
-            hint = _last_words(words, answer)
-            _compare(report, frame, localizer, answer, hint)
+        for place, answer in enumerate(recorded):
+            earlier = recorded[place - 1].message.answer if place else ""
+            _compare(report, frame, localizer, answer, (_last_words(words, answer), earlier))
     if missed:
         report.notes.append(f"{missed} frames have no recorded answer: they were passed over, or the answer is lost")
     if not answers:
@@ -145,7 +145,11 @@ def _last_words(words: list[Recorded], answer: Recorded) -> str:
     return str(said[-1].message.data) if said else ""
 
 
-def _compare(report: Report, frame: XrayFrame, localizer: Localizer, recorded: Recorded, hint: str) -> None:
+def _compare(
+    report: Report, frame: XrayFrame, localizer: Localizer, recorded: Recorded, context: tuple[str, str]
+) -> None:
+    """Ask again, without and with what the clinician had said; a re-evaluation is about the answer before."""
+    hint, earlier = context
     message = recorded.message
     try:
         protocol = Protocol(message.protocol)
@@ -155,7 +159,8 @@ def _compare(report: Report, frame: XrayFrame, localizer: Localizer, recorded: R
     report.compared += 1
     lines: list[str] = []
     for words in dict.fromkeys(("", hint)):
-        reply = localizer.localize(frame, Query(protocol, message.target_id or None, words))
+        correction = earlier if protocol is Protocol.REEVALUATION else ""
+        reply = localizer.localize(frame, Query(protocol, message.target_id or None, words, correction))
         found = _differences(report, frame, message, reply)
         if not found:
             return

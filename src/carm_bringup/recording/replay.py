@@ -15,12 +15,15 @@ from tqdm import tqdm
 from carm_bringup import figures
 from carm_bringup.recording.bag_reader import Bag, read_bag
 from carm_bringup.recording.comparison import Report
-from carm_bringup.recording.frames import Frames, RecordedFrame, find_frames
+from carm_bringup.recording.errors import BagError
+from carm_bringup.recording.frames import IMAGE, RAW, Frames, RecordedFrame, find_frames
 from carm_bringup.recording.session import CARM_CONFIG, SESSION, carm_config_record
 from carm_core.kinematics import CArm
 from carm_core.localization import Localizer
 
 _NOTES_SHOWN = 12
+_UNUSED = ("/tf", "/diagnostics", "/rosout")
+STATE = "state"
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def replay(options: ReplayOptions) -> int:
         CarmError: The localizer cannot be loaded.
     """
     figures.check_file(options.json)
-    bag = read_bag(options.bag, options.remappings)
+    bag = _read(options)
     frames = find_frames(bag, options.prefix, CArm.from_config(), options.image_topic)
     _introduce(bag, frames)
     reports = list(run(options, bag, frames))
@@ -98,6 +101,18 @@ def replay(options: ReplayOptions) -> int:
         results["bag"] = {"notes": bag.notes + frames.notes, "complete": bag.complete, "duration_s": bag.duration_s}
         figures.write(options.json, figures.document(f"carm replay {options.bag}", 0, results))
     return 0 if all(report.identical for report in reports) else 1
+
+
+def _read(options: ReplayOptions) -> Bag:
+    """Read what the replay needs: the raw images only where there are no others."""
+    unused = {*_UNUSED, options.prefix + STATE}
+    try:
+        bag = read_bag(options.bag, options.remappings, {*unused, options.prefix + RAW})
+    except BagError:
+        return read_bag(options.bag, options.remappings)
+    if bag.of(options.prefix + IMAGE) or options.image_topic in bag.types:
+        return bag
+    return read_bag(options.bag, options.remappings, unused)
 
 
 def run(options: ReplayOptions, bag: Bag, frames: Frames, localizer: Localizer | None = None) -> Iterator[Report]:
@@ -126,7 +141,7 @@ def run(options: ReplayOptions, bag: Bag, frames: Frames, localizer: Localizer |
 
 def _introduce(bag: Bag, frames: Frames) -> None:
     count = sum(len(messages) for messages in bag.messages.values())
-    print(f"{bag.path}: {count} messages of {len(bag.messages)} topics in {bag.duration_s:.1f} s")
+    print(f"{bag.path}: {bag.duration_s:.1f} s, {count} messages of {len(bag.messages)} topics are of use")
     print(f"{len(frames.frames)} frames of {frames.topic}, {len(frames.positions)} joint states")
     session = bag.records.get(SESSION, {})
     if session:
