@@ -186,7 +186,7 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         "train",
-        "train the compact multimodal LLM on phantoms",
+        "train the compact multimodal LLM on phantoms, or fine-tune a big one",
         "carm train --output my_model --minutes 75",
         f"{COMMANDS}:run_train",
         f"{COMMANDS}:add_train_arguments",
