@@ -2,7 +2,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from carm_core.errors import ConfigurationError, LocalizerError
 from carm_core.frame import XrayFrame
@@ -33,6 +37,7 @@ from carm_perception.train.qlora.trainer import learning_rate, train_qlora
 from .beads import BeadSpec
 from .tiny_models import BUILDERS, build
 
+ROOT = Path(__file__).resolve().parents[2]
 NAMED = ("Qwen2_5_VLForConditionalGeneration", "Gemma3ForConditionalGeneration", "LlavaForConditionalGeneration")
 LLAVA = NAMED[2]
 
@@ -130,6 +135,26 @@ def test_a_stopped_run_ends_in_the_same_state(
     (tmp_path / "broken" / "work" / checkpoint.CHECKPOINT).write_bytes(b"half")
     with pytest.raises(ConfigurationError, match="is damaged"):
         train_qlora(broken, progress=False)
+
+
+@pytest.mark.integration
+def test_two_processes_do_what_one_does(folders: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    script = tmp_path / "carm.py"
+    script.write_text("from carm_bringup.cli import main\nmain()\n", encoding="utf-8")
+    numbers = {"steps": 2, "batch": 4, "rank": 4, "rate": 0.01, "dropout": 0, "evaluate": 0, "save-every": 1}
+    words = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
+    words += ["--recipe", "qlora", "--device", "cpu", "--model", str(folders[LLAVA]), "--data", str(data)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT / "src")}
+    for processes in (1, 2):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        command = [*launch, str(script), "train", *words, "--output", str(tmp_path / str(processes))]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("try it: carm eval localize") == 1
+    assert lines(tmp_path / "2")[0]["processes"] == 2
+    one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("1", "2"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", BUILDERS)

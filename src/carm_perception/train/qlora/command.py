@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 BATCH = 16
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--micro-batch", type=int, default=1, help="examples at once on each GPU (1)")
     group.add_argument("--rate", type=float, default=2e-4, help="highest learning rate (2e-4)")
     group.add_argument("--rank", type=int, default=16, help="rank of the adapters (16)")
+    group.add_argument("--dropout", type=float, default=0.05, help="of the adapters' input (0.05)")
     group.add_argument(
         "--precision",
         choices=("auto", "nf4", "bfloat16", "float32"),
@@ -52,6 +54,7 @@ def run(args: argparse.Namespace, data: Path) -> int:
         micro_batch=args.micro_batch,
         rate=args.rate,
         rank=args.rank,
+        dropout=args.dropout,
         precision=args.precision,
         device=args.device,
         save_every=args.save_every,
@@ -61,5 +64,6 @@ def run(args: argparse.Namespace, data: Path) -> int:
     from carm_perception.train.qlora.trainer import train_qlora
 
     folder = train_qlora(options)
-    print(f"adapter in {folder}; try it: carm eval localize --localizer {folder}")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"adapter in {folder}; try it: carm eval localize --localizer {folder}")
     return 0
