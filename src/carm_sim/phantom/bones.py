@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from carm_sim.phantom.grid import Array, Field, Grid, fill_planes, splat
+from carm_sim.phantom.grid import Array, Field, Grid, fill_planes, in_order, splat
 from carm_sim.phantom.skeleton import Bone
 
 _CORTEX_MM = (
@@ -33,6 +33,9 @@ _POINTS_PER_VOXEL_FACE = 2.2
 _R2 = (0.7548776662466927, 0.5698402909980532)  # low-discrepancy sequence in the plane (Roberts)
 
 
+_Part = tuple[tuple[slice, slice, slice], Field, Field | None]
+
+
 @dataclass(frozen=True)
 class BoneFractions:
     """Share of each voxel that is cortical bone, and that lies inside a bone (the cortex included), (I, J, K) each."""
@@ -47,13 +50,18 @@ def surface_points(bone: Bone, per_mm2: float, rng: np.random.Generator) -> tupl
     Returns:
         Points (N, 3) in mm, the area (N,) in mm^2 that each stands for, and outward normals (N, 3).
     """
+    return _spread(bone, per_mm2, float(rng.random()), int(rng.integers(1000)))
+
+
+def _spread(bone: Bone, per_mm2: float, offset: float, begin: int) -> tuple[Array, Array, Array]:
+    """As :func:`surface_points`, with what is random given: share of a point, start of the sequence."""
     corner = bone.vertices[bone.faces]
     cross = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
     double_area = np.linalg.norm(cross, axis=1)
-    running = np.cumsum(double_area / 2 * per_mm2) + rng.random()
+    running = np.cumsum(double_area / 2 * per_mm2) + offset
     count = np.diff(np.floor(running), prepend=0).astype(int)
     face = np.repeat(np.arange(len(count)), count)
-    order = np.arange(len(face)) + rng.integers(1000)
+    order = np.arange(len(face)) + begin
     u, v = (order * _R2[0]) % 1, (order * _R2[1]) % 1
     flip = u + v > 1
     u, v = np.where(flip, 1 - u, u), np.where(flip, 1 - v, v)
@@ -80,31 +88,46 @@ def rasterize(bones: Iterable[Bone], grid: Grid, cortex_scale: float, rng: np.ra
     cortical = np.zeros(grid.shape, np.float32)
     inside = np.zeros(grid.shape, np.float32)
     calcification_free = np.float32(rng.uniform(0.75, 0.98))
-    for bone in bones:
-        per_mm2 = _POINTS_PER_VOXEL_FACE / grid.spacing_mm**2
-        points, area, normals = surface_points(bone, per_mm2, rng)
-        index = grid.index_of(points)
-        within = ((index > 1) & (index < np.array(grid.shape) - 2)).all(1)
-        if within.sum() < 30:
-            continue
-        low, high = points[within].min(0) - 3 * grid.spacing_mm, points[within].max(0) + 3 * grid.spacing_mm
-        box = grid.box(low, high)
-        part = grid.part(box)
-        shell = np.zeros(part.shape, np.float32)
-        if "ribcage" in bone.name:
-            area = area * (1 - calcification_free * cartilage_share(bone, points))
-        if "skull" in bone.name:
-            for depth, thickness in _SKULL_LAYERS:
-                mass = area * thickness * cortex_scale / grid.spacing_mm**3
-                splat(shell, part.index_of(points - depth * normals), mass)
-        else:
-            splat(shell, part.index_of(points), area * _thickness(bone.name) * cortex_scale / grid.spacing_mm**3)
-            inner = _interior(bone.name, part, shell, part.index_of(points))
-            if "ribcage" in bone.name:
-                inner *= 1 - 0.6 * _cartilage_field(bone, part)
-            inside[box] = np.maximum(inside[box], inner)
-        cortical[box] = np.minimum(cortical[box] + shell, 1)
+    per_mm2 = _POINTS_PER_VOXEL_FACE / grid.spacing_mm**2
+    drawn = [(bone, float(rng.random()), int(rng.integers(1000))) for bone in bones]
+
+    def one(job: tuple[Bone, float, int]) -> _Part | None:
+        bone, offset, begin = job
+        return _part_of(bone, _spread(bone, per_mm2, offset, begin), grid, cortex_scale, calcification_free)
+
+    for found in in_order(one, drawn):
+        if found is not None:
+            box, shell, inner = found
+            cortical[box] = np.minimum(cortical[box] + shell, 1)
+            if inner is not None:
+                inside[box] = np.maximum(inside[box], inner)
     return BoneFractions(cortical, inside)
+
+
+def _part_of(
+    bone: Bone, surface: tuple[Array, Array, Array], grid: Grid, cortex_scale: float, calcification_free: np.float32
+) -> _Part | None:
+    """Box of one bone, its cortical fraction there, and its interior unless it is the skull; None: not in the grid."""
+    points, area, normals = surface
+    index = grid.index_of(points)
+    within = ((index > 1) & (index < np.array(grid.shape) - 2)).all(1)
+    if within.sum() < 30:
+        return None
+    box = grid.box(points[within].min(0) - 3 * grid.spacing_mm, points[within].max(0) + 3 * grid.spacing_mm)
+    part = grid.part(box)
+    shell = np.zeros(part.shape, np.float32)
+    if "ribcage" in bone.name:
+        area = area * (1 - calcification_free * cartilage_share(bone, points))
+    if "skull" in bone.name:
+        for depth, thickness in _SKULL_LAYERS:
+            mass = area * thickness * cortex_scale / grid.spacing_mm**3
+            splat(shell, part.index_of(points - depth * normals), mass)
+        return box, shell, None
+    splat(shell, part.index_of(points), area * _thickness(bone.name) * cortex_scale / grid.spacing_mm**3)
+    inner = _interior(bone.name, part, shell, part.index_of(points))
+    if "ribcage" in bone.name:
+        inner *= 1 - 0.6 * _cartilage_field(bone, part)
+    return box, shell, inner
 
 
 def cartilage_share(ribcage: Bone, points_mm: Array) -> Array:

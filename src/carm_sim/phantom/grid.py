@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numba
 import numpy as np
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Field = NDArray[np.float32]
+
+_Job = TypeVar("_Job")
+_Found = TypeVar("_Found")
 
 _MAX_THREADS = 2
 
@@ -26,17 +29,20 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return numba.njit(nogil=True, fastmath=True)(function)  # type: ignore[no-any-return]
 
 
-def in_slabs(work: Callable[[int, int], Any], count: int, size: int = 16) -> None:
-    """Call ``work(first, last)`` for slabs of ``size`` planes that cover ``range(count)``, on two threads."""
-    slabs = [(first, min(first + size, count)) for first in range(0, count, size)]
-    threads = min(_MAX_THREADS, numba.config.NUMBA_NUM_THREADS, len(slabs))
+def in_order(work: Callable[[_Job], _Found], jobs: Sequence[_Job]) -> Iterator[_Found]:
+    """``work`` of each job, in their order, made by two threads."""
+    threads = min(_MAX_THREADS, numba.config.NUMBA_NUM_THREADS, len(jobs))
     if threads < 2:
-        for slab in slabs:
-            work(*slab)
+        yield from map(work, jobs)
         return
     with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(work, *zip(*slabs, strict=True)):
-            pass
+        yield from pool.map(work, jobs)
+
+
+def in_slabs(work: Callable[[int, int], Any], count: int, size: int = 16) -> None:
+    """Call ``work(first, last)`` for slabs of ``size`` planes that cover ``range(count)``, on two threads."""
+    for _ in in_order(lambda first: work(first, min(first + size, count)), range(0, count, size)):
+        pass
 
 
 @dataclass(frozen=True)
