@@ -41,6 +41,8 @@ from carm_agent.wording import (
     spelled,
 )
 from carm_core.command import (
+    ANGLE_LIMIT_DEG,
+    COMMAND_LIMIT,
     VAGUE_DEG,
     VAGUE_MM,
     Command,
@@ -58,6 +60,10 @@ from carm_core.errors import GoalError
 from carm_core.landmarks import Landmark
 from carm_core.mentions import Mention, mentions, split_words
 
+LONGEST_SENTENCE = 60
+"""Words of a sentence; longer ones are not read."""
+LONGEST_TEXT = 500
+"""Characters of a sentence; longer ones are not read."""
 HINTS = {"left": Hint.LEFT, "right": Hint.RIGHT, "up": Hint.UP, "down": Hint.DOWN}
 
 
@@ -107,7 +113,7 @@ def read(text: str) -> Reading:
         return Reading(Stop())
     words = split_words(text)
     sentence = " ".join(words)
-    if not words:
+    if not words or len(words) > LONGEST_SENTENCE or len(text) > LONGEST_TEXT:
         return Reading()
     words = [spelled(word) for word in words]
     if any(re.search(rf"\b(?:{LIMITS})(?!\w)", said) for said in (sentence, " ".join(words))):
@@ -172,7 +178,7 @@ class _Sentence:
     def _certain(self, reading: Reading) -> Reading:
         self.text.take(FILLERS)
         left = re.sub(r"[|·#\s]+", "", self.text.rest)
-        return Reading(reading.command, reading.topic, reading.landmarks, not left)
+        return Reading(reading.command, reading.topic, reading.landmarks, reading.certain and not left)
 
     # Corrections
 
@@ -248,7 +254,7 @@ class _Sentence:
         for _, axis, name in NAMES:
             pattern = rf"(?:{name}) ({NUMBER})(?: ?(?:degrees?|deg|°))?"
             match = re.search(rf"(?<!\w)(?:{pattern})(?!\w)", self.text.rest)
-            if match is None or number(match.group(1)) != int(number(match.group(1))):
+            if match is None or number(match.group(1)) % 1:
                 continue
             self.text.take(pattern)
             total = [t + number(match.group(1)) * a for t, a in zip(total, axis, strict=True)]
@@ -293,7 +299,7 @@ class _Sentence:
         return reading
 
     def _rotation(self, primary: float, secondary: float, relative: bool) -> Reading:
-        if primary != int(primary) or secondary != int(secondary):
+        if max(abs(primary), abs(secondary)) > ANGLE_LIMIT_DEG or primary % 1 or secondary % 1:
             return Reading(topic=Topic.HOW_FAR)
         try:
             return Reading(Rotate(int(primary), int(secondary), relative))
@@ -317,6 +323,8 @@ class _Sentence:
         axes = {way.value in ("up", "down") for way in ways}
         if len(sizes) != len(ways) or len(axes) != len(ways):
             return Reading(topic=Topic.WHERE_TO)
+        if max(sizes) > COMMAND_LIMIT:
+            return Reading(topic=Topic.HOW_FAR)
         steps = [(size * STEPS[str(way.value)][0], size * STEPS[str(way.value)][1])
                  for size, way in zip(sizes, ways, strict=True)]  # fmt: skip
         try:

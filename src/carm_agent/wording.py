@@ -13,7 +13,7 @@ LIMITS = (
 )
 IDIOMS = (
     r"right (?:away|there)|all right(?: now)?|alright(?: now)?|at once|bring up|set up|line up|for me|from here"
-    r"|(?:what|how) about|head to"
+    r"|(?:what|how) about|head to|not (?:to )?(?:the )?(?:left|right)(?: one| side)"
 )
 YES = (
     r"yes|ok|okay|go ahead|do it|confirm|confirmed|i confirm|proceed|please do|sure|thats right|that is right|correct"

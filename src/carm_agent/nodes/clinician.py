@@ -62,6 +62,13 @@ class Clinician(Hands):
 
     def _on_words(self, message: String) -> None:
         words = message.data
+        try:
+            self._hear(words)
+        except Exception as error:  # no sentence may end the node that hears "stop"
+            self._node.get_logger().error(f"{words!r} was not read: {type(error).__name__}: {error}")
+            self.say(Kind.WARNING, "I could not read that. Nothing new happens.", words)
+
+    def _hear(self, words: str) -> None:
         if self._head is None or is_stop(words) or _needs_no_head(words):
             self.conversation.hear(words)
         elif self._head.answer(words):
