@@ -38,7 +38,7 @@ class FusedLocalizer(Localizer):
 
     def __init__(
         self,
-        folder: Path | None = None,
+        folder: Path | LoadedModel | None = None,
         maximum_std_mm: float = 0.0,
         threads: int = 1,
         maximum_risk: float = DEFAULT_RISK,
@@ -46,7 +46,7 @@ class FusedLocalizer(Localizer):
         """Load the model once for both.
 
         Args:
-            folder: Model folder; None: the one that ships.
+            folder: Model folder, or its loaded content; None: the one that ships.
             maximum_std_mm: Abstain when the standard deviation of the target exceeds this; 0: never.
             threads: CPU threads of torch; 0: leave as they are.
             maximum_risk: Abstain so that no more than this part of the answers given is wrong, and on images that
@@ -56,7 +56,7 @@ class FusedLocalizer(Localizer):
             LocalizerError: The folder is incomplete or its content is no such model.
             ConfigurationError: The risk is out of range.
         """
-        loaded = LoadedModel(folder, threads)
+        loaded = folder if isinstance(folder, LoadedModel) else LoadedModel(folder, threads)
         self._guard = Guard(loaded, self.name, maximum_risk)
         self._speaker = CompactLocalizer(loaded, maximum_risk=0.0)
         self._referee = RegressionLocalizer(loaded, maximum_risk=0.0)

@@ -167,5 +167,5 @@ def fit_radii(error_mm: Array, std_mm: Array, case: NDArray[np.bool_]) -> Radius
         tables.append(RadiusTable(power, np.maximum(np.array(factors), 1e-6)))
     if not valid.any():
         return tables[-1]
-    scores = [interval_score(error_mm[valid], t.radii_mm(std_mm)[valid][:, 0]) for t in tables]
-    return tables[int(np.argmin(np.array(scores)))]
+    values = [interval_score(error_mm[valid], t.radii_mm(std_mm)[valid][:, 0]) for t in tables]
+    return tables[int(np.argmin(np.array(values)))]
