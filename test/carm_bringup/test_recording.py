@@ -161,7 +161,7 @@ def test_a_full_disk_leaves_a_readable_bag_and_one_line(tmp_path: Path) -> None:
     read = read_bag(tmp_path / "bag")
     count = len(read.of("/carm/count"))
     assert count >= 50
-    assert count % 10 == 0
+    assert f"the {count} messages before stay readable" in line
 
 
 def test_a_device_without_space_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

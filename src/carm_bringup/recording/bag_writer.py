@@ -63,7 +63,7 @@ class BagWriter:
         self._topics: dict[int, _Topic] = {}
         self._schemas: dict[str, int] = {}
         self._first_ns, self._last_ns = 0, 0
-        self._good_size = 0
+        self._good_size, self._good_messages = 0, 0
         self._metadata_due_s = 0.0
         try:
             folder.mkdir(parents=True)
@@ -145,7 +145,7 @@ class BagWriter:
         """
         try:
             self._writer.flush()
-            self._good_size = self._stream.tell()
+            self._good_size, self._good_messages = self._stream.tell(), self.messages
             if time.monotonic() >= self._metadata_due_s:
                 self._write_metadata()
                 self._metadata_due_s = time.monotonic() + _METADATA_S
@@ -162,7 +162,7 @@ class BagWriter:
             return
         try:
             self._writer.flush()
-            self._good_size = self._stream.tell()
+            self._good_size, self._good_messages = self._stream.tell(), self.messages
             self._writer.finish()
             self._stream.close()
             self._write_metadata()
@@ -177,7 +177,7 @@ class BagWriter:
         if descriptor is not None:
             os.ftruncate(descriptor, self._good_size)
             os.close(descriptor)
-        return BagWriteError(self.folder, _reason(error), self.messages)
+        return BagWriteError(self.folder, _reason(error), self._good_messages)
 
     def _write_metadata(self) -> None:
         text = yaml.dump(self._metadata(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
