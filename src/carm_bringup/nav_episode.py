@@ -18,6 +18,7 @@ from carm_agent.planner import Planner
 from carm_agent.ports import Acquisition, Arm, Clock, Imager
 from carm_agent.task import NavigationGoal, NavigationResult, NavigatorConfig, Policy, Progress
 from carm_bringup.nav_baselines import Baseline, Coarse, Operator
+from carm_bringup.nav_collisions import Judge, Surroundings
 from carm_bringup.nav_suites import Starts
 from carm_core.errors import GoalError
 from carm_core.frame import XrayFrame
@@ -64,6 +65,7 @@ class Outcome:
         start_distance_mm: true distance of the target from the image center at the start, at isocenter depth, mm.
         distance_mm: the same at the end.
         limit_violations: trajectories that exceed a joint's limits.
+        clearances_m: smallest true distance to body, table and floor of each trajectory, m; empty if nobody looked.
         latencies_s: of the localizer, measured on this machine, s.
     """
 
@@ -73,6 +75,7 @@ class Outcome:
     distance_mm: float
     limit_violations: int
     latencies_s: tuple[float, ...]
+    clearances_m: tuple[float, ...] = ()
 
     def success(self, within_mm: float) -> bool:
         """Whether the navigator claims success and the target truly is within a distance of the image center."""
@@ -116,14 +119,19 @@ class SimulatedClock(Clock):
 class SimulatedArm(Arm):
     """Follows every trajectory exactly, and counts those that exceed a joint's limits."""
 
-    def __init__(self, carm: CArm, clock: SimulatedClock, start: NDArray[np.float64]) -> None:
+    def __init__(
+        self, carm: CArm, clock: SimulatedClock, start: NDArray[np.float64], judge: Judge | None = None
+    ) -> None:
         """Stand at a start.
 
         Args:
             carm: kinematics and limits.
             clock: advanced by each motion.
             start: joint positions (6,), m and rad.
+            judge: measures how close each trajectory comes to body and table; None: nobody does.
         """
+        self._judge = judge
+        self.clearances_m: list[float] = []
         self._carm = carm
         self._clock = clock
         self._positions = np.array(start, dtype=np.float64)
@@ -136,6 +144,8 @@ class SimulatedArm(Arm):
     def execute(self, trajectory: Trajectory) -> None:
         """Go to the end of a trajectory; its time passes."""
         self.limit_violations += exceeds_limits(self._carm, trajectory)
+        if self._judge is not None:
+            self.clearances_m.append(self._judge.along_m(trajectory))
         self._positions = trajectory.positions[-1].copy()
         self._clock.time_s += trajectory.duration_s
 
@@ -194,12 +204,14 @@ class Room:
         carm: the arm.
         points_mm: landmarks that can be imaged, id to position (3,) in frame `table`, mm.
         imager: makes what takes the images, from the arm, the clock and a seed.
+        surroundings: what planner and judge know of the patient's body; None: nothing is in the way.
     """
 
     name: str
     carm: CArm
     points_mm: dict[int, NDArray[np.float64]]
     imager: Callable[[SimulatedArm, SimulatedClock, int], Imager]
+    surroundings: Surroundings | None = None
 
     @classmethod
     def of(cls, patient: Patient, carm: CArm) -> Room:
@@ -208,7 +220,7 @@ class Room:
         def imager(arm: SimulatedArm, clock: SimulatedClock, seed: int) -> Imager:
             return SimulatedImager(XraySystem(patient, carm, seed=seed), arm, clock)
 
-        return cls(patient.name, carm, patient.landmarks_table_mm, imager)
+        return cls(patient.name, carm, patient.landmarks_table_mm, imager, Surroundings.of(patient, carm))
 
     @classmethod
     def shifted(cls, name: str, number: int, shift_name: str, carm: CArm, seed: int) -> Room:
@@ -227,7 +239,8 @@ class Room:
         def imager(arm: SimulatedArm, clock: SimulatedClock, own: int) -> Imager:
             return ShiftedImager(scene, shift, arm, clock, own)
 
-        return cls(scene.name, carm, {key: scene.points_mm[key] for key in scene.imaged}, imager)
+        points = {key: scene.points_mm[key] for key in scene.imaged}
+        return cls(scene.name, carm, points, imager, Surroundings.of(scene.system.patient, carm))
 
 
 class RecordingLocalizer(Localizer):
@@ -287,7 +300,8 @@ def run_episode(
     carm = room.carm
     point = room.points_mm[episode.target_id]
     clock = SimulatedClock()
-    arm = SimulatedArm(carm, clock, episode.start)
+    around = room.surroundings
+    arm = SimulatedArm(carm, clock, episode.start, around.judge if around else None)
     recorder = RecordingLocalizer(localizer, clock)
 
     def distance_mm() -> float:
@@ -301,10 +315,13 @@ def run_episode(
 
     start_distance_mm = distance_mm()
     imager = room.imager(arm, clock, episode.seed)
-    navigator = _decider(policy, Planner(carm), imager, recorder, arm, clock, point, episode.seed)
+    planner = Planner(carm, collision=around.model if around else None)
+    navigator = _decider(policy, planner, imager, recorder, arm, clock, point, episode.seed)
     result = navigator.run(NavigationGoal(target_id=episode.target_id), report)
     latencies = tuple(answer.latency_s for _, answer in recorder.answers)
-    return Outcome(episode, result, start_distance_mm, distance_mm(), arm.limit_violations, latencies)
+    return Outcome(
+        episode, result, start_distance_mm, distance_mm(), arm.limit_violations, latencies, tuple(arm.clearances_m)
+    )
 
 
 def _decider(

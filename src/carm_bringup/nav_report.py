@@ -52,7 +52,8 @@ def metrics(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
     Returns:
         Rates as fractions of all episodes with their 95 % Wilson intervals (`..._ci95`), counts of violations, and
-        medians. `collisions` is None: no collision model watches the episodes yet.
+        medians. `collisions` counts trajectories that touch body, table or floor, as a judge sees it that shares
+        nothing with the planner (`carm_bringup.nav_collisions`); None if nobody looked.
     """
     count = len(outcomes)
     rates = {f"success_{mm}mm": sum(outcome.success(mm) for outcome in outcomes) for mm in SUCCESS_MM}
@@ -64,6 +65,7 @@ def metrics(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         found[f"{name}_ci95"] = list(wilson_interval(hits, count))
     reasons = Counter(outcome.result.error_code.name.lower() for outcome in outcomes if not outcome.result.success)
     latencies = [latency for outcome in outcomes for latency in outcome.latencies_s if math.isfinite(latency)]
+    clearances = [gap for outcome in outcomes for gap in outcome.clearances_m]
     found |= {
         "exposures_median": _median([outcome.result.exposures for outcome in outcomes]),
         "dap_median": _median([outcome.result.dose_area_product_gym2 for outcome in outcomes]),
@@ -72,7 +74,9 @@ def metrics(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "distance_median_mm": _median([outcome.distance_mm for outcome in outcomes]),
         "start_distance_median_mm": _median([outcome.start_distance_mm for outcome in outcomes]),
         "localizer_latency_p50_s": _median(latencies),
-        "collisions": None,
+        "collisions": sum(gap <= 0 for gap in clearances) if clearances else None,
+        "clearance_smallest_m": min(clearances, default=None),
+        "clearance_median_m": _median(clearances),
         "limit_violations": sum(outcome.limit_violations for outcome in outcomes),
         "aborted_reasons": dict(reasons.most_common()),
         "per_landmark": _per_landmark(outcomes),
@@ -114,7 +118,7 @@ def table(suite: str, found: dict[str, Any]) -> str:
         f"  ended without success  {percent('aborted')}   {_counts(found['aborted_reasons'])}",
         f"  medians: {found['exposures_median']:.0f} exposures, {1e6 * found['dap_median']:.2f} µGy·m²,"
         f" path {found['path_median_m']:.2f} m, {found['time_median_s']:.0f} s",
-        f"  limit violations {found['limit_violations']}",
+        f"  limit violations {found['limit_violations']}, {_gaps(found)}",
     ]
     for name, own in found["per_landmark"].items():
         lines.append(
@@ -122,6 +126,12 @@ def table(suite: str, found: dict[str, Any]) -> str:
             f"  median {own['distance_median_mm']:6.1f} mm"
         )
     return "\n".join(lines)
+
+
+def _gaps(found: dict[str, Any]) -> str:
+    if found["collisions"] is None:
+        return "collisions not looked for"
+    return f"collisions {found['collisions']} (smallest clearance {1000 * found['clearance_smallest_m']:.0f} mm)"
 
 
 def _counts(reasons: dict[str, int]) -> str:
