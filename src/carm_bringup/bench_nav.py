@@ -26,7 +26,7 @@ STANDARD = ("upper-body", "chest-ct")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    described = "; ".join(f"{name}: {suite.description}" for name, suite in SUITES.items())
+    described = "; ".join(f"{name}: {suite.description}" for name, suite in SUITES.items()).replace("%", "%%")
     parser.add_argument(
         "--suite",
         action="append",

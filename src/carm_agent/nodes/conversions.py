@@ -3,6 +3,7 @@
 
 import array
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from carm_agent.mover import MoveGoal, MoveResult
 from carm_agent.task import NavigationGoal, NavigationResult, Progress
 from carm_core.errors import ConfigurationError, GoalError
 from carm_core.frame import XrayFrame
+from carm_core.geometry import Detector
 from carm_core.kinematics import CArm
 from carm_core.localization import LandmarkEstimate, Localization, Query
 from carm_core.trajectory import Trajectory
@@ -64,10 +66,11 @@ def frame_from_messages(image: Image, info: CameraInfo, carm: CArm, positions: N
     if image.encoding != "mono8":
         raise ConfigurationError(f"X-ray image has encoding '{image.encoding}', not 'mono8'")
     pixels = np.frombuffer(image.data, dtype=np.uint8).reshape(image.height, image.step)[:, : image.width]
-    binning = round(carm.detector.columns / image.width)
-    view = carm.view(positions, binning) if binning in carm.binnings else carm.view(positions)
+    view = carm.view(positions)
+    pitch_mm = view.source_detector_mm / info.k[0] if info.k[0] > 0.0 else view.detector.pitch_mm
+    view = replace(view, detector=Detector(image.height, image.width, pitch_mm))
     primary, secondary = carm.angles(positions)
-    scale = 1000.0 * carm.source_isocenter_m / info.k[0] if info.k[0] > 0.0 else view.mm_per_px_at_isocenter
+    scale = view.mm_per_px_at_isocenter
     return XrayFrame(pixels, scale, nanoseconds(image.header.stamp) / NANOSECONDS, primary, secondary, view)
 
 

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A frame has the geometry that its camera info states: binning, or the middle of the detector alone."""
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import CameraInfo, Image
+
+from carm_agent.nodes.conversions import frame_from_messages
+from carm_core.kinematics import CArm
+
+POINT_MM = np.array([[30.0, -20.0, 150.0]])
+
+
+@pytest.mark.parametrize(("pixels", "binning"), [(1536, 1), (1024, 1), (768, 2), (512, 3), (400, 3)])
+def test_views_follow_the_camera_info(pixels: int, binning: int) -> None:
+    carm = CArm.from_config()
+    focal_px = carm.view(carm.home).source_detector_mm / (carm.detector.pitch_mm * binning)
+    info = CameraInfo(k=[focal_px, 0.0, (pixels - 1) / 2, 0.0, focal_px, (pixels - 1) / 2, 0.0, 0.0, 1.0])
+    image = Image(height=pixels, width=pixels, step=pixels, encoding="mono8", data=bytes(pixels * pixels))
+    frame = frame_from_messages(image, info, carm, carm.home)
+    assert frame.view is not None
+    whole = carm.view(carm.home, binning)
+    assert frame.view.detector.pitch_mm == pytest.approx(carm.detector.pitch_mm * binning)
+    assert frame.mm_per_px_at_isocenter == pytest.approx(whole.mm_per_px_at_isocenter)
+    np.testing.assert_allclose(frame.view.displacement_mm(POINT_MM), whole.displacement_mm(POINT_MM))
+    from_center = whole.pixel_display(POINT_MM) - (whole.detector.columns - 1) / 2
+    np.testing.assert_allclose(frame.view.pixel_display(POINT_MM) - (pixels - 1) / 2, from_center, atol=1e-6)
