@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pydicom
 import pytest
 from rosbags.highlevel import AnyReader
 
@@ -67,6 +68,23 @@ def test_a_full_disk_ends_the_recording_in_one_line(spawn: Spawn, tmp_path: Path
     lines = [line for line in errors.splitlines() if line.startswith("carm record: recording ended: cannot write")]
     assert len(lines) == 1, errors
     assert len(read_bag(tmp_path / "bag").of(JOINTS)) > 10
+
+
+def test_exposures_become_a_dicom_study(spawn: Spawn, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    spawn(TALKER)
+    recorder = spawn([*CARM, "record", "--output", tmp_path / "bag", "--dicom", study, "--exclude", "noise"])
+    deadline = time.monotonic() + PATIENCE_S
+    while len(list(study.glob("image_*.dcm"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    recorder.send_signal(signal.SIGINT)
+    output, _ = recorder.communicate(timeout=PATIENCE_S)
+    assert recorder.returncode == 0, output
+    images = [pydicom.dcmread(file) for file in sorted(study.glob("image_*.dcm"))]
+    assert len(images) >= 2
+    report = pydicom.dcmread(study / "dose_report.dcm")
+    named = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert [item.ReferencedSOPInstanceUID for item in named] == [image.SOPInstanceUID for image in images]
 
 
 def test_a_recording_ended_by_hand_is_whole(spawn: Spawn, tmp_path: Path) -> None:

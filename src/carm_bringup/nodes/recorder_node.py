@@ -77,8 +77,8 @@ class RecorderNode(Node):
         """
         super().__init__("recorder_node", namespace=options.namespace, start_parameter_services=False)
         self._options = options
-        self.bag = BagWriter(options.folder, os.environ.get("ROS_DISTRO", "jazzy"))
         self._collector = None if options.dicom is None else ExposureCollector(options.dicom)
+        self.bag = BagWriter(options.folder, os.environ.get("ROS_DISTRO", "jazzy"))
         self._skipped: set[str] = set()
         self._asked: dict[str, AsyncParameterClient] = {}
         self._model = ("", "")
@@ -178,10 +178,14 @@ class RecorderNode(Node):
                 client.list_parameters(callback=listed)
 
         def listed(answer: Any) -> None:
+            if answer.result() is None:
+                return
             names = list(answer.result().result.names)
             client.get_parameters(names, callback=lambda values: got(names, values))
 
         def got(names: list[str], answer: Any) -> None:
+            if answer.result() is None:
+                return
             values = [parameter_value_to_python(value) for value in answer.result().values]
             plain = {name: list(v) if hasattr(v, "tolist") else v for name, v in zip(names, values, strict=True)}
             self.bag.add_record(session.PARAMETERS + node, session.parameters_record(plain))

@@ -34,7 +34,7 @@ def carm_config_record() -> dict[str, str]:
 
 def parameters_record(values: Mapping[str, Any]) -> dict[str, str]:
     """Return a node's parameters, each as JSON."""
-    return {name: json.dumps(value) for name, value in sorted(values.items())}
+    return {name: json.dumps(value, default=str) for name, value in sorted(values.items())}
 
 
 def parameters_of(records: Mapping[str, Mapping[str, str]], node: str) -> dict[str, Any]:
