@@ -24,7 +24,7 @@ from carm_sim.surface import patient_surface
 from carm_sim.volume import BODY_THRESHOLD_HU
 
 _POINT_MM = 10.0
-_TABLE_STEP_M = 0.02
+_TABLE_STEP_M = 0.03
 _LEAST_STEP_S = 0.02
 _FASTEST_M_S = 0.6
 """No point of the machine is faster than this at the joints' velocity limits, m/s."""
@@ -66,12 +66,12 @@ class Judge:
         return best
 
     def along_m(self, trajectory: Trajectory) -> float:
-        """Return the smallest clearance along a trajectory, m: steps as long as the distance allows."""
+        """Return the smallest clearance along a trajectory, up to the first contact, m."""
         time_s, best = 0.0, np.inf
         while True:
             clearance = self.clearance_m(trajectory.sample(time_s)[0])
             best = min(best, clearance)
-            if time_s >= trajectory.duration_s:
+            if best <= 0 or time_s >= trajectory.duration_s:
                 return best
             time_s = min(trajectory.duration_s, time_s + max(_LEAST_STEP_S, clearance / _FASTEST_M_S))
 
@@ -99,11 +99,11 @@ class Surroundings:
 def _body_points(patient: Patient) -> Array:
     """Return points (N, 3) of the body's outside, frame `table`, m."""
     volume = patient.volume
-    step = np.maximum(1, np.round(_POINT_MM / 2 / volume.spacing_mm)).astype(int)
+    step = np.maximum(1, np.round(_POINT_MM / volume.spacing_mm)).astype(int)
     solid: NDArray[np.bool_] = volume.hu[:: step[0], :: step[1], :: step[2]] > BODY_THRESHOLD_HU
-    solid = ndimage.binary_opening(solid, iterations=1)
+    solid = ndimage.binary_opening(solid)
     outside = solid & ~ndimage.binary_erosion(solid)
-    index = np.argwhere(outside)[::2] * step
+    index = np.argwhere(outside) * step
     points = np.asarray(patient.transform_lps_to_table.apply(volume.lps_from_voxel(index.astype(np.float64))))
     kept = points[points[:, 2] > 0.0]
     return np.asarray(kept / 1000.0)
