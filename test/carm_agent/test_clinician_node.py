@@ -29,9 +29,10 @@ def start(spawn: Spawn) -> Iterator[Start]:
         point_mm: tuple[float, float, float] = NEAR, reply: str = "right", delay_s: float = 0.05, *options: str
     ) -> Client:
         spawn(MOTION)
-        spawn([sys.executable, ROOM, reply, str(delay_s), *(str(value) for value in point_mm)])
+        room = spawn([sys.executable, ROOM, reply, str(delay_s), *(str(value) for value in point_mm)])
         spawn([*AGENT, "-p", "server_timeout_s:=15.0", *(word for option in options for word in ("-p", option))])
         clients.append(Client())
+        clients[-1].room = room  # type: ignore[attr-defined]
         return clients[-1].ready()
 
     yield begin
@@ -147,6 +148,17 @@ def test_cancel_during_inference_leaves_the_arm_at_rest_within_300_ms(start: Sta
         assert wrapped.status == GoalStatus.STATUS_CANCELED
         assert client.speed() < 5e-3
     assert "Nothing is under way" in client.say("status").text
+
+
+def test_a_killed_localizer_ends_the_task_before_its_time_is_over(start: Start) -> None:
+    """DDS takes up to 20 s to notice."""
+    client = start(NEAR, "right", 30.0)
+    handle = client.send(client.navigator, Navigate.Goal(target_id=11))
+    client.until(lambda: any(f.stage == Stage.LOCALIZING for f in client.feedback), what="inference")
+    client.room.kill()  # type: ignore[attr-defined]
+    wrapped = client.result(handle, 45.0)
+    assert wrapped.result.error_code == NavigationCode.LOCALIZER
+    assert client.speed() < 5e-3
 
 
 def test_an_answer_about_another_image_is_dropped(start: Start) -> None:

@@ -50,6 +50,7 @@ _KEPT_JOINT_STATES = 150
 _FRESH_STATE_S = 0.5
 _POLL_S = 0.1
 _RESEND_S = 0.1
+_WATCH_S = 0.3
 _REST_VELOCITY = 2e-3
 _AT_REST = (CArmState.STATE_IDLE, CArmState.STATE_STOPPED, CArmState.STATE_FAULT)
 _STOPPED = (CArmState.STATE_STOPPED, CArmState.STATE_STOPPING)
@@ -270,9 +271,13 @@ class RosLocalizer(_Port, Localizer):
         if not handle.accepted:
             raise LocalizerError("the localizer refuses the question")
         answered = handle.get_result_async()
+        until_s = time.monotonic() + parameters.localizer_timeout_s
         try:
-            if not self._wait_future(answered, parameters.localizer_timeout_s):
-                raise LocalizerError(f"the localizer did not answer in {parameters.localizer_timeout_s} s")
+            while not self._wait_future(answered, _WATCH_S):
+                if not self._graph.localize.server_is_ready():
+                    raise LocalizerError("the localizer went away while it was asked")
+                if time.monotonic() > until_s:
+                    raise LocalizerError(f"the localizer did not answer in {parameters.localizer_timeout_s} s")
         except CarmError:
             handle.cancel_goal_async()
             raise
