@@ -130,5 +130,5 @@ def full_prompt(query: Query, field_mm: tuple[float, float]) -> str:
         width_mm=field_mm[0],
         height_mm=field_mm[1],
     )
-    hint = f"\nThe clinician says: {query.hint}" if query.hint else ""
+    hint = f"\nThe clinician says: {clean_sentence(query.hint)}" if query.hint else ""
     return f"{_INTRODUCTION}{task}{hint}"
