@@ -25,6 +25,8 @@ DEFAULT_PROFILE_M = ((0.25, 0.0), (0.30, 0.06), (0.30, 0.22), (0.20, 0.34))
 _CELL_M = (0.06, 0.09)
 """The surface is cut into columns of this size along x and y, m; each column's hull is one convex piece."""
 _LONGEST_EDGE_M = 0.03
+_MOST_TRIANGLES = 300_000
+_LARGEST_AREA_M2 = 40.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,13 @@ class Surface:
                 f"a triangle names vertex {triangles.max()} of {len(vertices)}"
                 if triangles.max() >= len(vertices)
                 else f"a triangle names vertex {triangles.min()}"
+            )
+        a, b, c = vertices[triangles].transpose(1, 0, 2)
+        area_m2 = float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum()) / 2
+        if len(triangles) > _MOST_TRIANGLES or area_m2 > _LARGEST_AREA_M2:
+            raise ConfigurationError(
+                f"a surface of {len(triangles)} triangles and {area_m2:.0f} m2 is no patient's"
+                f" (at most {_MOST_TRIANGLES} and {_LARGEST_AREA_M2:.0f} m2)"
             )
         object.__setattr__(self, "vertices_m", vertices)
         object.__setattr__(self, "triangles", triangles)

@@ -181,6 +181,8 @@ def test_malformed_staff_zones_are_refused(text: str) -> None:
         (np.full((3, 3), np.nan), np.array([[0, 1, 2]])),
         (np.full((3, 3), 100.0), np.array([[0, 1, 2]])),
         (np.zeros((3, 2)), np.array([[0, 1, 2]])),
+        (np.array([[-4.9, -4.9, 0], [4.9, -4.9, 0], [0, 4.9, 0]]), np.array([[0, 1, 2]])),
+        (np.zeros((3, 3)), np.zeros((300_001, 3), int)),
     ],
 )
 def test_malformed_surfaces_are_refused(vertices: NDArray, triangles: NDArray) -> None:
