@@ -180,6 +180,15 @@ def test_a_cancel_ends_the_replayed_task_too(bag: Bag) -> None:
     assert report.identical, report.differences
 
 
+def test_a_fault_of_the_node_is_noted_not_replayed(bag: Bag) -> None:
+    (result,) = [m for m in bag.of("/carm/agent/dialogue") if m.message.kind == 4]
+    result.message.reason = "ValueError: something broke"
+    result.message.text = "I gave up because of an internal error; make sure that the arm stands still."
+    (report,) = reports(bag, "agent")
+    assert report.identical, report.differences
+    assert any("something broke" in note for note in report.notes)
+
+
 def test_tasks_begun_by_a_sentence_are_compared_by_what_was_said(bag: Bag) -> None:
     """They have no feedback: the agent itself asked."""
     del bag.messages["/carm/navigate/_action/feedback"]

@@ -38,6 +38,7 @@ from carm_core.localization import Localization, Localizer, Query
 from carm_core.trajectory import Trajectory
 
 _LATCHED = "stop is latched"
+_INTERNAL = "I gave up because of an internal error"
 _GAP_NS = 200_000_000
 _EXPOSURES = re.compile(r"after (\d+) exposure")
 
@@ -226,6 +227,8 @@ def replay_agent(bag: Bag, prefix: str, frames: Frames, wait: Callable[[int], No
         name = _name(task)
         if task.result is None:
             report.notes.append(f"{name}: the bag ends before the task does; what there is is compared")
+        if task.summary.startswith(_INTERNAL):
+            report.notes.append(f"{name}: ended by a fault of the node ({task.reason}); the steps before are compared")
         if task.reason.startswith(_LATCHED) and not (task.feedback or task.said):
             report.notes.append(f"{name}: not started, stop was latched")
             continue
@@ -280,7 +283,7 @@ def _compare(report: Report, task: RecordedTask, told: list[Progress], result: N
     else:
         recorded = [_line("said", said.message.text) for said in task.said]
         replayed = [_line("said", progress.reasoning) for progress in told if progress.decision]
-    if task.result is None:
+    if task.result is None or task.summary.startswith(_INTERNAL):
         return difference(recorded, replayed[: len(recorded)])
     recorded.append(_line("result", task.summary))
     replayed.append(_line("result", result.summary))
