@@ -3,11 +3,13 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import resource
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -234,6 +236,15 @@ def test_unknown_format_and_engine_are_refused(tmp_path: Path) -> None:
 def test_workers_of_this_machine_do_all_tasks() -> None:
     assert sorted(engine.run("local", math.factorial, [3, 1, 4], 2)) == [1, 6, 24]
     assert engine.available_cores() >= 1
+
+
+def test_workers_end_with_the_one_who_asked() -> None:
+    results = engine.run("local", time.sleep, [0.0, 3600.0], 2)
+    next(iter(results))
+    results.close()  # type: ignore[attr-defined]
+    for process in multiprocessing.active_children():
+        process.join(30)
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.integration

@@ -55,18 +55,18 @@ def run(engine: str, work: Work[Task, Result], tasks: Sequence[Task], workers: i
 
 
 def _processes(work: Work[Task, Result], tasks: Sequence[Task], workers: int) -> Iterator[Result]:
-    count = min(workers, max(1, len(tasks)))
+    count, others = min(workers, max(1, len(tasks))), set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_prepare, initargs=(os.getpid(),)) as pool:
-        futures = [pool.submit(work, task) for task in tasks]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise WorkerError("a worker process was ended from outside, perhaps for want of memory") from error
-        finally:
-            for future in futures:
-                future.cancel()
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_prepare, initargs=(os.getpid(),))
+    try:
+        for future in as_completed([pool.submit(work, task) for task in tasks]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise WorkerError("a worker process was ended from outside, perhaps for want of memory") from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
 
 
 def _prepare(parent: int) -> None:
