@@ -67,6 +67,17 @@ def test_previews_names_and_surfaces_over_ros(spawn: Spawn) -> None:
         assert back.error_code == Result.ERROR_NONE
         assert math.degrees(back.final_secondary_angle) == pytest.approx(0.0, abs=0.01)
         assert save(client, "my view", forget=True) == []
+
+        handle = client.send(client.mover, Goal(goal_type=Goal.GOAL_JOINTS, joint_names=["lift"], positions=[0.35]))
+        client.until(client.moving, what="rising")
+        assert client.result(handle).result.error_code == Result.ERROR_NONE
+        handle = client.send(client.mover, Goal(goal_type=Goal.GOAL_JOINTS, joint_names=["lift"], positions=[0.12]))
+        client.until(client.moving, what="sinking")
+        surface.publish(mesh(0.63))
+        result = client.result(handle).result
+        assert result.error_code == Result.ERROR_CANCELED
+        assert "patient" in result.error_msg
+        assert client.joints.position[2] > 0.12
     finally:
         client.close()
     assert not rclpy.ok()

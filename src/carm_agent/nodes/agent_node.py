@@ -64,7 +64,7 @@ class AgentNode(Node):
         self._settings = declare_parameters(self, AgentParameters)
         self._planner = make_planner(CArm.from_config(), self._settings)
         self._graph = CArmGraph(self, self._planner.carm, self._settings)
-        self._surroundings = Surroundings(self, self._graph, self._planner)
+        self._surroundings = Surroundings(self, self._graph, self._planner, self.interrupt)
         self._graph.on_stopped = self._on_stopped
         self._task = ""
         self._dialogue = self.create_publisher(Utterance, "agent/dialogue", 10)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,24 +32,30 @@ from carm_core.errors import CarmError, UnknownNameError
 from carm_core.kinematics import CArm
 
 _CLEARANCE_HZ = 10.0
+_AHEAD_S = 0.45
+"""How far ahead the watch looks, s: half of what the joints need to stop from full speed, and a period."""
+_STANDING = 2e-3
 
 
 class Surroundings:
     """Keeps the planner's obstacles up to date and publishes the present clearance."""
 
-    def __init__(self, node: Node, graph: CArmGraph, planner: Planner) -> None:
+    def __init__(
+        self, node: Node, graph: CArmGraph, planner: Planner, on_danger: Callable[[str], None] = lambda message: None
+    ) -> None:
         """Listen on `patient_surface`, publish `clearance`, serve `save_position`.
 
         Args:
             node: the agent node.
             graph: says where the arm is.
             planner: plans among these surroundings; it has a collision model.
+            on_danger: told when the arm, as it moves now, would touch people before it could come to rest.
 
         Raises:
             ConfigurationError: the file of saved positions is malformed.
         """
         assert planner.collision is not None
-        self._node, self._graph, self._planner = node, graph, planner
+        self._node, self._graph, self._planner, self._on_danger = node, graph, planner, on_danger
         self.plans = PlanStore()
         self.memory = PositionMemory(planner.carm)
         self._watcher = planner.collision.copy()
@@ -94,7 +101,15 @@ class Surroundings:
         except NoJointStatesError:
             self._clearance.publish(Float64(data=math.nan))
             return
-        self._clearance.publish(Float64(data=self._watcher.clearance(positions, named=False).distance_m))
+        now = self._watcher.clearance(positions, named=False)
+        self._clearance.publish(Float64(data=now.distance_m))
+        velocities = self._graph.joint_velocities()
+        if np.abs(velocities).max() > _STANDING:
+            ahead = self._watcher.clearance(positions + _AHEAD_S * velocities)
+            if ahead.people_m < min(0.0, now.people_m):
+                self._on_danger(
+                    f"{ahead.part} would touch {ahead.obstacle}; the surroundings are not what was planned for"
+                )
 
     def _on_save(self, request: SavePosition.Request, response: SavePosition.Response) -> SavePosition.Response:
         codes = SavePosition.Response
