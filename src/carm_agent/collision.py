@@ -225,18 +225,21 @@ class CollisionModel:
         travelled = np.abs(np.asarray(travel, dtype=np.float64)) * self._weights
         return float(np.linalg.norm(travelled[:3]) + travelled[3:].sum())
 
-    def clearance(self, positions: ArrayLike, *, named: bool = True) -> Clearance:
+    def clearance(self, positions: ArrayLike, *, named: bool = True, deepest: bool = False) -> Clearance:
         """Return the smallest distance at a position.
 
         Args:
             positions: (6,), m and rad.
             named: say which part of the machine is the closest; the part is empty otherwise, unless known anyway.
+            deepest: on contact, return the deepest of all; any one otherwise, which is quicker.
         """
         rotations, centers = self._place(np.asarray(positions, dtype=np.float64))
         best = self._floor(rotations, centers)
         people = math.inf
         for name, margin, group in self._groups:
             distance, points = group.distance(self._machine)
+            if deepest and distance <= 0.0:
+                distance = group.deepest(self._solids, self._request)
             distance -= margin
             if name in PEOPLE:
                 people = min(people, distance)
@@ -282,7 +285,7 @@ class CollisionModel:
                 break
             a, b = self._pairs[number]
             found = coal.DistanceResult()
-            distance = coal.distance(self._solids[a], self._solids[b], self._request, found)
+            distance = float(coal.distance(self._solids[a], self._solids[b], self._request, found))
             if distance < best[0]:
                 best = (distance, self._names[a], self._names[b])
         return best
@@ -348,7 +351,7 @@ class _Search:
 
     def at(self, progress: float) -> Clearance:
         if progress not in self._known:
-            clearance = self._model.clearance(self._position(progress), named=False)
+            clearance = self._model.clearance(self._position(progress), named=False, deepest=self._limit_m < 0.0)
             self._known[progress] = clearance
             if clearance.distance_m < self._limit_m:
                 self._refuse(progress)
@@ -398,6 +401,12 @@ class _Group:
         machine.distance(self._manager, self._callback)
         result = self._callback.data.result
         return float(result.min_distance), np.array([result.getNearestPoint1(), result.getNearestPoint2()])
+
+    def deepest(self, parts: list[coal.CollisionObject], request: coal.DistanceRequest) -> float:
+        """Return the smallest signed distance of all pairs, m."""
+        return float(
+            min(coal.distance(part, solid, request, coal.DistanceResult()) for part in parts for solid in self._solids)
+        )
 
 
 def _manager(solids: list[coal.CollisionObject]) -> coal.DynamicAABBTreeCollisionManager:

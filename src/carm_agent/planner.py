@@ -242,7 +242,7 @@ class Planner:
 
     def _limit(self, model: CollisionModel, start: NDArray[np.float64]) -> float:
         """Return the smallest clearance that a path may have, m; a start that is too close may be left."""
-        return min(model.margins.collision_m, model.clearance(start).distance_m - _ESCAPE_M)
+        return min(model.margins.collision_m, model.clearance(start, deepest=True).distance_m - _ESCAPE_M)
 
     def _direct(
         self,
@@ -304,7 +304,7 @@ def _check_goal(model: CollisionModel, goal: NDArray[np.float64], limit_m: float
     Raises:
         CollisionError: it is not.
     """
-    clearance = model.clearance(goal)
+    clearance = model.clearance(goal, deepest=limit_m < 0.0)
     needed = model.margins.collision_m if limit_m >= model.margins.collision_m - _ROUNDING_M else limit_m + _ESCAPE_M
     if clearance.distance_m < needed - _ROUNDING_M:
         raise CollisionError(clearance, needed, "at the goal")
