@@ -67,7 +67,7 @@ def test_every_executable_but_the_command_is_a_node() -> None:
 
 def test_every_configuration_file_is_used() -> None:
     names = {path.name for path in (ROOT / "config").glob("*.yaml")}
-    assert names == {spec.config for spec in graph.NODES} | {"carm.yaml"}
+    assert names == {spec.config for spec in graph.NODES} | {"carm.yaml", "drives.yaml"}
 
 
 def test_defaults_parse_to_themselves() -> None:

@@ -2,7 +2,7 @@
 """Motion of the C-arm: a trajectory controller and its drives, free of ROS."""
 
 from carm_sim.motion.controller import ControllerSettings, OperatingState, Snapshot, TrajectoryController
-from carm_sim.motion.drive import DriveModel, Measurement
+from carm_sim.motion.drive import DriveModel, Drives, Measurement
 from carm_sim.motion.goal import (
     Acceptance,
     ErrorCode,
@@ -14,15 +14,17 @@ from carm_sim.motion.goal import (
     TrajectoryPoint,
 )
 from carm_sim.motion.limits import JointLimits
-from carm_sim.motion.parameters import MotionParameters, build_controller
+from carm_sim.motion.parameters import ControllerParameters, MotionParameters, build_controller, follow
 from carm_sim.motion.spline import Spline, State, Waypoints
 from carm_sim.motion.stop import StopProfile
 from carm_sim.motion.tolerances import Tolerances
 
 __all__ = [
     "Acceptance",
+    "ControllerParameters",
     "ControllerSettings",
     "DriveModel",
+    "Drives",
     "ErrorCode",
     "GoalOutcome",
     "GoalRefusedError",
@@ -42,4 +44,5 @@ __all__ = [
     "TrajectoryPoint",
     "Waypoints",
     "build_controller",
+    "follow",
 ]

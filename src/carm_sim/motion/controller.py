@@ -5,7 +5,8 @@ What it shares with the original: interpolation, partial goals, path and goal to
 hold on violation, preemption by a newer goal. What is stricter: goals are checked against the joints' limits
 at and between the points; preemption starts from the commanded motion (``interpolate_from_desired_state``);
 every stop decelerates within the limits of acceleration and jerk; and ``stop`` latches until ``reset``. A
-goal's outcome after cancel, stop or violation is reported when the arm rests.
+goal's outcome after cancel, stop or violation is reported when the arm rests. A fault of the drives latches
+too: the drives brake by themselves, the set-points follow them, and the goal is aborted.
 
 All methods may be called from any thread; :meth:`TrajectoryController.step` from one.
 """
@@ -20,7 +21,7 @@ from enum import IntEnum
 import numpy as np
 
 from carm_core.kinematics import Joint
-from carm_sim.motion.drive import DriveModel, Measurement
+from carm_sim.motion.drive import Drives, Measurement
 from carm_sim.motion.entry import enter
 from carm_sim.motion.goal import (
     Acceptance,
@@ -118,9 +119,9 @@ class _Goal:
 
 
 class TrajectoryController:
-    """Follows trajectories with simulated drives."""
+    """Follows trajectories with drives, simulated or real."""
 
-    def __init__(self, joints: Sequence[Joint], drive: DriveModel, settings: ControllerSettings) -> None:
+    def __init__(self, joints: Sequence[Joint], drive: Drives, settings: ControllerSettings) -> None:
         """Start at rest where the drives are.
 
         Args:
@@ -203,6 +204,7 @@ class TrajectoryController:
         with self._lock:
             if self._latched:
                 return
+            self._drive.interrupt()
             self._latched, self._latch_reason = True, reason
             self._message = reason
             if self._goal is not None and self._ending is None:
@@ -217,9 +219,11 @@ class TrajectoryController:
             Whether the arm is ready for goals, and a line that says why or why not.
         """
         with self._lock:
+            if self._drive.fault:
+                return False, f"drive fault: {self._drive.fault}"
             if not self._latched:
                 return True, "stop was not latched"
-            if self._state is not OperatingState.STOPPED:
+            if self._state not in (OperatingState.STOPPED, OperatingState.FAULT) or self._goal is not None:
                 return False, "the arm is still decelerating; reset again when it rests"
             self._latched = False
             self._state, self._message = OperatingState.IDLE, ""
@@ -246,15 +250,22 @@ class TrajectoryController:
             dt = min(max(passed, 0.0), self._settings.max_step_s)
             self._last_s = now_s
             self._elapsed_s += dt
-            if self._state is OperatingState.STARTING:
-                self._state = OperatingState.IDLE
+            if self._state in (OperatingState.STARTING, OperatingState.IDLE):
+                self._message = self._drive.unready
+                self._state = OperatingState.STARTING if self._message else OperatingState.IDLE
             if self._motion is not None:
                 self._command = self._motion.sample(self._elapsed_s)
+            elif self._drive.autonomous:
+                self._command = State.at_rest(self._drive.position)
             desired, elapsed_s = self._command, self._elapsed_s
             goal_id = self._goal.goal_id if self._goal else None
             self._drive.step(desired.position, desired.velocity, dt)
             measured = self._drive.measure()
-            if self._state is OperatingState.MOVING:
+            if self._state is OperatingState.FAULT:
+                self._come_to_rest(measured)
+            elif self._drive.fault:
+                self._fail(self._drive.fault)
+            elif self._state is OperatingState.MOVING:
                 self._supervise(measured)
             elif self._state is OperatingState.STOPPING:
                 self._settle(measured)
@@ -276,6 +287,8 @@ class TrajectoryController:
     def _refuse_when_latched(self) -> None:
         if self._latched:
             raise GoalRefusedError(ErrorCode.INVALID_GOAL, f"stop is latched ({self._latch_reason}); reset releases it")
+        if self._drive.unready:
+            raise GoalRefusedError(ErrorCode.INVALID_GOAL, f"not ready: {self._drive.unready}")
 
     def _plan(self, checked: CheckedGoal, now_s: float) -> _Following:
         """Join the goal to the present command; call with the lock held."""
@@ -354,6 +367,21 @@ class TrajectoryController:
         self._command = State(position, velocity, acceleration)
         self._end_goal(GoalStatus.ABORTED, code, reason)
         self._decelerate(reason)
+
+    def _fail(self, fault: str) -> None:
+        """Latch a fault; the drives are braking already."""
+        reason = f"drive fault: {fault}"
+        self._latched, self._latch_reason = True, reason
+        if self._goal is not None:
+            self._end_goal(GoalStatus.ABORTED, ErrorCode.PATH_TOLERANCE_VIOLATED, reason)
+        self._motion, self._elapsed_s = None, 0.0
+        self._state, self._message = OperatingState.FAULT, f"{reason}; reset releases it"
+
+    def _come_to_rest(self, measured: Measurement) -> None:
+        """Tell the outcome of the goal that a fault ended once the arm rests, or is not heard to."""
+        still = not violated(measured.velocity, self._settings.tolerances.goal_velocity).any()
+        if still or self._elapsed_s > self._settings.rest_timeout_s:
+            self._tell_outcome()
 
     def _settle(self, measured: Measurement) -> None:
         assert self._motion is not None

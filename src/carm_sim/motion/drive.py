@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model of the joint drives: first-order lag, encoder noise, and a fault that can be switched on."""
+"""What the controller needs of drives, and their model: first-order lag, noise, a fault that can be switched on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,45 @@ class Measurement(NamedTuple):
 
     position: Array
     velocity: Array
+
+
+class Drives(Protocol):
+    """What moves the joints, J of them: a model, or drives on a bus."""
+
+    @property
+    def position(self) -> Array:
+        """Present position (J,), m or rad."""
+
+    @property
+    def velocity(self) -> Array:
+        """Present velocity (J,), m/s or rad/s."""
+
+    @property
+    def fault(self) -> str:
+        """What has stopped the drives, in one line that names the joint; empty: nothing has."""
+
+    @property
+    def unready(self) -> str:
+        """Why goals cannot be followed now, in one line; empty: they can."""
+
+    @property
+    def autonomous(self) -> bool:
+        """The drives move, or rest, by themselves now; set-points are to follow them."""
+
+    def block(self, joints: Iterable[str]) -> None:
+        """Block these joints and free all others, where that can be simulated."""
+
+    def interrupt(self) -> None:
+        """Stop what the drives do by themselves."""
+
+    def step(self, command: Array, velocity: Array, dt_s: float) -> None:
+        """Move on by one step: set-points (J,), m or rad, their velocities (J,), and the step's length, s."""
+
+    def realign(self, joints: NDArray[np.bool_]) -> Array:
+        """Return set-points (J,), m or rad, under which joints of a mask (J,) go on without a jump."""
+
+    def measure(self) -> Measurement:
+        """Read the encoders once."""
 
 
 class DriveModel:
@@ -71,6 +110,24 @@ class DriveModel:
     def blocked(self) -> tuple[str, ...]:
         """Names of the blocked joints."""
         return tuple(name for name, stuck in zip(self._names, self._blocked, strict=True) if stuck)
+
+    @property
+    def fault(self) -> str:
+        """Empty: a blocked joint is noticed by its distance from the set-point only."""
+        return ""
+
+    @property
+    def unready(self) -> str:
+        """Empty: always ready."""
+        return ""
+
+    @property
+    def autonomous(self) -> bool:
+        """False: nothing moves by itself."""
+        return False
+
+    def interrupt(self) -> None:
+        """Nothing to stop."""
 
     def block(self, joints: Iterable[str]) -> None:
         """Block these joints and free all others.

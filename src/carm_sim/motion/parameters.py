@@ -12,14 +12,14 @@ from carm_core.kinematics import CArm
 from carm_core.parameters import parameter
 from carm_core.transforms import Array
 from carm_sim.motion.controller import ControllerSettings, TrajectoryController
-from carm_sim.motion.drive import DriveModel
+from carm_sim.motion.drive import DriveModel, Drives
 from carm_sim.motion.limits import JointLimits
 from carm_sim.motion.tolerances import Tolerances
 
 
 @dataclass(frozen=True)
-class MotionParameters:
-    """Parameters of the motion node; ``config/motion.yaml`` has the same keys."""
+class ControllerParameters:
+    """Parameters of every node that follows trajectories, whatever moves its joints."""
 
     carm_config: str = parameter(
         "", "file that describes the C-arm; empty: the one that ships with the project", read_only=True
@@ -73,6 +73,12 @@ class MotionParameters:
     goal_time_s: float = parameter(
         2.0, "time after the last point to reach the goal; 0: no end", unit="s", lower=0.0, read_only=True
     )
+
+
+@dataclass(frozen=True)
+class MotionParameters(ControllerParameters):
+    """Parameters of the motion node; ``config/motion.yaml`` has the same keys."""
+
     drive_time_constant_s: float = parameter(
         0.03, "first-order lag of the drives", unit="s", lower=0.0, upper=1.0, read_only=True
     )
@@ -126,6 +132,18 @@ def build_controller(carm: CArm, parameters: MotionParameters, positions: Array 
         seed=p.seed,
     )
     drive.block(check_blocked_joint(carm, p.blocked_joint))
+    return follow(carm, p, drive)
+
+
+def follow(carm: CArm, parameters: ControllerParameters, drive: Drives) -> TrajectoryController:
+    """Make a controller for drives.
+
+    Args:
+        carm: The C-arm.
+        parameters: Tolerances and rules.
+        drive: What moves its joints.
+    """
+    p, limits = parameters, JointLimits.of(carm.joints)
     tolerances = Tolerances(
         path_position=limits.by_unit(p.path_tolerance_m, p.path_tolerance_rad),
         path_velocity=np.zeros(len(limits.names)),
