@@ -62,12 +62,12 @@ class TestNode:
 
 
 def test_every_executable_but_the_command_is_a_node() -> None:
-    assert set(entry_points()) - {"carm"} == {spec.executable for spec in graph.NODES}
+    assert set(entry_points()) - {"carm", "drive_node"} == {spec.executable for spec in graph.NODES}
 
 
 def test_every_configuration_file_is_used() -> None:
     names = {path.name for path in (ROOT / "config").glob("*.yaml")}
-    assert names == {spec.config for spec in graph.NODES} | {"carm.yaml", "drives.yaml"}
+    assert names == {spec.config for spec in graph.NODES} | {"carm.yaml", "drives.yaml", "drive_node.yaml"}
 
 
 def test_defaults_parse_to_themselves() -> None:

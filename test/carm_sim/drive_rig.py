@@ -76,8 +76,7 @@ class Rig:
         channel = f"test-{next(_CHANNELS)}"
         self.bus, self.side = PumpedNetwork(channel, networks), PumpedNetwork(channel, networks)
         self.configs = tuple(change(config) for config in load_drives(CARM.joints))
-        ranges = [(q, j.lower - 0.02, j.upper + 0.02, j.velocity) for q, j in zip(CARM.home, CARM.joints, strict=True)]
-        self.drives = simulated_drives(self.side, self.configs, ranges, lambda: self.now_s)
+        self.drives = simulated_drives(self.side, self.configs, CARM, lambda: self.now_s)
         self.group = DriveGroup(self.bus, self.configs, self.timing, lambda: self.now_s)
         self.outcomes: list[Any] = []
         self.history: list[Snapshot] = []

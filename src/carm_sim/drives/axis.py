@@ -21,6 +21,8 @@ OPERATIONAL = 5
 """NMT state in a heartbeat."""
 _BOOT_UP = 0
 _TOGGLE = 0x80
+_UNANSWERED = 3
+"""Fewer SYNCs without an answer say nothing: this process may have been held up."""
 _SYNC_TYPE = 1
 """PDO transmission type: acts on each SYNC."""
 
@@ -94,7 +96,8 @@ class Axis:
         self.error_code, self.restarted = 0, True
         self._lock = threading.Lock()
         self._feedback = Feedback()
-        self._alive_s = self._answered_s = clock()
+        self._alive_s = clock()
+        self._asked_s, self._unanswered = clock(), 0
         self._guarded_s, self._toggle = clock(), -1
         self._guard_problem = ""
         self._node = RemoteNode(config.node_id, cia402.object_dictionary(config.node_id))
@@ -162,7 +165,8 @@ class Axis:
             raise DriveError(self.joint, f"node {self.config.node_id} refuses the PDO mapping: {error}") from error
         except can.CanError as error:
             raise DriveError("", f"bus lost: {error}") from error
-        self._alive_s = self._answered_s = self._guarded_s = self._clock()
+        self._alive_s = self._guarded_s = self._clock()
+        self._unanswered = 0
         self._guard_problem, self._toggle = "", -1
 
     def _parameters(self, master_id: int) -> list[tuple[Object, int | None, int]]:
@@ -223,6 +227,10 @@ class Axis:
         pdo = self._node.rpdo[1]
         pdo.data = bytearray(struct.pack(cia402.RPDO1_LAYOUT, word, self.mode, self.target))
         pdo.transmit()
+        with self._lock:
+            if not self._unanswered:
+                self._asked_s = self._clock()
+            self._unanswered += 1
 
     def guard(self, now_s: float) -> None:
         """Ask for a sign of life where node guarding is in use and due.
@@ -243,12 +251,13 @@ class Axis:
         if self._guard_problem:
             return self._guard_problem
         with self._lock:
-            alive_s, answered_s = now_s - self._alive_s, now_s - self._answered_s
+            alive_s = now_s - self._alive_s
+            waiting_s = now_s - self._asked_s if self._unanswered >= _UNANSWERED else 0.0
         if alive_s > self._timing.lifetime_s:
             kind = "answer to node guarding" if self.config.node_guarding else "heartbeat"
             return f"no {kind} for {alive_s:.2f} s"
-        if answered_s > self._timing.answer_s:
-            return f"no answer to SYNC for {answered_s:.2f} s"
+        if waiting_s > self._timing.answer_s:
+            return f"no answer to SYNC for {waiting_s:.2f} s"
         return ""
 
     def limit_switch(self, direction: float) -> str:
@@ -273,7 +282,7 @@ class Axis:
         with self._lock:
             f = self._feedback
             self._feedback = Feedback(statusword, mode, counts, f.counts_s, f.inputs)
-            self._answered_s = self._clock()
+            self._unanswered = 0
 
     def _on_motion(self, pdo: Any) -> None:
         counts_s, inputs = struct.unpack_from(cia402.TPDO2_LAYOUT, pdo.data)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import can
 from canopen import Network
 
@@ -37,21 +39,24 @@ def bus_arguments(name: str, bitrate: int) -> dict[str, str | int]:
     return arguments
 
 
-def open_network(name: str, bitrate: int) -> Network:
+def open_network(name: str, bitrate: int, populate: Callable[[Network], None] | None = None) -> Network:
     """Connect to a bus.
 
     Args:
         name: See :func:`bus_arguments`.
         bitrate: bit/s.
+        populate: Called before frames are received; puts nodes and listeners on the network.
 
     Raises:
         ConfigurationError: The name is malformed.
         DriveError: The bus cannot be opened.
     """
     arguments = bus_arguments(name, bitrate)
-    network = Network()
     try:
-        network.connect(**arguments)
+        network = Network(can.Bus(**arguments))
+        if populate is not None:
+            populate(network)
+        network.connect()
     except (can.CanError, OSError, ValueError, ImportError) as error:
         raise DriveError("", f"bus {name} cannot be opened: {' '.join(str(error).split())}") from error
     return network

@@ -30,6 +30,8 @@ ENABLE_TIMEOUT_S = 3.0
 """Longest time from the reset of a fault, or the start, until all drives are enabled."""
 _DELAY_CYCLES = 3
 """A position that is judged answers a set-point of so many cycles ago, at most."""
+_HELD_UP = 3.0
+"""A control loop that is late by so many periods has been held up."""
 _CLOSE_CYCLES = 300
 
 
@@ -69,7 +71,8 @@ class DriveGroup:
         self._sent: deque[list[int]] = deque(maxlen=_DELAY_CYCLES)
         self._moved_from: list[int] = []
         self._heartbeat_s = -np.inf
-        self._cycles = 0
+        self._cycles = self._trusted = 0
+        self._last_s = clock()
 
     @property
     def position(self) -> Array:
@@ -126,6 +129,9 @@ class DriveGroup:
         with self._lock:
             now_s = self._clock()
             self._cycles += 1
+            if now_s - self._last_s > _HELD_UP * self._timing.period_s:
+                self._trusted = self._cycles + _DELAY_CYCLES
+            self._last_s = now_s
             self._judge(now_s, velocity)
             self._aim(command)
             try:
@@ -251,6 +257,9 @@ class DriveGroup:
             self._fail(DriveError(axis.joint, f"cannot be enabled: {reason}"))
 
     def _silence(self, now_s: float) -> DriveError | None:
+        """Say which drive is silent; after this process was held up, frames that wait are read first."""
+        if self._cycles < self._trusted:
+            return None
         silent = [(axis, text) for axis in self.axes if (text := axis.silence(now_s))]
         if len(silent) == len(self.axes) > 1:
             return DriveError("", f"bus lost: {silent[0][1]} from any drive")

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import can
 from canopen import LocalNode, Network
 
+from carm_core.kinematics import CArm
 from carm_sim.drives import cia402
 from carm_sim.drives.axis import OPERATIONAL
+from carm_sim.drives.bus import open_network
 from carm_sim.drives.cia402 import Control, Input, Mode, Object, State, Status
 from carm_sim.drives.config import DriveConfig
 from carm_sim.drives.plant import Plant
@@ -25,6 +29,8 @@ _STATUS = {
     State.FAULT_REACTION: 0x0F,
     State.FAULT: 0x08,
 }
+_TICK_S = 0.01
+_SWITCH_BEYOND = 0.02  # m or rad
 _AT_REST = 1.0  # counts/s
 _IN_POSITION = 5.0  # counts
 _SPEED_RESERVE, _ACCELERATION_RESERVE = 1.5, 4.0
@@ -50,6 +56,7 @@ class SimulatedDrive:
             clock: Monotonic time, s.
         """
         self.config, self.plant, self._clock, self._network = config, plant, clock, network
+        self._lock = threading.RLock()
         self.powered, self.state = True, State.SWITCH_ON_DISABLED
         self._node = LocalNode(config.node_id, cia402.object_dictionary(config.node_id))
         self._node.add_write_callback(self._on_write)
@@ -101,7 +108,11 @@ class SimulatedDrive:
         self._node.emcy.send(code, 0x01)
 
     def tick(self) -> None:
-        """Move on to the present time."""
+        """Move on to the present time. The bus may call from one thread, the clock from another."""
+        with self._lock:
+            self._tick()
+
+    def _tick(self) -> None:
         now_s = self._clock()
         dt_s, self._last_s = max(0.0, now_s - self._last_s), now_s
         if not self.powered:
@@ -233,9 +244,13 @@ class SimulatedDrive:
 
     def _on_sync(self, can_id: int, data: bytearray, timestamp: float) -> None:
         del can_id, data, timestamp
-        if not self.powered or not self._operational:
-            return
-        self.tick()
+        with self._lock:
+            if self.powered and self._operational:
+                self._synchronize()
+
+    def _synchronize(self) -> None:
+        """Move up to now, take what was received, answer."""
+        self._tick()
         for pdo in self._node.rpdo.values():
             if pdo.enabled and pdo.is_received:
                 for variable in pdo.map:
@@ -319,25 +334,59 @@ class SimulatedDrive:
 
 
 def simulated_drives(
-    network: Network,
-    configs: Sequence[DriveConfig],
-    ranges: Sequence[tuple[float, float, float, float]],
-    clock: Callable[[], float],
+    network: Network, configs: Sequence[DriveConfig], carm: CArm, clock: Callable[[], float]
 ) -> tuple[SimulatedDrive, ...]:
-    """Put drives on a network whose listeners are not running yet.
+    """Put drives on a network whose listeners are not running yet; the arm stands at its home position.
 
     Args:
         network: Of the drives.
         configs: One per joint.
-        ranges: Per joint: present position, and the lower and the upper limit switch's, m or rad; speed limit, per s.
+        carm: The C-arm; its limit switches are a little outside its limits.
         clock: Monotonic time, s.
     """
     drives = []
-    for config, (position, lower, upper, speed) in zip(configs, ranges, strict=True):
-        low, high = sorted((config.counts(lower), config.counts(upper)))
-        fast = _SPEED_RESERVE * config.magnitude(speed)
-        plant = Plant(config.counts(position), low, high, fast, fast * _ACCELERATION_RESERVE)
+    for config, joint, position in zip(configs, carm.joints, carm.home, strict=True):
+        low, high = sorted((config.counts(joint.lower - _SWITCH_BEYOND), config.counts(joint.upper + _SWITCH_BEYOND)))
+        fast = _SPEED_RESERVE * config.magnitude(joint.velocity)
+        plant = Plant(config.counts(float(position)), low, high, fast, fast * _ACCELERATION_RESERVE)
         drive = SimulatedDrive(network, config, plant, clock)
         network.listeners.append(drive.guard)
         drives.append(drive)
     return tuple(drives)
+
+
+class Simulation:
+    """Simulated drives on a bus, in real time, on threads of their own."""
+
+    def __init__(self, bus: str, bitrate: int, configs: Sequence[DriveConfig], carm: CArm) -> None:
+        """Open the bus a second time and start.
+
+        Args:
+            bus: Name of the bus, see :func:`carm_sim.drives.bus.bus_arguments`.
+            bitrate: bit/s.
+            configs: One per joint.
+            carm: The C-arm.
+
+        Raises:
+            CarmError: The bus cannot be opened.
+        """
+        self._network = open_network(
+            bus, bitrate, lambda network: self._populate(simulated_drives(network, configs, carm, time.monotonic))
+        )
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="simulated_drives", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop and leave the bus."""
+        self._ended.set()
+        self._thread.join()
+        self._network.disconnect()
+
+    def _populate(self, drives: tuple[SimulatedDrive, ...]) -> None:
+        self.drives = drives
+
+    def _run(self) -> None:
+        while not self._ended.wait(_TICK_S):
+            for drive in self.drives:
+                drive.tick()

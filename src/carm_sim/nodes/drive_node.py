@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drive node: moves a real C-arm by CiA 402 drives on a CAN bus; the same contract as the motion node."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from typing import Any
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from std_srvs.srv import Trigger
+
+from carm_core.errors import ConfigurationError
+from carm_sim.motion import OperatingState, Snapshot, TrajectoryController, follow
+from carm_sim.nodes import motion_messages as messages
+from carm_sim.nodes.trajectory_node import TrajectoryNode, run
+
+try:
+    from carm_sim.drives.bus import VIRTUAL, open_network
+    from carm_sim.drives.cia402 import DriveError
+    from carm_sim.drives.config import load_drives
+    from carm_sim.drives.group import DriveGroup, Phase
+    from carm_sim.drives.parameters import DriveParameters
+    from carm_sim.drives.simulated import Simulation
+except ModuleNotFoundError as missing:
+    sys.exit(f"drive_node: {missing.name} is not installed: pip install 'carm_bringup[can]'")
+
+_POLL_S = 0.01
+
+
+class DriveNode(TrajectoryNode):
+    """Trajectory controller of a C-arm whose joints CANopen drives move."""
+
+    def __init__(self, closing: threading.Event) -> None:
+        """Start; see :class:`TrajectoryNode`."""
+        super().__init__("drive_node", DriveParameters, closing)
+        self.create_service(Trigger, "home", self._on_home, callback_group=MutuallyExclusiveCallbackGroup())
+
+    def close(self) -> None:
+        """Stop the control loop, bring the drives to rest and switch them off."""
+        super().close()
+        self._drives.close(time.sleep)
+        if self._simulation is not None:
+            self._simulation.close()
+
+    def _make_controller(self) -> TrajectoryController:
+        settings = self._settings
+        assert isinstance(settings, DriveParameters)
+        if self.get_parameter("use_sim_time").value:
+            raise ConfigurationError("parameter use_sim_time = true: drives on a bus have their own time")
+        timing = settings.timing()
+        configs = load_drives(self._carm.joints, settings.drives_config or None)
+        network = open_network(settings.bus, settings.bitrate)
+        self._simulation: Simulation | None = None
+        try:
+            if settings.simulate or settings.bus == VIRTUAL:
+                self._simulation = Simulation(settings.bus, settings.bitrate, configs, self._carm)
+            self._drives = DriveGroup(network, configs, timing, time.monotonic)
+            self._drives.connect()
+        except Exception:
+            network.disconnect()
+            if self._simulation is not None:
+                self._simulation.close()
+            raise
+        return follow(self._carm, settings, self._drives)
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Reset the drives' faults and enable them, then release the stop."""
+        if self._drives.phase is Phase.FAULT:
+            try:
+                self._drives.recover()
+            except DriveError as error:
+                response.success, response.message = False, str(error)
+                return response
+            self._await(Phase.ENABLING)
+        return super()._on_reset(request, response)
+
+    def _on_home(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Run the reference runs, and answer when they have ended."""
+        snapshot = self._snapshot
+        if snapshot is None or snapshot.state not in (OperatingState.STARTING, OperatingState.IDLE):
+            state = "starting" if snapshot is None else snapshot.state.name.lower()
+            response.success, response.message = False, f"homing is not possible now: the arm is {state}"
+            return response
+        try:
+            self._drives.home()
+        except DriveError as error:
+            response.success, response.message = False, str(error)
+            return response
+        self._await(Phase.REFERENCE)
+        response.success, response.message = not self._drives.fault, self._drives.fault or "all joints are homed"
+        return response
+
+    def _await(self, phase: Phase) -> None:
+        """Wait for the end of a phase; each has a limit of its own."""
+        while self._drives.phase is phase and not self._closing.wait(_POLL_S):
+            pass
+
+    def _publish_diagnostics(self, snapshot: Snapshot, stamp: Any) -> None:
+        super()._publish_diagnostics(snapshot, stamp)
+        for axis in self._drives.axes:
+            feedback = axis.feedback
+            values = {
+                "node": str(axis.config.node_id),
+                "state": axis.state.value.lower(),
+                "statusword": f"0x{feedback.statusword:04X}",
+                "mode of operation": str(feedback.mode),
+                "position (counts)": str(feedback.counts),
+                "digital inputs": f"0x{feedback.inputs:08X}",
+                "homed": str(axis.homed).lower(),
+                "last error code": f"0x{axis.error_code:04X}",
+            }
+            problem = self._drives.fault if self._drives.fault.startswith(f"{axis.joint}:") else ""
+            name = f"{self.get_fully_qualified_name()}: drive of {axis.joint}"
+            self._diagnostics.publish(messages.diagnostics(name, problem, values, stamp))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the drive node until SIGINT or SIGTERM.
+
+    Args:
+        arguments: ROS arguments; None: those of the process.
+
+    Returns:
+        Exit code: 0 after a signal, 2 for a bad parameter or configuration, 1 when the bus, a drive or the node failed.
+    """
+    for library in ("can", "canopen"):  # what they log as errors is told in one line of our own
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    return run("drive_node", DriveNode, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
