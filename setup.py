@@ -12,5 +12,9 @@ setup(
         ("share/carm_bringup", ["package.xml"]),
         ("share/carm_bringup/launch", glob("launch/*.launch.py")),
         ("share/carm_bringup/config", glob("config/*.yaml")),
+        ("share/carm_bringup/meshes", glob("meshes/*.stl")),
+        ("share/carm_bringup/rviz", glob("rviz/*")),
+        ("share/carm_bringup/urdf", glob("urdf/*.xacro")),
+        ("share/carm_bringup/worlds", glob("worlds/*.sdf")),
     ],
 )
