@@ -225,8 +225,11 @@ def examine() -> Iterator[Finding]:
 
 
 def run(options: argparse.Namespace | None = None) -> int:
-    """Print each finding as it comes; return 0 when all is well, else 1."""
-    del options
+    """Print each finding as it comes, or check a controller; return 0 when all is well, else 1."""
+    if options is not None and options.controller:
+        from carm_bringup import conformance
+
+        return conformance.run(options)
     failed = 0
     for finding in examine():
         print(finding, flush=True)

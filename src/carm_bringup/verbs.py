@@ -116,6 +116,21 @@ def _wait(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--localizer", default="", help=argparse.SUPPRESS)
 
 
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--controller",
+        metavar="NAME",
+        help="check a joint trajectory controller by tiny, slow goals (a few mm, tenths of a degree, and back)",
+    )
+    parser.add_argument("--joints", metavar="A,B", help="joints to move (all that the joint states name)")
+    parser.add_argument("--joint-states", default="joint_states", metavar="TOPIC", help="(joint_states)")
+    parser.add_argument(
+        "--max-stop", type=number(1, 60000), default=1000.0, metavar="MS", help="longest stop after a cancel, ms (1000)"
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask before anything moves")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcome of the checks of the controller")
+
+
 CLIENT = "carm_bringup.client"
 COMMANDS = "carm_perception.commands"
 CALIBRATION = "carm_perception.calibration.commands"
@@ -254,5 +269,12 @@ VERBS: tuple[Verb, ...] = (
         f"{BENCH_STREAM}:run",
         f"{BENCH_STREAM}:add_arguments",
     ),
-    Verb("doctor", "check this machine", "carm doctor", "carm_bringup.doctor:run", _none),
+    Verb(
+        "doctor",
+        "check this machine, or a lab's own motion controller",
+        "carm doctor --controller /carm/joint_trajectory_controller",
+        "carm_bringup.doctor:run",
+        _doctor,
+        True,
+    ),
 )
