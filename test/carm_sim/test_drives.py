@@ -219,6 +219,30 @@ def test_a_controller_that_is_bus_off_is_bus_loss(rig: Rig) -> None:
     assert_needs_a_deliberate_reset(rig)
 
 
+def test_drives_stop_when_the_driver_dies(rig: Rig) -> None:
+    rig.go(4.0, cart_longitudinal=0.2, tilt=0.5)
+    moving(rig, 0.06)
+    begun_s = rig.now_s
+    while rig.speeds().max() > 0:
+        rig.now_s += rig.timing.period_s
+        for drive in rig.drives:
+            drive.tick()
+        assert rig.now_s - begun_s < rig.timing.lifetime_s + 0.4
+    assert {drive._get(Object.ERROR_CODE) for drive in rig.drives} == {cia402.HEARTBEAT_ERROR}
+
+
+def test_an_incremental_drive_that_restarts_must_be_homed_again(make: Make) -> None:
+    rig = make(only("lift", homing=homing(35, position=0.17)))
+    rig.group.home()
+    rig.until(lambda: rig.history[-1].state is OperatingState.IDLE)
+    rig.drives[LIFT].boot()
+    rig.fault()
+    assert rig.recover()[0]
+    rig.run(0.1)
+    assert rig.history[-1].state is OperatingState.STARTING
+    assert "lift not homed" in rig.history[-1].message
+
+
 def test_a_drive_that_restarts_is_a_fault(rig: Rig) -> None:
     rig.drives[LIFT].boot()
     rig.fault()

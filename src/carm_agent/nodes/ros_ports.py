@@ -53,7 +53,8 @@ _RESEND_S = 0.1
 _WATCH_S = 0.3
 _REST_VELOCITY = 2e-3
 _AT_REST = (CArmState.STATE_IDLE, CArmState.STATE_STOPPED, CArmState.STATE_FAULT)
-_STOPPED = (CArmState.STATE_STOPPED, CArmState.STATE_STOPPING)
+_LATCHED = (CArmState.STATE_STOPPED, CArmState.STATE_FAULT)
+_STOPPED = (*_LATCHED, CArmState.STATE_STOPPING)
 
 
 class CArmGraph:
@@ -103,7 +104,7 @@ class CArmGraph:
 
     def _on_state(self, message: CArmState) -> None:
         self.state, self.state_time_s = message, time.monotonic()
-        if message.state == CArmState.STATE_STOPPED:
+        if message.state in _LATCHED:
             self.on_stopped(message.message)
         self.interrupt.notify()
 
@@ -120,8 +121,8 @@ class CArmGraph:
 
     @property
     def stopped(self) -> bool:
-        """Whether stop is latched."""
-        return self.state is not None and self.state.state == CArmState.STATE_STOPPED
+        """Whether a stop, or a fault of the drives, is latched."""
+        return self.state is not None and self.state.state in _LATCHED
 
     def joint_positions(self, stamp_ns: int | None = None) -> NDArray[np.float64]:
         """Return the joint positions (J,) now, or nearest to a stamp, m or rad.
