@@ -36,6 +36,8 @@ REST_TIMEOUT_S = 10.0
 """How long to wait for the arm to come to rest after a cancel, s."""
 ANSWER_TIMEOUT_S = 10.0
 """How long to wait for the answer of a service, s."""
+HOMING_TIMEOUT_S = 900.0
+"""How long to wait for the reference runs of all joints, s; each has a limit of its own."""
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -85,15 +87,15 @@ class Session:
                 f"{self.node.get_namespace()}: is `make sim` running?"
             )
 
-    def call(self, service_type: Any, name: str, request: Any) -> Any:
-        """Call a service.
+    def call(self, service_type: Any, name: str, request: Any, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
+        """Call a service and wait for its answer, s.
 
         Raises:
             ClientError: There is no such service, or it does not answer.
         """
         client = self.node.create_client(service_type, name)
         self.require(client.service_is_ready, f"service {name}")
-        return self.result(client.call_async(request), ANSWER_TIMEOUT_S, f"service {name}")
+        return self.result(client.call_async(request), timeout_s, f"service {name}")
 
     def receive(self, message_type: Any, topic: str, qos: QoSProfile | int, timeout_s: float) -> Any:
         """Return the next message of a topic.
@@ -310,9 +312,10 @@ def say(options: argparse.Namespace) -> int:
 
 
 def trigger(options: argparse.Namespace) -> int:
-    """Call ``stop`` or ``reset``."""
+    """Call ``stop``, ``reset`` or ``home``."""
+    timeout_s = HOMING_TIMEOUT_S if options.verb == "home" else ANSWER_TIMEOUT_S
     with session(options.namespace) as graph:
-        answer = graph.call(Trigger, options.verb, Trigger.Request())
+        answer = graph.call(Trigger, options.verb, Trigger.Request(), timeout_s)
     if not answer.success:
         return fail(answer.message or f"{options.verb} was refused", 1)
     print(answer.message or f"{options.verb}: done")

@@ -168,6 +168,14 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb("reset", "release a stop; nothing moves by itself", "carm reset", f"{CLIENT}:trigger", _none, True),
     Verb(
+        "home",
+        "reference runs of drives with incremental encoders (drive_node)",
+        "carm home",
+        f"{CLIENT}:trigger",
+        _none,
+        True,
+    ),
+    Verb(
         "snapshot",
         "take an exposure and save it, or show the simulator's bodies on one sheet",
         "carm snapshot chest.png",
