@@ -3,11 +3,14 @@
 
 from dataclasses import dataclass
 
-from carm_agent.task import NavigatorConfig
+from carm_agent.task import NavigatorConfig, Policy
+from carm_core.errors import ConfigurationError
 from carm_core.parameters import parameter
 
 NO_HEAD = "none"
 """Stands for no larger language model."""
+POLICIES = ("default", "pointing", "xml", "regression")
+"""Names of the launch argument; all but ``xml`` ask for displacements, by another localizer each."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,11 @@ class AgentParameters:
     controller: str = parameter("joint_trajectory_controller", "name of the trajectory controller", read_only=True)
     velocity_scaling: float = parameter(
         1.0, "default share of the joints' velocity limits", lower=0.01, upper=1.0, read_only=True
+    )
+    policy: str = parameter(
+        "default",
+        "what the localizer is asked for: xml (directions and extents); default, pointing, regression (displacements)",
+        read_only=True,
     )
     tolerance_m: float = parameter(
         0.010, "success within this distance of the image center", unit="m", lower=0.001, upper=0.1, read_only=True
@@ -105,6 +113,15 @@ class AgentParameters:
         read_only=True,
     )
 
+    def __post_init__(self) -> None:
+        """Check what a range cannot say.
+
+        Raises:
+            ConfigurationError: There is no such policy.
+        """
+        if self.policy not in POLICIES:
+            raise ConfigurationError(f"parameter policy = {self.policy!r} is not one of: {', '.join(POLICIES)}")
+
     def navigator_config(self) -> NavigatorConfig:
         """Return the bounds of the navigation policy, in mm."""
         return NavigatorConfig(
@@ -117,4 +134,5 @@ class AgentParameters:
             max_radius_mm=1000.0 * self.max_radius_m,
             max_step_mm=1000.0 * self.max_step_m,
             cautious_step_mm=1000.0 * self.cautious_step_m,
+            policy=Policy.XML if self.policy == "xml" else Policy.POINTING,
         )

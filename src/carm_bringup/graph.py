@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one description of the ROS graph: nodes, parameters, launch arguments and remappings.
+"""The one description of the ROS graphs: nodes, parameters, launch arguments and remappings.
+
+There is one graph per launch file: ``sim``, ``hardware`` and ``replay``.
 
 The launch file (``ros2 launch``) and the launcher for machines without ``launch_ros`` both read this module, so it
 needs nothing but the standard library.
@@ -80,6 +82,10 @@ class Argument:
         return str(self.default).lower() if isinstance(self.default, bool) else str(self.default)
 
 
+AUTO = "auto"
+LOCALIZERS = {"default": "fused", "pointing": "compact", "xml": "compact", "regression": "regression"}
+"""Policy -> localizer that it uses unless another is named."""
+
 ARGUMENTS: tuple[Argument, ...] = (
     Argument(
         "patient",
@@ -87,20 +93,62 @@ ARGUMENTS: tuple[Argument, ...] = (
         "chest_ct (real), phantom:SEED (generated), or a path (NIfTI file, DICOM folder)",
     ),
     Argument(
+        "policy",
+        "default",
+        "how the agent navigates: default (fused localizer), pointing (the multimodal LLM alone says where), xml (it"
+        " answers by directions and extents), regression (deep learning alone)",
+        choices=("default", "pointing", "xml", "regression"),
+    ),
+    Argument(
         "localizer",
-        "fused",
-        "fused (multimodal LLM of this project, with the deep-learning localizer as referee), compact (the LLM alone),"
+        AUTO,
+        "auto (as the policy wants), fused"
+        " (multimodal LLM of this project, with the deep-learning localizer"
+        " as referee), compact (the LLM alone),"
         " regression, a Hugging Face id or folder, openai (a server), or oracle",
     ),
     Argument("server_url", "http://127.0.0.1:8000/v1", "localizer:=openai: address of the OpenAI-compatible server"),
     Argument("confirm", False, "true: the agent asks before each motion"),
     Argument("head_url", "none", "OpenAI-compatible server of a larger model that acts by tools"),
-    Argument("simulator", "embedded", "what stands in for hardware", choices=("embedded",)),
+    Argument("simulator", "embedded", "what stands in for hardware", choices=("embedded", "gazebo")),
     Argument("headless", False, "true: open no windows"),
+    Argument("rviz", False, "true: open RViz"),
+    Argument("use_sim_time", False, "true: the nodes' time is that of /clock; always so with Gazebo"),
     Argument("record", False, "true: record the session as a bag (rosbag2, mcap) into ./recordings"),
     Argument("namespace", "carm", "ROS namespace of the graph"),
     Argument("rate", 0.0, "fluoroscopy, frames per second; 0: single exposures on demand", lower=0.0, upper=30.0),
 )
+
+
+_BY_NAME = {argument.name: argument for argument in ARGUMENTS}
+HARDWARE_ARGUMENTS: tuple[Argument, ...] = (
+    Argument("use_mock_hardware", False, "true: ros2_control with hardware that only repeats its commands"),
+    Argument("can", "none", "CAN bus with CiA 402 drives, such as socketcan:can0; virtual: simulated drives"),
+    Argument(
+        "controller",
+        "joint_trajectory_controller",
+        "server of FollowJointTrajectory: the action is CONTROLLER/follow_joint_trajectory, such as /my_robot/jtc",
+    ),
+    Argument("joint_states", "joint_states", "topic of the joint states"),
+    Argument(
+        "xray",
+        AUTO,
+        "simulated, external (a driver of yours serves xray/expose), or auto: simulated without real motors",
+        choices=(AUTO, "simulated", "external"),
+    ),
+    *(_BY_NAME[name] for name in _BY_NAME if name not in ("simulator", "headless")),
+)
+REPLAY_ARGUMENTS: tuple[Argument, ...] = (
+    Argument("bag", "none", "folder of the bag"),
+    Argument("speed", 1.0, "how many times as fast as it was recorded", lower=0.01, upper=100.0),
+    *(_BY_NAME[name] for name in ("policy", "localizer", "server_url", "patient", "namespace", "rviz")),
+)
+ARGUMENTS_OF: dict[str, tuple[Argument, ...]] = {
+    "sim": ARGUMENTS,
+    "hardware": HARDWARE_ARGUMENTS,
+    "replay": REPLAY_ARGUMENTS,
+}
+"""Launch file -> its arguments."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +169,6 @@ class NodeSpec:
     arguments: Mapping[str, str] = field(default_factory=dict)
     remappings: tuple[tuple[str, str], ...] = ()
 
-    def parameters(self, values: Mapping[str, Value]) -> dict[str, Value]:
-        """Return the parameters that launch arguments set."""
-        return {parameter: values[argument] for parameter, argument in self.arguments.items()}
-
 
 NODES: tuple[NodeSpec, ...] = (
     NodeSpec("motion_node", "motion_node", "motion.yaml"),
@@ -135,8 +179,85 @@ NODES: tuple[NodeSpec, ...] = (
         "localizer.yaml",
         {"localizer": "localizer", "patient": "patient", "server_url": "server_url"},
     ),
-    NodeSpec("agent_node", "agent_node", "agent.yaml", {"confirm_moves": "confirm", "head_url": "head_url"}),
+    NodeSpec(
+        "agent_node",
+        "agent_node",
+        "agent.yaml",
+        {"confirm_moves": "confirm", "head_url": "head_url", "policy": "policy"},
+    ),
 )
+"""The graph on the embedded simulator."""
+STATE_NODE = NodeSpec("state_node", "state_node", "state.yaml")
+DRIVE_NODE = NodeSpec("drive_node", "drive_node", "drive_node.yaml", {"bus": "can"})
+ALL_NODES = (*NODES, STATE_NODE, DRIVE_NODE)
+PACKAGES = {
+    "gazebo": ("ros_gz_sim", "ros_gz_bridge", "gz_ros2_control", "robot_state_publisher", "controller_manager"),
+    "mock": ("robot_state_publisher", "controller_manager", "joint_trajectory_controller", "joint_state_broadcaster"),
+    "replay": ("ros2bag", "rosbag2_storage_mcap"),
+}
+"""What needs more of ROS 2 than the nodes do -> the packages."""
+
+
+def kind_of(values: Mapping[str, Value]) -> str:
+    """Return ``"sim"``, ``"hardware"`` or ``"replay"``: which graph the values are of."""
+    return next(kind for kind, arguments in ARGUMENTS_OF.items() if {a.name for a in arguments} == set(values))
+
+
+def stack(values: Mapping[str, Value]) -> str:
+    """Return the key of :data:`PACKAGES` that says what else runs beside the nodes; empty when nothing does."""
+    if kind_of(values) == "replay":
+        return "replay"
+    if values.get("simulator") == "gazebo":
+        return "gazebo"
+    return "mock" if values.get("use_mock_hardware") else ""
+
+
+def needs(values: Mapping[str, Value]) -> tuple[str, str]:
+    """Return how the user asked for packages that not every machine has, and how to get them; empty when none."""
+    packages = {
+        "gazebo": ("simulator:=gazebo", "Gazebo Harmonic and ros-jazzy-ros-gz, ros-jazzy-gz-ros2-control"),
+        "mock": ("use_mock_hardware:=true", "ros-jazzy-ros2-control, ros-jazzy-ros2-controllers"),
+        "replay": ("replay.launch.py", "ros-jazzy-ros2bag, ros-jazzy-rosbag2-storage-mcap"),
+    }
+    return packages.get(stack(values), ("", ""))
+
+
+def nodes(values: Mapping[str, Value]) -> tuple[NodeSpec, ...]:
+    """Return the nodes of the graph that the values of the launch arguments ask for."""
+    motion, xray, localizer, agent = NODES
+    kind = kind_of(values)
+    if kind == "replay":
+        return (localizer,)
+    if kind == "sim":
+        return (STATE_NODE if values["simulator"] == "gazebo" else motion, xray, localizer, agent)
+    driver = STATE_NODE if values["can"] == "none" else DRIVE_NODE
+    return (driver, *((xray,) if simulates_xray(values) else ()), localizer, agent)
+
+
+def simulates_xray(values: Mapping[str, Value]) -> bool:
+    """Tell whether the graph makes its own X-ray images; where it does not, none is asked for unless a task does."""
+    if kind_of(values) == "sim":
+        return True
+    motorless = bool(values["use_mock_hardware"]) or values["can"] == "virtual"
+    return values["xray"] == "simulated" or (values["xray"] == AUTO and motorless)
+
+
+def parameters(spec: NodeSpec, values: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the parameters of a node that launch arguments set, ``use_sim_time`` among them when it is on."""
+    known = {parameter: values[name] for parameter, name in spec.arguments.items() if name in values}
+    if spec.name in ("agent_node", "state_node") and "controller" in values:
+        known["controller"] = values["controller"]
+    if spec.name == "state_node":
+        known["publish_description"] = stack(values) == ""  # else robot_state_publisher does
+    if values.get("use_sim_time") or stack(values) in ("gazebo", "replay"):
+        known["use_sim_time"] = True
+    return known
+
+
+def remappings(spec: NodeSpec, values: Mapping[str, Value]) -> tuple[tuple[str, str], ...]:
+    """Return the (from, to) pairs of a node, those that launch arguments ask for among them."""
+    topic = str(values.get("joint_states", "joint_states"))
+    return spec.remappings + ((("joint_states", topic),) if topic != "joint_states" else ())
 
 
 def record_words(values: Mapping[str, Value]) -> list[str]:
@@ -150,20 +271,21 @@ def namespace(values: Mapping[str, Value]) -> str:
     return "/" + str(values["namespace"]).strip("/")
 
 
-def resolve(words: Sequence[str]) -> dict[str, Value]:
+def resolve(words: Sequence[str], kind: str = "sim") -> dict[str, Value]:
     """Parse launch arguments.
 
     Args:
         words: ``name:=value`` each.
+        kind: Key of :data:`ARGUMENTS_OF`.
 
     Returns:
-        A value for every argument of the graph.
+        A value for every argument of the graph; ``localizer`` is what the policy wants unless it was named.
 
     Raises:
-        ArgumentError: A word is malformed, unknown or has a value that is not allowed.
+        ArgumentError: A word is malformed, unknown or has a value that is not allowed, or values contradict each other.
     """
-    known = {argument.name: argument for argument in ARGUMENTS}
-    values: dict[str, Value] = {argument.name: argument.default for argument in ARGUMENTS}
+    known = {argument.name: argument for argument in ARGUMENTS_OF[kind]}
+    values: dict[str, Value] = {name: argument.default for name, argument in known.items()}
     for word in words:
         name, separator, text = word.partition(":=")
         if not separator:
@@ -173,4 +295,10 @@ def resolve(words: Sequence[str]) -> dict[str, Value]:
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             raise ArgumentError(f"unknown launch argument {name!r}; {hint}")
         values[name] = known[name].parse(text)
+    if values["localizer"] == AUTO:
+        values["localizer"] = LOCALIZERS[str(values["policy"])]
+    if values.get("use_mock_hardware") and values["can"] != "none":
+        raise ArgumentError(f"use_mock_hardware:=true and can:={values['can']} exclude each other")
+    if values.get("bag") == "none":
+        raise ArgumentError("bag:= needs a value: the folder of the bag")
     return values

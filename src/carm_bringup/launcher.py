@@ -74,17 +74,17 @@ def node_command(spec: graph.NodeSpec, values: Mapping[str, graph.Value]) -> Com
     """Return the command line of a node, with its namespace, parameters and remappings."""
     words = [find_executable(spec.executable), "--ros-args", "--log-level", "info"]
     words += ["-r", f"__node:={spec.name}", "-r", f"__ns:={graph.namespace(values)}"]
-    for source, target in spec.remappings:
+    for source, target in graph.remappings(spec, values):
         words += ["-r", f"{source}:={target}"]
     words += ["--params-file", str(config_file(spec.config))]
-    for name, value in spec.parameters(values).items():
+    for name, value in graph.parameters(spec, values).items():
         words += ["-p", f"{name}:={json.dumps(value)}"]
     return Command(spec.name, tuple(words))
 
 
 def graph_commands(values: Mapping[str, graph.Value]) -> list[Command]:
     """Return every process of the graph."""
-    commands = [node_command(spec, values) for spec in graph.NODES]
+    commands = [node_command(spec, values) for spec in graph.nodes(values)]
     if values["record"]:
         words = (find_executable("carm"), *graph.record_words(values))
         commands.append(Command("record", words, ends_graph=False))
@@ -95,6 +95,8 @@ def readiness_command(values: Mapping[str, graph.Value], start_s: float) -> Comm
     """Return the process that says when the graph is ready, how long after ``start_s``, and what to do next."""
     settings = ["--since", str(start_s), "--namespace", graph.namespace(values), "--patient", str(values["patient"])]
     settings += ["--localizer", str(values["localizer"])]
+    if not graph.simulates_xray(values):
+        settings.append("--no-exposure")
     return Command("carm", (sys.executable, "-m", "carm_bringup.readiness", *settings), ends_graph=False)
 
 
@@ -214,17 +216,22 @@ def describe_exit(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def launch(words: Sequence[str]) -> int:
-    """Start the graph and stay until it ends.
+def launch(words: Sequence[str], kind: str = "sim") -> int:
+    """Start a graph and stay until it ends.
 
     Args:
         words: Launch arguments, ``name:=value`` each.
+        kind: Which graph: ``"sim"`` or ``"hardware"``.
 
     Returns:
         0 after Ctrl-C, 1 when a node failed, 2 on bad input or when a graph already runs in this domain.
     """
     start_s = time.monotonic()
-    values = graph.resolve(words)
+    values = graph.resolve(words, kind)
+    argument, packages = graph.needs(values)
+    if argument:
+        print(f"{argument} needs a machine with ROS 2 Jazzy, `ros2 launch`, and {packages}", file=sys.stderr)
+        return 2
     lock = claim_domain(values)
     if lock is None:
         return 2

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Watch the graph come up and say in one line when it is ready, and what to do next.
 
-Ready means: the motion node reports a state, an X-ray image has arrived, and the localizer has answered for it.
+Ready means: the motion node reports a state, an X-ray image has arrived, the localizer has answered for it, and the
+agent takes goals. Where an exposure would be real, none is made: then the X-ray service and a loaded localizer count.
 Run as a process of its own (``python -m carm_bringup.readiness``) by the launcher and by the launch file.
 """
 
@@ -75,17 +76,19 @@ def probe(namespace: str) -> bool:
         rclpy.try_shutdown()
 
 
-def make_watcher(namespace: str, progress: Progress, start_s: float) -> Any:
+def make_watcher(namespace: str, progress: Progress, start_s: float, exposes: bool = True) -> Any:
     """Return a node that notes the graph's signs of life.
 
     Args:
         namespace: ROS namespace, for example ``"/carm"``.
         progress: Filled in.
         start_s: Monotonic time of the launch, s.
+        exposes: Ask for a first exposure and wait for its image and its landmarks.
     """
     from carm_interfaces.action import Navigate
     from carm_interfaces.msg import CArmState, LandmarkArray
     from carm_interfaces.srv import Expose
+    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
     from rclpy.action import ActionClient
     from rclpy.node import Node
     from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -98,6 +101,8 @@ def make_watcher(namespace: str, progress: Progress, start_s: float) -> Any:
             self.create_subscription(CArmState, "state", self.on_state, latched)
             self.create_subscription(CameraInfo, "xray/camera_info", self.on_image, 2)
             self.create_subscription(LandmarkArray, "landmarks", self.on_landmarks, 10)
+            if not exposes:
+                self.create_subscription(DiagnosticArray, "/diagnostics", self.on_diagnostics, 10)
             self.expose = self.create_client(Expose, "xray/expose")
             self.navigate = ActionClient(self, Navigate, "navigate")
             self.asked_s = float("-inf")
@@ -116,9 +121,18 @@ def make_watcher(namespace: str, progress: Progress, start_s: float) -> Any:
         def on_landmarks(self, message: LandmarkArray) -> None:
             self.mark("localizer")
 
+        def on_diagnostics(self, message: DiagnosticArray) -> None:
+            loaded = f"{namespace}/localizer_node: localizer"
+            if any(status.name == loaded and status.level == DiagnosticStatus.OK for status in message.status):
+                self.mark("localizer")
+
         def tick(self) -> None:
             if self.navigate.server_is_ready():
                 self.mark("agent")
+            if not exposes:
+                if self.expose.service_is_ready():
+                    self.mark("X-ray")
+                return
             listening = self.count_publishers("landmarks") > 0
             waiting = "localizer" in progress.missing and time.monotonic() - self.asked_s > EXPOSE_AGAIN_S
             if waiting and listening and "motion" in progress.seen and self.expose.service_is_ready():
@@ -139,10 +153,12 @@ def watch(options: argparse.Namespace, start_s: float, timeout_s: float = math.i
     import rclpy
     from rclpy.executors import ExternalShutdownException
 
-    progress = Progress()
+    exposes = not (options.no_exposure or options.for_localizer)
+    parts = ("localizer",) if options.for_localizer else ("motion", "X-ray", "localizer", "agent")
+    progress = Progress() if exposes else Progress(parts=parts)
     rclpy.init()
     try:
-        watcher = make_watcher("/" + options.namespace.strip("/"), progress, start_s)
+        watcher = make_watcher("/" + options.namespace.strip("/"), progress, start_s, exposes)
         told = False
         while progress.missing:
             rclpy.spin_once(watcher, timeout_sec=0.1)
@@ -152,6 +168,9 @@ def watch(options: argparse.Namespace, start_s: float, timeout_s: float = math.i
             if not told and time.monotonic() - start_s > SLOW_S:
                 told = True
                 print(f"still waiting for: {', '.join(progress.missing)}", flush=True)
+        if options.for_localizer:
+            print(f"localizer ready in {time.monotonic() - start_s:.1f} s", flush=True)
+            return 0
         print(ready_line(time.monotonic() - start_s, options.patient, options.localizer), flush=True)
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
@@ -173,6 +192,8 @@ def main() -> int:
     parser.add_argument("--since", type=float, default=time.monotonic(), help="monotonic time of the start, s")
     parser.add_argument("--patient", default="")
     parser.add_argument("--localizer", default="")
+    parser.add_argument("--no-exposure", action="store_true", help="make no first exposure")
+    parser.add_argument("--for-localizer", action="store_true", help="wait for the localizer alone")
     options = parser.parse_args()
     if options.probe:
         return EXIT_RUNNING_ALREADY if probe(options.namespace) else 0

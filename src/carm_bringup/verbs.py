@@ -114,6 +114,10 @@ def _wait(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--patient", default="", help=argparse.SUPPRESS)
     parser.add_argument("--localizer", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--no-exposure", action="store_true", help="make no first exposure")
+    parser.add_argument(
+        "--for-localizer", action="store_true", help="wait until the localizer is loaded, for nothing else"
+    )
 
 
 def _doctor(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from carm_core.errors import ConfigurationError
@@ -109,3 +110,35 @@ def declare_parameters(node: Any, cls: type[T]) -> T:
             raise ConfigurationError(f"parameter {reason}")
         values[name] = value
     return cls(**values)
+
+
+def updated_parameters(settings: T, changes: Iterable[Any]) -> tuple[T, str]:
+    """Apply changes to a node's parameters, all or none.
+
+    Args:
+        settings: Instance of a parameter dataclass.
+        changes: ``rclpy`` parameters; those that are not fields (``use_sim_time``) are passed over.
+
+    Returns:
+        The new instance and an empty text, or the old one and one line that says why not.
+    """
+    cls: type[Any] = type(settings)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    values: dict[str, Any] = {}
+    for change in changes:
+        name, value = change.name, change.value
+        if name not in fields:
+            continue
+        old = getattr(settings, name)
+        reason = check_parameter(cls, name, value)
+        if fields[name].metadata.get("read_only") and value != old:
+            reason = f"{name} cannot change while the node runs: set it at the start"
+        elif type(value) is not type(old):
+            reason = f"{name} = {value!r} is not a {type(old).__name__}"
+        if reason:
+            return settings, reason
+        values[name] = value
+    try:
+        return dataclasses.replace(settings, **values), ""  # type: ignore[type-var]
+    except ConfigurationError as error:
+        return settings, str(error)

@@ -40,7 +40,7 @@ def parameter_class(spec: graph.NodeSpec) -> type[Any]:
     return declared[0]  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("spec", graph.NODES, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", graph.ALL_NODES, ids=lambda spec: spec.name)
 class TestNode:
     def test_executable_is_an_entry_point(self, spec: graph.NodeSpec) -> None:
         module, _, function = entry_points()[spec.executable].partition(":")
@@ -53,21 +53,23 @@ class TestNode:
     def test_launch_arguments_set_declared_parameters(self, spec: graph.NodeSpec) -> None:
         fields = {field.name for field in dataclasses.fields(parameter_class(spec))}
         assert set(spec.arguments) <= fields
-        assert set(spec.arguments.values()) <= {argument.name for argument in graph.ARGUMENTS}
+        names = {argument.name for arguments in graph.ARGUMENTS_OF.values() for argument in arguments}
+        assert set(spec.arguments.values()) <= names
 
     def test_launch_arguments_have_the_parameters_types(self, spec: graph.NodeSpec) -> None:
         defaults = configuration(spec)
-        for name, value in spec.parameters(graph.resolve([])).items():
+        for name, value in graph.parameters(spec, graph.resolve([], "hardware")).items():
             assert type(value) is type(defaults[name]), name
 
 
 def test_every_executable_but_the_command_is_a_node() -> None:
-    assert set(entry_points()) - {"carm", "drive_node"} == {spec.executable for spec in graph.NODES}
+    assert set(entry_points()) - {"carm"} == {spec.executable for spec in graph.ALL_NODES}
 
 
 def test_every_configuration_file_is_used() -> None:
     names = {path.name for path in (ROOT / "config").glob("*.yaml")}
-    assert names == {spec.config for spec in graph.NODES} | {"carm.yaml", "drives.yaml", "drive_node.yaml"}
+    others = {"carm.yaml", "drives.yaml", "controllers.yaml", "gazebo_bridge.yaml"}
+    assert names == {spec.config for spec in graph.ALL_NODES} | others
 
 
 def test_defaults_parse_to_themselves() -> None:
@@ -85,7 +87,7 @@ def test_defaults_parse_to_themselves() -> None:
         ("rate:=fast", "not a number"),
         ("rate:=nan", "outside"),
         ("rate:=31", r"outside \[0, 30\]"),
-        ("simulator:=real", "one of: embedded"),
+        ("simulator:=real", "one of: embedded, gazebo"),
         ("namespace:=my arm", "not a ROS namespace"),
         ("patient:=", "needs a value"),
     ],

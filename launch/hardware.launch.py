@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``ros2 launch carm_bringup hardware.launch.py``: the graph on real or mock motors."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from launch import LaunchDescription
+
+try:
+    from carm_bringup.ros_launch import describe
+except ImportError:  # launched from a checkout that is not installed into this interpreter's environment
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+    from carm_bringup.ros_launch import describe
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Describe the graph ``hardware`` of :mod:`carm_bringup.graph`."""
+    return describe("hardware")

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``ros2 launch carm_bringup replay.launch.py``: a bag, seen by the localizer in its own time."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from launch import LaunchDescription
+
+try:
+    from carm_bringup.ros_launch import describe
+except ImportError:  # launched from a checkout that is not installed into this interpreter's environment
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+    from carm_bringup.ros_launch import describe
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Describe the graph ``replay`` of :mod:`carm_bringup.graph`."""
+    return describe("replay")

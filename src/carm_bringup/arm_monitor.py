@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an arm is doing, judged from its joint states and its controller's goals alone.
+
+For motors whose controller knows nothing of this project: :mod:`carm_bringup.nodes.state_node` asks it what to say on
+``state``, and when goals have to be canceled.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_core.kinematics import CArm
+from carm_core.parameters import parameter
+from carm_sim.motion import OperatingState
+
+
+@dataclass(frozen=True)
+class StateParameters:
+    """Parameters of the state node; ``config/state.yaml`` has the same keys."""
+
+    carm_config: str = parameter("", "C-arm description; empty: the one that ships", read_only=True)
+    controller: str = parameter(
+        "joint_trajectory_controller", "name of the trajectory controller that stop cancels", read_only=True
+    )
+    state_rate_hz: float = parameter(
+        10.0, "rate of `state` and of the supervision", unit="Hz", lower=2.0, upper=100.0, read_only=True
+    )
+    joint_states_timeout_s: float = parameter(
+        0.5, "without joint states for this long everything is stopped", unit="s", lower=0.05, upper=10.0
+    )
+    stopped_velocity_m_s: float = parameter(0.002, "slower lengths are at rest", unit="m/s", lower=1e-5, upper=0.1)
+    stopped_velocity_rad_s: float = parameter(0.005, "slower angles are at rest", unit="rad/s", lower=1e-5, upper=0.5)
+    publish_description: bool = parameter(
+        True, "publish robot_description and /tf; false where robot_state_publisher does", read_only=True
+    )
+
+
+class ArmMonitor:
+    """Keeps the latch of a stop and says what the arm is doing. Times are monotonic, s."""
+
+    def __init__(self, carm: CArm, settings: StateParameters) -> None:
+        """Start without joint states.
+
+        Args:
+            carm: The arm.
+            settings: Time-out and velocities at rest.
+        """
+        self._carm = carm
+        self.settings = settings
+        self.positions: NDArray[np.float64] | None = None
+        self._velocities = np.zeros(len(carm.joints))
+        self._seen_s = -math.inf
+        self._latched = ""
+        self._goals = False
+
+    def observe(self, positions: NDArray[np.float64], velocities: NDArray[np.float64], now_s: float) -> None:
+        """Take over a joint state.
+
+        Args:
+            positions: (6,), m and rad.
+            velocities: (6,), m/s and rad/s.
+            now_s: When it came.
+        """
+        self.positions, self._velocities, self._seen_s = positions, velocities, now_s
+
+    def goals(self, active: bool) -> None:
+        """Take over whether the controller has goals that have not ended."""
+        self._goals = active
+
+    def stop(self, reason: str) -> None:
+        """Latch a stop; the first reason stays."""
+        self._latched = self._latched or reason
+
+    def reset(self, now_s: float) -> tuple[bool, str]:
+        """Release the stop when the arm is at rest; return success and what to say."""
+        if not self._latched:
+            return True, "no stop was latched"
+        if self.positions is None or not self._fresh(now_s):
+            return False, "no joint states come: nothing says that the arm is at rest"
+        if self._goals or self._moves:
+            return False, "the arm still moves"
+        self._latched = ""
+        return True, "ready"
+
+    @property
+    def must_cancel(self) -> bool:
+        """Whether the controller has goals that a stop forbids."""
+        return bool(self._latched) and self._goals
+
+    @property
+    def _moves(self) -> bool:
+        rest = (self.settings.stopped_velocity_m_s, self.settings.stopped_velocity_rad_s)
+        limits = [rest[joint.unit == "rad"] for joint in self._carm.joints]
+        return bool((np.abs(self._velocities) > limits).any())
+
+    def _fresh(self, now_s: float) -> bool:
+        return now_s - self._seen_s <= self.settings.joint_states_timeout_s
+
+    def judge(self, now_s: float) -> tuple[OperatingState, str]:
+        """Return what the arm is doing and why, and latch a stop when joint states no longer come."""
+        if self.positions is None:
+            return OperatingState.STARTING, "no joint states have come yet"
+        if not self._fresh(now_s):
+            self.stop("joint states no longer come")
+            return OperatingState.FAULT, f"no joint states for {now_s - self._seen_s:.1f} s"
+        if self._latched:
+            moving = self._goals or self._moves
+            return (OperatingState.STOPPING if moving else OperatingState.STOPPED), self._latched
+        return (OperatingState.MOVING if self._goals or self._moves else OperatingState.IDLE), ""

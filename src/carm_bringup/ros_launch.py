@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The graphs of :mod:`carm_bringup.graph` for ``ros2 launch``; the launch files are one call of :func:`describe`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    RegisterEventHandler,
+    Shutdown,
+)
+from launch.event_handlers import OnProcessExit
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import ExecutableInPackage
+
+from carm_bringup import gazebo, graph
+from carm_core.kinematics import CArm
+from carm_core.paths import cache_dir, config_file, share_dir
+from carm_core.robot_description import Variant, urdf
+
+STOP_PATIENCE_S = "2"
+"""How long a process may take after SIGINT, and again after SIGTERM, s: all have ended within 5 s of Ctrl-C."""
+CONTROLLERS = ("joint_state_broadcaster", "joint_trajectory_controller")
+NOT_REPLAYED = ("landmarks", "landmarks/image", "localize/_action/feedback", "localize/_action/status")
+"""Recorded topics that the replayed localizer publishes itself; they are played below ``recorded/``."""
+
+Values = Mapping[str, graph.Value]
+
+
+def describe(kind: str) -> LaunchDescription:
+    """Declare the arguments of a graph and start what its values ask for.
+
+    Args:
+        kind: Key of :data:`carm_bringup.graph.ARGUMENTS_OF`.
+    """
+    arguments = [
+        DeclareLaunchArgument(
+            argument.name,
+            default_value=argument.default_text,
+            description=argument.description,
+            choices=list(argument.choices) or None,
+        )
+        for argument in graph.ARGUMENTS_OF[kind]
+    ]
+    return LaunchDescription([*arguments, OpaqueFunction(function=lambda context: start(context, kind))])
+
+
+def start(context: LaunchContext, kind: str) -> list[Any]:
+    """Return the actions of a graph.
+
+    Raises:
+        ArgumentError: A value is not allowed, or a package that it needs is not installed.
+    """
+    words = [f"{a.name}:={context.launch_configurations[a.name]}" for a in graph.ARGUMENTS_OF[kind]]
+    values = graph.resolve(words, kind)
+    pushed = context.launch_configurations.get("ros_namespace", "").strip("/")  # of a GroupAction around us
+    if pushed:
+        values["namespace"] = f"{pushed}{graph.namespace(values)}"
+    require(values)
+    actions = [_node(spec, values) for spec in graph.nodes(values)]
+    actions += {"gazebo": _gazebo, "mock": _mock_hardware, "replay": _player}.get(graph.stack(values), _nothing)(values)
+    carm = ExecutableInPackage(package=graph.PACKAGE, executable="carm")
+    if kind != "replay":
+        options = ["--namespace", graph.namespace(values), "--patient", str(values["patient"])]
+        options += ["--localizer", str(values["localizer"])]
+        options += [] if graph.simulates_xray(values) else ["--no-exposure"]
+        actions.append(ExecuteProcess(cmd=[carm, "wait", *options], name="carm", output="screen"))
+    if values.get("record"):
+        actions.append(ExecuteProcess(cmd=[carm, *graph.record_words(values)], name="record", output="screen"))
+    if values.get("rviz"):
+        actions.append(
+            Node(
+                package="rviz2",
+                executable="rviz2",
+                arguments=["-d", str(share_dir() / "rviz" / "carm.rviz")],
+                remappings=[("/carm/robot_description", f"{graph.namespace(values)}/robot_description")],
+            )
+        )
+    return actions
+
+
+def require(values: Values) -> None:
+    """Make sure that the packages of ROS 2 that the values need are installed.
+
+    Raises:
+        ArgumentError: One of them is not; says how to get it.
+    """
+    wanted = (*graph.PACKAGES.get(graph.stack(values), ()), *(("rviz2",) if values.get("rviz") else ()))
+    for package in wanted:
+        try:
+            get_package_share_directory(package)
+        except PackageNotFoundError:
+            argument, source = graph.needs(values) if package != "rviz2" else ("rviz:=true", "ros-jazzy-rviz2")
+            raise graph.ArgumentError(
+                f"{argument} needs the ROS package {package}, which is not installed: install {source}"
+            ) from None
+
+
+def _node(spec: graph.NodeSpec, values: Values) -> Node:
+    """Return a node whose end ends the graph."""
+    return Node(
+        package=graph.PACKAGE,
+        executable=spec.executable,
+        name=spec.name,
+        namespace=graph.namespace(values),
+        parameters=[str(config_file(spec.config)), graph.parameters(spec, values)],
+        remappings=list(graph.remappings(spec, values)),
+        output="screen",
+        on_exit=Shutdown(reason=f"{spec.name} ended"),
+        sigterm_timeout=STOP_PATIENCE_S,
+        sigkill_timeout=STOP_PATIENCE_S,
+    )
+
+
+def _nothing(values: Values) -> list[Any]:
+    del values
+    return []
+
+
+def _state_publisher(values: Values, variant: Variant) -> Node:
+    """Return ``robot_state_publisher``, from which ros2_control takes the description."""
+    description = ParameterValue(urdf(CArm.from_config(), variant), value_type=str)
+    clock = {"use_sim_time": variant.hardware == "gazebo" or bool(values["use_sim_time"])}
+    return Node(
+        package="robot_state_publisher",
+        executable="robot_state_publisher",
+        namespace=graph.namespace(values),
+        parameters=[{"robot_description": description}, clock],
+        output="screen",
+    )
+
+
+def _spawner(values: Values) -> Node:
+    """Return what starts the controllers and then ends."""
+    manager = f"{graph.namespace(values)}/controller_manager"
+    return Node(
+        package="controller_manager",
+        executable="spawner",
+        namespace=graph.namespace(values),
+        arguments=[*CONTROLLERS, "--controller-manager", manager, "--param-file", str(config_file("controllers.yaml"))],
+        output="screen",
+    )
+
+
+def _gazebo(values: Values) -> list[Any]:
+    """Return Gazebo with its world, the C-arm, the patient, the controllers, and the bridge for /clock."""
+    share = share_dir()
+    controllers = str(config_file("controllers.yaml"))
+    meshes = (share / "meshes").as_uri()
+    variant = Variant("gazebo", meshes, controllers, graph.namespace(values))
+    ros_gz = Path(get_package_share_directory("ros_gz_sim")) / "launch" / "gz_sim.launch.py"
+    server_only = "-s " if values["headless"] else ""
+    simulator = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(ros_gz)),
+        launch_arguments={
+            "gz_args": f"-r {server_only}{share / 'worlds' / 'carm.sdf'}",
+            "on_exit_shutdown": "true",
+        }.items(),
+    )
+    bridge = Node(
+        package="ros_gz_bridge",
+        executable="parameter_bridge",
+        parameters=[{"config_file": str(config_file("gazebo_bridge.yaml"))}],
+        output="screen",
+    )
+    description = f"{graph.namespace(values)}/robot_description"
+    arm = _create(["-topic", description, "-name", "carm"])
+    folder = cache_dir() / "gazebo" / "patient"
+    writer = ExecuteProcess(
+        cmd=[
+            sys.executable,
+            "-m",
+            gazebo.__name__,
+            "patient",
+            "--patient",
+            str(values["patient"]),
+            "--output",
+            str(folder),
+        ],
+        name="patient",
+        output="screen",
+    )
+    patient = _create(["-file", str(folder / "patient.sdf"), "-name", "patient"])
+    return [
+        simulator,
+        bridge,
+        _state_publisher(values, variant),
+        arm,
+        writer,
+        RegisterEventHandler(OnProcessExit(target_action=arm, on_exit=[_spawner(values)])),
+        RegisterEventHandler(OnProcessExit(target_action=writer, on_exit=[patient])),
+    ]
+
+
+def _create(arguments: list[str]) -> Node:
+    words = ["-world", gazebo.WORLD, *arguments]
+    return Node(package="ros_gz_sim", executable="create", arguments=words, output="screen")
+
+
+def _mock_hardware(values: Values) -> list[Any]:
+    """Return ros2_control with hardware that repeats its commands, and the controllers."""
+    manager = Node(
+        package="controller_manager",
+        executable="ros2_control_node",
+        namespace=graph.namespace(values),
+        parameters=[str(config_file("controllers.yaml"))],
+        remappings=[("~/robot_description", "robot_description")],
+        output="screen",
+        on_exit=Shutdown(reason="ros2_control_node ended"),
+    )
+    return [_state_publisher(values, Variant("mock")), manager, _spawner(values)]
+
+
+def _player(values: Values) -> list[Any]:
+    """Return what plays the bag once the localizer is loaded, with the bag's time on /clock; its end ends the graph."""
+    space = graph.namespace(values)
+    remaps = [f"{space}/{topic}:={space}/recorded/{topic}" for topic in NOT_REPLAYED]
+    play = ["ros2", "bag", "play", str(values["bag"]), "--clock", "--rate", str(values["speed"]), "--remap", *remaps]
+    player = ExecuteProcess(cmd=play, name="bag", output="screen", on_exit=Shutdown(reason="the bag is at its end"))
+    carm = ExecutableInPackage(package=graph.PACKAGE, executable="carm")
+    words = [carm, "wait", "--namespace", space, "--for-localizer"]
+    ready = ExecuteProcess(cmd=words, name="carm", output="screen")
+    return [ready, RegisterEventHandler(OnProcessExit(target_action=ready, on_exit=[player]))]
