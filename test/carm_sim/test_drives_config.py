@@ -94,3 +94,16 @@ def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigurationError, match=r"drives.yaml"):
         load_drives(JOINTS, path)
+
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "motors.md"
+
+
+def test_the_example_of_the_page_is_a_description_of_drives(tmp_path: Path) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    (tmp_path / "drives.yaml").write_text(text.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
+    drives = load_drives(JOINTS, tmp_path / "drives.yaml")
+    assert {d.joint: d.counts_per_unit for d in drives} == {d.joint: d.counts_per_unit for d in load_drives(JOINTS)}
+    assert [d.joint for d in drives if d.homing] == ["lift"]
+    for name in ("fast", "slow", "park", "timeout_s", *SHIPPED["drives"]["lift"]):
+        assert name.removesuffix("_m").removesuffix("_m_s2") in text
