@@ -14,7 +14,7 @@ from canopen import Network
 
 from carm_core.kinematics import CArm
 from carm_sim.drives.axis import Timing
-from carm_sim.drives.config import load_drives
+from carm_sim.drives.config import Homing, load_drives
 from carm_sim.drives.group import DriveGroup, Phase
 from carm_sim.drives.simulated import simulated_drives
 from carm_sim.motion import (
@@ -27,6 +27,8 @@ from carm_sim.motion import (
 )
 
 CARM = CArm.from_config()
+LIFT = CARM.joint_names.index("lift")
+CART = CARM.joint_names.index("cart_longitudinal")
 _CHANNELS = itertools.count()
 
 
@@ -81,10 +83,13 @@ class Rig:
         self.outcomes: list[Any] = []
         self.history: list[Snapshot] = []
         if connect:
-            self.group.connect()
-            self.controller = follow(CARM, ControllerParameters(), self.group)
-            self.until(lambda: self.group.phase is Phase.READY)
-            self.cycle()
+            self.start()
+
+    def start(self) -> None:
+        self.group.connect()
+        self.controller = follow(CARM, ControllerParameters(), self.group)
+        self.until(lambda: self.group.phase is Phase.READY)
+        self.cycle()
 
     def close(self) -> None:
         for network in (self.bus, self.side):
@@ -145,3 +150,11 @@ class Rig:
 def only(joint: str, **fields: Any) -> Callable[[Any], Any]:
     """Change the configuration of one drive."""
     return lambda config: replace(config, **fields) if config.joint == joint else config
+
+
+def moving(rig: Rig, speed: float = 0.02) -> None:
+    rig.until(lambda: abs(rig.history[-1].measured.velocity[CART]) > speed)
+
+
+def homing(method: int, **fields: Any) -> Homing:
+    return Homing(**({"method": method, "position": 0.0, "fast": 0.03, "slow": 0.01, "acceleration": 0.1} | fields))

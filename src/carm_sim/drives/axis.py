@@ -169,6 +169,11 @@ class Axis:
         self._unanswered = 0
         self._guard_problem, self._toggle = "", -1
 
+    def expect_life(self) -> None:
+        """Count the time without a sign of life from now on."""
+        with self._lock:
+            self._alive_s = self._guarded_s = self._clock()
+
     def _parameters(self, master_id: int) -> list[tuple[Object, int | None, int]]:
         c, timing = self.config, self._timing
         milliseconds = round(1000 * timing.heartbeat_s)

@@ -223,6 +223,9 @@ class DriveGroup:
         self._routine, self._running = None, None
         self._sent.clear()
         self._moved_from = [axis.feedback.counts for axis in self.axes]
+        if phase is Phase.ENABLING:
+            for axis in self.axes:  # while the others were configured nobody asked them
+                axis.expect_life()
 
     def _fail(self, error: DriveError) -> None:
         if self._phase in (Phase.FAULT, Phase.DISABLED):
