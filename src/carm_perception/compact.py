@@ -23,15 +23,16 @@ from carm_core.localization import NAN, LandmarkEstimate, Localization, Localize
 from carm_perception.answers import confidence, estimates_of
 from carm_perception.calibration.abstention import DEFAULT_RISK
 from carm_perception.calibration.guard import Guard, in_field
+from carm_perception.decoding import Grammars
 from carm_perception.folder import COMPACT_FOLDER, REQUIRED, check_model_folder, weights_hash
+from carm_perception.grammar import measured
 from carm_perception.heads import Heads
 from carm_perception.image import MODEL_PX, model_gray
 from carm_perception.prompts import FIRST_PROTOCOLS, SHORT_PROTOCOLS, short_prompt
 from carm_perception.protocols import LIMIT_MM, LOCALIZED, PointingAnswer, ReevaluationAnswer, parse
 
-MAXIMUM_TOKENS = {Protocol.NAVIGATION: 48, Protocol.REEVALUATION: 56, Protocol.COMMAND: 40}
-"""Longest answers, in tokens; of the other protocols :data:`SHORT_ANSWER`."""
-SHORT_ANSWER = 24
+LONGEST_ANSWER = 200
+"""Bound on the length of an answer, tokens. The grammar ends every answer before, also when it is spelled in small."""
 
 BEFORE_LENGTH = (
     ', "dx_mm": ',
@@ -176,6 +177,7 @@ class CompactLocalizer(Localizer):
         self._number_ids: list[int] = self._loaded.tokenizer.convert_tokens_to_ids(tokens)
         if None in self._number_ids or len(set(self._number_ids)) != len(tokens):
             raise LocalizerError(f"model folder {self._loaded.folder}: the tokenizer lacks number tokens")
+        self._grammars = Grammars(self._loaded.tokenizer)
         found = self._loaded.tokenizer.convert_tokens_to_ids(list(BEFORE_LENGTH))
         self._before_length: list[int] = [token for token in found if token is not None]
         self.protocols = SHORT_PROTOCOLS if len(self._before_length) == len(found) else FIRST_PROTOCOLS
@@ -244,16 +246,20 @@ class CompactLocalizer(Localizer):
         import torch
 
         model, tokenizer = self._loaded.model, self._loaded.tokenizer
+        expressions = [measured(question).regex for question in questions]
         with torch.inference_mode():
             embedded, mask = self._embedded(frame, [short_prompt(question) for question in questions])
+            constraints: list[Any] = [self._grammars.constraint(expressions)]
+            if frame is not None:
+                constraints.append(self._choose_median)
             out = model.generate(
                 inputs_embeds=embedded,
                 attention_mask=mask,
-                max_new_tokens=MAXIMUM_TOKENS.get(questions[0].protocol, SHORT_ANSWER),
+                max_new_tokens=LONGEST_ANSWER,
                 do_sample=False,
                 output_logits=True,
                 return_dict_in_generate=True,
-                logits_processor=[self._choose_median],
+                logits_processor=constraints,
             )
             logits = torch.stack(out.logits, dim=1)
             chosen = logits[:, :, self._number_ids].double().softmax(-1).numpy()
@@ -309,6 +315,8 @@ class CompactLocalizer(Localizer):
     ) -> tuple[LandmarkEstimate, ...]:
         """Parse an answer; for pointing, add the uncertainty that the number tokens carry.
 
+        An answer that spells its numbers digit by digit carries none, and is not believed to be exact.
+
         Raises:
             AnswerError: The answer breaks its protocol.
         """
@@ -318,7 +326,9 @@ class CompactLocalizer(Localizer):
         if not isinstance(parsed, PointingAnswer):
             return estimates_of(parsed, question.target_id)
         point = (float(parsed.dx_mm), float(parsed.dy_mm))
-        std = math.sqrt(np.mean([self._spread(numbers[1], point[0]), self._spread(numbers[2], point[1])]))
+        std = float(LIMIT_MM)
+        if len(numbers) == 3:
+            std = math.sqrt(np.mean([self._spread(numbers[1], point[0]), self._spread(numbers[2], point[1])]))
         return (LandmarkEstimate(parsed.target, point, std, confidence=confidence(std)),)
 
     def _spread(self, probability: NDArray[np.float64], center: float) -> float:

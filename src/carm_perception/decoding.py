@@ -242,6 +242,109 @@ class Constraint:
             raise ConfigurationError(f"the grammar cannot be used: {self._matcher.get_error().splitlines()[0]}")
 
 
+_UNFORCED = '%llguidance {{"no_forcing": true}}\nstart: /{regex}/'
+"""Grammar of a regular expression. Where only one text can follow, it may still be split into tokens in any way: else
+llguidance wants the tokenizer's own way for the part that is certain, and longer tokens would be ruled out."""
+
+
+class _ByteTokens:
+    """A byte-level tokenizer as llguidance wants it: what each token is in bytes.
+
+    Its own reader takes every added token between angle brackets for one without text; XML tags are text here.
+    """
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Any) -> None:
+        byte_of = {text: value for value, text in tokenizers_bytes().items()}
+        added = {index: str(token.content) for index, token in tokenizer.added_tokens_decoder.items()}
+        self.special_token_ids = list(tokenizer.all_special_ids)
+        self.eos_token_id = int(tokenizer.eos_token_id)
+        self._tokenizer = tokenizer
+        self.tokens: list[bytes] = []
+        for index, piece in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):
+            text = added.get(index)
+            self.tokens.append(text.encode() if text is not None else bytes(byte_of[c] for c in piece))
+
+    def __call__(self, text: str) -> list[int]:
+        if isinstance(text, bytes):
+            raise TypeError("text is wanted")
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+
+def tokenizers_bytes() -> dict[int, str]:
+    """Characters that stand for bytes in byte-level tokenizers (Radford et al. 2019, GPT-2)."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [value for value in range(256) if value not in plain]
+    return {value: chr(value) for value in plain} | {value: chr(256 + i) for i, value in enumerate(others)}
+
+
+class Grammars:
+    """Grammars of one byte-level tokenizer, each compiled once, for batches of answers that start from nothing."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Prepare.
+
+        Args:
+            tokenizer: Fast Hugging Face tokenizer.
+        """
+        from llguidance import LLTokenizer, TokenizerWrapper
+
+        self._vocabulary = LLTokenizer(TokenizerWrapper(_ByteTokens(tokenizer)))
+        self._end = int(tokenizer.eos_token_id)
+        self._compiled: dict[str, Any] = {}
+
+    def constraint(self, expressions: Sequence[str]) -> BatchConstraint:
+        """What a batch of answers has to match, one regular expression each.
+
+        Raises:
+            ConfigurationError: One is no grammar.
+        """
+        from llguidance import LLMatcher
+
+        for regex in expressions:
+            if regex not in self._compiled:
+                text = _UNFORCED.format(regex=regex.replace("/", r"\/"))
+                matcher = LLMatcher(self._vocabulary, LLMatcher.grammar_from_lark(text))
+                if matcher.is_error():
+                    raise ConfigurationError(f"the grammar cannot be used: {matcher.get_error().splitlines()[0]}")
+                self._compiled[regex] = matcher
+        return BatchConstraint([self._compiled[regex].deep_copy() for regex in expressions], self._end)
+
+
+class BatchConstraint:
+    """Logits processor that leaves only what each row's grammar allows next."""
+
+    def __init__(self, matchers: Sequence[Any], end: int) -> None:
+        """Take fresh matchers, one for each row, and the token that ends an answer."""
+        self._matchers, self._end = matchers, end
+        self._seen = 0
+
+    def __call__(self, ids: Any, scores: Any) -> Any:
+        """Set the scores of what is not allowed to minus infinity.
+
+        Args:
+            ids: Tokens so far (batch, length).
+            scores: Scores of the next token (batch, vocabulary).
+        """
+        import numpy as np
+        import torch
+
+        allowed = np.ones(tuple(scores.shape), bool)
+        for row, matcher in enumerate(self._matchers):
+            fresh = ids[row, self._seen :].tolist()
+            if fresh and not matcher.is_stopped():
+                matcher.consume_tokens(fresh)
+            if not matcher.is_stopped():
+                bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
+                allowed[row] = bits[: scores.shape[1]]
+            else:
+                allowed[row] = np.arange(scores.shape[1]) == self._end
+        self._seen = ids.shape[1]
+        return scores.masked_fill(~torch.from_numpy(allowed), float("-inf"))
+
+
 def load_vocabulary(tokenizer: Any, end_ids: Sequence[int], model: Any) -> Any:
     """Prepare a tokenizer for grammars.
 

@@ -172,6 +172,45 @@ def _command(query: Query) -> Grammar:
     )
 
 
+def measured(query: Query) -> Grammar:
+    """What the compact model may answer: as :func:`grammar`, with reasons in the form that it was taught.
+
+    Its answers are short, so that a bound on their length never cuts one off.
+    """
+    if query.protocol is Protocol.NAVIGATION:
+        return _measured_navigation()
+    return _measured_reevaluation() if query.protocol is Protocol.REEVALUATION else grammar(query)
+
+
+@lru_cache(maxsize=1)
+def _measured_navigation() -> Grammar:
+    names = words(*(landmark(i).name for i in _IDS))
+    more = Grammar(f"(?:, {names.regex}){{0,2}}", 2 * (names.longest + 2))
+    length = Grammar("(?:0|[1-9][0-9]{0,2}) mm ", 7)
+
+    def axis(name: str, low: tuple[str, str], high: tuple[str, str]) -> Grammar:
+        def one(word: str, extents: Grammar, unit: str) -> Grammar:
+            said = _tagged(name, literal(word)) + _tagged(f"extent_{name}", extents)
+            return said + _tagged(f"reason_{name}", length + literal(unit))
+
+        away = words("SMALL", "MODERATE", "LARGE")
+        return one(low[0], away, low[1]) | one(high[0], away, high[1]) | one("CENTER", words("NONE"), "off the center")
+
+    across = axis("x", ("RIGHT", "to the patient's right"), ("LEFT", "to the patient's left"))
+    along = axis("y", ("DOWN", "towards the feet"), ("UP", "towards the head"))
+    context = (names + more) | literal("no landmark")
+    return _tagged("output", _tagged("step1", _tagged("context", context)) + _tagged("step2", across + along))
+
+
+@lru_cache(maxsize=1)
+def _measured_reevaluation() -> Grammar:
+    number = integer(LIMIT_MM)
+    place = words(*(landmark(i).name for i in _IDS)) + literal(" at ") + number + literal(" by ") + number
+    more = Grammar(f"(?: mm; {place.regex}){{0,3}}", 3 * (place.longest + 5))
+    reasons = _tagged("visual_reasoning", place + more + literal(" mm"))
+    return _tagged("response", reasons + _tagged("landmarks", _localization(Query(Protocol.LOCALIZATION))))
+
+
 _GRAMMARS: dict[Protocol, Callable[[Query], Grammar]] = {
     Protocol.RETRIEVAL: _retrieval,
     Protocol.LOCALIZATION: _localization,

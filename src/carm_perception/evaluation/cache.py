@@ -21,6 +21,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 import numpy as np
+import yaml
 
 import carm_core
 import carm_perception
@@ -41,13 +42,15 @@ _GEOMETRY = 19
 def fingerprint() -> str:
     """Hash of everything in the sources that the images depend on."""
     sim, core, perception = (Path(str(m.__file__)).parent for m in (carm_sim, carm_core, carm_perception))
-    sources = [p for p in sim.rglob("*.py") if not {"motion", "nodes"} & set(p.parts)]
+    sources = [p for p in sim.rglob("*.py") if not {"motion", "nodes", "drives"} & set(p.parts)]
     sources += [core / f"{name}.py" for name in ("geometry", "kinematics", "landmarks", "transforms")]
     sources += [perception / "data" / "views.py"]
     sources += [perception / "evaluation" / f"{name}.py" for name in ("suites", "cases", "shifts", "falsification")]
     digest = hashlib.sha256()
-    for path in [*sorted(sources), config_file("carm.yaml")]:
+    for path in sorted(sources):
         digest.update(path.name.encode() + path.read_bytes())
+    arm = yaml.safe_load(config_file("carm.yaml").read_text(encoding="utf-8"))
+    digest.update(repr({name: arm[name] for name in ("geometry", "detector", "joints")}).encode())
     return digest.hexdigest()[:12]
 
 

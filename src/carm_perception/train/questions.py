@@ -27,11 +27,11 @@ from carm_perception.train.architecture import IMAGE_TOKENS
 from carm_perception.train.targets import Piece
 from carm_perception.train.tokenizer import ASSISTANT, END, IMAGE, USER
 
-COMMANDS = 2
+COMMANDS = 3
 """Sentences of a clinician beside one image, when there are any."""
 
 EXTRA_KINDS = (Protocol.NAVIGATION, Protocol.REEVALUATION, Protocol.COMMAND)
-EXTRA_CHANCES = (0.25, 0.4, 0.35)
+EXTRA_CHANCES = (0.2, 0.35, 0.45)
 """How often a batch holds each kind of the longer questions."""
 
 REMARK_CHANCE = 0.5

@@ -137,7 +137,7 @@ def train_compact(options: RecipeOptions, progress: bool = True) -> Path:
     for split, store in (("train", train), ("validation", validation)):
         if not len(store):
             raise ConfigurationError(
-                f"no {split} views in {options.data}; make them with: carm dataset --split {split}"
+                f"no {split} views in {options.data}; make them with: carm dataset --format integrals --split {split}"
             )
     compact, tokenizer = fresh(options.size, options.tower.seed)
     if options.start is not None:
