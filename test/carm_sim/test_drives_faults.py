@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("canopen", reason="needs the extra can")
 from canopen import SdoAbortedError
@@ -108,6 +110,7 @@ def test_a_dead_drive_stops_the_others(rig: Rig) -> None:
     assert rig.now_s - begun_s < 0.15
     rig.fault()
     assert_aborted(rig, "lift", "no answer to SYNC")
+    assert rig.group.silent
     with pytest.raises(DriveError, match="lift: node 3 does not answer"):
         rig.group.recover()
     rig.drives[LIFT].boot()
@@ -247,3 +250,30 @@ def test_slow_configuration_is_not_silence(make: Make, guarded: bool, monkeypatc
     rig = make(only("cart_longitudinal", node_guarding=guarded), connect=False)
     rig.start()
     assert rig.group.fault == ""
+
+
+BREAK: dict[str, Callable[[Any], object]] = {
+    "fault": lambda drive: drive.fail(0x2310),
+    "power": lambda drive: drive.cut_power(),
+    "restart": lambda drive: drive.boot(),
+    "brake": lambda drive: setattr(drive.plant, "jammed", True),
+    "encoder": lambda drive: drive.plant.invert(),
+}
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.sampled_from(sorted(BREAK)), st.integers(0, 5), st.floats(0.8, 3.0))
+def test_whatever_breaks_whenever_all_stop_and_stay(kind: str, index: int, after_s: float) -> None:
+    rig = Rig()
+    joint = CARM.joint_names[index]
+    rig.go(6.0, cart_longitudinal=0.2, cart_lateral=0.15, lift=0.1, wigwag=0.15, tilt=0.8, orbital=0.8)
+    rig.run(after_s)
+    BREAK[kind](rig.drives[index])
+    snapshot = rig.fault(6.0)
+    assert_aborted(rig, "drive fault", joint)
+    assert "reset" in snapshot.message
+    rest = [drive.plant.position for drive in rig.drives]
+    rig.run(1.0)
+    assert rest == [drive.plant.position for drive in rig.drives]
+    assert rig.history[-1].state is OperatingState.FAULT
+    rig.close()

@@ -95,6 +95,11 @@ class DriveGroup:
         return str(self._fault) if self._fault is not None else ""
 
     @property
+    def silent(self) -> bool:
+        """A drive does not answer: its position is not known."""
+        return self._cycles >= self._trusted and any(axis.silence(self._clock()) for axis in self.axes)
+
+    @property
     def unready(self) -> str:
         """Why goals cannot be followed now; empty when they can."""
         if self._phase is not Phase.READY:

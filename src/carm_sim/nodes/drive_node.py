@@ -25,7 +25,7 @@ try:
     from carm_sim.drives.parameters import DriveParameters
     from carm_sim.drives.simulated import Simulation
 except ModuleNotFoundError as missing:
-    sys.exit(f"drive_node: {missing.name} is not installed: pip install 'carm_bringup[can]'")
+    sys.exit(f"drive_node: {missing.name} is not installed: pip install canopen python-can")
 
 _POLL_S = 0.01
 
@@ -65,6 +65,9 @@ class DriveNode(TrajectoryNode):
                 self._simulation.close()
             raise
         return follow(self._carm, settings, self._drives)
+
+    def _joints_known(self) -> bool:
+        return not self._drives.silent
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Reset the drives' faults and enable them, then release the stop."""

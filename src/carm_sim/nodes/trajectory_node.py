@@ -142,6 +142,10 @@ class TrajectoryNode(Node):
         """Make what moves the joints, and its controller."""
         raise NotImplementedError
 
+    def _joints_known(self) -> bool:
+        """Whether the positions measured last are of now; where they are not, no joint states are published."""
+        return True
+
     def _make_publishers(self, description: str) -> None:
         self._joint_states = self.create_publisher(JointState, "joint_states", 10)
         self._state = self.create_publisher(CArmState, "state", _LATCHED)
@@ -187,7 +191,7 @@ class TrajectoryNode(Node):
         for outcome in snapshot.outcomes:
             self._outcomes.put(outcome)
             self._report(outcome)
-        if self._joint_states_due.due(now_s):
+        if self._joint_states_due.due(now_s) and self._joints_known():
             position = snapshot.measured.position.tolist()
             self._joint_states.publish(messages.joint_state(self._limits.names, snapshot, stamp))
             poses = self._poses.moved(dict(zip(self._limits.names, position, strict=True)))
