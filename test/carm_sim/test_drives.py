@@ -42,6 +42,20 @@ def test_a_trajectory_is_tracked(rig: Rig) -> None:
     np.testing.assert_allclose([d.plant.measured for d in rig.drives], commands, atol=40)
 
 
+@pytest.mark.parametrize("late_s", [0.02, 0.2])
+def test_a_late_control_loop_makes_no_set_point_jump(rig: Rig, late_s: float) -> None:
+    rig.go(4.0, cart_longitudinal=0.2, tilt=0.6)
+    moving(rig, 0.06)
+    for _ in range(round(late_s / 0.005)):
+        rig.now_s += 0.005
+        for drive in rig.drives:
+            drive.tick()
+    rig.until(lambda: rig.outcomes)
+    assert rig.outcomes[-1].status is GoalStatus.SUCCEEDED
+    steps = np.abs(np.diff([s.desired.position for s in rig.history], axis=0)).max(axis=0)
+    assert (steps <= 1.6 * rig.timing.period_s * np.array([j.velocity for j in CARM.joints])).all()
+
+
 def test_stop_decelerates_latches_and_holds(rig: Rig) -> None:
     rig.go(4.0, cart_longitudinal=0.2)
     moving(rig)

@@ -328,7 +328,7 @@ class DriveGroup:
         wanted = {Phase.FAULT: State.QUICK_STOP, Phase.DISABLED: State.SWITCH_ON_DISABLED}.get(
             self._phase, State.ENABLED
         )
-        if now_s - self._heartbeat_s >= self._timing.heartbeat_s:
+        if now_s - self._heartbeat_s >= self._timing.heartbeat_s / 2:
             self._heartbeat_s = now_s
             self._network.send_message(0x700 + MASTER_ID, bytes([OPERATIONAL]))
         for axis in self.axes:

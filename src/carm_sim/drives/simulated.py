@@ -30,6 +30,7 @@ _STATUS = {
     State.FAULT: 0x08,
 }
 _TICK_S = 0.01
+_HELD_UP_S = 0.05
 _SWITCH_BEYOND = 0.02  # m or rad
 _AT_REST = 1.0  # counts/s
 _IN_POSITION = 5.0  # counts
@@ -117,6 +118,9 @@ class SimulatedDrive:
         dt_s, self._last_s = max(0.0, now_s - self._last_s), now_s
         if not self.powered:
             return
+        if dt_s > _HELD_UP_S:  # this process was held up: frames wait to be read
+            self._heard_s += dt_s
+            self._error_s += dt_s
         period_s = self._get(Object.PRODUCER_HEARTBEAT) / 1000
         if period_s and now_s - self._said_s >= period_s:
             self._said_s = now_s

@@ -135,13 +135,16 @@ def build_controller(carm: CArm, parameters: MotionParameters, positions: Array 
     return follow(carm, p, drive)
 
 
-def follow(carm: CArm, parameters: ControllerParameters, drive: Drives) -> TrajectoryController:
+def follow(
+    carm: CArm, parameters: ControllerParameters, drive: Drives, *, max_step_s: float = 0.1
+) -> TrajectoryController:
     """Make a controller for drives.
 
     Args:
         carm: The C-arm.
         parameters: Tolerances and rules.
         drive: What moves its joints.
+        max_step_s: Longest step, s; when the clock runs on further the motion waits.
     """
     p, limits = parameters, JointLimits.of(carm.joints)
     tolerances = Tolerances(
@@ -156,5 +159,6 @@ def follow(carm: CArm, parameters: ControllerParameters, drive: Drives) -> Traje
         start_tolerance=limits.by_unit(p.start_tolerance_m, p.start_tolerance_rad),
         allow_partial_joints_goal=p.allow_partial_joints_goal,
         limit_tolerance=p.limit_tolerance,
+        max_step_s=max_step_s,
     )
     return TrajectoryController(carm.joints, drive, settings)

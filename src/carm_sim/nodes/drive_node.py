@@ -64,7 +64,7 @@ class DriveNode(TrajectoryNode):
             if self._simulation is not None:
                 self._simulation.close()
             raise
-        return follow(self._carm, settings, self._drives)
+        return follow(self._carm, settings, self._drives, max_step_s=timing.max_step_s)
 
     def _joints_known(self) -> bool:
         return not self._drives.silent
