@@ -107,7 +107,7 @@ def test_a_dead_drive_stops_the_others(rig: Rig) -> None:
     rig.drives[LIFT].cut_power()
     begun_s = rig.now_s
     rig.until(lambda: rig.group.fault)
-    assert rig.now_s - begun_s < 0.15
+    assert rig.now_s - begun_s < 0.25
     rig.fault()
     assert_aborted(rig, "lift", "no answer to SYNC")
     assert rig.group.silent

@@ -41,7 +41,7 @@ class Timing:
     period_s: float = 0.01
     heartbeat_s: float = 0.1
     lifetime_factor: float = 3.0
-    answer_s: float = 0.1
+    answer_s: float = 0.2
 
     @property
     def max_step_s(self) -> float:

@@ -47,7 +47,7 @@ class DriveParameters(ControllerParameters):
         3.0, "a drive, or the master, is lost after this many periods in silence", lower=1.5, upper=20.0, read_only=True
     )
     answer_s: float = parameter(
-        0.1,
+        0.2,
         "a drive is lost after this time without an answer to SYNC",
         unit="s",
         lower=0.01,

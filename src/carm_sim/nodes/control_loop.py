@@ -22,6 +22,17 @@ def raise_process_priority() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
 
 
+def prefer_threads(prefixes: tuple[str, ...]) -> None:
+    """Give running threads whose names start like this the loop's real-time priority, where the system allows it.
+
+    A loop at real-time priority that waits for what other threads receive must not starve them.
+    """
+    for thread in threading.enumerate():
+        if thread.name.startswith(prefixes) and thread.native_id is not None:
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(thread.native_id, os.SCHED_FIFO, os.sched_param(REAL_TIME_PRIORITY))
+
+
 class Schedule:
     """Says when something with a lower rate than the loop is due, without drift on average."""
 

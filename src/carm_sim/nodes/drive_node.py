@@ -15,6 +15,7 @@ from std_srvs.srv import Trigger
 from carm_core.errors import ConfigurationError
 from carm_sim.motion import OperatingState, Snapshot, TrajectoryController, follow
 from carm_sim.nodes import motion_messages as messages
+from carm_sim.nodes.control_loop import prefer_threads
 from carm_sim.nodes.trajectory_node import TrajectoryNode, run
 
 try:
@@ -57,6 +58,7 @@ class DriveNode(TrajectoryNode):
         try:
             if settings.simulate or settings.bus == VIRTUAL:
                 self._simulation = Simulation(settings.bus, settings.bitrate, configs, self._carm)
+            prefer_threads(("Notifier for bus", "simulated_drives"))
             self._drives = DriveGroup(network, configs, timing, time.monotonic)
             self._drives.connect()
         except Exception:
