@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from carm_agent import phrases
 from carm_agent.belief import RADIUS_90_PER_STD
-from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRestError, StoppedError
+from carm_agent.errors import (
+    CanceledError,
+    ImagingError,
+    MotionError,
+    NoJointStatesError,
+    NotAtRestError,
+    StoppedError,
+)
 from carm_agent.evidence import Evidence
 from carm_agent.planner import Plan, Planner
 from carm_agent.ports import Arm, Clock, Imager, Interrupt
@@ -199,7 +206,10 @@ class _Task:
 
     def _leave_unknown_angles(self) -> None:
         """Turn to 0/0 about the isocenter when the present view is of a kind that localizers were not trained on."""
-        start = self._arm.joint_positions()
+        try:
+            start = self._arm.joint_positions()
+        except NoJointStatesError:  # the image says where the arm is; a motion would be refused
+            return
         primary, secondary = np.degrees(self._planner.carm.angles(start))
         if abs(primary) <= self._config.max_primary_deg and abs(secondary) <= self._config.max_secondary_deg:
             return
