@@ -254,7 +254,7 @@ def test_doubtful_target_out_of_reach_is_approached_then_refused() -> None:
         return answer(query, displacement, std_mm=60.0 if count == 1 else 4.0)
 
     world = World(reply, (0.0, 0.0, 120.0))
-    world.localizer.points_mm[11] = np.array([0.0, 380.0, 120.0])
+    world.localizer.points_mm[11] = np.array([0.0, 420.0, 120.0])
     result, steps = navigate(world)
     assert result.error_code == NavigationCode.UNREACHABLE
     assert "cart_lateral" in result.error_msg
