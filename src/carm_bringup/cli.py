@@ -96,13 +96,22 @@ def parse(verb: Verb, words: Sequence[str]) -> argparse.Namespace:
 
 def run_sim(options: argparse.Namespace) -> int:
     """Start the graph: by `ros2 launch` where it is installed, else by the launcher."""
+    return _start("sim", options.arguments)
+
+
+def run_hardware(options: argparse.Namespace) -> int:
+    """Start the graph on real motors, as :func:`run_sim` does on the simulator."""
+    return _start("hardware", options.arguments)
+
+
+def _start(kind: str, words: list[str]) -> int:
     from carm_bringup import graph, launcher
 
     try:
         has_launch = shutil.which("ros2") is not None and importlib.util.find_spec("launch_ros") is not None
-        return (launcher.launch_by_ros2 if has_launch else launcher.launch)(options.arguments)
+        return (launcher.launch_by_ros2 if has_launch else launcher.launch)(words, kind)
     except graph.ArgumentError as error:
-        print(f"carm sim: {error}", file=sys.stderr)
+        print(f"carm {kind}: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
 
 

@@ -251,12 +251,12 @@ def launch(words: Sequence[str], kind: str = "sim") -> int:
         lock.release()
 
 
-def launch_by_ros2(words: Sequence[str]) -> int:
+def launch_by_ros2(words: Sequence[str], kind: str = "sim") -> int:
     """Become ``ros2 launch`` of the same graph; return 2 when a graph already runs in this domain."""
-    lock = claim_domain(graph.resolve(words))
+    lock = claim_domain(graph.resolve(words, kind))
     if lock is not None:
         lock.keep_across_exec()
-        command = ["ros2", "launch", graph.PACKAGE, "sim.launch.py", *words]
+        command = ["ros2", "launch", graph.PACKAGE, f"{kind}.launch.py", *words]
         os.execvp(command[0], command)
     return 2
 

@@ -69,7 +69,8 @@ def probe(namespace: str) -> bool:
         deadline = time.monotonic() + PROBE_S
         while time.monotonic() < deadline:
             rclpy.spin_once(node, timeout_sec=0.05)
-            if "motion_node" in [name for name, space in node.get_node_names_and_namespaces() if space == namespace]:
+            names = {name for name, space in node.get_node_names_and_namespaces() if space == namespace}
+            if names & {"motion_node", "drive_node", "state_node"}:
                 return True
         return False
     finally:

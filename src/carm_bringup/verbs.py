@@ -60,7 +60,15 @@ def _none(parser: argparse.ArgumentParser) -> None:
 
 
 def _sim(parser: argparse.ArgumentParser) -> None:
-    lines = [f"  {a.name}:={a.default_text}".ljust(26) + a.description for a in graph.ARGUMENTS]
+    _launch_arguments(parser, "sim")
+
+
+def _hardware(parser: argparse.ArgumentParser) -> None:
+    _launch_arguments(parser, "hardware")
+
+
+def _launch_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
+    lines = [f"  {a.name + ':=' + a.default_text:<28}  {a.description}" for a in graph.ARGUMENTS_OF[kind]]
     parser.add_argument("arguments", nargs="*", metavar="name:=value", help="launch arguments, see below")
     parser.epilog = "launch arguments and their defaults:\n" + "\n".join(lines) + f"\n\n{parser.epilog}"
 
@@ -151,6 +159,13 @@ VERBS: tuple[Verb, ...] = (
         "carm sim patient:=phantom:7",
         "carm_bringup.cli:run_sim",
         _sim,
+    ),
+    Verb(
+        "hardware",
+        "start the graph on real motors, over CAN or by any FollowJointTrajectory controller",
+        "carm hardware controller:=/my_robot/jtc joint_states:=/my_robot/joint_states",
+        "carm_bringup.cli:run_hardware",
+        _hardware,
     ),
     Verb(
         "navigate",
