@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The graph on somebody else's motors: a trajectory controller in another namespace, found by launch arguments alone."""
+"""The graph on somebody else's motors: a controller in another namespace, found by launch arguments alone."""
 
 import signal
 import subprocess
