@@ -266,7 +266,7 @@ class _ByteTokens:
             text = added.get(index)
             self.tokens.append(text.encode() if text is not None else bytes(byte_of[c] for c in piece))
 
-    def __call__(self, text: str) -> list[int]:
+    def __call__(self, text: str | bytes) -> list[int]:
         if isinstance(text, bytes):
             raise TypeError("text is wanted")
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
