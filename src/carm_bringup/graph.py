@@ -112,7 +112,8 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("head_url", "none", "OpenAI-compatible server of a larger model that acts by tools"),
     Argument("simulator", "embedded", "what stands in for hardware", choices=("embedded", "gazebo")),
     Argument("headless", False, "true: open no windows"),
-    Argument("rviz", False, "true: open RViz"),
+    Argument("rviz", False, "true: open RViz, with scene:=true"),
+    Argument("scene", False, "true: patient, X-ray image and landmarks as markers, for RViz and Foxglove"),
     Argument("use_sim_time", False, "true: the nodes' time is that of /clock; always so with Gazebo"),
     Argument("record", False, "true: record the session as a bag (rosbag2, mcap) into ./recordings"),
     Argument("namespace", "carm", "ROS namespace of the graph"),
@@ -141,7 +142,7 @@ HARDWARE_ARGUMENTS: tuple[Argument, ...] = (
 REPLAY_ARGUMENTS: tuple[Argument, ...] = (
     Argument("bag", "none", "folder of the bag"),
     Argument("speed", 1.0, "how many times as fast as it was recorded", lower=0.01, upper=100.0),
-    *(_BY_NAME[name] for name in ("policy", "localizer", "server_url", "patient", "namespace", "rviz")),
+    *(_BY_NAME[name] for name in ("policy", "localizer", "server_url", "patient", "namespace", "rviz", "scene")),
 )
 ARGUMENTS_OF: dict[str, tuple[Argument, ...]] = {
     "sim": ARGUMENTS,
@@ -161,6 +162,7 @@ class NodeSpec:
         config: Parameter file in ``config/``.
         arguments: Parameter -> launch argument that sets it.
         remappings: (from, to) pairs.
+        vital: The graph ends with it.
     """
 
     name: str
@@ -168,6 +170,7 @@ class NodeSpec:
     config: str
     arguments: Mapping[str, str] = field(default_factory=dict)
     remappings: tuple[tuple[str, str], ...] = ()
+    vital: bool = True
 
 
 NODES: tuple[NodeSpec, ...] = (
@@ -189,7 +192,10 @@ NODES: tuple[NodeSpec, ...] = (
 """The graph on the embedded simulator."""
 STATE_NODE = NodeSpec("state_node", "state_node", "state.yaml")
 DRIVE_NODE = NodeSpec("drive_node", "drive_node", "drive_node.yaml", {"bus": "can"})
-ALL_NODES = (*NODES, STATE_NODE, DRIVE_NODE)
+SCENE_NODE = NodeSpec("scene_node", "scene_node", "scene.yaml", vital=False)
+ALL_NODES = (*NODES, STATE_NODE, DRIVE_NODE, SCENE_NODE)
+VIEWED = ("robot_description", "scene/patient", "scene/xray", "scene/landmarks", "landmarks/image")
+"""Topics of ``rviz/carm.rviz``."""
 PACKAGES = {
     "gazebo": ("ros_gz_sim", "ros_gz_bridge", "gz_ros2_control", "robot_state_publisher", "controller_manager"),
     "mock": ("robot_state_publisher", "controller_manager", "joint_trajectory_controller", "joint_state_broadcaster"),
@@ -226,12 +232,13 @@ def nodes(values: Mapping[str, Value]) -> tuple[NodeSpec, ...]:
     """Return the nodes of the graph that the values of the launch arguments ask for."""
     motion, xray, localizer, agent = NODES
     kind = kind_of(values)
+    scene = (SCENE_NODE,) if values["scene"] or values["rviz"] else ()
     if kind == "replay":
-        return (localizer,)
+        return (localizer, *scene)
     if kind == "sim":
-        return (STATE_NODE if values["simulator"] == "gazebo" else motion, xray, localizer, agent)
+        return (STATE_NODE if values["simulator"] == "gazebo" else motion, xray, localizer, agent, *scene)
     driver = STATE_NODE if values["can"] == "none" else DRIVE_NODE
-    return (driver, *((xray,) if simulates_xray(values) else ()), localizer, agent)
+    return (driver, *((xray,) if simulates_xray(values) else ()), localizer, agent, *scene)
 
 
 def simulates_xray(values: Mapping[str, Value]) -> bool:
@@ -258,6 +265,12 @@ def remappings(spec: NodeSpec, values: Mapping[str, Value]) -> tuple[tuple[str, 
     """Return the (from, to) pairs of a node, those that launch arguments ask for among them."""
     topic = str(values.get("joint_states", "joint_states"))
     return spec.remappings + ((("joint_states", topic),) if topic != "joint_states" else ())
+
+
+def viewer_remappings(values: Mapping[str, Value]) -> list[tuple[str, str]]:
+    """Return the (from, to) pairs that bring ``rviz/carm.rviz`` into another namespace."""
+    space = namespace(values)
+    return [] if space == "/carm" else [(f"/carm/{topic}", f"{space}/{topic}") for topic in VIEWED]
 
 
 def record_words(values: Mapping[str, Value]) -> list[str]:

@@ -23,7 +23,7 @@ from carm_bringup import graph
 from carm_bringup.instance import InstanceLock, domain_id
 from carm_bringup.readiness import EXIT_RUNNING_ALREADY
 from carm_core.errors import CarmError
-from carm_core.paths import config_file
+from carm_core.paths import config_file, share_dir
 
 STOP_LADDER: tuple[tuple[signal.Signals, float], ...] = ((signal.SIGTERM, 3.0), (signal.SIGKILL, 1.0))
 """Signals to end a process group with, and how long to wait after each, s; together under 5 s.
@@ -79,12 +79,23 @@ def node_command(spec: graph.NodeSpec, values: Mapping[str, graph.Value]) -> Com
     words += ["--params-file", str(config_file(spec.config))]
     for name, value in graph.parameters(spec, values).items():
         words += ["-p", f"{name}:={json.dumps(value)}"]
-    return Command(spec.name, tuple(words))
+    return Command(spec.name, tuple(words), ends_graph=spec.vital)
 
 
 def graph_commands(values: Mapping[str, graph.Value]) -> list[Command]:
-    """Return every process of the graph."""
+    """Return every process of the graph.
+
+    Raises:
+        LaunchError: A program is not installed.
+    """
     commands = [node_command(spec, values) for spec in graph.nodes(values)]
+    if values["rviz"]:
+        viewer = shutil.which("rviz2")
+        if viewer is None:
+            raise LaunchError("rviz:=true needs rviz2 (ros-jazzy-rviz2); scene:=true publishes what Foxglove shows")
+        remaps = (word for pair in graph.viewer_remappings(values) for word in ("-r", ":=".join(pair)))
+        settings = ("-d", str(share_dir() / "rviz" / "carm.rviz"), "--ros-args", *remaps)
+        commands.append(Command("rviz", (viewer, *settings), ends_graph=False))
     if values["record"]:
         words = (find_executable("carm"), *graph.record_words(values))
         commands.append(Command("record", words, ends_graph=False))

@@ -84,7 +84,7 @@ def start(context: LaunchContext, kind: str) -> list[Any]:
                 package="rviz2",
                 executable="rviz2",
                 arguments=["-d", str(share_dir() / "rviz" / "carm.rviz")],
-                remappings=[("/carm/robot_description", f"{graph.namespace(values)}/robot_description")],
+                remappings=graph.viewer_remappings(values),
             )
         )
     return actions
@@ -108,7 +108,7 @@ def require(values: Values) -> None:
 
 
 def _node(spec: graph.NodeSpec, values: Values) -> Node:
-    """Return a node whose end ends the graph."""
+    """Return a node; the end of a vital one ends the graph."""
     return Node(
         package=graph.PACKAGE,
         executable=spec.executable,
@@ -117,7 +117,7 @@ def _node(spec: graph.NodeSpec, values: Values) -> Node:
         parameters=[str(config_file(spec.config)), graph.parameters(spec, values)],
         remappings=list(graph.remappings(spec, values)),
         output="screen",
-        on_exit=Shutdown(reason=f"{spec.name} ended"),
+        on_exit=Shutdown(reason=f"{spec.name} ended") if spec.vital else None,
         sigterm_timeout=STOP_PATIENCE_S,
         sigkill_timeout=STOP_PATIENCE_S,
     )
