@@ -18,53 +18,34 @@ class AgentParameters:
     """Parameters of the agent node."""
 
     controller: str = parameter("joint_trajectory_controller", "name of the trajectory controller", read_only=True)
-    velocity_scaling: float = parameter(
-        1.0, "default share of the joints' velocity limits", lower=0.01, upper=1.0, read_only=True
-    )
+    velocity_scaling: float = parameter(1.0, "default share of the joints' velocity limits", lower=0.01, upper=1.0)
     policy: str = parameter(
         "default",
         "what the localizer is asked for: xml (directions and extents); default, pointing, regression (displacements)",
-        read_only=True,
     )
     tolerance_m: float = parameter(
-        0.010, "success within this distance of the image center", unit="m", lower=0.001, upper=0.1, read_only=True
+        0.010, "success within this distance of the image center", unit="m", lower=0.001, upper=0.1
     )
-    max_exposures: int = parameter(15, "exposures of one task", lower=1, upper=100, read_only=True)
-    max_duration_s: float = parameter(180.0, "duration of one task", unit="s", lower=1.0, upper=3600.0, read_only=True)
-    max_steps: int = parameter(12, "motions of one task", lower=1, upper=100, read_only=True)
-    max_doubts: int = parameter(3, "consecutive doubtful answers that end a task", lower=1, upper=10, read_only=True)
-    min_confidence: float = parameter(
-        0.3, "answers that state less confidence are doubtful", lower=0.0, upper=1.0, read_only=True
-    )
-    max_radius_m: float = parameter(
-        0.036, "success needs a 90 % radius below this", unit="m", lower=0.005, upper=0.5, read_only=True
-    )
-    max_step_m: float = parameter(
-        0.4, "longest motion of the isocenter", unit="m", lower=0.01, upper=1.0, read_only=True
-    )
-    cautious_step_m: float = parameter(
-        0.06, "longest motion on a doubtful answer", unit="m", lower=0.0, upper=0.2, read_only=True
-    )
+    max_exposures: int = parameter(15, "exposures of one task", lower=1, upper=100)
+    max_duration_s: float = parameter(180.0, "duration of one task", unit="s", lower=1.0, upper=3600.0)
+    max_steps: int = parameter(12, "motions of one task", lower=1, upper=100)
+    max_doubts: int = parameter(3, "consecutive doubtful answers that end a task", lower=1, upper=10)
+    min_confidence: float = parameter(0.3, "answers that state less confidence are doubtful", lower=0.0, upper=1.0)
+    max_radius_m: float = parameter(0.036, "success needs a 90 % radius below this", unit="m", lower=0.005, upper=0.5)
+    max_step_m: float = parameter(0.4, "longest motion of the isocenter", unit="m", lower=0.01, upper=1.0)
+    cautious_step_m: float = parameter(0.06, "longest motion on a doubtful answer", unit="m", lower=0.0, upper=0.2)
     server_timeout_s: float = parameter(
-        5.0, "wait for a service or action to be there and to accept", unit="s", lower=0.1, upper=60.0, read_only=True
+        5.0, "wait for a service or action to be there and to accept", unit="s", lower=0.1, upper=60.0
     )
-    image_timeout_s: float = parameter(
-        5.0, "wait for the image of an exposure", unit="s", lower=0.1, upper=60.0, read_only=True
-    )
-    localizer_timeout_s: float = parameter(
-        60.0, "wait for the localizer's answer", unit="s", lower=0.1, upper=600.0, read_only=True
-    )
+    image_timeout_s: float = parameter(5.0, "wait for the image of an exposure", unit="s", lower=0.1, upper=60.0)
+    localizer_timeout_s: float = parameter(60.0, "wait for the localizer's answer", unit="s", lower=0.1, upper=600.0)
     joint_state_timeout_s: float = parameter(
-        1.0, "joint states older than this are unknown", unit="s", lower=0.05, upper=10.0, read_only=True
+        1.0, "joint states older than this are unknown", unit="s", lower=0.05, upper=10.0
     )
-    motion_timeout_s: float = parameter(
-        5.0, "wait beyond the planned end of a motion", unit="s", lower=0.1, upper=60.0, read_only=True
-    )
-    rest_timeout_s: float = parameter(
-        3.0, "wait for the arm to come to rest", unit="s", lower=0.1, upper=10.0, read_only=True
-    )
+    motion_timeout_s: float = parameter(5.0, "wait beyond the planned end of a motion", unit="s", lower=0.1, upper=60.0)
+    rest_timeout_s: float = parameter(3.0, "wait for the arm to come to rest", unit="s", lower=0.1, upper=10.0)
 
-    confirm_moves: bool = parameter(False, "ask the clinician before each motion", read_only=True)
+    confirm_moves: bool = parameter(False, "ask the clinician before each motion")
     confirm_timeout_s: float = parameter(
         60.0, "wait for the clinician's yes to a motion", unit="s", lower=1.0, upper=600.0, read_only=True
     )

@@ -96,9 +96,17 @@ class Planner:
             GoalError: the scaling is out of range.
         """
         self._carm = carm
-        self._velocity_scaling = _checked_scaling(velocity_scaling)
+        self.set_velocity_scaling(velocity_scaling)
         self._collision = collision
         self._detour_s = detour_s
+
+    def set_velocity_scaling(self, scaling: float) -> None:
+        """Change the default share of the velocity limits that plans use, 0 < scaling <= 1.
+
+        Raises:
+            GoalError: the scaling is out of range.
+        """
+        self._velocity_scaling = _checked_scaling(scaling)
 
     @property
     def carm(self) -> CArm:

@@ -183,6 +183,13 @@ class CompactLocalizer(Localizer):
         self.protocols = SHORT_PROTOCOLS if len(self._before_length) == len(found) else FIRST_PROTOCOLS
         self._values = np.arange(-LIMIT_MM, LIMIT_MM + 1, dtype=np.float64)
 
+    def set_caution(self, maximum_std_mm: float, maximum_risk: float) -> None:
+        """See :class:`~carm_perception.calibration.guard.Cautious`."""
+        self._guard.set_risk(maximum_risk)
+        self._maximum_std_mm = maximum_std_mm
+        if self._heads is None and self._guard.may_abstain:
+            self._heads = Heads.load(self._loaded.folder, self._loaded.width)
+
     def warm_up(self) -> None:
         """Answer one question about a gray image."""
         gray = np.full((MODEL_PX, MODEL_PX), 128, np.uint8)

@@ -65,6 +65,11 @@ class FusedLocalizer(Localizer):
         self._fusion = Fusion.from_dict(calibration.fusion) if calibration is not None else Fusion()
         self.model_version = self._speaker.model_version
 
+    def set_caution(self, maximum_std_mm: float, maximum_risk: float) -> None:
+        """See :class:`~carm_perception.calibration.guard.Cautious`."""
+        self._guard.set_risk(maximum_risk)
+        self._maximum_std_mm = maximum_std_mm
+
     def warm_up(self) -> None:
         """Let both read a gray image."""
         self._speaker.warm_up()

@@ -69,14 +69,13 @@ class LocalizerParameters:
     each_frame: bool = parameter(True, "localize each new frame without being asked")
     target: str = parameter("", "landmark to look for in each frame until a task names one; empty: all")
     maximum_std_m: float = parameter(
-        0.0, "abstain above this standard deviation; 0: never", unit="m", lower=0.0, upper=1.0, read_only=True
+        0.0, "abstain above this standard deviation; 0: never", unit="m", lower=0.0, upper=1.0
     )
     maximum_risk: float = parameter(
         DEFAULT_RISK,
         "abstain so that no more than this part of the answers is wrong, and on images without landmarks; 0: never",
         lower=0.0,
         upper=1.0,
-        read_only=True,
     )
     overlay: bool = parameter(True, "publish landmarks/image while somebody listens")
     frame_timeout_s: float = parameter(

@@ -60,6 +60,11 @@ class RegressionLocalizer(Localizer):
         self._heads = Heads.load(self._loaded.folder, self._loaded.width)
         self._guard = Guard(self._loaded, self.name, maximum_risk)
 
+    def set_caution(self, maximum_std_mm: float, maximum_risk: float) -> None:
+        """See :class:`~carm_perception.calibration.guard.Cautious`."""
+        self._guard.set_risk(maximum_risk)
+        self._maximum_std_mm = maximum_std_mm
+
     def warm_up(self) -> None:
         """Read one gray image."""
         gray = np.full((MODEL_PX, MODEL_PX), 128, np.uint8)

@@ -18,6 +18,7 @@ from enum import Enum, auto
 
 import numpy as np
 
+from carm_core.errors import LocalizerError
 from carm_core.frame import XrayFrame
 from carm_core.localization import Localization, Localizer, Protocol, Query
 
@@ -142,6 +143,21 @@ class LocalizationService:
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
+
+    def adjust(self, change: Callable[[Localizer], None]) -> None:
+        """Change the localizer between two answers; what is known about the last frame is forgotten.
+
+        Args:
+            change: Called with the localizer; quick. What it raises comes through.
+
+        Raises:
+            LocalizerError: There is no localizer yet.
+        """
+        with self._changed:
+            if self._localizer is None:
+                raise LocalizerError("the localizer is still being loaded: ask again")
+            change(self._localizer)
+            self._last = (math.nan, {})
 
     @property
     def statistics(self) -> Statistics:

@@ -17,9 +17,12 @@ import rclpy
 from carm_interfaces.action import MoveCArm, Navigate
 from carm_interfaces.msg import Utterance
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.action import ActionServer, CancelResponse
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from std_msgs.msg import String
@@ -43,7 +46,7 @@ from carm_agent.ports import Arm, Interrupt
 from carm_agent.task import NavigationCode, NavigationGoal, NavigationResult, Progress
 from carm_core.errors import CarmError, GoalError
 from carm_core.kinematics import CArm
-from carm_core.parameters import declare_parameters
+from carm_core.parameters import declare_parameters, updated_parameters
 
 _SHUTDOWN_S = 0.8
 
@@ -71,7 +74,8 @@ class AgentNode(Node):
         self._tasks = self.create_publisher(String, "agent/task", 10)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._clinician = Clinician(self)
-        self.create_timer(1.0, self._publish_diagnostics)
+        self.create_timer(1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.add_on_set_parameters_callback(self._on_parameters)
         self._servers = [
             self._serve(Navigate, "navigate", self._execute_navigate),
             self._serve(MoveCArm, "move", self._execute_move),
@@ -121,6 +125,17 @@ class AgentNode(Node):
     def _on_stopped(self, message: str) -> None:
         if self.busy:
             self._graph.interrupt.stop(message or "stop was pressed")
+
+    def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        """Take over changes between two tasks."""
+        settings, reason = updated_parameters(self._settings, parameters)
+        if not reason and settings != self._settings and self.busy:
+            reason = f"a task runs ({self._task}): change parameters between tasks"
+        if reason:
+            return SetParametersResult(successful=False, reason=reason)
+        self._planner.set_velocity_scaling(settings.velocity_scaling)
+        self._settings = self._graph.parameters = settings
+        return SetParametersResult(successful=True)
 
     # Tasks
 

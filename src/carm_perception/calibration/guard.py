@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 def in_field(estimate: LandmarkEstimate) -> bool:
     """Whether a landmark is said to lie in the image."""
     return max(abs(value) for value in estimate.displacement_mm) <= FIELD_MM / 2
+
+
+@runtime_checkable
+class Cautious(Protocol):
+    """A localizer whose caution can change while it works."""
+
+    def set_caution(self, maximum_std_mm: float, maximum_risk: float) -> None:
+        """Change when to abstain, see the localizer's constructor.
+
+        Raises:
+            ConfigurationError: The risk is out of range.
+        """
 
 
 class Guard:
@@ -45,9 +57,17 @@ class Guard:
         Raises:
             ConfigurationError: The risk is out of range.
         """
-        self._risk = tabulated_risk(maximum_risk) if maximum_risk != 0 else 0.0
+        self.set_risk(maximum_risk)
         self.calibration = calibration or load_calibration(loaded.folder, loaded.version)
         self._radii = self.calibration.localizers.get(name) if self.calibration is not None else None
+
+    def set_risk(self, maximum_risk: float) -> None:
+        """Change the largest rate of wrong answers.
+
+        Raises:
+            ConfigurationError: The risk is out of range.
+        """
+        self._risk = tabulated_risk(maximum_risk) if maximum_risk != 0 else 0.0
 
     @property
     def may_abstain(self) -> bool:

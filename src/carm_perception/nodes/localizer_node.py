@@ -24,6 +24,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -35,8 +36,9 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 from carm_core.errors import CarmError, LocalizerError, UnknownNameError
 from carm_core.frame import XrayFrame
 from carm_core.landmarks import find_landmark, landmark
-from carm_core.localization import Localization, Protocol, Query
-from carm_core.parameters import check_parameter, declare_parameters
+from carm_core.localization import Localization, Localizer, Protocol, Query
+from carm_core.parameters import declare_parameters, updated_parameters
+from carm_perception.calibration.guard import Cautious
 from carm_perception.nodes import messages
 from carm_perception.overlay import draw
 from carm_perception.parameters import LocalizerParameters
@@ -109,9 +111,10 @@ class LocalizerNode(Node):
             cancel_callback=lambda handle: CancelResponse.ACCEPT,
             callback_group=ReentrantCallbackGroup(),
         )
-        self.create_timer(1.0, self._publish_diagnostics)
-        self.create_timer(0.2, self._watch_service)
-        self.create_timer(_CANCEL_LATENCY_S, self._watch_questions)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # cancels count while a simulation is paused, too
+        self.create_timer(1.0, self._publish_diagnostics, clock=steady)
+        self.create_timer(0.2, self._watch_service, clock=steady)
+        self.create_timer(_CANCEL_LATENCY_S, self._watch_questions, clock=steady)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._service.start()
 
@@ -144,21 +147,19 @@ class LocalizerNode(Node):
         self._history.add(stamp, dict(zip(message.name, message.position, strict=False)))
 
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
-        for item in parameters:
-            if item.name not in {f.name for f in dataclasses.fields(LocalizerParameters)}:
-                continue
-            reason = check_parameter(LocalizerParameters, item.name, item.value)
-            target = 0
-            if item.name == "target" and item.value and not reason:
-                try:
-                    target = find_landmark(item.value).id
-                except UnknownNameError as error:
-                    reason = str(error)
-            if reason:
-                return SetParametersResult(successful=False, reason=reason)
-            if item.name == "target":
-                self._target = target
-            self._settings = dataclasses.replace(self._settings, **{item.name: item.value})
+        settings, reason = updated_parameters(self._settings, parameters)
+        if reason:
+            return SetParametersResult(successful=False, reason=reason)
+        old = self._settings
+        try:
+            target = find_landmark(settings.target).id if settings.target else 0
+            if (settings.maximum_std_m, settings.maximum_risk) != (old.maximum_std_m, old.maximum_risk):
+                self._service.adjust(lambda localizer: _set_caution(localizer, settings))
+        except CarmError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        if settings.target != old.target:
+            self._target = target
+        self._settings = settings
         return SetParametersResult(successful=True)
 
     def _on_image(self, message: Image) -> None:
@@ -287,6 +288,14 @@ class LocalizerNode(Node):
         now = self.get_clock().now().to_msg()
         name = f"{self.get_fully_qualified_name()}: localizer"
         self._diagnostics.publish(messages.diagnostics(now, name, level, text, values))
+
+
+def _set_caution(localizer: Localizer, settings: LocalizerParameters) -> None:
+    if not isinstance(localizer, Cautious):
+        raise LocalizerError(
+            f"localizer {localizer.name} has no calibration: maximum_std_m and maximum_risk say nothing"
+        )
+    localizer.set_caution(1000 * settings.maximum_std_m, settings.maximum_risk)
 
 
 def goal_query(goal: Localize.Goal) -> Query:

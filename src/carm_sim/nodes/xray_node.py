@@ -24,6 +24,7 @@ from carm_interfaces.srv import Expose
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -34,7 +35,7 @@ from shape_msgs.msg import Mesh
 
 from carm_core.errors import CarmError, ConfigurationError
 from carm_core.kinematics import CArm
-from carm_core.parameters import check_parameter, declare_parameters
+from carm_core.parameters import declare_parameters, updated_parameters
 from carm_sim.joint_history import JointHistory, JointStatesMissingError
 from carm_sim.nodes import xray_messages as messages
 from carm_sim.patient import Patient, load_patient
@@ -120,7 +121,7 @@ class XrayNode(Node):
             callback_group=MutuallyExclusiveCallbackGroup(),
         )
         self.create_service(Expose, "xray/expose", self._on_expose, callback_group=ReentrantCallbackGroup())
-        self.create_timer(1.0, self._publish_diagnostics)
+        self.create_timer(1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.add_on_set_parameters_callback(self._on_parameters)
         self._worker = threading.Thread(target=self._guarded, args=(self._work,), name="xray", daemon=True)
         self._worker.start()
@@ -290,14 +291,12 @@ class XrayNode(Node):
             raise _NotReadyError(f"no exposure within {_ANSWER_PATIENCE_S:.0f} s") from None
 
     def _on_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
-        for parameter in parameters:
-            reason = check_parameter(XrayParameters, parameter.name, parameter.value)
-            if parameter.name == "rate_hz" and reason:
-                return SetParametersResult(successful=False, reason=reason)
-        for parameter in parameters:
-            if parameter.name == "rate_hz":
-                self._rate_hz = float(parameter.value)
-                self._jobs.put(None)
+        settings, reason = updated_parameters(replace(self._settings, rate_hz=self._rate_hz), parameters)
+        if reason:
+            return SetParametersResult(successful=False, reason=reason)
+        if settings.rate_hz != self._rate_hz:
+            self._rate_hz = settings.rate_hz
+            self._jobs.put(None)
         return SetParametersResult(successful=True)
 
     def _publish_diagnostics(self) -> None:
