@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import IO, Any
 
-from carm_bringup import figures
+from carm_core import figures
 from carm_core.errors import CarmError
 
 NAMES = ("ours", "ours_image", "itk_rtk", "nanodrr_cpu", "diffdrr")

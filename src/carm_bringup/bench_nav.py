@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carm_bringup import figures
 from carm_bringup.nav_suites import ALIASES, POLICIES, SUITES, NavigationSuite, suite
+from carm_core import figures
 from carm_core.errors import ConfigurationError
 
 if TYPE_CHECKING:

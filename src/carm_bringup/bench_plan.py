@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carm_bringup import figures
+from carm_core import figures
 from carm_core.errors import ConfigurationError, GoalError
 
 if TYPE_CHECKING:

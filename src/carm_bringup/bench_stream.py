@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carm_bringup import figures
+from carm_core import figures
 from carm_core.errors import CarmError, ConfigurationError
 
 if TYPE_CHECKING:

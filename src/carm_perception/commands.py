@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from carm_core.arguments import count
 from carm_core.errors import ConfigurationError
 from carm_core.paths import cache_dir
 from carm_perception.train.qlora import command as qlora
@@ -19,13 +20,6 @@ def default_data() -> Path:
     return cache_dir() / "dataset"
 
 
-def _positive(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
-    return value
-
-
 def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``carm dataset``."""
     parser.add_argument("--output", type=Path, help="folder of the data set (~/.cache/carm/dataset)")
@@ -36,9 +30,9 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         help="xray: images as a screen shows them; integrals: what the compact models are trained on (xray)",
     )
     parser.add_argument("--split", choices=SPLITS, action="append", help="repeat for several (train and validation)")
-    parser.add_argument("--patients", type=_positive, help="training phantoms (xray 640, others a fifth; 360, a tenth)")
-    parser.add_argument("--views", type=_positive, help="views of each phantom (xray 80, integrals 120)")
-    parser.add_argument("--workers", type=_positive, default=0, help="processes, or Ray tasks at once (all cores)")
+    parser.add_argument("--patients", type=count, help="training phantoms (xray 640, others a fifth; 360, a tenth)")
+    parser.add_argument("--views", type=count, help="views of each phantom (xray 80, integrals 120)")
+    parser.add_argument("--workers", type=count, default=0, help="processes, or Ray tasks at once (all cores)")
     parser.add_argument(
         "--engine", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster (local)"
     )
@@ -82,11 +76,11 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         help="go on from language.pt of an earlier run with new data (stage 2 alone)",
     )
     parser.add_argument("--minutes", type=float, default=75.0, help="training time of both stages together (75)")
-    parser.add_argument("--patients", type=_positive, default=360, help="phantoms of a data set made now (360)")
-    parser.add_argument("--views", type=_positive, default=120, help="views of each (120)")
-    parser.add_argument("--batch", type=_positive, help="images per step (compact 64, qlora 16)")
+    parser.add_argument("--patients", type=count, default=360, help="phantoms of a data set made now (360)")
+    parser.add_argument("--views", type=count, default=120, help="views of each (120)")
+    parser.add_argument("--batch", type=count, help="images per step (compact 64, qlora 16)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and order (0)")
-    parser.add_argument("--threads", type=_positive, default=2, help="CPU threads (2)")
+    parser.add_argument("--threads", type=count, default=2, help="CPU threads (2)")
     qlora.add_arguments(parser)
 
 

@@ -10,6 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
+from carm_core.arguments import count
 from carm_core.errors import ConfigurationError
 
 KEY_VARIABLE = "CARM_API_KEY"
@@ -26,13 +27,6 @@ def _port(text: str) -> int:
     return value
 
 
-def _count(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
-    return value
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``carm serve``."""
     parser.add_argument("--model", default="compact", help="compact, or a Hugging Face id or folder (compact)")
@@ -40,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", default="", help="PEFT adapter of a Hugging Face model, id or folder")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of a Hugging Face model")
     parser.add_argument("--load-in-4bit", action="store_true", help="quantize a Hugging Face model (CUDA)")
-    parser.add_argument("--threads", type=_count, default=2, help="CPU threads of a Hugging Face model (2)")
+    parser.add_argument("--threads", type=count, default=2, help="CPU threads of a Hugging Face model (2)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
     parser.add_argument("--port", type=_port, default=8000, help="port to listen on; 0: any that is free (8000)")
     parser.add_argument(
@@ -51,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain (PEM): serve HTTPS")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key (PEM)")
-    parser.add_argument("--max-image-px", type=_count, default=4096, help="longest side of an image (4096)")
-    parser.add_argument("--max-request-mb", type=_count, default=16, help="largest request, MiB (16)")
-    parser.add_argument("--queue", type=_count, default=64, help="most requests that wait (64)")
+    parser.add_argument("--max-image-px", type=count, default=4096, help="longest side of an image (4096)")
+    parser.add_argument("--max-request-mb", type=count, default=16, help="largest request, MiB (16)")
+    parser.add_argument("--queue", type=count, default=64, help="most requests that wait (64)")
 
 
 def run(options: argparse.Namespace) -> int:

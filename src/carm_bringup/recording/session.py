@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from carm_bringup import __version__, figures
+from carm_bringup import __version__
+from carm_core import figures
 from carm_core.paths import config_file
 
 SESSION, CARM_CONFIG, MODEL = "session", "carm.yaml", "model"

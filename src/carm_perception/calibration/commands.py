@@ -8,14 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from carm_core.arguments import count
 from carm_core.errors import ConfigurationError
-
-
-def _positive(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
-    return value
 
 
 def _fraction(text: str) -> float:
@@ -34,12 +28,12 @@ MINIMUM_PATIENTS = 10
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``carm calibrate``."""
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="model folder (the one that ships)")
-    parser.add_argument("--patients", type=_positive, default=120, help="calibration phantoms (120)")
-    parser.add_argument("--views", type=_positive, default=12, help="views of each (12)")
+    parser.add_argument("--patients", type=count, default=120, help="calibration phantoms (120)")
+    parser.add_argument("--views", type=count, default=12, help="views of each (12)")
     parser.add_argument(
         "--shifted", type=_fraction, default=SHIFTED, help="part of the patients of the other style (1/3)"
     )
-    parser.add_argument("--workers", type=_positive, default=2, help="processes (2)")
+    parser.add_argument("--workers", type=count, default=2, help="processes (2)")
 
 
 SHIFTED = 1 / 3

@@ -4,28 +4,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import platform
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from carm_core.errors import ConfigurationError
+from carm_core import figures as figure_file
+from carm_core.arguments import count
 from carm_perception.evaluation.suites import DEFAULT_SUITES, GROUPS, NOMINAL, SUITE_NAMES, resolve, suite
 
 _PROTOCOLS = ("localization", "retrieval", "re-evaluation")
-
-
-def _count(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
-    return value
 
 
 def _length(text: str) -> float:
@@ -52,11 +42,11 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="compact, regression, fused, or a Hugging Face id or folder; repeat (compact)",
     )
     parser.add_argument("--model", type=Path, help="model folder of compact, regression, fused (the one that ships)")
-    parser.add_argument("--patients", type=_count, default=0, help="patients of each suite (the suite's own number)")
-    parser.add_argument("--views", type=_count, default=0, help="views of each suite (in proportion to the patients)")
+    parser.add_argument("--patients", type=count, default=0, help="patients of each suite (the suite's own number)")
+    parser.add_argument("--views", type=count, default=0, help="views of each suite (in proportion to the patients)")
     parser.add_argument("--seed", type=int, default=0, help="seed of views and noise (0)")
-    parser.add_argument("--threads", type=_count, default=2, help="CPU threads of a Hugging Face model (2)")
-    parser.add_argument("--workers", type=_count, default=1, help="processes that render (1)")
+    parser.add_argument("--threads", type=count, default=2, help="CPU threads of a Hugging Face model (2)")
+    parser.add_argument("--workers", type=count, default=1, help="processes that render (1)")
     parser.add_argument(
         "--maximum-std",
         type=_length,
@@ -88,7 +78,7 @@ def run_localize(args: argparse.Namespace) -> int:
         ConfigurationError: An option is out of range or a file cannot be written.
         UnknownNameError: There is no such localizer or suite.
     """
-    _check_folder(args.json)
+    figure_file.check_file(args.json)
     suites = [suite(name, args.patients, args.views) for name in resolve(args.suite or DEFAULT_SUITES)]
     from tqdm import tqdm
 
@@ -111,7 +101,7 @@ def run_localize(args: argparse.Namespace) -> int:
         localizer.close()
         _compare(name, results)
     document = _document(args.seed, results)
-    _write_json(args.json, document)
+    _write(args.json, document)
     if args.report is not None:
         print(f"report in {write_report(args.report, evaluations, document)}")
     return 0
@@ -164,7 +154,7 @@ def run_published(args: argparse.Namespace) -> int:
     Raises:
         ConfigurationError: A file cannot be read or written, or lacks a column.
     """
-    _check_folder(args.json)
+    figure_file.check_file(args.json)
     from carm_core.localization import Protocol
     from carm_perception.evaluation.published import read_targets, score
 
@@ -172,7 +162,7 @@ def run_published(args: argparse.Namespace) -> int:
     results = {path.stem: score(path, targets, Protocol(args.protocol)) for path in args.outputs}
     for name, figures in results.items():
         print(line(name, figures))
-    _write_json(args.json, _document(args.seed, results))
+    _write(args.json, _document(args.seed, results))
     return 0
 
 
@@ -180,7 +170,7 @@ def add_correction_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``carm eval correction``."""
     parser.add_argument("--suite", action="append", help="where the cases come from; repeat (phantom-nominal)")
     _add_model_arguments(parser)
-    parser.add_argument("--cases", type=_count, default=200, help="at most so many wrong and right answers each (200)")
+    parser.add_argument("--cases", type=count, default=200, help="at most so many wrong and right answers each (200)")
 
 
 def run_correction(args: argparse.Namespace) -> int:
@@ -190,7 +180,7 @@ def run_correction(args: argparse.Namespace) -> int:
         ConfigurationError: An option is out of range or the file cannot be written.
         UnknownNameError: There is no such localizer or suite.
     """
-    _check_folder(args.json)
+    figure_file.check_file(args.json)
     suites = [suite(name, args.patients, args.views) for name in resolve(args.suite or (NOMINAL,))]
     from tqdm import tqdm
 
@@ -208,7 +198,7 @@ def run_correction(args: argparse.Namespace) -> int:
             shown = ("wrong", "n", "fixed_alone", "broken_alone", "fixed_told", "broken_told", "no_answer_told")
             print(f"{name}/{chosen.name}: {'  '.join(f'{key} {figures[key]}' for key in shown)}", flush=True)
         localizer.close()
-    _write_json(args.json, _document(args.seed, results))
+    _write(args.json, _document(args.seed, results))
     return 0
 
 
@@ -221,30 +211,10 @@ def _advance(bar: Any) -> Callable[[int], None]:
     return advance
 
 
-def _check_folder(file: Path | None) -> None:
-    if file is not None and not file.parent.is_dir():
-        raise ConfigurationError(f"{file}: folder {file.parent} does not exist")
-
-
-def _write_json(file: Path | None, document: dict[str, Any]) -> None:
-    if file is None:
-        return
-    try:
-        file.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"cannot write {file}: {error.strerror}") from error
+def _write(file: Path | None, document: dict[str, Any]) -> None:
+    if file is not None:
+        figure_file.write(file, document, allow_nan=False)
 
 
 def _document(seed: int, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Figures with commit, versions and machine."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    versions = {p: metadata.version(p) for p in ("torch", "transformers", "numpy")}
-    return {
-        "command": "carm " + " ".join(sys.argv[1:]),
-        "seed": seed,
-        "commit": commit,
-        "versions": {"python": platform.python_version(), **versions},
-        "machine": f"{platform.machine()}, {platform.processor() or platform.system()}",
-        "results": results,
-    }
+    return figure_file.document("carm " + " ".join(sys.argv[1:]), seed, results)

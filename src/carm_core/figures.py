@@ -44,14 +44,20 @@ def check_file(file: Path | None) -> None:
         raise ConfigurationError(f"{file}: folder {file.parent} does not exist")
 
 
-def write(file: Path, content: dict[str, Any]) -> None:
+def write(file: Path, content: dict[str, Any], *, allow_nan: bool = True) -> None:
     """Write a file of figures.
+
+    Args:
+        file: where to.
+        content: of :func:`document`.
+        allow_nan: write NaN and infinity, which JSON itself does not know.
 
     Raises:
         ConfigurationError: it cannot be written.
+        ValueError: a number is not finite and that is not allowed.
     """
     try:
-        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(content, indent=1, allow_nan=allow_nan) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"cannot write {file}: {error.strerror}") from error
 
