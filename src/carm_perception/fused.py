@@ -26,6 +26,7 @@ from carm_perception.calibration.fusion import RADIUS_90_PER_STD, REFEREE, Fusio
 from carm_perception.calibration.guard import Guard
 from carm_perception.compact import CompactLocalizer, LoadedModel
 from carm_perception.heads import Reading
+from carm_perception.protocols import LOCALIZED, RETRIEVED
 from carm_perception.regression import RegressionLocalizer, written
 
 LISTS = (Protocol.LOCALIZATION, Protocol.RETRIEVAL)
@@ -101,8 +102,9 @@ class FusedLocalizer(Localizer):
         """A list: the language model's where it orders better and is not contradicted, else the referee's."""
         estimates = self._referee.estimates(reading)
         answer = written(query.protocol, estimates)
-        seen = Localization(self.name, self.model_version, query, answer, estimates)
         two = query.protocol is Protocol.LOCALIZATION
+        listed = estimates[: LOCALIZED if two else RETRIEVED]
+        seen = Localization(self.name, self.model_version, query, answer, listed)
         if (self._fusion.localization if two else self._fusion.retrieval) == REFEREE:
             return seen
         spoken = self._speaker.localize(frame, query)
