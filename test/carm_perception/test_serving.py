@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import signal
 import ssl
 from collections.abc import Iterator
@@ -20,10 +21,13 @@ from PIL import Image
 
 from carm_core.errors import ConfigurationError
 from carm_core.frame import XrayFrame
+from carm_core.kinematics import CArm
 from carm_core.localization import Protocol, Query
 from carm_perception.compact import CompactLocalizer
 from carm_perception.openai_localizer import OpenAiLocalizer
 from carm_perception.openai_options import ServerOptions
+from carm_sim.patient import load_patient
+from carm_sim.xray import XraySystem
 
 from .serving import carm_serve
 
@@ -89,18 +93,29 @@ def chat(*parts: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"model": "carm-compact", "messages": [{"role": "user", "content": content}], **more}
 
 
+def xray() -> XrayFrame:
+    """A straight view near the carina of a phantom."""
+    patient = load_patient("phantom:970001")
+    system = XraySystem(patient, CArm.from_config(), seed=1)
+    place = patient.landmarks_table_mm[11] + np.array([25.0, -20.0, 0.0])
+    return system.expose(system.carm.inverse(place / 1000, 0.0, 0.0)[0]).frame(0.0)
+
+
 @pytest.mark.usefixtures("key")
 def test_answers_are_those_of_the_model_in_process(running: Running) -> None:
-    here = CompactLocalizer()
+    """To a millimeter: the server may compute several questions at once, which rounds in another order."""
+    here = CompactLocalizer(maximum_risk=0.0)  # the server speaks for the model alone, whose words cannot abstain
     there = OpenAiLocalizer(running.options())
     there.warm_up()
+    image = xray()
     queries = [Query(p, 11, SENTENCES.get(p, ""), "[2,3]") for p in here.protocols]
     for query in (*queries, Query(Protocol.LOCALIZATION), Query(Protocol.POINTING)):
-        mine, other = here.localize(frame(), query), there.localize(frame(), query)
-        assert (other.answer, other.ok, other.query) == (mine.answer, mine.ok, query), other.message
+        mine, other = here.localize(image, query), there.localize(image, query)
+        assert (other.ok, other.query) == (mine.ok, query) == (True, query), other.message
+        assert re.sub(r"\d+", "", other.answer) == re.sub(r"\d+", "", mine.answer)
         assert [e.id for e in other.estimates] == [e.id for e in mine.estimates]
         for one, two in zip(mine.estimates, other.estimates, strict=True):
-            assert two.displacement_mm == pytest.approx(one.displacement_mm, nan_ok=True)
+            assert two.displacement_mm == pytest.approx(one.displacement_mm, abs=1.0, nan_ok=True)
     there.close()
 
 
