@@ -13,8 +13,10 @@ from collections.abc import Iterator
 import numpy as np
 from ompl import base, geometric, util
 
-from carm_agent.collision import CollisionError, CollisionModel, PathCheck
+from carm_agent.collision import CollisionModel
 from carm_agent.joint_path import JointPath
+from carm_agent.margins import CollisionError
+from carm_agent.path_check import PathCheck
 from carm_core.kinematics import CArm
 from carm_core.transforms import Array
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from carm_agent.collision import CollisionError, CollisionModel, Margins, Verdict
+from carm_agent.collision import CollisionModel
 from carm_agent.joint_path import JointPath
+from carm_agent.margins import CollisionError, Margins, Verdict
 from carm_agent.memory import PositionMemory
 from carm_agent.mover import MoveCode, MoveGoal, Mover, PlanStore
 from carm_agent.obstacles import Obstacles, Surface, staff_zones

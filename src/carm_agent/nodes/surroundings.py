@@ -19,8 +19,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from shape_msgs.msg import Mesh
 from std_msgs.msg import Float64
 
-from carm_agent.collision import CollisionModel, Margins
+from carm_agent.collision import CollisionModel
 from carm_agent.errors import NoJointStatesError
+from carm_agent.margins import Margins
 from carm_agent.memory import PositionMemory, PositionNameError, PositionStorageError
 from carm_agent.mover import Mover, PlanStore
 from carm_agent.nodes.ros_ports import CArmGraph

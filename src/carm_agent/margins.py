@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How close the machine comes to something, and how close is too close."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from carm_core.errors import ConfigurationError, GoalError
+
+PEOPLE = ("patient", "staff")
+"""Obstacles near which the machine moves slowly."""
+
+
+class CollisionError(GoalError):
+    """A path comes too close to something.
+
+    Attributes:
+        clearance: the smallest clearance that was found, with what it is to.
+    """
+
+    def __init__(self, clearance: Clearance, limit_m: float, where: str) -> None:
+        """Say what comes too close to what.
+
+        Args:
+            clearance: the smallest clearance that was found.
+            limit_m: the smallest one allowed, m.
+            where: where on the path.
+        """
+        self.clearance = clearance
+        near = f"would come within {1000 * clearance.distance_m:.0f} mm of"
+        touching = near if clearance.distance_m > 0 else "would touch"
+        super().__init__(
+            f"{clearance.part} {touching} {clearance.obstacle} {where}; at least {1000 * limit_m:.0f} mm are needed"
+        )
+
+
+class Verdict(StrEnum):
+    """How close a path comes."""
+
+    CLEAR = "clear"
+    WARNING = "warning"
+    COLLISION = "collision"
+
+
+@dataclass(frozen=True)
+class Margins:
+    """How close is too close.
+
+    Attributes:
+        patient_m: added around the patient's surface, m.
+        collision_m: a smaller clearance is a collision, m.
+        warning_m: a smaller one is a warning, m.
+        slow_m: motions that come nearer to people than this are slowed down, m.
+        slowest: share of the velocity that is left when they come as near as they may.
+    """
+
+    patient_m: float = 0.02
+    collision_m: float = 0.01
+    warning_m: float = 0.05
+    slow_m: float = 0.10
+    slowest: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Check the order.
+
+        Raises:
+            ConfigurationError: a number is negative, or a warning comes later than a collision.
+        """
+        if not 0 <= self.collision_m <= self.warning_m or self.patient_m < 0 or self.slow_m <= self.collision_m:
+            raise ConfigurationError(
+                f"margins must not be negative and need collision <= warning and collision < slow; got {self}"
+            )
+
+    def verdict(self, distance_m: float) -> Verdict:
+        """Judge a clearance, m."""
+        if distance_m < self.collision_m:
+            return Verdict.COLLISION
+        return Verdict.WARNING if distance_m < self.warning_m else Verdict.CLEAR
+
+    def velocity_share(self, people_m: float) -> float:
+        """Return the share of the velocity, 0 to 1, at a distance to people, m."""
+        near = (people_m - self.collision_m) / (self.slow_m - self.collision_m)
+        return self.slowest + (1.0 - self.slowest) * max(0.0, min(1.0, near))
+
+
+@dataclass(frozen=True)
+class Clearance:
+    """The smallest distance of the machine to anything.
+
+    Attributes:
+        distance_m: m; negative inside.
+        part: part of the machine.
+        obstacle: patient, staff, table, floor, or another part of the machine.
+        people_m: smallest distance to patient and staff, m; infinite without any.
+    """
+
+    distance_m: float
+    part: str
+    obstacle: str
+    people_m: float = math.inf

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convex solids for distances (coal), and groups of them in a tree of bounding boxes."""
+
+from __future__ import annotations
+
+import coal
+import numpy as np
+from scipy.spatial import ConvexHull, QhullError
+
+from carm_core.transforms import Array
+
+
+class SolidGroup:
+    """Obstacles of one kind."""
+
+    def __init__(self, solids: list[coal.CollisionObject]) -> None:
+        """Put them into one tree.
+
+        Args:
+            solids: where they stand.
+        """
+        self._solids = solids
+        self._manager = broad_phase(solids)
+        self._callback = coal.DistanceCallBackDefault()
+
+    def distance(self, machine: coal.BroadPhaseCollisionManager) -> tuple[float, Array]:
+        """Return the smallest distance, m, and the nearest points (2, 3), m."""
+        self._callback.init()
+        machine.distance(self._manager, self._callback)
+        result = self._callback.data.result
+        return float(result.min_distance), np.array([result.getNearestPoint1(), result.getNearestPoint2()])
+
+    def deepest(self, parts: list[coal.CollisionObject], request: coal.DistanceRequest) -> float:
+        """Return the smallest signed distance of all pairs, m."""
+        return float(
+            min(coal.distance(part, solid, request, coal.DistanceResult()) for part in parts for solid in self._solids)
+        )
+
+
+def broad_phase(solids: list[coal.CollisionObject]) -> coal.DynamicAABBTreeCollisionManager:
+    """Return a tree of the solids' bounding boxes."""
+    manager = coal.DynamicAABBTreeCollisionManager()
+    for solid in solids:
+        solid.computeAABB()
+        manager.registerObject(solid)
+    manager.setup()
+    return manager
+
+
+def primitive(kind: str, size_m: tuple[float, ...]) -> coal.CollisionGeometry:
+    """Return a box (three sides, m) or a cylinder (radius and length, m)."""
+    return coal.Box(*size_m) if kind == "box" else coal.Cylinder(*size_m)
+
+
+def placed(geometry: coal.CollisionGeometry, matrix: Array) -> coal.CollisionObject:
+    """Return a solid where a rigid transform (4, 4) puts it."""
+    return coal.CollisionObject(geometry, coal.Transform3s(matrix[:3, :3], matrix[:3, 3]))
+
+
+def convex_hull(points: Array) -> coal.CollisionObject:
+    """Return the hull of points (N, 3), m; flat ones get a millimeter of thickness."""
+    try:
+        hull = ConvexHull(points)
+    except QhullError:
+        shift = np.array([[0.001, 0.0, 0.0], [0.0, 0.001, 0.0], [0.0, 0.0, 0.001]])
+        points = np.concatenate([points, *(points + offset for offset in shift)])
+        hull = ConvexHull(points)
+    number = np.zeros(len(points), dtype=int)
+    number[hull.vertices] = np.arange(len(hull.vertices))
+    a, b, c = points[hull.simplices].transpose(1, 0, 2)
+    inwards = (np.cross(b - a, c - a) * hull.equations[:, :3]).sum(axis=1) < 0
+    order = np.where(inwards[:, None], hull.simplices[:, ::-1], hull.simplices)
+    corners, faces = coal.StdVec_Vec3s(), coal.StdVec_Triangle()
+    for vertex in points[hull.vertices]:
+        corners.append(vertex)
+    for face in number[order].tolist():
+        faces.append(coal.Triangle(*face))
+    return coal.CollisionObject(coal.Convex(corners, faces))
