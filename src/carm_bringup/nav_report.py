@@ -17,34 +17,14 @@ from carm_agent.task import NavigationCode
 from carm_bringup.nav_episode import Outcome, Step
 from carm_core.geometry import displacement_to_pixel_display
 from carm_core.landmarks import landmark
+from carm_perception.evaluation.figures import wilson_interval
 
 SUCCESS_MM = (10, 20, 30)
 """Distances at isocenter depth within which success is counted, mm."""
-_Z_95 = 1.959964
 _GIF_MS = 1800
 _TEXT_ROWS = 64
 _SCALE = 2
 _YELLOW, _GREEN, _WHITE = (255, 210, 0), (0, 220, 90), (255, 255, 255)
-
-
-def wilson_interval(successes: int, trials: int, z: float = _Z_95) -> tuple[float, float]:
-    """Return the Wilson score interval of a proportion (Wilson 1927, JASA 22:209-212).
-
-    Args:
-        successes: how often.
-        trials: of how many.
-        z: quantile of the normal distribution; the default gives 95 %.
-
-    Returns:
-        Lower and upper bound; 0 and 1 without trials.
-    """
-    if trials == 0:
-        return 0.0, 1.0
-    share = successes / trials
-    center = share + z**2 / (2 * trials)
-    half = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    scale = 1 + z**2 / trials
-    return max(0.0, min(share, (center - half) / scale)), min(1.0, max(share, (center + half) / scale))
 
 
 def metrics(outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from PIL import Image
 
 from carm_bringup import bench_nav, nav_suites
 from carm_bringup.nav_episode import Outcome, Room, SimulatedArm, SimulatedClock, draw_episodes, exceeds_limits
-from carm_bringup.nav_report import metrics, wilson_interval
+from carm_bringup.nav_report import metrics
 from carm_core.errors import ConfigurationError
 from carm_core.frame import XrayFrame
 from carm_core.kinematics import CArm
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Query
 from carm_core.trajectory import Trajectory
+from carm_perception.evaluation.figures import wilson_interval
 from carm_sim.patient import Patient, load_patient
 
 CONTRACT = {

@@ -30,12 +30,27 @@ def rate(successes: Iterable[bool]) -> float | None:
     return round(float(np.mean(values)), 4) if values else None
 
 
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a rate (Wilson, JASA 22:209, 1927).
+
+    Args:
+        successes: How often.
+        trials: Of how many.
+
+    Returns:
+        Lower and upper bound; 0 and 1 without trials.
+    """
+    if not trials:
+        return 0.0, 1.0
+    interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
 def wilson(successes: Sequence[bool]) -> list[float] | None:
-    """Wilson's 95 % interval of a rate (Wilson, JASA 22:209, 1927); None without any value."""
+    """Wilson's 95 % interval of a rate, to four digits; None without any value."""
     if not successes:
         return None
-    interval = binomtest(int(sum(successes)), len(successes)).proportion_ci(0.95, method="wilson")
-    return [round(float(interval.low), 4), round(float(interval.high), 4)]
+    return [round(bound, 4) for bound in wilson_interval(int(sum(successes)), len(successes))]
 
 
 def with_interval(name: str, successes: Sequence[bool]) -> dict[str, Any]:
