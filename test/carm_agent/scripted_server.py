@@ -39,6 +39,8 @@ class Scripts:
         if turn in (1, 4):
             return message(("localize", {"target": 11}))
         seen = json.loads(messages[-1]["content"])
+        if "dx_mm" not in seen:
+            return message(("report", {"success": False, "text": messages[-1]["content"]}))
         if turn == 2:
             return message(("move_view", {"dx_mm": seen["dx_mm"], "dy_mm": seen["dy_mm"]}))
         centered = abs(seen["dx_mm"]) < 10 and abs(seen["dy_mm"]) < 10
