@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from carm_sim.phantom.grid import Array, Field, Grid, fill_planes, in_order, splat
+from carm_sim.phantom.grid import Array, Field, Grid, compiled, fill_planes, in_order, splat
 from carm_sim.phantom.skeleton import Bone
 
 _CORTEX_MM = (
@@ -74,6 +74,24 @@ def _spread(bone: Bone, per_mm2: float, offset: float, begin: int) -> tuple[Arra
     return points, np.full(len(face), 1 / per_mm2), normals[face]
 
 
+@compiled
+def _lay_down(field, mass):  # type: ignore[no-untyped-def]
+    """Add, up to 1, in place."""
+    for i in range(field.shape[0]):
+        for j in range(field.shape[1]):
+            for k in range(field.shape[2]):
+                field[i, j, k] = min(field[i, j, k] + mass[i, j, k], np.float32(1))
+
+
+@compiled
+def _cover(field, share):  # type: ignore[no-untyped-def]
+    """Take the larger of both, in place."""
+    for i in range(field.shape[0]):
+        for j in range(field.shape[1]):
+            for k in range(field.shape[2]):
+                field[i, j, k] = max(field[i, j, k], share[i, j, k])
+
+
 def rasterize(bones: Iterable[Bone], grid: Grid, cortex_scale: float, rng: np.random.Generator) -> BoneFractions:
     """Fractions of cortical bone and bone interior.
 
@@ -98,9 +116,9 @@ def rasterize(bones: Iterable[Bone], grid: Grid, cortex_scale: float, rng: np.ra
     for found in in_order(one, drawn):
         if found is not None:
             box, shell, inner = found
-            cortical[box] = np.minimum(cortical[box] + shell, 1)
+            _lay_down(cortical[box], shell)
             if inner is not None:
-                inside[box] = np.maximum(inside[box], inner)
+                _cover(inside[box], inner)
     return BoneFractions(cortical, inside)
 
 
