@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from rclpy.action import ActionClient
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from carm_agent.errors import (
@@ -37,6 +38,8 @@ from carm_agent.nodes.conversions import (
     nanoseconds,
     trajectory_message,
 )
+from carm_agent.nodes.counters import Counters
+from carm_agent.nodes.requests import ask, cancel
 from carm_agent.parameters import AgentParameters
 from carm_agent.ports import Acquisition, Arm, Clock, Imager, Interrupt
 from carm_core.errors import CarmError, LocalizerError
@@ -70,6 +73,7 @@ class CArmGraph:
         """
         self.node, self.carm, self.parameters = node, carm, parameters
         self.interrupt = Interrupt()
+        self.counters = Counters()
         self.state: CArmState | None = None
         self.state_time_s = -np.inf
         self.on_stopped: Callable[[str], None] = lambda message: None
@@ -85,7 +89,7 @@ class CArmGraph:
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         node.create_subscription(JointState, "joint_states", self._on_joints, 10)
         node.create_subscription(CArmState, "state", self._on_state, latched)
-        node.create_subscription(Image, "xray/image", lambda m: self._keep(self.images, m, m), 2)
+        node.create_subscription(Image, "xray/image", self._on_image, 2)
         node.create_subscription(CameraInfo, "xray/camera_info", lambda m: self._keep(self.infos, m, m), 2)
         node.create_subscription(
             Exposure, "xray/exposure", lambda m: self._keep(self.doses, m, float(m.dose_area_product_gym2)), 10
@@ -98,7 +102,9 @@ class CArmGraph:
             positions = np.array([message.position[i] for i in order])
             velocities = np.array([message.velocity[i] for i in order]) if message.velocity else np.zeros(len(order))
         except (KeyError, IndexError):
+            self.counters.incomplete += 1
             return
+        self.counters.joint_states += 1
         self._joints.append((nanoseconds(message.header.stamp), time.monotonic(), positions, velocities))
         self.interrupt.notify()
 
@@ -107,6 +113,10 @@ class CArmGraph:
         if message.state in _LATCHED:
             self.on_stopped(message.message)
         self.interrupt.notify()
+
+    def _on_image(self, message: Image) -> None:
+        self.counters.images += 1
+        self._keep(self.images, message, message)
 
     def _keep(self, store: dict[int, Any], message: Any, value: Any) -> None:
         store[nanoseconds(message.header.stamp)] = value
@@ -203,6 +213,11 @@ class RosImager(_Port, Imager):
             f"no X-ray system: service {name} did not appear in {self._parameters.server_timeout_s} s"
         )
         self._wait_server(graph.expose.service_is_ready, missing)
+        with graph.counters.exposures:
+            return self._expose(field_mm, timeout_s)
+
+    def _expose(self, field_mm: float, timeout_s: float) -> Acquisition:
+        graph, name = self._graph, self._graph.expose.srv_name
         asked_ns = graph.node.get_clock().now().nanoseconds
         side_m = field_mm / 1000.0
         future = graph.expose.call_async(Expose.Request(field=[side_m, side_m]))
@@ -251,7 +266,8 @@ class RosLocalizer(_Port, Localizer):
             goal.stamp = graph.stamps[frame.stamp_s]
         deadline_s = time.monotonic() + parameters.image_timeout_s
         while True:
-            result = self._ask(goal)
+            with graph.counters.answers:
+                result = self._ask(goal)
             if result.error_code != Localize.Result.ERROR_NO_FRAME or time.monotonic() > deadline_s:
                 break
             self._interrupt.wait_for(lambda: False, _RESEND_S)  # the frame is still on its way to the localizer
@@ -259,6 +275,7 @@ class RosLocalizer(_Port, Localizer):
             raise LocalizerError(f"the localizer refuses the question: {result.error_msg}")
         asked_ns, told_ns = nanoseconds(goal.stamp), nanoseconds(result.landmarks.header.stamp)
         if asked_ns and told_ns and asked_ns != told_ns:
+            graph.counters.late_answers += 1
             raise LocalizerError(
                 f"the localizer answered about the image of {told_ns} ns, not about that of {asked_ns} ns"
             )
@@ -266,17 +283,17 @@ class RosLocalizer(_Port, Localizer):
 
     def _ask(self, goal: Any) -> Any:
         parameters = self._parameters
-        sent = self._graph.localize.send_goal_async(goal)
+        sent = ask(self._graph.node, lambda: self._graph.localize.send_goal_async(goal))
         try:
             if not self._wait_future(sent, parameters.server_timeout_s):
                 raise LocalizerError(f"the localizer did not take the question in {parameters.server_timeout_s} s")
         except CarmError:
-            sent.add_done_callback(lambda late: late.result().accepted and late.result().cancel_goal_async())
+            cancel(self._graph.node, sent)
             raise
         handle = sent.result()
         if not handle.accepted:
             raise LocalizerError("the localizer refuses the question")
-        answered = handle.get_result_async()
+        answered = ask(self._graph.node, handle.get_result_async)
         until_s = time.monotonic() + parameters.localizer_timeout_s
         try:
             while not self._wait_future(answered, _WATCH_S):
@@ -285,7 +302,8 @@ class RosLocalizer(_Port, Localizer):
                 if time.monotonic() > until_s:
                     raise LocalizerError(f"the localizer did not answer in {parameters.localizer_timeout_s} s")
         except CarmError:
-            handle.cancel_goal_async()
+            self._graph.counters.given_up(answered)
+            cancel(self._graph.node, sent)
             raise
         return answered.result().result
 
@@ -322,21 +340,27 @@ class RosArm(_Port, Arm):
             RejectedTrajectoryError(f"no trajectory controller: action {name} did not appear in {timeout_s} s"),
         )
         goal = FollowJointTrajectory.Goal(trajectory=trajectory_message(trajectory))
-        self._interrupt.check()
-        sent = graph.follow.send_goal_async(goal)
+
+        def send() -> Future:
+            self._interrupt.check()
+            return graph.follow.send_goal_async(goal)
+
+        sent = ask(graph.node, send)
         sent_s = self._clock.now_s()
         if not self._wait_future(sent, timeout_s, uninterrupted=True):
-            sent.add_done_callback(lambda late: late.result().accepted and late.result().cancel_goal_async())
+            cancel(graph.node, sent)
             raise NotAtRestError(f"{name} did not accept or refuse the trajectory in {timeout_s} s")
         handle = sent.result()
+        graph.counters.trajectories += 1
         if not handle.accepted:
+            graph.counters.refused += 1
             self._raise_if_stopped()
             raise RejectedTrajectoryError(f"{name} refused the trajectory")
-        done = handle.get_result_async()
+        done = ask(graph.node, handle.get_result_async)
         try:
             self._follow(done, trajectory.duration_s, sent_s)
         except CarmError:
-            handle.cancel_goal_async()
+            cancel(graph.node, sent)
             self._wait_future(done, self._parameters.rest_timeout_s, uninterrupted=True)
             self._wait_rest()
             raise

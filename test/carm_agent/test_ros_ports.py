@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ports ask action servers from a task's thread; answers that come at once are neither lost nor an error."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import rclpy
+from carm_interfaces.action import Localize
+from control_msgs.action import FollowJointTrajectory
+from rclpy.action import ActionServer, CancelResponse
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.task import Future
+from sensor_msgs.msg import JointState
+
+from carm_agent.errors import CanceledError, StoppedError
+from carm_agent.nodes import ros_ports
+from carm_agent.nodes.requests import ask
+from carm_agent.nodes.ros_ports import CArmGraph, RosArm, RosLocalizer
+from carm_agent.parameters import AgentParameters
+from carm_core.frame import XrayFrame
+from carm_core.kinematics import CArm
+from carm_core.localization import Protocol, Query
+from carm_core.trajectory import Trajectory
+
+pytestmark = pytest.mark.integration
+
+SLOW_S = 0.1
+
+
+class SlowToNote:
+    """An action client's handle that comes back late from sending, when the answer may be there already."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def __getattr__(self, name: str) -> Any:
+        inner = getattr(self._handle, name)
+        if not name.startswith("send_"):
+            return inner
+
+        def send(*arguments: Any) -> Any:
+            number = inner(*arguments)
+            threading.Event().wait(SLOW_S)
+            return number
+
+        return send
+
+    def __enter__(self) -> Any:
+        return self._handle.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._handle.__exit__(*error)
+
+
+def slowly(call: Callable[..., Any]) -> Callable[..., Any]:
+    def late(*arguments: Any) -> Any:
+        threading.Event().wait(SLOW_S)
+        return call(*arguments)
+
+    return late
+
+
+class Servers(Node):
+    """Follows trajectories and answers questions at once, or never; says at 20 Hz that the arm is at rest."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__("servers", namespace="/carm", context=context)
+        self.endless = False
+        self.goals = self.cancels = 0
+        self.joints = self.create_publisher(JointState, "joint_states", 10)
+        self.create_timer(0.05, self.tell)
+        for kind, name in (
+            (FollowJointTrajectory, "joint_trajectory_controller/follow_joint_trajectory"),
+            (Localize, "localize"),
+        ):
+            ActionServer(self, kind, name, self.run, cancel_callback=self.cancel)
+
+    def tell(self) -> None:
+        carm = CArm.from_config()
+        message = JointState(name=list(carm.joint_names), position=carm.home.tolist(), velocity=[0.0] * 6)
+        message.header.stamp = self.get_clock().now().to_msg()
+        self.joints.publish(message)
+
+    def cancel(self, handle: object) -> CancelResponse:
+        self.cancels += 1
+        return CancelResponse.ACCEPT
+
+    async def run(self, handle: Any) -> Any:
+        self.goals += 1
+        if self.endless:
+            while not handle.is_cancel_requested:
+                await _next_turn(self.executor)
+            handle.canceled()
+        else:
+            handle.succeed()
+        return handle._action_type.Result()
+
+
+async def _next_turn(executor: Any) -> None:
+    await executor.create_task(lambda: None)
+
+
+class Bench:
+    """A graph on an executor's thread of its own, the servers on another."""
+
+    def __init__(self) -> None:
+        self.context = Context()
+        rclpy.init(context=self.context)
+        self.servers = Servers(self.context)
+        self.node = Node("agent", namespace="/carm", context=self.context)
+        self.carm = CArm.from_config()
+        self.graph = CArmGraph(self.node, self.carm, AgentParameters(server_timeout_s=20.0, rest_timeout_s=5.0))
+        for client in (self.graph.follow, self.graph.localize):
+            client._client_handle = SlowToNote(client._client_handle)
+            client.add_future = slowly(client.add_future)
+        self.interrupt = self.graph.interrupt
+        self.executors = []
+        self.threads = []
+        for node in (self.servers, self.node):
+            executor = SingleThreadedExecutor(context=self.context)
+            executor.add_node(node)
+            self.executors.append(executor)
+            self.threads.append(threading.Thread(target=self.spin, args=(executor,), daemon=True))
+            self.threads[-1].start()
+
+    def spin(self, executor: SingleThreadedExecutor) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            executor.spin()
+
+    def trajectory(self) -> Trajectory:
+        ends = np.array([self.carm.home, self.carm.home])
+        return Trajectory(self.carm.joint_names, np.array([0.0, 0.1]), ends, np.zeros((2, 6)), np.zeros((2, 6)))
+
+    def close(self) -> None:
+        for executor in self.executors:
+            executor.shutdown()
+        for thread in self.threads:
+            thread.join(5.0)
+        rclpy.shutdown(context=self.context)
+
+
+@pytest.fixture
+def bench(ros_domain: int) -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+@pytest.mark.filterwarnings("error:Unhandled exception in done callback")
+def test_answers_that_come_at_once_are_not_lost(bench: Bench) -> None:
+    arm = RosArm(bench.graph, bench.interrupt)
+    localizer = RosLocalizer(bench.graph, bench.interrupt)
+    frame = XrayFrame(np.zeros((8, 8), np.uint8), 1.0, 0.0, 0.0, 0.0, None)
+    for _ in range(2):
+        arm.execute(bench.trajectory())
+        assert localizer.localize(frame, Query(Protocol.POINTING, 11)).error is None
+    assert bench.servers.goals == 4
+
+
+@pytest.mark.filterwarnings("error:Unhandled exception in done callback")
+def test_a_cancel_reaches_a_controller_that_accepts_at_once(bench: Bench) -> None:
+    bench.servers.endless = True
+    timer = threading.Timer(3 * SLOW_S, bench.interrupt.cancel)
+    timer.start()
+    with pytest.raises(CanceledError):
+        RosArm(bench.graph, bench.interrupt).execute(bench.trajectory())
+    assert bench.servers.cancels == 1
+    timer.join()
+
+
+def test_nothing_is_sent_after_a_stop(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even when the stop comes between the last look of the task and the executor's turn."""
+
+    def stopped_meanwhile(node: Node, request: Callable[[], Future]) -> Future:
+        bench.interrupt.stop()
+        return ask(node, request)
+
+    monkeypatch.setattr(ros_ports, "ask", stopped_meanwhile)
+    with pytest.raises(StoppedError):
+        RosArm(bench.graph, bench.interrupt).execute(bench.trajectory())
+    assert bench.servers.goals == 0
