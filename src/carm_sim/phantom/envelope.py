@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from carm_sim.phantom.body import BodyPlan
@@ -48,13 +50,6 @@ class Tube:
     axis_mm: Array
     radius_mm: Array
 
-    def distance(self, grid: Grid) -> Field:
-        """Signed distance (about; negative inside) on a grid."""
-        out = np.empty(grid.shape, np.float32)
-        tube = grid.origin_mm, grid.spacing_mm, self.z_mm, self.axis_mm, self.radius_mm
-        in_slabs(lambda first, last: _tube_distance(out[first:last], first, *tube), grid.shape[0])
-        return out
-
     def radius_at(self, z_mm: float, angle_rad: float) -> float:
         """Radius at the nearest level and angle."""
         level = int(np.abs(self.z_mm - z_mm).argmin())
@@ -68,6 +63,16 @@ class Tube:
     def inflated(self, by_mm: Array | float) -> Tube:
         """The same tube, thicker."""
         return Tube(self.z_mm, self.axis_mm, self.radius_mm + by_mm)
+
+
+def distances(tubes: Sequence[Tube], grid: Grid) -> NDArray[np.float32]:
+    """Signed distances (about; negative inside) to tubes about one axis, on a grid: (tubes, I, J, K)."""
+    axis = tubes[0]
+    out = np.empty((len(tubes), *grid.shape), np.float32)
+    radii = np.stack([tube.radius_mm for tube in tubes])
+    geometry = grid.origin_mm, grid.spacing_mm, axis.z_mm, axis.axis_mm, radii
+    in_slabs(lambda first, last: _tube_distances(out[:, first:last], first, *geometry), grid.shape[0])
+    return out
 
 
 @dataclass(frozen=True)
@@ -86,11 +91,11 @@ class Envelope:
 
 
 @compiled
-def _tube_distance(out: Any, first: int, origin: Any, spacing: float, z: Any, axis: Any, radius: Any) -> None:
-    """Planes of the distance to a tube from number ``first`` on."""
-    levels, angles = radius.shape
+def _tube_distances(out: Any, first: int, origin: Any, spacing: float, z: Any, axis: Any, radii: Any) -> None:
+    """Planes of the distances to tubes about one axis from number ``first`` on."""
+    _, levels, angles = radii.shape
     step = z[1] - z[0]
-    size_k = out.shape[2]
+    size_k = out.shape[3]
     level, share = np.empty(size_k, np.int64), np.empty(size_k)
     center_x, center_y = np.empty(size_k), np.empty(size_k)
     for k in range(size_k):
@@ -99,8 +104,8 @@ def _tube_distance(out: Any, first: int, origin: Any, spacing: float, z: Any, ax
         level[k], share[k] = a, s - a
         center_x[k] = axis[a, 0] + share[k] * (axis[a + 1, 0] - axis[a, 0])
         center_y[k] = axis[a, 1] + share[k] * (axis[a + 1, 1] - axis[a, 1])
-    for i in range(out.shape[0]):
-        for j in range(out.shape[1]):
+    for i in range(out.shape[1]):
+        for j in range(out.shape[2]):
             for k in range(size_k):
                 a, u = level[k], share[k]
                 dx = origin[0] + (first + i) * spacing - center_x[k]
@@ -111,12 +116,15 @@ def _tube_distance(out: Any, first: int, origin: Any, spacing: float, z: Any, ax
                 b = int(turn) % angles
                 c = (b + 1) % angles
                 v = turn - int(turn)
-                low = radius[a, b] + v * (radius[a, c] - radius[a, b])
-                high = radius[a + 1, b] + v * (radius[a + 1, c] - radius[a + 1, b])
-                r = low + u * (high - low)
-                bend = (radius[a, c] - radius[a, b]) * angles / (2 * np.pi)
-                slope = 1.0 / np.sqrt(1.0 + (bend / max(r, 20.0)) ** 2)
-                out[i, j, k] = (np.sqrt(dx * dx + dy * dy) - r) * slope
+                distance = np.sqrt(dx * dx + dy * dy)
+                for t in range(out.shape[0]):
+                    radius = radii[t]
+                    low = radius[a, b] + v * (radius[a, c] - radius[a, b])
+                    high = radius[a + 1, b] + v * (radius[a + 1, c] - radius[a + 1, b])
+                    r = low + u * (high - low)
+                    bend = (radius[a, c] - radius[a, b]) * angles / (2 * np.pi)
+                    slope = 1.0 / np.sqrt(1.0 + (bend / max(r, 20.0)) ** 2)
+                    out[t, i, j, k] = (distance - r) * slope
 
 
 def spine_curve(skeleton: PosedSkeleton) -> SpineCurve:
@@ -295,25 +303,27 @@ def build_envelope(plan: BodyPlan, skeleton: PosedSkeleton, grid: Grid, rng: np.
     back = np.concatenate([ribs, _vertices(skeleton, "thoracic|scapula")])
     table = float(max(np.percentile(back[:, 1], 99.8), pelvis[:, 1].max() - 30)) + 15.0 + 0.45 * fat
     head_box, head = _head_distance(skeleton, grid)
+    inner_cavity, top = _cavity_tube(plan, chest, skeleton)
+    thicknesses = muscle_thickness, muscle_thickness + fat_thickness
+    layers = [outer.inflated(thickness).closed_above(high - 12) for thickness in thicknesses]
+    muscle, skin, cavity = distances([*layers, inner_cavity], grid)
+    z = grid.axes()[2]
+    np.maximum(cavity, z - np.float32(top), out=cavity)
     fields = []
-    for skin in (False, True):
-        tube = outer.inflated(muscle_thickness + (fat_thickness if skin else 0.0)).closed_above(high - 12)
-        field = tube.distance(grid)
-        z = grid.axes()[2]
+    for covered, field in enumerate((muscle, skin)):
         np.maximum(field, (z - np.float32(high - 16)) * np.float32(0.8), out=field)
         if "r_tibia" in skeleton.bones:
             field = -smooth_min(-field, -_above_perineum(pelvis, grid), 40.0)
-        near, far = _capsules(plan, skeleton, spine, fat if skin else 0.0)
-        if skin:
+        near, far = _capsules(plan, skeleton, spine, fat if covered else 0.0)
+        if covered:
             near = np.concatenate([near, _breasts(plan, skeleton, outer, muscle_thickness, rng)])
         capsule_union(field, grid.origin_mm, grid.spacing_mm, near, 26.0)
         field[head_box] = smooth_min(
-            field[head_box], head - np.float32(4.0 + (0.25 * fat + 2.0 if skin else 0.0)), 12.0
+            field[head_box], head - np.float32(4.0 + (0.25 * fat + 2.0 if covered else 0.0)), 12.0
         )
         capsule_union(field, grid.origin_mm, grid.spacing_mm, far, 9.0)
-        np.maximum(field, grid.axes()[1] - np.float32(table - (0 if skin else 3 + 0.3 * fat)), out=field)
+        np.maximum(field, grid.axes()[1] - np.float32(table - (0 if covered else 3 + 0.3 * fat)), out=field)
         fields.append(field)
-    cavity, top = _cavity(plan, chest, skeleton, grid)
     return Envelope(grid, fields[1], fields[0], cavity, chest, spine, top, fat, table)
 
 
@@ -369,8 +379,8 @@ def _breasts(plan: BodyPlan, skeleton: PosedSkeleton, outer: Tube, muscle: Array
     return np.array(capsules)
 
 
-def _cavity(plan: BodyPlan, chest: Tube, skeleton: PosedSkeleton, grid: Grid) -> tuple[Field, float]:
-    """Inside of the rib cage with rounded apices; returns the field and the height of the apices."""
+def _cavity_tube(plan: BodyPlan, chest: Tube, skeleton: PosedSkeleton) -> tuple[Tube, float]:
+    """Inside of the rib cage, narrowing towards the apices, and their height, mm."""
     t1, t12 = skeleton.landmarks_mm[10][2], skeleton.landmarks_mm[14][2]
     top = t1 + 0.02 * (t1 - t12) + 4.0
     drop = np.clip((top - chest.z_mm) / (0.30 * (t1 - t12)), 0.0, 1.0)
@@ -378,6 +388,4 @@ def _cavity(plan: BodyPlan, chest: Tube, skeleton: PosedSkeleton, grid: Grid) ->
     tube = Tube(chest.z_mm, chest.axis_mm, narrowed)
     if plan.style == "validation":
         tube = _superellipse(tube, 2.7)
-    field = tube.distance(grid)
-    np.maximum(field, grid.axes()[2] - np.float32(top), out=field)
-    return field, float(top)
+    return tube, float(top)
