@@ -48,6 +48,7 @@ class MoveCode(IntEnum):
     BUSY = 10
     INTERNAL = 11
     STALE_PLAN = 12
+    NOT_READY = 13
 
 
 class StalePlanError(GoalError):

@@ -45,6 +45,9 @@ class AgentParameters:
     motion_timeout_s: float = parameter(5.0, "wait beyond the planned end of a motion", unit="s", lower=0.1, upper=60.0)
     rest_timeout_s: float = parameter(3.0, "wait for the arm to come to rest", unit="s", lower=0.1, upper=10.0)
 
+    wait_for_all: bool = parameter(
+        False, "refuse tasks until every part of the graph has been heard from; true in the launch files"
+    )
     confirm_moves: bool = parameter(False, "ask the clinician before each motion")
     confirm_timeout_s: float = parameter(
         60.0, "wait for the clinician's yes to a motion", unit="s", lower=1.0, upper=600.0, read_only=True

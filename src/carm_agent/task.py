@@ -28,6 +28,7 @@ class NavigationCode(IntEnum):
     STOPPED = 10
     BUSY = 11
     INTERNAL = 12
+    NOT_READY = 13
 
 
 class Policy(StrEnum):

@@ -108,6 +108,7 @@ ARGUMENTS: tuple[Argument, ...] = (
         " regression, a Hugging Face id or folder, openai (a server), or oracle",
     ),
     Argument("server_url", "http://127.0.0.1:8000/v1", "localizer:=openai: address of the OpenAI-compatible server"),
+    Argument("wait_for_all", True, "false: the agent moves although X-ray system or localizer has not been heard from"),
     Argument("confirm", False, "true: the agent asks before each motion"),
     Argument("head_url", "none", "OpenAI-compatible server of a larger model that acts by tools"),
     Argument("simulator", "embedded", "what stands in for hardware", choices=("embedded", "gazebo")),
@@ -186,7 +187,7 @@ NODES: tuple[NodeSpec, ...] = (
         "agent_node",
         "agent_node",
         "agent.yaml",
-        {"confirm_moves": "confirm", "head_url": "head_url", "policy": "policy"},
+        {"confirm_moves": "confirm", "wait_for_all": "wait_for_all", "head_url": "head_url", "policy": "policy"},
     ),
 )
 """The graph on the embedded simulator."""

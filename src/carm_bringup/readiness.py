@@ -2,7 +2,8 @@
 """Watch the graph come up and say in one line when it is ready, and what to do next.
 
 Ready means: the motion node reports a state, an X-ray image has arrived, the localizer has answered for it, and the
-agent takes goals. Where an exposure would be real, none is made: then the X-ray service and a loaded localizer count.
+agent lacks nothing: its diagnostics say so, and tasks are not refused anymore. Where an exposure would be real, none is
+made: then the X-ray service and a loaded localizer count.
 Run as a process of its own (``python -m carm_bringup.readiness``) by the launcher and by the launch file.
 """
 
@@ -33,10 +34,13 @@ class Progress:
 
     Attributes:
         seen: Part -> seconds from the start to its first sign of life.
+        parts: What has to be seen.
+        notes: Part -> what it said last of why it is not ready.
     """
 
     seen: dict[str, float] = field(default_factory=dict)
     parts: tuple[str, ...] = ("motion", "X-ray image", "localizer", "agent")
+    notes: dict[str, str] = field(default_factory=dict)
 
     def mark(self, part: str, now_s: float) -> None:
         """Note a sign of life; only the first counts."""
@@ -46,6 +50,11 @@ class Progress:
     def missing(self) -> tuple[str, ...]:
         """Parts not seen yet, in order."""
         return tuple(part for part in self.parts if part not in self.seen)
+
+    @property
+    def missing_text(self) -> str:
+        """Parts not seen yet, each with what it says itself."""
+        return ", ".join(part + (f" ({self.notes[part]})" if part in self.notes else "") for part in self.missing)
 
 
 def ready_line(seconds: float, patient: str, localizer: str) -> str:
@@ -102,8 +111,7 @@ def make_watcher(namespace: str, progress: Progress, start_s: float, exposes: bo
             self.create_subscription(CArmState, "state", self.on_state, latched)
             self.create_subscription(CameraInfo, "xray/camera_info", self.on_image, 2)
             self.create_subscription(LandmarkArray, "landmarks", self.on_landmarks, 10)
-            if not exposes:
-                self.create_subscription(DiagnosticArray, "/diagnostics", self.on_diagnostics, 10)
+            self.create_subscription(DiagnosticArray, "/diagnostics", self.on_diagnostics, 10)
             self.expose = self.create_client(Expose, "xray/expose")
             self.navigate = ActionClient(self, Navigate, "navigate")
             self.asked_s = float("-inf")
@@ -124,12 +132,16 @@ def make_watcher(namespace: str, progress: Progress, start_s: float, exposes: bo
 
         def on_diagnostics(self, message: DiagnosticArray) -> None:
             loaded = f"{namespace}/localizer_node: localizer"
-            if any(status.name == loaded and status.level == DiagnosticStatus.OK for status in message.status):
-                self.mark("localizer")
+            for status in message.status:
+                well = status.level == DiagnosticStatus.OK
+                if status.name == loaded and well and not exposes:
+                    self.mark("localizer")
+                if (status.name, status.hardware_id) == ("carm_agent", namespace):
+                    progress.notes["agent"] = status.message
+                    if well and self.navigate.server_is_ready():
+                        self.mark("agent")
 
         def tick(self) -> None:
-            if self.navigate.server_is_ready():
-                self.mark("agent")
             if not exposes:
                 if self.expose.service_is_ready():
                     self.mark("X-ray")
@@ -164,11 +176,11 @@ def watch(options: argparse.Namespace, start_s: float, timeout_s: float = math.i
         while progress.missing:
             rclpy.spin_once(watcher, timeout_sec=0.1)
             if time.monotonic() - start_s > timeout_s:
-                print(f"not ready within {timeout_s:g} s; missing: {', '.join(progress.missing)}", file=sys.stderr)
+                print(f"not ready within {timeout_s:g} s; missing: {progress.missing_text}", file=sys.stderr)
                 return 1
             if not told and time.monotonic() - start_s > SLOW_S:
                 told = True
-                print(f"still waiting for: {', '.join(progress.missing)}", flush=True)
+                print(f"still waiting for: {progress.missing_text}", flush=True)
         if options.for_localizer:
             print(f"localizer ready in {time.monotonic() - start_s:.1f} s", flush=True)
             return 0

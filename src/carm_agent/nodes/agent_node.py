@@ -7,9 +7,11 @@ the task has ended. At most one task runs.
 
 import dataclasses
 import json
+import math
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +31,7 @@ from std_msgs.msg import String
 
 from carm_agent import phrases
 from carm_agent.consent import ConsentedArm
+from carm_agent.errors import InterruptedTaskError, StoppedError
 from carm_agent.mover import MoveCode, MoveGoal, MoveResult
 from carm_agent.navigator import Navigator
 from carm_agent.nodes.clinician import Clinician
@@ -39,6 +42,7 @@ from carm_agent.nodes.conversions import (
     navigation_goal,
     navigation_result,
 )
+from carm_agent.nodes.gate import ReadinessGate
 from carm_agent.nodes.ros_ports import CArmGraph, RosArm, RosClock, RosImager, RosLocalizer
 from carm_agent.nodes.surroundings import Surroundings, make_planner
 from carm_agent.parameters import AgentParameters
@@ -49,6 +53,8 @@ from carm_core.kinematics import CArm
 from carm_core.parameters import declare_parameters, updated_parameters
 
 _SHUTDOWN_S = 0.8
+_WATCH_S = 0.2
+_DIAGNOSTICS_S = 0.95
 
 
 class AgentNode(Node):
@@ -74,7 +80,10 @@ class AgentNode(Node):
         self._tasks = self.create_publisher(String, "agent/task", 10)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._clinician = Clinician(self)
-        self.create_timer(1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._gate = ReadinessGate(self, self._graph, self._surroundings, self._clinician)
+        self._missing: tuple[str, ...] | None = None
+        self._told_s = -math.inf
+        self.create_timer(_WATCH_S, self._watch_parts, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.add_on_set_parameters_callback(self._on_parameters)
         self._servers = [
             self._serve(Navigate, "navigate", self._execute_navigate),
@@ -183,6 +192,9 @@ class AgentNode(Node):
         self, goal: NavigationGoal, interrupt: Interrupt, report: Callable[[Progress], None] | None = None
     ) -> NavigationResult:
         """Run one navigation to its end, on the task's thread."""
+        refusal = self._refusal(interrupt, NavigationCode)
+        if refusal:
+            return NavigationResult(*refusal, summary="I am not ready; nothing moves yet.")
         self._tasks.publish(String(data=json.dumps(dataclasses.asdict(goal))))
         if self._graph.stopped:
             return NavigationResult(NavigationCode.STOPPED, "stop is latched; reset first", summary=_LATCHED)
@@ -197,6 +209,14 @@ class AgentNode(Node):
             self._settings.navigator_config(),
         )
         return navigator.run(goal, report or self._told)
+
+    def _refusal(self, interrupt: Interrupt, codes: Any) -> tuple[Any, str] | None:
+        """Wait for the graph to be complete; return code and reason when nothing may move yet."""
+        try:
+            reason = self._settings.wait_for_all and self._gate.refusal(interrupt, self._settings.server_timeout_s)
+        except InterruptedTaskError as error:
+            return codes.STOPPED if isinstance(error, StoppedError) else codes.CANCELED, str(error)
+        return (codes.NOT_READY, reason) if reason else None
 
     def _arm(self, interrupt: Interrupt, progress: Callable[[float], None] = lambda share: None) -> Arm:
         arm = RosArm(self._graph, interrupt, progress)
@@ -257,6 +277,9 @@ class AgentNode(Node):
     def _move(self, goal: MoveGoal, interrupt: Interrupt, tell: Callable[..., None]) -> MoveResult:
         if self._graph.stopped and not goal.plan_only:
             return MoveResult(MoveCode.STOPPED, "stop is latched; reset first")
+        refusal = None if goal.plan_only else self._refusal(interrupt, MoveCode)
+        if refusal:
+            return MoveResult(*refusal)
         arm = self._arm(interrupt, lambda share: tell("moving", share))
         return self._surroundings.mover(arm).run(goal, tell)
 
@@ -293,22 +316,21 @@ class AgentNode(Node):
         self._dialogue.publish(utterance)
         self.get_logger().info(text)
 
-    def _publish_diagnostics(self) -> None:
-        graph = self._graph
-        parts = {
-            "joint_states": graph.joint_states_known,
-            "xray/expose": graph.expose.service_is_ready(),
-            "localize": graph.localize.server_is_ready(),
-            "follow_joint_trajectory": graph.follow.server_is_ready(),
-            "stop": self._clinician.stop_is_ready,
-        }
-        missing = [name for name, there in parts.items() if not there]
-        status = DiagnosticStatus(name="carm_agent", hardware_id="carm", level=DiagnosticStatus.OK)
+    def _watch_parts(self) -> None:
+        """Publish diagnostics each second, and at once when a part comes or goes."""
+        missing = self._gate.missing()
+        if missing != self._missing or time.monotonic() - self._told_s > _DIAGNOSTICS_S:
+            self._missing, self._told_s = missing, time.monotonic()
+            self._publish_diagnostics(missing)
+
+    def _publish_diagnostics(self, missing: tuple[str, ...]) -> None:
+        status = DiagnosticStatus(name="carm_agent", hardware_id=self.get_namespace(), level=DiagnosticStatus.OK)
         status.message = self._task or "idle"
         if missing:
             status.level, status.message = DiagnosticStatus.WARN, f"missing: {', '.join(missing)}"
-        status.values = [KeyValue(key=name, value="ok" if there else "missing") for name, there in parts.items()]
-        status.values.append(KeyValue(key="task", value=self._task or "idle"))
+        values = {name: "ok" if name not in missing else "missing" for name in self._gate.parts()}
+        values |= {"task": self._task or "idle", **self._graph.counters.values()}
+        status.values = [KeyValue(key=key, value=value) for key, value in values.items()]
         message = DiagnosticArray(status=[status])
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)

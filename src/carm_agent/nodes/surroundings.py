@@ -61,11 +61,17 @@ class Surroundings:
         self.memory = PositionMemory(planner.carm)
         self._watcher = planner.collision.copy()
         self._received = 0
+        self._taken = 0
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         node.create_subscription(Mesh, "patient_surface", self._on_surface, latched)
         self._clearance = node.create_publisher(Float64, "clearance", 10)
         node.create_service(SavePosition, "save_position", self._on_save)
         node.create_timer(1.0 / _CLEARANCE_HZ, self._watch)
+
+    @property
+    def surface_heard(self) -> bool:
+        """Whether the patient's surface that came last is taken over, or refused."""
+        return 0 < self._received == self._taken
 
     def mover(self, arm: Arm) -> Mover:
         """Return what runs one move.
@@ -90,10 +96,12 @@ class Surroundings:
             )
         except CarmError as error:
             self._node.get_logger().error(f"patient_surface is of no use, the old obstacles stay: {error}")
+            self._taken = max(self._taken, number)
             return
         if number == self._received:
             self._planner.set_obstacles(obstacles)
             self._watcher = watcher
+            self._taken = number
             self._node.get_logger().info(f"patient's surface with {len(surface.triangles)} triangles taken over")
 
     def _watch(self) -> None:
