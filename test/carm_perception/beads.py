@@ -18,7 +18,14 @@ from carm_sim.volume import Volume
 class BeadBody:
     """What the data set needs of a phantom."""
 
-    def __init__(self, seed: int, spacing_mm: float = 2.0, style: str = "standard", arms: str | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        spacing_mm: float = 2.0,
+        style: str = "standard",
+        arms: str | None = None,
+        whole_body: bool = False,
+    ) -> None:
         rng = np.random.default_rng(seed)
         hu: NDArray[np.int16] = np.full((120, 60, 160), -1000, np.int16)
         hu[10:110, 8:52, 4:156] = 20

@@ -19,7 +19,13 @@ from carm_core.landmarks import LANDMARKS
 from carm_perception.data import dataset
 from carm_perception.data.dataset import SPLITS, DatasetSpec, generate
 from carm_perception.data.store import ViewStore, without_missing_limbs
-from carm_perception.data.views import ROTATION_TABLE_TO_LPS, make_view, rotation_optical_to_table, sample_view
+from carm_perception.data.views import (
+    ROTATION_TABLE_TO_LPS,
+    ViewDistribution,
+    make_view,
+    rotation_optical_to_table,
+    sample_view,
+)
 from carm_perception.train.architecture import GRID, CompactSize, PresenceHead
 from carm_perception.train.augment import Batch, center_crop, plain_display, random_crop, random_display
 from carm_perception.train.losses import displacement_loss, ordinal_loss, presence_loss
@@ -58,6 +64,22 @@ def test_sampled_isocenters_stay_in_the_scan() -> None:
         sampled = sample_view(rng, marks, box, Detector(64, 64, 4.0), (1020.0, 530.0))
         assert -90 <= sampled.isocenter_mm[2] <= 90
         np.testing.assert_allclose(sampled.view.isocenter_mm, sampled.isocenter_mm, atol=1e-9)
+
+
+def test_views_of_whole_bodies_lie_anywhere_along_them() -> None:
+    rng = np.random.default_rng(2)
+    marks = {m.id: rng.uniform(-100, 100, 3) for m in LANDMARKS}
+    box = np.array([-300.0, -200.0, -900.0]), np.array([300.0, 200.0, 300.0])
+    place = Detector(64, 64, 4.0), (1020.0, 530.0)
+    heights = {
+        fraction: [
+            sample_view(rng, marks, box, *place, ViewDistribution(anywhere_fraction=fraction)).isocenter_mm[2]
+            for _ in range(200)
+        ]
+        for fraction in (0.0, 1.0)
+    }
+    assert min(heights[0.0]) > -700
+    assert np.histogram(heights[1.0], 4, (-900, 300))[0].min() > 30
 
 
 def blobs(count: int, seed: int) -> Batch:
@@ -200,7 +222,9 @@ def bodies(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
     """A stand-in for the generator of phantoms: a box with beads, made at once."""
     made: list[tuple[int, str]] = []
 
-    def body(seed: int, spacing_mm: float = 2.0, style: str = "standard", arms: str | None = None) -> Any:
+    def body(
+        seed: int, spacing_mm: float = 2.0, style: str = "standard", arms: str | None = None, whole_body: bool = False
+    ) -> Any:
         made.append((seed, style))
         rng = np.random.default_rng(seed)
         hu: NDArray[np.int16] = np.full((60, 30, 80), -1000, np.int16)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,11 @@ from carm_perception.data.views import ViewDistribution
 
 EXTRA_RAISED = 0.12
 """Fraction of bodies whose arms are raised in any case, as for a chest CT; more come from the generator's own draw."""
+
+WHOLE_BODIES = 0.05
+"""Fraction of bodies that reach to the feet; :data:`ELSEWHERE` of their views are centered anywhere along them."""
+
+ELSEWHERE = 0.7
 
 FIELDS = {
     "patient": "string",
@@ -61,7 +67,10 @@ def rows(
 
     rng = np.random.default_rng([seed, 77])
     arms = "raised" if rng.random() < EXTRA_RAISED else None
-    body = generate_phantom(seed, style=style, arms=arms)
+    whole = bool(np.random.default_rng([seed, 78]).random() < WHOLE_BODIES)
+    if whole:
+        distribution = replace(distribution, anywhere_fraction=max(ELSEWHERE, distribution.anywhere_fraction))
+    body = generate_phantom(seed, style=style, arms=arms, whole_body=whole)
     for number, count in enumerate((views - views // 2, views // 2)):
         if not count:
             continue

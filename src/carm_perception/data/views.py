@@ -36,6 +36,7 @@ class ViewDistribution:
         landmark_offset_mm: Standard deviation of each component of the distance from that landmark.
         landmark_offset_spread: That standard deviation is multiplied by up to this, or divided by it.
         limb_weight: How often a view is centered near a scapula, elbow or wrist, against 1 for another landmark.
+        anywhere_fraction: Fraction of views that are centered anywhere along the volume, mostly far from all landmarks.
         primary_deg: Standard deviation of the positioner primary angle.
         secondary_deg: Standard deviation of the positioner secondary angle.
         roll_deg: Standard deviation of the rotation of the image in its plane.
@@ -50,6 +51,7 @@ class ViewDistribution:
     landmark_offset_mm: float = 36.0
     landmark_offset_spread: float = 2.2
     limb_weight: float = 2.0
+    anywhere_fraction: float = 0.0
     primary_deg: float = 11.0
     secondary_deg: float = 9.0
     roll_deg: float = 4.0
@@ -138,7 +140,10 @@ def sample_view(
     inside = [i for i, p in landmarks_mm.items() if low[2] + 10 <= p[2] <= high[2] - 10]
     while True:
         centered_on = 0
-        if inside and rng.random() < spread.landmark_fraction:
+        if spread.anywhere_fraction and rng.random() < spread.anywhere_fraction:
+            middle = np.array([trunk[0], trunk[1], rng.uniform(low[2], high[2])])
+            center = middle + rng.normal(0, [spread.across_mm, spread.depth_mm, 0.0])
+        elif inside and rng.random() < spread.landmark_fraction:
             weights = np.array([spread.limb_weight if i in LIMB_IDS else 1.0 for i in inside])
             centered_on = int(rng.choice(inside, p=weights / weights.sum()))
             offset = spread.landmark_offset_mm * spread.landmark_offset_spread ** rng.uniform(-1, 1)
