@@ -29,7 +29,7 @@ from carm_perception.data.views import (
 from carm_perception.train.architecture import GRID, CompactSize, PresenceHead
 from carm_perception.train.augment import Batch, center_crop, plain_display, random_crop, random_display
 from carm_perception.train.losses import displacement_loss, ordinal_loss, presence_loss
-from carm_perception.train.questions import QuestionPacker
+from carm_perception.train.questions import COMMANDS, QuestionPacker
 from carm_perception.train.recipe import RecipeOptions, fresh, train_compact
 from carm_perception.train.stages import StageOptions, answer_logits, stage_two
 from carm_perception.train.state import Budget, learning_rate
@@ -204,6 +204,19 @@ def test_packed_questions_are_answered_as_single_ones() -> None:
         alone = compact.model(inputs_embeds=embedded).logits[0, -8:]
     assert len(answer) == 8
     torch.testing.assert_close(together[0, last - 7 : last + 1], alone, atol=1e-4, rtol=1e-3)
+
+
+def test_packed_sentences_are_read_as_single_ones() -> None:
+    compact, tokenizer = fresh(TINY, 0)
+    compact.eval()
+    packed = QuestionPacker(tokenizer).pack_commands(2, np.random.default_rng(0))
+    assert packed.weights.sum() > 2 * COMMANDS
+    with torch.no_grad():
+        together = answer_logits(compact.model, None, packed)
+        for row in range(2):
+            first = packed.positions[row, 0]
+            alone = compact.model(input_ids=packed.input_ids[row : row + 1, : first + 1]).logits[0, -1]
+            torch.testing.assert_close(together[row, 0], alone, atol=1e-4, rtol=1e-4)
 
 
 def test_schedule() -> None:

@@ -27,11 +27,11 @@ from carm_perception.train.architecture import IMAGE_TOKENS
 from carm_perception.train.targets import Piece
 from carm_perception.train.tokenizer import ASSISTANT, END, IMAGE, USER
 
-COMMANDS = 3
-"""Sentences of a clinician beside one image, when there are any."""
+COMMANDS = 4
+"""Sentences of a clinician in one sequence."""
 
-EXTRA_KINDS = (Protocol.NAVIGATION, Protocol.REEVALUATION, Protocol.COMMAND)
-EXTRA_CHANCES = (0.2, 0.35, 0.45)
+EXTRA_KINDS = (Protocol.NAVIGATION, Protocol.REEVALUATION)
+EXTRA_CHANCES = (0.4, 0.6)
 """How often a batch holds each kind of the longer questions."""
 
 REMARK_CHANCE = 0.5
@@ -139,16 +139,16 @@ class QuestionPacker:
         kind = Protocol.RETRIEVAL if rng.random() < 0.5 else Protocol.LOCALIZATION
         order = targets.retrieval if kind is Protocol.RETRIEVAL else targets.localization
         extra = EXTRA_KINDS[int(rng.choice(len(EXTRA_KINDS), p=EXTRA_CHANCES))]
+        longer = self._navigation if extra is Protocol.NAVIGATION else self._reevaluation
         rows = []
         for truth in truth_mm:
             points = [self._point(target, truth[target - 1]) for target in self._draw(truth, self._pointing, rng)]
-            rows.append([*points, self._segment(Query(kind), order(truth)), *self._extra(extra, truth, rng)])
-        return self._packed(rows)
+            rows.append([*points, self._segment(Query(kind), order(truth)), longer(truth, rng)])
+        return self._packed(rows, self.prefix)
 
-    def _extra(self, kind: Protocol, truth_mm: NDArray[np.floating], rng: np.random.Generator) -> list[_Segment]:
-        if kind is Protocol.COMMAND:
-            return [self._command(rng) for _ in range(COMMANDS)]
-        return [(self._navigation if kind is Protocol.NAVIGATION else self._reevaluation)(truth_mm, rng)]
+    def pack_commands(self, rows: int, rng: np.random.Generator) -> Packed:
+        """Draw sentences of a clinician, :data:`COMMANDS` in each of ``rows`` sequences without an image."""
+        return self._packed([[self._command(rng) for _ in range(COMMANDS)] for _ in range(rows)], self.prefix[:1])
 
     def pack_all(self, truth_mm: NDArray[np.floating]) -> Packed:
         """Ask for every landmark, in the order of the ids, and for nothing else.
@@ -157,15 +157,17 @@ class QuestionPacker:
             truth_mm: Displacements (batch, 14, 2); 0 takes the place of NaN.
         """
         marks = np.nan_to_num(truth_mm)
-        return self._packed([[self._point(mark.id, row[i]) for i, mark in enumerate(LANDMARKS)] for row in marks])
+        return self._packed(
+            [[self._point(mark.id, row[i]) for i, mark in enumerate(LANDMARKS)] for row in marks], self.prefix
+        )
 
-    def _packed(self, rows: list[list[_Segment]]) -> Packed:
-        ids = [list(self.prefix) for _ in rows]
+    def _packed(self, rows: list[list[_Segment]], prefix: list[int]) -> Packed:
+        ids = [list(prefix) for _ in rows]
         positions: list[list[int]] = [[] for _ in rows]
         labels: list[list[int]] = [[] for _ in rows]
         weights: list[list[float]] = [[] for _ in rows]
         numbers: list[list[float]] = [[] for _ in rows]
-        start, spans = len(self.prefix), []
+        start, spans = len(prefix), []
         for segments in zip(*rows, strict=True):
             length = max(len(s.prompt) + len(s.answer) - 1 for s in segments)
             predicted = max(len(s.answer) for s in segments)
@@ -182,7 +184,7 @@ class QuestionPacker:
             start += length
         return Packed(
             torch.tensor(ids),
-            *_layout(len(self.prefix), spans),
+            *_layout(len(prefix), spans),
             torch.tensor(positions),
             torch.tensor(labels),
             torch.tensor(weights),

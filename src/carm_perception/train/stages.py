@@ -51,8 +51,12 @@ TOWER_RATE = 0.7
 
 PRESENCE_LOSS_WEIGHT = 0.5
 
+SENTENCES_WEIGHT = 0.5
+
 QUESTIONED_FRACTIONS = (0.2, 0.6)
 """Part of each batch that the language model is asked about, early and late; the heads see all of it."""
+SENTENCE_ROWS = 0.25
+"""Sequences of a clinician's sentences per image of a batch."""
 LATE = 0.6
 """Progress from which on more questions are asked: the tower learns first, the language model reads its tokens."""
 
@@ -317,7 +321,17 @@ class QuestionLoss:
         logits = answer_logits(compact.model, tokens[:asked], packed)
         sigma = SIGMA_END_MM + (self._sigma_start_mm - SIGMA_END_MM) * max(0.0, 1 - 2 * progress)
         text, number, order = self._parts(logits, packed, sigma)
-        return text + heads, {"number": number, "order": order, **figures}
+        spoken = self._spoken(compact, max(1, round(SENTENCE_ROWS * len(marks))))
+        figures = {"number": number, "order": order, "spoken": float(spoken.detach()), **figures}
+        return text + SENTENCES_WEIGHT * spoken + heads, figures
+
+    def _spoken(self, compact: Compact, rows: int) -> Tensor:
+        """Loss of sentences of a clinician, which are read without an image."""
+        packed = self._packer.pack_commands(rows, self._rng)
+        labels, weights = packed.labels.flatten(), packed.weights.flatten()
+        logits = answer_logits(compact.model, None, packed).flatten(0, 1).float()
+        loss: Tensor = (nn.functional.cross_entropy(logits, labels, reduction="none") * weights).sum() / weights.sum()
+        return loss
 
     def _parts(self, logits: Tensor, packed: Packed, sigma_mm: float) -> tuple[Tensor, float, float]:
         labels, weights = packed.labels.flatten(), packed.weights.flatten()
@@ -332,11 +346,18 @@ class QuestionLoss:
         return total, float(ordinal.detach().mean()), order
 
 
-def answer_logits(model: Any, tokens: Tensor, packed: Packed) -> Tensor:
-    """Logits (batch, p, vocabulary) at the positions that predict the answers of packed questions."""
+def answer_logits(model: Any, tokens: Tensor | None, packed: Packed) -> Tensor:
+    """Logits (batch, p, vocabulary) at the positions that predict the answers of packed questions.
+
+    Args:
+        model: The language model with its tower.
+        tokens: Image tokens (batch, tokens, width); None: the questions come without an image.
+        packed: The questions.
+    """
     embedded = model.get_input_embeddings()(packed.input_ids)
-    count = tokens.shape[1]
-    embedded = torch.cat([embedded[:, :1], tokens.to(embedded.dtype), embedded[:, 1 + count :]], dim=1)
+    if tokens is not None:
+        count = tokens.shape[1]
+        embedded = torch.cat([embedded[:, :1], tokens.to(embedded.dtype), embedded[:, 1 + count :]], dim=1)
     hidden = model.model.language_model(
         inputs_embeds=embedded,
         attention_mask=packed.mask.to(embedded.dtype),
