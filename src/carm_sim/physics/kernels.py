@@ -19,26 +19,40 @@ _P1, _P2, _P3 = F32(6.931472028550421e-1), F32(2.402264791363012e-1), F32(5.5503
 _P4, _P5, _P6 = F32(9.618437357674640e-3), F32(1.339887440266574e-3), F32(1.535336188319500e-4)
 
 _compiled = nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+_in_order = nb.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")  # sums as they are written
 
 
-@_compiled  # type: ignore[untyped-decorator]
+@_in_order  # type: ignore[untyped-decorator]
 def _look_up(
-    water: Image, bone: Image, table: Image, energies: Image, steps: tuple[float, float], octaves: Image, quantum: Image
+    water: Image,
+    bone: Image,
+    table: Image,
+    energies: Image,
+    steps: tuple[float, float],
+    places: NDArray[np.int32],
+    shares: Image,
+    octaves: Image,
+    quantum: Image,
 ) -> None:
-    """Attenuation of the signal (octaves) and quantum energy (keV) of a row."""
-    nodes = I32(table.shape[1])
+    """Attenuation of the signal (octaves) and quantum energy (keV) of a row; ``places`` and ``shares`` (2, columns)."""
+    nodes, one = I32(table.shape[1]), U32(1)
     flat, middles = table.reshape(-1), energies.reshape(-1)
     per_water, per_bone = F32(1 / steps[0]), F32(1 / steps[1])
     last_water, last_bone = I32(table.shape[0] - 2), I32(table.shape[1] - 2)
     for c in range(len(octaves)):
         u, v = water[c] * per_water, bone[c] * per_bone
         i, j = min(max(I32(u), I32(0)), last_water), min(max(I32(v), I32(0)), last_bone)
-        u, v = u - F32(i), v - F32(j)
-        at = i * nodes + j
-        near = flat[at] + v * (flat[at + 1] - flat[at])
-        far = flat[at + nodes] + v * (flat[at + nodes + 1] - flat[at + nodes])
-        octaves[c] = near + u * (far - near)
-        quantum[c] = middles[at - i]
+        shares[0, c], shares[1, c] = u - F32(i), v - F32(j)
+        places[0, c], places[1, c] = i * nodes + j, i * nodes + j - i
+    below = U32(nodes)
+    for c in range(len(octaves)):
+        at, v = U32(places[0, c]), shares[1, c]
+        after = U32(at + below)
+        near = flat[at] + v * (flat[U32(at + one)] - flat[at])
+        far = flat[after] + v * (flat[U32(after + one)] - flat[after])
+        octaves[c] = near + shares[0, c] * (far - near)
+    for c in range(len(octaves)):
+        quantum[c] = middles[U32(places[1, c])]
 
 
 @_compiled  # type: ignore[untyped-decorator]
@@ -105,11 +119,12 @@ def transmit(
     """
     rows, columns = signal.shape
     exponents = np.empty(columns, np.int32)
-    sums = np.empty((2, columns), np.float32)
+    places = np.empty((2, columns), np.int32)
+    shares, sums = np.empty((2, columns), np.float32), np.empty((2, columns), np.float32)
     for cell_row in range(first, last):
         sums[:] = 0
         for r in range(cell_row * block, min((cell_row + 1) * block, rows)):
-            _look_up(paths[0, r], paths[1, r], table, energies, steps, signal[r], quantum[r])
+            _look_up(paths[0, r], paths[1, r], table, energies, steps, places, shares, signal[r], quantum[r])
             if metal:
                 _behind_metal(paths, groups, r, signal[r], quantum[r])
             _exponentiate(signal[r], exponents, sums[0], sums[1])
