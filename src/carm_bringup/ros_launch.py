@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from launch.actions import (
     Shutdown,
 )
 from launch.event_handlers import OnProcessExit
+from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import ExecutableInPackage
 
-from carm_bringup import gazebo, graph
+from carm_bringup import gazebo, graph, launcher
 from carm_core.kinematics import CArm
 from carm_core.paths import cache_dir, config_file, share_dir
 from carm_core.robot_description import Variant, urdf
@@ -68,7 +69,8 @@ def start(context: LaunchContext, kind: str) -> list[Any]:
     if pushed:
         values["namespace"] = f"{pushed}{graph.namespace(values)}"
     require(values)
-    actions = [_node(spec, values) for spec in graph.nodes(values)]
+    around = _parameters_around(context)
+    actions = [_node(spec, values, around) for spec in graph.nodes(values)]
     actions += {"gazebo": _gazebo, "mock": _mock_hardware, "replay": _player}.get(graph.stack(values), _nothing)(values)
     carm = ExecutableInPackage(package=graph.PACKAGE, executable="carm")
     if kind != "replay":
@@ -107,20 +109,39 @@ def require(values: Values) -> None:
             ) from None
 
 
-def _node(spec: graph.NodeSpec, values: Values) -> Node:
+def _parameters_around(context: LaunchContext) -> list[Any]:
+    """Return what ``SetParameter`` and ``SetParametersFromFile`` of the launch file around us say.
+
+    launch_ros passes it before a node's own parameters, so that our files in ``config/`` would always win.
+    """
+    around = context.launch_configurations.get("global_params", [])
+    return [dict([entry]) if isinstance(entry, tuple) else entry for entry in around]
+
+
+def _node(spec: graph.NodeSpec, values: Values, around: list[Any]) -> Node:
     """Return a node; the end of a vital one ends the graph."""
     return Node(
         package=graph.PACKAGE,
         executable=spec.executable,
         name=spec.name,
         namespace=graph.namespace(values),
-        parameters=[str(config_file(spec.config)), graph.parameters(spec, values)],
+        parameters=[str(config_file(spec.config)), *around, graph.parameters(spec, values)],
         remappings=list(graph.remappings(spec, values)),
         output="screen",
-        on_exit=Shutdown(reason=f"{spec.name} ended") if spec.vital else None,
+        on_exit=_the_end(spec.name) if spec.vital else None,
         sigterm_timeout=STOP_PATIENCE_S,
         sigkill_timeout=STOP_PATIENCE_S,
     )
+
+
+def _the_end(name: str) -> Callable[[ProcessExited, LaunchContext], None]:
+    """Return what ends the graph with one of its processes, by an error: so `ros2 launch` ends with exit code 1."""
+
+    def on_exit(event: ProcessExited, context: LaunchContext) -> None:
+        if not context.is_shutdown:
+            raise launcher.LaunchError(f"{name} ended ({launcher.describe_exit(event.returncode)}): stopping the graph")
+
+    return on_exit
 
 
 def _nothing(values: Values) -> list[Any]:
@@ -217,7 +238,7 @@ def _mock_hardware(values: Values) -> list[Any]:
         parameters=[str(config_file("controllers.yaml"))],
         remappings=[("~/robot_description", "robot_description")],
         output="screen",
-        on_exit=Shutdown(reason="ros2_control_node ended"),
+        on_exit=_the_end("ros2_control_node"),
     )
     return [_state_publisher(values, Variant("mock")), manager, _spawner(values)]
 

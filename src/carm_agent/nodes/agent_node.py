@@ -390,6 +390,7 @@ def _bad_input(error: Exception) -> int:
 def _spin(executor: SingleThreadedExecutor, node: AgentNode, ending: threading.Event) -> None:
     while not ending.is_set():
         executor.spin_once(timeout_sec=0.1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C below `ros2 launch` comes twice
     node.interrupt("the agent is shutting down")
     clock = node.get_clock()
     deadline = clock.now().nanoseconds + int(_SHUTDOWN_S * 1e9)

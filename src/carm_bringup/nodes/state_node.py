@@ -228,6 +228,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         while not closing.is_set():
             executor.spin_once(timeout_sec=0.1)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C below `ros2 launch` comes twice
         if not node.at_rest:
             node.stop("the state node ends")
         deadline = time.monotonic() + _REST_S

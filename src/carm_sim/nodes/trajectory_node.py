@@ -344,6 +344,7 @@ def run(name: str, make_node: Callable[[threading.Event], TrajectoryNode], argum
     spinner = threading.Thread(target=_spin, args=(executor, node, closing), name="executor")
     spinner.start()
     closing.wait()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C below `ros2 launch` comes twice
     node.close()
     executor.shutdown()
     spinner.join()

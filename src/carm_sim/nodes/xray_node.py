@@ -347,6 +347,7 @@ def main(arguments: list[str] | None = None) -> int:
     spinner = threading.Thread(target=_spin, args=(executor, node, closing), name="executor")
     spinner.start()
     closing.wait()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C below `ros2 launch` comes twice
     node.close()
     executor.shutdown(timeout_sec=0.5)
     spinner.join(0.5)
