@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from carm_core.geometry import display_from_raw
 from carm_sim.physics.blur import CoarseGrid
-from carm_sim.physics.kernels import subtract
+from carm_sim.physics.kernels import look_up, subtract
 
 _GRAY_LEVELS = 65536
 _LOGARITHM = np.log(np.maximum(np.arange(_GRAY_LEVELS), 1))
@@ -67,16 +67,16 @@ def display_image(
         Display image uint8 (rows, columns), display orientation.
     """
     left, top, right, bottom = region or (0, 0, raw.shape[1], raw.shape[0])
-    field = raw[top:bottom, left:right]
+    field = np.ascontiguousarray(raw[top:bottom, left:right])
     if scatter is not None and window.scatter_correction:
         grid, wide = scatter
-        field = np.ascontiguousarray(field)
         primary = np.empty_like(field)
         subtract(field, wide, grid.low, grid.share, window.scatter_correction, primary)
         field = primary
-    table = gray_table(field, window)
-    if field.shape == raw.shape:
-        return display_from_raw(table[field])
-    image = np.zeros(raw.shape, np.uint8)
-    image[top:bottom, left:right] = table[field]
-    return display_from_raw(image)
+    shown = np.empty(field.shape, np.uint8)
+    look_up(field, gray_table(field, window), shown)
+    if field.shape != raw.shape:
+        image = np.zeros(raw.shape, np.uint8)
+        image[top:bottom, left:right] = shown
+        shown = image
+    return display_from_raw(shown)

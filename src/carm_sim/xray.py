@@ -174,7 +174,7 @@ class XraySystem:
         materials, threads = [water_of_hu, bone_of_hu], self.config.threads
         devices = [patient.devices.with_threads(threads)] if len(patient.devices) else []
         self._scene = Scene([make_renderer(patient.volume, materials, threads=threads), *devices, *solids])
-        self._control_scene = Scene([Renderer(_thinned(patient.volume), materials), *devices, *solids])
+        self._control_scene = Scene([Renderer(_thinned(patient.volume), materials, threads=1), *devices, *solids])
         self._panel = Panel(self.config.detector, Bands(self.config.threads), seed)
         self._buffers = Buffers()
         self._dose = DoseMeter(self.config.alarm)

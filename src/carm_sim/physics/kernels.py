@@ -313,3 +313,12 @@ def subtract(
         for c in range(raw.shape[1]):
             found = part * (above[c] + weight * (below[c] - above[c]))
             target[c] = np.uint16(max(F32(line[c]) - found + half, F32(0)))
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def look_up(values: NDArray[np.uint16], table: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    """Fill an image with the table's entry (65536,) for each value (rows, columns)."""
+    for r in range(values.shape[0]):
+        line, target = values[r], out[r]
+        for c in range(values.shape[1]):
+            target[c] = table[line[c]]
