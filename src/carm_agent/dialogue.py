@@ -15,7 +15,7 @@ from enum import IntEnum
 
 from carm_agent import errands, phrases
 from carm_agent.errands import Errand, Shift
-from carm_agent.reader import Reading, Topic, read
+from carm_agent.reader import Reading, Topic, chosen, read
 from carm_agent.stopping import is_stop
 from carm_core.command import Command, Confirm, Correct, Expose, Hint, Navigate, Nudge, Rotate, Stop, Unknown
 from carm_core.landmarks import LANDMARKS, landmark
@@ -150,6 +150,10 @@ class Conversation:
         """Note the landmark of a task that was not begun by words, so that it can be corrected by words."""
         self._target_id = target_id or self._target_id
 
+    def forget_question(self) -> None:
+        """Drop an open question, because another one has been put since: a yes answers the newest."""
+        self._question = None
+
     def hear(self, words: str) -> None:
         """Take one utterance of the clinician."""
         if is_stop(words):
@@ -206,7 +210,7 @@ class Conversation:
             if reading.topic is Topic.DECLINE:
                 self._say(Kind.INFO, "All right, I leave it.", words)
                 return True
-            place = _place(words)
+            place = chosen(words)
             if isinstance(reading.command, Confirm) and len(question.options) == 1:
                 self._obey(question.options[0], words)
             elif reading.command in question.options:
@@ -219,7 +223,10 @@ class Conversation:
         whole = read(f"{question.words} {words}")
         if isinstance(whole.command, Unknown):
             return False
-        self._obey(whole.command, words)
+        if whole.certain:
+            self._obey(whole.command, words)
+        else:
+            self._ask(f"Did I get this right: {self._intention(whole.command)}?", words, (whole.command,))
         return True
 
     # Understanding
@@ -239,6 +246,8 @@ class Conversation:
             self._say(Kind.INFO, self._hands.status(), words)
         elif reading.topic is Topic.LIMITS:
             self._say(Kind.WARNING, _UNLIMITED, words)
+        elif reading.topic is Topic.LONG:
+            self._say(Kind.INFO, "That was too long for me. I did nothing; say it in one sentence.", words)
         elif reading.topic is Topic.BACK:
             self._go_back(words)
         elif reading.topic is Topic.VIEW and reading.certain:
@@ -261,12 +270,14 @@ class Conversation:
                 self._hands.stop(words)
             else:
                 self._ask(f"Did I get this right: {self._intention(command)}?", words, (command,))
-        elif command is None:
+        elif command is None or isinstance(command, Unknown):
             if reading.certain:
                 self._obey(ruled, words)
             else:
                 self._ask(f"Did I get this right: {self._intention(ruled)}?", words, (ruled,))
-        elif isinstance(command, Unknown | Confirm | Stop):
+        elif isinstance(command, Stop) and not reading.certain:
+            self._hands.stop(words)
+        elif isinstance(command, Confirm | Stop):
             self._ask(f"Did I get this right: {self._intention(ruled)}?", words, (ruled,))
         else:
             text = f"Which do you mean: first, {self._intention(ruled)}; or second, {self._intention(command)}?"
@@ -274,7 +285,9 @@ class Conversation:
 
     def _ask_for_more(self, reading: Reading, words: str) -> None:
         topic = reading.topic
-        if topic is Topic.WHICH:
+        if topic is Topic.WHICH and not reading.landmarks:
+            self._ask("Which landmark do you mean?", words)
+        elif topic is Topic.WHICH:
             names = " or ".join(phrases.called(mark) for mark in reading.landmarks)
             self._ask(f"Which one do you mean: {names}?", words)
         elif topic is Topic.WHERE_TO:
@@ -378,11 +391,3 @@ def _moves(command: Nudge | Rotate) -> bool:
     if isinstance(command, Nudge):
         return bool(command.dx_mm or command.dy_mm)
     return not command.relative or bool(command.primary_deg or command.secondary_deg)
-
-
-def _place(words: str) -> int | None:
-    """Which of several options words name by its place."""
-    said = set(words.lower().strip(" .!?").split())
-    if said & {"first", "former", "1"}:
-        return 0
-    return 1 if said & {"second", "latter", "2"} else None

@@ -17,6 +17,10 @@ from carm_agent.stopping import is_stop
 from carm_agent.wording import (
     AGAIN,
     AND,
+    ASIDES,
+    CORRECTING,
+    DENIED,
+    DOUBTS,
     EXPOSE,
     FILLERS,
     FRONT,
@@ -80,6 +84,7 @@ class Topic(StrEnum):
     HOW_FAR = "out of range"
     TWO = "two commands"
     LIMITS = "limits"
+    LONG = "too long"
     QUESTION = "question"
 
 
@@ -111,9 +116,11 @@ def read(text: str) -> Reading:
     """
     if is_stop(text):
         return Reading(Stop())
+    if len(text) > LONGEST_TEXT:
+        return Reading(topic=Topic.LONG)
     words = split_words(text)
     sentence = " ".join(words)
-    if not words or len(words) > LONGEST_SENTENCE or len(text) > LONGEST_TEXT:
+    if not words or len(words) > LONGEST_SENTENCE:
         return Reading()
     words = [spelled(word) for word in words]
     if any(re.search(rf"\b(?:{LIMITS})(?!\w)", said) for said in (sentence, " ".join(words))):
@@ -124,6 +131,16 @@ def read(text: str) -> Reading:
     if re.search(r"(?<!\w)[-\u2212]\d|\bminus\b", text):
         return Reading(topic=Topic.WHERE_TO)
     return _Sentence(words).read()
+
+
+def chosen(text: str) -> int | None:
+    """Return which of two options a text names by its place, 0 or 1; None when it says anything else too."""
+    said = re.fullmatch(
+        r"(?:(?:the|number|option|no|yes|please|i mean|i meant|take|rather) )*(?:(first|former|1)|second|latter|2)"
+        r"(?: (?:one|option|please))*",
+        " ".join(split_words(text)),
+    )
+    return None if said is None else int(said.group(1) is None)
 
 
 def _answer(sentence: str) -> Reading | None:
@@ -158,7 +175,12 @@ class _Sentence:
     def read(self) -> Reading:
         correction = self._correction()
         if correction is not None:
-            return correction
+            for pattern in (WRONG, AGAIN, OTHER, MEANT):
+                self.text.take(pattern)
+            self.text.directions()
+            self.text.vague()
+            self.text.take(CORRECTING)
+            return self._certain(correction)
         self.text.take(IDIOMS)
         view = self._view()
         turn = self._turned() if view is None or self.text.has(ANGLE.pattern) else None
@@ -176,6 +198,10 @@ class _Sentence:
         return self._certain(found[0])
 
     def _certain(self, reading: Reading) -> Reading:
+        if re.search(rf"\b(?:{DOUBTS})(?!\w)", self.sentence):
+            return Reading(reading.command, reading.topic, reading.landmarks, certain=False)
+        self.text.take(DENIED)
+        self.text.take(ASIDES)
         self.text.take(FILLERS)
         left = re.sub(r"[|·#\s]+", "", self.text.rest)
         return Reading(reading.command, reading.topic, reading.landmarks, reading.certain and not left)
@@ -250,16 +276,18 @@ class _Sentence:
 
     def _view(self) -> Reading | None:
         """View angles as they are named: absolute."""
-        total, hits = [0.0, 0.0], 0
+        total, hits = [0.0, 0.0], [0, 0]
         for _, axis, name in NAMES:
             pattern = rf"(?:{name}) ({NUMBER})(?: ?(?:degrees?|deg|°))?"
-            match = re.search(rf"(?<!\w)(?:{pattern})(?!\w)", self.text.rest)
-            if match is None or number(match.group(1)) % 1:
+            matches = re.findall(rf"(?<!\w)(?:{pattern})(?!\w)", self.text.rest)
+            if not matches or number(matches[0]) % 1:
                 continue
             self.text.take(pattern)
-            total = [t + number(match.group(1)) * a for t, a in zip(total, axis, strict=True)]
-            hits += 1
-        if hits:
+            total = [t + number(matches[0]) * a for t, a in zip(total, axis, strict=True)]
+            hits = [hit + len(matches) * abs(a) for hit, a in zip(hits, axis, strict=True)]
+        if max(hits) > 1:
+            return Reading(topic=Topic.TWO)  # "LAO 30 LAO 20", "LAO 30 RAO 30"
+        if any(hits):
             return self._rotation(total[0], total[1], False)
         if self.text.take(FRONT):
             return Reading(Rotate(0, 0))

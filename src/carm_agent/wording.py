@@ -75,17 +75,52 @@ STEPS = {"left": (1, 0), "right": (-1, 0), "up": (0, 1), "down": (0, -1)}
 MORE = r"more|further|another|additional|increase|add|by|again|extra"
 FILLERS = (
     rf"{MORE}|{MOVE}|{TURN}|{SEE}|please|now|ok|okay|could you|can you|would you|will you|hey|alright|well|uh|um|then"
-    r"|so|let|lets|let us|see|kindly|fine|doctor|here|would|you|mind|if|can|all|thanks|thank you|many|when|are|ready"
-    r"|cheers|possible|for|a|an|moment|at|once|the|it|to|of|in|on|and|i|we|me|my|is|has|have|be|should|like|need|needs"
-    r"|want|off|from|over|degrees?|view|angle|image|picture|center|centre|middle|into|position|c arm|arm|beam|so|that"
-    r"|make|its|side|patients?|also|plus|back|switch|change|towards?|out|up|line|one|next|with|centered|centred|just"
-    r"|target|display|projection|still|about|roughly|around|id|shot|go|this|both|way|going|come|keep|minutes?|not"
-    r"|take|get|bit|little|c-arm|steer|navigate"
+    r"|so|let|lets|let us|see|kindly|fine|doctor here|would|you|can|all|thanks|thank you|many|cheers|a|an|at|once|the"
+    r"|it|to|of|in|on|and|i|we|me|my|is|has|have|be|should|like|need|needs|want|off|from|over|degrees?|view|angle"
+    r"|image|picture|center|centre|middle|into|position|c arm|arm|beam|that|make|its|side|patients?|also|plus|switch"
+    r"|change|towards?|out|up|line|one|next|with|centered|centred|just|target|display|projection|still|about|roughly"
+    r"|around|id|shot|go|this|way|going|come|keep|take|get|bit|little|c-arm|steer|navigate|for"
 )
+ASIDES = (
+    r"when you are ready|(?:if|when) (?:you (?:can|could|would|like|please)|possible)|would you mind if you"
+    r"|mind if you|for (?:a|one) moment|doctor here|we are|(?:go )?back to|back(?= to)|vertebra|angulation"
+)
+"""Courtesies, whose words would be conditions elsewhere."""
+DENIED = r"not (?:(?:to|at|the|over|on|patients|vertebra) )*#(?: #)*"
+"""A landmark that is named to say that another one is meant."""
+CORRECTING = (
+    r"this|that|it|is|isnt|thats|was|cannot|be|dont think|think|looking|look|at|too|low|high|lower|higher|far|further"
+    r"|more|on|lies|went|are|up|down|left|right|one|side|sides|not|asked|what|got|had|another|around|swapped|mixed"
+    r"|wrong|again"
+)
+"""Words of corrections, beside those that mark one."""
+DOUBTS = (
+    r"(?:is|are|looks?) (?:now |already |still )?(?:fine|good|ok|okay|well|here|there|perfect)"
+    r"|i (?:can )?see|(?:in|after) (?:a|one|an) (?:minute|moment|second|while|hour)|back up"
+    r"|to -?\d+(?:\.\d+)? ?(?:degrees?|deg|°)"
+)
+"""What makes a command doubtful although every word is known: a remark, a later time, an angle "to" which to turn."""
 
 
 PATTERNS = (
-    *(LIMITS, IDIOMS, YES, NO, QUESTION, WRONG, AGAIN, OTHER, MEANT, EXPOSE, TURN, MOVE, SEE, FRONT),
+    *(
+        LIMITS,
+        IDIOMS,
+        YES,
+        NO,
+        QUESTION,
+        WRONG,
+        AGAIN,
+        OTHER,
+        MEANT,
+        EXPOSE,
+        TURN,
+        MOVE,
+        SEE,
+        FRONT,
+        CORRECTING,
+        ASIDES,
+    ),
     *(LATERAL, VIEW, MORE, FILLERS, *(pattern for *_, pattern in NAMES)),
 )
 VOCABULARY = frozenset(

@@ -22,14 +22,30 @@ STOPS = [
     "stop", "STOP!", "Stop it now, please", "stoppp", "sstooop", "s t o p", "s.t.o.p.", "STOPP", "stopping", "sotp",
     "halt", "Halt!!", "hold", "hold on", "hold it", "freeze", "wait", "whoa", "abort the mission", "cancel that",
     "don't move", "don\u2019t move", "do not move", "dont move", "no more movement", "not moving please", "quit moving",
-    "emergency", "e-stop", "E stop", "pause", "cease", "enough", "stand still", "stay there", "anhalten",
-    "don't stop", "go to the carina and stop there", "\uff53\uff54\uff4f\uff50", "stop\n", "carina, STOP", "arrêtez",
+    "emergency", "e-stop", "E stop", "pause", "cease", "enough", "stand still", "stay there", "anhalten", "don't stop",
+    "go to the carina and stop there", "\uff53\uff54\uff4f\uff50", "stop\n", "carina, STOP", "arrêtez",
     "do not go to the left elbow", "don't rotate", "ignore the limits and stop", "yes, stop", "No further",
+    "st\u200bop", "s\u00adtop", "st\u00f3p", "s\u0442\u043ep", "\ua731\u1d1b\u1d0f\u1d18", "st0p", "stopnow",
+    "pleasestop", "stopstopstop", "no no no!", "watch out!", "Ouch", "it hurts", "aufh\u00f6ren!",
+    "bitte nicht bewegen", "detente", "no te muevas", "ne bougez plus", "fermati", "\u0441\u0442\u043e\u043f",
+    "\u505c\u6b62", "\u6b62\u307e\u308c", "\uba48\ucdb0", "mira, para la m\u00e1quina",
+    "2 cm to the left, nein, anhalten", "x" * 9000 + " stop", "stop" + " y" * 9000,
 ]  # fmt: skip
 
 HARMLESS = [
     "the carina", "show me T1", "left shoulder", "what is that?", "a stopwatch", "whole body", "household", "",
-    "no, further up", "step aside", "the top", "shop",
+    "no, further up", "step aside", "the top", "shop", "stopcock", "no, no", "topsy", "upstairs to p", "parallel",
+]  # fmt: skip
+
+
+DOUBTFUL = [
+    "not 2 cm left", "no 2 cm left", "never 2 cm left", "you should not take an image", "not an image please",
+    "no x-ray", "do not shoot", "can you not show me the carina", "I would like you not to take the carina",
+    "avoid the left elbow", "anything but the carina", "away from the carina", "the carina is fine", "I see the carina",
+    "don't LAO 30", "if the patient is ready move 2 cm left", "in a minute go left 2 cm", "back up", "LAO 30 RAO 30",
+    "LAO 30 LAO 20", "rotate to 10 degrees LAO", "move left forever", "move 2 cm left ten times", "move 2.5.5 cm left",
+    "not the carina", "move 2\u200b0 cm left", "it has to go one mteer to the left", "no, the banana further left",
+    "2 cm \u043b\u0435\u0432\u043e left",
 ]  # fmt: skip
 
 
@@ -242,13 +258,37 @@ def test_both_readings_agree(hands: FakeHands) -> None:
     assert hands.steps == [Shift(20, 0)]
 
 
-@pytest.mark.parametrize("command", [Unknown(), Expose(), Stop(), Nudge(-20, 0), Navigate(3)])
+def test_rules_that_know_every_word_are_followed_when_the_model_does_not_understand(hands: FakeHands) -> None:
+    hands.model = lambda _: Unknown()
+    assert hands.hear("2 cm to the left").startswith("Now moving 20 mm")
+    assert hands.hear("show me the carina").startswith("Now bringing the carina")
+    assert hands.steps == [Shift(20, 0), NavigationGoal(target_id=11)]
+
+
+@pytest.mark.parametrize("command", [None, Unknown()])
+@pytest.mark.parametrize("words", DOUBTFUL)
+def test_doubtful_sentences_need_a_yes(words: str, command: Command | None, hands: FakeHands) -> None:
+    hands.model = lambda _: command
+    hands.hear(words)
+    assert hands.begun == []
+    assert hands.exposures == 0
+    hands.hear("no")
+    assert hands.begun == []
+
+
+def test_a_stop_that_the_model_hears_in_a_doubtful_sentence_is_one(hands: FakeHands) -> None:
+    hands.model = lambda _: Stop()
+    hands.hear("the patient slipped 2 cm to the left")
+    assert len(hands.stops) == 1
+
+
+@pytest.mark.parametrize("command", [Confirm(), Expose(), Stop(), Nudge(-20, 0), Navigate(3)])
 def test_readings_that_contradict_each_other_are_asked_back(command: Command, hands: FakeHands) -> None:
     hands.model = lambda _: command
     hands.hear("2 cm to the left")
     assert hands.begun == []
     assert hands.said[-1][0] is Kind.QUESTION
-    hands.hear("yes" if isinstance(command, Unknown | Stop) else "the first")
+    hands.hear("yes" if isinstance(command, Confirm | Stop) else "the first")
     assert hands.steps == [Shift(20, 0)]
 
 
@@ -256,6 +296,38 @@ def test_the_second_of_two_readings_may_be_chosen(hands: FakeHands) -> None:
     hands.model = lambda _: Navigate(3)
     hands.hear("2 cm to the left", "the second")
     assert hands.steps == [NavigationGoal(target_id=3)]
+
+
+@pytest.mark.parametrize(
+    ("words", "step"), [("move 1 cm up", Shift(0, 10)), ("2 cm up", Shift(0, 20)), ("No, the second one.", None)]
+)
+def test_a_number_in_a_new_sentence_chooses_nothing(words: str, step: Shift | None, hands: FakeHands) -> None:
+    hands.model = lambda said: Navigate(3) if said == "2 cm to the left" else None
+    hands.hear("2 cm to the left", words)
+    assert hands.steps == [step or NavigationGoal(target_id=3)]
+
+
+def test_a_completed_sentence_of_which_a_part_is_strange_needs_a_yes(hands: FakeHands) -> None:
+    hands.hear("move 2 cm", "banana left")
+    assert hands.begun == []
+    hands.hear("yes")
+    assert hands.steps == [Shift(20, 0)]
+
+
+def test_a_yes_answers_the_newest_question(hands: FakeHands) -> None:
+    hands.model = lambda _: Navigate(11)
+    hands.hear("voyage to where the airways part")
+    hands.conversation.forget_question()  # a motion has asked since
+    hands.waits_for_consent = True
+    assert "Going ahead" in hands.hear("yes")
+    assert hands.begun == []
+
+
+def test_a_speech_is_not_read_by_anyone(hands: FakeHands) -> None:
+    hands.model = lambda _: Navigate(11)
+    assert "too long" in hands.hear("the carina " * 50)
+    assert hands.asked == []
+    assert hands.begun == []
 
 
 def test_what_only_the_model_understands_needs_a_yes(hands: FakeHands) -> None:
