@@ -83,6 +83,7 @@ class Argument:
 
 
 AUTO = "auto"
+EXTERNAL = "external"
 LOCALIZERS = {"default": "fused", "pointing": "compact", "xml": "compact", "regression": "regression"}
 """Policy -> localizer that it uses unless another is named."""
 
@@ -105,7 +106,7 @@ ARGUMENTS: tuple[Argument, ...] = (
         "auto (as the policy wants), fused"
         " (multimodal LLM of this project, with the deep-learning localizer"
         " as referee), compact (the LLM alone),"
-        " regression, a Hugging Face id or folder, openai (a server), or oracle",
+        " regression, a Hugging Face id or folder, openai (a server), oracle, or external (its node runs elsewhere)",
     ),
     Argument("server_url", "http://127.0.0.1:8000/v1", "localizer:=openai: address of the OpenAI-compatible server"),
     Argument("wait_for_all", True, "false: the agent moves although X-ray system or localizer has not been heard from"),
@@ -136,7 +137,7 @@ HARDWARE_ARGUMENTS: tuple[Argument, ...] = (
         "xray",
         AUTO,
         "simulated, external (a driver of yours serves xray/expose), or auto: simulated without real motors",
-        choices=(AUTO, "simulated", "external"),
+        choices=(AUTO, "simulated", EXTERNAL),
     ),
     *(_BY_NAME[name] for name in _BY_NAME if name not in ("simulator", "headless")),
 )
@@ -234,12 +235,13 @@ def nodes(values: Mapping[str, Value]) -> tuple[NodeSpec, ...]:
     motion, xray, localizer, agent = NODES
     kind = kind_of(values)
     scene = (SCENE_NODE,) if values["scene"] or values["rviz"] else ()
+    here = () if values["localizer"] == EXTERNAL else (localizer,)
     if kind == "replay":
-        return (localizer, *scene)
+        return (*here, *scene)
     if kind == "sim":
-        return (STATE_NODE if values["simulator"] == "gazebo" else motion, xray, localizer, agent, *scene)
+        return (STATE_NODE if values["simulator"] == "gazebo" else motion, xray, *here, agent, *scene)
     driver = STATE_NODE if values["can"] == "none" else DRIVE_NODE
-    return (driver, *((xray,) if simulates_xray(values) else ()), localizer, agent, *scene)
+    return (driver, *((xray,) if simulates_xray(values) else ()), *here, agent, *scene)
 
 
 def simulates_xray(values: Mapping[str, Value]) -> bool:

@@ -35,6 +35,7 @@ def spec(name: str) -> graph.NodeSpec:
         ("hardware", ["can:=socketcan:can0"], ["drive_node", "localizer_node", "agent_node"]),
         ("hardware", ["xray:=simulated"], ["state_node", "xray_node", "localizer_node", "agent_node"]),
         ("replay", ["bag:=b"], ["localizer_node"]),
+        ("sim", ["localizer:=external"], ["motion_node", "xray_node", "agent_node"]),
     ],
 )
 def test_nodes(kind: str, words: list[str], expected: list[str]) -> None:
