@@ -7,6 +7,7 @@ import argparse
 import gc
 import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,12 +76,13 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigurationError(f"--readout {args.readout} is negative")
     results = {}
     for binning in dict.fromkeys(args.binning or (2, 1)):
-        metrics = figures_of(_stream(binning, args), args.rate)
+        started_s, arrivals = _stream(binning, args)
+        metrics = figures_of(arrivals, args.rate) | {"first_image_s": arrivals[0].received_s - started_s}
         results[str(metrics["size_px"])] = metrics
         print(
             f"{metrics['size_px']} x {metrics['size_px']}: {metrics['fps']:.2f} images/s, jitter p99"
             f" {metrics['jitter_p99_ms']:.1f} ms, latency p99 {metrics['latency_p99_ms']:.1f} ms"
-            f" ({metrics['n']} images)",
+            f" ({metrics['n']} images, the first {metrics['first_image_s']:.2f} s after the nodes' start)",
             flush=True,
         )
     if args.json is not None:
@@ -120,8 +122,8 @@ def figures_of(arrivals: Sequence[Arrival], rate_hz: float) -> dict[str, Any]:
     }
 
 
-def _stream(binning: int, args: argparse.Namespace) -> list[Arrival]:
-    """Start motion and X-ray node in a domain of their own, listen, end them."""
+def _stream(binning: int, args: argparse.Namespace) -> tuple[float, list[Arrival]]:
+    """Start motion and X-ray node in a domain of their own, listen, end them: when they started, and the images."""
     from tqdm import tqdm
 
     from carm_bringup import graph, launcher
@@ -143,6 +145,7 @@ def _stream(binning: int, args: argparse.Namespace) -> list[Arrival]:
     said: list[str] = []
     supervisor = launcher.Supervisor(said.append, color=False)
     duration_s = 4.0 if args.quick else args.duration
+    started_s = time.time()
     try:
         supervisor.start(commands)
         with tqdm(total=int(duration_s * args.rate), desc=f"binning {binning}", unit="image", file=sys.stderr) as bar:
@@ -152,7 +155,7 @@ def _stream(binning: int, args: argparse.Namespace) -> list[Arrival]:
         supervisor.stop()
     if not arrivals:
         raise StreamError(f"no image within {PATIENCE_S:.0f} s: {said[-1] if said else 'the nodes said nothing'}")
-    return arrivals
+    return started_s, arrivals
 
 
 def command_line(args: argparse.Namespace) -> str:

@@ -152,12 +152,16 @@ class XrayNode(Node):
         self._system = XraySystem(patient, self._carm, self._settings.config, self._settings.seed)
         self._system.prepare()
         gc.freeze()  # what is loaded stays: the collector need not go through it between frames
+        gc.enable()
         self._loaded.set()
+        due: float | None = None
+        if rate_hz := self._rate_hz:
+            self._fluoroscopy_frame()  # the first image comes before all that is not needed for it
+            due = time.monotonic() + 1 / rate_hz
         threading.Thread(target=self._publish_surface, args=(patient,), name="surface", daemon=True).start()
         self.get_logger().info(
             f"patient {patient.name} ready after {time.monotonic() - start:.1f} s ({patient.source})"
         )
-        due: float | None = None
         while not self._closing.is_set():
             now = time.monotonic()
             rate_hz = self._rate_hz
@@ -331,6 +335,7 @@ def main(arguments: list[str] | None = None) -> int:
         Exit code: 0 after a signal, 2 for a bad parameter or patient, 1 when the node failed.
     """
     sys.setswitchinterval(_SWITCH_S)
+    gc.disable()  # until all is loaded: nothing of that is garbage
     closing = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: closing.set())
