@@ -263,11 +263,11 @@ class Conversation:
         words, reading, ruled = heard.words, heard.reading, heard.reading.command
         if command == ruled and not isinstance(command, Unknown):
             self._obey(ruled, words)
+        elif isinstance(command, Stop) and not (reading.certain and not isinstance(ruled, Unknown)):
+            self._hands.stop(words)
         elif isinstance(ruled, Unknown):
             if command is None or isinstance(command, Unknown | Confirm) or reading.topic is not Topic.NONE:
                 self._ask_for_more(reading, words)
-            elif isinstance(command, Stop):
-                self._hands.stop(words)
             else:
                 self._ask(f"Did I get this right: {self._intention(command)}?", words, (command,))
         elif command is None or isinstance(command, Unknown):
@@ -275,8 +275,6 @@ class Conversation:
                 self._obey(ruled, words)
             else:
                 self._ask(f"Did I get this right: {self._intention(ruled)}?", words, (ruled,))
-        elif isinstance(command, Stop) and not reading.certain:
-            self._hands.stop(words)
         elif isinstance(command, Confirm | Stop):
             self._ask(f"Did I get this right: {self._intention(ruled)}?", words, (ruled,))
         else:

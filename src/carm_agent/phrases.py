@@ -27,6 +27,11 @@ _JOINT_WORDS = {
 }
 
 
+def printable(text: str) -> str:
+    """Return a text without control characters and half characters, which a terminal or a message would choke on."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
 def called(landmark: Landmark, *, start: bool = False) -> str:
     """Return a landmark's name inside a sentence ("the carina", "T1"), or at its start."""
     if landmark.name[1:2].isdigit():

@@ -104,6 +104,11 @@ class Scripts:
         return message(content="x" * 2_000_000)
 
     @staticmethod
+    def halves(messages: list[dict[str, Any]], turn: int) -> Any:
+        """Half characters, which cannot be sent on."""
+        return message(("ask", {"question": "?"}), content="\ud800")
+
+    @staticmethod
     def silent(messages: list[dict[str, Any]], turn: int) -> Any:
         time.sleep(60)
 

@@ -10,6 +10,7 @@ import pytest
 from action_msgs.msg import GoalStatus
 from carm_interfaces.action import Navigate
 from carm_interfaces.msg import CArmState, Utterance
+from std_msgs.msg import String
 
 from carm_agent.task import NavigationCode, Stage
 
@@ -116,6 +117,21 @@ def test_stop_within_100_ms_in_any_state(start: Start) -> None:
     client.until(lambda: client.state is not None and client.state.state == CArmState.STATE_STOPPED)
     assert min(latencies) < 0.1
     assert max(latencies) < 0.5  # the test's own machine may be busy
+
+
+def test_a_flood_of_words_does_not_hide_a_stop(start: Start) -> None:
+    client = start(FAR)
+    crowd = client.node.create_publisher(String, "clinician", 1000)
+    client.until(lambda: crowd.get_subscription_count() > 0, what="clinician")
+    client.say("20 cm towards the head")
+    client.until(client.moving, what="moving")
+    for number in range(300):
+        crowd.publish(String(data=f"what do you say to that, {number}?"))
+    client.clinician.publish(String(data="STOP!"))
+    client.until(lambda: client.state is not None and client.state.state == CArmState.STATE_STOPPED, 5.0, "stopped")
+    assert "Stopping" in next(u.text for u in client.said if u.in_reply_to == "STOP!")
+    client.until(lambda: any("Too many words" in u.text for u in client.said), what="a word on the flood")
+    client.until(lambda: "Nothing is under way" in client.say("status").text, what="back to normal")
 
 
 def test_a_slow_language_model_is_not_waited_for(start: Start) -> None:

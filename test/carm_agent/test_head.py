@@ -157,7 +157,7 @@ def test_budgets_end_a_session(desk: Desk, script: str, budget: dict[str, Any], 
     assert not result.success
 
 
-@pytest.mark.parametrize("script", ["broken", "huge", "refusing", "silent", "dripping"])
+@pytest.mark.parametrize("script", ["broken", "huge", "halves", "refusing", "silent", "dripping"])
 def test_servers_that_do_not_help_end_a_session(desk: Desk, script: str) -> None:
     started = time.monotonic()
     result = desk.run(script, timeout_s=0.5 if script in ("silent", "dripping") else 10.0)
@@ -229,11 +229,24 @@ def test_whatever_passes_the_check_meets_the_schema(name: str, content: Any) -> 
         ("expose", " " * 3000 + "{}"),
         ("report", '{"success": 1, "text": "done"}'),
         ("report", "null"),
+        ("report", r'{"success": true, "text": "\ud800"}'),
+        ("ask", r'{"question": "left \udc00?"}'),
+        ("move_view", '{"dx_mm": 10, "dy_mm": 0, "dx_mm": 200}'),
+        ("move_view", '{"dx_mm": "10", "dy_mm": 0}'),
+        ("move_view", '{"dx_mm": 1' + "0" * 1500 + ', "dy_mm": 0}'),
+        ("move_view", '{"dx_mm": 10, "dy_mm": 0, "velocity_scaling": 5}'),
+        ("set_angles", '{"primary_deg": 95.1, "secondary_deg": 0}'),
+        ("expose ", "{}"),
+        ("reset", "{}"),
     ],
 )
 def test_arguments_that_are_refused(name: str, text: str) -> None:
     with pytest.raises(ToolError):
         checked_arguments(name, text)
+
+
+def test_a_whole_number_is_an_integer() -> None:
+    assert repr(checked_arguments("localize", '{"target": 11.0}')) == "{'target': 11}"
 
 
 @pytest.mark.parametrize("url", ["", "ftp://x/v1", "localhost:8000", "http://user:pass@host/v1", "http://[::1/v1"])

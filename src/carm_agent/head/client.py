@@ -175,6 +175,7 @@ def _reply(content: bytes, messages: list[dict[str, Any]]) -> Reply:
     try:
         body = json.loads(content)
         message = body["choices"][0]["message"]
+        json.dumps(message, ensure_ascii=False).encode()  # half characters cannot be sent back
         text = message.get("content") or ""
         raw_calls = message.get("tool_calls") or []
         calls = tuple(

@@ -34,7 +34,7 @@ _USE_TOOLS = "Answer with one tool call. When you are done, call `report`."
 class HeadCode(StrEnum):
     """How a session ended."""
 
-    REPORTED = "reported"
+    REPORTED = "the language model says so; not verified"
     STOPPED = "stopped"
     CANCELED = "canceled"
     STEPS = "all steps are used up"

@@ -174,13 +174,15 @@ def checked_arguments(name: str, text: str) -> dict[str, Any]:
         raise ToolError(f"the arguments have {len(text)} characters; at most {LONGEST_ARGUMENTS} are read")
     try:
         given = json.loads(text or "{}", parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        json.dumps(given, ensure_ascii=False).encode()  # half characters cannot be written
     except (ValueError, RecursionError) as error:
         raise ToolError(f"the arguments are no JSON: {str(error)[:120]}") from None
     problem = jsonschema.exceptions.best_match(_VALIDATORS[name].iter_errors(given))
     if problem is not None:
         where = "".join(f"{part}: " for part in problem.absolute_path)
         raise ToolError(f"the arguments of {name} do not fit: {where}{problem.message[:200]}")
-    return dict(given)
+    integers = [key for key, rule in TOOLS[name].properties.items() if rule["type"] == "integer"]
+    return {**given, **{key: int(given[key]) for key in integers}}  # the schema takes 11.0 for one
 
 
 def _refuse_constant(name: str) -> float:

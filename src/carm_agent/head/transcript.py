@@ -31,7 +31,7 @@ class Transcript:
         self.path = folder / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("x", encoding="utf-8")
+            self._file = self.path.open("x", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise ConfigurationError(f"no transcript can be kept in {folder}: {error.strerror}") from error
 

@@ -311,6 +311,7 @@ class AgentNode(Node):
             reason: why.
             in_reply_to: the clinician's words that it answers.
         """
+        text, reason = phrases.printable(text), phrases.printable(reason)
         utterance = Utterance(kind=kind, text=text, reason=reason, in_reply_to=in_reply_to)
         utterance.header.stamp = self.get_clock().now().to_msg()
         self._dialogue.publish(utterance)

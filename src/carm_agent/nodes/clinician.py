@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from carm_interfaces.action import Localize
 from carm_interfaces.msg import Utterance
 from carm_interfaces.srv import Expose
+from rclpy.clock import Clock, ClockType
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from carm_agent.nodes.agent_node import AgentNode
 
 _TICK_S = 0.05
+_KEPT_WORDS = 1000
+_MOST_A_SECOND = 20
+"""Sentences that are read in one second; more are not spoken by a person, and are listened to for a stop only."""
 
 
 class Clinician(Hands):
@@ -48,33 +53,45 @@ class Clinician(Hands):
         self._node, self._graph, settings = node, node.graph, node.settings
         limits = Limits(nudge_mm=1000.0 * settings.max_nudge_m, model_patience_s=settings.command_timeout_s)
         self.conversation = Conversation(self, time.monotonic, limits)
-        self.moves_consent = Consent(
-            lambda question: node.say(Utterance.KIND_QUESTION, question), settings.confirm_timeout_s
-        )
+        self.moves_consent = Consent(self._ask_consent, settings.confirm_timeout_s)
         self._head = HeadDesk(node) if settings.head_url not in ("", NO_HEAD) else None
         self._queued: tuple[Errand | None, str] | None = None
         self._asked: tuple[int, Any] | None = None
         self._before: tuple[float, ...] | None = None
         self._last_result = ""
+        self._heard_s: deque[float] = deque(maxlen=_MOST_A_SECOND)
         self._stop = node.create_client(Trigger, "stop")
-        node.create_subscription(String, "clinician", self._on_words, 10)
-        node.create_timer(_TICK_S, self._tick)
+        node.create_subscription(String, "clinician", self._on_words, _KEPT_WORDS)
+        node.create_timer(_TICK_S, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_words(self, message: String) -> None:
         words = message.data
         try:
             self._hear(words)
         except Exception as error:  # no sentence may end the node that hears "stop"
-            self._node.get_logger().error(f"{words!r} was not read: {type(error).__name__}: {error}")
+            self._node.get_logger().error(f"{words[:200]!r} was not read: {type(error).__name__}: {error}")
             self.say(Kind.WARNING, "I could not read that. Nothing new happens.", words)
 
     def _hear(self, words: str) -> None:
-        if self._head is None or is_stop(words) or _needs_no_head(words):
+        if not is_stop(words) and self._floods():
+            self.say(Kind.WARNING, "Too many words at once: I listen for a stop only.", words)
+        elif self._head is None or is_stop(words) or _needs_no_head(words):
             self.conversation.hear(words)
         elif self._head.answer(words):
             self.say(Kind.INFO, "I pass that on.", words)
         else:
             self._hand_over(words)
+
+    def _floods(self) -> bool:
+        now_s = time.monotonic()
+        if len(self._heard_s) == _MOST_A_SECOND and now_s - self._heard_s[0] < 1.0:
+            return True
+        self._heard_s.append(now_s)
+        return False
+
+    def _ask_consent(self, question: str) -> None:
+        self.conversation.forget_question()
+        self._node.say(Utterance.KIND_QUESTION, question)
 
     def _hand_over(self, words: str) -> None:
         """Let the larger language model handle a sentence."""
@@ -275,5 +292,5 @@ class Clinician(Hands):
 def _needs_no_head(words: str) -> bool:
     """Whether rules alone answer a sentence, whoever else listens."""
     reading = read(words)
-    direct = (Topic.DECLINE, Topic.STATUS, Topic.LIMITS, Topic.BACK)
+    direct = (Topic.DECLINE, Topic.STATUS, Topic.LIMITS, Topic.LONG, Topic.BACK)
     return isinstance(reading.command, Confirm) or reading.topic in direct
