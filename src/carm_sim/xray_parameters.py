@@ -47,6 +47,9 @@ class XrayParameters:
     fluoroscopy_voltage_kv: float = parameter(
         0.0, "tube voltage of fluoroscopy; 0: automatic", unit="kV", lower=0.0, upper=125.0, read_only=True
     )
+    fluoroscopy_charge_mas: float = parameter(
+        0.0, "tube charge of each frame of fluoroscopy; 0: automatic", unit="mAs", lower=0.0, upper=20.0, read_only=True
+    )
     field_width_m: float = parameter(
         0.0,
         "fluoroscopy field at isocenter depth; 0: whole detector",
@@ -63,6 +66,10 @@ class XrayParameters:
         upper=1.0,
         read_only=True,
     )
+    aluminum_mm: float = parameter(
+        3.0, "filtration of the beam, aluminum", unit="mm", lower=0.0, upper=20.0, read_only=True
+    )
+    copper_mm: float = parameter(0.1, "filtration of the beam, copper", unit="mm", lower=0.0, upper=2.0, read_only=True)
     quantum_noise: bool = parameter(True, "count photons; false: their mean", read_only=True)
     electronic_noise_adu: float = parameter(
         2.0, "readout noise, standard deviation", unit="ADU", lower=0.0, upper=1000.0, read_only=True
@@ -75,6 +82,9 @@ class XrayParameters:
     )
     glare: bool = parameter(True, "veiling glare of the scintillator", read_only=True)
     lag: bool = parameter(True, "lag of the detector in fluoroscopy", read_only=True)
+    saturation_adu: float = parameter(
+        65535.0, "signal that the pixels hold at most", unit="ADU", lower=1.0, upper=65535.0, read_only=True
+    )
     dead_pixel_fraction: float = parameter(
         0.0, "share of the detector's pixels that read 0", lower=0.0, upper=0.1, read_only=True
     )
@@ -121,7 +131,7 @@ class XrayParameters:
             readout_px=self.readout_px,
             threads=self.threads,
             detector=self._detector,
-            tube=Tube(focal_spot_mm=Tube.focal_spot_mm if self.blur else 0.0, beam_hardening=self.beam_hardening),
+            tube=Tube(self.aluminum_mm, self.copper_mm, Tube.focal_spot_mm if self.blur else 0.0, self.beam_hardening),
             control=ExposureControl(detector_dose_gy=1e-9 * self.detector_dose_ngy),
             alarm=DoseAlarm(self.air_kerma_alarm_gy, self.dose_area_product_alarm_gym2),
             window=Window(
@@ -139,10 +149,13 @@ class XrayParameters:
             scatter=usual.scatter if self.scatter else replace(usual.scatter, fraction=0.0),
             glare_fraction=usual.glare_fraction if self.glare else 0.0,
             lag_fraction=usual.lag_fraction if self.lag else 0.0,
+            saturation_adu=self.saturation_adu,
             dead_pixel_fraction=self.dead_pixel_fraction,
         )
 
     @property
     def fluoroscopy(self) -> Request:
         """What each frame of a series should be."""
-        return Request(self.fluoroscopy_voltage_kv, 0.0, (self.field_width_m, self.field_height_m))
+        return Request(
+            self.fluoroscopy_voltage_kv, self.fluoroscopy_charge_mas, (self.field_width_m, self.field_height_m)
+        )

@@ -78,6 +78,16 @@ def test_air_kerma_is_the_spectrum_s_own_integral(kv):
     assert tube.air_kerma_gy(kv, 1, 1000, Tube(copper_mm=0.3)) < tube.air_kerma_gy(kv, 1, 1000)
 
 
+@given(aluminum=st.floats(0, 5), copper=st.floats(0, 0.5))
+def test_filtration_attenuates_as_beer_and_lambert_say(aluminum, copper):
+    usual, more = tube.spectrum(80.0), tube.spectrum(80.0, Tube(3.0 + aluminum, 0.1 + copper))
+    energy = usual.energy_kev
+    depth = aluminum * attenuation.mu("aluminum", energy) + copper * attenuation.mu("copper", energy)
+    left = np.isin(energy, more.energy_kev)  # the softest photons may be gone
+    np.testing.assert_allclose(more.fluence_mm2_mas, (usual.fluence_mm2_mas * np.exp(-depth))[left], atol=1e-290)
+    assert more.effective_energy_kev >= usual.effective_energy_kev - 1e-9
+
+
 @given(first=st.floats(200, 2000), second=st.floats(200, 2000))
 def test_dose_area_product_is_the_same_in_every_plane(first, second):
     area = 300.0**2

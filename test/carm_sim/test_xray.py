@@ -305,6 +305,20 @@ def test_every_effect_can_be_switched_off():
     assert replace(XrayParameters().config, control=XrayConfig().control) == XrayConfig()
 
 
+def test_filtration_technique_and_saturation_are_parameters():
+    parameters = XrayParameters(
+        aluminum_mm=4.5, copper_mm=0.3, saturation_adu=16383.0, fluoroscopy_voltage_kv=70.0, fluoroscopy_charge_mas=0.2
+    )
+    assert (parameters.config.tube.aluminum_mm, parameters.config.tube.copper_mm) == (4.5, 0.3)
+    patient = slab(thickness_mm=20.0)
+    system = XraySystem(patient, CARM, replace(parameters.config, binning=6, threads=1))
+    result = system.expose(joints(patient), parameters.fluoroscopy)
+    assert result.technique.voltage_kv == 70.0
+    assert result.technique.charge_mas == pytest.approx(0.2)
+    bright = system.expose(joints(patient), replace(parameters.fluoroscopy, charge_mas=20.0))
+    assert bright.raw.max() == 16383
+
+
 def test_bad_parameters_are_refused():
     with pytest.raises(ConfigurationError, match="compressed_format = 'gif'"):
         XrayParameters(compressed_format="gif")
