@@ -22,16 +22,17 @@ class Evidence:
         agreeing: trusted answers in a row that agree with each other.
     """
 
-    def __init__(self, config: NavigatorConfig) -> None:
-        """Start knowing nothing.
+    def __init__(self, config: NavigatorConfig, belief: Belief | None = None) -> None:
+        """Start knowing nothing, or with what is known from elsewhere.
 
         Args:
             config: what to trust.
+            belief: where the landmark is believed to be.
         """
         self._config = config
         self._contender: Belief | None = None
-        self._isocenter_mm = np.zeros(3)
-        self.belief: Belief | None = None
+        self._isocenter_mm = np.zeros(3) if belief is None else belief.mean_mm
+        self.belief = belief
         self.agreeing = 0
 
     def std_mm(self, estimate: LandmarkEstimate) -> float:

@@ -14,55 +14,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_agent import phrases
-from carm_agent.belief import RADIUS_90_PER_STD
-from carm_agent.errors import (
-    CanceledError,
-    ImagingError,
-    MotionError,
-    NoJointStatesError,
-    NotAtRestError,
-    StoppedError,
-)
+from carm_agent.belief import RADIUS_90_PER_STD, Belief
+from carm_agent.biplane import biplane_primaries_deg
+from carm_agent.errors import NoJointStatesError, NotAtRestError
 from carm_agent.evidence import Evidence
+from carm_agent.ledger import Ending, Ledger, code_of
 from carm_agent.planner import Plan, Planner
 from carm_agent.ports import Arm, Clock, Imager, Interrupt
-from carm_agent.reach import plan_shift
+from carm_agent.reach import plan_shift, share_of_the_way, traveled_m
 from carm_agent.search import Search, SearchConfig
 from carm_agent.task import (
-    NAN,
     NavigationCode,
     NavigationGoal,
     NavigationResult,
     NavigatorConfig,
     Policy,
-    Progress,
     Report,
     Stage,
 )
-from carm_core.errors import CarmError, GoalError, LocalizerError, UnknownNameError
+from carm_agent.triangulation import Sighting, triangulate
+from carm_core.errors import CarmError, GoalError, UnknownNameError
 from carm_core.frame import XrayFrame
 from carm_core.geometry import XrayView
 from carm_core.landmarks import Landmark
 from carm_core.landmarks import landmark as find_by_id
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
-
-_CODES: tuple[tuple[type[CarmError], NavigationCode], ...] = (
-    (CanceledError, NavigationCode.CANCELED),
-    (StoppedError, NavigationCode.STOPPED),
-    (ImagingError, NavigationCode.NO_IMAGE),
-    (LocalizerError, NavigationCode.LOCALIZER),
-    (MotionError, NavigationCode.MOTION),
-    (UnknownNameError, NavigationCode.UNKNOWN_TARGET),
-    (GoalError, NavigationCode.INVALID_GOAL),
-)
-
-
-class _Ending(Exception):
-    """Ends the task from within; never leaves this module."""
-
-    def __init__(self, code: NavigationCode, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class Navigator:
@@ -112,7 +88,7 @@ class Navigator:
             landmark = goal.landmark()
             goal.check()
         except (UnknownNameError, GoalError) as error:
-            return NavigationResult(_code(error), str(error), summary=f"I did not start: {error}.")
+            return NavigationResult(code_of(error), str(error), summary=f"I did not start: {error}.")
         task = _Task(self, goal, landmark, report, started_s)
         code, message = task.run()
         return task.result(code, message)
@@ -131,14 +107,13 @@ class _Task:
             max_exposures=goal.max_exposures or config.max_exposures,
             max_duration_s=goal.max_duration_s or config.max_duration_s,
         )
-        self._planner, self._arm, self._clock = navigator._planner, navigator._arm, navigator._clock
+        self._planner, self._arm = navigator._planner, navigator._arm
         self._imager, self._localizer = navigator._imager, navigator._localizer
         self._interrupt = navigator._interrupt
         protocol = Protocol.NAVIGATION if config.policy is Policy.XML else Protocol.POINTING
         self._query = Query(protocol, landmark.id, goal.hint)
         self._landmark = landmark
         self._tell = report
-        self._started_s = started_s
         self._evidence = Evidence(self._config)
         self._search = Search(
             landmark.id,
@@ -150,59 +125,82 @@ class _Task:
         self._doubts = 0
         self._failures = 0
         self._verifying = False
-        self._unverified = False
-        self._at_rest = True
-        self._distance_mm = NAN
-        self._radius_mm = NAN
-        self._exposures = 0
-        self._steps = 0
-        self._dose = 0.0
-        self._path_m = 0.0
+        self._biplane = goal.biplane
+        self._depth = ""
+        self._ledger = Ledger(self._config, navigator._clock, started_s)
 
     def run(self) -> tuple[NavigationCode, str]:
         """Loop until the task ends."""
         try:
             self._leave_unknown_angles()
-            while True:
-                frame, view = self._acquire()
-                localization = self._localize(frame)
-                if self._decide(frame, view, localization):
-                    return NavigationCode.NONE, ""
-        except _Ending as ending:
+            self._center()
+            if self._biplane:
+                self._center_in_depth()
+                self._center()
+            return NavigationCode.NONE, ""
+        except Ending as ending:
             return ending.code, str(ending)
         except CarmError as error:
-            self._at_rest = not isinstance(error, NotAtRestError)
-            return _code(error), str(error)
+            self._ledger.at_rest = not isinstance(error, NotAtRestError)
+            return code_of(error), str(error)
 
     def result(self, code: NavigationCode, message: str) -> NavigationResult:
         """Sum the task up."""
-        cost = f"{self._exposures} exposure{'s' if self._exposures != 1 else ''}"
-        if code is NavigationCode.NONE:
-            summary = (
-                f"{phrases.called(self._landmark, start=True)} is {self._distance_mm:.0f} mm from the image center"
-                f" (±{self._radius_mm:.0f} mm), confirmed by a further image, after {cost}."
-            )
-        else:
-            seen = f" It was last seen {self._distance_mm:.0f} mm from the image center." if self._seen else ""
-            reason = f"{message[:1].upper()}{message[1:].rstrip('.')}"
-            arm = "the arm is at rest" if self._at_rest else "make sure that the arm stands still"
-            summary = f"{reason}. {phrases.called(self._landmark, start=True)} is not confirmed in the center;"
-            summary += f" {arm}, after {cost}.{seen}"
-        return NavigationResult(
-            error_code=code,
-            error_msg=message,
-            final_distance_m=self._distance_mm / 1000.0,
-            exposures=self._exposures,
-            dose_area_product_gym2=self._dose,
-            path_length_m=self._path_m,
-            duration_s=self._clock.now_s() - self._started_s,
-            steps=self._steps,
-            summary=summary,
-        )
+        return self._ledger.result(self._landmark, code, message, self._depth)
 
-    @property
-    def _seen(self) -> bool:
-        return math.isfinite(self._distance_mm)
+    def _center(self) -> None:
+        """Loop until the target is centered and confirmed."""
+        while True:
+            frame, view = self._acquire()
+            if self._decide(frame, view, self._localize(frame)):
+                return
+
+    def _center_in_depth(self) -> None:
+        """Turn to two views, and put the isocenter on the place in space that both show."""
+        start = self._arm.joint_positions()
+        angles = self._planner.carm.angles(start)
+        name, secondary = phrases.called(self._landmark), float(np.degrees(angles[1]))
+        sightings = []
+        for primary in biplane_primaries_deg(float(np.degrees(angles[0])), self._config.biplane_primary_deg):
+            now = self._arm.joint_positions()
+            view_name = phrases.angles(primary, secondary)
+            try:
+                plan = self._planner.to_view(now, None, (math.radians(primary), angles[1]))
+            except GoalError as error:
+                reason = f"the depth of {name} needs {view_name}: {phrases.refusal(error)}"
+                raise Ending(NavigationCode.UNREACHABLE, reason) from error
+            self._carry_out(plan, f"Turning about the isocenter to {view_name}, to see the depth of {name}.")
+            sightings.append(self._sighting(view_name))
+        try:
+            place = triangulate(sightings)
+            plan = self._planner.to_view(self._arm.joint_positions(), place.point_mm / 1000.0, angles)
+        except GoalError as error:
+            reason = f"the depth of {name} is not found: {phrases.refusal(error)}"
+            raise Ending(NavigationCode.LOST_CONFIDENCE, reason) from error
+        shift_mm = place.point_mm - 1000.0 * self._planner.carm.isocenter(start)
+        self._depth = f" Two views fix its depth to ±{RADIUS_90_PER_STD * place.std_mm:.0f} mm."
+        line = (
+            f"Two views {place.angle_deg:.0f}° apart show {name} {np.linalg.norm(shift_mm):.0f} mm from the isocenter"
+        )
+        self._carry_out(plan, f"{line}; putting the isocenter there.")
+        self._evidence = Evidence(self._config, Belief(place.point_mm, place.covariance_mm2))
+        self._ledger.verified, self._verifying = False, True
+
+    def _sighting(self, view_name: str) -> Sighting:
+        """Look at the target from where the arm is; twice, if need be."""
+        reason = ""
+        for _ in range(2):
+            frame, view = self._acquire()
+            localization = self._localize(frame)
+            found = localization.estimate(self._landmark.id) if localization.ok else None
+            if found is None or not np.isfinite(found.displacement_mm).all():
+                reason = localization.message or "the localizer says nothing about it"
+            elif found.confidence < self._config.min_confidence:
+                reason = f"the localizer is only {100 * found.confidence:.0f} % sure"
+            else:
+                return Sighting(view, found.displacement_mm, self._evidence.std_mm(found))
+        name = phrases.called(self._landmark)
+        raise Ending(NavigationCode.LOST_CONFIDENCE, f"I am not sure where {name} is at {view_name}: {reason}")
 
     def _leave_unknown_angles(self) -> None:
         """Turn to 0/0 about the isocenter when the present view is of a kind that localizers were not trained on."""
@@ -223,13 +221,11 @@ class _Task:
 
     def _acquire(self) -> tuple[XrayFrame, XrayView]:
         self._interrupt.check()
-        self._check_budget()
+        self._ledger.check_exposure()
         stage = Stage.VERIFYING if self._verifying else Stage.ACQUIRING
         self._say(stage, "Taking an X-ray image to verify." if self._verifying else "Taking an X-ray image.")
         acquisition = self._imager.expose(self._field_mm())
-        self._exposures += 1
-        if math.isfinite(acquisition.dose_area_product_gym2):
-            self._dose += acquisition.dose_area_product_gym2
+        self._ledger.exposed(acquisition)
         frame = acquisition.frame
         view = frame.view if frame.view is not None else self._planner.carm.view(self._arm.joint_positions())
         return frame, view
@@ -244,16 +240,6 @@ class _Task:
         whole = min(view.detector.rows, view.detector.columns) * view.mm_per_px_at_isocenter
         side = max(2 * reach, self._config.least_field_mm)
         return side if side < whole else 0.0
-
-    def _check_budget(self) -> None:
-        end = "; the last motion is not verified" if self._unverified else ""
-        if self._exposures >= self._config.max_exposures:
-            raise _Ending(NavigationCode.BUDGET, f"all {self._config.max_exposures} exposures are used up{end}")
-        if self._elapsed_s() >= self._config.max_duration_s:
-            raise _Ending(NavigationCode.BUDGET, f"the time of {self._config.max_duration_s:.0f} s is used up{end}")
-
-    def _elapsed_s(self) -> float:
-        return self._clock.now_s() - self._started_s
 
     def _localize(self, frame: XrayFrame) -> Localization:
         self._interrupt.check()
@@ -274,8 +260,8 @@ class _Task:
             if not self._follow(frame, view, None, reason):
                 self._doubt(view, None, reason)
             return False
-        self._distance_mm = math.hypot(*estimate.displacement_mm)
-        self._radius_mm = RADIUS_90_PER_STD * self._evidence.std_mm(estimate)
+        self._ledger.distance_mm = math.hypot(*estimate.displacement_mm)
+        self._ledger.radius_mm = RADIUS_90_PER_STD * self._evidence.std_mm(estimate)
         reason = self._evidence.weigh(view, estimate)
         if reason:
             if not self._follow(frame, view, estimate, reason):
@@ -313,7 +299,7 @@ class _Task:
         self._failures += 1
         why = localization.message or localization.error or "it says nothing about the target"
         if self._failures > 1:
-            raise _Ending(NavigationCode.LOCALIZER, f"the localizer failed twice in a row: {why}")
+            raise Ending(NavigationCode.LOCALIZER, f"the localizer failed twice in a row: {why}")
         self._say(Stage.DECIDING, f"The localizer gave no usable answer ({why}); trying once more.", warning=True)
 
     def _doubt(self, view: XrayView, estimate: LandmarkEstimate | None, reason: str) -> None:
@@ -321,7 +307,7 @@ class _Task:
         self._doubts += 1
         name = phrases.called(self._landmark)
         if self._doubts >= self._config.max_doubts:
-            raise _Ending(NavigationCode.LOST_CONFIDENCE, f"I am not sure where {name} is: {reason}")
+            raise Ending(NavigationCode.LOST_CONFIDENCE, f"I am not sure where {name} is: {reason}")
         if self._doubts == 1:
             self._say(
                 Stage.DECIDING,
@@ -334,7 +320,7 @@ class _Task:
         if towards is None and estimate is not None and math.hypot(*estimate.displacement_mm) < 1e3:
             towards = np.asarray(estimate.displacement_mm)
         if towards is None:
-            raise _Ending(NavigationCode.LOST_CONFIDENCE, f"I am not sure where {name} is: {reason}")
+            raise Ending(NavigationCode.LOST_CONFIDENCE, f"I am not sure where {name} is: {reason}")
         distance = float(np.linalg.norm(towards))
         step = towards * min(0.5, self._config.cautious_step_mm / max(distance, 1e-9))
         self._move(
@@ -351,9 +337,9 @@ class _Task:
         assert self._evidence.belief is not None
         offset = self._evidence.belief.offset_mm(view)
         radius = self._evidence.belief.radius_90_mm(view)
-        self._distance_mm, self._radius_mm = float(np.linalg.norm(offset)), radius
+        self._ledger.distance_mm, self._ledger.radius_mm = float(np.linalg.norm(offset)), radius
         where = phrases.whereabouts(self._landmark, view, offset, radius)
-        if self._distance_mm <= self._config.tolerance_mm:
+        if self._ledger.distance_mm <= self._config.tolerance_mm:
             if radius > self._config.max_radius_mm:
                 reason = f"it seems to be in the center, but only to ±{radius:.0f} mm"
                 if not self._follow(frame, view, estimate, reason):
@@ -367,18 +353,10 @@ class _Task:
             self._say(Stage.DECIDING, f"{where}, within tolerance; one more exposure to verify.", decision=True)
             return False
         self._doubts = 0
-        fraction = self._fraction(view, self._distance_mm, radius)
+        fraction = share_of_the_way(view, self._ledger.distance_mm, radius, self._config)
         how = "moving there" if fraction > 0.99 else f"moving {100 * fraction:.0f} % of the way for a better look"
         self._move(view, fraction * offset, radius, f"{where}; {how}.")
         return False
-
-    def _fraction(self, view: XrayView, distance: float, radius: float) -> float:
-        """Return the share of the way to cover: all, unless the target might then be out of view or it is far."""
-        detector = view.detector
-        half_view = 0.5 * min(detector.rows, detector.columns) * view.mm_per_px_at_isocenter
-        excess = max(0.0, radius - half_view)
-        share = max(self._config.min_step_fraction, distance / (distance + excess))
-        return min(share, self._config.max_step_mm / distance)
 
     def _move(
         self,
@@ -389,35 +367,21 @@ class _Task:
         *,
         warning: bool = False,
     ) -> None:
-        if self._steps >= self._config.max_steps:
-            raise _Ending(NavigationCode.BUDGET, f"all {self._config.max_steps} motions are used up")
+        self._ledger.check_step()
         plan, addition = self._reachable_plan(view, step_mm, max(self._config.tolerance_mm, slack_mm))
         self._carry_out(plan, reasoning + addition, warning=warning or bool(addition))
-        self._unverified = self._verifying = True
+        self._ledger.verified, self._verifying = False, True
 
     def _carry_out(self, plan: Plan, reasoning: str, *, warning: bool = False) -> None:
-        if self._elapsed_s() + plan.duration_s > self._config.max_duration_s:
-            raise _Ending(
-                NavigationCode.BUDGET,
-                f"a motion of {plan.duration_s:.0f} s would exceed the time of {self._config.max_duration_s:.0f} s",
-            )
+        self._ledger.check_motion(plan)
         self._interrupt.check()
         self._say(Stage.MOVING, reasoning, decision=True, warning=warning)
         try:
             self._arm.execute(plan.trajectory)
         except CarmError:
-            self._path_m += self._traveled_m(plan)
+            self._ledger.moved(traveled_m(self._planner.carm, self._arm, plan), whole=False)
             raise
-        self._path_m += plan.isocenter_path_m
-        self._steps += 1
-
-    def _traveled_m(self, plan: Plan) -> float:
-        """Return how far the isocenter came on a motion that was broken off, m."""
-        carm = self._planner.carm
-        try:
-            return float(np.linalg.norm(carm.isocenter(self._arm.joint_positions()) - carm.isocenter(plan.start)))
-        except CarmError:
-            return 0.0
+        self._ledger.moved(plan.isocenter_path_m)
 
     def _reachable_plan(self, view: XrayView, step_mm: NDArray[np.float64], slack_mm: float) -> tuple[Plan, str]:
         """Plan a step, and say what it lacks."""
@@ -425,17 +389,11 @@ class _Task:
             shift = plan_shift(self._planner, self._arm.joint_positions(), view, step_mm, slack_mm)
         except GoalError as error:
             name = phrases.called(self._landmark)
-            raise _Ending(NavigationCode.UNREACHABLE, f"{name} cannot be centered: {phrases.refusal(error)}") from error
+            raise Ending(NavigationCode.UNREACHABLE, f"{name} cannot be centered: {phrases.refusal(error)}") from error
         if shift.refused is None:
             return shift.plan, ""
         why = phrases.refusal(shift.refused)
         return shift.plan, f" The last {shift.lacking_mm:.0f} mm are out of reach ({why}); going as far as possible."
 
     def _say(self, stage: Stage, line: str, *, decision: bool = False, warning: bool = False) -> None:
-        self._tell(
-            Progress(stage, line, self._exposures, self._distance_mm, self._radius_mm, decision or warning, warning)
-        )
-
-
-def _code(error: CarmError) -> NavigationCode:
-    return next((code for kind, code in _CODES if isinstance(error, kind)), NavigationCode.INTERNAL)
+        self._tell(self._ledger.progress(stage, line, decision=decision, warning=warning))

@@ -12,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_agent.planner import Plan, Planner
-from carm_core.errors import GoalError
+from carm_agent.ports import Arm
+from carm_agent.task import NavigatorConfig
+from carm_core.errors import CarmError, GoalError
 from carm_core.geometry import XrayView
+from carm_core.kinematics import CArm
 
 _BISECTIONS = 12
 _SHORTEST_MOTION_MM = 0.5
@@ -66,6 +69,30 @@ def plan_shift(
     if lacking > slack_mm or np.linalg.norm(reached) < _SHORTEST_MOTION_MM:
         raise refused
     return Shift(plan(reached), lacking, refused)
+
+
+def share_of_the_way(view: XrayView, distance_mm: float, radius_mm: float, config: NavigatorConfig) -> float:
+    """Return the share of the way to a target to cover: all, unless it might then be out of view, or it is far.
+
+    Args:
+        view: the view that it was seen in.
+        distance_mm: its distance from the image center, mm.
+        radius_mm: 90 % radius of that, mm.
+        config: longest motion, and smallest share.
+    """
+    detector = view.detector
+    half_view = 0.5 * min(detector.rows, detector.columns) * view.mm_per_px_at_isocenter
+    excess = max(0.0, radius_mm - half_view)
+    share = max(config.min_step_fraction, distance_mm / (distance_mm + excess))
+    return min(share, config.max_step_mm / distance_mm)
+
+
+def traveled_m(carm: CArm, arm: Arm, plan: Plan) -> float:
+    """Return how far the isocenter came on a motion that was broken off, m; 0 when nobody knows."""
+    try:
+        return float(np.linalg.norm(carm.isocenter(arm.joint_positions()) - carm.isocenter(plan.start)))
+    except CarmError:
+        return 0.0
 
 
 def _furthest(

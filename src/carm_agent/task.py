@@ -61,6 +61,8 @@ class NavigationGoal:
         max_exposures: 0 for the default.
         max_duration_s: s; 0 for the default.
         hint: what the clinician added, in plain words; passed on to the localizer.
+        biplane: find the landmark in depth as well, by two more views, and put the isocenter on it, so that it stays in
+            the image center when the angles change.
     """
 
     target_id: int = 0
@@ -69,6 +71,7 @@ class NavigationGoal:
     max_exposures: int = 0
     max_duration_s: float = 0.0
     hint: str = ""
+    biplane: bool = False
 
     def landmark(self) -> Landmark:
         """Return the landmark that is asked for.
@@ -121,6 +124,7 @@ class NavigatorConfig:
         policy: what the localizer is asked for.
         max_primary_deg: views with a larger primary angle are left for one at 0/0 first: localizers do not know them.
         max_secondary_deg: the same for the secondary angle.
+        biplane_primary_deg: the largest primary angle of the views that show the depth.
         collimation_margin_mm: an image that only has to confirm where the target is shows no more than the place
             where it is believed to be, its 90 % radius and this around it, mm; 0: always the whole detector.
         least_field_mm: but at least a field of this side, mm.
@@ -147,6 +151,7 @@ class NavigatorConfig:
     policy: Policy = Policy.POINTING
     max_primary_deg: float = 30.0
     max_secondary_deg: float = 25.0
+    biplane_primary_deg: float = 25.0
     collimation_margin_mm: float = 40.0
     least_field_mm: float = 100.0
 

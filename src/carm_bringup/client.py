@@ -157,6 +157,7 @@ def navigate(options: argparse.Namespace) -> int:
     goal.tolerance = float(options.tolerance) / 1000.0
     goal.max_exposures = options.max_exposures
     goal.max_duration_s = float(options.max_duration)
+    goal.biplane = options.biplane
     with session(options.namespace) as graph:
         return _navigate(graph, goal, landmark.name)
 

@@ -78,6 +78,11 @@ def _navigate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tolerance", type=number(1, 200), default=0, help="mm; the agent's default when left out")
     parser.add_argument("--max-exposures", type=count, default=0, help="the agent's default when left out")
     parser.add_argument("--max-duration", type=number(0, 3600), default=0, help="s; the agent's default when left out")
+    parser.add_argument(
+        "--biplane",
+        action="store_true",
+        help="find it in depth too, by two more views, and put the isocenter on it: it stays centered under rotation",
+    )
 
 
 def _say(parser: argparse.ArgumentParser) -> None:

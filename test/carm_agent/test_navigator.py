@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from carm_agent.biplane import biplane_primaries_deg
 from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRestError, StoppedError
 from carm_agent.navigator import Navigator
 from carm_agent.planner import Planner
@@ -400,3 +401,40 @@ def test_trajectories_start_where_the_arm_stands_and_end_at_rest() -> None:
         assert isinstance(trajectory, Trajectory)
         assert trajectory.velocities is not None
         assert np.abs(trajectory.velocities[[0, -1]]).max() < 1e-9
+
+
+def rotated_distance_mm(world: World, primary_deg: float) -> float:
+    turned = Planner(world.carm).to_view(world.arm.positions, None, (math.radians(primary_deg), 0.0)).goal
+    return float(np.linalg.norm(world.carm.view(turned).displacement_mm(np.array(POINT))))
+
+
+def test_two_views_put_the_isocenter_on_the_target() -> None:
+    plain, biplane = World(right, POINT), World(right, POINT)
+    assert navigate(plain)[0].success
+    result, steps = navigate(biplane, NavigationGoal(target_id=11, biplane=True))
+    assert result.success
+    assert "fix its depth to ±" in result.summary
+    assert np.linalg.norm(1000.0 * biplane.carm.isocenter(biplane.arm.positions) - POINT) < 8.0
+    assert biplane.carm.angles(biplane.arm.positions) == pytest.approx((0.0, 0.0), abs=1e-6)
+    assert rotated_distance_mm(biplane, 45.0) < 10.0 < 20.0 < rotated_distance_mm(plain, 45.0)
+    assert any("Two views 40° apart show the carina" in step.reasoning for step in steps)
+    assert result.exposures == biplane.imager.count
+
+
+def test_depth_needs_a_localizer_that_sees_the_target_from_both_sides() -> None:
+    def sees_from_the_front_only(displacement: np.ndarray, query: Query, count: int) -> Localization:
+        return right(displacement, query, count) if count <= 3 else hesitant(displacement, query, count)
+
+    world = World(sees_from_the_front_only, POINT)
+    result, _ = navigate(world, NavigationGoal(target_id=11, biplane=True))
+    assert result.error_code == NavigationCode.LOST_CONFIDENCE
+    assert "I am not sure where the carina is at LAO 20°" in result.error_msg
+    assert "the arm is at rest" in result.summary
+
+
+@pytest.mark.parametrize(
+    ("primary_deg", "expected"),
+    [(0.0, (-20.0, 20.0)), (3.0, (-17.0, 23.0)), (-28.0, (-25.0, 15.0)), (12.0, (25.0, -15.0))],
+)
+def test_views_of_the_depth_are_apart_and_known(primary_deg: float, expected: tuple[float, float]) -> None:
+    assert biplane_primaries_deg(primary_deg, 25.0) == pytest.approx(expected)

@@ -114,6 +114,7 @@ def navigation_goal(request: Any) -> NavigationGoal:
         tolerance_mm=1000.0 * float(request.tolerance),
         max_exposures=int(request.max_exposures),
         max_duration_s=float(request.max_duration_s),
+        biplane=bool(request.biplane),
     )
 
 

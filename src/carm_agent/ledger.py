@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a navigation task has cost so far, what it may cost, and how it ends."""
+
+import math
+
+from carm_agent import phrases
+from carm_agent.errors import CanceledError, ImagingError, MotionError, StoppedError
+from carm_agent.planner import Plan
+from carm_agent.ports import Acquisition, Clock
+from carm_agent.task import NAN, NavigationCode, NavigationResult, NavigatorConfig, Progress, Stage
+from carm_core.errors import CarmError, GoalError, LocalizerError, UnknownNameError
+from carm_core.landmarks import Landmark
+
+_CODES: tuple[tuple[type[CarmError], NavigationCode], ...] = (
+    (CanceledError, NavigationCode.CANCELED),
+    (StoppedError, NavigationCode.STOPPED),
+    (ImagingError, NavigationCode.NO_IMAGE),
+    (LocalizerError, NavigationCode.LOCALIZER),
+    (MotionError, NavigationCode.MOTION),
+    (UnknownNameError, NavigationCode.UNKNOWN_TARGET),
+    (GoalError, NavigationCode.INVALID_GOAL),
+)
+
+
+def code_of(error: CarmError) -> NavigationCode:
+    """Return the code that an error ends a task with."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), NavigationCode.INTERNAL)
+
+
+class Ending(Exception):
+    """Ends a task from within the policy; never leaves it."""
+
+    def __init__(self, code: NavigationCode, message: str) -> None:
+        """Say how and why."""
+        super().__init__(message)
+        self.code = code
+
+
+class Ledger:
+    """Counts what one task costs.
+
+    Attributes:
+        exposures: so far.
+        steps: motions so far.
+        distance_mm: last distance of the target from the image center, mm; NaN when not seen yet.
+        radius_mm: 90 % radius of that, mm; NaN when unknown.
+        verified: whether an image was judged since the last motion.
+        at_rest: whether the arm is known to stand still.
+    """
+
+    def __init__(self, config: NavigatorConfig, clock: Clock, started_s: float) -> None:
+        """Begin with nothing spent.
+
+        Args:
+            config: bounds of the task.
+            clock: times the task.
+            started_s: when it began, by that clock, s.
+        """
+        self._config, self._clock, self._started_s = config, clock, started_s
+        self._dose_gym2 = 0.0
+        self._path_m = 0.0
+        self.exposures = 0
+        self.steps = 0
+        self.distance_mm = NAN
+        self.radius_mm = NAN
+        self.verified = True
+        self.at_rest = True
+
+    @property
+    def elapsed_s(self) -> float:
+        """Time since the task began, s."""
+        return self._clock.now_s() - self._started_s
+
+    def check_exposure(self) -> None:
+        """Refuse another exposure when none is left, or no time.
+
+        Raises:
+            Ending: the budget is used up.
+        """
+        end = "" if self.verified else "; the last motion is not verified"
+        if self.exposures >= self._config.max_exposures:
+            raise Ending(NavigationCode.BUDGET, f"all {self._config.max_exposures} exposures are used up{end}")
+        if self.elapsed_s >= self._config.max_duration_s:
+            raise Ending(NavigationCode.BUDGET, f"the time of {self._config.max_duration_s:.0f} s is used up{end}")
+
+    def check_step(self) -> None:
+        """Refuse another motion when none is left.
+
+        Raises:
+            Ending: the budget is used up.
+        """
+        if self.steps >= self._config.max_steps:
+            raise Ending(NavigationCode.BUDGET, f"all {self._config.max_steps} motions are used up")
+
+    def check_motion(self, plan: Plan) -> None:
+        """Refuse a motion that would take too long.
+
+        Raises:
+            Ending: the time is too short.
+        """
+        if self.elapsed_s + plan.duration_s > self._config.max_duration_s:
+            raise Ending(
+                NavigationCode.BUDGET,
+                f"a motion of {plan.duration_s:.0f} s would exceed the time of {self._config.max_duration_s:.0f} s",
+            )
+
+    def exposed(self, acquisition: Acquisition) -> None:
+        """Count an exposure."""
+        self.exposures += 1
+        self.verified = True
+        if math.isfinite(acquisition.dose_area_product_gym2):
+            self._dose_gym2 += acquisition.dose_area_product_gym2
+
+    def moved(self, path_m: float, *, whole: bool = True) -> None:
+        """Count a motion.
+
+        Args:
+            path_m: path of the isocenter, m.
+            whole: whether it came to its end.
+        """
+        self._path_m += path_m
+        self.steps += whole
+
+    def progress(self, stage: Stage, line: str, *, decision: bool, warning: bool) -> Progress:
+        """Return what there is to report."""
+        return Progress(stage, line, self.exposures, self.distance_mm, self.radius_mm, decision or warning, warning)
+
+    def result(self, landmark: Landmark, code: NavigationCode, message: str, addition: str = "") -> NavigationResult:
+        """Sum the task up.
+
+        Args:
+            landmark: the target.
+            code: how it ended.
+            message: why, when it failed.
+            addition: a sentence on a success.
+        """
+        cost = f"{self.exposures} exposure{'s' if self.exposures != 1 else ''}"
+        name = phrases.called(landmark, start=True)
+        if code is NavigationCode.NONE:
+            summary = (
+                f"{name} is {self.distance_mm:.0f} mm from the image center (±{self.radius_mm:.0f} mm), confirmed by a"
+                f" further image, after {cost}.{addition}"
+            )
+        else:
+            seen = ""
+            if math.isfinite(self.distance_mm):
+                seen = f" It was last seen {self.distance_mm:.0f} mm from the image center."
+            reason = f"{message[:1].upper()}{message[1:].rstrip('.')}"
+            arm = "the arm is at rest" if self.at_rest else "make sure that the arm stands still"
+            summary = f"{reason}. {name} is not confirmed in the center; {arm}, after {cost}.{seen}"
+        return NavigationResult(
+            error_code=code,
+            error_msg=message,
+            final_distance_m=self.distance_mm / 1000.0,
+            exposures=self.exposures,
+            dose_area_product_gym2=self._dose_gym2,
+            path_length_m=self._path_m,
+            duration_s=self.elapsed_s,
+            steps=self.steps,
+            summary=summary,
+        )
