@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -60,6 +61,7 @@ class Clinician(Hands):
         self._before: tuple[float, ...] | None = None
         self._last_result = ""
         self._heard_s: deque[float] = deque(maxlen=_MOST_A_SECOND)
+        self._flooded_s = -math.inf
         self._stop = node.create_client(Trigger, "stop")
         node.create_subscription(String, "clinician", self._on_words, _KEPT_WORDS)
         node.create_timer(_TICK_S, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -73,21 +75,25 @@ class Clinician(Hands):
             self.say(Kind.WARNING, "I could not read that. Nothing new happens.", words)
 
     def _hear(self, words: str) -> None:
-        if not is_stop(words) and self._floods():
-            self.say(Kind.WARNING, "Too many words at once: I listen for a stop only.", words)
-        elif self._head is None or is_stop(words) or _needs_no_head(words):
+        if not is_stop(words) and self._floods(words):
+            return
+        if self._head is None or is_stop(words) or _needs_no_head(words):
             self.conversation.hear(words)
         elif self._head.answer(words):
             self.say(Kind.INFO, "I pass that on.", words)
         else:
             self._hand_over(words)
 
-    def _floods(self) -> bool:
+    def _floods(self, words: str) -> bool:
+        """Whether words come too fast to be read; this is said once a second."""
         now_s = time.monotonic()
-        if len(self._heard_s) == _MOST_A_SECOND and now_s - self._heard_s[0] < 1.0:
-            return True
-        self._heard_s.append(now_s)
-        return False
+        if len(self._heard_s) < _MOST_A_SECOND or now_s - self._heard_s[0] >= 1.0:
+            self._heard_s.append(now_s)
+            return False
+        if now_s - self._flooded_s >= 1.0:
+            self._flooded_s = now_s
+            self.say(Kind.WARNING, "Too many words at once: I listen for a stop only.", words)
+        return True
 
     def _ask_consent(self, question: str) -> None:
         self.conversation.forget_question()
