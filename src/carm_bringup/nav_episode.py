@@ -22,9 +22,11 @@ from carm_bringup.nav_collisions import Judge, Surroundings
 from carm_bringup.nav_suites import Starts
 from carm_core.errors import GoalError
 from carm_core.frame import XrayFrame
+from carm_core.geometry import XrayView
 from carm_core.kinematics import CArm
 from carm_core.localization import Localization, Localizer, Query
 from carm_core.trajectory import Trajectory
+from carm_core.transforms import rotation_about
 from carm_perception.evaluation.shifts import SHIFTS, Scene, Shift, expose, prepare
 from carm_sim.patient import Patient
 from carm_sim.xray import Request, XraySystem
@@ -33,6 +35,12 @@ EXPOSURE_S = 0.5
 """Time that an exposure costs in an episode, s: request, exposure, readout."""
 LOCALIZE_S = 0.5
 """Time that an answer costs in an episode, s. A fixed one, so that figures do not depend on the machine."""
+
+TURN_DEG = 30.0
+"""Turn about the patient's long axis after which the distance is measured once more, deg."""
+
+BIPLANE = "biplane"
+"""Policy of the agent with the depth from two views."""
 
 _LIMIT_SAMPLE_S = 0.01
 _LIMIT_SLACK = 1.0 + 1e-6
@@ -67,6 +75,8 @@ class Outcome:
         limit_violations: trajectories that exceed a joint's limits.
         clearances_m: smallest true distance to body, table and floor of each trajectory, m; empty if nobody looked.
         latencies_s: of the localizer, measured on this machine, s.
+        turned_mm: how far the target truly is from the image center when the view then turns by :data:`TURN_DEG` about
+            the isocenter, at isocenter depth, mm: small when the isocenter lies on the landmark in depth as well.
     """
 
     episode: Episode
@@ -76,6 +86,7 @@ class Outcome:
     limit_violations: int
     latencies_s: tuple[float, ...]
     clearances_m: tuple[float, ...] = ()
+    turned_mm: float = math.nan
 
     def success(self, within_mm: float) -> bool:
         """Whether the navigator claims success and the target truly is within a distance of the image center."""
@@ -295,7 +306,7 @@ def run_episode(
         room: who lies on the table.
         localizer: finds the landmarks.
         on_step: told each exposure with what followed from it, for pictures.
-        policy: of the agent, or `coarse` or `operator`, which are baselines.
+        policy: of the agent, `biplane`, or `coarse` or `operator`, which are baselines.
     """
     carm = room.carm
     point = room.points_mm[episode.target_id]
@@ -317,11 +328,28 @@ def run_episode(
     imager = room.imager(arm, clock, episode.seed)
     planner = Planner(carm, collision=around.model if around else None)
     navigator = _decider(policy, planner, imager, recorder, arm, clock, point, episode.seed)
-    result = navigator.run(NavigationGoal(target_id=episode.target_id), report)
+    result = navigator.run(NavigationGoal(target_id=episode.target_id, biplane=policy == BIPLANE), report)
     latencies = tuple(answer.latency_s for _, answer in recorder.answers)
     return Outcome(
-        episode, result, start_distance_mm, distance_mm(), arm.limit_violations, latencies, tuple(arm.clearances_m)
+        episode,
+        result,
+        start_distance_mm,
+        distance_mm(),
+        arm.limit_violations,
+        latencies,
+        tuple(arm.clearances_m),
+        _turned_mm(carm.view(arm.joint_positions()), point),
     )
+
+
+def _turned_mm(view: XrayView, point_mm: NDArray[np.float64]) -> float:
+    """Turning the view one way is turning the point the other way; the worse of both directions counts."""
+    distances = []
+    for sign in (-1.0, 1.0):
+        turn = rotation_about("x", sign * math.radians(TURN_DEG))
+        seen = view.displacement_mm(view.isocenter_mm + turn @ (point_mm - view.isocenter_mm))
+        distances.append(float(np.linalg.norm(seen)))
+    return max(distances)
 
 
 def _decider(
@@ -338,7 +366,8 @@ def _decider(
         return Coarse(planner, imager, localizer, arm, clock)
     if policy == "operator":
         return Operator(planner, imager, localizer, arm, clock, point_mm, seed)
-    return Navigator(planner, imager, localizer, arm, clock, config=NavigatorConfig(policy=Policy(policy)))
+    asked = Policy.POINTING if policy == BIPLANE else Policy(policy)
+    return Navigator(planner, imager, localizer, arm, clock, config=NavigatorConfig(policy=asked))
 
 
 def draw_episodes(

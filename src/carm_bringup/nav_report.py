@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_agent.task import NavigationCode
-from carm_bringup.nav_episode import Outcome, Step
+from carm_bringup.nav_episode import TURN_DEG, Outcome, Step
 from carm_core.geometry import displacement_to_pixel_display
 from carm_core.landmarks import landmark
 from carm_perception.evaluation.figures import wilson_interval
@@ -52,6 +52,7 @@ def metrics(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "path_median_m": _median([outcome.result.path_length_m for outcome in outcomes]),
         "time_median_s": _median([outcome.result.duration_s for outcome in outcomes]),
         "distance_median_mm": _median([outcome.distance_mm for outcome in outcomes]),
+        "turned_median_mm": _median([outcome.turned_mm for outcome in outcomes if outcome.result.success]),
         "start_distance_median_mm": _median([outcome.start_distance_mm for outcome in outcomes]),
         "localizer_latency_p50_s": _median(latencies),
         "collisions": sum(gap <= 0 for gap in clearances) if clearances else None,
@@ -100,6 +101,10 @@ def table(suite: str, found: dict[str, Any]) -> str:
         f" path {found['path_median_m']:.2f} m, {found['time_median_s']:.0f} s",
         f"  limit violations {found['limit_violations']}, {_gaps(found)}",
     ]
+    if found["turned_median_mm"] is not None:
+        lines.append(
+            f"  after a turn of {TURN_DEG:.0f}° about the isocenter: {found['turned_median_mm']:.0f} mm (median)"
+        )
     for name, own in found["per_landmark"].items():
         lines.append(
             f"    {name:<30} {own['episodes']:3d}  20 mm {100 * own['success_20mm']:5.1f} %"

@@ -174,6 +174,9 @@ POLICIES: dict[str, Contender] = {
     "default": Contender("fused", "pointing", "language model with the deep-learning localizer as referee"),
     "pointing": Contender("compact", "pointing", "the language model alone, by displacements in mm"),
     "xml": Contender("compact", "xml", "the language model alone, by directions and extents"),
+    "biplane": Contender(
+        "fused", "biplane", "the default with two more views, which put the isocenter on the landmark"
+    ),
     "regression": Contender("regression", "pointing", "the deep-learning localizer alone"),
     "oracle": Contender("oracle", "pointing", "true landmarks: upper bound of the control"),
     "coarse": Contender("compact", "coarse", "baseline: one step per answer in its direction, without memory"),

@@ -154,6 +154,14 @@ def test_operator_needs_more_exposures_than_one_who_knows(bench: Callable[..., i
     assert results["chest_ct/operator"]["exposures_median"] > results["chest_ct/oracle"]["exposures_median"]
 
 
+def test_biplane_keeps_the_target_centered_under_rotation(bench: Callable[..., int], tmp_path: Path) -> None:
+    file = tmp_path / "nav.json"
+    assert bench("--episodes", "2", "--policy", "default", "--policy", "biplane", "--json", str(file)) == 0
+    plain, biplane = json.loads(file.read_text(encoding="utf-8"))["results"].values()
+    assert biplane["success_20mm"] == 1.0
+    assert biplane["turned_median_mm"] < min(10.0, plain["turned_median_mm"])
+
+
 @given(st.integers(0, 10_000))
 def test_starts_are_where_their_suite_says(seed: int) -> None:
     carm = CArm.from_config()
