@@ -219,6 +219,8 @@ def record(options: RecorderOptions) -> int:
     closing = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: closing.set())
+    if os.environ.get("ROS_DISCOVERY_SERVER"):  # it tells other clients only about the topics that they ask for
+        os.environ.setdefault("ROS_SUPER_CLIENT", "TRUE")
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = RecorderNode(options)
