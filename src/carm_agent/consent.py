@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks the clinician before each motion, where this is wanted."""
+"""What stands between a task and the arm: a yes to each motion, where this is wanted, and a note of where it began."""
 
 from __future__ import annotations
 
@@ -92,4 +92,26 @@ class ConsentedArm(Arm):
             CanceledError: the clinician did not agree; nothing moved.
         """
         self._consent.request(f"May I move now, for {trajectory.duration_s:.1f} s?", self._interrupt)
+        self._arm.execute(trajectory)
+
+
+class NotedArm(Arm):
+    """An arm whose position before each motion is noted."""
+
+    def __init__(self, arm: Arm, note: Callable[[NDArray[np.float64]], None]) -> None:
+        """Move one arm for one task.
+
+        Args:
+            arm: moves.
+            note: told the joint positions (J,), m or rad, from which a motion begins.
+        """
+        self._arm, self._note = arm, note
+
+    def joint_positions(self) -> NDArray[np.float64]:
+        """See `Arm.joint_positions`."""
+        return self._arm.joint_positions()
+
+    def execute(self, trajectory: Trajectory) -> None:
+        """See `Arm.execute`."""
+        self._note(self._arm.joint_positions())
         self._arm.execute(trajectory)

@@ -117,7 +117,7 @@ class PositionMemory:
             raise PositionNameError(f"a position needs {len(self._carm.joints)} finite joint positions")
         with self._lock:
             kept = {**self._positions, key: values.tolist()}
-            if len(kept) > _MOST_NAMES:
+            if len(kept) - (BEFORE in kept) > _MOST_NAMES:
                 raise PositionNameError(f"{_MOST_NAMES} positions are saved already; forget one first")
             self._write(kept)
             self._positions = kept

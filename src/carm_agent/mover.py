@@ -170,6 +170,8 @@ class Mover:
         arm: Arm,
         plans: PlanStore | None = None,
         memory: PositionMemory | None = None,
+        *,
+        notes_before: bool = True,
     ) -> None:
         """Move one arm.
 
@@ -178,11 +180,13 @@ class Mover:
             arm: moves.
             plans: previewed plans; None: none are kept.
             memory: saved positions; None: there are none.
+            notes_before: note in the memory where each motion begins; otherwise somebody else does.
         """
         self._planner = planner
         self._arm = arm
         self._plans = plans or PlanStore()
         self._memory = memory
+        self._notes_before = notes_before
 
     def run(self, goal: MoveGoal, report: Callable[[str], None] = lambda stage: None) -> MoveResult:
         """Run one move to its end.
@@ -214,7 +218,7 @@ class Mover:
 
     def _execute(self, plan: Plan, plan_id: str, report: Callable[[str], None]) -> MoveResult:
         report("moving")
-        if self._memory is not None:
+        if self._memory is not None and self._notes_before:
             self._memory.note_before(plan.start)
         self._arm.execute(plan.trajectory)
         return MoveResult(MoveCode.NONE, "", plan, plan_id)

@@ -320,7 +320,11 @@ def _check_goal(model: CollisionModel, goal: NDArray[np.float64], limit_m: float
         raise CollisionError(clearance, needed, "at the goal")
 
 
+_SLOWEST = 0.01
+"""Least share of the velocity limits: slower motions would take hours, and hold the arm so long."""
+
+
 def _checked_scaling(scaling: float) -> float:
-    if not 0.0 < scaling <= 1.0:
-        raise GoalError(f"velocity scaling is {scaling}; it must be above 0 and at most 1")
+    if not _SLOWEST <= scaling <= 1.0:
+        raise GoalError(f"velocity scaling is {scaling}; it must be at least {_SLOWEST} and at most 1")
     return float(scaling)

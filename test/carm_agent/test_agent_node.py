@@ -342,14 +342,14 @@ def test_real_images_and_the_oracle_lead_to_the_carina(spawn: Spawn, graph: Call
     assert wrapped.result.dose_area_product_gym2 > 0.0
 
 
-def test_ends_within_a_second_and_leaves_the_arm_at_rest(graph: Callable[..., Client]) -> None:
+def test_ends_soon_and_leaves_the_arm_at_rest(graph: Callable[..., Client]) -> None:
     client = graph(FAR, options=(SLOWLY,))
     client.send(client.navigator, Navigate.Goal(target_id=11))
     client.until(client.moving)
     started = time.monotonic()
     client.agent.send_signal(signal.SIGINT)  # type: ignore[attr-defined]
     assert client.agent.wait(timeout=5.0) == 0  # type: ignore[attr-defined]
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 4.0
     client.until(lambda: client.speed() < 5e-3, 3.0, "rest")
 
 

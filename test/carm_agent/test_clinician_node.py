@@ -12,6 +12,7 @@ from carm_interfaces.action import MoveCArm, Navigate
 from carm_interfaces.msg import CArmState, Utterance
 from std_msgs.msg import String
 
+from carm_agent.mover import MoveCode
 from carm_agent.task import NavigationCode, Stage
 
 from .test_agent_node import AGENT, FAR, MOTION, NEAR, ROOM, SLOWLY, Client, Spawn
@@ -73,9 +74,16 @@ def test_moves_turns_and_going_back_by_words(start: Start) -> None:
     client.say("go back")
     assert "AP" in result_of(client, "go back").text
     assert "AP" in client.say("where were we?").text
+    assert "Before, it was at LAO 10°" in client.say("where were we before?").text
     assert client.say("show me the elbow").kind == Utterance.KIND_QUESTION
+    client.until(lambda: idle(client))
+    before = isocenter_mm(client)
     assert "left elbow" in client.say("left").text
     assert "image center" in result_of(client, "left").text
+    back = client.run(client.mover, MoveCArm.Goal(goal_type=MoveCArm.Goal.GOAL_NAMED, name="before"))
+    assert back.result.error_code == MoveCode.NONE
+    client.until(lambda: idle(client))
+    assert isocenter_mm(client) == pytest.approx(before, abs=2.0)
 
 
 def test_words_during_a_motion(start: Start) -> None:

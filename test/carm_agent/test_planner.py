@@ -158,7 +158,7 @@ def test_malformed_joint_goals_are_refused(goal: object, words: str) -> None:
         Planner(CARM).to_joints(CARM.home, goal)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("scaling", [0.0, -1.0, 1.5, float("nan")])
+@pytest.mark.parametrize("scaling", [0.0, -1.0, 1.5, float("nan"), float("inf"), 1e-9])
 def test_velocity_scaling_out_of_range_is_refused(scaling: float) -> None:
     with pytest.raises(GoalError, match="scaling"):
         Planner(CARM).to_joints(CARM.home, CARM.home, scaling)

@@ -120,6 +120,15 @@ def test_unwritable_file_saves_nothing_but_does_not_keep_the_arm_from_moving(tmp
     assert memory.recall(BEFORE) == pytest.approx(CARM.home)
 
 
+def test_a_full_memory_does_not_keep_the_arm_from_moving(tmp_path: Path) -> None:
+    memory = PositionMemory(CARM, tmp_path / "p.json")
+    memory._positions = {f"place {number}": CARM.home.tolist() for number in range(200)}
+    with pytest.raises(PositionNameError, match="200"):
+        memory.save("one more", CARM.home)
+    memory.note_before(CARM.home)
+    assert memory.recall(BEFORE) == pytest.approx(CARM.home)
+
+
 def sighting(point: np.ndarray, primary_deg: float, secondary_deg: float, noise: np.ndarray, std: float) -> Sighting:
     view = CARM.view(CARM.inverse((0.1, 0.0, 0.13), *np.radians([primary_deg, secondary_deg]))[0])
     x, y = view.displacement_mm(point) + noise

@@ -30,7 +30,7 @@ from rclpy.task import Future
 from std_msgs.msg import String
 
 from carm_agent import phrases
-from carm_agent.consent import ConsentedArm
+from carm_agent.consent import ConsentedArm, NotedArm
 from carm_agent.errors import InterruptedTaskError, StoppedError
 from carm_agent.mover import MoveCode, MoveGoal, MoveResult
 from carm_agent.navigator import Navigator
@@ -79,7 +79,7 @@ class AgentNode(Node):
         self._dialogue = self.create_publisher(Utterance, "agent/dialogue", 10)
         self._tasks = self.create_publisher(String, "agent/task", 10)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._clinician = Clinician(self)
+        self._clinician = Clinician(self, self._surroundings.memory)
         self._gate = ReadinessGate(self, self._graph, self._surroundings, self._clinician)
         self._missing: tuple[str, ...] | None = None
         self._told_s = -math.inf
@@ -159,7 +159,6 @@ class AgentNode(Node):
             A future, resolved on the executor, of the result and the exception.
         """
         self._task = description
-        self._clinician.task_begins()
         interrupt = self._graph.interrupt = Interrupt()
         ended = Future(executor=self.executor)
         executor = self.executor
@@ -219,7 +218,9 @@ class AgentNode(Node):
         return (codes.NOT_READY, reason) if reason else None
 
     def _arm(self, interrupt: Interrupt, progress: Callable[[float], None] = lambda share: None) -> Arm:
-        arm = RosArm(self._graph, interrupt, progress)
+        arm = NotedArm(
+            RosArm(self._graph, interrupt, progress), lambda place: self._clinician.note_before(place, interrupt)
+        )
         return ConsentedArm(arm, self._clinician.moves_consent, interrupt) if self._settings.confirm_moves else arm
 
     def _navigation_ended(self, outcome: tuple[Any, Exception | None], in_reply_to: str = "") -> NavigationResult:

@@ -13,6 +13,7 @@ import numpy as np
 from carm_interfaces.action import Localize
 from carm_interfaces.msg import Utterance
 from carm_interfaces.srv import Expose
+from numpy.typing import ArrayLike, NDArray
 from rclpy.clock import Clock, ClockType
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -22,6 +23,7 @@ from carm_agent.consent import Consent
 from carm_agent.dialogue import Conversation, Hands, Kind, Limits
 from carm_agent.errands import Errand
 from carm_agent.head import HeadCode, HeadResult
+from carm_agent.memory import PositionMemory
 from carm_agent.mover import MoveCode, MoveResult
 from carm_agent.nodes.head_desk import HeadDesk
 from carm_agent.parameters import NO_HEAD
@@ -45,13 +47,14 @@ _MOST_A_SECOND = 20
 class Clinician(Hands):
     """Connects a `Conversation` with the agent node."""
 
-    def __init__(self, node: AgentNode) -> None:
+    def __init__(self, node: AgentNode, memory: PositionMemory) -> None:
         """Listen on `clinician`.
 
         Args:
             node: the agent node; its graph and its settings are there.
+            memory: of positions; `before` is kept in it.
         """
-        self._node, self._graph, settings = node, node.graph, node.settings
+        self._node, self._graph, self._memory, settings = node, node.graph, memory, node.settings
         limits = Limits(nudge_mm=1000.0 * settings.max_nudge_m, model_patience_s=settings.command_timeout_s)
         self.conversation = Conversation(self, time.monotonic, limits)
         self.moves_consent = Consent(self._ask_consent, settings.confirm_timeout_s)
@@ -59,6 +62,7 @@ class Clinician(Hands):
         self._queued: tuple[Errand | None, str] | None = None
         self._asked: tuple[int, Any] | None = None
         self._before: tuple[float, ...] | None = None
+        self._noted: Interrupt | None = None
         self._last_result = ""
         self._heard_s: deque[float] = deque(maxlen=_MOST_A_SECOND)
         self._flooded_s = -math.inf
@@ -115,10 +119,16 @@ class Clinician(Hands):
 
     # What the agent node tells
 
-    def task_begins(self) -> None:
-        """Note where the arm is, for "go back"."""
-        if self._graph.joint_states_known:
-            self._before = tuple(float(value) for value in self._graph.joint_positions())
+    def note_before(self, positions: NDArray[np.float64], interrupt: Interrupt) -> None:
+        """Note where the arm is before the first motion of a task, for "go back" and `before`; on the task's thread.
+
+        Args:
+            positions: (6,), m and rad.
+            interrupt: of the task.
+        """
+        if interrupt is not self._noted:
+            self._noted, self._before = interrupt, tuple(positions.tolist())
+            self._memory.note_before(positions)
 
     def task_ended(self) -> None:
         """Begin what waits for the end of the task before it."""
@@ -229,13 +239,23 @@ class Clinician(Hands):
     def status(self) -> str:
         """See `Hands.status`."""
         doing = f"I am {self.task}." if self.task else "Nothing is under way."
-        return " ".join(part for part in (doing, self._view(), self._last_result) if part)
+        return " ".join(part for part in (doing, self._view(), self._last_result, self._way_back()) if part)
 
     def _view(self) -> str:
         if not self._graph.joint_states_known:
             return "I do not know where the arm is."
-        primary, secondary = np.degrees(self._graph.carm.angles(self._graph.joint_positions()))
-        return f"The view is at {phrases.angles(float(primary), float(secondary))}."
+        return f"The view is at {self._angles(self._graph.joint_positions())}."
+
+    def _angles(self, positions: ArrayLike) -> str:
+        primary, secondary = np.degrees(self._graph.carm.angles(positions))
+        return phrases.angles(float(primary), float(secondary))
+
+    def _way_back(self) -> str:
+        if self._before is None or not self._graph.joint_states_known:
+            return ""
+        carm = self._graph.carm
+        away_mm = 1000.0 * np.linalg.norm(carm.isocenter(self._before) - carm.isocenter(self._graph.joint_positions()))
+        return f'Before, it was at {self._angles(self._before)}, {away_mm:.0f} mm away; say "go back" to return there.'
 
     def earlier(self) -> tuple[float, ...] | None:
         """See `Hands.earlier`."""

@@ -79,7 +79,7 @@ class Surroundings:
         Args:
             arm: of the task.
         """
-        return Mover(self._planner, arm, self.plans, self.memory)
+        return Mover(self._planner, arm, self.plans, self.memory, notes_before=False)
 
     def _on_surface(self, message: Mesh) -> None:
         self._received += 1
