@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from carm_core.localization import LandmarkEstimate, Localization
+
 BETWEEN_DEG = 40.0
 """Angle between the two views, deg. The depth's error falls with its sine; localizers know views up to about 25°."""
 
@@ -23,3 +25,13 @@ def biplane_primaries_deg(primary_deg: float, limit_deg: float) -> tuple[float, 
     middle = float(np.clip(primary_deg, half - limit_deg, limit_deg - half))
     first, second = middle - half, middle + half
     return (first, second) if abs(first - primary_deg) <= abs(second - primary_deg) else (second, first)
+
+
+def trusted(localization: Localization, landmark_id: int, min_confidence: float) -> tuple[LandmarkEstimate | None, str]:
+    """Return what an answer says about a landmark, or None and why that is not to be trusted."""
+    found = localization.estimate(landmark_id) if localization.ok else None
+    if found is None or not np.isfinite(found.displacement_mm).all():
+        return None, localization.message or "the localizer says nothing about it"
+    if found.confidence < min_confidence:
+        return None, f"the localizer is only {100 * found.confidence:.0f} % sure"
+    return found, ""

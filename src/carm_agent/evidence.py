@@ -43,6 +43,20 @@ class Evidence:
         distance = math.hypot(*estimate.displacement_mm)
         return math.hypot(max(stated, self._config.min_std_mm), self._config.relative_std * distance)
 
+    def field_mm(self, view: XrayView) -> float:
+        """Return the side of the field, mm, that shows where the landmark is believed to be; 0: the whole detector.
+
+        Args:
+            view: the view that will be exposed, frame `table`.
+        """
+        margin = self._config.collimation_margin_mm
+        if self.belief is None or margin <= 0:
+            return 0.0
+        reach = float(np.abs(self.belief.offset_mm(view)).max()) + self.belief.radius_90_mm(view) + margin
+        whole = min(view.detector.rows, view.detector.columns) * view.mm_per_px_at_isocenter
+        side = max(2 * reach, self._config.least_field_mm)
+        return side if side < whole else 0.0
+
     def weigh(self, view: XrayView, estimate: LandmarkEstimate) -> str:
         """Take an estimate in, or say why not.
 

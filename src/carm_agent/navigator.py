@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from carm_agent import phrases
 from carm_agent.belief import RADIUS_90_PER_STD, Belief
-from carm_agent.biplane import biplane_primaries_deg
+from carm_agent.biplane import biplane_primaries_deg, trusted
 from carm_agent.errors import NoJointStatesError, NotAtRestError
 from carm_agent.evidence import Evidence
 from carm_agent.ledger import Ending, Ledger, code_of
@@ -23,15 +23,7 @@ from carm_agent.planner import Plan, Planner
 from carm_agent.ports import Arm, Clock, Imager, Interrupt
 from carm_agent.reach import plan_shift, share_of_the_way, traveled_m
 from carm_agent.search import Search, SearchConfig
-from carm_agent.task import (
-    NavigationCode,
-    NavigationGoal,
-    NavigationResult,
-    NavigatorConfig,
-    Policy,
-    Report,
-    Stage,
-)
+from carm_agent.task import NavigationCode, NavigationGoal, NavigationResult, NavigatorConfig, Policy, Report, Stage
 from carm_agent.triangulation import Sighting, triangulate
 from carm_core.errors import CarmError, GoalError, UnknownNameError
 from carm_core.frame import XrayFrame
@@ -191,13 +183,8 @@ class _Task:
         reason = ""
         for _ in range(2):
             frame, view = self._acquire()
-            localization = self._localize(frame)
-            found = localization.estimate(self._landmark.id) if localization.ok else None
-            if found is None or not np.isfinite(found.displacement_mm).all():
-                reason = localization.message or "the localizer says nothing about it"
-            elif found.confidence < self._config.min_confidence:
-                reason = f"the localizer is only {100 * found.confidence:.0f} % sure"
-            else:
+            found, reason = trusted(self._localize(frame), self._landmark.id, self._config.min_confidence)
+            if found is not None:
                 return Sighting(view, found.displacement_mm, self._evidence.std_mm(found))
         name = phrases.called(self._landmark)
         raise Ending(NavigationCode.LOST_CONFIDENCE, f"I am not sure where {name} is at {view_name}: {reason}")
@@ -232,14 +219,9 @@ class _Task:
 
     def _field_mm(self) -> float:
         """Return the side of the field that the next image needs, mm; 0: the whole detector."""
-        belief, margin = self._evidence.belief, self._config.collimation_margin_mm
-        if belief is None or margin <= 0 or not self._verifying or self._doubts or self._failures:
+        if not self._verifying or self._doubts or self._failures:
             return 0.0
-        view = self._planner.carm.view(self._arm.joint_positions())
-        reach = float(np.abs(belief.offset_mm(view)).max()) + belief.radius_90_mm(view) + margin
-        whole = min(view.detector.rows, view.detector.columns) * view.mm_per_px_at_isocenter
-        side = max(2 * reach, self._config.least_field_mm)
-        return side if side < whole else 0.0
+        return self._evidence.field_mm(self._planner.carm.view(self._arm.joint_positions()))
 
     def _localize(self, frame: XrayFrame) -> Localization:
         self._interrupt.check()
@@ -257,9 +239,10 @@ class _Task:
         self._failures = 0
         if estimate is None:
             reason = f"the localizer abstains ({localization.message or 'not sure enough'})"
-            if not self._follow(frame, view, None, reason):
+            if not self._follow(frame, view, None, reason) and not self._go_on(view, reason):
                 self._doubt(view, None, reason)
             return False
+        self._search.recognized()
         self._ledger.distance_mm = math.hypot(*estimate.displacement_mm)
         self._ledger.radius_mm = RADIUS_90_PER_STD * self._evidence.std_mm(estimate)
         reason = self._evidence.weigh(view, estimate)
@@ -292,6 +275,21 @@ class _Task:
             how = f"trying {where}, where {guide if lead.guide_id != self._landmark.id else 'it'} seems to be"
         step = lead.offset_mm * min(1.0, self._config.max_step_mm / float(np.linalg.norm(lead.offset_mm)))
         self._move(view, step, float(np.linalg.norm(step)), f"Not sure about {name}: {reason}; {how}.")
+        return True
+
+    def _go_on(self, view: XrayView, reason: str) -> bool:
+        """Move on the way that the last motion took, where nothing is recognized; return whether that may help."""
+        step = self._search.go_on()
+        if step is None:
+            return False
+        where = phrases.displacement(view, step)
+        line = f"Not sure about {phrases.called(self._landmark)}: {reason}; going on, {where}."
+        try:
+            self._move(view, step, float(np.linalg.norm(step)), line)
+        except Ending as ending:
+            if ending.code is not NavigationCode.UNREACHABLE:
+                raise
+            return False
         return True
 
     def _fail(self, localization: Localization) -> None:
@@ -371,6 +369,7 @@ class _Task:
         plan, addition = self._reachable_plan(view, step_mm, max(self._config.tolerance_mm, slack_mm))
         self._carry_out(plan, reasoning + addition, warning=warning or bool(addition))
         self._ledger.verified, self._verifying = False, True
+        self._search.moved(step_mm)
 
     def _carry_out(self, plan: Plan, reasoning: str, *, warning: bool = False) -> None:
         self._ledger.check_motion(plan)

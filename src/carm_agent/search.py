@@ -54,6 +54,8 @@ class SearchConfig:
             factor further is tried.
         step_mm: longest motion towards something unsure, mm.
         shortest_step_mm: a shorter motion towards something unsure would show nothing new, mm.
+        blind_step_mm: motion from where nothing is recognized, on along the limb, mm.
+        max_blind_motions: of these, one after another.
     """
 
     max_motions: int = 8
@@ -63,6 +65,8 @@ class SearchConfig:
     overshoot: float = 1.4
     step_mm: float = 200.0
     shortest_step_mm: float = 15.0
+    blind_step_mm: float = 80.0
+    max_blind_motions: int = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +100,34 @@ class Search:
         self._reached = len(self._chain)
         self._motions = 0
         self._led: Counter[int] = Counter()
+        self._heading: NDArray[np.float64] | None = None
+        self._blind = 0
+
+    def moved(self, step_mm: NDArray[np.float64]) -> None:
+        """Remember which way the last motion went (2,), mm."""
+        distance = float(np.linalg.norm(step_mm))
+        if distance >= self._config.shortest_step_mm:
+            self._heading = step_mm / distance
+
+    def recognized(self) -> None:
+        """Note that the localizer knows what it sees."""
+        self._blind = 0
+
+    def go_on(self) -> NDArray[np.float64] | None:
+        """Say how to move on (2,), mm, from an image in which the localizer recognizes nothing.
+
+        The middle of a forearm away from the body looks like nothing else: its wrist is further on the same way.
+
+        Returns:
+            None when the target is on no limb, or when going on has not helped.
+        """
+        if self._target_id not in LIMB_MM or self._heading is None or self._motions >= self._config.max_motions:
+            return None
+        if self._blind >= self._config.max_blind_motions:
+            return None
+        self._blind += 1
+        self._motions += 1
+        return self._heading * self._config.blind_step_mm
 
     def lead(self, target: LandmarkEstimate | None, ask: Ask) -> Lead | None:
         """Say where to look next, from an image in which the target is not surely found.

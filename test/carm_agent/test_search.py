@@ -116,3 +116,18 @@ def test_search_in_vain_ends_with_a_reason() -> None:
     result, _ = navigate(world, NavigationGoal(target_id=WRIST))
     assert result.error_code in (NavigationCode.LOST_CONFIDENCE, NavigationCode.UNREACHABLE)
     assert world.arm.at_rest
+
+
+def test_the_way_is_gone_on_where_nothing_is_recognized_but_not_for_ever() -> None:
+    search = Search(9)
+    assert search.go_on() is None
+    search.moved(np.array([0.0, 120.0]))
+    search.moved(np.array([1.0, 0.0]))
+    for _ in range(2):
+        np.testing.assert_allclose(search.go_on(), [0.0, 80.0])
+    assert search.go_on() is None
+    search.recognized()
+    assert search.go_on() is not None
+    trunk = Search(11)
+    trunk.moved(np.array([0.0, 120.0]))
+    assert trunk.go_on() is None
