@@ -17,11 +17,16 @@ CARM = [sys.executable, "-c", "from carm_bringup.cli import main; main()"]
 READY_S = 90.0
 PATIENCE_S = 15.0
 PARTS = {
-    "/carm/motion_node: control loop": {"missed cycles", "longest cycle (ms)"},
-    "/carm/xray_node: X-ray": {"exposures", "last exposure took (ms)"},
+    "/carm/motion_node: control loop": {
+        "missed cycles",
+        "longest cycle (ms)",
+        "measured control rate (Hz)",
+        "joint states (Hz)",
+    },
+    "/carm/xray_node: X-ray": {"images (Hz)", "images left out", "requests waiting", "last exposure took (ms)"},
     "/carm/localizer_node: localizer": {"frames", "frames passed over", "latency (ms)"},
-    "carm_agent": {"task"},
-    "/carm/scene_node: scene": {"images", "images shown"},
+    "carm_agent": {"task", "joint states (Hz)", "images passed over", "localizer latency (ms)", "late answers dropped"},
+    "/carm/scene_node: scene": {"images (Hz)", "images", "images shown"},
 }
 LATCHED = ("/tf_static", "/carm/robot_description", "/carm/patient_surface", "/carm/state", "/carm/scene/xray")
 

@@ -19,6 +19,8 @@ from typing import Any
 
 import rclpy
 from carm_interfaces.msg import LandmarkArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
@@ -36,6 +38,7 @@ from carm_core.errors import CarmError
 _FLUSH_S = 0.5
 _DISCOVERY_S = 0.2
 _PARAMETERS_S = 1.0
+_DIAGNOSTICS_S = 1.0
 _DEPTH = 1000
 _IMAGE_DEPTH = 50
 _DRAIN_S = 0.5
@@ -82,7 +85,11 @@ class RecorderNode(Node):
         self._skipped: set[str] = set()
         self._asked: dict[str, AsyncParameterClient] = {}
         self._model = ("", "")
+        self._counted = (time.monotonic(), 0)
+        self._longest_s = 0.0
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._describe()
+        self.create_timer(_DIAGNOSTICS_S, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.create_timer(_FLUSH_S, self.bag.flush)
         self.create_timer(_DISCOVERY_S, self._discover)
         self.create_timer(_PARAMETERS_S, self._ask_parameters)
@@ -143,6 +150,7 @@ class RecorderNode(Node):
 
         def on_message(data: bytes, info: dict[str, int]) -> None:
             received_ns = info["received_timestamp"] or time.time_ns()
+            self._longest_s = max(self._longest_s, (time.time_ns() - received_ns) * 1e-9)
             self.bag.write(channel, data, received_ns, info["source_timestamp"] or None)
             if type_name == _LANDMARKS:
                 self._watch_model(data)
@@ -158,6 +166,22 @@ class RecorderNode(Node):
             self._model = model
             self.bag.add_record(session.MODEL, {"localizer": model[0], "version": model[1]})
             self.bag.describe("model", f"{model[0]} {model[1]}".strip())
+
+    def _publish_diagnostics(self) -> None:
+        now_s, (then_s, before) = time.monotonic(), self._counted
+        self._counted, longest_s, self._longest_s = (now_s, self.bag.messages), self._longest_s, 0.0
+        values = {
+            "messages (Hz)": f"{(self.bag.messages - before) / max(now_s - then_s, 1e-3):.1f}",
+            "messages": str(self.bag.messages),
+            "topics": str(self.topics),
+            "topics left out": str(len(self._skipped)),
+            "longest wait in a queue (ms)": f"{1e3 * longest_s:.1f}",
+        }
+        status = DiagnosticStatus(name=f"{self.get_fully_qualified_name()}: recorder", message="recording")
+        status.values = [KeyValue(key=key, value=value) for key, value in values.items()]
+        message = DiagnosticArray(status=[status])
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(message)
 
     def _ask_parameters(self) -> None:
         for name, namespace in self.get_node_names_and_namespaces():

@@ -57,6 +57,7 @@ class SceneNode(Node):
         self._carm = CArm.from_config(self._settings.carm_config or None)
         self._info: CameraInfo | None = None
         self._shown_s = -np.inf
+        self._counted = (time.monotonic(), 0)
         self._counts = {"images": 0, "images shown": 0, "landmark messages": 0}
         self._patient = self.create_publisher(Marker, "scene/patient", _LATCHED)
         self._xray = self.create_publisher(Marker, "scene/xray", _LATCHED)
@@ -127,7 +128,11 @@ class SceneNode(Node):
 
     def _publish_diagnostics(self) -> None:
         status = DiagnosticStatus(name=f"{self.get_fully_qualified_name()}: scene", message="ok")
-        status.values = [KeyValue(key=key, value=str(value)) for key, value in self._counts.items()]
+        now_s, (then_s, images) = time.monotonic(), self._counted
+        self._counted = (now_s, self._counts["images"])
+        rate_hz = (self._counts["images"] - images) / max(now_s - then_s, 1e-3)
+        values = {"images (Hz)": f"{rate_hz:.1f}", **self._counts}
+        status.values = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
         message = DiagnosticArray(status=[status])
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)

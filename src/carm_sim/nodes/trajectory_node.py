@@ -12,6 +12,7 @@ import math
 import signal
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -127,6 +128,8 @@ class TrajectoryNode(Node):
         self._joint_states_due = Schedule(self._settings.joint_states_rate_hz, rate)
         self._state_due = Schedule(self._settings.state_rate_hz, rate)
         self._diagnostics_due = Schedule(1.0, rate)
+        self._reported_s = time.monotonic()
+        self._joint_states_sent = 0
         self._make_publishers(description)
         self._make_servers()
         self._loop = ControlLoop(rate, self._cycle, self._fail)
@@ -193,6 +196,7 @@ class TrajectoryNode(Node):
             self._report(outcome)
         if self._joint_states_due.due(now_s) and self._joints_known():
             position = snapshot.measured.position.tolist()
+            self._joint_states_sent += 1
             self._joint_states.publish(messages.joint_state(self._limits.names, snapshot, stamp))
             poses = self._poses.moved(dict(zip(self._limits.names, position, strict=True)))
             self._tf.publish(messages.transforms(poses, stamp))
@@ -215,10 +219,14 @@ class TrajectoryNode(Node):
 
     def _publish_diagnostics(self, snapshot: Snapshot, stamp: Any) -> None:
         loop = self._loop.report()
+        period_s = max(time.monotonic() - self._reported_s, 1e-3)
+        sent, self._joint_states_sent, self._reported_s = self._joint_states_sent, 0, time.monotonic()
         problem = f"{loop.missed} control cycles missed" if loop.missed else ""
         values = {
             "state": snapshot.state.name,
             "control rate (Hz)": f"{self._settings.control_rate_hz:g}",
+            "measured control rate (Hz)": f"{loop.cycles / period_s:.1f}",
+            "joint states (Hz)": f"{sent / period_s:.1f}",
             "cycles": str(loop.cycles),
             "missed cycles": str(loop.missed),
             "largest delay (ms)": f"{1e3 * loop.latest_s:.2f}",

@@ -104,6 +104,8 @@ class XrayNode(Node):
         self._last_frame_s: float | None = None
         self._problem = ""
         self._exposures = 0
+        self._left_out = 0
+        self._counted = (time.monotonic(), 0)
         self._render_s = 0.0
         images = QoSProfile(depth=2)
         self._raw = self.create_publisher(Image, "xray/image_raw", images)
@@ -174,7 +176,9 @@ class XrayNode(Node):
             except queue.Empty:
                 if due is not None and time.monotonic() >= due:
                     self._fluoroscopy_frame()
-                    due = max(due + 1 / rate_hz, time.monotonic() - 1 / rate_hz)
+                    next_s, latest_s = due + 1 / rate_hz, time.monotonic() - 1 / rate_hz
+                    self._left_out += max(0, round((latest_s - next_s) * rate_hz))
+                    due = max(next_s, latest_s)
 
     def _fluoroscopy_frame(self) -> None:
         try:
@@ -314,9 +318,14 @@ class XrayNode(Node):
             level, text = DiagnosticStatus.ERROR, self._problem
         elif self._last and self._last.warning:
             level, text = DiagnosticStatus.WARN, self._last.warning
+        now_s, (then_s, exposures) = time.monotonic(), self._counted
+        self._counted = (now_s, self._exposures)
         values = {
             "patient": self._settings.patient,
             "rate (Hz)": f"{self._rate_hz:g}",
+            "images (Hz)": f"{(self._exposures - exposures) / max(now_s - then_s, 1e-3):.1f}",
+            "images left out": str(self._left_out),
+            "requests waiting": str(self._jobs.qsize()),
             "exposures": str(self._exposures),
             "last exposure took (ms)": f"{1e3 * self._render_s:.1f}",
         }
