@@ -54,7 +54,7 @@ class Progress:
     @property
     def missing_text(self) -> str:
         """Parts not seen yet, each with what it says itself."""
-        return ", ".join(part + (f" ({self.notes[part]})" if part in self.notes else "") for part in self.missing)
+        return ", ".join(part + (f" ({self.notes[part]})" if self.notes.get(part) else "") for part in self.missing)
 
 
 def ready_line(seconds: float, patient: str, localizer: str) -> str:
@@ -128,7 +128,9 @@ def make_watcher(namespace: str, progress: Progress, start_s: float, exposes: bo
             self.mark("X-ray image")
 
         def on_landmarks(self, message: LandmarkArray) -> None:
-            self.mark("localizer")
+            if message.abstained or not message.message:
+                self.mark("localizer")
+            progress.notes["localizer"] = message.message  # of a failure: a server that cannot be reached, for example
 
         def on_diagnostics(self, message: DiagnosticArray) -> None:
             loaded = f"{namespace}/localizer_node: localizer"
