@@ -21,8 +21,8 @@ from carm_core.frame import XrayFrame
 from carm_core.localization import LandmarkEstimate, Localizer, Protocol, Query
 from carm_perception.calibration import abstention, conformal, store
 from carm_perception.calibration import fit as fitting
-from carm_perception.calibration.commands import report
-from carm_perception.calibration.familiarity import Familiarity
+from carm_perception.calibration.commands import LEGS, NO_BODY, report
+from carm_perception.calibration.familiarity import LIMIT, Familiarity
 from carm_perception.calibration.fit import check, fit
 from carm_perception.calibration.fusion import Fusion
 from carm_perception.calibration.samples import Samples
@@ -59,7 +59,7 @@ def no_body(seed: int, count: int = 40) -> tuple[NDArray[np.float64], NDArray[np
 
 
 def familiar() -> Familiarity:
-    return Familiarity(np.zeros(32), np.zeros(32), 1.0)
+    return Familiarity(np.zeros(32), np.zeros((2, 32)), np.ones(2))
 
 
 def case(radius: float, thresholds: tuple[float, ...]) -> store.CaseCalibration:
@@ -124,7 +124,7 @@ def test_the_scale_that_gives_the_smallest_radii_is_kept() -> None:
 
 def test_whole_calibration_holds_on_other_patients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "FOLDS", 2)
-    figures = check(samples(1), no_body(1), {})
+    figures = check(samples(1, 120), {NO_BODY: no_body(1), LEGS: no_body(2)}, {})
     for name in ("compact", "regression", "fused"):
         for which in ("all", "seen", "near", "far"):
             for level in (90, 95, 97):
@@ -178,7 +178,7 @@ def test_no_threshold_when_nothing_is_good_enough() -> None:
 
 
 def test_calibration_survives_the_disk(tmp_path: Path) -> None:
-    before = fit(samples(5, 24), no_body(5), "abc")
+    before = fit(samples(5, 24), {NO_BODY: no_body(5)}, "abc")
     before.write(tmp_path)
     after = store.read_calibration(tmp_path)
     one = LandmarkEstimate(8, (30.0, -20.0), 7.0)
@@ -227,6 +227,25 @@ def test_a_risk_is_rounded_down(asked: float, found: float) -> None:
 def test_a_risk_without_a_threshold_is_refused(asked: float) -> None:
     with pytest.raises(ConfigurationError, match="maximum risk"):
         store.tabulated_risk(asked)
+
+
+def test_families_of_strange_images_are_told_each_on_its_own() -> None:
+    rng = np.random.default_rng(5)
+    std, presence = rng.lognormal(2.0, 0.3, (600, 14)), rng.uniform(0.2, 0.9, (600, 14))
+    vague = (rng.lognormal(5.0, 0.3, (80, 14)), presence[:80])
+    absent = (std[:80], rng.uniform(0.0, 0.02, (80, 14)))
+    familiarity = Familiarity.fit(std, presence, np.arange(600) // 10, [vague, absent])
+    for family in (vague, absent):
+        assert (familiarity.scores(*family) > LIMIT).mean() > 0.95
+    assert (familiarity.scores(std, presence) > LIMIT).mean() < 0.05
+    one = Familiarity.fit(std, presence, np.arange(600) // 10, [vague])
+    assert (one.scores(*absent) > LIMIT).mean() < 0.5
+
+
+@pytest.mark.parametrize("thresholds", [None, [], [0.0], [1.0, 1.0]])
+def test_damaged_statistics_of_familiar_images_are_refused(thresholds: list[float] | None) -> None:
+    with pytest.raises(LocalizerError, match="familiar images"):
+        Familiarity.from_dict({"mean": [0.0], "weights": [[1.0]], "thresholds": thresholds})
 
 
 def test_strangers_are_the_same_each_time() -> None:
@@ -294,7 +313,7 @@ def test_localizers_use_the_calibration_of_their_folder(kind: Kind, loaded: Load
 @pytest.mark.parametrize("protocol", [Protocol.POINTING, Protocol.LOCALIZATION, Protocol.RETRIEVAL])
 def test_strange_images_are_left_alone(kind: Kind, protocol: Protocol, loaded: LoadedModel) -> None:
     calibration = made(loaded.version)
-    everything_is_strange = Familiarity(np.zeros(32), np.zeros(32), -1.0)
+    everything_is_strange = Familiarity(np.full(32, -100.0), np.ones((1, 32)), np.ones(1))
     store.Calibration(calibration.model_version, calibration.localizers, everything_is_strange).write(loaded.folder)
     frame = XrayFrame(np.full((128, 128), 90, np.uint8), FIELD_MM / MODEL_PX, 0.0)
     reply = kind(loaded).localize(frame, Query(protocol))

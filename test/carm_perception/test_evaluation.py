@@ -19,6 +19,7 @@ from carm_core.frame import XrayFrame
 from carm_core.kinematics import CArm
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
+from carm_perception.calibration.legs import AWAY_MM
 from carm_perception.evaluation import cache, commands, falsification, shifts
 from carm_perception.evaluation.cases import Case, patient_cases
 from carm_perception.evaluation.falsification import KINDS
@@ -245,7 +246,7 @@ def test_images_without_landmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     for frame in KINDS["abdomen-legs"](0, 3, carm, 0):
         assert frame.view is not None
         marks = np.array(list(whole_body("?whole_body").landmarks_table_mm.values()))
-        assert np.linalg.norm(frame.view.displacement_mm(marks), axis=1).min() >= falsification.AWAY_MM
+        assert np.linalg.norm(frame.view.displacement_mm(marks), axis=1).min() >= AWAY_MM
     chosen = Suite("falsification", ("noise:0",), 2, "")
     for case in patient_cases(chosen, 0, 0):
         assert (case.kind, case.in_view, case.centered_on) == ("noise", (), 0)

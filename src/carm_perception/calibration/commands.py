@@ -24,6 +24,9 @@ def _fraction(text: str) -> float:
 
 MINIMUM_PATIENTS = 10
 
+NO_BODY, LEGS = "without_body", "legs"
+"""Families of strange images."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``carm calibrate``."""
@@ -56,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from carm_perception.calibration.fit import check, fit
+    from carm_perception.calibration.legs import leg_images
     from carm_perception.calibration.samples import Reader, collect
     from carm_perception.calibration.strangers import strangers
     from carm_perception.calibration.views import patient_names, prepare_views
@@ -69,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
         paths = prepare_views(names, args.views, args.workers, bar.update)
     with tqdm(total=len(names), desc="answers", unit="patient") as bar:
         samples = collect(folder, paths, args.workers, bar.update)
-    strange = Reader(folder).read_strangers(strangers())
+    reader = Reader(folder)
+    strange = {NO_BODY: reader.read_strangers(strangers()), LEGS: reader.read_strangers(leg_images())}
     other = np.array(["validation" in names[number] for number in samples.patient])
     groups = {"nominal": ~other, "shifted": other} if shifted and shifted < len(names) else {}
     held_out = check(samples, strange, groups)
@@ -98,6 +103,7 @@ def report(held_out: dict[str, Any]) -> list[str]:
             lines.append(f"{name} {case} (n {figures['n']}): {covered}  {answered}{wrong}")
     lines.append(
         f"abstains on {100 * held_out['strange_with_landmark']:.1f} % of the images with a landmark,"
-        f" {100 * held_out['strange_without_body']:.1f} % of those without a body; lists: {held_out['lists']}"
+        f" {100 * held_out[f'strange_{NO_BODY}']:.1f} % of those without a body,"
+        f" {100 * held_out[f'strange_{LEGS}']:.1f} % of those of abdomen and legs; lists: {held_out['lists']}"
     )
     return lines

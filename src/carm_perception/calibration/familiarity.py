@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which images are like those of the calibration patients.
 
-The heads betray an image without a body: nothing is surely in it, and every place is vague. A linear discriminant tells
-calibration views from images that show no body (outlier exposure, Hendrycks et al. 2019, arXiv:1812.04606); its
-threshold is conformal: patients that it was not learned from exceed it in a stated part of their views. A view of the
-trunk whose target, or whose every landmark, lies outside the image is not strange.
+The heads betray an image without a body: nothing is surely in it, and every place is vague. A linear discriminant for
+each family of strange images, without a body or of other parts of it, tells calibration views from them (outlier
+exposure, Hendrycks et al. 2019, arXiv:1812.04606); its threshold is conformal: patients that it was not learned from
+exceed it in a stated part of their views. A view of the trunk whose target, or whose every landmark, lies outside the
+image is not strange.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +24,16 @@ from carm_perception.calibration.conformal import conformal_quantile
 Array = NDArray[np.float64]
 
 FALSE_ABSTENTION = 0.015
-"""Part of the calibration views that counts as strange."""
+"""Part of the calibration views that counts as strange, over all families."""
+
+LIMIT = 1.0
+"""Largest strangeness of a familiar image."""
 
 SHRINKAGE = 0.2
 """Of the covariance towards independence."""
 
 MINIMUM_PRESENCE = 1e-3
+_LEAST_THRESHOLD = 1e-3
 _ORDERED = (0, 3, 7)
 """Places of the standard deviations, from the smallest on, that are looked at besides."""
 
@@ -51,51 +57,56 @@ class Familiarity:
 
     Attributes:
         mean: Mean description of the calibration views (features,).
-        weights: Weight of each feature.
-        threshold: Largest score of a familiar image.
+        weights: Weight of each feature for each family of strange images (families, features).
+        thresholds: Largest score of a familiar image for each family (families,).
     """
 
     mean: Array
     weights: Array
-    threshold: float
+    thresholds: Array
 
     def score(self, std_mm: Array, presence: Array) -> float:
         """How strange an image is: its reading's standard deviations (14,) and presences (14,)."""
         return float(self.scores(std_mm[None], presence[None])[0])
 
     def scores(self, std_mm: Array, presence: Array) -> Array:
-        """Scores (n,) of many images, without unit; 0 on average over the calibration views."""
-        scores: Array = (describe(std_mm, presence) - self.mean) @ self.weights
+        """Strangeness (n,) of many images: the largest over the families, in units of its threshold."""
+        scores: Array = ((describe(std_mm, presence) - self.mean) @ self.weights.T / self.thresholds).max(1)
         return scores
 
     @classmethod
     def fit(
-        cls, std_mm: Array, presence: Array, patient: NDArray[np.int64], strange: tuple[Array, Array]
+        cls, std_mm: Array, presence: Array, patient: NDArray[np.int64], strange: Sequence[tuple[Array, Array]]
     ) -> Familiarity:
-        """Learn the weights from every other calibration patient, and the threshold from the rest.
+        """Learn the weights from every other calibration patient, and the thresholds from the rest.
 
         Args:
             std_mm: Standard deviations (n, 14) of calibration views.
             presence: Presences (n, 14).
             patient: Whose view each is (n,).
-            strange: Standard deviations and presences of images that show no body, (m, 14) each.
+            strange: Standard deviations and presences of each family of strange images, (m, 14) each.
         """
         first = np.unique(patient, return_inverse=True)[1] % 2 == 0
-        known, other = describe(std_mm[first], presence[first]), describe(*strange)
+        known = describe(std_mm[first], presence[first])
+        held_out = describe(std_mm[~first], presence[~first]) - known.mean(0)
         scale = known.std(0) + 1e-6
-        spread = (np.cov((known / scale).T) + np.cov((other / scale).T)) / 2
-        spread = (1 - SHRINKAGE) * spread + SHRINKAGE * np.eye(len(scale))
-        gap = (other.mean(0) - known.mean(0)) / scale
-        found = cls(known.mean(0), np.linalg.solve(spread, gap) / scale, math.inf)
-        scores = found.scores(std_mm[~first], presence[~first])
-        return cls(found.mean, found.weights, conformal_quantile(scores, 1 - FALSE_ABSTENTION))
+        weights, thresholds = [], []
+        for family in strange:
+            other = describe(*family)
+            spread = (np.cov((known / scale).T) + np.cov((other / scale).T)) / 2
+            spread = (1 - SHRINKAGE) * spread + SHRINKAGE * np.eye(len(scale))
+            weight = np.linalg.solve(spread, (other.mean(0) - known.mean(0)) / scale) / scale
+            weights.append(weight)
+            level = 1 - FALSE_ABSTENTION / len(strange)
+            thresholds.append(max(conformal_quantile(held_out @ weight, level), _LEAST_THRESHOLD))
+        return cls(known.mean(0), np.array(weights), np.array(thresholds))
 
     def as_dict(self) -> dict[str, Any]:
         """Content for JSON."""
         return {
             "mean": [float(f"{v:.6g}") for v in self.mean],
-            "weights": [float(f"{v:.6g}") for v in self.weights],
-            "threshold": round(self.threshold, 4) if math.isfinite(self.threshold) else None,
+            "weights": [[float(f"{v:.6g}") for v in row] for row in self.weights],
+            "thresholds": [round(float(v), 4) if math.isfinite(v) else None for v in self.thresholds],
         }
 
     @classmethod
@@ -106,12 +117,13 @@ class Familiarity:
             LocalizerError: It is something else.
         """
         try:
-            limit = content["threshold"]
+            limits = [math.inf if limit is None else float(limit) for limit in content["thresholds"]]
             mean = np.array(content["mean"], dtype=np.float64)
             weights = np.array(content["weights"], dtype=np.float64)
-            found = cls(mean, weights, math.inf if limit is None else float(limit))
         except (KeyError, TypeError, ValueError) as error:
             raise LocalizerError(f"the statistics of familiar images are damaged: {error!r}") from error
-        if mean.ndim != 1 or mean.shape != weights.shape or not np.isfinite(weights).all():
+        if mean.ndim != 1 or weights.shape != (len(limits), len(mean)) or not np.isfinite(weights).all():
             raise LocalizerError(f"the statistics of familiar images have the shapes {mean.shape}, {weights.shape}")
-        return found
+        if not limits or not min(limits) > 0:
+            raise LocalizerError(f"the thresholds of familiar images are not positive: {limits}")
+        return cls(mean, weights, np.array(limits))

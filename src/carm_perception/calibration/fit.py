@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from carm_perception.answers import nearest_first
 from carm_perception.calibration.abstention import RISKS, doubt, risk_threshold, wrong
 from carm_perception.calibration.conformal import CASES, LEVELS, RadiusTable, case_index, fit_radii, interval_score
-from carm_perception.calibration.familiarity import Familiarity
+from carm_perception.calibration.familiarity import LIMIT, Familiarity
 from carm_perception.calibration.fusion import DISAGREEMENTS, REFEREE, SPEAKER, WEIGHTS, Fusion, Joint, Opinion, join
 from carm_perception.calibration.samples import Samples
 from carm_perception.calibration.store import Calibration, CaseCalibration, LocalizerCalibration
@@ -23,6 +23,8 @@ from carm_perception.metrics import IDS, closest, hit, precision
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Strange = Mapping[str, tuple[Array, Array]]
+"""Name of a family of strange images to the standard deviations and presences (m, 14) that are read from them."""
 
 Tables = tuple[RadiusTable, ...]
 """A table for each of :data:`CASES`."""
@@ -166,12 +168,12 @@ def _localizer(samples: Samples, answers: Answers, tables: Tables) -> LocalizerC
     return LocalizerCalibration(tuple(CaseCalibration(t, limit) for t, limit in zip(tables, limits, strict=True)))
 
 
-def fit(samples: Samples, strange: tuple[Array, Array], model_version: str) -> Calibration:
+def fit(samples: Samples, strange: Strange, model_version: str) -> Calibration:
     """Calibrate all localizers.
 
     Args:
         samples: Views of the calibration patients.
-        strange: Standard deviations and presences (m, 14) of images that show no body.
+        strange: Standard deviations and presences (m, 14) of each family of strange images, by name.
         model_version: Hash of the weights.
     """
     answers = {"compact": speaker_answers(samples), "regression": referee_answers(samples)}
@@ -180,7 +182,7 @@ def fit(samples: Samples, strange: tuple[Array, Array], model_version: str) -> C
     answers["fused"] = _joint_answers(samples, joined(samples, tables, fusion))
     tables["fused"] = radius_tables(samples, answers["fused"])
     localizers = {name: _localizer(samples, answers[name], tables[name]) for name in answers}
-    familiarity = Familiarity.fit(samples.referee_std_mm, samples.presence, samples.patient, strange)
+    familiarity = Familiarity.fit(samples.referee_std_mm, samples.presence, samples.patient, list(strange.values()))
     return Calibration(model_version, localizers, familiarity, fusion=fusion.as_dict())
 
 
@@ -245,12 +247,12 @@ def _concatenated(parts: list[_Judged]) -> _Judged:
     return _Judged(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(_Judged)))
 
 
-def check(samples: Samples, strange: tuple[Array, Array], groups: dict[str, Mask]) -> dict[str, Any]:
+def check(samples: Samples, strange: Strange, groups: dict[str, Mask]) -> dict[str, Any]:
     """How a calibration holds on patients left out: each is judged by one that was made without it.
 
     Args:
         samples: Views of the calibration patients.
-        strange: Standard deviations and presences (m, 14) of images that show no body.
+        strange: Standard deviations and presences (m, 14) of each family of strange images, by name.
         groups: Views (n,) for which figures are also given apart.
 
     Returns:
@@ -258,15 +260,17 @@ def check(samples: Samples, strange: tuple[Array, Array], groups: dict[str, Mask
     """
     fold = samples.patient % FOLDS
     judged: dict[str, list[_Judged]] = {}
-    order, away, left_alone = [], [], []
+    order, away = [], []
+    left_alone: dict[str, list[float]] = {}
     for number in range(FOLDS):
         left_out = fold == number
         calibration = fit(samples.of(~left_out), strange, "")
         rest = samples.of(left_out)
         order.append(np.flatnonzero(left_out))
         familiarity = calibration.familiarity
-        away.append(familiarity.scores(rest.referee_std_mm, rest.presence) > familiarity.threshold)
-        left_alone.append(familiarity.scores(*strange) > familiarity.threshold)
+        away.append(familiarity.scores(rest.referee_std_mm, rest.presence) > LIMIT)
+        for family, reading in strange.items():
+            left_alone.setdefault(family, []).append(float((familiarity.scores(*reading) > LIMIT).mean()))
         for name in calibration.localizers:
             judged.setdefault(name, []).append(_Judged.of(name, rest, calibration))
     index, abstained = np.concatenate(order), np.concatenate(away)
@@ -279,6 +283,6 @@ def check(samples: Samples, strange: tuple[Array, Array], groups: dict[str, Mask
     shows: Mask = np.asarray(samples.in_image.any(-1))[index]
     figures["strange_with_landmark"] = round(float(abstained[shows].mean()), 4)
     figures["strange_without_landmark"] = round(float(abstained[~shows].mean()), 4) if (~shows).any() else None
-    figures["strange_without_body"] = round(float(np.mean(left_alone)), 4)
+    figures |= {f"strange_{family}": round(float(np.mean(parts)), 4) for family, parts in left_alone.items()}
     figures["lists"] = {who: {k: round(v, 4) for k, v in lists(samples, who).items()} for who in (SPEAKER, REFEREE)}
     return figures

@@ -10,6 +10,7 @@ import numpy as np
 
 from carm_core.localization import LandmarkEstimate
 from carm_perception.calibration.abstention import doubt
+from carm_perception.calibration.familiarity import LIMIT
 from carm_perception.calibration.store import Calibration, load_calibration, tabulated_risk
 from carm_perception.image import FIELD_MM
 
@@ -78,11 +79,10 @@ class Guard:
         """Why an image is to be left alone: nothing like it was seen before; empty when it is fine."""
         if self.calibration is None or not self._risk:
             return ""
-        familiarity = self.calibration.familiarity
-        score = familiarity.score(reading.std_mm, reading.presence)
-        if score <= familiarity.threshold:
+        score = self.calibration.familiarity.score(reading.std_mm, reading.presence)
+        if score <= LIMIT:
             return ""
-        return f"this is no X-ray image of the landmarks (strangeness {score:.1f}, limit {familiarity.threshold:.1f})"
+        return f"this is no X-ray image of the landmarks (strangeness {score:.1f}, limit {LIMIT:.0f})"
 
     def calibrated(self, estimate: LandmarkEstimate, seen: bool) -> LandmarkEstimate:
         """An estimate with conformal radii, where there are any."""

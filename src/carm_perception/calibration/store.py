@@ -20,7 +20,7 @@ from carm_perception.calibration.familiarity import Familiarity
 from carm_perception.metrics import IDS
 
 FILE = "calibration.json"
-FORMAT = 1
+FORMAT = 2
 
 _ROWS = {int(identifier): row for row, identifier in enumerate(IDS)}
 _logger = logging.getLogger(__name__)

@@ -2,7 +2,8 @@
 """Images without any of the landmarks: the right answer is to abstain.
 
 - ``air``: the bare beam, with the noise of the detector.
-- ``abdomen-legs``: from L4 to the ankles of whole bodies; no landmark within :data:`AWAY_MM` of the image center.
+- ``abdomen-legs``: from L4 to the ankles of whole bodies; no landmark within
+  :data:`~carm_perception.calibration.legs.AWAY_MM` of the image center.
 - ``photograph``: parts of the photograph of Grace Hopper (US Navy, public domain) that comes with matplotlib, in gray,
   turned and mirrored.
 - ``noise``: white noise, noise with a 1/f spectrum, and uniform gray in turn.
@@ -17,21 +18,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_core.errors import ConfigurationError, GoalError
+from carm_core.errors import ConfigurationError
 from carm_core.frame import XrayFrame
 from carm_core.kinematics import CArm
 from carm_core.transforms import RigidTransform
+from carm_perception.calibration.legs import leg_frames
 from carm_perception.evaluation.suites import FIRST_WHOLE_BODY_SEED
 from carm_sim.patient import Patient, load_patient
 from carm_sim.volume import AIR_HU, Volume
 from carm_sim.xray import XrayConfig, XraySystem
 
-AWAY_MM = 160.0
-"""Least distance of every landmark from the center of such an image: twice half the field."""
-_EXTRA_IDS = (119, 120, *range(121, 127), *range(129, 135))
-"""L4, L5, femoral heads, knees, ankles, trochanters, iliac crests, sacral promontory, pubic symphysis."""
-_SPREAD_MM = 45.0
-_TRIES = 400
 _STREAM = 83
 
 MakeFrames = Callable[[int, int, CArm, int], list[XrayFrame]]
@@ -55,22 +51,7 @@ def _air(number: int, count: int, carm: CArm, seed: int) -> list[XrayFrame]:
 def _legs(number: int, count: int, carm: CArm, seed: int) -> list[XrayFrame]:
     rng = _rng(seed, 1, number)
     patient = load_patient(f"phantom:{FIRST_WHOLE_BODY_SEED + number}?whole_body")
-    system = XraySystem(patient, carm, XrayConfig(threads=1), seed=int(rng.integers(2**31)))
-    to_table, extra = patient.transform_lps_to_table, patient.extra_landmarks_mm
-    places = [np.asarray(to_table.apply(extra[i])) for i in _EXTRA_IDS if i in extra]
-    marks = np.array(list(patient.landmarks_table_mm.values()))
-    frames: list[XrayFrame] = []
-    for _ in range(_TRIES * count):
-        if len(frames) == count:
-            return frames
-        center = places[rng.integers(len(places))] + rng.normal(0, _SPREAD_MM, 3)
-        try:
-            positions = carm.inverse(center / 1000.0, *(float(a) for a in np.radians(rng.normal(0, 8, 2))))[0]
-        except GoalError:
-            continue
-        if np.linalg.norm(carm.view(positions).displacement_mm(marks), axis=1).min() >= AWAY_MM:
-            frames.append(system.expose(positions).frame())
-    raise ConfigurationError(f"patient {patient.name}: no view of abdomen and legs is within reach of the arm")
+    return leg_frames(patient, count, carm, rng)
 
 
 def _photograph(number: int, count: int, carm: CArm, seed: int) -> list[XrayFrame]:
