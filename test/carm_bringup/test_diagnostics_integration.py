@@ -24,7 +24,7 @@ PARTS = {
         "joint states (Hz)",
     },
     "/carm/xray_node: X-ray": {"images (Hz)", "images left out", "requests waiting", "last exposure took (ms)"},
-    "/carm/localizer_node: localizer": {"frames", "frames passed over", "latency (ms)"},
+    "/carm/localizer_node: localizer": {"frames (Hz)", "frames passed over", "answers (Hz)", "latency (ms)"},
     "carm_agent": {"task", "joint states (Hz)", "images passed over", "localizer latency (ms)", "late answers dropped"},
     "/carm/scene_node: scene": {"images (Hz)", "images", "images shown"},
 }

@@ -90,6 +90,7 @@ class LocalizerNode(Node):
         self._focal_px: OrderedDict[float, tuple[float, int]] = OrderedDict()
         self._stamps: OrderedDict[float, Time] = OrderedDict()
         self._open: dict[Ticket, ServerGoalHandle] = {}
+        self._counted = (time.monotonic(), 0, 0)
         self._told: WeakKeyDictionary[Ticket, bool] = WeakKeyDictionary()
         self._service = LocalizationService(
             lambda: make_localizer(self._settings.localizer, self._settings.options()),
@@ -270,6 +271,9 @@ class LocalizerNode(Node):
 
     def _publish_diagnostics(self) -> None:
         statistics = self._service.statistics
+        now_s, (then_s, frames, answered) = time.monotonic(), self._counted
+        self._counted = (now_s, statistics.frames, statistics.answered)
+        period_s = max(now_s - then_s, 1e-3)
         level, text = DiagnosticStatus.OK, "ready"
         if self._service.failure is not None:
             level, text = DiagnosticStatus.ERROR, str(self._service.failure)
@@ -281,8 +285,10 @@ class LocalizerNode(Node):
             "localizer": self._settings.localizer,
             "loaded": self._service.loaded,
             "frames": statistics.frames,
+            "frames (Hz)": f"{(statistics.frames - frames) / period_s:.1f}",
             "frames passed over": statistics.skipped,
             "answers": statistics.answered,
+            "answers (Hz)": f"{(statistics.answered - answered) / period_s:.1f}",
             "latency (ms)": f"{1e3 * statistics.latency_s:.1f}",
         }
         now = self.get_clock().now().to_msg()
@@ -365,6 +371,9 @@ def _report(error: Exception) -> int:
 def _spin(executor: MultiThreadedExecutor, closing: threading.Event) -> None:
     try:
         executor.spin()
+    except Exception:
+        if not closing.is_set():  # else the context was shut down under the executor
+            raise
     finally:
         closing.set()
 
