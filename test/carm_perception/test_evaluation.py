@@ -19,7 +19,7 @@ from carm_core.frame import XrayFrame
 from carm_core.kinematics import CArm
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
-from carm_perception.calibration.legs import AWAY_MM
+from carm_perception.calibration.legs import AWAY_MM, EXTRA_IDS
 from carm_perception.evaluation import cache, commands, falsification, shifts
 from carm_perception.evaluation.cases import Case, patient_cases
 from carm_perception.evaluation.falsification import KINDS
@@ -238,7 +238,7 @@ def test_images_without_landmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     def whole_body(name: str) -> Patient:
         assert name.endswith("?whole_body")
         patient = box_patient(name)
-        low = {key: np.array([180.0, 108.0, 60.0]) for key in falsification._EXTRA_IDS}
+        low = {key: np.array([180.0, 108.0, 60.0]) for key in EXTRA_IDS}
         marks = {key: p + np.array([0.0, 0.0, 250.0]) for key, p in patient.landmarks_mm.items() if p[2] < 200}
         return replace(patient, landmarks_mm=marks, extra_landmarks_mm=low)
 
