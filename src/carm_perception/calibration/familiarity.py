@@ -4,8 +4,8 @@
 The heads betray an image without a body: nothing is surely in it, and every place is vague. A linear discriminant for
 each family of strange images, without a body or of other parts of it, tells calibration views from them (outlier
 exposure, Hendrycks et al. 2019, arXiv:1812.04606); its threshold is conformal: patients that it was not learned from
-exceed it in a stated part of their views. A view of the trunk whose target, or whose every landmark, lies outside the
-image is not strange.
+exceed it in a stated part of their views that show a landmark. A view of the trunk whose target, or whose every
+landmark, lies outside the image is not strange in itself; some resemble abdomen and legs enough to be left alone.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from carm_perception.calibration.conformal import conformal_quantile
 
 Array = NDArray[np.float64]
 
-FALSE_ABSTENTION = 0.015
-"""Part of the calibration views that counts as strange, over all families."""
+FALSE_ABSTENTION = 0.01
+"""Part of the calibration views with a landmark in the image that counts as strange, over all families."""
 
 LIMIT = 1.0
 """Largest strangeness of a familiar image."""
@@ -76,19 +76,22 @@ class Familiarity:
 
     @classmethod
     def fit(
-        cls, std_mm: Array, presence: Array, patient: NDArray[np.int64], strange: Sequence[tuple[Array, Array]]
+        cls,
+        readings: tuple[Array, Array],
+        patient: NDArray[np.int64],
+        shows: NDArray[np.bool_],
+        strange: Sequence[tuple[Array, Array]],
     ) -> Familiarity:
         """Learn the weights from every other calibration patient, and the thresholds from the rest.
 
         Args:
-            std_mm: Standard deviations (n, 14) of calibration views.
-            presence: Presences (n, 14).
+            readings: Standard deviations and presences (n, 14) of calibration views.
             patient: Whose view each is (n,).
+            shows: Whether each shows a landmark (n,).
             strange: Standard deviations and presences of each family of strange images, (m, 14) each.
         """
         first = np.unique(patient, return_inverse=True)[1] % 2 == 0
-        known = describe(std_mm[first], presence[first])
-        held_out = describe(std_mm[~first], presence[~first]) - known.mean(0)
+        known, held_out = (describe(*(part[chosen] for part in readings)) for chosen in (first, ~first & shows))
         scale = known.std(0) + 1e-6
         weights, thresholds = [], []
         for family in strange:
@@ -98,7 +101,7 @@ class Familiarity:
             weight = np.linalg.solve(spread, (other.mean(0) - known.mean(0)) / scale) / scale
             weights.append(weight)
             level = 1 - FALSE_ABSTENTION / len(strange)
-            thresholds.append(max(conformal_quantile(held_out @ weight, level), _LEAST_THRESHOLD))
+            thresholds.append(max(conformal_quantile((held_out - known.mean(0)) @ weight, level), _LEAST_THRESHOLD))
         return cls(known.mean(0), np.array(weights), np.array(thresholds))
 
     def as_dict(self) -> dict[str, Any]:

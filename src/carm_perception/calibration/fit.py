@@ -182,7 +182,8 @@ def fit(samples: Samples, strange: Strange, model_version: str) -> Calibration:
     answers["fused"] = _joint_answers(samples, joined(samples, tables, fusion))
     tables["fused"] = radius_tables(samples, answers["fused"])
     localizers = {name: _localizer(samples, answers[name], tables[name]) for name in answers}
-    familiarity = Familiarity.fit(samples.referee_std_mm, samples.presence, samples.patient, list(strange.values()))
+    readings, shows = (samples.referee_std_mm, samples.presence), np.asarray(samples.in_image.any(-1))
+    familiarity = Familiarity.fit(readings, samples.patient, shows, list(strange.values()))
     return Calibration(model_version, localizers, familiarity, fusion=fusion.as_dict())
 
 
