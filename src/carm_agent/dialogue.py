@@ -17,7 +17,7 @@ from carm_agent import errands, phrases
 from carm_agent.errands import Errand, Shift
 from carm_agent.reader import Reading, Topic, chosen, read
 from carm_agent.stopping import is_stop
-from carm_core.command import Command, Confirm, Correct, Expose, Hint, Navigate, Nudge, Rotate, Stop, Unknown
+from carm_core.command import Command, Confirm, Correct, Expose, Hint, Navigate, Nudge, Rotate, Stop, Unknown, same_way
 from carm_core.landmarks import LANDMARKS, landmark
 
 ABILITIES = (
@@ -277,6 +277,8 @@ class Conversation:
                 self._ask(f"Did I get this right: {self._intention(ruled)}?", words, (ruled,))
         elif isinstance(command, Confirm | Stop):
             self._ask(f"Did I get this right: {self._intention(ruled)}?", words, (ruled,))
+        elif reading.certain and same_way(ruled, command):
+            self._obey(ruled, words)
         else:
             text = f"Which do you mean: first, {self._intention(ruled)}; or second, {self._intention(command)}?"
             self._ask(text, words, (ruled, command))

@@ -243,3 +243,16 @@ def command_from_text(text: str) -> Command:
         except CarmError as error:
             raise AnswerError(str(error), text) from None
     raise AnswerError("expected one of the forms of the command protocol", text)
+
+
+def same_way(first: Command, second: Command) -> bool:
+    """Whether two readings want the same motion by other amounts: rules copy a number better than a model does."""
+    if isinstance(first, Nudge) and isinstance(second, Nudge):
+        return _signs(first.dx_mm, first.dy_mm) == _signs(second.dx_mm, second.dy_mm)
+    if isinstance(first, Rotate) and isinstance(second, Rotate) and first.relative == second.relative:
+        return _signs(first.primary_deg, first.secondary_deg) == _signs(second.primary_deg, second.secondary_deg)
+    return False
+
+
+def _signs(x: float, y: float) -> tuple[int, int]:
+    return (x > 0) - (x < 0), (y > 0) - (y < 0)

@@ -292,6 +292,30 @@ def test_readings_that_contradict_each_other_are_asked_back(command: Command, ha
     assert hands.steps == [Shift(20, 0)]
 
 
+@pytest.mark.parametrize(
+    ("words", "command", "followed"),
+    [
+        ("2 cm to the left", Nudge(25, 0), True),
+        ("2 cm to the left and 3 cm up", Nudge(30, 20), True),
+        ("2 cm to the left", Nudge(20, 10), False),
+        ("LAO 30", Rotate(3, 0), True),
+        ("LAO 30", Rotate(30, 0, True), False),
+        ("LAO 30", Rotate(-30, 0), False),
+    ],
+)
+def test_the_rules_are_followed_when_only_amounts_differ(
+    words: str, command: Command, followed: bool, hands: FakeHands
+) -> None:
+    hands.model = lambda _: command
+    hands.hear(words)
+    assert (len(hands.begun) == 1) == followed
+    if followed:
+        model = hands.begun.copy()
+        hands.model = lambda _: None
+        hands.hear(words)
+        assert hands.begun[-1] == model[-1]
+
+
 def test_the_second_of_two_readings_may_be_chosen(hands: FakeHands) -> None:
     hands.model = lambda _: Navigate(3)
     hands.hear("2 cm to the left", "the second")
