@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import signal
 import subprocess
@@ -21,8 +22,9 @@ settings.register_profile("ci", parent=settings.get_profile("carm"), derandomize
 settings.load_profile("ci" if os.environ.get("CI") else "carm")
 
 ROOT = Path(__file__).resolve().parents[1]
-DOMAINS = range(101, 200)
-"""Domains of the tests. From 102 on a domain's ports may collide with ephemeral ones only above 32768 (Linux)."""
+DOMAINS = range(40, 102)
+"""Domains of the tests: their ports end below those that Linux hands out (32768)."""
+_TURNS = itertools.count()
 STOP_PATIENCE_S = 5.0
 
 
@@ -33,9 +35,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def ros_domain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[int]:
-    """A DDS domain that no other test on this machine uses, on this machine only; saved data go to a passing folder."""
+    """A DDS domain that no other test on this machine uses, on this machine only; saved data go to a passing folder.
+
+    Each test takes the next one: what a test killed is remembered by DDS for some seconds.
+    """
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    for domain in DOMAINS:
+    first = next(_TURNS) % len(DOMAINS)
+    for domain in (*DOMAINS[first:], *DOMAINS[:first]):
         path = Path(tempfile.gettempdir()) / f"carm-test-domain-{domain}.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:

@@ -123,7 +123,7 @@ def test_the_clinicians_words_are_read_alone() -> None:
     compact.eval()
     packer = QuestionPacker(tokenizer)
     segment = packer._command(np.random.default_rng(0))
-    packed = packer._packed([[packer._point(3, np.array([12.0, -7.0])), segment]])
+    packed = packer._packed([[packer._point(3, np.array([12.0, -7.0])), segment]], packer.prefix)
     tokens = compact.tokens(torch.rand(1, 128, 128))
     with torch.no_grad():
         together = answer_logits(compact.model, tokens, packed)[0, -len(segment.answer) :]
