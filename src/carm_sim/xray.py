@@ -230,7 +230,8 @@ class XraySystem:
         seen = None
         if not (wanted.voltage_kv and wanted.charge_mas):
             rays = control_view(view_lps, region)
-            seen = Field(self._control_scene.material_integrals(rays), rays.detector.pitch_mm, rays.source_detector_mm)
+            paths = np.maximum(self._control_scene.material_integrals(rays), 0.0)  # coarse rays overshoot at edges
+            seen = Field(paths, rays.detector.pitch_mm, rays.source_detector_mm)
         config = self.config
         return config.control.choose(seen, config.detector, config.tube, wanted.voltage_kv, wanted.charge_mas)
 

@@ -17,7 +17,7 @@ from carm_core.parameters import parameter_defaults
 from carm_core.paths import config_file
 from carm_sim.drr.solids import Material, Solid, SolidSet, sphere
 from carm_sim.joint_history import JointHistory, JointStatesMissingError
-from carm_sim.patient import make_patient
+from carm_sim.patient import load_patient, make_patient
 from carm_sim.physics.beam import beam
 from carm_sim.physics.detector import DetectorModel
 from carm_sim.physics.dose import DoseAlarm
@@ -202,6 +202,14 @@ def test_exposure_control_holds_the_signal_with_scatter_and_hardening():
         target = config.control.target_adu(config.detector)
         assert np.median(result.raw[64:192, 64:192]) == pytest.approx(target, rel=0.05)
         assert (result.scatter_to_primary > 0.05) == (config.detector is not QUIET)
+
+
+def test_exposure_control_bears_the_sharp_end_of_a_scan():
+    system = XraySystem(load_patient("chest_ct"), CArm.from_config(), XrayConfig(binning=6, threads=1))
+    edge = [0.19358953314344812, 0.07832259065181257, 0.21441228712713184, 0.0, 0.0477800332129901, 0.1823048707733255]
+    with np.errstate(over="raise", invalid="raise"):
+        exposure = system.expose(edge)
+    assert exposure.technique.charge_mas > 0
 
 
 def test_scatter_is_left_out_of_the_display():
