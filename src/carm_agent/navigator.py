@@ -340,7 +340,11 @@ class _Task:
         if self._ledger.distance_mm <= self._config.tolerance_mm:
             if radius > self._config.max_radius_mm:
                 reason = f"it seems to be in the center, but only to ±{radius:.0f} mm"
-                if not self._follow(frame, view, estimate, reason):
+                aside = self._search.aside() if radius <= self._config.nearly_mm else None
+                if aside is not None:
+                    line = f"Not sure about {phrases.called(self._landmark)}: {reason}; looking from aside."
+                    self._move(view, offset + aside, float(np.linalg.norm(aside)), line)
+                elif not self._follow(frame, view, estimate, reason):
                     self._doubt(view, None, reason)
                 return False
             self._doubts = 0

@@ -54,6 +54,7 @@ class SearchConfig:
             factor further is tried.
         step_mm: longest motion towards something unsure, mm.
         shortest_step_mm: a shorter motion towards something unsure would show nothing new, mm.
+        aside_mm: by which a target that is nearly sure is looked at from aside, mm.
         blind_step_mm: motion from where nothing is recognized, on along the limb, mm.
         max_blind_motions: of these, one after another.
     """
@@ -65,6 +66,7 @@ class SearchConfig:
     overshoot: float = 1.4
     step_mm: float = 200.0
     shortest_step_mm: float = 15.0
+    aside_mm: float = 40.0
     blind_step_mm: float = 80.0
     max_blind_motions: int = 2
 
@@ -102,6 +104,7 @@ class Search:
         self._led: Counter[int] = Counter()
         self._heading: NDArray[np.float64] | None = None
         self._blind = 0
+        self._aside = False
 
     def moved(self, step_mm: NDArray[np.float64]) -> None:
         """Remember which way the last motion went (2,), mm."""
@@ -112,6 +115,17 @@ class Search:
     def recognized(self) -> None:
         """Note that the localizer knows what it sees."""
         self._blind = 0
+
+    def aside(self) -> NDArray[np.float64] | None:
+        """Say by how much to look at the target from aside (2,), mm: back on the way that was taken, or up; once.
+
+        Another image from the same place repeats its errors; from another place they differ.
+        """
+        if self._aside:
+            return None
+        self._aside = True
+        back = np.array([0.0, 1.0]) if self._heading is None else -self._heading
+        return back * self._config.aside_mm
 
     def go_on(self) -> NDArray[np.float64] | None:
         """Say how to move on (2,), mm, from an image in which the localizer recognizes nothing.

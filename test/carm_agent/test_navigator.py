@@ -438,3 +438,16 @@ def test_depth_needs_a_localizer_that_sees_the_target_from_both_sides() -> None:
 )
 def test_views_of_the_depth_are_apart_and_known(primary_deg: float, expected: tuple[float, float]) -> None:
     assert biplane_primaries_deg(primary_deg, 25.0) == pytest.approx(expected)
+
+
+def test_what_is_nearly_sure_is_looked_at_from_aside_before_success_is_claimed() -> None:
+    def vague_twice(displacement: np.ndarray, query: Query, count: int) -> Localization:
+        return answer(query, displacement, std_mm=18.0 if count <= 3 else 5.0)
+
+    world = World(vague_twice, POINT)
+    result, steps = navigate(world)
+    assert result.success
+    assert sum("looking from aside" in step.reasoning for step in steps) == 1
+    assert result.steps >= 3
+    never = World(lambda displacement, query, count: answer(query, displacement, std_mm=30.0), POINT)
+    assert navigate(never)[0].error_code in (NavigationCode.LOST_CONFIDENCE, NavigationCode.BUDGET)

@@ -131,3 +131,11 @@ def test_the_way_is_gone_on_where_nothing_is_recognized_but_not_for_ever() -> No
     trunk = Search(11)
     trunk.moved(np.array([0.0, 120.0]))
     assert trunk.go_on() is None
+
+
+def test_the_look_from_aside_goes_back_the_way_and_comes_once() -> None:
+    search = Search(4)
+    search.moved(np.array([0.0, -90.0]))
+    np.testing.assert_allclose(search.aside(), [0.0, 40.0])
+    assert search.aside() is None
+    np.testing.assert_allclose(Search(4).aside(), [0.0, 40.0])
