@@ -23,7 +23,7 @@ from carm_perception.calibration.conformal import conformal_quantile
 
 Array = NDArray[np.float64]
 
-FALSE_ABSTENTION = 0.01
+FALSE_ABSTENTION = 0.0075
 """Part of the calibration views with a landmark in the image that counts as strange, over all families."""
 
 LIMIT = 1.0
