@@ -86,6 +86,11 @@ def probe(namespace: str) -> bool:
         rclpy.try_shutdown()
 
 
+def answered(message: Any) -> bool:
+    """Whether a ``LandmarkArray`` is an answer, an abstention included, and no failure; an answer may carry a remark."""
+    return bool(message.abstained or message.landmarks or not message.message)
+
+
 def make_watcher(namespace: str, progress: Progress, start_s: float, exposes: bool = True) -> Any:
     """Return a node that notes the graph's signs of life.
 
@@ -128,7 +133,7 @@ def make_watcher(namespace: str, progress: Progress, start_s: float, exposes: bo
             self.mark("X-ray image")
 
         def on_landmarks(self, message: LandmarkArray) -> None:
-            if message.abstained or not message.message:
+            if answered(message):
                 self.mark("localizer")
             progress.notes["localizer"] = message.message  # of a failure: a server that cannot be reached, for example
 
