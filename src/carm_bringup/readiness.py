@@ -87,7 +87,7 @@ def probe(namespace: str) -> bool:
 
 
 def answered(message: Any) -> bool:
-    """Whether a ``LandmarkArray`` is an answer, an abstention included, and no failure; an answer may carry a remark."""
+    """Whether a ``LandmarkArray`` is an answer or an abstention, and no failure; an answer may carry a remark."""
     return bool(message.abstained or message.landmarks or not message.message)
 
 
