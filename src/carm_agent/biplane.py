@@ -3,10 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from carm_agent.triangulation import Sighting, Triangulation, triangulate
+from carm_core.errors import GoalError
 from carm_core.localization import LandmarkEstimate, Localization
 
+DEPTH_90_PER_STD = 1.645
+"""Half the interval that holds 90 % of a Gaussian along a line, in units of its standard deviation."""
 BETWEEN_DEG = 40.0
 """Angle between the two views, deg. The depth's error falls with its sine; localizers know views up to about 25°."""
 
@@ -35,3 +41,16 @@ def trusted(localization: Localization, landmark_id: int, min_confidence: float)
     if found.confidence < min_confidence:
         return None, f"the localizer is only {100 * found.confidence:.0f} % sure"
     return found, ""
+
+
+def fixed(sightings: Sequence[Sighting], max_depth_mm: float) -> tuple[Triangulation, float]:
+    """Return the place that sightings have in common, and how far its depth may be off in 90 of 100 cases, mm.
+
+    Raises:
+        GoalError: the rays do not meet, or the depth may be off by more than `max_depth_mm`.
+    """
+    place = triangulate(sightings)
+    depth_mm = DEPTH_90_PER_STD * place.std_mm
+    if depth_mm > max_depth_mm:
+        raise GoalError(f"two views tell it to ±{depth_mm:.0f} mm only, and ±{max_depth_mm:.0f} mm are needed")
+    return place, depth_mm

@@ -314,7 +314,7 @@ class Conversation:
 
     def _errand(self, command: Command) -> Errand | None:
         if isinstance(command, Navigate):
-            return errands.bring(command.target)
+            return errands.bring(command.target, in_depth=command.in_depth)
         if isinstance(command, Nudge):
             return errands.shift(command)
         if isinstance(command, Rotate):

@@ -94,10 +94,10 @@ class Errand:
     target_id: int | None = None
 
 
-def bring(target_id: int, hint: str = "", first: Shift | None = None) -> Errand:
-    """Bring a landmark to the image center, perhaps after a shift towards where it was said to be."""
-    doing = f"bringing {phrases.called(landmark(target_id))} to the image center"
-    goal = NavigationGoal(target_id=target_id, hint=hint)
+def bring(target_id: int, hint: str = "", first: Shift | None = None, *, in_depth: bool = False) -> Errand:
+    """Bring a landmark to the image center, perhaps after a shift towards where it was said to be, perhaps in depth."""
+    doing = f"bringing {phrases.called(landmark(target_id))} to the image center{', in depth too' * in_depth}"
+    goal = NavigationGoal(target_id=target_id, hint=hint, biplane=in_depth)
     if first is None:
         return Errand(doing, (goal,), target_id)
     return Errand(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from carm_agent import phrases
 from carm_agent.belief import RADIUS_90_PER_STD, Belief
-from carm_agent.biplane import biplane_primaries_deg, trusted
+from carm_agent.biplane import biplane_primaries_deg, fixed, trusted
 from carm_agent.errors import NoJointStatesError, NotAtRestError
 from carm_agent.evidence import Evidence
 from carm_agent.ledger import Ending, Ledger, code_of
@@ -24,7 +24,7 @@ from carm_agent.ports import Arm, Clock, Imager, Interrupt
 from carm_agent.reach import plan_shift, share_of_the_way, traveled_m
 from carm_agent.search import Search, SearchConfig
 from carm_agent.task import NavigationCode, NavigationGoal, NavigationResult, NavigatorConfig, Policy, Report, Stage
-from carm_agent.triangulation import Sighting, triangulate
+from carm_agent.triangulation import Sighting
 from carm_core.errors import CarmError, GoalError, UnknownNameError
 from carm_core.frame import XrayFrame
 from carm_core.geometry import XrayView
@@ -164,13 +164,13 @@ class _Task:
             self._carry_out(plan, f"Turning about the isocenter to {view_name}, to see the depth of {name}.")
             sightings.append(self._sighting(view_name))
         try:
-            place = triangulate(sightings)
+            place, depth_mm = fixed(sightings, self._config.max_depth_mm)
             plan = self._planner.to_view(self._arm.joint_positions(), place.point_mm / 1000.0, angles)
         except GoalError as error:
             reason = f"the depth of {name} is not found: {phrases.refusal(error)}"
             raise Ending(NavigationCode.LOST_CONFIDENCE, reason) from error
         shift_mm = place.point_mm - 1000.0 * self._planner.carm.isocenter(start)
-        self._depth = f" Two views fix its depth to ±{RADIUS_90_PER_STD * place.std_mm:.0f} mm."
+        self._depth = f" Two views fix its depth to ±{depth_mm:.0f} mm."
         line = (
             f"Two views {place.angle_deg:.0f}° apart show {name} {np.linalg.norm(shift_mm):.0f} mm from the isocenter"
         )
@@ -307,12 +307,8 @@ class _Task:
         if self._doubts >= self._config.max_doubts:
             raise Ending(NavigationCode.LOST_CONFIDENCE, f"I am not sure where {name} is: {reason}")
         if self._doubts == 1:
-            self._say(
-                Stage.DECIDING,
-                f"Not sure about {name}: {reason}; taking another exposure.",
-                decision=True,
-                warning=True,
-            )
+            line = f"Not sure about {name}: {reason}; taking another exposure."
+            self._say(Stage.DECIDING, line, decision=True, warning=True)
             return
         towards = self._evidence.belief.offset_mm(view) if self._evidence.belief is not None else None
         if towards is None and estimate is not None and math.hypot(*estimate.displacement_mm) < 1e3:
@@ -321,14 +317,9 @@ class _Task:
             raise Ending(NavigationCode.LOST_CONFIDENCE, f"I am not sure where {name} is: {reason}")
         distance = float(np.linalg.norm(towards))
         step = towards * min(0.5, self._config.cautious_step_mm / max(distance, 1e-9))
-        self._move(
-            view,
-            step,
-            self._config.tolerance_mm,
-            f"Still not sure about {name}: {reason}; moving a cautious"
-            f" {phrases.displacement(view, step) or '0 mm'} for a better look.",
-            warning=True,
-        )
+        way = phrases.displacement(view, step) or "0 mm"
+        line = f"Still not sure about {name}: {reason}; moving a cautious {way} for a better look."
+        self._move(view, step, self._config.tolerance_mm, line, warning=True)
 
     def _approach(self, frame: XrayFrame, view: XrayView, estimate: LandmarkEstimate) -> bool:
         """Confirm, or move towards where the target is believed to be."""

@@ -20,6 +20,7 @@ from carm_agent.wording import (
     ASIDES,
     CORRECTING,
     DENIED,
+    DEPTH,
     DOUBTS,
     EXPOSE,
     FILLERS,
@@ -170,7 +171,7 @@ class _Sentence:
         left = list(words)
         for mention in self.named:
             left[mention.start : mention.stop] = ["#"] * (mention.stop - mention.start)
-        self.words, self.text = words, Text(left)
+        self.words, self.text, self.in_depth = words, Text(left), False
 
     def read(self) -> Reading:
         correction = self._correction()
@@ -182,6 +183,7 @@ class _Sentence:
             self.text.take(CORRECTING)
             return self._certain(correction)
         self.text.take(IDIOMS)
+        self.in_depth = self.text.take(DEPTH)
         view = self._view()
         turn = self._turned() if view is None or self.text.has(ANGLE.pattern) else None
         views = [reading for reading in (view, turn) if reading is not None]
@@ -194,6 +196,8 @@ class _Sentence:
         if len(found) > 1:
             return Reading(topic=Topic.TWO)
         if not found:
+            return Reading(topic=Topic.WHICH if self.in_depth else Topic.NONE)
+        if self.in_depth and target is None:
             return Reading()
         return self._certain(found[0])
 
@@ -366,5 +370,5 @@ class _Sentence:
             return None
         marks = tuple(dict.fromkeys(mark for mention in wanted for mark in mention.landmarks))
         if len(marks) == 1:
-            return Reading(Navigate(marks[0].id))
+            return Reading(Navigate(marks[0].id, self.in_depth))
         return Reading(topic=Topic.WHICH, landmarks=marks)

@@ -125,6 +125,7 @@ class NavigatorConfig:
         policy: what the localizer is asked for.
         max_primary_deg: views with a larger primary angle are left for one at 0/0 first: localizers do not know them.
         max_secondary_deg: the same for the secondary angle.
+        max_depth_mm: success in depth needs a 90 % interval of the depth below this in either direction, mm.
         biplane_primary_deg: the largest primary angle of the views that show the depth.
         collimation_margin_mm: an image that only has to confirm where the target is shows no more than the place
             where it is believed to be, its 90 % radius and this around it, mm; 0: always the whole detector.
@@ -153,6 +154,7 @@ class NavigatorConfig:
     policy: Policy = Policy.POINTING
     max_primary_deg: float = 30.0
     max_secondary_deg: float = 25.0
+    max_depth_mm: float = 50.0
     biplane_primary_deg: float = 25.0
     collimation_margin_mm: float = 40.0
     least_field_mm: float = 100.0

@@ -43,6 +43,11 @@ EXPOSE = (
     r" (?:shot|image|picture|x ?ray|exposure|radiograph)"
     r"|expose|shoot|fire|x ray (?:now|on)|image please|fluoro shot|take one|snap one|press the pedal|x ray"
 )
+DEPTH = (
+    r"(?:and )?(?:also )?(?:in (?:its )?depth|in (?:3 ?d|three dimensions|all three dimensions)"
+    r"|(?:in|by|with|from|using|as) (?:a )?(?:biplane|two views|two angles|two directions)|biplane|bi plane)"
+    r"(?: (?:too|also|as well))?"
+)
 TURN = r"(?:rotate|turn|angle|tilt|swing|angulate|pivot|roll|swivel)(?: (?:it|(?:the )?(?:c arm|arm|gantry)))?"
 MOVE = (
     r"(?:move|go|shift|nudge|slide|translate|drive|pan|bring|push|scoot|displace|travel|jog|relocate|take|shove|budge"
@@ -114,6 +119,7 @@ PATTERNS = (
         OTHER,
         MEANT,
         EXPOSE,
+        DEPTH,
         TURN,
         MOVE,
         SEE,

@@ -58,12 +58,14 @@ class Navigate:
 
     Attributes:
         target: Landmark id.
+        in_depth: Find it in depth as well, by two views. Not part of the written form.
 
     Raises:
         UnknownNameError: No landmark has this id.
     """
 
     target: int
+    in_depth: bool = False
 
     def __post_init__(self) -> None:
         """Check the id."""
@@ -246,7 +248,9 @@ def command_from_text(text: str) -> Command:
 
 
 def same_way(first: Command, second: Command) -> bool:
-    """Whether two readings want the same motion by other amounts: rules copy a number better than a model does."""
+    """Whether two readings want the same by other amounts, or in depth or not: rules copy these better than a model."""
+    if isinstance(first, Navigate) and isinstance(second, Navigate):
+        return first.target == second.target
     if isinstance(first, Nudge) and isinstance(second, Nudge):
         return _signs(first.dx_mm, first.dy_mm) == _signs(second.dx_mm, second.dy_mm)
     if isinstance(first, Rotate) and isinstance(second, Rotate) and first.relative == second.relative:

@@ -316,6 +316,13 @@ def test_the_rules_are_followed_when_only_amounts_differ(
         assert hands.begun[-1] == model[-1]
 
 
+def test_depth_is_what_the_rules_hear(hands: FakeHands) -> None:
+    hands.model = lambda _: Navigate(11)
+    hands.hear("the carina in depth too")
+    assert hands.begun[-1].steps == (NavigationGoal(target_id=11, biplane=True),)
+    assert hands.begun[-1].doing == "bringing the carina to the image center, in depth too"
+
+
 def test_the_second_of_two_readings_may_be_chosen(hands: FakeHands) -> None:
     hands.model = lambda _: Navigate(3)
     hands.hear("2 cm to the left", "the second")

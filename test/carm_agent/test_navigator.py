@@ -2,6 +2,8 @@
 """The navigation policy against localizers of every character, interrupted at every stage."""
 
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -430,6 +432,18 @@ def test_depth_needs_a_localizer_that_sees_the_target_from_both_sides() -> None:
     assert result.error_code == NavigationCode.LOST_CONFIDENCE
     assert "I am not sure where the carina is at LAO 20°" in result.error_msg
     assert "the arm is at rest" in result.summary
+
+
+def test_a_depth_that_is_hardly_known_is_no_success() -> None:
+    def vague_from_aside(displacement: np.ndarray, query: Query, count: int) -> Localization:
+        found = right(displacement, query, count)
+        if count <= 2:
+            return found
+        return replace(found, estimates=tuple(replace(e, radius_90_mm=60.0) for e in found.estimates))
+
+    result, _ = navigate(World(vague_from_aside, POINT), NavigationGoal(target_id=11, biplane=True))
+    assert result.error_code == NavigationCode.LOST_CONFIDENCE
+    assert re.search(r"two views tell it to ±\d+ mm only, and ±50 mm are needed", result.error_msg)
 
 
 @pytest.mark.parametrize(

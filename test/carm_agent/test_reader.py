@@ -89,11 +89,20 @@ def test_mentions(text: str, ids: list[set[int]]) -> None:
         ("go back to where we were", Unknown(), Topic.BACK),
         ("no, that's too low", Correct(Hint.UP), Topic.NONE),
         ("show the left elbow, not the right one", Navigate(7), Topic.NONE),
+        ("show me the carina in depth too", Navigate(11, in_depth=True), Topic.NONE),
+        ("center T12 with two views", Navigate(14, in_depth=True), Topic.NONE),
+        ("biplane, please", Unknown(), Topic.WHICH),
+        ("2 cm up in depth", Unknown(), Topic.NONE),
     ],
 )
 def test_by_hand(text: str, command: object, topic: Topic) -> None:
     reading = read(text)
     assert (reading.command, reading.topic) == (command, topic)
+
+
+@pytest.mark.parametrize("text", ["show me the carina in depth too", "left wrist in 3d please", "biplane of the T1"])
+def test_every_word_about_depth_is_known(text: str) -> None:
+    assert read(text).certain
 
 
 def test_thirty_degrees_lao_may_mean_two_things() -> None:
