@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from carm_bringup import nav_graph
 from carm_bringup.nav_suites import ALIASES, POLICIES, SUITES, NavigationSuite, suite
 from carm_core import figures
 from carm_core.errors import ConfigurationError
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine", choices=("local", "ray"), default="local", help="where the processes run: here, or a Ray cluster"
     )
+    nav_graph.add_arguments(parser, _count)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures and every episode to FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write a plot (PNG, PDF or SVG) to FILE")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write a page with tables and plots to DIR")
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the bench.
 
     Returns:
-        Exit code 0.
+        Exit code 0; 1 when the agent decides otherwise in the real graph.
 
     Raises:
         CarmError: bad input; nothing was run.
@@ -83,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
     for folder in (args.trace, args.report):
         _make_folder(folder)
     outcomes: dict[str, list[Outcome]] = {}
+    compared: dict[str, list[nav_graph.Comparison]] = {}
     policies = list(dict.fromkeys(args.policy or ["default"]))
     for name in dict.fromkeys(args.suite or STANDARD):
         chosen = suite(name)
@@ -90,8 +93,13 @@ def run(args: argparse.Namespace) -> int:
             key = name if len(policies) == 1 else f"{name}/{policy}"
             outcomes[key] = list(_run_suite(chosen, policy, args))
             print(nav_report.table(key, nav_report.metrics(outcomes[key])), flush=True)
+            if args.graph and not chosen.shift and policy in nav_graph.POLICIES:
+                compared[key] = _through_graph(outcomes[key], policy, args)
+                print(nav_graph.report(key, compared[key]), flush=True)
     if args.json is not None:
-        figures.write(args.json, _document(outcomes, args))
+        document = _document(outcomes, args)
+        document["graph"] = {key: [one.as_dict() for one in own] for key, own in compared.items()}
+        figures.write(args.json, document)
     if args.plot is not None:
         try:
             nav_report.plot(outcomes, args.plot)
@@ -99,7 +107,13 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigurationError(f"cannot write the plot {args.plot}: {error}") from error
     if args.report is not None:
         print(f"report in {nav_page.write(args.report, outcomes, _document(outcomes, args))}")
-    return 0
+    return int(any(one.differences for own in compared.values() for one in own))
+
+
+def _through_graph(outcomes: list[Outcome], policy: str, args: argparse.Namespace) -> list[nav_graph.Comparison]:
+    contender = POLICIES[policy]
+    episodes = nav_graph.sample([outcome.episode for outcome in outcomes], args.graph)
+    return nav_graph.run(episodes, contender, args.localizer or contender.localizer, args.seed)
 
 
 def _make_folder(folder: Path | None) -> None:

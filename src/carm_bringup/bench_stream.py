@@ -26,7 +26,6 @@ WARM_UP_IMAGES = 15
 FEWEST_IMAGES = 6
 PATIENCE_S = 60.0
 TOPICS = {"image": "xray/image", "image_raw": "xray/image_raw"}
-_FIRST_DOMAIN, _DOMAINS = 60, 40
 
 
 class StreamError(CarmError):
@@ -126,11 +125,10 @@ def _stream(binning: int, args: argparse.Namespace) -> tuple[float, list[Arrival
     """Start motion and X-ray node in a domain of their own, listen, end them: when they started, and the images."""
     from tqdm import tqdm
 
-    from carm_bringup import graph, launcher
+    from carm_bringup import graph, instance, launcher
     from carm_bringup.nodes.stream_probe import listen
 
-    os.environ["ROS_DOMAIN_ID"] = str(_FIRST_DOMAIN + os.getpid() % _DOMAINS)
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.update(instance.own_domain())
     values = graph.resolve([f"patient:={args.patient}", f"rate:={args.rate}"])
     commands = []
     for spec in graph.NODES:

@@ -8,11 +8,21 @@ import os
 import tempfile
 from pathlib import Path
 
+_FIRST_OWN_DOMAIN, _OWN_DOMAINS = 20, 20
+
 
 def domain_id() -> int:
     """Return the DDS domain of this process (``ROS_DOMAIN_ID``, 0 when unset or malformed)."""
     text = os.environ.get("ROS_DOMAIN_ID", "")
     return int(text) if text.isdigit() else 0
+
+
+def own_domain() -> dict[str, str]:
+    """Environment of a graph that only this process and its children see; two processes may still draw the same."""
+    return {
+        "ROS_DOMAIN_ID": str(_FIRST_OWN_DOMAIN + os.getpid() % _OWN_DOMAINS),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST"),
+    }
 
 
 class InstanceLock:

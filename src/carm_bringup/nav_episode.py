@@ -298,6 +298,7 @@ def run_episode(
     localizer: Localizer,
     on_step: Callable[[Step], None] | None = None,
     policy: str = Policy.POINTING,
+    on_report: Callable[[Progress], None] = lambda progress: None,
 ) -> Outcome:
     """Run one episode.
 
@@ -307,6 +308,7 @@ def run_episode(
         localizer: finds the landmarks.
         on_step: told each exposure with what followed from it, for pictures.
         policy: of the agent, `biplane`, or `coarse` or `operator`, which are baselines.
+        on_report: told everything that the navigator says.
     """
     carm = room.carm
     point = room.points_mm[episode.target_id]
@@ -319,6 +321,7 @@ def run_episode(
         return float(np.linalg.norm(carm.view(arm.joint_positions()).displacement_mm(point)))
 
     def report(progress: Progress) -> None:
+        on_report(progress)
         if on_step is not None and progress.decision and recorder.answers:
             frame, localization = recorder.answers[-1]
             assert frame.view is not None

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A sample of the navigation bench's episodes once more, through the real graph: nodes, topics, actions, DDS.
+
+The bench runs the navigator in one process for speed. Here the same episode, with the same start and the same seed of
+the noise, goes through the processes that a lab runs; what the agent says step by step must be the same.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from carm_core.errors import CarmError
+
+if TYPE_CHECKING:
+    import argparse
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from carm_bringup.nav_episode import Episode
+    from carm_bringup.nav_suites import Contender
+
+READY_S = 90.0
+"""How long the graph may take until it accepts a task, s."""
+LAST_LINES_S = 3.0
+"""How long to wait for the last lines after the result, s."""
+APART = 2.0
+"""Numbers in what the agent says may differ by this: mm, degrees, per cent. The real arm stops within 0.5 mm."""
+
+POLICIES = ("default", "pointing", "xml", "biplane", "regression", "oracle")
+"""Policies that the agent node has; the others are baselines of the bench."""
+
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+
+class GraphError(CarmError):
+    """The graph did not come up."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One episode in both.
+
+    Attributes:
+        patient: name of the patient.
+        target_id: landmark to be centered.
+        differences: lines, ``-`` of the bench's process, ``+`` of the graph; empty when the decisions are the same.
+        lines: that the agent said.
+        apart: largest difference of a number in them.
+        error_code: how the task ended in the graph.
+        duration_s: of the task in the graph.
+    """
+
+    patient: str
+    target_id: int
+    differences: tuple[str, ...]
+    lines: int
+    apart: float
+    error_code: int
+    duration_s: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Content for JSON."""
+        return {
+            "patient": self.patient,
+            "target_id": self.target_id,
+            "same_decisions": not self.differences,
+            "differences": list(self.differences),
+            "lines": self.lines,
+            "largest_difference": self.apart,
+            "error_code": self.error_code,
+            "duration_s": self.duration_s,
+        }
+
+
+def compare(first: Sequence[str], second: Sequence[str]) -> tuple[tuple[str, ...], float]:
+    """Compare what was said line by line.
+
+    Returns:
+        Lines that differ in a word, or in a number by more than :data:`APART`, and the largest difference of a number.
+    """
+    differences: list[str] = []
+    largest = 0.0
+    for index in range(max(len(first), len(second))):
+        one, other = (lines[index] if index < len(lines) else "(nothing)" for lines in (first, second))
+        numbers = [[float(number) for number in _NUMBER.findall(line)] for line in (one, other)]
+        apart = math.inf
+        if _NUMBER.sub("#", one) == _NUMBER.sub("#", other):
+            apart = max((abs(a - b) for a, b in zip(*numbers, strict=True)), default=0.0)
+        if apart > APART:
+            differences += [f"- {one}", f"+ {other}"]
+        else:
+            largest = max(largest, apart)
+    return tuple(differences), largest
+
+
+def sample(episodes: Sequence[Episode], count: int) -> list[Episode]:
+    """A few episodes, spread over all."""
+    return [episodes[index * len(episodes) // count] for index in range(min(count, len(episodes)))]
+
+
+def run(episodes: Sequence[Episode], contender: Contender, localizer: str, seed: int) -> list[Comparison]:
+    """Run episodes in this process and through the graph.
+
+    Args:
+        episodes: of patients without a shift.
+        contender: policy of the agent.
+        localizer: name.
+        seed: of the localizer.
+
+    Raises:
+        CarmError: a part of it cannot be started.
+    """
+    from carm_bringup.bench_nav import make_localizer
+    from carm_bringup.nav_episode import Room, run_episode
+    from carm_core.kinematics import CArm
+    from carm_sim.patient import load_patient
+
+    carm, comparisons = CArm.from_config(), []
+    for episode in episodes:
+        said: list[str] = []
+        own = make_localizer(localizer, episode.patient, seed)
+        room = Room.of(load_patient(episode.patient), carm)
+        run_episode(
+            episode, room, own, policy=contender.policy, on_report=lambda p, said=said: said.append(p.reasoning)
+        )
+        own.close()
+        heard, result = _through_graph(episode, contender, localizer)
+        differences, apart = compare(said, heard)
+        comparisons.append(
+            Comparison(
+                episode.patient, episode.target_id, differences, len(said), apart, result.error_code, result.duration_s
+            )
+        )
+    return comparisons
+
+
+def _through_graph(episode: Episode, contender: Contender, localizer: str) -> tuple[list[str], Any]:
+    from carm_bringup import graph, instance, launcher
+
+    os.environ.update(instance.own_domain())
+    words = [f"patient:={episode.patient}", f"localizer:={localizer}", "headless:=true"]
+    values = graph.resolve([*words, "policy:=xml"] if contender.policy == "xml" else words)
+    said: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "carm.yaml"
+        config.write_text(_config_from(episode.start), encoding="utf-8")
+        commands = []
+        for spec in graph.nodes(values):
+            command = launcher.node_command(spec, values)
+            extra = [f"carm_config:={config}"] if spec.name in ("motion_node", "xray_node") else []
+            extra += [f"seed:={episode.seed}"] if spec.name == "xray_node" else []
+            words = [word for pair in extra for word in ("-p", pair)]
+            commands.append(replace(command, words=(*command.words, *words)))
+        supervisor = launcher.Supervisor(said.append, color=False)
+        try:
+            supervisor.start(commands)
+            return _navigate(graph.namespace(values), episode.target_id, contender.policy == "biplane")
+        except CarmError as error:
+            raise GraphError(f"{error}; the graph's last words: {said[-1] if said else 'none'}") from error
+        finally:
+            supervisor.stop()
+
+
+def _config_from(start: NDArray[np.float64]) -> str:
+    """The arm's description, whose simulator starts elsewhere."""
+    import yaml
+
+    from carm_core.kinematics import CArm
+    from carm_core.paths import config_file
+
+    content = yaml.safe_load(config_file("carm.yaml").read_text(encoding="utf-8"))
+    home = {}
+    for joint, position in zip(CArm.from_config().joints, start, strict=True):
+        prismatic = f"{joint.name}_m" in content["home"]
+        home[f"{joint.name}_{'m' if prismatic else 'deg'}"] = float(position if prismatic else math.degrees(position))
+    return yaml.safe_dump(content | {"home": home}, sort_keys=False)
+
+
+def _navigate(namespace: str, target_id: int, biplane: bool) -> tuple[list[str], Any]:
+    from carm_interfaces.action import Navigate
+
+    from carm_bringup.client import session
+
+    goal = Navigate.Goal(target_id=target_id, biplane=biplane)
+    with session(namespace) as graph:
+        until_s = time.monotonic() + READY_S
+        while True:
+            lines: list[str] = []
+            try:
+                outcome = graph.run_action(
+                    Navigate, "navigate", goal, lambda feedback, lines=lines: lines.append(feedback.reasoning)
+                )
+            except CarmError:
+                if time.monotonic() >= until_s:
+                    raise
+                continue
+            if outcome.result.error_code != Navigate.Result.ERROR_NOT_READY:
+                break
+            if time.monotonic() >= until_s:
+                raise GraphError(outcome.result.error_msg)
+        arrived = -1
+        while arrived != len(lines):  # feedback and result take different ways
+            arrived = len(lines)
+            graph.spin_until(lambda seen=arrived: len(lines) > seen, LAST_LINES_S)
+        return lines, outcome.result
+
+
+def report(name: str, comparisons: Sequence[Comparison]) -> str:
+    """Lines for the terminal."""
+    same = sum(not one.differences for one in comparisons)
+    apart = max((one.apart for one in comparisons), default=0.0)
+    lines = [
+        f"{name}, through the real graph: {same} of {len(comparisons)} episodes decide the same"
+        f" ({sum(one.lines for one in comparisons)} lines; numbers in them differ by {apart:g} at most)"
+    ]
+    for one in comparisons:
+        if one.differences:
+            lines += [f"  {one.patient}, landmark {one.target_id}:", *(f"    {line}" for line in one.differences)]
+    return "\n".join(lines)
+
+
+def add_arguments(parser: argparse.ArgumentParser, count: Any) -> None:
+    """Add the option of the command."""
+    parser.add_argument(
+        "--graph",
+        type=count,
+        default=0,
+        metavar="N",
+        help="run N episodes of each suite without a shift once more through the real graph; exit code 1 when the"
+        " agent decides otherwise there",
+    )

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Episodes of the bench once more through the real graph."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from carm_bringup.nav_graph import compare, sample
+
+Spawn = Callable[..., "subprocess.Popen[str]"]
+
+
+def test_the_same_words_with_numbers_that_are_hardly_apart_are_the_same() -> None:
+    assert compare(["T1 is 41 mm away.", "done"], ["T1 is 42 mm away.", "done"]) == ((), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        (["T1 is 41 mm away."], ["T1 is 44 mm away."]),
+        (["moving there"], ["moving 70 % of the way"]),
+        (["one", "two"], ["one"]),
+        ([], ["one"]),
+    ],
+)
+def test_other_words_numbers_or_lengths_are_told(said: list[str], heard: list[str]) -> None:
+    differences, _ = compare(said, heard)
+    assert [line[0] for line in differences] == ["-", "+"]
+    assert differences[0] == f"- {said[-1] if said else '(nothing)'}"
+
+
+def test_samples_are_spread_over_all() -> None:
+    episodes = list(range(10))
+    assert sample(episodes, 3) == [0, 3, 6]  # type: ignore[arg-type, comparison-overlap]
+    assert sample(episodes, 99) == episodes  # type: ignore[arg-type, comparison-overlap]
+    assert sample([], 3) == []
+
+
+@pytest.mark.integration
+def test_agent_decides_in_the_graph_as_in_the_bench(spawn: Spawn, tmp_path: Path) -> None:
+    file = tmp_path / "nav.json"
+    words = ["--suite", "chest-ct", "--episodes", "1", "--graph", "1", "--json", str(file)]
+    process = spawn([sys.executable, "-c", "from carm_bringup.cli import main; main()", "bench", "nav", *words])
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert "1 of 1 episodes decide the same" in output
+    (episode,) = json.loads(file.read_text(encoding="utf-8"))["graph"]["chest-ct"]
+    assert episode["same_decisions"]
+    assert episode["lines"] >= 4
+    assert episode["largest_difference"] <= 2.0
