@@ -15,7 +15,7 @@ from enum import IntEnum
 
 from carm_agent import errands, phrases
 from carm_agent.errands import Errand, Shift
-from carm_agent.reader import Reading, Topic, chosen, read
+from carm_agent.reader import Reading, Topic, chosen, doubted, read
 from carm_agent.stopping import is_stop
 from carm_core.command import Command, Confirm, Correct, Expose, Hint, Navigate, Nudge, Rotate, Stop, Unknown, same_way
 from carm_core.landmarks import LANDMARKS, landmark
@@ -363,7 +363,7 @@ class Conversation:
             dx, dy = (SEARCH_STEP_MM * axis for axis in _AXES[what])
             self._set_going(errands.bring(target.id, words, Shift(dx, dy)), words)
         elif what is Hint.LOOK_AGAIN:
-            self._set_going(errands.bring(target.id, words), words)
+            self._set_going(errands.bring(target.id, words, doubt=doubted(words)), words)
         elif target.mirror_id is None:
             text = f"{phrases.called(target, start=True)} has no other side. Which landmark do you mean?"
             self._say(Kind.QUESTION, text, words)

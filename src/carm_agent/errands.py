@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from carm_agent import phrases
 from carm_agent.mover import MoveGoal
-from carm_agent.task import NavigationGoal
+from carm_agent.task import Doubt, NavigationGoal
 from carm_core.command import Nudge, Rotate
 from carm_core.kinematics import CArm
 from carm_core.landmarks import landmark
@@ -94,10 +94,25 @@ class Errand:
     target_id: int | None = None
 
 
-def bring(target_id: int, hint: str = "", first: Shift | None = None, *, in_depth: bool = False) -> Errand:
-    """Bring a landmark to the image center, perhaps after a shift towards where it was said to be, perhaps in depth."""
+def bring(
+    target_id: int,
+    hint: str = "",
+    first: Shift | None = None,
+    *,
+    in_depth: bool = False,
+    doubt: Doubt = Doubt.NONE,
+) -> Errand:
+    """Bring a landmark to the image center.
+
+    Args:
+        target_id: the landmark.
+        hint: the clinician's correction, word for word.
+        first: shift towards where it was said to be.
+        in_depth: find it in depth too.
+        doubt: what was said about the place where the arm stands.
+    """
     doing = f"bringing {phrases.called(landmark(target_id))} to the image center{', in depth too' * in_depth}"
-    goal = NavigationGoal(target_id=target_id, hint=hint, biplane=in_depth)
+    goal = NavigationGoal(target_id=target_id, hint=hint, biplane=in_depth, doubt=doubt)
     if first is None:
         return Errand(doing, (goal,), target_id)
     return Errand(

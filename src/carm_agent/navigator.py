@@ -21,16 +21,24 @@ from carm_agent.evidence import Evidence
 from carm_agent.ledger import Ending, Ledger, code_of
 from carm_agent.planner import Plan, Planner
 from carm_agent.ports import Arm, Clock, Imager, Interrupt
+from carm_agent.questions import Questions, placed
 from carm_agent.reach import plan_shift, share_of_the_way, traveled_m
 from carm_agent.search import Search, SearchConfig
-from carm_agent.task import NavigationCode, NavigationGoal, NavigationResult, NavigatorConfig, Policy, Report, Stage
+from carm_agent.task import (
+    NavigationCode,
+    NavigationGoal,
+    NavigationResult,
+    NavigatorConfig,
+    Report,
+    Stage,
+)
 from carm_agent.triangulation import Sighting
 from carm_core.errors import CarmError, GoalError, UnknownNameError
 from carm_core.frame import XrayFrame
 from carm_core.geometry import XrayView
 from carm_core.landmarks import Landmark
 from carm_core.landmarks import landmark as find_by_id
-from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
+from carm_core.localization import LandmarkEstimate, Localization, Localizer
 
 
 class Navigator:
@@ -100,12 +108,16 @@ class _Task:
             max_duration_s=goal.max_duration_s or config.max_duration_s,
         )
         self._planner, self._arm = navigator._planner, navigator._arm
-        self._imager, self._localizer = navigator._imager, navigator._localizer
-        self._interrupt = navigator._interrupt
-        protocol = Protocol.NAVIGATION if config.policy is Policy.XML else Protocol.POINTING
-        self._query = Query(protocol, landmark.id, goal.hint)
-        self._landmark = landmark
-        self._tell = report
+        self._imager, self._interrupt = navigator._imager, navigator._interrupt
+        self._landmark, self._tell = landmark, report
+        self._questions = Questions(
+            navigator._localizer,
+            navigator._interrupt,
+            goal,
+            landmark,
+            config.policy,
+            lambda line: self._say(Stage.LOCALIZING, line),
+        )
         self._evidence = Evidence(self._config)
         self._search = Search(
             landmark.id,
@@ -144,7 +156,7 @@ class _Task:
         """Loop until the target is centered and confirmed."""
         while True:
             frame, view = self._acquire()
-            if self._decide(frame, view, self._localize(frame)):
+            if self._decide(frame, view, self._questions.target(frame)):
                 return
 
     def _center_in_depth(self) -> None:
@@ -183,7 +195,7 @@ class _Task:
         reason = ""
         for _ in range(2):
             frame, view = self._acquire()
-            found, reason = trusted(self._localize(frame), self._landmark.id, self._config.min_confidence)
+            found, reason = trusted(self._questions.target(frame), self._landmark.id, self._config.min_confidence)
             if found is not None:
                 return Sighting(view, found.displacement_mm, self._evidence.std_mm(found))
         name = phrases.called(self._landmark)
@@ -223,17 +235,10 @@ class _Task:
             return 0.0
         return self._evidence.field_mm(self._planner.carm.view(self._arm.joint_positions()))
 
-    def _localize(self, frame: XrayFrame) -> Localization:
-        self._interrupt.check()
-        self._say(Stage.LOCALIZING, f"Looking for {phrases.called(self._landmark)} in the image.")
-        localization = self._localizer.localize(frame, self._query)
-        self._interrupt.check()
-        return localization
-
     def _decide(self, frame: XrayFrame, view: XrayView, localization: Localization) -> bool:
         """Act on one answer; return whether the target is centered and confirmed."""
-        estimate = localization.estimate(self._landmark.id) if localization.ok else None
-        if not localization.abstained and (estimate is None or not np.isfinite(estimate.displacement_mm).all()):
+        estimate = placed(localization, self._landmark.id) if localization.ok else None
+        if not localization.abstained and estimate is None:
             self._fail(localization)
             return False
         self._failures = 0
@@ -245,7 +250,10 @@ class _Task:
         self._search.recognized()
         self._ledger.distance_mm = math.hypot(*estimate.displacement_mm)
         self._ledger.radius_mm = RADIUS_90_PER_STD * self._evidence.std_mm(estimate)
-        reason = self._evidence.weigh(view, estimate)
+        if self._questions.is_denied(view, estimate):
+            reason = "it seems to be where you say that it is not"
+        else:
+            reason = self._evidence.weigh(view, estimate)
         if reason:
             if not self._follow(frame, view, estimate, reason):
                 self._doubt(view, estimate, reason)
@@ -258,12 +266,7 @@ class _Task:
         if belief is not None and belief.radius_90_mm(view) <= self._config.max_radius_mm:
             return False
 
-        def ask(landmark_id: int) -> LandmarkEstimate | None:
-            self._interrupt.check()
-            found = self._localizer.localize(frame, replace(self._query, target_id=landmark_id)).estimate(landmark_id)
-            return found if found is not None and np.isfinite(found.displacement_mm).all() else None
-
-        lead = self._search.lead(estimate, ask)
+        lead = self._search.lead(estimate, lambda other: self._questions.other(frame, other))
         if lead is None:
             return False
         self._evidence = Evidence(self._config)
@@ -361,8 +364,13 @@ class _Task:
         warning: bool = False,
     ) -> None:
         self._ledger.check_step()
-        plan, addition = self._reachable_plan(view, step_mm, max(self._config.tolerance_mm, slack_mm))
-        self._carry_out(plan, reasoning + addition, warning=warning or bool(addition))
+        start, slack_mm = self._arm.joint_positions(), max(self._config.tolerance_mm, slack_mm)
+        try:
+            shift = plan_shift(self._planner, start, view, step_mm, slack_mm)
+        except GoalError as error:
+            line = f"{phrases.called(self._landmark)} cannot be centered: {phrases.refusal(error)}"
+            raise Ending(NavigationCode.UNREACHABLE, line) from error
+        self._carry_out(shift.plan, reasoning + shift.told, warning=warning or bool(shift.told))
         self._ledger.verified, self._verifying = False, True
         self._search.moved(step_mm)
 
@@ -376,18 +384,6 @@ class _Task:
             self._ledger.moved(traveled_m(self._planner.carm, self._arm, plan), whole=False)
             raise
         self._ledger.moved(plan.isocenter_path_m)
-
-    def _reachable_plan(self, view: XrayView, step_mm: NDArray[np.float64], slack_mm: float) -> tuple[Plan, str]:
-        """Plan a step, and say what it lacks."""
-        try:
-            shift = plan_shift(self._planner, self._arm.joint_positions(), view, step_mm, slack_mm)
-        except GoalError as error:
-            name = phrases.called(self._landmark)
-            raise Ending(NavigationCode.UNREACHABLE, f"{name} cannot be centered: {phrases.refusal(error)}") from error
-        if shift.refused is None:
-            return shift.plan, ""
-        why = phrases.refusal(shift.refused)
-        return shift.plan, f" The last {shift.lacking_mm:.0f} mm are out of reach ({why}); going as far as possible."
 
     def _say(self, stage: Stage, line: str, *, decision: bool = False, warning: bool = False) -> None:
         self._tell(self._ledger.progress(stage, line, decision=decision, warning=warning))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_agent import phrases
 from carm_agent.planner import Plan, Planner
 from carm_agent.ports import Arm
 from carm_agent.task import NavigatorConfig
@@ -35,6 +36,14 @@ class Shift:
     plan: Plan
     lacking_mm: float = 0.0
     refused: GoalError | None = None
+
+    @property
+    def told(self) -> str:
+        """Sentence for the clinician that says what is lacking; empty if nothing is."""
+        if self.refused is None:
+            return ""
+        why = phrases.refusal(self.refused)
+        return f" The last {self.lacking_mm:.0f} mm are out of reach ({why}); going as far as possible."
 
 
 def plan_shift(

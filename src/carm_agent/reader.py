@@ -14,6 +14,7 @@ from enum import StrEnum
 from carm_agent.quantities import ANGLE, NUMBER, UNITS, Text, number
 from carm_agent.standard_views import find_view
 from carm_agent.stopping import is_stop
+from carm_agent.task import Doubt
 from carm_agent.wording import (
     AGAIN,
     AND,
@@ -142,6 +143,12 @@ def chosen(text: str) -> int | None:
         " ".join(split_words(text)),
     )
     return None if said is None else int(said.group(1) is None)
+
+
+def doubted(text: str) -> Doubt:
+    """Return what a correction says about where the arm stands: "look again" leaves open what "wrong" denies."""
+    again = re.search(rf"\b(?:{AGAIN})\b", " ".join(split_words(text)))
+    return Doubt.LOOK_AGAIN if again else Doubt.DENIED
 
 
 def _answer(sentence: str) -> Reading | None:

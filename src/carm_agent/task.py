@@ -50,6 +50,16 @@ class Stage(StrEnum):
     VERIFYING = "verifying"
 
 
+class Doubt(StrEnum):
+    """What the clinician thinks of the landmark's being in the image center."""
+
+    NONE = "none"
+    LOOK_AGAIN = "look_again"
+    """It may be or not; the localizer reconsiders its answer with the hint first (protocol 4)."""
+    DENIED = "denied"
+    """It is not; the localizer reconsiders, too."""
+
+
 @dataclass(frozen=True)
 class NavigationGoal:
     """Bring a landmark to the image center.
@@ -61,6 +71,7 @@ class NavigationGoal:
         max_exposures: 0 for the default.
         max_duration_s: s; 0 for the default.
         hint: what the clinician added, in plain words; passed on to the localizer.
+        doubt: what the clinician says about the place where the arm stands.
         biplane: find the landmark in depth as well, by two more views, and put the isocenter on it, so that it stays in
             the image center when the angles change.
     """
@@ -71,6 +82,7 @@ class NavigationGoal:
     max_exposures: int = 0
     max_duration_s: float = 0.0
     hint: str = ""
+    doubt: Doubt = Doubt.NONE
     biplane: bool = False
 
     def landmark(self) -> Landmark:

@@ -13,6 +13,7 @@ from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRes
 from carm_agent.navigator import Navigator
 from carm_agent.planner import Planner
 from carm_agent.task import (
+    Doubt,
     NavigationCode,
     NavigationGoal,
     NavigationResult,
@@ -408,6 +409,40 @@ def test_trajectories_start_where_the_arm_stands_and_end_at_rest() -> None:
 def rotated_distance_mm(world: World, primary_deg: float) -> float:
     turned = Planner(world.carm).to_view(world.arm.positions, None, (math.radians(primary_deg), 0.0)).goal
     return float(np.linalg.norm(world.carm.view(turned).displacement_mm(np.array(POINT))))
+
+
+def test_a_correction_is_reconsidered_with_the_clinicians_words_first() -> None:
+    world = World(right, POINT)
+    result, steps = navigate(world, NavigationGoal(target_id=11, hint="that is the diaphragm", doubt=Doubt.DENIED))
+    assert result.success
+    first, *others = world.localizer.queries
+    assert first == Query(Protocol.REEVALUATION, 11, "that is the diaphragm", "[11]")
+    assert {query.protocol for query in others} == {Protocol.POINTING}
+    assert any("with your words in mind" in step.reasoning for step in steps)
+
+
+def test_a_second_look_that_does_not_name_the_target_is_followed_by_pointing() -> None:
+    def reconsiders(displacement: np.ndarray, query: Query, count: int) -> Localization:
+        if query.protocol is Protocol.REEVALUATION:
+            return about_another(displacement, query, count)
+        return right(displacement, query, count)
+
+    world = World(reconsiders, POINT)
+    result, _ = navigate(world, NavigationGoal(target_id=11, hint="look again", doubt=Doubt.LOOK_AGAIN))
+    assert result.success
+    assert [query.protocol for query in world.localizer.queries[:2]] == [Protocol.REEVALUATION, Protocol.POINTING]
+
+
+@pytest.mark.parametrize(("doubt", "believed"), [(Doubt.NONE, True), (Doubt.LOOK_AGAIN, True), (Doubt.DENIED, False)])
+def test_what_the_clinician_denies_is_not_claimed_again(doubt: Doubt, believed: bool) -> None:
+    def in_the_center(displacement: np.ndarray, query: Query, count: int) -> Localization:
+        return answer(query, np.array([3.0, 2.0]))
+
+    result, _ = navigate(World(in_the_center, POINT), NavigationGoal(target_id=11, hint="wrong", doubt=doubt))
+    assert result.success == believed
+    if not believed:
+        assert result.error_code == NavigationCode.LOST_CONFIDENCE
+        assert "it seems to be where you say that it is not" in result.error_msg
 
 
 def test_two_views_put_the_isocenter_on_the_target() -> None:
