@@ -116,6 +116,18 @@ class XrayView:
         """Source-detector distance in pixels: ``fx`` and ``fy`` of the camera model."""
         return self.source_detector_mm / self.detector.pitch_mm
 
+    def central(self, columns: int, rows: int) -> XrayView:
+        """The same view on the central part of the detector.
+
+        Args:
+            columns: Width, px; at most the detector's, and even or odd as it is.
+            rows: Height, px; likewise.
+        """
+        column, row = self.center_px
+        point = column - (self.detector.columns - columns) / 2, row - (self.detector.rows - rows) / 2
+        detector = replace(self.detector, rows=rows, columns=columns)
+        return replace(self, detector=detector, principal_point_px=point)
+
     @property
     def mm_per_px_at_isocenter(self) -> float:
         """Pixel spacing projected back to the isocenter's depth, mm."""

@@ -200,6 +200,27 @@ class CArm:
         )
         return XrayView(source, rotation, detector, 1000 * self.source_detector_m, 1000 * self.source_isocenter_m)
 
+    def view_of_image(self, positions: ArrayLike, columns: int, rows: int, focal_px: float) -> XrayView:
+        """Source and detector of an image, by its camera model: binned, perhaps the central part of the detector.
+
+        Args:
+            positions: (6,), m and rad.
+            columns: Width of the image, px.
+            rows: Its height, px.
+            focal_px: ``fx`` of its camera model, px.
+
+        Raises:
+            ConfigurationError: No binning of the detector has this focal length, or it is smaller than the image.
+        """
+        exact = 1000 * self.source_detector_m / (self.detector.pitch_mm * focal_px) if focal_px > 0 else 0.5
+        if abs(exact - round(exact)) > 0.01:
+            raise ConfigurationError(f"no binning of the detector has a focal length of {focal_px:g} px")
+        view = self.view(positions, round(exact))
+        if columns > view.detector.columns or rows > view.detector.rows:
+            size = f"{view.detector.columns} x {view.detector.rows}"
+            raise ConfigurationError(f"an image of {columns} x {rows} px is larger than the detector of {size} px")
+        return view.central(columns, rows)
+
     def inverse(
         self,
         isocenter_m: ArrayLike,

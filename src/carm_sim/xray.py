@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -325,10 +325,7 @@ def read_out(view: XrayView, side_px: int) -> XrayView:
             f"a readout of {side_px} pixels does not fit the detector of {columns} x {rows} pixels: from"
             f" {SMALLEST_READOUT_PX} to {min(rows, columns)}, in steps of 2"
         )
-    column, row = view.center_px
-    point = column - (columns - side_px) / 2, row - (rows - side_px) / 2
-    detector = replace(view.detector, rows=side_px, columns=side_px)
-    return replace(view, detector=detector, principal_point_px=point)
+    return view.central(side_px, side_px)
 
 
 def field_region(view: XrayView, field_m: tuple[float, float]) -> Region:

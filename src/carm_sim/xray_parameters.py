@@ -66,6 +66,15 @@ class XrayParameters:
         upper=1.0,
         read_only=True,
     )
+    fluoroscopy_delay_s: float = parameter(
+        0.05,
+        "images of a series leave this long after their exposure, so that their rhythm does not depend on how long each"
+        " takes to compute; at most 0.9 of the period",
+        unit="s",
+        lower=0.0,
+        upper=1.0,
+        read_only=True,
+    )
     aluminum_mm: float = parameter(
         3.0, "filtration of the beam, aluminum", unit="mm", lower=0.0, upper=20.0, read_only=True
     )

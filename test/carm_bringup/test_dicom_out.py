@@ -40,13 +40,17 @@ class Session:
         state = SimpleNamespace(header=self.header(), name=list(positions), position=list(positions.values()))
         self.collector.add("joint_states", state)
 
-    def expose(self, fluoroscopy: bool = False, field: tuple[int, ...] = (0, 0, SIDE, SIDE)) -> NDArray[np.uint16]:
+    def expose(
+        self, fluoroscopy: bool = False, field: tuple[int, ...] = (0, 0, SIDE, SIDE), binning: float = 6
+    ) -> NDArray[np.uint16]:
         raw = self.random.integers(0, 65536, (SIDE, SIDE), dtype=np.uint16)
         image = SimpleNamespace(header=self.header(), encoding="mono16", is_bigendian=0, height=SIDE, width=SIDE)
         image.step, image.data = 2 * SIDE, raw.tobytes()
         dose = SimpleNamespace(header=self.header(), fluoroscopy=fluoroscopy, tube_voltage_kv=72.0, field_px=field)
         dose.tube_current_ma, dose.exposure_time_s, dose.air_kerma_gy = 11.0, 0.0125, 2e-5
         dose.dose_area_product_gym2 = 5e-7
+        focal_px = 1000 * self.carm.source_detector_m / (self.carm.detector.pitch_mm * binning)
+        self.collector.add("xray/camera_info", SimpleNamespace(header=self.header(), k=[focal_px, 0.0, 128.0]))
         self.collector.add("xray/exposure", dose)
         self.collector.add("xray/image_raw", image)
         return raw
@@ -168,6 +172,19 @@ def test_an_exposure_without_joint_states_is_not_given_a_pose(tmp_path: Path) ->
     session.collector.close()
     assert session.collector.skipped == 1
     assert list(session.collector.folder.iterdir()) == []
+
+
+def test_spacing_is_that_of_the_camera_model_also_for_a_part_of_the_detector(tmp_path: Path) -> None:
+    session = Session(tmp_path / "study")
+    session.move()
+    session.expose(binning=2)  # 256 of 768 pixels
+    session.time_ns += FRAME_NS
+    session.move()
+    session.expose(binning=1.5)  # of another detector
+    session.collector.close()
+    assert session.collector.skipped == 1
+    image = read(session, "image_0001.dcm")
+    assert [float(value) for value in image.ImagerPixelSpacing] == pytest.approx([0.388, 0.388])
 
 
 def test_a_study_is_never_mixed_with_another(session: Session) -> None:

@@ -153,3 +153,20 @@ def test_configuration_errors_name_the_file(tmp_path) -> None:
             CArm.from_config(file)
     with pytest.raises(ConfigurationError, match="missing.yaml"):
         CArm.from_config(tmp_path / "missing.yaml")
+
+
+@pytest.mark.parametrize(("binning", "side"), [(3, 512), (1, 1024), (2, 768), (6, 100)])
+def test_view_of_an_image_follows_from_its_camera_model(binning: int, side: int) -> None:
+    whole = CARM.view(CARM.home, binning)
+    view = CARM.view_of_image(CARM.home, side, side, whole.focal_px)
+    assert view.focal_px == whole.focal_px
+    assert (view.detector.columns, view.detector.rows) == (side, side)
+    point = np.array([20.0, 30.0, 150.0])
+    shift = (whole.detector.columns - side) / 2
+    np.testing.assert_allclose(view.pixel_raw(point), whole.pixel_raw(point) - shift)
+
+
+@pytest.mark.parametrize(("columns", "focal"), [(512, 1000.0), (512, 0.0), (512, math.nan), (600, 1020 / (3 * 0.194))])
+def test_an_image_of_another_detector_has_no_view(columns: int, focal: float) -> None:
+    with pytest.raises(ConfigurationError, match="focal length|larger than the detector"):
+        CARM.view_of_image(CARM.home, columns, 512, focal)

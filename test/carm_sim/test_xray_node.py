@@ -58,6 +58,7 @@ class Client:
         self.executor.add_node(self.node)
         self.position = CARM.home
         self.heard: dict[str, dict[int, Any]] = {topic: {} for topic in TOPICS}
+        self.arrived_ns: dict[int, int] = {}
         for topic, kind in TOPICS.items():
             self.node.create_subscription(kind, topic, self._keeper(topic), 10)
         self.health: list[DiagnosticArray] = []
@@ -73,7 +74,12 @@ class Client:
         rclpy.shutdown(context=self.context)
 
     def _keeper(self, topic: str) -> Callable[[Any], None]:
-        return lambda message: self.heard[topic].__setitem__(ns(message.header.stamp), message)
+        def keep(message: Any) -> None:
+            stamp = ns(message.header.stamp)
+            self.heard[topic][stamp] = message
+            self.arrived_ns.setdefault(stamp, time.time_ns())
+
+        return keep
 
     def _tick(self) -> None:
         message = JointState(name=list(CARM.joint_names), position=self.position.tolist())
@@ -203,6 +209,8 @@ def test_single_exposures_refusals_misses_and_fluoroscopy(client: Client, proces
     client.shot()
     series = [m for stamp, m in sorted(client.heard["xray/exposure"].items()) if stamp not in before]
     assert [m.fluoroscopy for m in series[:10]] == [True] * 10
+    late_s = [(client.arrived_ns[stamp] - stamp) * 1e-9 for stamp in sorted(client.arrived_ns) if stamp not in before]
+    assert min(late_s[:10]) >= 0.9 / 20.0 - 1e-3  # the rhythm does not depend on how long an image takes
     sequence = [m.sequence for m in series]
     assert sequence == list(range(sequence[0], sequence[0] + len(series)))
 

@@ -22,7 +22,7 @@ from carm_core.geometry import display_from_raw
 from carm_core.kinematics import CArm
 from carm_core.paths import config_file
 
-TOPICS = ("xray/image_raw", "xray/exposure", "joint_states")
+TOPICS = ("xray/image_raw", "xray/camera_info", "xray/exposure", "joint_states")
 REPORT_FILE = "dose_report.dcm"
 _KEPT = 32
 _KEPT_JOINT_STATES = 400
@@ -59,6 +59,7 @@ class ExposureCollector:
         self._model_name = str(yaml.safe_load(config_file("carm.yaml").read_text(encoding="utf-8"))["model"])
         self._study: Study | None = None
         self._images: OrderedDict[int, Any] = OrderedDict()
+        self._cameras: OrderedDict[int, Any] = OrderedDict()
         self._exposures: OrderedDict[int, Any] = OrderedDict()
         self._joints: deque[tuple[int, NDArray[np.float64]]] = deque(maxlen=_KEPT_JOINT_STATES)
         self._run: list[XrayExposure] = []
@@ -90,7 +91,8 @@ class ExposureCollector:
                 positions = np.array([message.position[index[name]] for name in self._carm.joint_names])
                 self._joints.append((stamp_ns, positions))
         else:
-            store = self._images if topic == "xray/image_raw" else self._exposures
+            stores = {"xray/image_raw": self._images, "xray/camera_info": self._cameras}
+            store = stores.get(topic, self._exposures)
             store[stamp_ns] = message
             while len(store) > _KEPT:
                 store.popitem(last=False)
@@ -110,23 +112,28 @@ class ExposureCollector:
 
     def _join(self, until_ns: int) -> None:
         """Write the exposures whose joint states have all come."""
-        for stamp_ns in [s for s in self._images if s in self._exposures and s <= until_ns]:
-            self._take(stamp_ns, self._images.pop(stamp_ns), self._exposures.pop(stamp_ns))
+        complete = self._images.keys() & self._cameras.keys() & self._exposures.keys()
+        for stamp_ns in sorted(stamp_ns for stamp_ns in complete if stamp_ns <= until_ns):
+            image, camera = self._images.pop(stamp_ns), self._cameras.pop(stamp_ns)
+            self._take(stamp_ns, image, camera, self._exposures.pop(stamp_ns))
 
-    def _take(self, stamp_ns: int, image: Any, message: Any) -> None:
+    def _take(self, stamp_ns: int, image: Any, camera: Any, message: Any) -> None:
         nearest = min(self._joints, key=lambda joints: abs(joints[0] - stamp_ns), default=None)
-        binning = round(self._carm.detector.columns / image.width) if image.width else 0
-        fits = image.encoding == "mono16" and binning in self._carm.binnings
-        if nearest is None or abs(nearest[0] - stamp_ns) > _OLDEST_JOINTS_NS or not fits:
+        if nearest is None or abs(nearest[0] - stamp_ns) > _OLDEST_JOINTS_NS or image.encoding != "mono16":
             self.skipped += 1
             return
         positions = nearest[1]
+        try:
+            view = self._carm.view_of_image(positions, image.width, image.height, float(camera.k[0]))
+        except ConfigurationError:
+            self.skipped += 1
+            return
         raw = np.frombuffer(image.data, np.dtype(">u2" if image.is_bigendian else "<u2"))
         raw = raw.reshape(image.height, image.step // 2)[:, : image.width].astype(np.uint16)
         primary, secondary = self._carm.angles(positions)
         exposure = XrayExposure(
             pixels=display_from_raw(raw),
-            view=self._carm.view(positions, binning),
+            view=view,
             primary_rad=primary,
             secondary_rad=secondary,
             time=datetime.fromtimestamp(0, UTC) + timedelta(microseconds=stamp_ns // 1000),

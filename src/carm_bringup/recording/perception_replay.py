@@ -129,7 +129,10 @@ def _frame(recorded: RecordedFrame, settings: LocalizerParameters, frames: Frame
     if settings.localizer != ORACLE or positions is None:
         return frame
     carm = CArm.from_config()
-    view = carm.view(positions, round(carm.detector.columns / pixels.shape[1]))
+    try:
+        view = carm.view_of_image(positions, pixels.shape[1], pixels.shape[0], focal_px)
+    except CarmError as error:
+        return str(error)
     primary, secondary = carm.angles(positions)
     return dataclasses.replace(frame, view=view, primary_rad=primary, secondary_rad=secondary)
 

@@ -202,8 +202,9 @@ class LocalizerNode(Node):
         except CarmError as error:
             self.get_logger().warning(str(error), throttle_duration_sec=5.0)
             return frame
-        detector = self._carm.detector
-        view = self._carm.view(positions, round(detector.columns / frame.image.shape[1]))
+        rows, columns = frame.image.shape
+        focal_px = 1000 * self._settings.source_isocenter_m / frame.mm_per_px_at_isocenter
+        view = self._carm.view_of_image(positions, columns, rows, focal_px)
         primary, secondary = self._carm.angles(positions)
         return dataclasses.replace(frame, view=view, primary_rad=primary, secondary_rad=secondary)
 

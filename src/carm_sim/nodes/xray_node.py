@@ -53,6 +53,7 @@ _EXECUTOR_THREADS = 4
 _IDLE_S = 0.5
 _SWITCH_S = 5e-4  # a callback holds the interpreter at most this long while a frame is being made
 _LONG_AGO_S = 1e6
+_LATEST_PERIODS = 0.9
 _MISSED = "no ray meets the patient's CT: the image shows bare beam"
 
 
@@ -223,6 +224,10 @@ class XrayNode(Node):
         result = self._system.expose(positions, request)
         self._render_s = time.perf_counter() - begin
         self._exposures += 1
+        rate_hz = self._rate_hz
+        if fluoroscopy and rate_hz > 0:  # a steady rhythm
+            delay_s = min(self._settings.fluoroscopy_delay_s, _LATEST_PERIODS / rate_hz)
+            self._closing.wait(max(0.0, delay_s - self._render_s))
         stamp = middle.to_msg()
         self._publish(result, stamp, fluoroscopy)
         self._watch(result)
