@@ -83,6 +83,9 @@ class Argument:
 
 
 AUTO = "auto"
+NONE = "none"
+OPTIONAL = ("drives_config", "adapter")
+"""Parameters that keep their own default when the launch argument is :data:`NONE`."""
 EXTERNAL = "external"
 LOCALIZERS = {"default": "fused", "pointing": "compact", "xml": "compact", "regression": "regression"}
 """Policy -> localizer that it uses unless another is named."""
@@ -108,10 +111,11 @@ ARGUMENTS: tuple[Argument, ...] = (
         " as referee), compact (the LLM alone),"
         " regression, a Hugging Face id or folder, openai (a server), oracle, or external (its node runs elsewhere)",
     ),
+    Argument("adapter", NONE, "folder or Hugging Face id of a PEFT adapter, where localizer:= names its base model"),
     Argument("server_url", "http://127.0.0.1:8000/v1", "localizer:=openai: address of the OpenAI-compatible server"),
     Argument("wait_for_all", True, "false: the agent moves although X-ray system or localizer has not been heard from"),
     Argument("confirm", False, "true: the agent asks before each motion"),
-    Argument("head_url", "none", "OpenAI-compatible server of a larger model that acts by tools"),
+    Argument("head_url", NONE, "OpenAI-compatible server of a larger model that acts by tools"),
     Argument("simulator", "embedded", "what stands in for hardware", choices=("embedded", "gazebo")),
     Argument("headless", False, "true: open no windows"),
     Argument("rviz", False, "true: open RViz, with scene:=true"),
@@ -126,7 +130,10 @@ ARGUMENTS: tuple[Argument, ...] = (
 _BY_NAME = {argument.name: argument for argument in ARGUMENTS}
 HARDWARE_ARGUMENTS: tuple[Argument, ...] = (
     Argument("use_mock_hardware", False, "true: ros2_control with hardware that only repeats its commands"),
-    Argument("can", "none", "CAN bus with CiA 402 drives, such as socketcan:can0; virtual: simulated drives"),
+    Argument("can", NONE, "CAN bus with CiA 402 drives, such as socketcan:can0; virtual: simulated drives"),
+    Argument(
+        "drives", NONE, "file that describes the drives on the bus, a copy of config/drives.yaml with your numbers"
+    ),
     Argument(
         "controller",
         "joint_trajectory_controller",
@@ -142,9 +149,12 @@ HARDWARE_ARGUMENTS: tuple[Argument, ...] = (
     *(_BY_NAME[name] for name in _BY_NAME if name not in ("simulator", "headless")),
 )
 REPLAY_ARGUMENTS: tuple[Argument, ...] = (
-    Argument("bag", "none", "folder of the bag"),
+    Argument("bag", NONE, "folder of the bag"),
     Argument("speed", 1.0, "how many times as fast as it was recorded", lower=0.01, upper=100.0),
-    *(_BY_NAME[name] for name in ("policy", "localizer", "server_url", "patient", "namespace", "rviz", "scene")),
+    *(
+        _BY_NAME[name]
+        for name in ("policy", "localizer", "adapter", "server_url", "patient", "namespace", "rviz", "scene")
+    ),
 )
 ARGUMENTS_OF: dict[str, tuple[Argument, ...]] = {
     "sim": ARGUMENTS,
@@ -182,7 +192,7 @@ NODES: tuple[NodeSpec, ...] = (
         "localizer_node",
         "localizer_node",
         "localizer.yaml",
-        {"localizer": "localizer", "patient": "patient", "server_url": "server_url"},
+        {"localizer": "localizer", "patient": "patient", "server_url": "server_url", "adapter": "adapter"},
     ),
     NodeSpec(
         "agent_node",
@@ -193,7 +203,7 @@ NODES: tuple[NodeSpec, ...] = (
 )
 """The graph on the embedded simulator."""
 STATE_NODE = NodeSpec("state_node", "state_node", "state.yaml")
-DRIVE_NODE = NodeSpec("drive_node", "drive_node", "drive_node.yaml", {"bus": "can"})
+DRIVE_NODE = NodeSpec("drive_node", "drive_node", "drive_node.yaml", {"bus": "can", "drives_config": "drives"})
 SCENE_NODE = NodeSpec("scene_node", "scene_node", "scene.yaml", vital=False)
 ALL_NODES = (*NODES, STATE_NODE, DRIVE_NODE, SCENE_NODE)
 VIEWED = ("robot_description", "scene/patient", "scene/xray", "scene/landmarks", "landmarks/image")
@@ -240,7 +250,7 @@ def nodes(values: Mapping[str, Value]) -> tuple[NodeSpec, ...]:
         return (*here, *scene)
     if kind == "sim":
         return (STATE_NODE if values["simulator"] == "gazebo" else motion, xray, *here, agent, *scene)
-    driver = STATE_NODE if values["can"] == "none" else DRIVE_NODE
+    driver = STATE_NODE if values["can"] == NONE else DRIVE_NODE
     return (driver, *((xray,) if simulates_xray(values) else ()), *here, agent, *scene)
 
 
@@ -255,6 +265,7 @@ def simulates_xray(values: Mapping[str, Value]) -> bool:
 def parameters(spec: NodeSpec, values: Mapping[str, Value]) -> dict[str, Value]:
     """Return the parameters of a node that launch arguments set, ``use_sim_time`` among them when it is on."""
     known = {parameter: values[name] for parameter, name in spec.arguments.items() if name in values}
+    known = {name: value for name, value in known.items() if name not in OPTIONAL or value != NONE}
     if spec.name in ("agent_node", "state_node") and "controller" in values:
         known["controller"] = values["controller"]
     if spec.name == "state_node":
@@ -313,8 +324,15 @@ def resolve(words: Sequence[str], kind: str = "sim") -> dict[str, Value]:
         values[name] = known[name].parse(text)
     if values["localizer"] == AUTO:
         values["localizer"] = LOCALIZERS[str(values["policy"])]
-    if values.get("use_mock_hardware") and values["can"] != "none":
+    if values.get("use_mock_hardware") and values["can"] != NONE:
         raise ArgumentError(f"use_mock_hardware:=true and can:={values['can']} exclude each other")
-    if values.get("bag") == "none":
+    bus = str(values.get("can", NONE))
+    if bus != NONE and values["use_sim_time"]:
+        raise ArgumentError(f"use_sim_time:=true and can:={bus} exclude each other: drives have their own time")
+    if bus != NONE and not bus.startswith("virtual") and values["drives"] == NONE:
+        raise ArgumentError(
+            f"can:={bus} needs drives:=FILE, a copy of config/drives.yaml with the numbers of your drives"
+        )
+    if values.get("bag") == NONE:
         raise ArgumentError("bag:= needs a value: the folder of the bag")
     return values

@@ -32,7 +32,7 @@ def spec(name: str) -> graph.NodeSpec:
         ("hardware", [], ["state_node", "localizer_node", "agent_node"]),
         ("hardware", ["use_mock_hardware:=true"], ["state_node", "xray_node", "localizer_node", "agent_node"]),
         ("hardware", ["can:=virtual"], ["drive_node", "xray_node", "localizer_node", "agent_node"]),
-        ("hardware", ["can:=socketcan:can0"], ["drive_node", "localizer_node", "agent_node"]),
+        ("hardware", ["can:=socketcan:can0", "drives:=d.yaml"], ["drive_node", "localizer_node", "agent_node"]),
         ("hardware", ["xray:=simulated"], ["state_node", "xray_node", "localizer_node", "agent_node"]),
         ("replay", ["bag:=b"], ["localizer_node"]),
         ("sim", ["localizer:=external"], ["motion_node", "xray_node", "agent_node"]),
@@ -68,6 +68,15 @@ def test_controller_and_joint_states_reach_the_nodes() -> None:
     assert "controller" not in graph.parameters(spec("localizer_node"), values)
 
 
+def test_optional_files_reach_their_nodes_when_named() -> None:
+    plain = graph.resolve(["can:=virtual"], "hardware")
+    assert "drives_config" not in graph.parameters(spec("drive_node"), plain)
+    assert "adapter" not in graph.parameters(spec("localizer_node"), plain)
+    named = graph.resolve(["can:=socketcan:can0", "drives:=/lab/drives.yaml", "adapter:=/lab/adapter"], "hardware")
+    assert graph.parameters(spec("drive_node"), named)["drives_config"] == "/lab/drives.yaml"
+    assert graph.parameters(spec("localizer_node"), named)["adapter"] == "/lab/adapter"
+
+
 def test_simulated_time() -> None:
     for kind, word, on in (
         ("sim", "simulator:=gazebo", True),
@@ -95,6 +104,8 @@ def test_no_exposure_is_made_on_a_real_detector() -> None:
     ("kind", "words", "reason"),
     [
         ("hardware", ["use_mock_hardware:=true", "can:=virtual"], "exclude each other"),
+        ("hardware", ["use_sim_time:=true", "can:=virtual"], "exclude each other"),
+        ("hardware", ["can:=socketcan:can0"], "needs drives:=FILE"),
         ("replay", [], "bag:= needs a value"),
         ("replay", ["bag:=b", "speed:=0"], "outside"),
         ("sim", ["policy:=guess"], "one of: default, pointing, xml, regression"),

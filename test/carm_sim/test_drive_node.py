@@ -125,12 +125,16 @@ def test_on_a_can_interface_of_the_kernel(ros_domain: int, spawn: Spawn) -> None
     client.close()
 
 
+DRIVES = config_file("drives.yaml")
+
+
 @pytest.mark.parametrize(
     ("setting", "code", "words"),
     [
-        ("bus:=can0", 2, "neither 'virtual' nor INTERFACE:CHANNEL"),
-        ("bus:=socket:can0", 2, "no interface 'socket'"),
-        ("bus:=socketcan:nowhere0", 1, "bus socketcan:nowhere0 cannot be opened"),
+        (f"bus:=can0 drives_config:={DRIVES}", 2, "neither 'virtual' nor INTERFACE:CHANNEL"),
+        (f"bus:=socket:can0 drives_config:={DRIVES}", 2, "no interface 'socket'"),
+        ("bus:=socketcan:nowhere0", 2, "needs drives_config"),
+        (f"bus:=socketcan:nowhere0 drives_config:={DRIVES}", 1, "bus socketcan:nowhere0 cannot be opened"),
         ("bus:=virtual:empty", 1, "cart_longitudinal: node 1 does not answer"),
         ("control_rate_hz:=60.0", 2, "16.667 ms"),
         ("drives_config:=/nowhere.yaml", 2, "/nowhere.yaml"),
@@ -138,7 +142,7 @@ def test_on_a_can_interface_of_the_kernel(ros_domain: int, spawn: Spawn) -> None
     ],
 )
 def test_what_cannot_start_is_one_line(setting: str, code: int, words: str, spawn: Spawn) -> None:
-    process = spawn((*NODE, "-p", setting))
+    process = spawn((*NODE, *(word for one in setting.split() for word in ("-p", one))))
     output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == code, output
     assert words in output

@@ -52,6 +52,11 @@ class DriveNode(TrajectoryNode):
         if self.get_parameter("use_sim_time").value:
             raise ConfigurationError("parameter use_sim_time = true: drives on a bus have their own time")
         timing = settings.timing()
+        real = not (settings.simulate or settings.bus.startswith(VIRTUAL))
+        if real and not settings.drives_config:
+            raise ConfigurationError(
+                f"bus {settings.bus} needs drives_config: a copy of config/drives.yaml with the numbers of your drives"
+            )
         configs = load_drives(self._carm.joints, settings.drives_config or None)
         network = open_network(settings.bus, settings.bitrate)
         self._simulation: Simulation | None = None
