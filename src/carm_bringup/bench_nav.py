@@ -16,6 +16,8 @@ from carm_bringup import nav_graph
 from carm_bringup.nav_suites import ALIASES, POLICIES, SUITES, NavigationSuite, suite
 from carm_core import figures
 from carm_core.errors import ConfigurationError
+from carm_perception.data.engine import ENGINES, LOCAL
+from carm_perception.data.engine import run as run_tasks
 
 if TYPE_CHECKING:
     from carm_bringup.nav_episode import Outcome, Room
@@ -49,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of starts, order of targets and noise (0)")
     parser.add_argument("--workers", type=_count, default=1, help="processes, each with a patient of its own (1)")
     parser.add_argument(
-        "--engine", choices=("local", "ray"), default="local", help="where the processes run: here, or a Ray cluster"
+        "--engine", choices=ENGINES, default=LOCAL, help="where the processes run: here, or a Ray cluster"
     )
     nav_graph.add_arguments(parser, _count)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures and every episode to FILE")
@@ -93,7 +95,9 @@ def run(args: argparse.Namespace) -> int:
             key = name if len(policies) == 1 else f"{name}/{policy}"
             outcomes[key] = list(_run_suite(chosen, policy, args))
             print(nav_report.table(key, nav_report.metrics(outcomes[key])), flush=True)
-            if args.graph and not chosen.shift and policy in nav_graph.POLICIES:
+            if args.graph and (chosen.shift or policy not in nav_graph.POLICIES):
+                print(f"{key}: shifts and baselines are not part of the graph; --graph leaves them out", flush=True)
+            elif args.graph:
                 compared[key] = _through_graph(outcomes[key], policy, args)
                 print(nav_graph.report(key, compared[key]), flush=True)
     if args.json is not None:
@@ -188,9 +192,9 @@ class Runner:
 _runner = Runner()
 
 
-def _run_job(job: Job) -> list[Outcome]:
-    """Run a job in a worker process, which keeps its localizer for the next one."""
-    return list(_runner.outcomes(job))
+def _run_job(job: Job) -> tuple[int, list[Outcome]]:
+    """Run a job in a worker process, which keeps its localizer for the next one; with its index."""
+    return job.index, list(_runner.outcomes(job))
 
 
 def _run_suite(chosen: NavigationSuite, policy: str, args: argparse.Namespace) -> Iterator[Outcome]:
@@ -206,32 +210,15 @@ def _run_suite(chosen: NavigationSuite, policy: str, args: argparse.Namespace) -
         Job(patient, index, count, localizer, args.seed, args.trace, chosen.name, contender.policy)
         for index, (patient, count) in enumerate(zip(patients, shares, strict=True))
     ]
-    if args.engine == "ray":
-        finished = _on_ray(jobs)
+    if args.engine == LOCAL and (args.workers == 1 or len(jobs) == 1):
+        finished = _in_turn(jobs)
     else:
-        finished = _in_workers(jobs, args.workers) if args.workers > 1 and len(jobs) > 1 else _in_turn(jobs)
+        workers = 0 if args.engine != LOCAL and args.workers == 1 else args.workers
+        finished = _in_workers(jobs, args.engine, workers)
     with tqdm(total=episodes, desc=f"{chosen.name} {policy}", unit="episode", file=sys.stderr) as bar:
         for outcome in finished:
             bar.update()
             yield outcome
-
-
-def _on_ray(jobs: list[Job]) -> Iterator[Outcome]:
-    """Run the jobs on the Ray cluster that `RAY_ADDRESS` names, else on one started here for the time being."""
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise ConfigurationError('--engine ray needs Ray: pip install "ray[default]"') from error
-    own = not ray.is_initialized()
-    if own:
-        ray.init(log_to_driver=False, configure_logging=False)
-    try:
-        remote = ray.remote(num_cpus=1)(_run_job)
-        for pending in [remote.remote(job) for job in jobs]:
-            yield from ray.get(pending)
-    finally:
-        if own:
-            ray.shutdown()
 
 
 def _in_turn(jobs: list[Job]) -> Iterator[Outcome]:
@@ -241,14 +228,16 @@ def _in_turn(jobs: list[Job]) -> Iterator[Outcome]:
     runner.close()
 
 
-def _in_workers(jobs: list[Job], workers: int) -> Iterator[Outcome]:
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-        for outcomes in pool.map(_run_job, jobs):
-            yield from outcomes
+def _in_workers(jobs: list[Job], engine: str, workers: int) -> Iterator[Outcome]:
+    """Run jobs in processes, here or on a Ray cluster; outcomes come in the order of the jobs."""
+    ready: dict[int, list[Outcome]] = {}
+    waiting = iter(jobs)
+    due = next(waiting, None)
+    for index, outcomes in run_tasks(engine, _run_job, jobs, workers):
+        ready[index] = outcomes
+        while due is not None and due.index in ready:
+            yield from ready.pop(due.index)
+            due = next(waiting, None)
 
 
 def _run_room(room: Room, localizer: Localizer, episodes: list[Any], job: Job) -> Iterator[Outcome]:

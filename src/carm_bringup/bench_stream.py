@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from carm_bringup.nodes.stream_probe import Arrival
 
 BINNINGS = (1, 2, 3, 4, 6)
+CASES = ((2, 0), (1, 1024), (1, 0))
+"""Binning and readout in pixels where neither is given."""
 WARM_UP_IMAGES = 15
 """Left out of the figures, of short runs a third: the first images find cold caches."""
 FEWEST_IMAGES = 6
@@ -40,14 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=BINNINGS,
         action="append",
-        help="of the 1536 x 1536 detector; repeat for several (2 and 1: 768 and 1536 pixels)",
+        help="of the 1536 x 1536 detector; repeat for several (2, 1 with its central 1024 pixels, 1)",
     )
     parser.add_argument(
         "--readout",
         type=int,
         default=0,
         metavar="PX",
-        help="central square of the binned detector that is read out: with --binning 1, 1024 (0: all of it)",
+        help="central square of the binned detector that is read out, such as 1024 with --binning 1 (0: all of it)",
     )
     parser.add_argument("--topic", choices=sorted(TOPICS), default="image", help="which image (image)")
     parser.add_argument("--duration", type=float, default=30.0, metavar="S", help="per binning, s (30)")
@@ -74,8 +76,11 @@ def run(args: argparse.Namespace) -> int:
     if args.readout < 0:
         raise ConfigurationError(f"--readout {args.readout} is negative")
     results = {}
-    for binning in dict.fromkeys(args.binning or (2, 1)):
-        started_s, arrivals = _stream(binning, args)
+    cases = [(binning, args.readout) for binning in dict.fromkeys(args.binning or (2, 1))]
+    if not args.binning and not args.readout:
+        cases = [*CASES]
+    for binning, readout in cases:
+        started_s, arrivals = _stream(binning, readout, args)
         metrics = figures_of(arrivals, args.rate) | {"first_image_s": arrivals[0].received_s - started_s}
         results[str(metrics["size_px"])] = metrics
         print(
@@ -121,7 +126,7 @@ def figures_of(arrivals: Sequence[Arrival], rate_hz: float) -> dict[str, Any]:
     }
 
 
-def _stream(binning: int, args: argparse.Namespace) -> tuple[float, list[Arrival]]:
+def _stream(binning: int, readout: int, args: argparse.Namespace) -> tuple[float, list[Arrival]]:
     """Start motion and X-ray node in a domain of their own, listen, end them: when they started, and the images."""
     from tqdm import tqdm
 
@@ -135,7 +140,7 @@ def _stream(binning: int, args: argparse.Namespace) -> tuple[float, list[Arrival
         if spec.name in ("motion_node", "xray_node"):
             command = launcher.node_command(spec, values)
             if spec.name == "xray_node":
-                extra = (f"binning:={binning}", f"seed:={args.seed}", f"readout_px:={args.readout}")
+                extra = (f"binning:={binning}", f"seed:={args.seed}", f"readout_px:={readout}")
                 words = (word for pair in extra for word in ("-p", pair))
                 command = replace(command, words=(*command.words, *words))
             commands.append(command)

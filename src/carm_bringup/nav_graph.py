@@ -104,7 +104,8 @@ def compare(first: Sequence[str], second: Sequence[str]) -> tuple[tuple[str, ...
 
 def sample(episodes: Sequence[Episode], count: int) -> list[Episode]:
     """A few episodes, spread over all."""
-    return [episodes[index * len(episodes) // count] for index in range(min(count, len(episodes)))]
+    kept = min(count, len(episodes))
+    return [episodes[index * len(episodes) // kept] for index in range(kept)]
 
 
 def run(episodes: Sequence[Episode], contender: Contender, localizer: str, seed: int) -> list[Comparison]:

@@ -32,6 +32,7 @@ _MEDIANS = (
     ("path_median_m", "path, m", 1.0, ".2f"),
     ("time_median_s", "time, s", 1.0, ".0f"),
     ("localizer_latency_p50_s", "answer, ms", 1e3, ".0f"),
+    ("clearance_smallest_m", "smallest clearance, mm", 1e3, ".0f"),
 )
 
 
@@ -106,7 +107,10 @@ def _medians(found: Mapping[str, Any]) -> list[str]:
 
 def _own(found: Mapping[str, Any], name: str) -> str:
     own = found["per_landmark"].get(name)
-    return "-" if own is None else f"{100 * own['success_20mm']:.0f} % of {own['episodes']}"
+    if own is None:
+        return "-"
+    low, high = own["success_20mm_ci95"]
+    return f"{100 * own['success_20mm']:.0f} % of {own['episodes']} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def _table(corner: str, head: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:

@@ -72,6 +72,7 @@ def _per_landmark(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         table[landmark(key).name] = {
             "episodes": len(own),
             **{f"success_{mm}mm": sum(outcome.success(mm) for outcome in own) / len(own) for mm in SUCCESS_MM},
+            "success_20mm_ci95": list(wilson_interval(sum(outcome.success(20.0) for outcome in own), len(own))),
             "false_success": sum(outcome.false_success for outcome in own) / len(own),
             "aborted": sum(not outcome.result.success for outcome in own) / len(own),
             "distance_median_mm": _median([outcome.distance_mm for outcome in own]),
@@ -108,6 +109,7 @@ def table(suite: str, found: dict[str, Any]) -> str:
     for name, own in found["per_landmark"].items():
         lines.append(
             f"    {name:<30} {own['episodes']:3d}  20 mm {100 * own['success_20mm']:5.1f} %"
+            f" [{', '.join(f'{100 * end:.0f}' for end in own['success_20mm_ci95'])}]"
             f"  median {own['distance_median_mm']:6.1f} mm"
         )
     return "\n".join(lines)
@@ -133,6 +135,8 @@ def episode_record(outcome: Outcome) -> dict[str, Any]:
         "start_distance_mm": round(outcome.start_distance_mm, 2),
         "distance_mm": round(outcome.distance_mm, 2),
         "exposures": outcome.result.exposures,
+        "dose_area_product_gym2": outcome.result.dose_area_product_gym2,
+        "clearance_m": round(min(outcome.clearances_m), 4) if outcome.clearances_m else None,
         "path_m": round(outcome.result.path_length_m, 4),
         "time_s": round(outcome.result.duration_s, 3),
     }
