@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass
 
+from carm_agent.obstacles import staff_zones
 from carm_agent.task import NavigatorConfig, Policy
 from carm_core.errors import ConfigurationError
 from carm_core.parameters import parameter
@@ -94,15 +95,15 @@ class AgentParameters:
     staff_zones: str = parameter(
         "",
         "where people stand: 6 numbers each, lower and upper corner of a box in frame table, m; empty: nowhere",
-        read_only=True,
     )
 
     def __post_init__(self) -> None:
         """Check what a range cannot say.
 
         Raises:
-            ConfigurationError: There is no such policy.
+            ConfigurationError: There is no such policy, or the staff zones are malformed.
         """
+        staff_zones(self.staff_zones)
         if self.policy not in POLICIES:
             raise ConfigurationError(f"parameter policy = {self.policy!r} is not one of: {', '.join(POLICIES)}")
 

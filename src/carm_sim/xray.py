@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -180,6 +180,11 @@ class XraySystem:
         self._dose = DoseMeter(self.config.alarm)
         self._lock = threading.Lock()
         self._sequence = 0
+
+    def adjust(self, config: XrayConfig) -> None:
+        """Take over exposure control and display window of other settings, from the next exposure on."""
+        with self._lock:
+            self.config = replace(self.config, control=config.control, window=config.window)
 
     def prepare(self, positions: ArrayLike | None = None) -> None:
         """Do now what would slow down the first exposure: compile, and copy the volume for a position's side.

@@ -19,7 +19,7 @@ COMPRESSED_FORMATS = ("png", "jpeg")
 
 @dataclass(frozen=True)
 class XrayParameters:
-    """Parameters of the X-ray node; only ``rate_hz`` may change while it runs. See ``config/xray.yaml``."""
+    """Parameters of the X-ray node, see ``config/xray.yaml``; technique, field and display may change while it runs."""
 
     patient: str = parameter(
         "chest_ct", "chest_ct, phantom:SEED, or the path of a CT (NIfTI file or DICOM folder)", read_only=True
@@ -42,13 +42,12 @@ class XrayParameters:
         unit="nGy",
         lower=1.0,
         upper=1e4,
-        read_only=True,
     )
     fluoroscopy_voltage_kv: float = parameter(
-        0.0, "tube voltage of fluoroscopy; 0: automatic", unit="kV", lower=0.0, upper=125.0, read_only=True
+        0.0, "tube voltage of fluoroscopy; 0: automatic", unit="kV", lower=0.0, upper=125.0
     )
     fluoroscopy_charge_mas: float = parameter(
-        0.0, "tube charge of each frame of fluoroscopy; 0: automatic", unit="mAs", lower=0.0, upper=20.0, read_only=True
+        0.0, "tube charge of each frame of fluoroscopy; 0: automatic", unit="mAs", lower=0.0, upper=20.0
     )
     field_width_m: float = parameter(
         0.0,
@@ -56,7 +55,6 @@ class XrayParameters:
         unit="m",
         lower=0.0,
         upper=1.0,
-        read_only=True,
     )
     field_height_m: float = parameter(
         0.0,
@@ -64,7 +62,6 @@ class XrayParameters:
         unit="m",
         lower=0.0,
         upper=1.0,
-        read_only=True,
     )
     fluoroscopy_delay_s: float = parameter(
         0.05,
@@ -73,7 +70,6 @@ class XrayParameters:
         unit="s",
         lower=0.0,
         upper=1.0,
-        read_only=True,
     )
     aluminum_mm: float = parameter(
         3.0, "filtration of the beam, aluminum", unit="mm", lower=0.0, upper=20.0, read_only=True
@@ -87,7 +83,7 @@ class XrayParameters:
     blur: bool = parameter(True, "blur of the focal spot and the scintillator", read_only=True)
     scatter: bool = parameter(True, "scattered radiation", read_only=True)
     scatter_correction: float = parameter(
-        0.9, "share of the estimated scatter that the display leaves out", lower=0.0, upper=1.0, read_only=True
+        0.9, "share of the estimated scatter that the display leaves out", lower=0.0, upper=1.0
     )
     glare: bool = parameter(True, "veiling glare of the scintillator", read_only=True)
     lag: bool = parameter(True, "lag of the detector in fluoroscopy", read_only=True)
@@ -103,14 +99,10 @@ class XrayParameters:
     dose_area_product_alarm_gym2: float = parameter(
         0.03, "cumulative dose-area product that warns; 0: none", unit="Gy·m²", lower=0.0, upper=10.0, read_only=True
     )
-    bright_percentile: float = parameter(
-        0.5, "percentile of the signal shown white", unit="%", lower=0.0, upper=49.0, read_only=True
-    )
-    dark_percentile: float = parameter(
-        99.5, "percentile of the signal shown black", unit="%", lower=51.0, upper=100.0, read_only=True
-    )
+    bright_percentile: float = parameter(0.5, "percentile of the signal shown white", unit="%", lower=0.0, upper=49.0)
+    dark_percentile: float = parameter(99.5, "percentile of the signal shown black", unit="%", lower=51.0, upper=100.0)
     compressed_format: str = parameter("png", "compressed image: png or jpeg", read_only=True)
-    jpeg_quality: int = parameter(90, "quality of JPEG", lower=1, upper=100, read_only=True)
+    jpeg_quality: int = parameter(90, "quality of JPEG", lower=1, upper=100)
     joint_states_timeout_s: float = parameter(
         0.5, "older joint states do not allow an exposure", unit="s", lower=0.05, upper=10.0, read_only=True
     )

@@ -118,9 +118,9 @@ class Client:
         self.until(lambda: all(stamp in heard for heard in self.heard.values()), "complete set of messages")
         return {"answer": answer} | {topic: heard[stamp] for topic, heard in self.heard.items()}
 
-    def set_rate(self, rate_hz: float) -> Any:
+    def set(self, name: str, value: float) -> Any:
         self.until(self.parameters.service_is_ready, "parameter service")
-        request = SetParameters.Request(parameters=[Parameter("rate_hz", value=rate_hz).to_parameter_msg()])
+        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
         future = self.parameters.call_async(request)
         self.until(future.done, "answer of the parameter service")
         return future.result().results[0]
@@ -200,15 +200,19 @@ def test_single_exposures_refusals_misses_and_fluoroscopy(client: Client, proces
     values = {pair.key: float(pair.value) for pair in client.health[-1].status[0].values if "(mGy)" in pair.key}
     assert values["cumulative air kerma (mGy)"] > 1e-3
 
-    assert "outside [0.0, 30.0] Hz" in client.set_rate(99.0).reason
+    assert "outside [0.0, 30.0] Hz" in client.set("rate_hz", 99.0).reason
+    assert "read-only" in client.set("aluminum_mm", 5.0).reason
+    assert client.set("fluoroscopy_voltage_kv", 81.0).successful
+    assert client.set("detector_dose_ngy", 50.0).successful
     before = set(client.heard["xray/exposure"])
-    assert client.set_rate(20.0).successful
+    assert client.set("rate_hz", 20.0).successful
     client.until(lambda: len(client.heard["xray/exposure"]) >= len(before) + 10, "fluoroscopy")
     assert client.expose().error_code == Expose.Request.ERROR_FLUOROSCOPY_ACTIVE
-    assert client.set_rate(0.0).successful
+    assert client.set("rate_hz", 0.0).successful
     client.shot()
     series = [m for stamp, m in sorted(client.heard["xray/exposure"].items()) if stamp not in before]
     assert [m.fluoroscopy for m in series[:10]] == [True] * 10
+    assert {m.tube_voltage_kv for m in series[:10]} == {81.0}
     late_s = [(client.arrived_ns[stamp] - stamp) * 1e-9 for stamp in sorted(client.arrived_ns) if stamp not in before]
     assert min(late_s[:10]) >= 0.9 / 20.0 - 1e-3  # the rhythm does not depend on how long an image takes
     sequence = [m.sequence for m in series]

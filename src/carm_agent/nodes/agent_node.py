@@ -142,7 +142,7 @@ class AgentNode(Node):
             reason = f"a task runs ({self._task}): change parameters between tasks"
         if reason:
             return SetParametersResult(successful=False, reason=reason)
-        self._planner.set_velocity_scaling(settings.velocity_scaling)
+        self._surroundings.take_over(settings)
         self._settings = self._graph.parameters = settings
         return SetParametersResult(successful=True)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,21 @@ class Surroundings:
         """
         return Mover(self._planner, arm, self.plans, self.memory, notes_before=False)
 
+    def take_over(self, settings: AgentParameters) -> None:
+        """Change speed, and where people stand, from the next plan on; what was previewed is void then."""
+        self._planner.set_velocity_scaling(settings.velocity_scaling)
+        assert self._planner.collision is not None
+        obstacles, staff = self._planner.collision.obstacles, staff_zones(settings.staff_zones)
+        if staff != obstacles.staff:
+            self._replace(replace(obstacles, staff=staff))
+
+    def _replace(self, obstacles: Obstacles) -> None:
+        model = self._planner.collision
+        assert model is not None
+        watcher = CollisionModel(self._planner.carm, obstacles, model.margins, model.geometry)
+        self._planner.set_obstacles(obstacles)
+        self._watcher = watcher
+
     def _on_surface(self, message: Mesh) -> None:
         self._received += 1
         threading.Thread(target=self._take, args=(message, self._received), name="surface", daemon=True).start()
@@ -89,18 +105,13 @@ class Surroundings:
         try:
             surface = surface_from_message(message)
             assert self._planner.collision is not None
-            staff = self._planner.collision.obstacles.staff
-            obstacles = Obstacles(surface, staff=staff)
-            watcher = CollisionModel(
-                self._planner.carm, obstacles, self._planner.collision.margins, self._planner.collision.geometry
-            )
+            if number == self._received:
+                self._replace(Obstacles(surface, staff=self._planner.collision.obstacles.staff))
         except CarmError as error:
             self._node.get_logger().error(f"patient_surface is of no use, the old obstacles stay: {error}")
             self._taken = max(self._taken, number)
             return
         if number == self._received:
-            self._planner.set_obstacles(obstacles)
-            self._watcher = watcher
             self._taken = number
             self._node.get_logger().info(f"patient's surface with {len(surface.triangles)} triangles taken over")
 

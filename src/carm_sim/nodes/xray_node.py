@@ -224,8 +224,7 @@ class XrayNode(Node):
         result = self._system.expose(positions, request)
         self._render_s = time.perf_counter() - begin
         self._exposures += 1
-        rate_hz = self._rate_hz
-        if fluoroscopy and rate_hz > 0:  # a steady rhythm
+        if fluoroscopy and (rate_hz := self._rate_hz) > 0:  # a steady rhythm
             delay_s = min(self._settings.fluoroscopy_delay_s, _LATEST_PERIODS / rate_hz)
             self._closing.wait(max(0.0, delay_s - self._render_s))
         stamp = middle.to_msg()
@@ -308,9 +307,10 @@ class XrayNode(Node):
         settings, reason = updated_parameters(replace(self._settings, rate_hz=self._rate_hz), parameters)
         if reason:
             return SetParametersResult(successful=False, reason=reason)
-        if settings.rate_hz != self._rate_hz:
-            self._rate_hz = settings.rate_hz
-            self._jobs.put(None)
+        self._rate_hz, self._settings = settings.rate_hz, settings
+        if self._system is not None:
+            self._system.adjust(settings.config)
+        self._jobs.put(None)  # the worker looks at the rate anew
         return SetParametersResult(successful=True)
 
     def _publish_diagnostics(self) -> None:
