@@ -131,3 +131,10 @@ def test_diagnostics_and_parameters(
         assert "a task runs" in listener.set("agent_node", tolerance_m=0.01)
     listener.until(lambda: view.poll() is not None)
     assert view.returncode == 0, view.communicate()[0]
+
+    assert "6 numbers" in listener.set("agent_node", staff_zones="1 2 3")
+    assert listener.set("agent_node", staff_zones="-1.0 -2.0 -0.95 1.0 2.0 1.0") == ""
+    crowded = spawn([*CARM, "view", "--primary", "0"])
+    listener.until(lambda: crowded.poll() is not None)
+    assert crowded.returncode == 1
+    assert "staff" in crowded.communicate()[0]
