@@ -27,6 +27,10 @@ def code_of(error: CarmError) -> NavigationCode:
     return next((code for kind, code in _CODES if isinstance(error, kind)), NavigationCode.INTERNAL)
 
 
+ASK = ' Where shall I look? Say "no, further up", down, left or right, and I go on from there.'
+"""What the agent asks when it does not know where to look."""
+
+
 class Ending(Exception):
     """Ends a task from within the policy; never leaves it."""
 
@@ -147,7 +151,8 @@ class Ledger:
                 seen = f" It was last seen {self.distance_mm:.0f} mm from the image center."
             reason = f"{message[:1].upper()}{message[1:].rstrip('.')}"
             arm = "the arm is at rest" if self.at_rest else "make sure that the arm stands still"
-            summary = f"{reason}. {name} is not confirmed in the center; {arm}, after {cost}.{seen}"
+            ask = ASK if code is NavigationCode.LOST_CONFIDENCE and self.at_rest else ""
+            summary = f"{reason}. {name} is not confirmed in the center; {arm}, after {cost}.{seen}{ask}"
         return NavigationResult(
             error_code=code,
             error_msg=message,

@@ -8,7 +8,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,10 @@ from carm_bringup import nav_graph
 from carm_bringup.nav_suites import ALIASES, POLICIES, SUITES, NavigationSuite, suite
 from carm_core import figures
 from carm_core.errors import ConfigurationError
+from carm_perception import registry
 from carm_perception.data.engine import ENGINES, LOCAL
 from carm_perception.data.engine import run as run_tasks
+from carm_perception.registry import LocalizerOptions
 
 if TYPE_CHECKING:
     from carm_bringup.nav_episode import Outcome, Room
@@ -54,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine", choices=ENGINES, default=LOCAL, help="where the processes run: here, or a Ray cluster"
     )
     nav_graph.add_arguments(parser, _count)
+    registry.add_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures and every episode to FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write a plot (PNG, PDF or SVG) to FILE")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write a page with tables and plots to DIR")
@@ -142,6 +145,7 @@ class Job:
         trace: folder for pictures; None: no pictures.
         suite: name of the suite.
         policy: of the agent, or a baseline.
+        options: of a localizer of the user's.
     """
 
     patient: str
@@ -152,6 +156,7 @@ class Job:
     trace: Path | None
     suite: str = "upper-body"
     policy: str = "pointing"
+    options: LocalizerOptions = field(default_factory=LocalizerOptions)
 
 
 class Runner:
@@ -177,7 +182,7 @@ class Runner:
             room = Room.of(load_patient(job.patient), carm)
         if self._localizer is None or job.localizer == "oracle":
             self.close()
-            self._localizer = make_localizer(job.localizer, job.patient, job.seed)
+            self._localizer = make_localizer(job.localizer, job.patient, job.seed, job.options)
         generator = np.random.default_rng([job.seed, job.index])
         drawn = draw_episodes(room, job.episodes, generator, chosen.starts)
         yield from _run_room(room, self._localizer, drawn, job)
@@ -203,11 +208,11 @@ def _run_suite(chosen: NavigationSuite, policy: str, args: argparse.Namespace) -
 
     episodes = args.episodes or chosen.episodes
     patients = chosen.names(min(args.patients or chosen.patients, episodes))
-    contender = POLICIES[policy]
+    contender, options = POLICIES[policy], registry.with_arguments(LocalizerOptions(), args)
     localizer = args.localizer or contender.localizer
     shares = [episodes // len(patients) + (index < episodes % len(patients)) for index in range(len(patients))]
     jobs = [
-        Job(patient, index, count, localizer, args.seed, args.trace, chosen.name, contender.policy)
+        Job(patient, index, count, localizer, args.seed, args.trace, chosen.name, contender.policy, options)
         for index, (patient, count) in enumerate(zip(patients, shares, strict=True))
     ]
     if args.engine == LOCAL and (args.workers == 1 or len(jobs) == 1):
@@ -256,15 +261,13 @@ def _run_room(room: Room, localizer: Localizer, episodes: list[Any], job: Job) -
         yield outcome
 
 
-def make_localizer(name: str, patient: str, seed: int) -> Localizer:
+def make_localizer(name: str, patient: str, seed: int, options: LocalizerOptions | None = None) -> Localizer:
     """Return a localizer by name; `oracle` knows the patient's true landmarks.
 
     Raises:
         CarmError: there is none of this name, or it cannot be loaded.
     """
-    from carm_perception import registry
-
-    return registry.make_localizer(name, registry.LocalizerOptions(patient=patient, seed=seed, threads=1))
+    return registry.make_localizer(name, replace(options or LocalizerOptions(), patient=patient, seed=seed, threads=1))
 
 
 def _document(outcomes: dict[str, list[Outcome]], args: argparse.Namespace) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from carm_core.errors import ConfigurationError, UnknownNameError
@@ -56,6 +57,29 @@ class LocalizerOptions:
     seed: int = 0
     constrain: bool = True
     server: ServerOptions = field(default_factory=ServerOptions)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of commands that ask a model of the user's choice; for :func:`with_arguments`."""
+    group = parser.add_argument_group("a model of your own")
+    group.add_argument("--server-url", metavar="URL", help="--localizer openai: where (http://127.0.0.1:8000/v1)")
+    group.add_argument("--server-model", metavar="NAME", help="--localizer openai: which (the server's first)")
+    group.add_argument("--adapter", metavar="ID", help="PEFT adapter, id or folder, on top of a Hugging Face model")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), help="of a Hugging Face model (auto)")
+    group.add_argument("--4bit", dest="load_in_4bit", action="store_true", help="quantize it (CUDA, bitsandbytes)")
+
+
+def with_arguments(options: LocalizerOptions, args: argparse.Namespace) -> LocalizerOptions:
+    """Options changed by what :func:`add_arguments` read."""
+    names = {"url": args.server_url, "model": args.server_model}
+    server = replace(options.server, **{name: value for name, value in names.items() if value})
+    return replace(
+        options,
+        server=server,
+        adapter=args.adapter or options.adapter,
+        device=args.device or options.device,
+        load_in_4bit=args.load_in_4bit or options.load_in_4bit,
+    )
 
 
 def make_localizer(name: str, options: LocalizerOptions | None = None) -> Localizer:

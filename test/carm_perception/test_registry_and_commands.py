@@ -15,7 +15,7 @@ from carm_core.frame import XrayFrame
 from carm_core.localization import LandmarkEstimate, Localization, Protocol, Query
 from carm_core.parameters import parameter_defaults
 from carm_core.paths import config_file
-from carm_perception import commands
+from carm_perception import commands, registry
 from carm_perception.data.dataset import SPLITS
 from carm_perception.overlay import draw, in_view, pixel_of
 from carm_perception.parameters import LocalizerParameters
@@ -81,3 +81,14 @@ def test_overlay_marks_where_the_landmark_is() -> None:
     assert image[round(row), round(column)].max() > 150
     silent = Localization("compact", "", Query(), "", latency_s=0.05, abstained=True, message="not sure")
     assert draw(frame, silent).any()
+
+
+def test_options_of_a_model_of_ones_own_reach_the_localizer() -> None:
+    parser = argparse.ArgumentParser()
+    registry.add_arguments(parser)
+    usual = LocalizerOptions()
+    assert registry.with_arguments(usual, parser.parse_args([])) == usual
+    words = ["--server-url", "https://host/v1", "--server-model", "m", "--adapter", "a", "--device", "cpu", "--4bit"]
+    options = registry.with_arguments(usual, parser.parse_args(words))
+    assert (options.server.url, options.server.model) == ("https://host/v1", "m")
+    assert (options.adapter, options.device, options.load_in_4bit) == ("a", "cpu", True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from carm_core import figures as figure_file
 from carm_core.arguments import count
+from carm_perception import registry
 from carm_perception.evaluation.suites import DEFAULT_SUITES, GROUPS, NOMINAL, SUITE_NAMES, resolve, suite
 
 _PROTOCOLS = ("localization", "retrieval", "re-evaluation")
@@ -39,7 +40,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--localizer",
         action="append",
-        help="compact, regression, fused, or a Hugging Face id or folder; repeat (compact)",
+        help="compact, regression, fused, openai (a server), or a Hugging Face id or folder; repeat (compact)",
     )
     parser.add_argument("--model", type=Path, help="model folder of compact, regression, fused (the one that ships)")
     parser.add_argument("--patients", type=count, default=0, help="patients of each suite (the suite's own number)")
@@ -61,6 +62,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="abstain so that no more than this share of the answers is wrong; 0: never (the localizer's default)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    registry.add_arguments(parser)
 
 
 def add_localize_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,12 +121,11 @@ def _compare(name: str, results: dict[str, dict[str, Any]]) -> None:
 
 
 def _localizer(name: str, args: argparse.Namespace) -> Any:
-    from carm_perception.registry import LocalizerOptions, make_localizer
-
-    options = LocalizerOptions(folder=args.model, threads=args.threads, maximum_std_mm=args.maximum_std)
+    options = registry.LocalizerOptions(folder=args.model, threads=args.threads, maximum_std_mm=args.maximum_std)
+    options = registry.with_arguments(options, args)
     if args.maximum_risk is not None:
         options = replace(options, maximum_risk=args.maximum_risk)
-    return make_localizer(name, options)
+    return registry.make_localizer(name, options)
 
 
 def line(name: str, figures: dict[str, Any]) -> str:
