@@ -73,9 +73,9 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         "--start",
         type=Path,
         metavar="FILE",
-        help="go on from language.pt of an earlier run with new data (stage 2 alone)",
+        help="go on from language.pt of an earlier run with new data (without stage 1)",
     )
-    parser.add_argument("--minutes", type=float, default=75.0, help="training time of both stages together (75)")
+    parser.add_argument("--minutes", type=float, default=120.0, help="training time of all stages together (120)")
     parser.add_argument("--patients", type=count, default=360, help="phantoms of a data set made now (360)")
     parser.add_argument("--views", type=count, default=120, help="views of each (120)")
     parser.add_argument("--batch", type=count, help="images per step (compact 64, qlora 16)")
@@ -85,8 +85,8 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 COMPACT_BATCH = 64
-TOWER_SHARE = 0.55
-"""Part of the training time that stage 1 gets."""
+STAGE_SHARES = (0.35, 0.3, 0.35)
+"""Parts of the training time that the stages get; without stage 1 the others share it all."""
 
 
 def run_train(args: argparse.Namespace) -> int:
@@ -110,13 +110,14 @@ def run_train(args: argparse.Namespace) -> int:
     for split, patients in (("train", args.patients), ("validation", max(1, args.patients // 30))):
         if not any(data.glob(f"{split}-*.parquet")):
             generate(data, DatasetSpec(split, patients, args.views, min(4, patients)), args.threads)
-    seconds = args.minutes * 60
-    share = TOWER_SHARE if args.start is None else 0.0
-    tower = StageOptions(seconds=seconds * share, batch=args.batch or COMPACT_BATCH, seed=args.seed)
-    language = StageOptions(
-        seconds=seconds * (1 - share), batch=args.batch or COMPACT_BATCH, seed=args.seed, rate=1.5e-3
+    shares = STAGE_SHARES if args.start is None else (0.0, *STAGE_SHARES[1:])
+    tower, language, localizer = (
+        StageOptions(
+            args.minutes * 60 * share / sum(shares), batch=args.batch or COMPACT_BATCH, seed=args.seed, rate=rate
+        )
+        for share, rate in zip(shares, (2e-3, 1.5e-3, 1e-3), strict=True)
     )
     work = args.work or cache_dir() / "train"
-    options = RecipeOptions(data, work, args.output, tower, language, threads=args.threads, start=args.start)
+    options = RecipeOptions(data, work, args.output, tower, language, localizer, threads=args.threads, start=args.start)
     print(f"model in {train_compact(options)}")
     return 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ from carm_perception.calibration.guard import Guard, in_field
 from carm_perception.decoding import Grammars
 from carm_perception.folder import COMPACT_FOLDER, REQUIRED, check_model_folder, weights_hash
 from carm_perception.grammar import measured
-from carm_perception.heads import Heads
 from carm_perception.image import MODEL_PX, model_gray
 from carm_perception.prompts import FIRST_PROTOCOLS, SHORT_PROTOCOLS, short_prompt
 from carm_perception.protocols import LIMIT_MM, LOCALIZED, PointingAnswer, ReevaluationAnswer, parse
+from carm_perception.reading import LandmarkReader, Reading
 
 LONGEST_ANSWER = 200
 """Bound on the length of an answer, tokens. The grammar ends every answer before, also when it is spelled in small."""
@@ -105,23 +106,28 @@ class LoadedModel:
             raise LocalizerError(f"model folder {self.folder} cannot be loaded: {_first_line(error)}") from error
         self.tokenizer: Any = self.processor.tokenizer
         self.version = weights_hash(self.folder)
+        self._reader: LandmarkReader | None = None
+        self._last: tuple[XrayFrame, Reading] | None = None
 
-    @property
-    def width(self) -> int:
-        """Width of the projected image tokens."""
-        return int(self.model.config.text_config.hidden_size)
-
-    def image_tokens(self, frame: XrayFrame) -> Any:
-        """Projected image tokens (1, tokens, width) of a frame.
+    def require_reader(self) -> LandmarkReader:
+        """Load the deep-learning localizer of the same folder, once.
 
         Raises:
-            LocalizerError: The image cannot be read.
+            LocalizerError: Its file is missing or damaged.
         """
-        import torch
+        if self._reader is None:
+            self._reader = LandmarkReader.load(self.folder)
+        return self._reader
 
-        pixels = self.pixels(frame)
-        with torch.inference_mode():
-            return self.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
+    def read(self, frame: XrayFrame) -> Reading:
+        """What the deep-learning localizer says about a frame; the last one is remembered.
+
+        Raises:
+            LocalizerError: The image cannot be read, or the localizer's file is missing or damaged.
+        """
+        if self._last is None or self._last[0] is not frame:
+            self._last = frame, self.require_reader().read(frame)
+        return self._last[1]
 
     def pixels(self, frame: XrayFrame) -> Any:
         """Model input (1, 3, 128, 128) of a frame.
@@ -171,7 +177,6 @@ class CompactLocalizer(Localizer):
         self._loaded = folder if isinstance(folder, LoadedModel) else LoadedModel(folder, threads)
         self._maximum_std_mm = maximum_std_mm
         self._guard = Guard(self._loaded, self.name, maximum_risk)
-        self._heads = Heads.load(self._loaded.folder, self._loaded.width) if self._guard.may_abstain else None
         self.model_version = self._loaded.version
         tokens = [str(value) for value in range(-LIMIT_MM, LIMIT_MM + 1)]
         self._number_ids: list[int] = self._loaded.tokenizer.convert_tokens_to_ids(tokens)
@@ -187,8 +192,6 @@ class CompactLocalizer(Localizer):
         """See :class:`~carm_perception.calibration.guard.Cautious`."""
         self._guard.set_risk(maximum_risk)
         self._maximum_std_mm = maximum_std_mm
-        if self._heads is None and self._guard.may_abstain:
-            self._heads = Heads.load(self._loaded.folder, self._loaded.width)
 
     def warm_up(self) -> None:
         """Answer one question about a gray image."""
@@ -198,14 +201,10 @@ class CompactLocalizer(Localizer):
     def localize(self, frame: XrayFrame, query: Query) -> Localization:
         """Answer one question about a frame."""
         start = time.perf_counter()
-
-        def reply(**content: Any) -> Localization:
-            content.setdefault("answer", "")
-            return Localization(self.name, self.model_version, query, latency_s=time.perf_counter() - start, **content)
-
         if query.protocol not in self.protocols:
             known = ", ".join(self.protocols)
-            return reply(error="internal", message=f"this model answers {known}, not {query.protocol}")
+            message = f"this model answers {known}, not {query.protocol}"
+            return self._reply(query, start, error="internal", message=message)
         everything = query.protocol is Protocol.POINTING and not query.target_id
         targets = [mark.id for mark in LANDMARKS] if everything else [query.target_id]
         correction = earlier_ids(query.correction) if query.protocol is Protocol.REEVALUATION else query.correction
@@ -214,28 +213,55 @@ class CompactLocalizer(Localizer):
         try:
             strange = self._strange(seen)
             if strange:
-                return reply(abstained=True, message=strange)
+                return self._reply(query, start, abstained=True, message=strange)
             answers, numbers = self._generate(seen, questions)
             estimates = [self._estimates(*item) for item in zip(questions, answers, numbers, strict=True)]
         except AnswerError as error:
-            return reply(answer=error.answer, error="malformed", message=str(error))
+            return self._reply(query, start, answer=error.answer, error="malformed", message=str(error))
         except LocalizerError as error:
-            return reply(error="internal", message=str(error))
-        flat = [estimate for group in estimates for estimate in group]
-        if everything:
-            flat.sort(key=lambda estimate: math.hypot(*estimate.displacement_mm))
-        text = "\n".join(answers)
-        if query.protocol is Protocol.POINTING:
-            flat = [self._guard.calibrated(estimate, in_field(estimate)) for estimate in flat]
-            unsure = "" if everything else self._unsure(flat[0])
-            if unsure:
-                return reply(answer=text, abstained=True, message=unsure)
-        return reply(answer=text, estimates=tuple(flat))
+            return self._reply(query, start, error="internal", message=str(error))
+        return self._judged(query, start, "\n".join(answers), [one for group in estimates for one in group])
+
+    def localize_batch(self, frame: XrayFrame, queries: Sequence[Query]) -> list[Localization]:
+        """Answer questions about a frame: where single landmarks are, all at once."""
+        pointing = [query for query in queries if query.protocol is Protocol.POINTING and query.target_id]
+        if len(pointing) < 2:
+            return super().localize_batch(frame, queries)
+        start = time.perf_counter()
+        try:
+            strange = self._strange(frame)
+            if strange:
+                replies = [self._reply(query, start, abstained=True, message=strange) for query in pointing]
+            else:
+                answers, numbers = self._generate(frame, pointing)
+                replies = [
+                    self._judged(query, start, answer, list(self._estimates(query, answer, own)))
+                    for query, answer, own in zip(pointing, answers, numbers, strict=True)
+                ]
+        except (AnswerError, LocalizerError):  # told for each question
+            return super().localize_batch(frame, queries)
+        known = dict(zip(pointing, replies, strict=True))
+        return [known[query] if query in known else self.localize(frame, query) for query in queries]
+
+    def _reply(self, query: Query, start: float, **content: Any) -> Localization:
+        content.setdefault("answer", "")
+        return Localization(self.name, self.model_version, query, latency_s=time.perf_counter() - start, **content)
+
+    def _judged(self, query: Query, start: float, text: str, estimates: list[LandmarkEstimate]) -> Localization:
+        """The reply: places get their radii, and one that is not sure enough is kept back."""
+        if query.protocol is not Protocol.POINTING:
+            return self._reply(query, start, answer=text, estimates=tuple(estimates))
+        placed = [self._guard.calibrated(estimate, in_field(estimate)) for estimate in estimates]
+        if not query.target_id:
+            placed.sort(key=lambda estimate: math.hypot(*estimate.displacement_mm))
+        elif unsure := self._unsure(placed[0]):
+            return self._reply(query, start, answer=text, abstained=True, message=unsure)
+        return self._reply(query, start, answer=text, estimates=tuple(placed))
 
     def _strange(self, frame: XrayFrame | None) -> str:
-        if frame is None or self._heads is None:
+        if frame is None or not self._guard.may_abstain:
             return ""
-        return self._guard.strange(self._heads.read(self._loaded.image_tokens(frame)))
+        return self._guard.strange(self._loaded.read(frame))
 
     def _unsure(self, estimate: LandmarkEstimate) -> str:
         if 0 < self._maximum_std_mm < estimate.std_mm:

@@ -242,6 +242,7 @@ class Constraint:
             raise ConfigurationError(f"the grammar cannot be used: {self._matcher.get_error().splitlines()[0]}")
 
 
+_KEPT_GRAMMARS = 256
 _UNFORCED = '%llguidance {{"no_forcing": true}}\nstart: /{regex}/'
 """Grammar of a regular expression. Where only one text can follow, it may still be split into tokens in any way: else
 llguidance wants the tokenizer's own way for the part that is certain, and longer tokens would be ruled out."""
@@ -303,6 +304,8 @@ class Grammars:
         """
         from llguidance import LLMatcher
 
+        if len(self._compiled) > _KEPT_GRAMMARS:
+            self._compiled.clear()
         for regex in expressions:
             if regex not in self._compiled:
                 text = _UNFORCED.format(regex=regex.replace("/", r"\/"))

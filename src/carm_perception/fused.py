@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The language model with the deep-learning localizer beside it as referee, on one vision tower.
+"""The language model with the deep-learning localizer beside it as referee.
 
 How much either counts, and who orders the landmarks, was chosen on the calibration patients. Where the two contradict
 each other, that is to say where one's place lies outside the circle of the other, surer one, the language model is
@@ -25,8 +25,8 @@ from carm_perception.calibration.abstention import DEFAULT_RISK
 from carm_perception.calibration.fusion import RADIUS_90_PER_STD, REFEREE, Fusion, Joint, Opinion, join
 from carm_perception.calibration.guard import Guard
 from carm_perception.compact import CompactLocalizer, LoadedModel
-from carm_perception.heads import Reading
 from carm_perception.protocols import LOCALIZED, RETRIEVED
+from carm_perception.reading import Reading
 from carm_perception.regression import RegressionLocalizer, written
 
 LISTS = (Protocol.LOCALIZATION, Protocol.RETRIEVAL)

@@ -28,7 +28,7 @@ from carm_perception.answers import estimates_of
 from carm_perception.asking import REPEAT
 from carm_perception.chat_client import ChatClient, ServerError
 from carm_perception.compact import earlier_ids, reasoned
-from carm_perception.grammar import grammar, json_schema
+from carm_perception.grammar import grammar, json_schema, measured
 from carm_perception.image import FIELD_MM, MODEL_PX, check_frame, model_gray
 from carm_perception.openai_options import COMPACT_MODEL, ServerOptions
 from carm_perception.prompts import full_prompt, short_prompt
@@ -208,7 +208,10 @@ class OpenAiLocalizer(Localizer):
             "max_tokens": self._options.max_tokens,
             "temperature": 0,
         }
-        return payload if ours else payload | constraint(self._options.constrain, query)
+        if ours:
+            allowed = measured(query)
+            return payload | {"structured_outputs": {"regex": allowed.regex}, "max_tokens": allowed.longest + 1}
+        return payload | constraint(self._options.constrain, query)
 
 
 def constraint(way: str, query: Query) -> dict[str, Any]:

@@ -1,42 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the two small heads on the compact model's image tokens say about every landmark.
+"""What the deep-learning localizer's network says about every landmark.
 
-One says in which cell of the image a landmark lies, which is exact but knows only what is in view; the other guesses
-the displacement, however far.
+One of its outputs says in which cell of the image a landmark lies, which is exact but knows only what is in view; the
+other guesses the displacement, however far.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from carm_core.errors import LocalizerError
+from carm_core.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
-from carm_perception.image import FIELD_MM
+from carm_perception.folder import LOCALIZER_FILE
+from carm_perception.image import FIELD_MM, MODEL_PX, model_gray
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
 
-HEAD_FILE = "displacement_head.safetensors"
+SIZE = "size"
+"""Key of the widths and depths among the metadata of :data:`LOCALIZER_FILE`."""
+
 _ROWS = {mark.id: row for row, mark in enumerate(LANDMARKS)}
 
-DISPLACEMENT, PRESENCE = "displacement.", "presence."
-"""Prefixes of the weights of either head in :data:`HEAD_FILE`."""
+SHIFTS_PX = ((0, 0), (5, 3), (-5, 3), (0, -6))
+"""Each image is read in copies that are moved by these pixels, right and down: where they disagree, the network does
+not know."""
 
-SEEN = 0.35
-"""Probability within 3 x 3 cells from which on a landmark counts as seen."""
+WINDOW = 5
+"""Side of the square of cells that a landmark's probability is gathered from."""
 
-SEEN_MASS = (0.35, 0.50, 0.60, 0.75, 0.87)
-SEEN_STD_MM = (42.0, 25.0, 16.0, 9.5, 6.0)
-"""Standard deviation of either component of a seen place by the probability of its cells: the radius that held 90 % of
-the landmarks of phantoms of the style ``validation``, as of a Gaussian. The cells' soft labels spread over more than
-3 x 3 cells, so that the probability does not reach 1."""
+SEEN = 0.2
+"""Probability within the likeliest square from which on a landmark counts as seen."""
+
+SEEN_MASS = (0.27, 0.42, 0.57, 0.73, 0.855, 0.93, 0.967, 0.99)
+SEEN_STD_MM = (58.0, 33.0, 24.0, 14.0, 7.4, 4.9, 3.0, 1.8)
+"""Standard deviation of either component of a seen place by the probability of its square: the radius that held 90 % of
+the landmarks of phantoms of the style ``validation``, as of a Gaussian."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +56,7 @@ class Reading:
         displacement_mm: (14, 2), right and up at isocenter depth, mm.
         std_mm: Standard deviation of either component (14,), mm.
         seen: Whether each landmark was seen in the image (14,); otherwise its place is inferred from others.
-        presence: Probability of the likeliest 3 x 3 cells (14,): how surely each landmark is in the image.
+        presence: Probability of the likeliest square of cells (14,): how surely each landmark is in the image.
     """
 
     displacement_mm: NDArray[np.float64]
@@ -55,72 +64,109 @@ class Reading:
     seen: NDArray[np.bool_]
     presence: NDArray[np.float64]
 
+    def moved(self, by_mm: NDArray[np.float64]) -> Reading:
+        """The same with all landmarks moved (2,), right and up, mm."""
+        return replace(self, displacement_mm=self.displacement_mm + by_mm)
+
     def sees(self, landmark_id: int) -> bool:
         """Whether a landmark was seen in the image."""
         return bool(self.seen[_ROWS[landmark_id]])
 
 
-class Heads:
-    """Both heads, with their weights."""
+class LandmarkReader:
+    """The deep-learning localizer's network with its weights."""
 
-    def __init__(self, displacement: Any, presence: Any) -> None:
-        """Take trained heads.
-
-        Args:
-            displacement: A :class:`carm_perception.train.architecture.DisplacementHead`.
-            presence: A :class:`carm_perception.train.architecture.PresenceHead`.
-        """
-        self._displacement, self._presence = displacement.eval(), presence.eval()
+    def __init__(self, network: Any) -> None:
+        """Take a trained network, a :class:`carm_perception.train.localizer.LandmarkLocalizer`."""
+        self._network = network.eval()
 
     @classmethod
-    def load(cls, folder: Path, width: int) -> Heads:
-        """Read the heads of a model folder.
-
-        Args:
-            folder: Model folder.
-            width: Width of the projected image tokens.
+    def load(cls, folder: Path) -> LandmarkReader:
+        """Read the network of a model folder.
 
         Raises:
-            LocalizerError: The file is missing or belongs to another model.
+            LocalizerError: The file is missing or damaged.
         """
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
 
-        from carm_perception.train.architecture import DisplacementHead, PresenceHead
+        from carm_perception.train.localizer import LandmarkLocalizer, LocalizerSize
 
-        path = folder / HEAD_FILE
+        path = folder / LOCALIZER_FILE
         if not path.is_file():
-            raise LocalizerError(f"model folder {folder} lacks {HEAD_FILE}")
-        heads = {DISPLACEMENT: DisplacementHead(width), PRESENCE: PresenceHead(width)}
+            raise LocalizerError(f"model folder {folder} lacks {LOCALIZER_FILE}")
         try:
-            weights = {key: value.float() for key, value in load_file(path).items()}
-            for prefix, head in heads.items():
-                head.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
-        except (OSError, RuntimeError, ValueError) as error:
-            raise LocalizerError(f"{path} does not belong to this model: {str(error).splitlines()[0]}") from error
-        return cls(heads[DISPLACEMENT], heads[PRESENCE])
+            with safe_open(path, "pt") as file:
+                size = LocalizerSize.from_json(file.metadata()[SIZE])
+                weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+            network = LandmarkLocalizer(size)
+            network.load_state_dict(weights)
+        except (OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
+            raise LocalizerError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+        return cls(network)
 
-    def read(self, tokens: Tensor) -> Reading:
-        """Read the projected image tokens (1, tokens, width) of one image."""
+    def read(self, frame: XrayFrame) -> Reading:
+        """Read a frame.
+
+        Raises:
+            LocalizerError: The image cannot be read.
+        """
         import torch
 
-        from carm_perception.train.architecture import SCALE_MM
-
+        gray = model_gray(frame)
+        copies = np.stack([shifted(gray, right, down) for right, down in SHIFTS_PX])
         with torch.inference_mode():
-            mean, log_scale = (value[0].double().numpy() for value in self._displacement(tokens))
-            cells = self._presence(tokens)[0].double().softmax(-1).numpy()
-        places = mean * SCALE_MM
-        spreads = np.sqrt(2 * (np.exp(log_scale) * SCALE_MM) ** 2).mean(-1)
-        seen, presence = np.zeros(len(LANDMARKS), bool), np.zeros(len(LANDMARKS))
-        for index, probability in enumerate(cells):
-            place, spread, mass = peak(probability)
-            presence[index] = mass
-            if mass >= SEEN:
-                places[index], spreads[index], seen[index] = place, spread, True
-        return Reading(places, spreads, seen, presence)
+            outputs = self._network(torch.tensor(copies, dtype=torch.float32) / 255)
+        readings = [combined(*output) for output in zip(*outputs, strict=True)]
+        moves = np.array(SHIFTS_PX) * (1, -1) * (FIELD_MM / MODEL_PX)
+        return joined([r.moved(-move) for r, move in zip(readings, moves, strict=True)])
+
+
+def shifted(gray: NDArray[np.uint8], right_px: int, down_px: int) -> NDArray[np.uint8]:
+    """An image (rows, columns) moved by whole pixels; its edges are repeated."""
+    reach = max(abs(right_px), abs(down_px))
+    padded = np.pad(gray, reach, mode="edge")
+    rows, columns = gray.shape
+    return padded[reach - down_px : reach - down_px + rows, reach - right_px : reach - right_px + columns]
+
+
+def joined(readings: Sequence[Reading]) -> Reading:
+    """One reading of several of the same image, as of an ensemble (Lakshminarayanan et al. 2017, arXiv:1612.01474).
+
+    Places are weighted by their variances. Variances are the mean of those that each reading states (of the data) and
+    the variance between the readings (of the model).
+    """
+    places, stds = np.stack([r.displacement_mm for r in readings]), np.stack([r.std_mm for r in readings])
+    weights = stds**-2 / (stds**-2).sum(0)
+    place = (weights[..., None] * places).sum(0)
+    between = (weights * ((places - place) ** 2).mean(-1)).sum(0)
+    std = np.sqrt((weights * stds**2).sum(0) + between)
+    presence = np.stack([r.presence for r in readings]).mean(0)
+    return Reading(place, std, presence >= SEEN, presence)
+
+
+def combined(mean: Tensor, log_scale: Tensor, logits: Tensor) -> Reading:
+    """One reading of both outputs for an image.
+
+    Args:
+        mean: Displacement (14, 2) in units of 100 mm.
+        log_scale: Logarithm of its Laplace scale (14, 2), in the same units.
+        logits: Of each landmark's cells, row by row, then of its absence (14, cells + 1).
+    """
+    from carm_perception.train.architecture import SCALE_MM
+
+    places = mean.double().numpy() * SCALE_MM
+    spreads = np.sqrt(2 * (np.exp(log_scale.double().numpy()) * SCALE_MM) ** 2).mean(-1)
+    seen, presence = np.zeros(len(LANDMARKS), bool), np.zeros(len(LANDMARKS))
+    for index, probability in enumerate(logits.double().softmax(-1).numpy()):
+        place, spread, mass = peak(probability)
+        presence[index] = mass
+        if mass >= SEEN:
+            places[index], spreads[index], seen[index] = place, spread, True
+    return Reading(places, spreads, seen, presence)
 
 
 def peak(probability: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, float]:
-    """The likeliest 3 x 3 cells.
+    """The likeliest square of :data:`WINDOW` x :data:`WINDOW` cells.
 
     Args:
         probability: Of each cell, row by row as displayed, then of absence: (side * side + 1,).
@@ -129,14 +175,14 @@ def peak(probability: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, 
         Mean displacement (2,) right and up, mm, the standard deviation of either component, mm, and the probability
         of these cells.
     """
-    side = math.isqrt(len(probability) - 1)
-    grid = np.pad(probability[:-1].reshape(side, side), 1)
-    mass = sum(grid[r : r + side, c : c + side] for r in range(3) for c in range(3))
-    row, column = np.unravel_index(int(np.argmax(mass)), (side, side))
-    near = grid[row : row + 3, column : column + 3]
+    side, reach = math.isqrt(len(probability) - 1), WINDOW // 2
+    grid = np.pad(probability[:-1].reshape(side, side), reach)
+    mass = sliding_window_view(grid, (WINDOW, WINDOW)).sum((2, 3))
+    row, column = np.unravel_index(int(np.argmax(mass)), mass.shape)
+    near = grid[row : row + WINDOW, column : column + WINDOW]
     total = float(near.sum())
     cell_mm = FIELD_MM / side
-    offset = np.arange(-1, 2)
+    offset = np.arange(-reach, reach + 1)
     right = (column + (near.sum(0) @ offset) / total - (side - 1) / 2) * cell_mm
     up = ((side - 1) / 2 - row - (near.sum(1) @ offset) / total) * cell_mm
     return np.array([right, up]), float(np.interp(total, SEEN_MASS, SEEN_STD_MM)), total

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The deep-learning localizer: the compact model's tower with its two heads, without a language model."""
+"""The deep-learning localizer: a network of its own beside the language model, one pass for all landmarks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from carm_perception.answers import nearest_first
 from carm_perception.calibration.abstention import DEFAULT_RISK
 from carm_perception.calibration.guard import Guard
 from carm_perception.compact import LoadedModel
-from carm_perception.heads import Heads, Reading
 from carm_perception.image import MODEL_PX
 from carm_perception.protocols import (
     LIMIT_MM,
@@ -27,6 +26,7 @@ from carm_perception.protocols import (
     PointingAnswer,
     RetrievalAnswer,
 )
+from carm_perception.reading import Reading
 
 
 class RegressionLocalizer(Localizer):
@@ -41,7 +41,7 @@ class RegressionLocalizer(Localizer):
         threads: int = 1,
         maximum_risk: float = DEFAULT_RISK,
     ) -> None:
-        """Load tower and heads.
+        """Load the network.
 
         Args:
             folder: Model folder, or its loaded content; None: the one that ships.
@@ -57,7 +57,7 @@ class RegressionLocalizer(Localizer):
         self._loaded = folder if isinstance(folder, LoadedModel) else LoadedModel(folder, threads)
         self._maximum_std_mm = maximum_std_mm
         self.model_version = self._loaded.version
-        self._heads = Heads.load(self._loaded.folder, self._loaded.width)
+        self._loaded.require_reader()
         self._guard = Guard(self._loaded, self.name, maximum_risk)
 
     def set_caution(self, maximum_std_mm: float, maximum_risk: float) -> None:
@@ -98,12 +98,12 @@ class RegressionLocalizer(Localizer):
         return reply(answer=answer, estimates=estimates)
 
     def read(self, frame: XrayFrame) -> Reading:
-        """What the heads say about a frame.
+        """What the network says about a frame.
 
         Raises:
             LocalizerError: The image cannot be read.
         """
-        return self._heads.read(self._loaded.image_tokens(frame))
+        return self._loaded.read(frame)
 
     def estimates(self, reading: Reading) -> tuple[LandmarkEstimate, ...]:
         """All landmarks with their radii, closest to the image center first."""

@@ -16,7 +16,7 @@ from carm_core.kinematics import CArm
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Localizer, Protocol, Query
 from carm_perception.compact import CompactLocalizer, LoadedModel
-from carm_perception.folder import COMPACT_FOLDER
+from carm_perception.folder import COMPACT_FOLDER, LOCALIZER_FILE
 from carm_perception.fused import FusedLocalizer
 from carm_perception.image import FIELD_MM, model_gray, to_field
 from carm_perception.oracle import OracleLocalizer
@@ -161,17 +161,18 @@ def test_missing_file_is_named(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(COMPACT_FOLDER, folder)
     (folder / name).unlink()
-    if name == "model.safetensors":
-        (folder / "displacement_head.safetensors").unlink()
     with pytest.raises(LocalizerError, match=f"lacks {name}"):
         LoadedModel(folder)
 
 
-def test_missing_head_is_named(tmp_path: Path) -> None:
+def test_missing_localizer_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(COMPACT_FOLDER, folder)
-    (folder / "displacement_head.safetensors").unlink()
-    with pytest.raises(LocalizerError, match=r"lacks displacement_head\.safetensors"):
+    (folder / LOCALIZER_FILE).unlink()
+    with pytest.raises(LocalizerError, match=r"lacks localizer\.safetensors"):
+        RegressionLocalizer(folder)
+    (folder / LOCALIZER_FILE).write_bytes(b"damaged")
+    with pytest.raises(LocalizerError, match="is damaged"):
         RegressionLocalizer(folder)
 
 
@@ -200,15 +201,31 @@ def test_oracle_is_right_and_knows_its_limits(frames: dict[int, XrayFrame]) -> N
     assert oracle.localize(blind, Query()).error == "internal"
 
 
+def test_questions_that_come_together_are_answered_as_one_by_one(frames: dict[int, XrayFrame]) -> None:
+    localizer = CompactLocalizer()
+    frame = frames[11]
+    queries = [Query(Protocol.POINTING, 11), Query(), Query(Protocol.POINTING, 10), Query(Protocol.POINTING, 8)]
+    together = localizer.localize_batch(frame, queries)
+    assert [reply.query for reply in together] == queries
+    for reply in together:
+        alone = localizer.localize(frame, reply.query)
+        assert (alone.ok, alone.abstained) == (reply.ok, reply.abstained)
+        for one, other in zip(alone.estimates, reply.estimates, strict=True):
+            assert one.displacement_mm == pytest.approx(other.displacement_mm, abs=1.0, nan_ok=True)
+    assert [e.id for e in together[0].estimates] == [11]
+
+
 def test_no_answer_is_malformed_whatever_the_weights(tmp_path: Path) -> None:
     import torch
 
     from carm_perception.train.architecture import CompactSize
     from carm_perception.train.export import export
+    from carm_perception.train.localizer import LandmarkLocalizer, LocalizerSize
     from carm_perception.train.recipe import fresh
 
     untrained, tokenizer = fresh(CompactSize(8, (8, 8, 16, 16), (1, 1, 1, 1), 32, 1, 2, 1, 32), 3)
-    localizer = CompactLocalizer(export(untrained, tokenizer, tmp_path, {}), maximum_risk=0.0)
+    size = LocalizerSize(8, (8, 8, 16, 16), (1, 1, 1, 1), 16, 2, 16, 1, 1, 8, 8)
+    localizer = CompactLocalizer(export(untrained, LandmarkLocalizer(size), tokenizer, tmp_path, {}), maximum_risk=0.0)
     rng = np.random.default_rng(0)
     assert set(localizer.protocols) == set(Protocol)
     for number in range(24):

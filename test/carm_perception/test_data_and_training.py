@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
+from carm_core.frame import XrayFrame
 from carm_core.geometry import Detector
 from carm_core.kinematics import CArm
 from carm_core.landmarks import LANDMARKS
@@ -26,8 +27,10 @@ from carm_perception.data.views import (
     rotation_optical_to_table,
     sample_view,
 )
-from carm_perception.train.architecture import GRID, CompactSize, PresenceHead
+from carm_perception.train.architecture import GRID, MEAN, STD, CompactSize, PresenceHead, normalize
 from carm_perception.train.augment import Batch, center_crop, plain_display, random_crop, random_display
+from carm_perception.train.localizer import SIDE, LandmarkLocalizer, LocalizerSize
+from carm_perception.train.localizing import localizer_loss
 from carm_perception.train.losses import displacement_loss, ordinal_loss, presence_loss
 from carm_perception.train.questions import COMMANDS, QuestionPacker
 from carm_perception.train.recipe import RecipeOptions, fresh, train_compact
@@ -38,6 +41,7 @@ from carm_sim.volume import Volume
 
 TINY = CompactSize(stem=8, channels=(8, 8, 16, 16), blocks=(1, 1, 1, 1), hidden=32, layers=1, intermediate=32)
 TINY = CompactSize(TINY.stem, TINY.channels, TINY.blocks, 32, 1, 2, 1, 32)
+TINY_LOCALIZER = LocalizerSize(TINY.stem, TINY.channels, TINY.blocks, 16, 2, 16, 1, 1, 8, 8)
 
 
 def test_views_are_those_of_the_arm() -> None:
@@ -159,6 +163,38 @@ def test_presence_cells_lie_in_the_field_of_their_token() -> None:
     rows, columns = torch.nonzero(cells > 1e-6, as_tuple=True)
     assert (int(rows.min()), int(rows.max())) == (4, 7)
     assert (int(columns.min()), int(columns.max())) == (8, 11)
+
+
+def test_localizer_starts_with_the_models_tower_on_one_channel() -> None:
+    compact, _ = fresh(TINY, 0)
+    localizer = LandmarkLocalizer(TINY_LOCALIZER)
+    localizer.start_from(compact.model.model.vision_tower)
+    gray = torch.rand(2, 128, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = compact.model.model.vision_tower.eval()(normalize(gray)).last_hidden_state
+        found = localizer.tower.eval()((gray[:, None] - MEAN) / STD).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_localizer_learns_where_one_image_has_its_landmarks() -> None:
+    torch.manual_seed(0)
+    localizer = LandmarkLocalizer(TINY_LOCALIZER)
+    gray = torch.rand(2, 128, 128)
+    marks = torch.linspace(-60, 60, 28).view(1, 14, 2).repeat(2, 1, 1) * torch.tensor([1.0, -1.0]).view(2, 1, 1)
+    optimizer = torch.optim.AdamW(localizer.parameters(), 3e-3)
+    losses = []
+    for _ in range(60):
+        loss, _ = localizer_loss(localizer, gray, marks, torch.full((2,), 1.21), 0.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] - 3
+    mean, log_scale, logits = localizer(gray)
+    assert mean.shape == log_scale.shape == (2, 14, 2)
+    assert logits.shape == (2, 14, SIDE * SIDE + 1)
+    likeliest = logits[0, 0].argmax().item()
+    assert divmod(likeliest, SIDE) == (int(32 * (0.5 + 55.6 / 154.8)), int(32 * (0.5 - 60 / 154.8)))
 
 
 def test_landmarks_of_missing_limbs_are_forgotten() -> None:
@@ -323,10 +359,12 @@ def test_recipe_runs_resumes_and_exports(tmp_path: Path, bodies: list[tuple[int,
     generate(tmp_path / "data", small("train", 2), workers=1, progress=False)
     generate(tmp_path / "data", small("validation", 1), workers=1, progress=False)
     stage = StageOptions(seconds=600, steps=2, batch=4, evaluate_every_s=0.0, bf16=False)
-    options = RecipeOptions(tmp_path / "data", tmp_path / "work", tmp_path / "model", stage, stage, TINY, threads=1)
+    options = RecipeOptions(
+        tmp_path / "data", tmp_path / "work", tmp_path / "model", stage, stage, stage, TINY, TINY_LOCALIZER, threads=1
+    )
     assert train_compact(options, progress=False) == tmp_path / "model"
     lines = [json.loads(line) for line in (tmp_path / "work" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert {line["stage"] for line in lines} == {"tower", "language"}
+    assert {line["stage"] for line in lines} == {"tower", "language", "localizer"}
     assert all(np.isfinite(line["loss"]) for line in lines)
     first = (tmp_path / "model" / "model.safetensors").read_bytes()
     train_compact(options, progress=False)
@@ -336,9 +374,13 @@ def test_recipe_runs_resumes_and_exports(tmp_path: Path, bodies: list[tuple[int,
 
     loaded = LoadedModel(tmp_path / "model")
     assert len(loaded.version) == 12
+    reading = loaded.read(XrayFrame(np.full((128, 128), 90, np.uint8), 1.21, 0.0))
+    assert np.isfinite(reading.displacement_mm).all()
+    assert reading.displacement_mm.shape == (14, 2)
     more = replace(options, work=tmp_path / "more", output=tmp_path / "next", start=tmp_path / "work" / "language.pt")
     train_compact(more, progress=False)
     assert not (tmp_path / "more" / "tower.pt").exists()
+    assert (tmp_path / "more" / "localizer.pt").exists()
     assert (tmp_path / "next" / "model.safetensors").read_bytes() != first
     with pytest.raises(ConfigurationError, match="no checkpoint"):
         train_compact(replace(more, start=tmp_path / "nothing.pt"), progress=False)
@@ -346,7 +388,7 @@ def test_recipe_runs_resumes_and_exports(tmp_path: Path, bodies: list[tuple[int,
     with pytest.raises(ConfigurationError, match="damaged"):
         train_compact(options, progress=False)
     with pytest.raises(ConfigurationError, match="no train views"):
-        train_compact(RecipeOptions(tmp_path, tmp_path / "w", tmp_path / "m", stage, stage, TINY), progress=False)
+        train_compact(RecipeOptions(tmp_path, tmp_path / "w", tmp_path / "m"), progress=False)
 
 
 def test_phantom_bodies_have_what_the_data_set_needs() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,36 +16,72 @@ from carm_core.localization import LandmarkEstimate, Localization, Localizer, Pr
 from carm_perception.answers import nearest_first
 from carm_perception.calibration.fusion import RADIUS_90_PER_STD, Fusion, Joint, Opinion, join
 from carm_perception.fused import FusedLocalizer, contradicted, radius_mm
-from carm_perception.heads import SEEN_MASS, SEEN_STD_MM, peak
 from carm_perception.image import FIELD_MM
+from carm_perception.reading import SEEN_MASS, SEEN_STD_MM, Reading, combined, joined, peak, shifted
 
-CELL_MM = FIELD_MM / 16
+CELL_MM = FIELD_MM / 32
 
 
-@given(st.integers(0, 15), st.integers(0, 15))
+@given(st.integers(0, 31), st.integers(0, 31))
 def test_peak_lies_in_the_middle_of_a_certain_cell(row: int, column: int) -> None:
-    probability = np.zeros(257)
-    probability[16 * row + column] = 1.0
+    probability = np.zeros(1025)
+    probability[32 * row + column] = 1.0
     place, std, mass = peak(probability)
-    assert place == pytest.approx([(column - 7.5) * CELL_MM, (7.5 - row) * CELL_MM], abs=1e-9)
+    assert place == pytest.approx([(column - 15.5) * CELL_MM, (15.5 - row) * CELL_MM], abs=1e-9)
     assert std == SEEN_STD_MM[-1]
     assert mass == 1.0
 
 
 def test_peak_lies_between_cells_that_share_a_landmark() -> None:
-    probability = np.zeros(257)
-    probability[[16 * 4 + 9, 16 * 4 + 10]] = 0.3, 0.1
-    probability[256] = 0.6
+    probability = np.zeros(1025)
+    probability[[32 * 4 + 9, 32 * 4 + 10]] = 0.3, 0.1
+    probability[1024] = 0.6
     place, std, mass = peak(probability)
-    assert place == pytest.approx([(9.25 - 7.5) * CELL_MM, 3.5 * CELL_MM])
+    assert place == pytest.approx([(9.25 - 15.5) * CELL_MM, 11.5 * CELL_MM])
     assert mass == pytest.approx(0.4)
     assert std == pytest.approx(np.interp(0.4, SEEN_MASS, SEEN_STD_MM))
 
 
 def test_likelier_of_two_places_is_taken_not_their_middle() -> None:
-    probability = np.zeros(257)
-    probability[[16 * 2 + 2, 16 * 13 + 13]] = 0.5, 0.4
-    assert peak(probability)[0] == pytest.approx([-5.5 * CELL_MM, 5.5 * CELL_MM])
+    probability = np.zeros(1025)
+    probability[[32 * 4 + 4, 32 * 25 + 25]] = 0.5, 0.4
+    assert peak(probability)[0] == pytest.approx([-11.5 * CELL_MM, 11.5 * CELL_MM])
+
+
+def test_reading_takes_cells_for_what_is_seen_and_the_displacement_for_the_rest() -> None:
+    mean, log_scale = torch.full((14, 2), 1.5), torch.full((14, 2), math.log(0.3))
+    logits = torch.zeros(14, 1025)
+    logits[:, 1024] = 20.0
+    logits[3, 32 * 16 + 20] = 40.0
+    reading = combined(mean, log_scale, logits)
+    assert reading.seen.tolist() == [index == 3 for index in range(14)]
+    assert reading.displacement_mm[3] == pytest.approx([4.5 * CELL_MM, -0.5 * CELL_MM])
+    assert reading.displacement_mm[0] == pytest.approx([150.0, 150.0])
+    assert reading.std_mm[0] == pytest.approx(math.sqrt(2) * 30.0, rel=1e-5)
+    assert reading.presence[3] == pytest.approx(1.0)
+
+
+def reading(place: float, std: float, presence: float = 0.9) -> Reading:
+    return Reading(np.full((14, 2), place), np.full(14, std), np.full(14, True), np.full(14, presence))
+
+
+def test_joined_readings_weigh_by_variance_and_are_wider_where_they_disagree() -> None:
+    agreeing, apart = joined([reading(10.0, 4.0)] * 3), joined([reading(0.0, 4.0), reading(20.0, 4.0)])
+    assert agreeing.displacement_mm[0] == pytest.approx([10.0, 10.0])
+    assert agreeing.std_mm[0] == pytest.approx(4.0)
+    assert apart.displacement_mm[0] == pytest.approx([10.0, 10.0])
+    assert apart.std_mm[0] == pytest.approx(math.hypot(4.0, 10.0))
+    unequal = joined([reading(0.0, 3.0), reading(20.0, 30.0, 0.1)])
+    assert unequal.displacement_mm[0, 0] == pytest.approx(20.0 / 101)
+    assert unequal.presence[0] == pytest.approx(0.5)
+
+
+@given(st.integers(-6, 6), st.integers(-6, 6))
+def test_shifted_image_shows_the_same_elsewhere(right: int, down: int) -> None:
+    gray = np.random.default_rng(0).integers(0, 256, (32, 32)).astype(np.uint8)
+    moved = shifted(gray, right, down)
+    assert moved.shape == gray.shape
+    assert moved[16 + down, 16 + right] == gray[16, 16]
 
 
 finite = st.floats(-400, 400)

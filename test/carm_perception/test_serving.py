@@ -119,6 +119,13 @@ def test_answers_are_those_of_the_model_in_process(running: Running) -> None:
     there.close()
 
 
+@pytest.mark.usefixtures("key")
+def test_compact_model_keeps_to_a_regular_expression(running: Running) -> None:
+    body = chat(structured_outputs={"regex": r"\[(?:3|5),(?:2|4)\]"})
+    answer = running.post(body).json()["choices"][0]["message"]["content"]
+    assert re.fullmatch(r"\[(?:3|5),(?:2|4)\]", answer)
+
+
 def test_wrong_key_is_refused_and_never_shown(
     running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -160,7 +167,8 @@ def test_certificate_is_checked(running: Running) -> None:
         (chat(temperature="hot"), 400, "temperature must be"),
         (chat(stop=[""]), 400, "stop must be"),
         (chat(response_format={"type": "xml"}), 400, "response_format"),
-        (chat(response_format={"type": "json_schema", "json_schema": {"schema": {}}}), 400, "under a grammar"),
+        (chat(response_format={"type": "json_schema", "json_schema": {"schema": {}}}), 400, "not under a JSON schema"),
+        (chat(structured_outputs={"regex": "(unclosed"}), 400, "grammar"),
         (chat({"type": "text", "text": "a"}, {"type": "text", "text": "b"}), 400, "one text"),
         (chat(image_part(Image.new("L", (513, 20))), {"type": "text", "text": "a"}), 400, "513 x 20 px"),
         (chat(image_part(Image.new("L", (8, 8))), {"type": "text", "text": "a"}), 400, "at least 16 px"),

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which images are like those of the calibration patients.
 
-The heads betray an image without a body: nothing is surely in it, and every place is vague. A linear discriminant for
-each family of strange images, without a body or of other parts of it, tells calibration views from them (outlier
-exposure, Hendrycks et al. 2019, arXiv:1812.04606); its threshold is conformal: patients that it was not learned from
-exceed it in a stated part of their views that show a landmark. A view of the trunk whose target, or whose every
-landmark, lies outside the image is not strange in itself; some resemble abdomen and legs enough to be left alone.
+The deep-learning localizer betrays an image without a body: nothing is surely in it, and every place is vague. A linear
+discriminant for each family of strange images, without a body or of other parts of it, tells calibration views from
+them (outlier exposure, Hendrycks et al. 2019, arXiv:1812.04606); its threshold is conformal: patients that it was not
+learned from exceed it in a stated part of their views that show a landmark. A view of the trunk whose target, or whose
+every landmark, lies outside the image is not strange in itself; some resemble abdomen and legs enough to be left alone.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from carm_perception.image import FIELD_MM
 
 if TYPE_CHECKING:
     from carm_perception.compact import LoadedModel
-    from carm_perception.heads import Reading
+    from carm_perception.reading import Reading
 
 
 def in_field(estimate: LandmarkEstimate) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from carm_core.errors import ConfigurationError
 from carm_core.frame import XrayFrame
 from carm_perception.decoding import Completion, Decoding
 from carm_perception.image import FIELD_MM, check_frame
@@ -19,7 +20,6 @@ from carm_perception.serving.chat import ApiError, ChatRequest
 if TYPE_CHECKING:
     from carm_perception.registry import LocalizerOptions
 
-_COMPACT_TOKENS = 64
 _BATCH = 16
 
 
@@ -75,13 +75,17 @@ class CompactBackend(Backend):
         self._localizer.warm_up()
 
     def joins(self, first: ChatRequest, other: ChatRequest) -> bool:
-        """Questions about one image are read together, the image once."""
+        """Questions about one image are read together, the image once, all under a grammar or none."""
         same = ("image_key", "max_tokens", "temperature", "stop")
-        return all(getattr(first, name) == getattr(other, name) for name in same)
+        return all(getattr(first, name) == getattr(other, name) for name in same) and (
+            bool(first.regex) == bool(other.regex)
+        )
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[Completion]:
         """Answer questions about one image."""
         import torch
+
+        from carm_perception.compact import LONGEST_ANSWER
 
         first = requests[0]
         frame, prompts = None, []
@@ -90,6 +94,9 @@ class CompactBackend(Backend):
             prompts.append(prompt)
             frame = _frame(image)
         model, tokenizer = self._localizer._loaded.model, self._localizer._loaded.tokenizer
+        constraints: list[Any] = [self._localizer._choose_median]
+        if first.regex:
+            constraints.insert(0, self._constraint([request.regex for request in requests]))
         sampling: dict[str, Any] = {"do_sample": False}
         if first.temperature > 0:
             sampling = {"do_sample": True, "temperature": first.temperature, "top_k": 0}
@@ -98,8 +105,8 @@ class CompactBackend(Backend):
             out = model.generate(
                 inputs_embeds=embedded,
                 attention_mask=mask,
-                max_new_tokens=min(first.max_tokens, _COMPACT_TOKENS),
-                logits_processor=[self._localizer._choose_median],
+                max_new_tokens=min(first.max_tokens, LONGEST_ANSWER),
+                logits_processor=constraints,
                 **sampling,
             )
         done = []
@@ -111,11 +118,18 @@ class CompactBackend(Backend):
             done.append(Completion(text[:cut], length, len(kept), finished))
         return done
 
+    def _constraint(self, expressions: Sequence[str]) -> Any:
+        try:
+            return self._localizer._grammars.constraint(expressions)
+        except ConfigurationError as error:
+            raise ApiError(400, str(error), param="structured_outputs") from error
+
 
 def _question(request: ChatRequest) -> tuple[Any, str]:
     """Image (or None) and text of a request to the compact model."""
-    if request.regex or request.schema is not None:
-        raise ApiError(400, "the compact model does not decode under a grammar", code="unsupported_parameter")
+    if request.schema is not None:
+        text = "the compact model decodes under a regular expression, not under a JSON schema"
+        raise ApiError(400, text, code="unsupported_parameter")
     if len(request.messages) != 1:
         raise ApiError(400, "the compact model reads one message of the user", param="messages")
     content = request.messages[0]["content"]

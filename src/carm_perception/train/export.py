@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from carm_core.errors import ConfigurationError
-from carm_perception.heads import DISPLACEMENT, HEAD_FILE, PRESENCE
-from carm_perception.train.architecture import GRID, IMAGE_PX, MEAN, REDUCTION, STD
+from carm_perception.folder import LOCALIZER_FILE
+from carm_perception.reading import SIZE
+from carm_perception.train.architecture import IMAGE_PX, MEAN, REDUCTION, STD
+from carm_perception.train.localizer import LandmarkLocalizer
 from carm_perception.train.tokenizer import CHAT_TEMPLATE, IMAGE
 
 TRAINING_FILE = "training.json"
@@ -50,11 +52,12 @@ def build_processor(tokenizer: Any) -> Any:
     )
 
 
-def export(compact: Any, tokenizer: Any, folder: Path, card: dict[str, Any]) -> Path:
+def export(compact: Any, localizer: LandmarkLocalizer, tokenizer: Any, folder: Path, card: dict[str, Any]) -> Path:
     """Save in half precision.
 
     Args:
-        compact: Model and head.
+        compact: Model and heads; the heads served its training.
+        localizer: The deep-learning localizer.
         tokenizer: The compact model's tokenizer.
         folder: Where to; made if needed.
         card: How it was trained.
@@ -62,18 +65,12 @@ def export(compact: Any, tokenizer: Any, folder: Path, card: dict[str, Any]) -> 
     Raises:
         ConfigurationError: The folder cannot be written, or the weights exceed 25 MB.
     """
-    from safetensors.torch import save_file
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        half = {key: value.half() if value.is_floating_point() else value for key, value in _state(compact).items()}
         compact.model.config.dtype = torch.float16
-        compact.model.save_pretrained(folder, state_dict=half)
+        compact.model.save_pretrained(folder, state_dict=_halves(_state(compact)))
         build_processor(tokenizer).save_pretrained(folder)
-        heads = {DISPLACEMENT: compact.head, PRESENCE: compact.presence}
-        weights = {prefix + key: value for prefix, head in heads.items() for key, value in head.state_dict().items()}
-        halves = {key: value.half().contiguous() for key, value in weights.items()}
-        save_file(halves, folder / HEAD_FILE, metadata={"grid": str(GRID)})
+        save_localizer(localizer, folder)
         (folder / TRAINING_FILE).write_text(json.dumps(card, indent=1) + "\n")
     except OSError as error:
         raise ConfigurationError(f"cannot write the model to {folder}: {error.strerror or error}") from error
@@ -81,6 +78,23 @@ def export(compact: Any, tokenizer: Any, folder: Path, card: dict[str, Any]) -> 
     if size > MAXIMUM_BYTES:
         raise ConfigurationError(f"the weights take {size / 1e6:.1f} MB, more than {MAXIMUM_BYTES / 1e6:.0f} MB")
     return folder
+
+
+def save_localizer(localizer: LandmarkLocalizer, folder: Path) -> None:
+    """Save the deep-learning localizer in half precision, with its widths and depths.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    weights = {key: value.contiguous() for key, value in _halves(localizer.state_dict()).items()}
+    save_file(weights, folder / LOCALIZER_FILE, metadata={SIZE: localizer.size.as_json()})
+    (folder / LOCALIZER_FILE).chmod(0o644)  # the library makes it for the owner alone
+
+
+def _halves(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
 
 
 def _state(compact: Any) -> dict[str, torch.Tensor]:

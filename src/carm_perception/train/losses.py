@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses of both stages."""
+"""Losses of all stages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ FOCUS_MM = 90.0
 """Landmarks within about this distance of the center count up to three times."""
 
 CELL_SIGMA = 0.6
-"""Standard deviation of the soft label of :func:`presence_loss`, in cells."""
+"""Standard deviation of the soft label of :func:`presence_loss` with 16 x 16 cells, in cells."""
+FINE_CELL_SIGMA = 0.8
+"""The same with 32 x 32 cells."""
 
 IN_VIEW_WEIGHT = 3.0
 """Landmarks in view count as much more than those outside."""
@@ -58,13 +60,14 @@ def ordinal_loss(logits: Tensor, truth_mm: Tensor, number_ids: Tensor, sigma_mm:
     return loss
 
 
-def presence_loss(logits: Tensor, truth_mm: Tensor, mm_per_px: Tensor) -> Tensor:
+def presence_loss(logits: Tensor, truth_mm: Tensor, mm_per_px: Tensor, sigma: float = CELL_SIGMA) -> Tensor:
     """Cross-entropy of the cell in which each landmark lies, or of its absence.
 
     Args:
-        logits: (batch, 14, cells + 1), from :class:`carm_perception.train.architecture.PresenceHead`.
+        logits: (batch, 14, cells + 1), cells row by row as displayed, then absence.
         truth_mm: Displacements (batch, 14, 2), right and up; NaN when unknown.
         mm_per_px: Pixel spacing (batch,) at isocenter depth, mm.
+        sigma: Standard deviation of the soft label, in cells.
     """
     side = round((logits.shape[-1] - 1) ** 0.5)
     known = ~truth_mm.isnan().any(dim=-1)
@@ -73,8 +76,8 @@ def presence_loss(logits: Tensor, truth_mm: Tensor, mm_per_px: Tensor) -> Tensor
     column = place[..., 0] / cell_mm + side / 2 - 0.5
     row = -place[..., 1] / cell_mm + side / 2 - 0.5
     index = torch.arange(side, dtype=torch.float32)
-    across = torch.exp(-0.5 * ((index - column[..., None]) / CELL_SIGMA) ** 2)
-    down = torch.exp(-0.5 * ((index - row[..., None]) / CELL_SIGMA) ** 2)
+    across = torch.exp(-0.5 * ((index - column[..., None]) / sigma) ** 2)
+    down = torch.exp(-0.5 * ((index - row[..., None]) / sigma) ** 2)
     inside = ((column > -0.5) & (column < side - 0.5) & (row > -0.5) & (row < side - 0.5)).float()
     cells = (down[..., :, None] * across[..., None, :]).flatten(2)
     cells = cells / cells.sum(dim=-1, keepdim=True).clamp_min(1e-6) * inside[..., None]

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recipe ``compact``: data, stage 1, stage 2, export, from nothing and resumable."""
+"""The recipe ``compact``: data, three stages, export, from nothing and resumable."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,14 @@ from carm_perception.train.architecture import (
 )
 from carm_perception.train.augment import center_crop, plain_display
 from carm_perception.train.export import export
+from carm_perception.train.localizer import LandmarkLocalizer, LocalizerSize
+from carm_perception.train.localizing import evaluate_localizer, stage_three
 from carm_perception.train.questions import QuestionPacker
 from carm_perception.train.stages import (
     SIGMA_END_MM,
     SIGMA_START_MM,
     Compact,
+    Stage,
     StageOptions,
     answer_logits,
     evaluate_head,
@@ -54,10 +57,12 @@ class RecipeOptions:
         output: Folder of the finished model.
         tower: Options of stage 1.
         language: Options of stage 2.
+        localizer: Options of stage 3.
         size: Widths and depths of the model.
+        localizer_size: Widths and depths of the deep-learning localizer; its tower is like the model's.
         threads: CPU threads.
-        start: Checkpoint ``language.pt`` of an earlier run to go on from with new data: stage 2 alone, from its
-            averaged weights. None: from nothing.
+        start: Checkpoint ``language.pt`` of an earlier run to go on from with new data, from its averaged weights and
+            without stage 1; so does stage 3 from a ``localizer.pt`` beside it. None: from nothing.
     """
 
     data: Path
@@ -65,7 +70,9 @@ class RecipeOptions:
     output: Path
     tower: StageOptions = field(default_factory=lambda: StageOptions(seconds=2700, rate=2e-3))
     language: StageOptions = field(default_factory=lambda: StageOptions(seconds=1800, rate=1.5e-3))
+    localizer: StageOptions = field(default_factory=lambda: StageOptions(seconds=3600, rate=1e-3))
     size: CompactSize = field(default_factory=CompactSize)
+    localizer_size: LocalizerSize = field(default_factory=LocalizerSize)
     threads: int = 2
     start: Path | None = None
 
@@ -118,7 +125,7 @@ class AnswerEvaluation:
 
 
 def train_compact(options: RecipeOptions, progress: bool = True) -> Path:
-    """Run both stages and export; what is finished is not run again.
+    """Run all stages and export; what is finished is not run again.
 
     Args:
         options: What to train on and for how long.
@@ -146,40 +153,38 @@ def train_compact(options: RecipeOptions, progress: bool = True) -> Path:
     def refill() -> int:
         return train.refresh(options.data, "train")
 
-    for number in (1, 2) if options.start is None else (2,):
-        if number == 1:
-            stage = stage_one(compact, options.tower, options.work)
-            evaluate: Any = evaluate_head
-        else:
-            sigma_mm = SIGMA_START_MM if options.start is None else SIGMA_END_MM
-            stage = stage_two(compact, tokenizer, options.language, options.work, sigma_mm)
-            evaluate = AnswerEvaluation(tokenizer)
+    def run(stage: Stage[Any], evaluate: Any) -> None:
         with _bar(stage.name, progress) as report:
             averaged = stage.run(train, validation, evaluate, refill, report)
-        compact.load_state_dict(averaged.state_dict())
+        stage.module.load_state_dict(averaged.state_dict())
+
+    if options.start is None:
+        run(stage_one(compact, options.tower, options.work), evaluate_head)
+    sigma_mm = SIGMA_START_MM if options.start is None else SIGMA_END_MM
+    run(stage_two(compact, tokenizer, options.language, options.work, sigma_mm), AnswerEvaluation(tokenizer))
+    localizer = _fresh_localizer(options, compact)
+    run(stage_three(localizer, options.localizer, options.work), evaluate_localizer)
     card = {**_jsonable(asdict(options)), "views": len(train), "patients": len(set(train["seed"].tolist()))}
     (options.work / "recipe.json").write_text(json.dumps(card, indent=1) + "\n")
-    return export(compact, tokenizer, options.output, card)
+    return export(compact, localizer, tokenizer, options.output, card)
 
 
-def export_checkpoint(options: RecipeOptions, stage: str = "language") -> Path:
-    """Export the averaged weights of a stage's last checkpoint, also of an unfinished one.
+def _fresh_localizer(options: RecipeOptions, compact: Compact) -> LandmarkLocalizer:
+    """The localizer as stage 3 begins: as an earlier run left it, else with the model's tower."""
+    localizer = LandmarkLocalizer(options.localizer_size)
+    earlier = options.start.with_name("localizer.pt") if options.start is not None else None
+    if earlier is not None and earlier.exists():
+        _load_average(localizer, earlier)
+    else:
+        localizer.start_from(compact.model.model.vision_tower)
+    return localizer
 
-    Raises:
-        ConfigurationError: There is no such checkpoint.
-    """
-    compact, tokenizer = fresh(options.size, options.tower.seed)
-    saved = _load_average(compact, options.work / f"{stage}.pt")
-    card = {**_jsonable(asdict(replace(options))), "step": saved["step"], "spent_s": saved["spent"]}
-    return export(compact, tokenizer, options.output, card)
 
-
-def _load_average(compact: Compact, path: Path) -> dict[str, Any]:
+def _load_average(module: torch.nn.Module, path: Path) -> None:
     saved = load_checkpoint(path)
     if saved is None:
         raise ConfigurationError(f"no checkpoint {path}")
-    compact.load_state_dict(saved["average"])
-    return saved
+    module.load_state_dict(saved["average"])
 
 
 def _jsonable(value: Any) -> Any:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two training stages of the compact model.
+"""The training stages of the compact model.
 
-Stage 1 trains tower, projector and displacement head. Stage 2 attaches the language model and trains everything on
-packed questions, with the head's loss beside it.
+Stage 1 trains the tower and the projector by two heads, which only training needs. Stage 2 attaches the language model
+and trains everything on packed questions, with the heads' losses beside it. For stage 3, the deep-learning localizer,
+see :mod:`carm_perception.train.localizing`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -44,6 +45,8 @@ from carm_perception.train.state import (
 from carm_perception.train.tokenizer import number_token_ids
 
 logger = logging.getLogger(__name__)
+
+Module = TypeVar("Module", bound=nn.Module)
 
 HEAD_LOSS_WEIGHT = 1.0
 TOWER_RATE = 0.7
@@ -128,15 +131,15 @@ def evaluate_head(compact: Compact, store: ViewStore, limit: int = 1000) -> dict
     return regression_figures(np.concatenate(predicted), np.concatenate(truth), IMAGE_PX / 2 * spacing)
 
 
-class Stage:
+class Stage(Generic[Module]):
     """Runs one stage: draws batches, steps, averages, evaluates, saves."""
 
     def __init__(
         self,
         name: str,
-        compact: Compact,
+        module: Module,
         rates: list[tuple[nn.Module, float]],
-        loss: Callable[[Compact, Tensor, Tensor, Tensor, float], tuple[Tensor, dict[str, float]]],
+        loss: Callable[[Module, Tensor, Tensor, Tensor, float], tuple[Tensor, dict[str, float]]],
         options: StageOptions,
         folder: Path,
     ) -> None:
@@ -144,21 +147,21 @@ class Stage:
 
         Args:
             name: Name of the stage and of its checkpoint.
-            compact: What is trained.
+            module: What is trained.
             rates: Modules with their peak learning rates.
-            loss: Loss of (compact, gray values, displacements, pixel spacings, progress), with figures for the log.
+            loss: Loss of (module, gray values, displacements, pixel spacings, progress), with figures for the log.
             options: How it runs.
             folder: Folder of the checkpoints and the log.
         """
-        self.name, self.compact, self.options, self.folder = name, compact, options, folder
+        self.name, self.module, self.options, self.folder = name, module, options, folder
         self._loss = loss
         self.optimizer = make_optimizer(rates)
-        self.average = Average(compact)
+        self.average = Average(module)
         self._path = folder / f"{name}.pt"
         self._step, spent = 0, 0.0
         saved = load_checkpoint(self._path)
         if saved:
-            compact.load_state_dict(saved["compact"])
+            module.load_state_dict(saved["module"])
             self.average.module.load_state_dict(saved["average"])
             peaks = [group["peak"] for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(saved["optimizer"])
@@ -174,7 +177,7 @@ class Stage:
         """Write the checkpoint."""
         save_checkpoint(
             self._path,
-            compact=self.compact.state_dict(),
+            module=self.module.state_dict(),
             average=self.average.module.state_dict(),
             optimizer=self.optimizer.state_dict(),
             step=self._step,
@@ -195,7 +198,7 @@ class Stage:
         Returns:
             Figures for the log.
         """
-        self.compact.train()
+        self.module.train()
         progress = self._progress()
         set_rate(self.optimizer, learning_rate(progress))
         batch = load_batch(store, self._rng.integers(0, len(store), self.options.batch))
@@ -203,12 +206,12 @@ class Stage:
             soft, bone, marks = random_crop(batch, self._generator)
             gray = random_display(soft, bone, self._generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.options.bf16):
-            loss, figures = self._loss(self.compact, gray, marks, batch.mm_per_px, progress)
+            loss, figures = self._loss(self.module, gray, marks, batch.mm_per_px, progress)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.compact.parameters(), 2.0)
+        nn.utils.clip_grad_norm_(self.module.parameters(), 2.0)
         self.optimizer.step()
-        self.average.update(self.compact)
+        self.average.update(self.module)
         self._step += 1
         return {"loss": float(loss.detach()), **figures}
 
@@ -216,10 +219,10 @@ class Stage:
         self,
         store: ViewStore,
         validation: ViewStore,
-        evaluate: Callable[[Compact, ViewStore], dict[str, float]],
+        evaluate: Callable[[Module, ViewStore], dict[str, float]],
         refill: Callable[[], int] | None = None,
         report: Callable[[float], None] | None = None,
-    ) -> Compact:
+    ) -> Module:
         """Train until the time is over.
 
         Args:
@@ -245,15 +248,15 @@ class Stage:
                 looked = now
                 added = refill() if refill else 0
                 speed = (self._step - first) * self.options.batch / max(now - started, 1e-9)
-                self._log(recent, evaluate(self.average.module, validation), speed, len(store), added)  # type: ignore[arg-type]
+                self._log(recent, evaluate(self.average.module, validation), speed, len(store), added)
                 recent = []
             if now - saved > self.options.checkpoint_every_s:
                 saved = now
                 self.save()
         self.save()
         if recent:
-            self._log(recent, evaluate(self.average.module, validation), 0.0, len(store), 0)  # type: ignore[arg-type]
-        return self.average.module  # type: ignore[return-value]
+            self._log(recent, evaluate(self.average.module, validation), 0.0, len(store), 0)
+        return self.average.module
 
     def _log(
         self, recent: list[dict[str, float]], figures: dict[str, float], speed: float, views: int, added: int
@@ -369,7 +372,7 @@ def answer_logits(model: Any, tokens: Tensor | None, packed: Packed) -> Tensor:
     return logits
 
 
-def stage_one(compact: Compact, options: StageOptions, folder: Path) -> Stage:
+def stage_one(compact: Compact, options: StageOptions, folder: Path) -> Stage[Compact]:
     """Prepare stage 1: tower, projector and head."""
     model = compact.model.model
     train_on_gray(compact.model)
@@ -381,7 +384,7 @@ def stage_one(compact: Compact, options: StageOptions, folder: Path) -> Stage:
 
 def stage_two(
     compact: Compact, tokenizer: Any, options: StageOptions, folder: Path, sigma_start_mm: float = SIGMA_START_MM
-) -> Stage:
+) -> Stage[Compact]:
     """Prepare stage 2: everything, the tower at a lower rate. For the width see :class:`QuestionLoss`."""
     model = compact.model.model
     train_on_gray(compact.model)

@@ -9,7 +9,7 @@ import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -54,10 +54,13 @@ def learning_rate(progress: float, warm_up: float = 0.03) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
 
 
-class Average:
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Average(Generic[Module]):
     """Exponential moving average of a module's parameters and buffers."""
 
-    def __init__(self, module: nn.Module, decay: float = 0.998) -> None:
+    def __init__(self, module: Module, decay: float = 0.998) -> None:
         """Copy the module.
 
         Args:
@@ -68,7 +71,7 @@ class Average:
         self._decay, self._steps = decay, 0
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
+    def update(self, module: Module) -> None:
         """Take in the module's present weights."""
         self._steps += 1
         decay = min(self._decay, self._steps / (self._steps + 10))
