@@ -116,7 +116,7 @@ class LoadedModel:
             LocalizerError: Its file is missing or damaged.
         """
         if self._reader is None:
-            self._reader = LandmarkReader.load(self.folder)
+            self._reader = LandmarkReader.load(self.folder, int(self.model.config.text_config.hidden_size))
         return self._reader
 
     def read(self, frame: XrayFrame) -> Reading:
@@ -126,8 +126,15 @@ class LoadedModel:
             LocalizerError: The image cannot be read, or the localizer's file is missing or damaged.
         """
         if self._last is None or self._last[0] is not frame:
-            self._last = frame, self.require_reader().read(frame)
+            self._last = frame, self.require_reader().read(frame, self._image_tokens(frame))
         return self._last[1]
+
+    def _image_tokens(self, frame: XrayFrame) -> Any:
+        import torch
+
+        pixels = self.pixels(frame)
+        with torch.inference_mode():
+            return self.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
 
     def pixels(self, frame: XrayFrame) -> Any:
         """Model input (1, 3, 128, 128) of a frame.

@@ -10,8 +10,8 @@ from pathlib import Path
 from carm_core.errors import LocalizerError
 
 COMPACT_FOLDER = Path(__file__).parent / "models" / "compact"
-LOCALIZER_FILE = "localizer.safetensors"
-"""Weights of the deep-learning localizer, beside those of the language model."""
+LOCALIZER_FILE, HEAD_FILE = "localizer.safetensors", "displacement_head.safetensors"
+"""Weights of the deep-learning localizer, beside those of the language model: its network, and heads on the tower."""
 REQUIRED = ("config.json", "tokenizer_config.json", "processor_config.json")
 
 
@@ -39,7 +39,9 @@ def check_model_folder(folder: Path, required: tuple[str, ...] = ("config.json",
         for shard in shards:
             if not (folder / shard).is_file():
                 raise LocalizerError(f"model folder {folder} lacks {shard}")
-    elif {file.name for file in folder.glob("*.safetensors")} <= {LOCALIZER_FILE} and not any(folder.glob("*.bin")):
+    elif {file.name for file in folder.glob("*.safetensors")} <= {LOCALIZER_FILE, HEAD_FILE} and not any(
+        folder.glob("*.bin")
+    ):
         raise LocalizerError(f"model folder {folder} lacks model.safetensors")
 
 

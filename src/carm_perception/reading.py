@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the deep-learning localizer's network says about every landmark.
+"""What the deep-learning localizer says about every landmark: an ensemble of two networks.
 
-One of its outputs says in which cell of the image a landmark lies, which is exact but knows only what is in view; the
-other guesses the displacement, however far.
+Each has two outputs. One says in which cell of the image a landmark lies, which is exact but knows only what is in
+view; the other guesses the displacement, however far.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from carm_core.errors import LocalizerError
 from carm_core.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
-from carm_perception.folder import LOCALIZER_FILE
+from carm_perception.folder import HEAD_FILE, LOCALIZER_FILE
 from carm_perception.image import FIELD_MM, MODEL_PX, model_gray
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+DISPLACEMENT, PRESENCE = "displacement.", "presence."
+"""Prefixes of the weights of either head in :data:`HEAD_FILE`."""
 SIZE = "size"
 """Key of the widths and depths among the metadata of :data:`LOCALIZER_FILE`."""
 
@@ -36,16 +38,29 @@ SHIFTS_PX = ((0, 0), (5, 3), (-5, 3), (0, -6))
 """Each image is read in copies that are moved by these pixels, right and down: where they disagree, the network does
 not know."""
 
-WINDOW = 5
-"""Side of the square of cells that a landmark's probability is gathered from."""
 
-SEEN = 0.2
-"""Probability within the likeliest square from which on a landmark counts as seen."""
+@dataclass(frozen=True)
+class Cells:
+    """How the cells of a network are read.
 
-SEEN_MASS = (0.27, 0.42, 0.57, 0.73, 0.855, 0.93, 0.967, 0.99)
-SEEN_STD_MM = (58.0, 33.0, 24.0, 14.0, 7.4, 4.9, 3.0, 1.8)
-"""Standard deviation of either component of a seen place by the probability of its square: the radius that held 90 % of
-the landmarks of phantoms of the style ``validation``, as of a Gaussian."""
+    Attributes:
+        window: Side of the square of cells that a landmark's probability is gathered from.
+        seen: Probability within the likeliest square from which on a landmark counts as seen.
+        mass: Probabilities of the square, ascending.
+        std_mm: Standard deviation of either component of a seen place at these: the radius that held 90 % of the
+            landmarks of phantoms of the style ``validation``, as of a Gaussian.
+    """
+
+    window: int
+    seen: float
+    mass: tuple[float, ...]
+    std_mm: tuple[float, ...]
+
+
+FINE = Cells(5, 0.2, (0.27, 0.42, 0.57, 0.73, 0.855, 0.93, 0.967, 0.99), (58.0, 33.0, 24.0, 14.0, 7.4, 4.9, 3.0, 1.8))
+"""32 x 32 cells of the localizer's network."""
+COARSE = Cells(3, 0.35, (0.35, 0.50, 0.60, 0.75, 0.87), (42.0, 25.0, 16.0, 9.5, 6.0))
+"""16 x 16 cells of the heads on the language model's tower."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,38 +89,53 @@ class Reading:
 
 
 class LandmarkReader:
-    """The deep-learning localizer's network with its weights."""
+    """The deep-learning localizer: an ensemble of its network and the heads on the language model's tower."""
 
-    def __init__(self, network: Any) -> None:
-        """Take a trained network, a :class:`carm_perception.train.localizer.LandmarkLocalizer`."""
-        self._network = network.eval()
+    def __init__(self, network: Any, displacement: Any, presence: Any) -> None:
+        """Take what was trained.
+
+        Args:
+            network: A :class:`carm_perception.train.localizer.LandmarkLocalizer`.
+            displacement: A :class:`carm_perception.train.architecture.DisplacementHead`.
+            presence: A :class:`carm_perception.train.architecture.PresenceHead`.
+        """
+        self._network, self._displacement, self._presence = network.eval(), displacement.eval(), presence.eval()
 
     @classmethod
-    def load(cls, folder: Path) -> LandmarkReader:
-        """Read the network of a model folder.
+    def load(cls, folder: Path, width: int) -> LandmarkReader:
+        """Read network and heads of a model folder.
+
+        Args:
+            folder: Model folder.
+            width: Width of the language model's image tokens.
 
         Raises:
-            LocalizerError: The file is missing or damaged.
+            LocalizerError: A file is missing, damaged, or belongs to another model.
         """
-        from safetensors import SafetensorError, safe_open
-
+        from carm_perception.train.architecture import DisplacementHead, PresenceHead
         from carm_perception.train.localizer import LandmarkLocalizer, LocalizerSize
 
-        path = folder / LOCALIZER_FILE
-        if not path.is_file():
-            raise LocalizerError(f"model folder {folder} lacks {LOCALIZER_FILE}")
+        weights, metadata = _weights(folder / LOCALIZER_FILE)
+        heads, _ = _weights(folder / HEAD_FILE)
+        parts = {DISPLACEMENT: DisplacementHead(width), PRESENCE: PresenceHead(width)}
+        file = folder / LOCALIZER_FILE
         try:
-            with safe_open(path, "pt") as file:
-                size = LocalizerSize.from_json(file.metadata()[SIZE])
-                weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-            network = LandmarkLocalizer(size)
+            network = LandmarkLocalizer(LocalizerSize.from_json(metadata[SIZE]))
             network.load_state_dict(weights)
-        except (OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
-            raise LocalizerError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
-        return cls(network)
+            file = folder / HEAD_FILE
+            for prefix, head in parts.items():
+                own = {key.removeprefix(prefix): value for key, value in heads.items() if key.startswith(prefix)}
+                head.load_state_dict(own)
+        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+            raise LocalizerError(f"{file} does not belong to this model: {str(error).splitlines()[0]}") from error
+        return cls(network, parts[DISPLACEMENT], parts[PRESENCE])
 
-    def read(self, frame: XrayFrame) -> Reading:
+    def read(self, frame: XrayFrame, tokens: Tensor) -> Reading:
         """Read a frame.
+
+        Args:
+            frame: The frame.
+            tokens: Its image tokens by the language model's tower (1, tokens, width).
 
         Raises:
             LocalizerError: The image cannot be read.
@@ -116,9 +146,24 @@ class LandmarkReader:
         copies = np.stack([shifted(gray, right, down) for right, down in SHIFTS_PX])
         with torch.inference_mode():
             outputs = self._network(torch.tensor(copies, dtype=torch.float32) / 255)
-        readings = [combined(*output) for output in zip(*outputs, strict=True)]
+            mean, log_scale = self._displacement(tokens)
+            coarse = combined(mean[0], log_scale[0], self._presence(tokens)[0], COARSE)
+        fine = [combined(*output, FINE) for output in zip(*outputs, strict=True)]
         moves = np.array(SHIFTS_PX) * (1, -1) * (FIELD_MM / MODEL_PX)
-        return joined([r.moved(-move) for r, move in zip(readings, moves, strict=True)])
+        moved = [r.moved(-move) for r, move in zip(fine, moves, strict=True)]
+        return joined([*moved, coarse], [0.5 / len(moved)] * len(moved) + [0.5])
+
+
+def _weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise LocalizerError(f"model folder {path.parent} lacks {path.name}")
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: file.get_tensor(key).float() for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise LocalizerError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
 
 
 def shifted(gray: NDArray[np.uint8], right_px: int, down_px: int) -> NDArray[np.uint8]:
@@ -129,28 +174,34 @@ def shifted(gray: NDArray[np.uint8], right_px: int, down_px: int) -> NDArray[np.
     return padded[reach - down_px : reach - down_px + rows, reach - right_px : reach - right_px + columns]
 
 
-def joined(readings: Sequence[Reading]) -> Reading:
+def joined(readings: Sequence[Reading], shares: Sequence[float]) -> Reading:
     """One reading of several of the same image, as of an ensemble (Lakshminarayanan et al. 2017, arXiv:1612.01474).
 
-    Places are weighted by their variances. Variances are the mean of those that each reading states (of the data) and
-    the variance between the readings (of the model).
+    Places are weighted by their variances. Variances are the mean of those that each reading states (aleatoric) and
+    the variance between the readings (epistemic).
+
+    Args:
+        readings: Of the members.
+        shares: What each counts; their sum is 1.
     """
+    share = np.array(shares)[:, None]
     places, stds = np.stack([r.displacement_mm for r in readings]), np.stack([r.std_mm for r in readings])
-    weights = stds**-2 / (stds**-2).sum(0)
+    weights = share * stds**-2 / (share * stds**-2).sum(0)
     place = (weights[..., None] * places).sum(0)
     between = (weights * ((places - place) ** 2).mean(-1)).sum(0)
     std = np.sqrt((weights * stds**2).sum(0) + between)
-    presence = np.stack([r.presence for r in readings]).mean(0)
-    return Reading(place, std, presence >= SEEN, presence)
+    seen = (share * np.stack([r.seen for r in readings])).sum(0) >= 0.5 - 1e-9
+    return Reading(place, std, seen, (share * np.stack([r.presence for r in readings])).sum(0))
 
 
-def combined(mean: Tensor, log_scale: Tensor, logits: Tensor) -> Reading:
+def combined(mean: Tensor, log_scale: Tensor, logits: Tensor, cells: Cells) -> Reading:
     """One reading of both outputs for an image.
 
     Args:
         mean: Displacement (14, 2) in units of 100 mm.
         log_scale: Logarithm of its Laplace scale (14, 2), in the same units.
         logits: Of each landmark's cells, row by row, then of its absence (14, cells + 1).
+        cells: How they are read.
     """
     from carm_perception.train.architecture import SCALE_MM
 
@@ -158,31 +209,32 @@ def combined(mean: Tensor, log_scale: Tensor, logits: Tensor) -> Reading:
     spreads = np.sqrt(2 * (np.exp(log_scale.double().numpy()) * SCALE_MM) ** 2).mean(-1)
     seen, presence = np.zeros(len(LANDMARKS), bool), np.zeros(len(LANDMARKS))
     for index, probability in enumerate(logits.double().softmax(-1).numpy()):
-        place, spread, mass = peak(probability)
+        place, spread, mass = peak(probability, cells)
         presence[index] = mass
-        if mass >= SEEN:
+        if mass >= cells.seen:
             places[index], spreads[index], seen[index] = place, spread, True
     return Reading(places, spreads, seen, presence)
 
 
-def peak(probability: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, float]:
-    """The likeliest square of :data:`WINDOW` x :data:`WINDOW` cells.
+def peak(probability: NDArray[np.float64], cells: Cells) -> tuple[NDArray[np.float64], float, float]:
+    """The likeliest square of cells.
 
     Args:
         probability: Of each cell, row by row as displayed, then of absence: (side * side + 1,).
+        cells: How they are read.
 
     Returns:
         Mean displacement (2,) right and up, mm, the standard deviation of either component, mm, and the probability
         of these cells.
     """
-    side, reach = math.isqrt(len(probability) - 1), WINDOW // 2
+    side, window, reach = math.isqrt(len(probability) - 1), cells.window, cells.window // 2
     grid = np.pad(probability[:-1].reshape(side, side), reach)
-    mass = sliding_window_view(grid, (WINDOW, WINDOW)).sum((2, 3))
+    mass = sliding_window_view(grid, (window, window)).sum((2, 3))
     row, column = np.unravel_index(int(np.argmax(mass)), mass.shape)
-    near = grid[row : row + WINDOW, column : column + WINDOW]
+    near = grid[row : row + window, column : column + window]
     total = float(near.sum())
     cell_mm = FIELD_MM / side
     offset = np.arange(-reach, reach + 1)
     right = (column + (near.sum(0) @ offset) / total - (side - 1) / 2) * cell_mm
     up = ((side - 1) / 2 - row - (near.sum(1) @ offset) / total) * cell_mm
-    return np.array([right, up]), float(np.interp(total, SEEN_MASS, SEEN_STD_MM)), total
+    return np.array([right, up]), float(np.interp(total, cells.mass, cells.std_mm)), total

@@ -17,18 +17,19 @@ from carm_perception.answers import nearest_first
 from carm_perception.calibration.fusion import RADIUS_90_PER_STD, Fusion, Joint, Opinion, join
 from carm_perception.fused import FusedLocalizer, contradicted, radius_mm
 from carm_perception.image import FIELD_MM
-from carm_perception.reading import SEEN_MASS, SEEN_STD_MM, Reading, combined, joined, peak, shifted
+from carm_perception.reading import COARSE, FINE, Reading, combined, joined, peak, shifted
 
 CELL_MM = FIELD_MM / 32
+HALVES = (0.5, 0.5)
 
 
 @given(st.integers(0, 31), st.integers(0, 31))
 def test_peak_lies_in_the_middle_of_a_certain_cell(row: int, column: int) -> None:
     probability = np.zeros(1025)
     probability[32 * row + column] = 1.0
-    place, std, mass = peak(probability)
+    place, std, mass = peak(probability, FINE)
     assert place == pytest.approx([(column - 15.5) * CELL_MM, (15.5 - row) * CELL_MM], abs=1e-9)
-    assert std == SEEN_STD_MM[-1]
+    assert std == FINE.std_mm[-1]
     assert mass == 1.0
 
 
@@ -36,16 +37,24 @@ def test_peak_lies_between_cells_that_share_a_landmark() -> None:
     probability = np.zeros(1025)
     probability[[32 * 4 + 9, 32 * 4 + 10]] = 0.3, 0.1
     probability[1024] = 0.6
-    place, std, mass = peak(probability)
+    place, std, mass = peak(probability, FINE)
     assert place == pytest.approx([(9.25 - 15.5) * CELL_MM, 11.5 * CELL_MM])
     assert mass == pytest.approx(0.4)
-    assert std == pytest.approx(np.interp(0.4, SEEN_MASS, SEEN_STD_MM))
+    assert std == pytest.approx(np.interp(0.4, FINE.mass, FINE.std_mm))
+
+
+def test_coarse_cells_are_read_by_three_by_three() -> None:
+    probability = np.zeros(257)
+    probability[[16 * 4 + 9, 16 * 4 + 12]] = 0.4, 0.3
+    place, _, mass = peak(probability, COARSE)
+    assert place == pytest.approx([1.5 * FIELD_MM / 16, 3.5 * FIELD_MM / 16])
+    assert mass == pytest.approx(0.4)
 
 
 def test_likelier_of_two_places_is_taken_not_their_middle() -> None:
     probability = np.zeros(1025)
     probability[[32 * 4 + 4, 32 * 25 + 25]] = 0.5, 0.4
-    assert peak(probability)[0] == pytest.approx([-11.5 * CELL_MM, 11.5 * CELL_MM])
+    assert peak(probability, FINE)[0] == pytest.approx([-11.5 * CELL_MM, 11.5 * CELL_MM])
 
 
 def test_reading_takes_cells_for_what_is_seen_and_the_displacement_for_the_rest() -> None:
@@ -53,7 +62,7 @@ def test_reading_takes_cells_for_what_is_seen_and_the_displacement_for_the_rest(
     logits = torch.zeros(14, 1025)
     logits[:, 1024] = 20.0
     logits[3, 32 * 16 + 20] = 40.0
-    reading = combined(mean, log_scale, logits)
+    reading = combined(mean, log_scale, logits, FINE)
     assert reading.seen.tolist() == [index == 3 for index in range(14)]
     assert reading.displacement_mm[3] == pytest.approx([4.5 * CELL_MM, -0.5 * CELL_MM])
     assert reading.displacement_mm[0] == pytest.approx([150.0, 150.0])
@@ -66,12 +75,12 @@ def reading(place: float, std: float, presence: float = 0.9) -> Reading:
 
 
 def test_joined_readings_weigh_by_variance_and_are_wider_where_they_disagree() -> None:
-    agreeing, apart = joined([reading(10.0, 4.0)] * 3), joined([reading(0.0, 4.0), reading(20.0, 4.0)])
+    agreeing, apart = joined([reading(10.0, 4.0)] * 2, HALVES), joined([reading(0.0, 4.0), reading(20.0, 4.0)], HALVES)
     assert agreeing.displacement_mm[0] == pytest.approx([10.0, 10.0])
     assert agreeing.std_mm[0] == pytest.approx(4.0)
     assert apart.displacement_mm[0] == pytest.approx([10.0, 10.0])
     assert apart.std_mm[0] == pytest.approx(math.hypot(4.0, 10.0))
-    unequal = joined([reading(0.0, 3.0), reading(20.0, 30.0, 0.1)])
+    unequal = joined([reading(0.0, 3.0), reading(20.0, 30.0, 0.1)], HALVES)
     assert unequal.displacement_mm[0, 0] == pytest.approx(20.0 / 101)
     assert unequal.presence[0] == pytest.approx(0.5)
 

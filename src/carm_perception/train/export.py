@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from carm_core.errors import ConfigurationError
-from carm_perception.folder import LOCALIZER_FILE
-from carm_perception.reading import SIZE
+from carm_perception.folder import HEAD_FILE, LOCALIZER_FILE
+from carm_perception.reading import DISPLACEMENT, PRESENCE, SIZE
 from carm_perception.train.architecture import IMAGE_PX, MEAN, REDUCTION, STD
 from carm_perception.train.localizer import LandmarkLocalizer
 from carm_perception.train.tokenizer import CHAT_TEMPLATE, IMAGE
@@ -56,7 +56,7 @@ def export(compact: Any, localizer: LandmarkLocalizer, tokenizer: Any, folder: P
     """Save in half precision.
 
     Args:
-        compact: Model and heads; the heads served its training.
+        compact: Model and heads.
         localizer: The deep-learning localizer.
         tokenizer: The compact model's tokenizer.
         folder: Where to; made if needed.
@@ -70,7 +70,10 @@ def export(compact: Any, localizer: LandmarkLocalizer, tokenizer: Any, folder: P
         compact.model.config.dtype = torch.float16
         compact.model.save_pretrained(folder, state_dict=_halves(_state(compact)))
         build_processor(tokenizer).save_pretrained(folder)
-        save_localizer(localizer, folder)
+        heads = {DISPLACEMENT: compact.head, PRESENCE: compact.presence}
+        weights = {prefix + key: value for prefix, head in heads.items() for key, value in head.state_dict().items()}
+        _save(weights, folder / HEAD_FILE, {})
+        _save(localizer.state_dict(), folder / LOCALIZER_FILE, {SIZE: localizer.size.as_json()})
         (folder / TRAINING_FILE).write_text(json.dumps(card, indent=1) + "\n")
     except OSError as error:
         raise ConfigurationError(f"cannot write the model to {folder}: {error.strerror or error}") from error
@@ -80,17 +83,11 @@ def export(compact: Any, localizer: LandmarkLocalizer, tokenizer: Any, folder: P
     return folder
 
 
-def save_localizer(localizer: LandmarkLocalizer, folder: Path) -> None:
-    """Save the deep-learning localizer in half precision, with its widths and depths.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
+def _save(weights: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
     from safetensors.torch import save_file
 
-    weights = {key: value.contiguous() for key, value in _halves(localizer.state_dict()).items()}
-    save_file(weights, folder / LOCALIZER_FILE, metadata={SIZE: localizer.size.as_json()})
-    (folder / LOCALIZER_FILE).chmod(0o644)  # the library makes it for the owner alone
+    save_file({key: value.contiguous() for key, value in _halves(weights).items()}, path, metadata=metadata)
+    path.chmod(0o644)  # the library makes it for the owner alone
 
 
 def _halves(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

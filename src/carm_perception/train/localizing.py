@@ -12,7 +12,7 @@ from torch import Tensor
 from carm_perception.data.store import ViewStore
 from carm_perception.image import FIELD_MM
 from carm_perception.metrics import regression_figures
-from carm_perception.reading import combined
+from carm_perception.reading import FINE, combined
 from carm_perception.train.augment import center_crop, plain_display
 from carm_perception.train.localizer import LandmarkLocalizer
 from carm_perception.train.losses import FINE_CELL_SIGMA, displacement_loss, presence_loss
@@ -41,7 +41,7 @@ def evaluate_localizer(localizer: LandmarkLocalizer, store: ViewStore, limit: in
         batch = load_batch(store, np.arange(start, min(start + 50, len(store), limit)))
         soft, bone, marks = center_crop(batch)
         for one in zip(*localizer(plain_display(soft, bone)), strict=True):
-            guesses.append(combined(*one).displacement_mm)
+            guesses.append(combined(*one, FINE).displacement_mm)
         truth.append(marks.numpy())
     return regression_figures(np.array(guesses), np.concatenate(truth), FIELD_MM / 2)
 

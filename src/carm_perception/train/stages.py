@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training stages of the compact model.
 
-Stage 1 trains the tower and the projector by two heads, which only training needs. Stage 2 attaches the language model
+Stage 1 trains the tower and the projector by two heads. Stage 2 attaches the language model
 and trains everything on packed questions, with the heads' losses beside it. For stage 3, the deep-learning localizer,
 see :mod:`carm_perception.train.localizing`.
 """
