@@ -16,8 +16,9 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys.store import Typestore
 
+from carm_agent.task import Doubt, NavigationGoal
 from carm_bringup.cli import run
-from carm_bringup.recording import schemas
+from carm_bringup.recording import schemas, tasks
 from carm_bringup.recording.bag_reader import Bag, Recorded, read_bag
 from carm_bringup.recording.comparison import Report
 from carm_bringup.recording.frames import as_mono8, find_frames
@@ -325,3 +326,12 @@ def test_the_bag_s_own_time_passes_as_fast_as_asked(monkeypatch: pytest.MonkeyPa
     for stamp_s in (10, 12, 18):
         pace.wait(stamp_s * 10**9)
     assert now[0] == pytest.approx(8 / 4)
+
+
+@pytest.mark.parametrize(
+    "goal", [NavigationGoal(11), NavigationGoal(3, hint="no, that is wrong", doubt=Doubt.DENIED, biplane=True)]
+)
+def test_recorded_goal_is_the_one_that_was_set(goal: NavigationGoal) -> None:
+    assert tasks._goal(json.dumps(dataclasses.asdict(goal))) == goal
+    assert tasks._goal(json.dumps(dataclasses.asdict(goal))).doubt is goal.doubt
+    assert tasks._goal('{"target_id": 11}') == NavigationGoal(11)

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from carm_agent.task import NavigationGoal
+from carm_agent.task import Doubt, NavigationGoal
 from carm_bringup.recording.bag_reader import Bag, Recorded
 from carm_bringup.recording.comparison import Report
 
@@ -87,7 +87,8 @@ def find_tasks(bag: Bag, prefix: str, report: Report) -> list[RecordedTask]:
 def _goal(text: str) -> NavigationGoal:
     content = json.loads(text)
     known = {item.name for item in dataclasses.fields(NavigationGoal)}
-    return NavigationGoal(**{name: value for name, value in content.items() if name in known})
+    values = {name: value for name, value in content.items() if name in known}
+    return NavigationGoal(**values | {"doubt": Doubt(values.get("doubt", Doubt.NONE))})
 
 
 def _task(bag: Bag, prefix: str, goal: NavigationGoal, begin_ns: int, limit_ns: int) -> RecordedTask:
