@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from carm_agent.task import Progress
     from carm_bringup.nav_episode import Episode
     from carm_bringup.nav_suites import Contender
 
@@ -127,15 +129,13 @@ def run(episodes: Sequence[Episode], contender: Contender, localizer: str, seed:
 
     carm, comparisons = CArm.from_config(), []
     for episode in episodes:
-        said: list[str] = []
+        said: list[Progress] = []
         own = make_localizer(localizer, episode.patient, seed)
         room = Room.of(load_patient(episode.patient), carm)
-        run_episode(
-            episode, room, own, policy=contender.policy, on_report=lambda p, said=said: said.append(p.reasoning)
-        )
+        run_episode(episode, room, own, policy=contender.policy, on_report=said.append)
         own.close()
         heard, result = _through_graph(episode, contender, localizer)
-        differences, apart = compare(said, heard)
+        differences, apart = compare([progress.reasoning for progress in said], heard)
         comparisons.append(
             Comparison(
                 episode.patient, episode.target_id, differences, len(said), apart, result.error_code, result.duration_s
@@ -195,11 +195,9 @@ def _navigate(namespace: str, target_id: int, biplane: bool) -> tuple[list[str],
     with session(namespace) as graph:
         until_s = time.monotonic() + READY_S
         while True:
-            lines: list[str] = []
+            heard: list[Any] = []
             try:
-                outcome = graph.run_action(
-                    Navigate, "navigate", goal, lambda feedback, lines=lines: lines.append(feedback.reasoning)
-                )
+                outcome = graph.run_action(Navigate, "navigate", goal, heard.append)
             except CarmError:
                 if time.monotonic() >= until_s:
                     raise
@@ -209,10 +207,14 @@ def _navigate(namespace: str, target_id: int, biplane: bool) -> tuple[list[str],
             if time.monotonic() >= until_s:
                 raise GraphError(outcome.result.error_msg)
         arrived = -1
-        while arrived != len(lines):  # feedback and result take different ways
-            arrived = len(lines)
-            graph.spin_until(lambda seen=arrived: len(lines) > seen, LAST_LINES_S)
-        return lines, outcome.result
+        while arrived != len(heard):  # feedback and result take different ways
+            arrived = len(heard)
+            graph.spin_until(partial(_more_than, heard, arrived), LAST_LINES_S)
+        return [feedback.reasoning for feedback in heard], outcome.result
+
+
+def _more_than(heard: list[Any], count: int) -> bool:
+    return len(heard) > count
 
 
 def report(name: str, comparisons: Sequence[Comparison]) -> str:

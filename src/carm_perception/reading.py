@@ -148,7 +148,7 @@ class LandmarkReader:
             outputs = self._network(torch.tensor(copies, dtype=torch.float32) / 255)
             mean, log_scale = self._displacement(tokens)
             coarse = combined(mean[0], log_scale[0], self._presence(tokens)[0], COARSE)
-        fine = [combined(*output, FINE) for output in zip(*outputs, strict=True)]
+        fine = [combined(mean, scale, logits, FINE) for mean, scale, logits in zip(*outputs, strict=True)]
         moves = np.array(SHIFTS_PX) * (1, -1) * (FIELD_MM / MODEL_PX)
         moved = [r.moved(-move) for r, move in zip(fine, moves, strict=True)]
         return joined([*moved, coarse], [0.5 / len(moved)] * len(moved) + [0.5])

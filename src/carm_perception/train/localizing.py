@@ -40,8 +40,10 @@ def evaluate_localizer(localizer: LandmarkLocalizer, store: ViewStore, limit: in
     for start in range(0, min(limit, len(store)), 50):
         batch = load_batch(store, np.arange(start, min(start + 50, len(store), limit)))
         soft, bone, marks = center_crop(batch)
-        for one in zip(*localizer(plain_display(soft, bone)), strict=True):
-            guesses.append(combined(*one, FINE).displacement_mm)
+        outputs = localizer(plain_display(soft, bone))
+        guesses += [
+            combined(mean, scale, logits, FINE).displacement_mm for mean, scale, logits in zip(*outputs, strict=True)
+        ]
         truth.append(marks.numpy())
     return regression_figures(np.array(guesses), np.concatenate(truth), FIELD_MM / 2)
 
