@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,10 @@ ANSWER_TIMEOUT_S = 10.0
 """How long to wait for the answer of a service, s."""
 HOMING_TIMEOUT_S = 900.0
 """How long to wait for the reference runs of all joints, s; each has a limit of its own."""
+READY_TIMEOUT_S = 90.0
+"""How long a graph that was just started may take until it accepts a task, s."""
+LAST_LINES_S = 3.0
+"""How long to wait for the last lines after a result, s."""
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -185,6 +190,46 @@ def _navigate(graph: Session, goal: Any, name: str) -> int:
     if succeeded:
         return 0
     return fail(result.error_msg or "navigation failed", result.error_code)
+
+
+def navigate_when_ready(namespace: str, target_id: int, biplane: bool) -> tuple[list[str], Any]:
+    """Navigate as soon as the graph is ready.
+
+    Args:
+        namespace: Of the graph.
+        target_id: Landmark to be centered.
+        biplane: In depth too.
+
+    Returns:
+        What the agent said, line by line, and the action's result.
+
+    Raises:
+        ClientError: The graph is not ready in time.
+    """
+    goal = Navigate.Goal(target_id=target_id, biplane=biplane)
+    until_s = time.monotonic() + READY_TIMEOUT_S
+    with session(namespace) as graph:
+        while True:
+            heard: list[Any] = []
+            try:
+                result = graph.run_action(Navigate, "navigate", goal, heard.append).result
+            except ClientError:
+                if time.monotonic() >= until_s:
+                    raise
+                continue
+            if result.error_code != Navigate.Result.ERROR_NOT_READY:
+                break
+            if time.monotonic() >= until_s:
+                raise ClientError(result.error_msg)
+        arrived = -1
+        while arrived != len(heard):  # feedback and result take different ways
+            arrived = len(heard)
+            graph.spin_until(partial(_more_than, heard, arrived), LAST_LINES_S)
+    return [feedback.reasoning for feedback in heard], result
+
+
+def _more_than(heard: list[Any], count: int) -> bool:
+    return len(heard) > count
 
 
 def fail(message: str, code: int) -> int:

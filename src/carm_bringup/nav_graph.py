@@ -11,10 +11,8 @@ import math
 import os
 import re
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +28,6 @@ if TYPE_CHECKING:
     from carm_bringup.nav_episode import Episode
     from carm_bringup.nav_suites import Contender
 
-READY_S = 90.0
-"""How long the graph may take until it accepts a task, s."""
-LAST_LINES_S = 3.0
-"""How long to wait for the last lines after the result, s."""
 APART = 2.0
 """Numbers in what the agent says may differ by this: mm, degrees, per cent. The real arm stops within 0.5 mm."""
 
@@ -146,6 +140,7 @@ def run(episodes: Sequence[Episode], contender: Contender, localizer: str, seed:
 
 def _through_graph(episode: Episode, contender: Contender, localizer: str) -> tuple[list[str], Any]:
     from carm_bringup import graph, instance, launcher
+    from carm_bringup.client import navigate_when_ready
 
     os.environ.update(instance.own_domain())
     words = [f"patient:={episode.patient}", f"localizer:={localizer}", "headless:=true"]
@@ -164,7 +159,7 @@ def _through_graph(episode: Episode, contender: Contender, localizer: str) -> tu
         supervisor = launcher.Supervisor(said.append, color=False)
         try:
             supervisor.start(commands)
-            return _navigate(graph.namespace(values), episode.target_id, contender.policy == "biplane")
+            return navigate_when_ready(graph.namespace(values), episode.target_id, contender.policy == "biplane")
         except CarmError as error:
             raise GraphError(f"{error}; the graph's last words: {said[-1] if said else 'none'}") from error
         finally:
@@ -184,37 +179,6 @@ def _config_from(start: NDArray[np.float64]) -> str:
         prismatic = f"{joint.name}_m" in content["home"]
         home[f"{joint.name}_{'m' if prismatic else 'deg'}"] = float(position if prismatic else math.degrees(position))
     return yaml.safe_dump(content | {"home": home}, sort_keys=False)
-
-
-def _navigate(namespace: str, target_id: int, biplane: bool) -> tuple[list[str], Any]:
-    from carm_interfaces.action import Navigate
-
-    from carm_bringup.client import session
-
-    goal = Navigate.Goal(target_id=target_id, biplane=biplane)
-    with session(namespace) as graph:
-        until_s = time.monotonic() + READY_S
-        while True:
-            heard: list[Any] = []
-            try:
-                outcome = graph.run_action(Navigate, "navigate", goal, heard.append)
-            except CarmError:
-                if time.monotonic() >= until_s:
-                    raise
-                continue
-            if outcome.result.error_code != Navigate.Result.ERROR_NOT_READY:
-                break
-            if time.monotonic() >= until_s:
-                raise GraphError(outcome.result.error_msg)
-        arrived = -1
-        while arrived != len(heard):  # feedback and result take different ways
-            arrived = len(heard)
-            graph.spin_until(partial(_more_than, heard, arrived), LAST_LINES_S)
-        return [feedback.reasoning for feedback in heard], outcome.result
-
-
-def _more_than(heard: list[Any], count: int) -> bool:
-    return len(heard) > count
 
 
 def report(name: str, comparisons: Sequence[Comparison]) -> str:

@@ -7,7 +7,7 @@ from array import array
 import rclpy
 from carm_interfaces.msg import Exposure
 from rclpy.node import Node
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
 
 from carm_core.kinematics import CArm
@@ -18,6 +18,7 @@ node = Node("talker", namespace="/carm")
 joints = node.create_publisher(JointState, "joint_states", 10)
 noise = node.create_publisher(String, "noise", 10)
 images = node.create_publisher(Image, "xray/image_raw", 2)
+cameras = node.create_publisher(CameraInfo, "xray/camera_info", 2)
 exposures = node.create_publisher(Exposure, "xray/exposure", 10)
 carm = CArm.from_config()
 
@@ -35,6 +36,9 @@ def expose() -> None:
     image = Image(height=SIDE, width=SIDE, step=2 * SIDE, encoding="mono16")
     image.header.stamp = node.get_clock().now().to_msg()
     image.data = array("B", bytes(2 * SIDE * SIDE))
+    info = CameraInfo(header=image.header, width=SIDE, height=SIDE)
+    info.k = carm.view(carm.home, 6).intrinsics.ravel().tolist()
+    cameras.publish(info)
     exposures.publish(Exposure(header=image.header, tube_voltage_kv=70.0, dose_area_product_gym2=1e-7))
     images.publish(image)
 
