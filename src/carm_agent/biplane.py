@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from carm_agent.questions import placed
 from carm_agent.triangulation import Sighting, Triangulation, triangulate
 from carm_core.errors import GoalError
 from carm_core.localization import LandmarkEstimate, Localization
@@ -35,8 +36,8 @@ def biplane_primaries_deg(primary_deg: float, limit_deg: float) -> tuple[float, 
 
 def trusted(localization: Localization, landmark_id: int, min_confidence: float) -> tuple[LandmarkEstimate | None, str]:
     """Return what an answer says about a landmark, or None and why that is not to be trusted."""
-    found = localization.estimate(landmark_id) if localization.ok else None
-    if found is None or not np.isfinite(found.displacement_mm).all():
+    found = placed(localization, landmark_id) if localization.ok else None
+    if found is None:
         return None, localization.message or "the localizer says nothing about it"
     if found.confidence < min_confidence:
         return None, f"the localizer is only {100 * found.confidence:.0f} % sure"

@@ -107,6 +107,7 @@ class LoadedModel:
         self.tokenizer: Any = self.processor.tokenizer
         self.version = weights_hash(self.folder)
         self._reader: LandmarkReader | None = None
+        self._tokens: tuple[XrayFrame, Any] | None = None
         self._last: tuple[XrayFrame, Reading] | None = None
 
     def require_reader(self) -> LandmarkReader:
@@ -126,15 +127,23 @@ class LoadedModel:
             LocalizerError: The image cannot be read, or the localizer's file is missing or damaged.
         """
         if self._last is None or self._last[0] is not frame:
-            self._last = frame, self.require_reader().read(frame, self._image_tokens(frame))
+            self._last = frame, self.require_reader().read(frame, self.image_tokens(frame))
         return self._last[1]
 
-    def _image_tokens(self, frame: XrayFrame) -> Any:
+    def image_tokens(self, frame: XrayFrame) -> Any:
+        """Projected image tokens (1, tokens, width) of a frame; the last ones are remembered.
+
+        Raises:
+            LocalizerError: The image cannot be read.
+        """
         import torch
 
-        pixels = self.pixels(frame)
-        with torch.inference_mode():
-            return self.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
+        if self._tokens is None or self._tokens[0] is not frame:
+            pixels = self.pixels(frame)
+            with torch.inference_mode():
+                tokens = self.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
+            self._tokens = frame, tokens
+        return self._tokens[1]
 
     def pixels(self, frame: XrayFrame) -> Any:
         """Model input (1, 3, 128, 128) of a frame.
@@ -334,8 +343,7 @@ class CompactLocalizer(Localizer):
         texts = [self._chat(prompt, frame is not None) for prompt in prompts]
         tokens = None
         if frame is not None:
-            pixels = self._loaded.pixels(frame)
-            tokens = model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
+            tokens = self._loaded.image_tokens(frame)
             texts = [text.replace(processor.image_token, processor.image_token * tokens.shape[1]) for text in texts]
         encoded = self._loaded.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
         embedded = model.get_input_embeddings()(encoded["input_ids"])
