@@ -30,6 +30,7 @@ from std_srvs.srv import Trigger
 from carm_bringup.instance import domain_id
 from carm_core.errors import CarmError, GoalError
 from carm_core.landmarks import find_landmark
+from carm_core.middleware import prepare_middleware
 
 SERVER_TIMEOUT_S = 5.0
 """How long to wait for the graph, s."""
@@ -146,6 +147,7 @@ class Session:
 @contextmanager
 def session(namespace: str) -> Iterator[Session]:
     """Join the graph as a node for the length of a ``with`` block."""
+    prepare_middleware()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = Node("carm_command", namespace=namespace, start_parameter_services=False, enable_rosout=False)
     try:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from carm_bringup.instance import domain_id
+from carm_core.middleware import prepare_middleware
 
 EXIT_RUNNING_ALREADY = 3
 PROBE_S = 1.0
@@ -72,6 +73,7 @@ def probe(namespace: str) -> bool:
     import rclpy
     from rclpy.node import Node
 
+    prepare_middleware()
     rclpy.init()
     try:
         node = Node("carm_probe", namespace=namespace, start_parameter_services=False, enable_rosout=False)
@@ -176,6 +178,7 @@ def watch(options: argparse.Namespace, start_s: float, timeout_s: float = math.i
     exposes = not (options.no_exposure or options.for_localizer)
     parts = ("localizer",) if options.for_localizer else ("motion", "X-ray", "localizer", "agent")
     progress = Progress() if exposes else Progress(parts=parts)
+    prepare_middleware()
     rclpy.init()
     try:
         watcher = make_watcher("/" + options.namespace.strip("/"), progress, start_s, exposes)

@@ -50,6 +50,7 @@ from carm_agent.ports import Arm, Interrupt
 from carm_agent.task import NavigationCode, NavigationGoal, NavigationResult, Progress
 from carm_core.errors import CarmError, GoalError
 from carm_core.kinematics import CArm
+from carm_core.middleware import prepare_middleware
 from carm_core.parameters import declare_parameters, updated_parameters
 
 _SHUTDOWN_S = 0.8
@@ -365,6 +366,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ending.set())
     try:
+        prepare_middleware()
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:  # rclpy raises several unrelated types for bad arguments
         return _bad_input(error)

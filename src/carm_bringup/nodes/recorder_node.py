@@ -34,6 +34,7 @@ from carm_bringup.recording import schemas, session, topics
 from carm_bringup.recording.bag_writer import BagWriter
 from carm_bringup.recording.errors import SchemaError
 from carm_core.errors import CarmError
+from carm_core.middleware import prepare_middleware
 
 _FLUSH_S = 0.5
 _DISCOVERY_S = 0.2
@@ -245,6 +246,7 @@ def record(options: RecorderOptions) -> int:
         signal.signal(number, lambda *_: closing.set())
     if os.environ.get("ROS_DISCOVERY_SERVER"):  # it tells other clients only about the topics that they ask for
         os.environ.setdefault("ROS_SUPER_CLIENT", "TRUE")
+    prepare_middleware()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = RecorderNode(options)

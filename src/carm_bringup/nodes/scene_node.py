@@ -27,6 +27,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from carm_bringup.scene import SceneParameters, averaged, detector_points, isocenter_points
 from carm_core.errors import CarmError
 from carm_core.kinematics import CArm
+from carm_core.middleware import prepare_middleware
 from carm_core.parameters import declare_parameters, updated_parameters
 
 NAMESPACE = "carm"
@@ -170,6 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
         Exit code: 0 after a signal, 2 for a bad parameter.
     """
     try:
+        prepare_middleware()
         rclpy.init(args=arguments)
         node = SceneNode()
     except Exception as error:  # rclpy raises several unrelated types for bad arguments

@@ -36,6 +36,7 @@ from tf2_msgs.msg import TFMessage
 from carm_bringup.arm_monitor import ArmMonitor, StateParameters
 from carm_core.errors import CarmError
 from carm_core.kinematics import CArm
+from carm_core.middleware import prepare_middleware
 from carm_core.parameters import declare_parameters, updated_parameters
 from carm_core.robot_description import urdf
 from carm_sim.motion import JointLimits, OperatingState
@@ -216,6 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: closing.set())
     try:
+        prepare_middleware()
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
         node = StateNode()
     except Exception as error:  # rclpy raises several unrelated types for bad arguments

@@ -12,6 +12,8 @@ from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
+from carm_core.middleware import prepare_middleware
+
 
 @dataclass(frozen=True)
 class Arrival:
@@ -40,6 +42,7 @@ def listen(topic: str, duration_s: float, patience_s: float, on_image: Callable[
     Returns:
         Arrivals in order; empty when no image came in time.
     """
+    prepare_middleware()
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("stream_probe")
     arrivals: list[Arrival] = []

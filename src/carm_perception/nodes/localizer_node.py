@@ -37,6 +37,7 @@ from carm_core.errors import CarmError, LocalizerError, UnknownNameError
 from carm_core.frame import XrayFrame
 from carm_core.landmarks import find_landmark, landmark
 from carm_core.localization import Localization, Localizer, Protocol, Query
+from carm_core.middleware import prepare_middleware
 from carm_core.parameters import declare_parameters, updated_parameters
 from carm_perception.calibration.guard import Cautious
 from carm_perception.nodes import messages
@@ -341,6 +342,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: closing.set())
     try:
+        prepare_middleware()
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:  # rclpy raises several unrelated types for bad arguments
         return _report(error)

@@ -36,6 +36,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from carm_core.errors import CarmError, ConfigurationError, UnknownNameError
 from carm_core.kinematics import CArm
+from carm_core.middleware import prepare_middleware
 from carm_core.parameters import declare_parameters
 from carm_core.robot_description import urdf
 from carm_sim.motion import (
@@ -339,6 +340,7 @@ def run(name: str, make_node: Callable[[threading.Event], TrajectoryNode], argum
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: closing.set())
     try:
+        prepare_middleware()
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:  # rclpy raises several unrelated types for bad arguments
         return _complain(name, error, 2)

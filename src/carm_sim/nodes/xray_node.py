@@ -35,10 +35,10 @@ from shape_msgs.msg import Mesh
 
 from carm_core.errors import CarmError, ConfigurationError
 from carm_core.kinematics import CArm
+from carm_core.middleware import prepare_middleware
 from carm_core.parameters import declare_parameters, updated_parameters
 from carm_sim.joint_history import JointHistory, JointStatesMissingError
 from carm_sim.nodes import xray_messages as messages
-from carm_sim.nodes.transport import make_room_for_images
 from carm_sim.patient import Patient, load_patient
 from carm_sim.surface import patient_surface
 from carm_sim.xray import Exposure, Request, XraySystem, read_out
@@ -350,7 +350,7 @@ def main(arguments: list[str] | None = None) -> int:
         Exit code: 0 after a signal, 2 for a bad parameter or patient, 1 when the node failed.
     """
     sys.setswitchinterval(_SWITCH_S)
-    make_room_for_images()
+    prepare_middleware(images=True)
     gc.disable()  # until all is loaded: nothing of that is garbage
     closing = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
