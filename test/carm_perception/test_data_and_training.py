@@ -101,10 +101,10 @@ def blobs(count: int, seed: int) -> Batch:
 def test_labels_follow_the_random_crop() -> None:
     batch = blobs(24, 3)
     soft, _, marks = random_crop(batch, torch.Generator().manual_seed(0))
-    axis = torch.arange(128) - 63.5
-    for image, mark in zip(soft, marks[:, 0], strict=True):
-        place = torch.stack([(image * axis[None]).sum(), -(image * axis[:, None]).sum()]) / image.sum() * 1.2
-        assert torch.linalg.norm(place - mark) < 0.3
+    assert float((marks - batch.displacement_mm)[:, 0].abs().max()) > 5
+    places = marks[:, 0] * torch.tensor([1.0, -1.0]) / 1.2 * 2 / 128
+    there = torch.nn.functional.grid_sample(soft[:, None], places[:, None, None], align_corners=False).flatten()
+    assert float(there.min()) > 0.94  # of the blob's 1.0: within 1 pixel, or 1.2 mm, less what interpolation takes
 
 
 def test_random_display_is_a_repeatable_gray_image() -> None:

@@ -24,6 +24,10 @@ MOTION_BLUR = 0.08
 """Part of the views that is blurred along a line."""
 COARSE = 0.12
 """Part of the views that comes from a detector of half the resolution."""
+DEFORMED = 0.7
+"""Part of the views whose anatomy is deformed smoothly, as bodies differ."""
+DEFORMATION_PX = 4.0
+"""Largest standard deviation of that deformation, pixels of the model's input."""
 INVERTED = 0.12
 """Part of the views that is shown with bright air and dark bone."""
 
@@ -69,7 +73,7 @@ def center_crop(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def random_crop(batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Shift, rotate and zoom the field over the stored views; displacements follow.
+    """Shift, rotate, zoom and deform the field over the stored views; displacements follow.
 
     Returns:
         As :func:`center_crop`.
@@ -86,7 +90,11 @@ def random_crop(batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tenso
     theta = torch.zeros(count, 2, 3)
     theta[:, 0, 0], theta[:, 0, 1], theta[:, 0, 2] = cos * scale, -sin * scale, shift[:, 0] * 2 / stored
     theta[:, 1, 0], theta[:, 1, 1], theta[:, 1, 2] = sin * scale, cos * scale, shift[:, 1] * 2 / stored
-    grid = functional.affine_grid(theta, [count, 2, IMAGE_PX, IMAGE_PX], align_corners=False)
+    field = _deformation(count, generator)
+    identity = torch.eye(2, 3).expand(count, 2, 3)
+    grid = functional.affine_grid(identity, [count, 2, IMAGE_PX, IMAGE_PX], align_corners=False)
+    grid = grid + field.permute(0, 2, 3, 1) * (2 / IMAGE_PX)
+    grid = torch.einsum("nyxi,noi->nyxo", grid, theta[:, :, :2]) + theta[:, None, None, :, 2]
     both = torch.stack([batch.soft, batch.bone], dim=1)
     moved = functional.grid_sample(both, grid, mode="bilinear", padding_mode="border", align_corners=False)
     right_down = torch.stack([shift[:, 0], -shift[:, 1]], dim=1) * batch.mm_per_px[:, None]
@@ -94,7 +102,28 @@ def random_crop(batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tenso
     right, up = centered[..., 0], centered[..., 1]
     cos, sin = angle.cos()[:, None], angle.sin()[:, None]
     turned = torch.stack([cos * right - sin * up, sin * right + cos * up], dim=-1)
-    return moved[:, 0], moved[:, 1], turned * zoom[:, None, None]
+    marks = _deformed(turned * zoom[:, None, None], field, batch.mm_per_px)
+    return moved[:, 0], moved[:, 1], marks
+
+
+def _deformation(count: int, generator: torch.Generator) -> Tensor:
+    """Smooth displacements (batch, 2, 128, 128), right and down, pixels: where each pixel is taken from."""
+    coarse = torch.randn(count, 2, 5, 5, generator=generator)
+    fine = functional.interpolate(coarse, size=(IMAGE_PX, IMAGE_PX), mode="bicubic", align_corners=True)
+    std = _uniform(generator, count, 0.0, DEFORMATION_PX) * _chance(generator, count, DEFORMED)
+    return fine * std[:, None]
+
+
+def _deformed(marks_mm: Tensor, field: Tensor, mm_per_px: Tensor) -> Tensor:
+    """Where landmarks (batch, 14, 2) lie after a deformation: the points that are taken from where they lay."""
+    flip = marks_mm.new_tensor([1.0, -1.0])
+    before = marks_mm * flip / mm_per_px[:, None, None]
+    after = before
+    for _ in range(4):
+        places = (after * 2 / IMAGE_PX).nan_to_num(0.0)[:, None]
+        moved = functional.grid_sample(field, places, mode="bilinear", padding_mode="border", align_corners=False)
+        after = before - moved[:, :, 0].transpose(1, 2)
+    return after * flip * mm_per_px[:, None, None]
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:
@@ -155,8 +184,9 @@ def random_display(soft: Tensor, bone: Tensor, generator: torch.Generator) -> Te
     count = soft.shape[0]
     draw = generator
     weight = torch.exp(_uniform(draw, count, math.log(0.7), math.log(2.6)))
+    bone = _bone_texture(bone, draw)
     attenuation = WATER_PER_MM * (soft * _uniform(draw, count, 0.75, 1.3) + weight * bone)
-    for cells, std in ((4, 0.08), (9, 0.03), (20, 0.012)):
+    for cells, std in ((4, 0.08), (9, 0.03), (20, 0.012), (48, 0.01)):
         field = low_frequency(draw, count, cells)
         attenuation = attenuation + field * _uniform(draw, count, 0.0, std) * attenuation.mean((1, 2), keepdim=True)
     attenuation = _obstacles(attenuation, draw)
@@ -170,7 +200,7 @@ def random_display(soft: Tensor, bone: Tensor, generator: torch.Generator) -> Te
     linear = 1 - signal / signal.amax((1, 2), keepdim=True)
     bottom = logarithmic.amin((1, 2), keepdim=True)
     logarithmic = (logarithmic - bottom) / (logarithmic.amax((1, 2), keepdim=True) - bottom).clamp_min(1e-3)
-    mix = _chance(draw, count, 0.75)
+    mix = _chance(draw, count, 0.92)
     image = mix * logarithmic + (1 - mix) * linear.clamp_min(0) ** _uniform(draw, count, 0.5, 2.5)
     soft_copy = functional.avg_pool2d(image[:, None], 3, 1, 1, count_include_pad=False)[:, 0]
     amount = _uniform(draw, count, -1.0, 1.0) * _chance(draw, count, 0.6)
@@ -184,6 +214,15 @@ def random_display(soft: Tensor, bone: Tensor, generator: torch.Generator) -> Te
     inverted = _chance(draw, count, INVERTED)
     image = image + inverted * (1 - 2 * image)
     return _collimate(image, draw).clamp(0, 1)
+
+
+def _bone_texture(bone: Tensor, draw: torch.Generator) -> Tensor:
+    """Make bones denser here and thinner there, and their shells stronger or softer, as those of people differ."""
+    count = bone.shape[0]
+    uneven = _uniform(draw, count, 0.0, 0.35) * _chance(draw, count, 0.6)
+    shell = _uniform(draw, count, -0.8, 1.0) * _chance(draw, count, 0.6)
+    textured = bone * torch.exp(uneven * low_frequency(draw, count, 6))
+    return (textured + shell * (textured - blur(textured, 2.0))).clamp_min(0.0)
 
 
 def _unsharp(image: Tensor, draw: torch.Generator) -> Tensor:
