@@ -16,8 +16,8 @@ def prepare_middleware(images: bool = False) -> None:
 
     Nothing changes where the user has a profile of their own, nor with another middleware.
 
-    - Processes announce themselves for three seconds. By default they do so for half a second: those that start
-      together on busy cores miss each other and wait three seconds for the next announcement.
+    - Processes announce themselves twice a second. By default they do so every three seconds, and one that starts
+      often misses the answers to its own announcement: half of all starts took two to three seconds longer.
     - A publisher's shared memory holds 0.5 MB by default. An image of 1024 x 1024 pixels does not fit: it goes in
       pieces, in turns with the reader, which takes several times as long.
 
