@@ -20,6 +20,14 @@ from carm_bringup.recording.bag_reader import read_bag
 CARM = [sys.executable, "-c", "from carm_bringup.cli import main; main()"]
 TALKER = [sys.executable, Path(__file__).parent / "fakes" / "talker.py"]
 JOINTS = "/carm/joint_states"
+MUTE = f"""
+import rclpy
+from sensor_msgs.msg import JointState
+rclpy.init()
+node = rclpy.create_node("mute")
+publisher = node.create_publisher(JointState, {JOINTS!r}, 10)
+rclpy.spin(node)
+"""
 PATIENCE_S = 60.0
 LOSS_NS = 1_000_000_000
 FULL_BYTES = 300_000
@@ -68,6 +76,14 @@ def test_a_full_disk_ends_the_recording_in_one_line(spawn: Spawn, tmp_path: Path
     lines = [line for line in errors.splitlines() if line.startswith("carm record: recording ended: cannot write")]
     assert len(lines) == 1, errors
     assert len(read_bag(tmp_path / "bag").of(JOINTS)) > 10
+
+
+def test_a_recorder_that_hears_nothing_says_so(spawn: Spawn, tmp_path: Path) -> None:
+    spawn([sys.executable, "-c", MUTE])
+    recorder = spawn([*CARM, "record", "--output", tmp_path / "bag", "--duration", "9"], stderr=subprocess.PIPE)
+    _, errors = recorder.communicate(timeout=PATIENCE_S)
+    assert recorder.returncode == 1
+    assert "carm record: joint states are published, but none arrives" in errors
 
 
 def test_exposures_become_a_dicom_study(spawn: Spawn, tmp_path: Path) -> None:

@@ -43,6 +43,9 @@ _DIAGNOSTICS_S = 1.0
 _DEPTH = 1000
 _IMAGE_DEPTH = 50
 _DRAIN_S = 0.5
+_SILENCE_S = 5.0
+_JOINT_STATES = "sensor_msgs/msg/JointState"
+_DEAF = "joint states are published, but none arrives: end this recording and start it again"
 _LANDMARKS = "carm_interfaces/msg/LandmarkArray"
 
 
@@ -88,6 +91,7 @@ class RecorderNode(Node):
         self._model = ("", "")
         self._counted = (time.monotonic(), 0)
         self._longest_s = 0.0
+        self._heard_s: dict[str, float] = {}
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._describe()
         self.create_timer(_DIAGNOSTICS_S, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -104,6 +108,12 @@ class RecorderNode(Node):
     def skipped_exposures(self) -> int:
         """Number of exposures that are not written as DICOM."""
         return 0 if self._collector is None else self._collector.skipped
+
+    @property
+    def deaf(self) -> bool:
+        """Whether joint states, which never pause, have a publisher, but none has arrived for seconds."""
+        before_s = time.monotonic() - _SILENCE_S
+        return any(heard_s < before_s and self.count_publishers(topic) for topic, heard_s in self._heard_s.items())
 
     def close(self) -> None:
         """End the bag and the DICOM study.
@@ -140,6 +150,9 @@ class RecorderNode(Node):
         offered = [topics.offered_profile(info.qos_profile) for info in self.get_publishers_info_by_topic(topic)]
         text, type_hash = schemas.definition(type_name), schemas.type_hash(type_name)
         channel = self.bag.add_topic(topic, type_name, text, offered, type_hash)
+        steady = type_name == _JOINT_STATES
+        if steady:
+            self._heard_s[topic] = time.monotonic()
         reliable, latched = topics.hears_all(offered)
         profile = QoSProfile(
             depth=_IMAGE_DEPTH if type_name.endswith("Image") else _DEPTH,
@@ -153,6 +166,8 @@ class RecorderNode(Node):
             received_ns = info["received_timestamp"] or time.time_ns()
             self._longest_s = max(self._longest_s, (time.time_ns() - received_ns) * 1e-9)
             self.bag.write(channel, data, received_ns, info["source_timestamp"] or None)
+            if steady:
+                self._heard_s[topic] = time.monotonic()
             if type_name == _LANDMARKS:
                 self._watch_model(data)
             if self._collector is not None and self._collector.wants(short):
@@ -179,6 +194,9 @@ class RecorderNode(Node):
             "longest wait in a queue (ms)": f"{1e3 * longest_s:.1f}",
         }
         status = DiagnosticStatus(name=f"{self.get_fully_qualified_name()}: recorder", message="recording")
+        if self.deaf:
+            status.level, status.message = DiagnosticStatus.ERROR, _DEAF
+            self.get_logger().error(_DEAF, throttle_duration_sec=_SILENCE_S)
         status.values = [KeyValue(key=key, value=value) for key, value in values.items()]
         message = DiagnosticArray(status=[status])
         message.header.stamp = self.get_clock().now().to_msg()
@@ -236,7 +254,7 @@ def record(options: RecorderOptions) -> int:
     """Record until SIGINT or SIGTERM, or until the time is over.
 
     Returns:
-        Exit code: 0; 1 when the bag or a DICOM file could not be written to its end.
+        Exit code: 0; 1 when the bag or a DICOM file could not be written to its end, or nothing arrived at the end.
 
     Raises:
         CarmError: The bag cannot be created.
@@ -266,7 +284,7 @@ def _spin(node: RecorderNode, options: RecorderOptions, closing: threading.Event
         last = time.monotonic() + _DRAIN_S
         while time.monotonic() < last:
             executor.spin_once(timeout_sec=0.0)
-        recorded = node.topics
+        recorded, deaf = node.topics, node.deaf
         node.close()
     except CarmError as error:
         print(f"carm record: {error}", file=sys.stderr, flush=True)
@@ -280,4 +298,6 @@ def _spin(node: RecorderNode, options: RecorderOptions, closing: threading.Event
         print(f"{options.dicom}: {node.skipped_exposures} exposures without a known pose are not written")
     size = node.bag.file.stat().st_size
     print(f"{options.folder}: {node.bag.messages} messages of {recorded} topics, {size / 1e6:.1f} MB", flush=True)
-    return 0
+    if deaf:
+        print(f"carm record: {_DEAF}", file=sys.stderr, flush=True)
+    return int(deaf)
