@@ -244,7 +244,7 @@ class _Task:
         self._failures = 0
         if estimate is None:
             reason = f"the localizer abstains ({localization.message or 'not sure enough'})"
-            if not self._follow(frame, view, None, reason) and not self._go_on(view, reason):
+            if not self._follow(frame, view, None, reason) and not self._go_elsewhere(view, reason):
                 self._doubt(view, None, reason)
             return False
         self._search.recognized()
@@ -280,19 +280,53 @@ class _Task:
         self._move(view, step, float(np.linalg.norm(step)), f"Not sure about {name}: {reason}; {how}.")
         return True
 
-    def _go_on(self, view: XrayView, reason: str) -> bool:
-        """Move on the way that the last motion took, where nothing is recognized; return whether that may help."""
-        step = self._search.go_on()
+    def _go_elsewhere(self, view: XrayView, reason: str) -> bool:
+        """Move from where nothing is recognized: on along a limb, or half the way back; return whether that may help."""
+        step, how = self._search.go_on(), "going on"
+        if step is None:
+            step, how = self._search.back(), "going back half the way"
         if step is None:
             return False
         where = phrases.displacement(view, step)
-        line = f"Not sure about {phrases.called(self._landmark)}: {reason}; going on, {where}."
+        line = f"Not sure about {phrases.called(self._landmark)}: {reason}; {how}, {where}."
         try:
             self._move(view, step, float(np.linalg.norm(step)), line)
         except Ending as ending:
             if ending.code is not NavigationCode.UNREACHABLE:
                 raise
             return False
+        if how != "going on":
+            self._evidence = Evidence(self._config)
+        return True
+
+    def _look_again(self, view: XrayView, offset_mm: NDArray[np.float64], reason: str) -> bool:
+        """Look at a target that is nearly sure from aside, then from another angle; return whether that was done."""
+        name = phrases.called(self._landmark)
+        aside = self._search.aside()
+        if aside is not None:
+            line = f"Not sure about {name}: {reason}; looking from aside."
+            self._move(view, offset_mm + aside, float(np.linalg.norm(aside)), line)
+            return True
+        if not self._search.turn():
+            return False
+        start = self._arm.joint_positions()
+        angles = self._planner.carm.angles(start)
+        primary = float(np.degrees(angles[0]))
+        turned = primary - math.copysign(self._config.turn_deg, primary)
+        try:
+            there = self._planner.to_view(start, None, (math.radians(turned), angles[1]))
+        except GoalError:
+            return False
+        view_name = phrases.angles(turned, float(np.degrees(angles[1])))
+        self._carry_out(there, f"Not sure about {name}: {reason}; looking from another angle, {view_name}.")
+        frame, aslant = self._acquire()
+        seen = self._questions.target(frame)
+        estimate = placed(seen, self._landmark.id) if seen.ok else None
+        if estimate is not None:
+            self._evidence.weigh(aslant, estimate)
+        back = self._planner.to_view(self._arm.joint_positions(), None, angles)
+        self._carry_out(back, "Turning back to where this task looks from.")
+        self._ledger.verified, self._verifying = False, True
         return True
 
     def _fail(self, localization: Localization) -> None:
@@ -334,11 +368,9 @@ class _Task:
         if self._ledger.distance_mm <= self._config.tolerance_mm:
             if radius > self._config.max_radius_mm:
                 reason = f"it seems to be in the center, but only to ±{radius:.0f} mm"
-                aside = self._search.aside() if radius <= self._config.nearly_mm else None
-                if aside is not None:
-                    line = f"Not sure about {phrases.called(self._landmark)}: {reason}; looking from aside."
-                    self._move(view, offset + aside, float(np.linalg.norm(aside)), line)
-                elif not self._follow(frame, view, estimate, reason):
+                if radius <= self._config.nearly_mm and self._look_again(view, offset, reason):
+                    return False
+                if not self._follow(frame, view, estimate, reason):
                     self._doubt(view, None, reason)
                 return False
             self._doubts = 0

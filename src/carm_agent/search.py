@@ -57,6 +57,7 @@ class SearchConfig:
         aside_mm: by which a target that is nearly sure is looked at from aside, mm.
         blind_step_mm: motion from where nothing is recognized, on along the limb, mm.
         max_blind_motions: of these, one after another.
+        back_mm: a motion shorter than this is not gone back on, mm.
     """
 
     max_motions: int = 8
@@ -69,6 +70,7 @@ class SearchConfig:
     aside_mm: float = 40.0
     blind_step_mm: float = 80.0
     max_blind_motions: int = 2
+    back_mm: float = 120.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,12 +107,15 @@ class Search:
         self._heading: NDArray[np.float64] | None = None
         self._blind = 0
         self._aside = False
+        self._turned = False
+        self._came_mm = 0.0
+        self._back = False
 
     def moved(self, step_mm: NDArray[np.float64]) -> None:
         """Remember which way the last motion went (2,), mm."""
         distance = float(np.linalg.norm(step_mm))
         if distance >= self._config.shortest_step_mm:
-            self._heading = step_mm / distance
+            self._heading, self._came_mm = step_mm / distance, distance
 
     def recognized(self) -> None:
         """Note that the localizer knows what it sees."""
@@ -126,6 +131,18 @@ class Search:
         self._aside = True
         back = np.array([0.0, 1.0]) if self._heading is None else -self._heading
         return back * self._config.aside_mm
+
+    def turn(self) -> bool:
+        """Say whether to look at the target from another angle, where bones overlap differently; once."""
+        first, self._turned = not self._turned, True
+        return first
+
+    def back(self) -> NDArray[np.float64] | None:
+        """Say how to go back (2,), mm, where a long motion ended beside the body: half of the way; once."""
+        if self._back or self._heading is None or self._came_mm < self._config.back_mm:
+            return None
+        self._back = True
+        return -0.5 * self._came_mm * self._heading
 
     def go_on(self) -> NDArray[np.float64] | None:
         """Say how to move on (2,), mm, from an image in which the localizer recognizes nothing.

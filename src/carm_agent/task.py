@@ -121,7 +121,8 @@ class NavigatorConfig:
         max_doubts: consecutive doubtful answers after which the task ends.
         min_confidence: answers that state less are doubtful; 0 to 1.
         max_radius_mm: success needs a 90 % radius below this, mm.
-        nearly_mm: up to this radius, a look from aside comes before a search, mm.
+        nearly_mm: up to this radius, a look from aside and one from another angle come before a search, mm.
+        turn_deg: between the angle of that look and the task's.
         default_std_mm: assumed standard deviation of an answer that states none, mm.
         min_std_mm: no answer is believed to be better than this, mm.
         relative_std: added standard deviation per distance from the center.
@@ -152,6 +153,7 @@ class NavigatorConfig:
     min_confidence: float = 0.3
     max_radius_mm: float = 28.0
     nearly_mm: float = 45.0
+    turn_deg: float = 18.0
     default_std_mm: float = 20.0
     min_std_mm: float = 3.0
     relative_std: float = 0.05

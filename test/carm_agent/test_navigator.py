@@ -500,3 +500,32 @@ def test_what_is_nearly_sure_is_looked_at_from_aside_before_success_is_claimed()
     assert result.steps >= 3
     never = World(lambda displacement, query, count: answer(query, displacement, std_mm=30.0), POINT)
     assert navigate(never)[0].error_code in (NavigationCode.LOST_CONFIDENCE, NavigationCode.BUDGET)
+
+
+def test_what_stays_vague_is_looked_at_from_another_angle_and_the_angle_comes_back() -> None:
+    def vague(displacement: np.ndarray, query: Query, count: int) -> Localization:
+        return answer(query, displacement, std_mm=20.0 if count <= 6 else 5.0)
+
+    world = World(vague, POINT)
+    start = world.carm.angles(world.arm.positions)
+    result, steps = navigate(world)
+    assert result.success
+    told = [step.reasoning for step in steps if "looking from another angle" in step.reasoning]
+    assert len(told) == 1
+    assert "18°" in told[0]
+    assert world.carm.angles(world.arm.positions) == pytest.approx(start, abs=1e-6)
+    assert world.true_distance_mm() < 10.0
+
+
+def test_a_long_way_that_ends_beside_the_body_is_gone_half_back() -> None:
+    def overshoots(displacement: np.ndarray, query: Query, count: int) -> Localization:
+        if count == 1:
+            return answer(query, displacement + (260.0, 0.0), std_mm=30.0)
+        if np.linalg.norm(displacement) > 200.0:
+            return replace(answer(query, displacement), abstained=True, estimates=(), message="nothing known")
+        return answer(query, displacement)
+
+    world = World(overshoots, POINT)
+    result, steps = navigate(world)
+    assert result.success, result.error_msg
+    assert sum("going back half the way" in step.reasoning for step in steps) == 1

@@ -139,3 +139,19 @@ def test_the_look_from_aside_goes_back_the_way_and_comes_once() -> None:
     np.testing.assert_allclose(search.aside(), [0.0, 40.0])
     assert search.aside() is None
     np.testing.assert_allclose(Search(4).aside(), [0.0, 40.0])
+
+
+def test_a_long_way_is_gone_half_back_once() -> None:
+    search = Search(11)
+    assert search.back() is None
+    search.moved(np.array([-300.0, 0.0]))
+    np.testing.assert_allclose(search.back(), [150.0, 0.0])
+    assert search.back() is None
+    near = Search(11)
+    near.moved(np.array([0.0, 60.0]))
+    assert near.back() is None
+
+
+def test_the_look_from_another_angle_comes_once() -> None:
+    search = Search(4)
+    assert [search.turn(), search.turn()] == [True, False]
