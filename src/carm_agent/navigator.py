@@ -281,7 +281,7 @@ class _Task:
         return True
 
     def _go_elsewhere(self, view: XrayView, reason: str) -> bool:
-        """Move from where nothing is recognized: on along a limb, or half the way back; return whether that may help."""
+        """Move from where nothing is recognized, on along a limb or half the way back; return whether that may help."""
         step, how = self._search.go_on(), "going on"
         if step is None:
             step, how = self._search.back(), "going back half the way"

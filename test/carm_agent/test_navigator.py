@@ -520,7 +520,7 @@ def test_what_stays_vague_is_looked_at_from_another_angle_and_the_angle_comes_ba
 def test_a_long_way_that_ends_beside_the_body_is_gone_half_back() -> None:
     def overshoots(displacement: np.ndarray, query: Query, count: int) -> Localization:
         if count == 1:
-            return answer(query, displacement + (260.0, 0.0), std_mm=30.0)
+            return answer(query, displacement + np.array([260.0, 0.0]), std_mm=30.0)
         if np.linalg.norm(displacement) > 200.0:
             return replace(answer(query, displacement), abstained=True, estimates=(), message="nothing known")
         return answer(query, displacement)
