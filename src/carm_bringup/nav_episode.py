@@ -277,14 +277,19 @@ class RecordingLocalizer(Localizer):
 
 
 def exceeds_limits(carm: CArm, trajectory: Trajectory) -> bool:
-    """Return whether a trajectory, interpolated as the controller does, exceeds a position, speed or acceleration."""
-    joints = carm.joints
-    lower, upper, velocity, acceleration = (
-        np.array([getattr(joint, name) for joint in joints]) for name in ("lower", "upper", "velocity", "acceleration")
-    )
+    """Return whether a trajectory, interpolated as the controller does, exceeds a joint's limits, the jerk's included.
+
+    The jerk is the mean over the time between two samples: trajectories without accelerations have steps in them.
+    """
+    joints, names = carm.joints, ("lower", "upper", "velocity", "acceleration", "jerk")
+    lower, upper, velocity, acceleration, jerk = (np.array([getattr(joint, n) for joint in joints]) for n in names)
     count = max(2, math.ceil(trajectory.duration_s / _LIMIT_SAMPLE_S))
-    for time_s in np.linspace(0.0, trajectory.duration_s, count):
+    times_s, before = np.linspace(0.0, trajectory.duration_s, count), np.zeros(len(joints))
+    for time_s in times_s:
         position, speed, change = trajectory.sample(float(time_s))
+        if (np.abs(change - before) > jerk * times_s[1] * _LIMIT_SLACK + 1e-6).any():
+            return True
+        before = change
         outside = (position < lower - 1e-9) | (position > upper + 1e-9)
         fast = np.abs(speed) > velocity * _LIMIT_SLACK + 1e-9
         if (outside | fast | (np.abs(change) > acceleration * _LIMIT_SLACK + 1e-6)).any():

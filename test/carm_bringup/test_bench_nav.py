@@ -225,6 +225,9 @@ def test_limit_violations_are_seen() -> None:
     still = np.zeros_like(fast)
     assert exceeds_limits(carm, Trajectory(carm.joint_names, times, fast, still, still))
     assert not exceeds_limits(carm, Trajectory(carm.joint_names, times * 20.0, fast, still, still))
+    slow = np.array([carm.home, carm.home + 0.05 * np.eye(6)[0]])
+    assert not exceeds_limits(carm, Trajectory(carm.joint_names, times * 3.0, slow, still, still))
+    assert exceeds_limits(carm, Trajectory(carm.joint_names, times * 3.0, slow, still)), "starts with a jolt"
 
 
 @given(st.integers(0, 300), st.integers(1, 300))
