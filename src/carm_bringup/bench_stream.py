@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`carm bench stream`: fluoroscopy end to end, real processes over DDS; the localizer is off."""
+"""`carm bench stream`: fluoroscopy end to end, real processes over DDS; the localizer runs for its own topic only."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ if TYPE_CHECKING:
     from carm_bringup.nodes.stream_probe import Arrival
 
 BINNINGS = (1, 2, 3, 4, 6)
+DETECTOR_PX = 1536
 CASES = ((2, 0), (1, 1024), (1, 0))
 """Binning and readout in pixels where neither is given."""
 WARM_UP_IMAGES = 15
 """Left out of the figures, of short runs a third: the first images find cold caches."""
 FEWEST_IMAGES = 6
 PATIENCE_S = 60.0
-TOPICS = {"image": "xray/image", "image_raw": "xray/image_raw"}
+LANDMARKS = "landmarks"
+LANDMARK_CASES = ((3, 0),)
+"""The same for landmarks: the images that the graph shows by default."""
+TOPICS = {"image": "xray/image", "image_raw": "xray/image_raw", LANDMARKS: "landmarks"}
 
 
 class StreamError(CarmError):
@@ -51,7 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PX",
         help="central square of the binned detector that is read out, such as 1024 with --binning 1 (0: all of it)",
     )
-    parser.add_argument("--topic", choices=sorted(TOPICS), default="image", help="which image (image)")
+    parser.add_argument(
+        "--topic",
+        choices=sorted(TOPICS),
+        default="image",
+        help="which image, or what the localizer, which then runs beside, finds in it (image)",
+    )
     parser.add_argument("--duration", type=float, default=30.0, metavar="S", help="per binning, s (30)")
     parser.add_argument("--patient", default="chest_ct", help="chest_ct, phantom:SEED or a CT (chest_ct)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
@@ -78,13 +87,15 @@ def run(args: argparse.Namespace) -> int:
     results = {}
     cases = [(binning, args.readout) for binning in dict.fromkeys(args.binning or (2, 1))]
     if not args.binning and not args.readout:
-        cases = [*CASES]
+        cases = [*(LANDMARK_CASES if args.topic == LANDMARKS else CASES)]
     for binning, readout in cases:
         started_s, arrivals = _stream(binning, readout, args)
+        arrivals = [one if one.rows else replace(one, rows=readout or DETECTOR_PX // binning) for one in arrivals]
         metrics = figures_of(arrivals, args.rate) | {"first_image_s": arrivals[0].received_s - started_s}
         results[str(metrics["size_px"])] = metrics
+        what = "landmarks of images" if args.topic == LANDMARKS else "images"
         print(
-            f"{metrics['size_px']} x {metrics['size_px']}: {metrics['fps']:.2f} images/s, jitter p99"
+            f"{metrics['size_px']} x {metrics['size_px']}: {metrics['fps']:.2f} {what}/s, jitter p99"
             f" {metrics['jitter_p99_ms']:.1f} ms, latency p99 {metrics['latency_p99_ms']:.1f} ms"
             f" ({metrics['n']} images, the first {metrics['first_image_s']:.2f} s after the nodes' start)",
             flush=True,
@@ -128,6 +139,8 @@ def figures_of(arrivals: Sequence[Arrival], rate_hz: float) -> dict[str, Any]:
 
 def _stream(binning: int, readout: int, args: argparse.Namespace) -> tuple[float, list[Arrival]]:
     """Start motion and X-ray node in a domain of their own, listen, end them: when they started, and the images."""
+    from carm_interfaces.msg import LandmarkArray
+    from sensor_msgs.msg import Image
     from tqdm import tqdm
 
     from carm_bringup import graph, instance, launcher
@@ -136,8 +149,10 @@ def _stream(binning: int, readout: int, args: argparse.Namespace) -> tuple[float
     os.environ.update(instance.own_domain())
     values = graph.resolve([f"patient:={args.patient}", f"rate:={args.rate}"])
     commands = []
+    kind: type = LandmarkArray if args.topic == LANDMARKS else Image
+    names = ["motion_node", "xray_node"] + ["localizer_node"] * (kind is LandmarkArray)
     for spec in graph.NODES:
-        if spec.name in ("motion_node", "xray_node"):
+        if spec.name in names:
             command = launcher.node_command(spec, values)
             if spec.name == "xray_node":
                 extra = (f"binning:={binning}", f"seed:={args.seed}", f"readout_px:={readout}")
@@ -153,7 +168,7 @@ def _stream(binning: int, readout: int, args: argparse.Namespace) -> tuple[float
         supervisor.start(commands)
         with tqdm(total=int(duration_s * args.rate), desc=f"binning {binning}", unit="image", file=sys.stderr) as bar:
             topic = f"{graph.namespace(values)}/{TOPICS[args.topic]}"
-            arrivals = listen(topic, duration_s, PATIENCE_S, lambda count: bar.update(count - bar.n))
+            arrivals = listen(topic, kind, duration_s, PATIENCE_S, lambda count: bar.update(count - bar.n))
     finally:
         supervisor.stop()
     if not arrivals:

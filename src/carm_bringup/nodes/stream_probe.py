@@ -1,28 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A subscriber that notes when each X-ray image was exposed and when it arrived."""
+"""A subscriber that notes when each X-ray image was exposed and when it, or what was found in it, arrived."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import rclpy
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import Image
 
 from carm_core.middleware import prepare_middleware
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """An image that arrived.
+    """A message about an image that arrived.
 
     Attributes:
         stamp_s: Middle of its exposure, system time, s.
         received_s: When the callback had it, system time, s.
-        rows: Rows of the image.
+        rows: Rows of the image; 0: the message is no image.
     """
 
     stamp_s: float
@@ -30,11 +30,14 @@ class Arrival:
     rows: int
 
 
-def listen(topic: str, duration_s: float, patience_s: float, on_image: Callable[[int], None]) -> list[Arrival]:
-    """Subscribe and note every image.
+def listen(
+    topic: str, kind: type, duration_s: float, patience_s: float, on_image: Callable[[int], None]
+) -> list[Arrival]:
+    """Subscribe and note every message.
 
     Args:
         topic: Absolute name.
+        kind: Class of its messages, whose header has the stamp of an image.
         duration_s: How long to listen from the first image on, s.
         patience_s: How long to wait for the first image, s.
         on_image: Called with the number of images so far.
@@ -47,12 +50,12 @@ def listen(topic: str, duration_s: float, patience_s: float, on_image: Callable[
     node = rclpy.create_node("stream_probe")
     arrivals: list[Arrival] = []
 
-    def receive(message: Image) -> None:
+    def receive(message: Any) -> None:
         stamp = message.header.stamp
-        arrivals.append(Arrival(stamp.sec + 1e-9 * stamp.nanosec, time.time(), message.height))
+        arrivals.append(Arrival(stamp.sec + 1e-9 * stamp.nanosec, time.time(), getattr(message, "height", 0)))
         on_image(len(arrivals))
 
-    node.create_subscription(Image, topic, receive, QoSProfile(depth=2))
+    node.create_subscription(kind, topic, receive, QoSProfile(depth=2))
     try:
         deadline = time.monotonic() + patience_s
         while not arrivals and time.monotonic() < deadline:
