@@ -262,10 +262,8 @@ class _Task:
 
     def _follow(self, frame: XrayFrame, view: XrayView, estimate: LandmarkEstimate | None, reason: str) -> bool:
         """Look for a target that was never surely seen by way of its neighbors; return whether there is a way."""
-        belief = self._evidence.belief
-        if belief is not None and belief.radius_90_mm(view) <= self._config.max_radius_mm:
+        if self._is_placed(view):
             return False
-
         lead = self._search.lead(estimate, lambda other: self._questions.other(frame, other))
         if lead is None:
             return False
@@ -280,8 +278,15 @@ class _Task:
         self._move(view, step, float(np.linalg.norm(step)), f"Not sure about {name}: {reason}; {how}.")
         return True
 
+    def _is_placed(self, view: XrayView) -> bool:
+        """Whether earlier images say well where the target is: then another image is due, not another place."""
+        belief = self._evidence.belief
+        return belief is not None and belief.radius_90_mm(view) <= self._config.max_radius_mm
+
     def _go_elsewhere(self, view: XrayView, reason: str) -> bool:
         """Move from where nothing is recognized, on along a limb or half the way back; return whether that may help."""
+        if self._is_placed(view):
+            return False
         step, how = self._search.go_on(), "going on"
         if step is None:
             step, how = self._search.back(), "going back half the way"

@@ -529,3 +529,17 @@ def test_a_long_way_that_ends_beside_the_body_is_gone_half_back() -> None:
     result, steps = navigate(world)
     assert result.success, result.error_msg
     assert sum("going back half the way" in step.reasoning for step in steps) == 1
+
+
+def test_a_place_that_is_known_is_imaged_again_before_the_arm_goes_elsewhere() -> None:
+    def once_nothing(displacement: np.ndarray, query: Query, count: int) -> Localization:
+        reply = answer(query, displacement)
+        return replace(reply, abstained=True, estimates=(), message="nothing known") if count == 2 else reply
+
+    world = World(once_nothing, (-60.0, 40.0, 60.0))
+    result, steps = navigate(world, NavigationGoal(target_id=8))
+    assert result.success, result.error_msg
+    told = " ".join(step.reasoning for step in steps)
+    assert "taking another exposure" in told
+    assert "going on" not in told
+    assert "going back" not in told
