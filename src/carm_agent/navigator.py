@@ -371,10 +371,11 @@ class _Task:
         self._ledger.distance_mm, self._ledger.radius_mm = float(np.linalg.norm(offset)), radius
         where = phrases.whereabouts(self._landmark, view, offset, radius)
         if self._ledger.distance_mm <= self._config.tolerance_mm:
+            reason = f"it seems to be in the center, but only to ±{radius:.0f} mm"
+            vague = self._config.sure_mm < radius <= self._config.nearly_mm
+            if vague and self._look_again(view, offset, reason):
+                return False
             if radius > self._config.max_radius_mm:
-                reason = f"it seems to be in the center, but only to ±{radius:.0f} mm"
-                if radius <= self._config.nearly_mm and self._look_again(view, offset, reason):
-                    return False
                 if not self._follow(frame, view, estimate, reason):
                     self._doubt(view, None, reason)
                 return False

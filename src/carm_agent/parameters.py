@@ -32,7 +32,7 @@ class AgentParameters:
     max_steps: int = parameter(12, "motions of one task", lower=1, upper=100)
     max_doubts: int = parameter(3, "consecutive doubtful answers that end a task", lower=1, upper=10)
     min_confidence: float = parameter(0.3, "answers that state less confidence are doubtful", lower=0.0, upper=1.0)
-    max_radius_m: float = parameter(0.030, "success needs a 90 % radius below this", unit="m", lower=0.005, upper=0.5)
+    max_radius_m: float = parameter(0.028, "success needs a 90 % radius below this", unit="m", lower=0.005, upper=0.5)
     max_step_m: float = parameter(0.4, "longest motion of the isocenter", unit="m", lower=0.01, upper=1.0)
     cautious_step_m: float = parameter(0.06, "longest motion on a doubtful answer", unit="m", lower=0.0, upper=0.2)
     server_timeout_s: float = parameter(

@@ -121,7 +121,8 @@ class NavigatorConfig:
         max_doubts: consecutive doubtful answers after which the task ends.
         min_confidence: answers that state less are doubtful; 0 to 1.
         max_radius_mm: success needs a 90 % radius below this, mm.
-        nearly_mm: up to this radius, a look from aside and one from another angle come before a search, mm.
+        sure_mm: above this radius, a look from aside and one from another angle come before success is claimed, mm.
+        nearly_mm: up to this radius, they come before a search, mm.
         turn_deg: between the angle of that look and the task's.
         default_std_mm: assumed standard deviation of an answer that states none, mm.
         min_std_mm: no answer is believed to be better than this, mm.
@@ -151,7 +152,8 @@ class NavigatorConfig:
     max_steps: int = 12
     max_doubts: int = 3
     min_confidence: float = 0.3
-    max_radius_mm: float = 30.0
+    max_radius_mm: float = 28.0
+    sure_mm: float = 24.0
     nearly_mm: float = 45.0
     turn_deg: float = 18.0
     default_std_mm: float = 20.0
