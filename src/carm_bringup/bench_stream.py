@@ -139,8 +139,6 @@ def figures_of(arrivals: Sequence[Arrival], rate_hz: float) -> dict[str, Any]:
 
 def _stream(binning: int, readout: int, args: argparse.Namespace) -> tuple[float, list[Arrival]]:
     """Start motion and X-ray node in a domain of their own, listen, end them: when they started, and the images."""
-    from carm_interfaces.msg import LandmarkArray
-    from sensor_msgs.msg import Image
     from tqdm import tqdm
 
     from carm_bringup import graph, instance, launcher
@@ -149,8 +147,8 @@ def _stream(binning: int, readout: int, args: argparse.Namespace) -> tuple[float
     os.environ.update(instance.own_domain())
     values = graph.resolve([f"patient:={args.patient}", f"rate:={args.rate}"])
     commands = []
-    kind: type = LandmarkArray if args.topic == LANDMARKS else Image
-    names = ["motion_node", "xray_node"] + ["localizer_node"] * (kind is LandmarkArray)
+    landmarks = args.topic == LANDMARKS
+    names = ["motion_node", "xray_node"] + ["localizer_node"] * landmarks
     for spec in graph.NODES:
         if spec.name in names:
             command = launcher.node_command(spec, values)
@@ -168,7 +166,7 @@ def _stream(binning: int, readout: int, args: argparse.Namespace) -> tuple[float
         supervisor.start(commands)
         with tqdm(total=int(duration_s * args.rate), desc=f"binning {binning}", unit="image", file=sys.stderr) as bar:
             topic = f"{graph.namespace(values)}/{TOPICS[args.topic]}"
-            arrivals = listen(topic, kind, duration_s, PATIENCE_S, lambda count: bar.update(count - bar.n))
+            arrivals = listen(topic, landmarks, duration_s, PATIENCE_S, lambda count: bar.update(count - bar.n))
     finally:
         supervisor.stop()
     if not arrivals:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import rclpy
+from carm_interfaces.msg import LandmarkArray
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import Image
 
 from carm_core.middleware import prepare_middleware
 
@@ -31,13 +33,13 @@ class Arrival:
 
 
 def listen(
-    topic: str, kind: type, duration_s: float, patience_s: float, on_image: Callable[[int], None]
+    topic: str, landmarks: bool, duration_s: float, patience_s: float, on_image: Callable[[int], None]
 ) -> list[Arrival]:
     """Subscribe and note every message.
 
     Args:
         topic: Absolute name.
-        kind: Class of its messages, whose header has the stamp of an image.
+        landmarks: Whether it carries landmarks, with the stamp of their image, not images.
         duration_s: How long to listen from the first image on, s.
         patience_s: How long to wait for the first image, s.
         on_image: Called with the number of images so far.
@@ -55,7 +57,7 @@ def listen(
         arrivals.append(Arrival(stamp.sec + 1e-9 * stamp.nanosec, time.time(), getattr(message, "height", 0)))
         on_image(len(arrivals))
 
-    node.create_subscription(kind, topic, receive, QoSProfile(depth=2))
+    node.create_subscription(LandmarkArray if landmarks else Image, topic, receive, QoSProfile(depth=2))
     try:
         deadline = time.monotonic() + patience_s
         while not arrivals and time.monotonic() < deadline:
