@@ -287,11 +287,11 @@ class _Task:
         """Move from where nothing is recognized, on along a limb or half the way back; return whether that may help."""
         if self._is_placed(view):
             return False
-        step, how = self._search.go_on(), "going on"
-        if step is None:
-            step, how = self._search.back(), "going back half the way"
+        on = self._search.go_on()
+        step = self._search.back() if on is None else on
         if step is None:
             return False
+        how = "going back half the way" if on is None else "going on"
         where = phrases.displacement(view, step)
         line = f"Not sure about {phrases.called(self._landmark)}: {reason}; {how}, {where}."
         try:
@@ -300,7 +300,7 @@ class _Task:
             if ending.code is not NavigationCode.UNREACHABLE:
                 raise
             return False
-        if how != "going on":
+        if on is None:  # what was believed has led astray
             self._evidence = Evidence(self._config)
         return True
 

@@ -91,7 +91,7 @@ class RecorderNode(Node):
         self._model = ("", "")
         self._counted = (time.monotonic(), 0)
         self._longest_s = 0.0
-        self._heard_s: dict[str, float] = {}
+        self._awaited_since_s: dict[str, float] = {}
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._describe()
         self.create_timer(_DIAGNOSTICS_S, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -111,9 +111,9 @@ class RecorderNode(Node):
 
     @property
     def deaf(self) -> bool:
-        """Whether joint states, which never pause, have a publisher, but none has arrived for seconds."""
+        """Whether joint states have had a publisher for seconds, but none has ever arrived."""
         before_s = time.monotonic() - _SILENCE_S
-        return any(heard_s < before_s and self.count_publishers(topic) for topic, heard_s in self._heard_s.items())
+        return any(since_s < before_s and self.count_publishers(t) for t, since_s in self._awaited_since_s.items())
 
     def close(self) -> None:
         """End the bag and the DICOM study.
@@ -150,9 +150,8 @@ class RecorderNode(Node):
         offered = [topics.offered_profile(info.qos_profile) for info in self.get_publishers_info_by_topic(topic)]
         text, type_hash = schemas.definition(type_name), schemas.type_hash(type_name)
         channel = self.bag.add_topic(topic, type_name, text, offered, type_hash)
-        steady = type_name == _JOINT_STATES
-        if steady:
-            self._heard_s[topic] = time.monotonic()
+        if type_name == _JOINT_STATES:
+            self._awaited_since_s[topic] = time.monotonic()
         reliable, latched = topics.hears_all(offered)
         profile = QoSProfile(
             depth=_IMAGE_DEPTH if type_name.endswith("Image") else _DEPTH,
@@ -166,8 +165,7 @@ class RecorderNode(Node):
             received_ns = info["received_timestamp"] or time.time_ns()
             self._longest_s = max(self._longest_s, (time.time_ns() - received_ns) * 1e-9)
             self.bag.write(channel, data, received_ns, info["source_timestamp"] or None)
-            if steady:
-                self._heard_s[topic] = time.monotonic()
+            self._awaited_since_s.pop(topic, None)
             if type_name == _LANDMARKS:
                 self._watch_model(data)
             if self._collector is not None and self._collector.wants(short):
@@ -254,7 +252,7 @@ def record(options: RecorderOptions) -> int:
     """Record until SIGINT or SIGTERM, or until the time is over.
 
     Returns:
-        Exit code: 0; 1 when the bag or a DICOM file could not be written to its end, or nothing arrived at the end.
+        Exit code: 0; 1 when the bag or a DICOM file could not be written to its end, or no joint state arrived.
 
     Raises:
         CarmError: The bag cannot be created.
