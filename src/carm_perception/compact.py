@@ -26,8 +26,9 @@ from carm_perception.calibration.abstention import DEFAULT_RISK
 from carm_perception.calibration.guard import Guard, in_field
 from carm_perception.decoding import Grammars
 from carm_perception.folder import COMPACT_FOLDER, REQUIRED, check_model_folder, weights_hash
-from carm_perception.grammar import measured
+from carm_perception.grammar import Grammar, measured
 from carm_perception.image import MODEL_PX, model_gray
+from carm_perception.language import read_remark
 from carm_perception.prompts import FIRST_PROTOCOLS, SHORT_PROTOCOLS, short_prompt
 from carm_perception.protocols import LIMIT_MM, LOCALIZED, PointingAnswer, ReevaluationAnswer, parse
 from carm_perception.reading import LandmarkReader, Reading
@@ -48,16 +49,25 @@ BEFORE_LENGTH = (
 _REASONING = re.compile(r"([^;]+) at (-?\d+) by (-?\d+) mm(?:; |$)")
 
 
-def earlier_ids(text: str) -> str:
-    """An earlier answer of any protocol as the list of its landmarks; empty when it is no answer."""
+def earlier_ids(text: str) -> tuple[int, ...]:
+    """Landmarks of an earlier answer of any protocol, closest first, two at most; empty when it is no answer."""
     for protocol in (Protocol.LOCALIZATION, Protocol.RETRIEVAL, Protocol.REEVALUATION, Protocol.POINTING):
         try:
             answer = parse(text, Query(protocol))
         except AnswerError:
             continue
         ids = (answer.target,) if isinstance(answer, PointingAnswer) else getattr(answer, "landmark_ids", ())
-        return "[" + ",".join(map(str, ids[:LOCALIZED])) + "]"
-    return ""
+        return tuple(ids[:LOCALIZED])
+    return ()
+
+
+def allowed(question: Query) -> Grammar:
+    """What the model may answer: after a remark that is understood by rule, nothing that contradicts it."""
+    if question.protocol is Protocol.REEVALUATION:
+        said = read_remark(question.hint, earlier_ids(question.correction))
+        if said is not None:
+            return measured(question, said.candidates, said.wrong)
+    return measured(question)
 
 
 def reasoned(answer: ReevaluationAnswer) -> tuple[LandmarkEstimate, ...]:
@@ -223,7 +233,10 @@ class CompactLocalizer(Localizer):
             return self._reply(query, start, error="internal", message=message)
         everything = query.protocol is Protocol.POINTING and not query.target_id
         targets = [mark.id for mark in LANDMARKS] if everything else [query.target_id]
-        correction = earlier_ids(query.correction) if query.protocol is Protocol.REEVALUATION else query.correction
+        correction = query.correction
+        if query.protocol is Protocol.REEVALUATION:
+            ids = earlier_ids(correction)
+            correction = f"[{','.join(map(str, ids))}]" if ids else ""
         questions = [Query(query.protocol, target, query.hint, correction) for target in targets]
         seen = None if query.protocol is Protocol.COMMAND else frame
         try:
@@ -295,7 +308,7 @@ class CompactLocalizer(Localizer):
         import torch
 
         model, tokenizer = self._loaded.model, self._loaded.tokenizer
-        expressions = [measured(question).regex for question in questions]
+        expressions = [allowed(question).regex for question in questions]
         with torch.inference_mode():
             embedded, mask = self._embedded(frame, [short_prompt(question) for question in questions])
             constraints: list[Any] = [self._grammars.constraint(expressions)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +25,9 @@ from carm_perception.answers import confidence
 from carm_perception.calibration.abstention import DEFAULT_RISK
 from carm_perception.calibration.fusion import RADIUS_90_PER_STD, REFEREE, Fusion, Joint, Opinion, join
 from carm_perception.calibration.guard import Guard
-from carm_perception.compact import CompactLocalizer, LoadedModel
-from carm_perception.protocols import LOCALIZED, RETRIEVED
+from carm_perception.compact import CompactLocalizer, LoadedModel, earlier_ids
+from carm_perception.language import read_remark, revise
+from carm_perception.protocols import LIMIT_MM, LOCALIZED, RETRIEVED, ReevaluationAnswer
 from carm_perception.reading import Reading
 from carm_perception.regression import RegressionLocalizer, written
 
@@ -33,7 +35,8 @@ LISTS = (Protocol.LOCALIZATION, Protocol.RETRIEVAL)
 
 
 class FusedLocalizer(Localizer):
-    """Asks both: points from both, lists from the one that orders better, all else from the language model."""
+    """Asks both: points from both, lists and second looks from the one that orders better, all else from the language
+    model."""
 
     name = "fused"
 
@@ -96,7 +99,27 @@ class FusedLocalizer(Localizer):
         if query.protocol in LISTS:
             return self._listed(frame, query, reading)
         spoken = self._speaker.localize(frame, query)
-        return self._judged(frame, spoken, reading) if query.protocol is Protocol.POINTING else spoken
+        if query.protocol is Protocol.POINTING:
+            return self._judged(frame, spoken, reading)
+        if query.protocol is Protocol.REEVALUATION and self._fusion.localization == REFEREE:
+            return self._reconsidered(spoken, reading)
+        return spoken
+
+    def _reconsidered(self, spoken: Localization, reading: Reading) -> Localization:
+        """A second look: the referee's order, as far as the clinician's remark allows it."""
+        query, estimates = spoken.query, self._referee.estimates(reading)
+        places = {e.id: e.displacement_mm for e in estimates}
+        ranking, earlier = [e.id for e in estimates], earlier_ids(query.correction)
+        said = read_remark(query.hint, earlier)
+        chosen = revise(ranking, said.seen(places)) if said is not None else tuple(ranking[:LOCALIZED])
+        answer = looked_again({i: places[i] for i in dict.fromkeys((*earlier, *chosen))}, chosen).text()
+        listed = tuple(next(e for e in estimates if e.id == i) for i in chosen)
+        note = "" if spoken.ok else _replaced(spoken)
+        if spoken.ok and spoken.estimates[0].id != chosen[0]:
+            names = landmark(spoken.estimates[0].id).name, landmark(chosen[0]).name
+            note = f"the language model takes {names[0]} for the closest, the deep-learning localizer {names[1]}"
+            note += ", who is followed"
+        return replace(spoken, answer=answer, estimates=listed, error=None, abstained=False, message=note)
 
     def _listed(self, frame: XrayFrame, query: Query, reading: Reading) -> Localization:
         """A list: the language model's where it orders better and is not contradicted, else the referee's."""
@@ -187,6 +210,18 @@ class FusedLocalizer(Localizer):
         if found is None or not np.isfinite(found.displacement_mm).all():
             return None
         return replace(spoken.estimates[0], displacement_mm=found.displacement_mm)
+
+
+def looked_again(places_mm: Mapping[int, tuple[float, float]], chosen: tuple[int, ...]) -> ReevaluationAnswer:
+    """Answer of the re-evaluation protocol in the form that the compact model is taught.
+
+    Args:
+        places_mm: Landmark id to its place, of those that are spoken of.
+        chosen: The two closest.
+    """
+    limited = {i: [round(max(-LIMIT_MM, min(LIMIT_MM, value))) for value in place] for i, place in places_mm.items()}
+    reasons = [f"{landmark(i).name} at {right} by {up} mm" for i, (right, up) in limited.items()]
+    return ReevaluationAnswer("; ".join(reasons), chosen)
 
 
 def _replaced(spoken: Localization) -> str:

@@ -25,6 +25,7 @@ REASON_CHARACTERS = 160
 _SPECIAL = re.compile(r"[\\\[\]{}()|.*+?^$]")
 _PRINTABLE = "[ -;=?-~]"
 _IDS = tuple(mark.id for mark in LANDMARKS)
+_ALL = frozenset(_IDS)
 
 
 @dataclass(frozen=True)
@@ -172,14 +173,21 @@ def _command(query: Query) -> Grammar:
     )
 
 
-def measured(query: Query) -> Grammar:
+def measured(query: Query, first_ids: frozenset[int] = _ALL, denied_ids: frozenset[int] = frozenset()) -> Grammar:
     """What the compact model may answer: as :func:`grammar`, with reasons in the form that it was taught.
 
     Its answers are short, so that a bound on their length never cuts one off.
+
+    Args:
+        query: The question.
+        first_ids: Landmarks that a second look may put first.
+        denied_ids: Landmarks that it may not name as close.
     """
     if query.protocol is Protocol.NAVIGATION:
         return _measured_navigation()
-    return _measured_reevaluation() if query.protocol is Protocol.REEVALUATION else grammar(query)
+    if query.protocol is Protocol.REEVALUATION:
+        return _measured_reevaluation(first_ids - denied_ids or _ALL - denied_ids, denied_ids)
+    return grammar(query)
 
 
 @lru_cache(maxsize=1)
@@ -202,13 +210,15 @@ def _measured_navigation() -> Grammar:
     return _tagged("output", _tagged("step1", _tagged("context", context)) + _tagged("step2", across + along))
 
 
-@lru_cache(maxsize=1)
-def _measured_reevaluation() -> Grammar:
+@lru_cache(maxsize=64)
+def _measured_reevaluation(first_ids: frozenset[int], denied_ids: frozenset[int]) -> Grammar:
     number = integer(LIMIT_MM)
     place = words(*(landmark(i).name for i in _IDS)) + literal(" at ") + number + literal(" by ") + number
     more = Grammar(f"(?: mm; {place.regex}){{0,3}}", 3 * (place.longest + 5))
     reasons = _tagged("visual_reasoning", place + more + literal(" mm"))
-    return _tagged("response", reasons + _tagged("landmarks", _localization(Query(Protocol.LOCALIZATION))))
+    firsts = sorted(first_ids)
+    listed = choice(literal(f"{i},") + _distinct(1, str, ",", denied_ids | {i}) for i in firsts)
+    return _tagged("response", reasons + _tagged("landmarks", literal("[") + listed + literal("]")))
 
 
 _GRAMMARS: dict[Protocol, Callable[[Query], Grammar]] = {

@@ -20,7 +20,7 @@ from carm_perception.folder import COMPACT_FOLDER, LOCALIZER_FILE
 from carm_perception.fused import FusedLocalizer
 from carm_perception.image import FIELD_MM, model_gray, to_field
 from carm_perception.oracle import OracleLocalizer
-from carm_perception.protocols import parse, parse_pointing
+from carm_perception.protocols import parse, parse_pointing, parse_reevaluation
 from carm_perception.regression import RegressionLocalizer
 from carm_sim.patient import Patient, load_patient
 from carm_sim.xray import XraySystem
@@ -70,6 +70,49 @@ def test_points_to_landmarks_it_never_saw(localizer: Localizer, frames: dict[int
         truth = frame.view.displacement_mm(patient.landmarks_table_mm[target])
         errors.append(float(np.linalg.norm(np.subtract(estimate.displacement_mm, truth))))
     assert np.mean(errors) < BOUND_MM, errors
+
+
+@pytest.mark.parametrize("target", [3, 10])
+@pytest.mark.parametrize(
+    ("earlier", "remark", "first"),
+    [
+        ((8, 9), "no, that is the other side", {9}),
+        ((10, 11), "that is not T1", set(range(1, 15)) - {10}),
+        ((11, 10), "this is the right elbow, not the carina", {6}),
+        ((10, 11), "no, further down", set(range(2, 15)) - {10}),
+        ((10, 11), "yes, this is T1", {10}),
+    ],
+)
+def test_a_second_look_never_contradicts_the_clinician(
+    localizer: Localizer,
+    frames: dict[int, XrayFrame],
+    target: int,
+    earlier: tuple[int, int],
+    remark: str,
+    first: set[int],
+) -> None:
+    """Whatever the image shows: the remark is a person's, who sees the patient."""
+    query = Query(Protocol.REEVALUATION, hint=remark, correction=f"[{earlier[0]},{earlier[1]}]")
+    reply = localizer.localize(frames[target], query)
+    if isinstance(localizer, RegressionLocalizer):
+        assert reply.error == "internal"
+        return
+    assert reply.ok, reply.message
+    ids = [e.id for e in reply.estimates]
+    assert ids == list(parse_reevaluation(reply.answer).landmark_ids)
+    assert ids[0] in first
+    assert len(set(ids)) == 2
+    if not first & set(earlier):
+        assert earlier[0] not in ids
+
+
+def test_a_second_look_with_the_referee_mends_what_the_image_shows(frames: dict[int, XrayFrame]) -> None:
+    fused = FusedLocalizer()
+    reply = fused.localize(frames[3], Query(Protocol.REEVALUATION, correction="[10,11]"))
+    assert reply.ok, reply.message
+    assert reply.estimates[0].id == 3
+    assert reply.estimates[0].radius_90_mm > 0
+    assert "Left humeral head at " in reply.answer
 
 
 def test_names_what_is_in_the_middle(localizer: Localizer, frames: dict[int, XrayFrame]) -> None:

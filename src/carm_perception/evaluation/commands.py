@@ -171,6 +171,7 @@ def add_correction_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``carm eval correction``."""
     parser.add_argument("--suite", action="append", help="where the cases come from; repeat (phantom-nominal)")
     _add_model_arguments(parser)
+    parser.add_argument("--second", metavar="NAME", help="localizer that looks again (the one that answered first)")
     parser.add_argument("--cases", type=count, default=200, help="at most so many wrong and right answers each (200)")
 
 
@@ -191,14 +192,18 @@ def run_correction(args: argparse.Namespace) -> int:
     results: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(args.localizer or ("compact",)):
         localizer = _localizer(name, args)
+        second = _localizer(args.second, args) if args.second else None
+        both = f"{name}+{args.second}" if args.second else name
         for chosen in suites:
-            with tqdm(total=chosen.views, desc=f"{name} {chosen.name}", unit="view") as bar:
+            with tqdm(total=chosen.views, desc=f"{both} {chosen.name}", unit="view") as bar:
                 images = cases(chosen, args.seed, args.workers)
-                figures = correct(localizer, images, args.seed, args.cases, _advance(bar))
-            results[f"{name}/{chosen.name}"] = figures
+                figures = correct(localizer, images, args.seed, args.cases, _advance(bar), second)
+            results[f"{both}/{chosen.name}"] = figures
             shown = ("wrong", "n", "fixed_alone", "broken_alone", "fixed_told", "broken_told", "no_answer_told")
-            print(f"{name}/{chosen.name}: {'  '.join(f'{key} {figures[key]}' for key in shown)}", flush=True)
+            print(f"{both}/{chosen.name}: {'  '.join(f'{key} {figures[key]}' for key in shown)}", flush=True)
         localizer.close()
+        if second is not None:
+            second.close()
     _write(args.json, _document(args.seed, results))
     return 0
 

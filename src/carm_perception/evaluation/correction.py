@@ -86,21 +86,25 @@ def correct(
     seed: int,
     limit: int = 200,
     progress: Callable[[int], None] = lambda done: None,
+    second: Localizer | None = None,
 ) -> dict[str, Any]:
     """Ask about every centered view, then again about as many right answers as wrong ones.
 
     Args:
-        localizer: Who answers.
+        localizer: Who answers first.
         cases: Cases of a suite.
         seed: Seed of the choice of right answers and of the clinician's words.
         limit: Most wrong and most right answers that are asked about again.
         progress: Told the number of cases done.
+        second: Who looks again; None: the same.
 
     Returns:
         Figures: ``fixed_alone``, ``broken_alone``, ``fixed_told``, ``broken_told`` with their intervals, ``fixed_told``
         by kind of remark, how many first answers were wrong, and how often there was no second answer.
     """
+    again = second or localizer
     localizer.warm_up()
+    again.warm_up()
     wrong, right = (_Sample(limit, np.random.default_rng([seed, stream])) for stream in (71, 72))
     asked = answered = 0
     for index, case in enumerate(cases):
@@ -117,7 +121,7 @@ def correct(
     words = np.random.default_rng([seed, 73])
     figures: dict[str, Any] = {"asked": asked, "answered": answered, "wrong": wrong.seen, "n": 2 * count}
     for way in (ALONE, TOLD):
-        figures |= _figures(way, [_again(localizer, first, way, words) for first in chosen])
+        figures |= _figures(way, [_again(again, first, way, words) for first in chosen])
     return figures
 
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -89,10 +89,26 @@ class Constraint:
     Attributes:
         wrong: Landmark ids that the answer should not hold.
         candidates: Ids of which one belongs in their place.
+        way: Where it lies from the wrong one: ``left``, ``right``, ``up``, ``down``, or empty where that was not said.
     """
 
     wrong: frozenset[int]
     candidates: frozenset[int]
+    way: str = ""
+
+    def seen(self, places_mm: Mapping[int, tuple[float, float]]) -> Constraint:
+        """The same with the candidates that lie the way that was said in this image, where there are any.
+
+        Args:
+            places_mm: Landmark id to its place, to the patient's left and towards the head.
+        """
+        start = next((places_mm[i] for i in self.wrong if i in places_mm), None)
+        if not self.way or start is None:
+            return self
+        axis, sign = _AXES[self.way]
+        there = {i: places_mm[i][axis] for i in self.candidates if i in places_mm}
+        kept = frozenset(i for i, place in there.items() if sign * (place - start[axis]) > 0)
+        return replace(self, candidates=kept or self.candidates)
 
 
 def beyond(start: int, way: str) -> frozenset[int]:
@@ -154,7 +170,8 @@ def read_remark(text: str, answered_ids: Sequence[int]) -> Constraint | None:
         return Constraint(frozenset(wrong), mirrors) if wrong else None
     if way is None or not answered_ids:
         return None
-    return Constraint(frozenset(answered_ids[:1]), beyond(answered_ids[0], way))
+    wrong = frozenset(answered_ids[:1])
+    return Constraint(wrong, frozenset(TYPICAL_MM) - wrong - beyond(answered_ids[0], _OPPOSITE[way]), way)
 
 
 def revise(ranking: Sequence[int], constraint: Constraint, count: int = 2) -> tuple[int, ...]:
@@ -208,5 +225,6 @@ def _is_about_sides(words: list[str], way: str | None) -> bool:
     if way in ("up", "down"):
         return False
     if way in ("left", "right"):
-        return bool({"one", "side"} & said) and not {"further", "more"} & said
+        called = {"one", "side"} & said or {"is", "patients"} <= said
+        return bool(called) and not {"further", "more", "to"} & said
     return bool({"other", "wrong", "opposite", "contralateral", "mixed", "swapped", "confused", "sides"} & said)
