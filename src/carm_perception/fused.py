@@ -21,7 +21,7 @@ from carm_core.errors import LocalizerError
 from carm_core.frame import XrayFrame
 from carm_core.landmarks import landmark
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
-from carm_perception.answers import confidence
+from carm_perception.answers import confidence, expected_mm
 from carm_perception.calibration.abstention import DEFAULT_RISK
 from carm_perception.calibration.fusion import RADIUS_90_PER_STD, REFEREE, Fusion, Joint, Opinion, join
 from carm_perception.calibration.guard import Guard
@@ -106,12 +106,19 @@ class FusedLocalizer(Localizer):
         return spoken
 
     def _reconsidered(self, spoken: Localization, reading: Reading) -> Localization:
-        """A second look: the referee's order, as far as the clinician's remark allows it."""
+        """A second look: the referee's order, as far as the clinician's remark allows it.
+
+        A doubt without a reason decides where the image does not.
+        """
         query, estimates = spoken.query, self._referee.estimates(reading)
         places = {e.id: e.displacement_mm for e in estimates}
         ranking, earlier = [e.id for e in estimates], earlier_ids(query.correction)
         said = read_remark(query.hint, earlier)
-        chosen = revise(ranking, said.seen(places)) if said is not None else tuple(ranking[:LOCALIZED])
+        if said is not None:
+            chosen = revise(ranking, said.seen(places))
+        else:
+            in_doubt = earlier[:1] == (ranking[0],) and tied(*estimates[:2])
+            chosen = tuple(ranking[:LOCALIZED][::-1] if in_doubt else ranking[:LOCALIZED])
         answer = looked_again({i: places[i] for i in dict.fromkeys((*earlier, *chosen))}, chosen).text()
         listed = tuple(next(e for e in estimates if e.id == i) for i in chosen)
         note = "" if spoken.ok else _replaced(spoken)
@@ -210,6 +217,18 @@ class FusedLocalizer(Localizer):
         if found is None or not np.isfinite(found.displacement_mm).all():
             return None
         return replace(spoken.estimates[0], displacement_mm=found.displacement_mm)
+
+
+TIE_STDS = 0.35
+"""Two landmarks whose distances from the image center differ by less than this, in standard deviations, are about
+equally likely to be the closest. On the calibration patients, where 1 of 14 first answers is wrong, a doubt then mends
+half of the wrong ones and breaks 4 % of the right ones."""
+
+
+def tied(first: LandmarkEstimate, second: LandmarkEstimate) -> bool:
+    """Whether it is open which of two landmarks is closer to the image center."""
+    near, far = (expected_mm(math.hypot(*e.displacement_mm), e.std_mm) for e in (first, second))
+    return far - near < TIE_STDS * math.hypot(first.std_mm, second.std_mm)
 
 
 def looked_again(places_mm: Mapping[int, tuple[float, float]], chosen: tuple[int, ...]) -> ReevaluationAnswer:

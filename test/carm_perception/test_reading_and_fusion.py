@@ -15,7 +15,7 @@ from carm_core.frame import XrayFrame
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
 from carm_perception.answers import nearest_first
 from carm_perception.calibration.fusion import RADIUS_90_PER_STD, Fusion, Joint, Opinion, join
-from carm_perception.fused import FusedLocalizer, contradicted, radius_mm
+from carm_perception.fused import FusedLocalizer, contradicted, radius_mm, tied
 from carm_perception.image import FIELD_MM
 from carm_perception.reading import COARSE, FINE, Reading, combined, joined, peak, shifted
 
@@ -159,6 +159,30 @@ def test_radius_without_calibration_is_that_of_a_normal_distribution() -> None:
 def test_of_two_that_seem_equally_far_the_vaguer_comes_last() -> None:
     order = nearest_first({10: (30.0, 0.0), 11: (0.0, 31.0), 12: (0.0, 200.0)}, {10: 60.0, 11: 6.0, 12: 6.0})
     assert [e.id for e in order] == [11, 10, 12]
+
+
+@pytest.mark.parametrize(("second_mm", "open_question"), [(23.0, True), (30.0, False)])
+def test_two_that_cannot_be_told_apart_are_a_tie(second_mm: float, open_question: bool) -> None:
+    first, second = LandmarkEstimate(8, (0.0, 20.0), 8.0), LandmarkEstimate(9, (second_mm, 0.0), 8.0)
+    assert tied(first, second) == open_question
+
+
+def test_a_doubt_decides_a_tie_and_nothing_else(fused: FusedLocalizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = np.array([[900.0, 10.0 * i] for i in range(14)])
+    places[9], places[10], places[12] = (20.0, 0.0), (0.0, 22.0), (60.0, 0.0)
+    frame = XrayFrame(np.zeros((128, 128), np.uint8), FIELD_MM / 128, 0.0)
+
+    def again(std_mm: float, earlier: str, hint: str = "are you sure?") -> tuple[int, ...]:
+        reading = Reading(places, np.full(14, std_mm), np.ones(14, bool), np.ones(14))
+        monkeypatch.setattr(fused._referee, "read", lambda frame: reading)
+        reply = fused.localize(frame, Query(Protocol.REEVALUATION, hint=hint, correction=earlier))
+        return tuple(e.id for e in reply.estimates)
+
+    assert again(8.0, "[10,11]") == (11, 10)
+    assert again(2.0, "[10,11]") == (10, 11)
+    assert again(8.0, "[11,10]") == (10, 11)
+    assert again(8.0, "[10,11]", "yes, this is T1") == (10, 11)
+    assert again(8.0, "[10,11]", "no, more to the left") == (13, 11)
 
 
 class Speaker(Localizer):
