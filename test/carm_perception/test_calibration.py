@@ -21,8 +21,8 @@ from carm_core.frame import XrayFrame
 from carm_core.localization import LandmarkEstimate, Localizer, Protocol, Query
 from carm_perception.calibration import abstention, conformal, familiarity, store
 from carm_perception.calibration import fit as fitting
-from carm_perception.calibration.commands import LEGS, NO_BODY, report
-from carm_perception.calibration.familiarity import LIMIT, Familiarity
+from carm_perception.calibration.commands import report
+from carm_perception.calibration.familiarity import LEGS, LIMIT, NO_BODY, Familiarity
 from carm_perception.calibration.fit import check, fit
 from carm_perception.calibration.fusion import Fusion
 from carm_perception.calibration.samples import Samples
@@ -235,12 +235,27 @@ def test_families_of_strange_images_are_told_each_on_its_own() -> None:
     std, presence = rng.lognormal(2.0, 0.3, (600, 14)), rng.uniform(0.2, 0.9, (600, 14))
     vague = (rng.lognormal(5.0, 0.3, (80, 14)), presence[:80])
     absent = (std[:80], rng.uniform(0.0, 0.02, (80, 14)))
-    both = Familiarity.fit((std, presence), np.arange(600) // 10, np.ones(600, bool), [vague, absent])
+    both = Familiarity.fit((std, presence), np.arange(600) // 10, np.ones(600, bool), {"vague": vague, "absent": absent})
     for family in (vague, absent):
         assert (both.scores(*family) > LIMIT).mean() > 0.95
     assert (both.scores(std, presence) > LIMIT).mean() < 0.05
-    one = Familiarity.fit((std, presence), np.arange(600) // 10, np.ones(600, bool), [vague])
+    one = Familiarity.fit((std, presence), np.arange(600) // 10, np.ones(600, bool), {"vague": vague})
     assert (one.scores(*absent) > LIMIT).mean() < 0.5
+
+
+def test_of_a_family_without_a_border_no_more_than_the_stated_part_is_caught() -> None:
+    """Views without a landmark lie between the others and the strange family, nearer to it."""
+    rng = np.random.default_rng(6)
+    presence = rng.uniform(0.2, 0.9, (600, 14))
+    shows = np.arange(600) % 10 != 0
+    std = rng.lognormal(np.where(shows, 2.0, 3.4)[:, None], 0.3, (600, 14))
+    family = rng.lognormal(4.2, 0.3, (200, 14)), presence[:200]
+    strict = Familiarity.fit((std, presence), np.arange(600) // 10, shows, {"other": family})
+    stated = Familiarity.fit((std, presence), np.arange(600) // 10, shows, {LEGS: family})
+    assert (strict.scores(std, presence)[~shows] > LIMIT).mean() > 0.9
+    assert (stated.scores(std, presence)[~shows] > LIMIT).mean() < 0.1
+    assert (stated.scores(*family) > LIMIT).mean() == pytest.approx(0.97, abs=0.03)
+    assert (stated.scores(std, presence)[shows] > LIMIT).mean() < 0.02
 
 
 @pytest.mark.parametrize("thresholds", [None, [], [0.0], [1.0, 1.0]])

@@ -24,9 +24,6 @@ def _fraction(text: str) -> float:
 
 MINIMUM_PATIENTS = 10
 
-NO_BODY, LEGS = "without_body", "legs"
-"""Families of strange images."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``carm calibrate``."""
@@ -58,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
     from tqdm import tqdm
 
+    from carm_perception.calibration.familiarity import LEGS, NO_BODY
     from carm_perception.calibration.fit import check, fit
     from carm_perception.calibration.legs import leg_images
     from carm_perception.calibration.samples import Reader, collect
@@ -88,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
 
 def report(held_out: dict[str, Any]) -> list[str]:
     """Lines that say how the calibration holds on patients left out."""
+    from carm_perception.calibration.familiarity import LEGS, NO_BODY
+
     lines = []
     for name, cases in held_out.items():
         if not isinstance(cases, dict) or "all" not in cases:

@@ -4,14 +4,15 @@
 The deep-learning localizer betrays an image without a body: nothing is surely in it, and every place is vague. A linear
 discriminant for each family of strange images, without a body or of other parts of it, tells calibration views from
 them (outlier exposure, Hendrycks et al. 2019, arXiv:1812.04606); its threshold is conformal: patients that it was not
-learned from exceed it in a stated part of their views that show a landmark. A view of the trunk whose target, or whose
-every landmark, lies outside the image is not strange in itself; some resemble abdomen and legs enough to be left alone.
+learned from exceed it in a stated part of their views that show a landmark, or in fewer where a stated part of the
+family is caught all the same. A view of the trunk whose target, or whose every landmark, lies outside the image is not
+strange in itself; some resemble abdomen and legs enough to be left alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,13 @@ Array = NDArray[np.float64]
 FALSE_ABSTENTION = 0.0075
 """Part of the calibration views with a landmark in the image that counts as strange, over all families."""
 
+NO_BODY, LEGS = "without_body", "legs"
+"""Families of strange images."""
+CAUGHT = {LEGS: 0.97}
+"""Part of a family, where stated, that is to be told apart, and no more: between the trunk and the rest of a body there
+is no border, and many a view of the trunk shows no landmark although one is near."""
+BARE_WEIGHT = 5.0
+"""What a calibration view without a landmark in the image counts: there are few of them."""
 LIMIT = 1.0
 """Largest strangeness of a familiar image."""
 
@@ -80,29 +88,37 @@ class Familiarity:
         readings: tuple[Array, Array],
         patient: NDArray[np.int64],
         shows: NDArray[np.bool_],
-        strange: Sequence[tuple[Array, Array]],
+        strange: Mapping[str, tuple[Array, Array]],
     ) -> Familiarity:
         """Learn the weights from every other calibration patient, and the thresholds from the rest.
+
+        Of a family of which a stated part is to be caught, the weights are learned from the first half.
 
         Args:
             readings: Standard deviations and presences (n, 14) of calibration views.
             patient: Whose view each is (n,).
             shows: Whether each shows a landmark (n,).
-            strange: Standard deviations and presences of each family of strange images, (m, 14) each.
+            strange: Standard deviations and presences of each family of strange images, (m, 14) each, by name.
         """
         first = np.unique(patient, return_inverse=True)[1] % 2 == 0
         known, held_out = (describe(*(part[chosen] for part in readings)) for chosen in (first, ~first & shows))
         scale = known.std(0) + 1e-6
+        counts = np.where(shows[first], 1.0, BARE_WEIGHT)
+        mean: Array = np.average(known, axis=0, weights=counts)
         weights, thresholds = [], []
-        for family in strange:
+        for name, family in strange.items():
             other = describe(*family)
-            spread = (np.cov((known / scale).T) + np.cov((other / scale).T)) / 2
+            part = CAUGHT.get(name)
+            learned, kept = (other, other) if part is None else np.array_split(other, 2)
+            spread = (np.cov((known / scale).T, aweights=counts) + np.cov((learned / scale).T)) / 2
             spread = (1 - SHRINKAGE) * spread + SHRINKAGE * np.eye(len(scale))
-            weight = np.linalg.solve(spread, (other.mean(0) - known.mean(0)) / scale) / scale
+            weight = np.linalg.solve(spread, (learned.mean(0) - mean) / scale) / scale
             weights.append(weight)
             level = 1 - FALSE_ABSTENTION / len(strange)
-            thresholds.append(max(conformal_quantile((held_out - known.mean(0)) @ weight, level), _LEAST_THRESHOLD))
-        return cls(known.mean(0), np.array(weights), np.array(thresholds))
+            least = max(conformal_quantile((held_out - mean) @ weight, level), _LEAST_THRESHOLD)
+            caught = float(np.quantile((kept - mean) @ weight, 1 - part, method="lower")) if part is not None else least
+            thresholds.append(max(caught, least))
+        return cls(mean, np.array(weights), np.array(thresholds))
 
     def as_dict(self) -> dict[str, Any]:
         """Content for JSON."""

@@ -183,7 +183,7 @@ def fit(samples: Samples, strange: Strange, model_version: str) -> Calibration:
     tables["fused"] = radius_tables(samples, answers["fused"])
     localizers = {name: _localizer(samples, answers[name], tables[name]) for name in answers}
     readings, shows = (samples.referee_std_mm, samples.presence), np.asarray(samples.in_image.any(-1))
-    familiarity = Familiarity.fit(readings, samples.patient, shows, list(strange.values()))
+    familiarity = Familiarity.fit(readings, samples.patient, shows, strange)
     return Calibration(model_version, localizers, familiarity, fusion=fusion.as_dict())
 
 
