@@ -284,14 +284,21 @@ class _Task:
         return belief is not None and belief.radius_90_mm(view) <= self._config.max_radius_mm
 
     def _go_elsewhere(self, view: XrayView, reason: str) -> bool:
-        """Move from where nothing is recognized, on along a limb or half the way back; return whether that may help."""
+        """Move from where nothing is recognized: on along a limb, half the way back, or to the middle of the trunk.
+
+        Returns:
+            Whether that may help.
+        """
         if self._is_placed(view):
             return False
         on = self._search.go_on()
-        step = self._search.back() if on is None else on
+        how, step = "going on", on
+        if step is None:
+            how, step = "going back half the way", self._search.back()
+        if step is None:
+            how, step = "going to the middle of the trunk", self._to_trunk(view)
         if step is None:
             return False
-        how = "going back half the way" if on is None else "going on"
         where = phrases.displacement(view, step)
         line = f"Not sure about {phrases.called(self._landmark)}: {reason}; {how}, {where}."
         try:
@@ -303,6 +310,16 @@ class _Task:
         if on is None:  # what was believed has led astray
             self._evidence = Evidence(self._config)
         return True
+
+    def _to_trunk(self, view: XrayView) -> NDArray[np.float64] | None:
+        """Return the step to the middle of the trunk (2,), mm, as the patient's surface says; None without one."""
+        model = self._planner.collision
+        surface = model.obstacles.surface if model is not None else None
+        if surface is None:
+            return None
+        middle = np.array([*(1000.0 * surface.trunk_m), view.isocenter_mm[2]])
+        step = self._search.to_trunk(np.asarray(view.displacement_mm(middle)))
+        return None if step is None else step * min(1.0, self._config.max_step_mm / float(np.linalg.norm(step)))
 
     def _look_again(self, view: XrayView, offset_mm: NDArray[np.float64], reason: str) -> bool:
         """Look at a target that is nearly sure from aside, then from another angle; return whether that was done."""

@@ -24,6 +24,8 @@ DEFAULT_PROFILE_M = ((0.25, 0.0), (0.30, 0.06), (0.30, 0.22), (0.20, 0.34))
 """Half the width at a height, frame `table`, m: a large supine body with its arms at its sides."""
 _CELL_M = (0.06, 0.09)
 """The surface is cut into columns of this size along x and y, m; each column's hull is one convex piece."""
+_TRUNK_BELOW_TOP_M = 0.4
+"""From the top of the head to the middle of the thorax of an adult."""
 _LONGEST_EDGE_M = 0.03
 _MOST_TRIANGLES = 300_000
 _LARGEST_AREA_M2 = 40.0
@@ -104,6 +106,17 @@ class Surface:
             )
         object.__setattr__(self, "vertices_m", vertices)
         object.__setattr__(self, "triangles", triangles)
+
+    @property
+    def trunk_m(self) -> Array:
+        """Place (2,) over the middle of the trunk, x and y, m: some way below the top, halfway if the surface is short.
+
+        Across it is the median of the surface there: an arm on one side does not pull it away.
+        """
+        along = self.vertices_m[:, 0]
+        x = float(along.max() - min(_TRUNK_BELOW_TOP_M, np.ptp(along) / 2))
+        near = np.abs(along - x) <= max(_CELL_M[0], float(np.abs(along - x).min()))
+        return np.array([x, np.median(self.vertices_m[near, 1])])
 
     def pieces(self) -> list[Array]:
         """Cut the surface into columns from its underside to its top.

@@ -110,6 +110,7 @@ class Search:
         self._turned = False
         self._came_mm = 0.0
         self._back = False
+        self._to_trunk = False
 
     def moved(self, step_mm: NDArray[np.float64]) -> None:
         """Remember which way the last motion went (2,), mm."""
@@ -143,6 +144,17 @@ class Search:
             return None
         self._back = True
         return -0.5 * self._came_mm * self._heading
+
+    def to_trunk(self, offset_mm: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Say how to go to the middle of the trunk (2,), mm, from where nothing is recognized; once.
+
+        Args:
+            offset_mm: from the image center to the middle of the trunk (2,), mm.
+        """
+        if self._to_trunk or np.linalg.norm(offset_mm) < self._config.back_mm / 2:
+            return None
+        self._to_trunk = self._back = True  # half way back to where nothing was recognized helps nobody
+        return offset_mm
 
     def go_on(self) -> NDArray[np.float64] | None:
         """Say how to move on (2,), mm, from an image in which the localizer recognizes nothing.

@@ -153,7 +153,7 @@ class NavigatorConfig:
     max_doubts: int = 3
     min_confidence: float = 0.3
     max_radius_mm: float = 28.0
-    sure_mm: float = 24.0
+    sure_mm: float = 15.0
     nearly_mm: float = 45.0
     turn_deg: float = 18.0
     default_std_mm: float = 20.0

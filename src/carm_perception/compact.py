@@ -61,6 +61,12 @@ def earlier_ids(text: str) -> tuple[int, ...]:
     return ()
 
 
+def earlier_list(text: str) -> str:
+    """An earlier answer of any protocol as the list of its landmarks; empty when it is no answer."""
+    ids = earlier_ids(text)
+    return f"[{','.join(map(str, ids))}]" if ids else ""
+
+
 def allowed(question: Query) -> Grammar:
     """What the model may answer: after a remark that is understood by rule, nothing that contradicts it."""
     if question.protocol is Protocol.REEVALUATION:
@@ -233,10 +239,7 @@ class CompactLocalizer(Localizer):
             return self._reply(query, start, error="internal", message=message)
         everything = query.protocol is Protocol.POINTING and not query.target_id
         targets = [mark.id for mark in LANDMARKS] if everything else [query.target_id]
-        correction = query.correction
-        if query.protocol is Protocol.REEVALUATION:
-            ids = earlier_ids(correction)
-            correction = f"[{','.join(map(str, ids))}]" if ids else ""
+        correction = earlier_list(query.correction) if query.protocol is Protocol.REEVALUATION else query.correction
         questions = [Query(query.protocol, target, query.hint, correction) for target in targets]
         seen = None if query.protocol is Protocol.COMMAND else frame
         try:

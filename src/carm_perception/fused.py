@@ -35,8 +35,7 @@ LISTS = (Protocol.LOCALIZATION, Protocol.RETRIEVAL)
 
 
 class FusedLocalizer(Localizer):
-    """Asks both: points from both, lists and second looks from the one that orders better, all else from the language
-    model."""
+    """Asks both: points from both, lists and second looks from the one that orders better, the rest from the model."""
 
     name = "fused"
 

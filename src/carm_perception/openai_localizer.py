@@ -27,8 +27,8 @@ from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_perception.answers import estimates_of
 from carm_perception.asking import REPEAT
 from carm_perception.chat_client import ChatClient, ServerError
-from carm_perception.compact import earlier_ids, reasoned
-from carm_perception.grammar import grammar, json_schema, measured
+from carm_perception.compact import allowed, earlier_list, reasoned
+from carm_perception.grammar import grammar, json_schema
 from carm_perception.image import FIELD_MM, MODEL_PX, check_frame, model_gray
 from carm_perception.openai_options import COMPACT_MODEL, ServerOptions
 from carm_perception.prompts import full_prompt, short_prompt
@@ -164,7 +164,7 @@ class OpenAiLocalizer(Localizer):
         await self._resolve(deadline_s)
         ours = self._model == COMPACT_MODEL
         if ours and query.protocol is Protocol.REEVALUATION:
-            query = replace(query, correction=earlier_ids(query.correction))
+            query = replace(query, correction=earlier_list(query.correction))
         prompt = short_prompt(query) if ours else full_prompt(query, _field_mm(frame))
         image = None if query.protocol is Protocol.COMMAND else self._image(frame, ours)
         answer = await self._client.complete(self._payload(query, prompt, image, ours), deadline_s)
@@ -209,8 +209,8 @@ class OpenAiLocalizer(Localizer):
             "temperature": 0,
         }
         if ours:
-            allowed = measured(query)
-            return payload | {"structured_outputs": {"regex": allowed.regex}, "max_tokens": allowed.longest + 1}
+            form = allowed(query)
+            return payload | {"structured_outputs": {"regex": form.regex}, "max_tokens": form.longest + 1}
         return payload | constraint(self._options.constrain, query)
 
 
@@ -221,11 +221,11 @@ def constraint(way: str, query: Query) -> dict[str, Any]:
         way: One of :data:`carm_perception.openai_options.CONSTRAINTS`.
         query: The question.
     """
-    allowed = grammar(query)
+    form = grammar(query)
     if way == "structured_outputs":
-        return {"structured_outputs": {"regex": allowed.regex}, "max_tokens": allowed.longest + 1}
+        return {"structured_outputs": {"regex": form.regex}, "max_tokens": form.longest + 1}
     if way == "guided_regex":
-        return {"guided_regex": allowed.regex, "max_tokens": allowed.longest + 1}
+        return {"guided_regex": form.regex, "max_tokens": form.longest + 1}
     schema = json_schema(query)
     if way == "response_format" and schema is not None:
         inner = {"name": str(query.protocol), "strict": True, "schema": schema}

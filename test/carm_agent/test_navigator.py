@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from carm_agent.biplane import biplane_primaries_deg
+from carm_agent.collision import CollisionModel
 from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRestError, StoppedError
 from carm_agent.navigator import Navigator
+from carm_agent.obstacles import Obstacles, Surface
 from carm_agent.planner import Planner
 from carm_agent.task import (
     Doubt,
@@ -529,6 +531,43 @@ def test_a_long_way_that_ends_beside_the_body_is_gone_half_back() -> None:
     result, steps = navigate(world)
     assert result.success, result.error_msg
     assert sum("going back half the way" in step.reasoning for step in steps) == 1
+
+
+def sheet(low: tuple[float, float], high: tuple[float, float]) -> Surface:
+    """A level surface between two corners (x, y), m, of small triangles."""
+    x, y = (np.linspace(a, b, 21) for a, b in zip(low, high, strict=True))
+    vertices = np.array([(a, b, 0.02) for a in x for b in y])
+    rows = [(21 * i + j, 21 * i + j + 1, 21 * i + j + 21) for i in range(20) for j in range(20)]
+    return Surface(vertices, np.array(rows))
+
+
+def test_the_middle_of_the_trunk_is_found_from_the_surface() -> None:
+    assert sheet((-0.9, -0.2), (0.5, 0.2)).trunk_m == pytest.approx([0.1, 0.0])
+    assert sheet((0.1, -0.1), (0.4, 0.3)).trunk_m == pytest.approx([0.25, 0.1])
+
+
+def test_from_where_nothing_is_recognized_the_arm_goes_to_the_trunk_once() -> None:
+    def knows_the_trunk(displacement: np.ndarray, query: Query, count: int) -> Localization:
+        if np.linalg.norm(displacement) > 150.0:
+            return replace(answer(query, displacement), abstained=True, estimates=(), message="nothing known")
+        return answer(query, displacement)
+
+    def run(top_m: float) -> tuple[World, NavigationResult, list[Progress]]:
+        world = World(knows_the_trunk, (300.0, 20.0, 140.0))
+        model = CollisionModel(world.carm, Obstacles(sheet((top_m - 1.0, -0.2), (top_m, 0.2)), assume_patient=False))
+        steps: list[Progress] = []
+        planner = Planner(world.carm, collision=model)
+        navigator = Navigator(planner, world.imager, world.localizer, world.arm, world.clock, world.interrupt)
+        return world, navigator.run(CARINA, steps.append), steps
+
+    world, result, steps = run(0.7)
+    assert result.success, result.error_msg
+    assert world.true_distance_mm() < 10.0
+    assert sum("going to the middle of the trunk" in step.reasoning for step in steps) == 1
+    world, result, steps = run(0.4)  # the middle is where the arm stands
+    assert result.error_code == NavigationCode.LOST_CONFIDENCE
+    assert not any("trunk" in step.reasoning for step in steps)
+    assert not world.arm.executed
 
 
 def test_a_place_that_is_known_is_imaged_again_before_the_arm_goes_elsewhere() -> None:

@@ -152,6 +152,15 @@ def test_a_long_way_is_gone_half_back_once() -> None:
     assert near.back() is None
 
 
+def test_the_trunk_is_gone_to_once_and_not_half_back_from() -> None:
+    search = Search(11)
+    search.moved(np.array([-300.0, 0.0]))
+    assert search.to_trunk(np.array([20.0, 30.0])) is None
+    np.testing.assert_allclose(search.to_trunk(np.array([200.0, 30.0])), [200.0, 30.0])
+    assert search.to_trunk(np.array([200.0, 30.0])) is None
+    assert search.back() is None
+
+
 def test_the_look_from_another_angle_comes_once() -> None:
     search = Search(4)
     assert [search.turn(), search.turn()] == [True, False]

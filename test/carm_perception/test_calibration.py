@@ -235,7 +235,8 @@ def test_families_of_strange_images_are_told_each_on_its_own() -> None:
     std, presence = rng.lognormal(2.0, 0.3, (600, 14)), rng.uniform(0.2, 0.9, (600, 14))
     vague = (rng.lognormal(5.0, 0.3, (80, 14)), presence[:80])
     absent = (std[:80], rng.uniform(0.0, 0.02, (80, 14)))
-    both = Familiarity.fit((std, presence), np.arange(600) // 10, np.ones(600, bool), {"vague": vague, "absent": absent})
+    families = {"vague": vague, "absent": absent}
+    both = Familiarity.fit((std, presence), np.arange(600) // 10, np.ones(600, bool), families)
     for family in (vague, absent):
         assert (both.scores(*family) > LIMIT).mean() > 0.95
     assert (both.scores(std, presence) > LIMIT).mean() < 0.05

@@ -170,8 +170,8 @@ def read_remark(text: str, answered_ids: Sequence[int]) -> Constraint | None:
         return Constraint(frozenset(wrong), mirrors) if wrong else None
     if way is None or not answered_ids:
         return None
-    wrong = frozenset(answered_ids[:1])
-    return Constraint(wrong, frozenset(TYPICAL_MM) - wrong - beyond(answered_ids[0], _OPPOSITE[way]), way)
+    start = answered_ids[0]
+    return Constraint(frozenset((start,)), frozenset(TYPICAL_MM) - {start} - beyond(start, _OPPOSITE[way]), way)
 
 
 def revise(ranking: Sequence[int], constraint: Constraint, count: int = 2) -> tuple[int, ...]:
