@@ -87,13 +87,18 @@ class Ledger:
         if self.elapsed_s >= self._config.max_duration_s:
             raise Ending(NavigationCode.BUDGET, f"the time of {self._config.max_duration_s:.0f} s is used up{end}")
 
+    @property
+    def motions_left(self) -> int:
+        """Motions that the budget still holds."""
+        return self._config.max_steps - self.steps
+
     def check_step(self) -> None:
         """Refuse another motion when none is left.
 
         Raises:
             Ending: the budget is used up.
         """
-        if self.steps >= self._config.max_steps:
+        if self.motions_left <= 0:
             raise Ending(NavigationCode.BUDGET, f"all {self._config.max_steps} motions are used up")
 
     def check_motion(self, plan: Plan) -> None:

@@ -329,7 +329,7 @@ class _Task:
             line = f"Not sure about {name}: {reason}; looking from aside."
             self._move(view, offset_mm + aside, float(np.linalg.norm(aside)), line)
             return True
-        if not self._search.turn():
+        if self._ledger.motions_left < 2 or not self._search.turn():
             return False
         start = self._arm.joint_positions()
         angles = self._planner.carm.angles(start)

@@ -519,6 +519,16 @@ def test_what_stays_vague_is_looked_at_from_another_angle_and_the_angle_comes_ba
     assert world.true_distance_mm() < 10.0
 
 
+@pytest.mark.parametrize("most", [2, 3, 4, 5, 12])
+def test_a_look_from_another_angle_keeps_to_the_budget_of_motions(most: int) -> None:
+    world = World(lambda displacement, query, count: answer(query, displacement, std_mm=20.0), POINT)
+    result, steps = navigate(world, config=NavigatorConfig(max_steps=most))
+    assert result.steps <= most
+    assert result.steps == len(world.arm.executed)
+    turned = sum("looking from another angle" in step.reasoning for step in steps)
+    assert turned == sum("Turning back" in step.reasoning for step in steps) == (most > 4)
+
+
 def test_a_long_way_that_ends_beside_the_body_is_gone_half_back() -> None:
     def overshoots(displacement: np.ndarray, query: Query, count: int) -> Localization:
         if count == 1:
