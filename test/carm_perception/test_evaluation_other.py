@@ -56,6 +56,7 @@ def test_retrieval_outputs_with_synonyms(tmp_path: Path) -> None:
     figures = score(csv_file(tmp_path / "o.csv", rows), targets, Protocol.RETRIEVAL)
     assert figures["malformed"] == 0.3333
     assert figures["p_at_1"] == figures["hit_1"] == 0.6667
+    assert figures["p_at_1_answered"] == 1
     assert figures["p_at_3"] == pytest.approx((2 / 3 + 1 + 0) / 3, abs=1e-4)
     assert figures["latency_p50_ms"] is None
 

@@ -110,7 +110,9 @@ def retrieval_figures(retrieved: Sequence[ListRecord]) -> dict[str, Any]:
     for k in RETRIEVAL_K:
         for name, of in (("p", precision), ("r", recall), ("ap", average_precision)):
             values = [of(r.truth_ids, r.answer_ids, k) for r in retrieved]
+            answered = [x for x, r in zip(values, retrieved, strict=True) if r.status is Status.ANSWERED]
             figures[f"{name}_at_{k}"] = round(float(np.mean(values)), 4) if values else None
+            figures[f"{name}_at_{k}_answered"] = round(float(np.mean(answered)), 4) if answered else None
     top = [precision(r.truth_ids, r.answer_ids, 1) == 1 for r in retrieved]
     return figures | {"p_at_1_ci95": wilson(top)}
 
