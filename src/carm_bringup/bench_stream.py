@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from carm_core import figures
 from carm_core.errors import CarmError, ConfigurationError
+from carm_core.kinematics import CArm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from carm_bringup.nodes.stream_probe import Arrival
 
 BINNINGS = (1, 2, 3, 4, 6)
-DETECTOR_PX = 1536
 CASES = ((2, 0), (1, 1024), (1, 0))
 """Binning and readout in pixels where neither is given."""
 WARM_UP_IMAGES = 15
@@ -85,12 +85,13 @@ def run(args: argparse.Namespace) -> int:
     if args.readout < 0:
         raise ConfigurationError(f"--readout {args.readout} is negative")
     results = {}
+    detector_px = CArm.from_config().detector.rows
     cases = [(binning, args.readout) for binning in dict.fromkeys(args.binning or (2, 1))]
     if not args.binning and not args.readout:
         cases = [*(LANDMARK_CASES if args.topic == LANDMARKS else CASES)]
     for binning, readout in cases:
         started_s, arrivals = _stream(binning, readout, args)
-        arrivals = [one if one.rows else replace(one, rows=readout or DETECTOR_PX // binning) for one in arrivals]
+        arrivals = [one if one.rows else replace(one, rows=readout or detector_px // binning) for one in arrivals]
         metrics = figures_of(arrivals, args.rate) | {"first_image_s": arrivals[0].received_s - started_s}
         results[str(metrics["size_px"])] = metrics
         what = "landmarks of images" if args.topic == LANDMARKS else "images"

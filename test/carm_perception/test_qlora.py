@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import os
 import re
 import subprocess
@@ -247,6 +248,22 @@ def test_bad_options_are_one_line(tmp_path: Path, folders: dict[str, Path]) -> N
         train_qlora(options(folders[LLAVA], tmp_path, tmp_path / "o"), progress=False)
     with pytest.raises(LocalizerError, match="does not exist"):
         train_qlora(options(tmp_path / "nowhere", tmp_path, tmp_path / "o"), progress=False)
+
+
+def test_a_model_that_cannot_be_loaded_leaves_no_folder(data: Path, folders: dict[str, Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(folders[LLAVA], broken)
+    for weights in broken.glob("*.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(LocalizerError):
+        train_qlora(options(broken, data, tmp_path / "o"), progress=False)
+    assert not (tmp_path / "o").exists()
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(LocalizerError):
+        train_qlora(options(broken, data, kept), progress=False)
+    assert [path.name for path in kept.iterdir()] == ["notes.txt"]
 
 
 BIG = Size(4_300_000_000, 3_500_000_000)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from carm_core.errors import ConfigurationError
+from carm_core.errors import CarmError, ConfigurationError
 from carm_perception.hf_loader import describe, resolve_source
 from carm_perception.train.qlora import checkpoint
 from carm_perception.train.qlora.adapters import place_for_training, prepare
@@ -157,8 +158,14 @@ def train_qlora(options: QloraOptions, progress: bool = True) -> Path:
         options.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"cannot write to {options.folder}: {error.strerror}") from error
-    placement = place_for_training(options, accelerator.local_process_index)
-    processor, model = prepare(options, placement, accelerator.local_process_index)
+    try:
+        placement = place_for_training(options, accelerator.local_process_index)
+        processor, model = prepare(options, placement, accelerator.local_process_index)
+    except CarmError:
+        for made in (options.folder, options.output):
+            with suppress(OSError):  # what was there before has something in it
+                made.rmdir()
+        raise
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=options.rate, weight_decay=0.0)
     fingerprint = options.fingerprint(steps, len(pictures))
