@@ -155,6 +155,7 @@ EVALUATION = "carm_perception.evaluation.commands"
 BENCH_NAV = "carm_bringup.bench_nav"
 BENCH_DRR = "carm_bringup.bench_drr"
 BENCH_PLAN = "carm_bringup.bench_plan"
+BENCH_DIALOGUE = "carm_bringup.bench_dialogue"
 BENCH_STREAM = "carm_bringup.bench_stream"
 RECORDING = "carm_bringup.recording.commands"
 VERBS: tuple[Verb, ...] = (
@@ -260,6 +261,13 @@ VERBS: tuple[Verb, ...] = (
         f"{EVALUATION}:add_correction_arguments",
     ),
     Verb(
+        "eval sentences",
+        "how well a model reads a clinician's sentences",
+        "carm eval sentences --sentences 500 --json sentences.json",
+        f"{EVALUATION}:run_sentences",
+        f"{EVALUATION}:add_sentences_arguments",
+    ),
+    Verb(
         "eval published",
         "score other models' outputs from CSV files",
         "carm eval published outputs.csv --targets targets.csv",
@@ -279,6 +287,13 @@ VERBS: tuple[Verb, ...] = (
         "carm bench nav --localizer oracle --patients 2 --episodes 4 --json nav.json",
         f"{BENCH_NAV}:run",
         f"{BENCH_NAV}:add_arguments",
+    ),
+    Verb(
+        "bench dialogue",
+        "what the agent makes of a clinician's sentences",
+        "carm bench dialogue --sentences 500 --json dialogue.json",
+        f"{BENCH_DIALOGUE}:run",
+        f"{BENCH_DIALOGUE}:add_arguments",
     ),
     Verb(
         "bench plan",

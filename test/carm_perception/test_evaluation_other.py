@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carm_core.command import Stop, Unknown
 from carm_core.errors import ConfigurationError
 from carm_core.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS, landmark
@@ -21,6 +23,8 @@ from carm_perception.evaluation.cases import Case
 from carm_perception.evaluation.clinician import TEMPLATES, Kind, remark
 from carm_perception.evaluation.correction import correct
 from carm_perception.evaluation.published import read_targets, score
+from carm_perception.evaluation.sentences import read_sentences
+from carm_perception.language import sample
 from carm_perception.metrics import closest
 
 
@@ -161,6 +165,36 @@ def test_without_mistakes_there_is_nothing_to_correct() -> None:
     figures = correct(Corrigible([3]), [centered_case(0, 3)], seed=0)
     assert figures["n"] == 0
     assert figures["fixed_alone"] is None
+
+
+class Reader(Localizer):
+    """Reads by a function of the sentence."""
+
+    name = "reader"
+
+    def __init__(self, answer: Callable[[str], str | None]) -> None:
+        self._answer = answer
+
+    def localize(self, frame: XrayFrame, query: Query) -> Localization:
+        answer = self._answer(query.hint)
+        if answer is None:
+            return Localization(self.name, "", query, "", error="internal")
+        return Localization(self.name, "", query, answer, latency_s=0.01)
+
+
+def test_sentences_are_counted_by_what_is_made_of_them() -> None:
+    rng = np.random.default_rng([3, 81])
+    meant = dict(sample(rng, "test") for _ in range(60))
+    right = read_sentences(Reader(lambda text: meant[text].text()), 60, seed=3)
+    assert right["right"] == right["same_way"] == 1
+    assert set(right["right_by_intent"].values()) == {1.0}
+    assert right["latency_p50_ms"] == 10
+    stop = read_sentences(Reader(lambda text: Stop().text()), 60, seed=3)
+    assert stop["right"] + stop["other"] == pytest.approx(1, abs=1e-3)
+    assert stop["right_by_intent"]["stop"] == 1
+    assert read_sentences(Reader(lambda text: Unknown().text()), 60, seed=3)["not_understood"] > 0.5
+    assert read_sentences(Reader(lambda text: "hello"), 60, seed=3)["malformed"] == 1
+    assert read_sentences(Reader(lambda text: None), 60, seed=3)["failed"] == 1
 
 
 @given(truth=st.integers(1, 14), answer=st.integers(1, 14), seed=st.integers(0, 500))

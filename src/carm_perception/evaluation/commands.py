@@ -37,17 +37,21 @@ def _share(text: str) -> float:
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_localizer_arguments(parser)
+    parser.add_argument("--patients", type=count, default=0, help="patients of each suite (the suite's own number)")
+    parser.add_argument("--views", type=count, default=0, help="views of each suite (in proportion to the patients)")
+    parser.add_argument("--workers", type=count, default=1, help="processes that render (1)")
+
+
+def _add_localizer_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--localizer",
         action="append",
         help="compact, regression, fused, openai (a server), or a Hugging Face id or folder; repeat (compact)",
     )
     parser.add_argument("--model", type=Path, help="model folder of compact, regression, fused (the one that ships)")
-    parser.add_argument("--patients", type=count, default=0, help="patients of each suite (the suite's own number)")
-    parser.add_argument("--views", type=count, default=0, help="views of each suite (in proportion to the patients)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of views and noise (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all that is drawn (0)")
     parser.add_argument("--threads", type=count, default=2, help="CPU threads of a Hugging Face model (2)")
-    parser.add_argument("--workers", type=count, default=1, help="processes that render (1)")
     parser.add_argument(
         "--maximum-std",
         type=_length,
@@ -204,6 +208,40 @@ def run_correction(args: argparse.Namespace) -> int:
         localizer.close()
         if second is not None:
             second.close()
+    _write(args.json, _document(args.seed, results))
+    return 0
+
+
+def add_sentences_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``carm eval sentences``."""
+    _add_localizer_arguments(parser)
+    parser.add_argument("--sentences", type=count, default=1000, help="how many (1000)")
+    parser.add_argument(
+        "--split", choices=("test", "train"), default="test", help="words that training never sees (test)"
+    )
+
+
+def run_sentences(args: argparse.Namespace) -> int:
+    """Ask localizers what clinicians' sentences mean.
+
+    Raises:
+        ConfigurationError: An option is out of range or the file cannot be written.
+        UnknownNameError: There is no such localizer.
+    """
+    figure_file.check_file(args.json)
+    from tqdm import tqdm
+
+    from carm_perception.evaluation.sentences import read_sentences
+
+    results: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(args.localizer or ("compact",)):
+        localizer = _localizer(name, args)
+        with tqdm(total=args.sentences, desc=name, unit="sentence") as bar:
+            figures = read_sentences(localizer, args.sentences, args.seed, args.split, _advance(bar))
+        localizer.close()
+        results[f"{name}/{args.split}"] = figures
+        shown = ("right", "same_way", "other", "not_understood", "malformed", "failed", "latency_p50_ms")
+        print(f"{name}/{args.split}: {'  '.join(f'{key} {figures[key]}' for key in shown)}", flush=True)
     _write(args.json, _document(args.seed, results))
     return 0
 
