@@ -31,9 +31,7 @@ _TARGET = find_landmark("left shoulder").id
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument(
-        "--localizer", action="append", help=f"compact, fused or {RULES}; repeat (compact, {RULES})"
-    )
+    parser.add_argument("--localizer", action="append", help=f"compact, fused or {RULES}; repeat (compact, {RULES})")
     parser.add_argument("--sentences", type=int, default=1000, help="how many (1000)")
     parser.add_argument("--seed", type=int, default=0, help="of the sentences (0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")

@@ -40,9 +40,7 @@ def read_sentences(
         ``failed``; ``right`` by intent; latency.
     """
     rng = np.random.default_rng([seed, 81])
-    nothing = XrayFrame(
-        np.full((MODEL_PX, MODEL_PX), 128, np.uint8), FIELD_MM / MODEL_PX, 0.0
-    )  # a command has no image
+    blank = XrayFrame(np.full((MODEL_PX, MODEL_PX), 128, np.uint8), FIELD_MM / MODEL_PX, 0.0)  # commands have no image
     localizer.warm_up()
     kinds: list[str] = []
     by_intent: dict[Intent, list[bool]] = defaultdict(list)
