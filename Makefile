@@ -20,8 +20,13 @@ setup: ## Set up everything that is missing (virtual environment, ROS 2, interfa
 sim: setup ## Start the whole graph on the embedded simulator and the real chest CT
 	@exec $(BIN)/carm sim $(ARGS)
 
-test: setup lint ## Run every check and every test
+test: setup lint ## Run every check and every test; the fast ones first, on all cores
+ifeq ($(strip $(ARGS)),)
+	@$(BIN)/python -m pytest -m "not integration" -n logical --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest -m integration
+else
 	@$(BIN)/python -m pytest $(ARGS)
+endif
 
 lint: setup ## Style, docstrings and types only
 	@$(BIN)/ruff check $(CODE)
