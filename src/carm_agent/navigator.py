@@ -212,11 +212,18 @@ class _Task:
             return
         now = f"The view is at {phrases.angles(float(primary), float(secondary))}"
         try:
-            plan = self._planner.to_view(start, None, (0.0, 0.0))
+            plan = self._to_ap(start)
         except GoalError as error:
             self._say(Stage.DECIDING, f"{now}; 0/0 is out of reach ({phrases.refusal(error)}).", warning=True)
             return
         self._carry_out(plan, f"{now}; turning to AP first, where landmarks are known best.")
+
+    def _to_ap(self, start: NDArray[np.float64]) -> Plan:
+        """Plan the way to 0/0: about the isocenter, or, where something is in the way of that, around it."""
+        try:
+            return self._planner.to_view(start, None, (0.0, 0.0))
+        except GoalError:
+            return self._planner.to_view(start, self._planner.carm.isocenter(start), (0.0, 0.0))
 
     def _acquire(self) -> tuple[XrayFrame, XrayView]:
         self._interrupt.check()

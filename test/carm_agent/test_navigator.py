@@ -12,7 +12,7 @@ from carm_agent.biplane import biplane_primaries_deg
 from carm_agent.collision import CollisionModel
 from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRestError, StoppedError
 from carm_agent.navigator import Navigator
-from carm_agent.obstacles import Obstacles, Surface
+from carm_agent.obstacles import Obstacles, StaffZone, Surface
 from carm_agent.planner import Planner
 from carm_agent.task import (
     Doubt,
@@ -24,6 +24,7 @@ from carm_agent.task import (
     Progress,
     Stage,
 )
+from carm_core.errors import GoalError
 from carm_core.localization import Localization, Protocol, Query
 from carm_core.trajectory import Trajectory
 
@@ -101,6 +102,23 @@ def test_views_that_localizers_do_not_know_are_left_first(angles: tuple[float, f
     assert world.carm.angles(first) == pytest.approx((0.0, 0.0), abs=1e-9)
     assert world.carm.isocenter(first) == pytest.approx(isocenter, abs=1e-9)
     assert all(abs(a) < 1e-6 for a in world.carm.angles(world.arm.positions))
+
+
+def test_where_the_turn_to_ap_is_blocked_the_arm_goes_around() -> None:
+    world = World(right, POINT)
+    world.arm.positions = Planner(world.carm).to_view(world.carm.home, [0.0, -0.1, 0.15], (1.45, 0.0)).goal
+    isocenter = world.carm.isocenter(world.arm.positions)
+    detector = isocenter + world.carm.view(world.arm.positions).forward * 0.45
+    low, high = detector + [-0.05, -0.03, 0.25], detector + [0.05, 0.03, 0.40]
+    planner = Planner(world.carm, collision=CollisionModel(world.carm, Obstacles(None, False, (StaffZone(low, high),))))
+    with pytest.raises(GoalError):
+        planner.to_view(world.arm.positions, None, (0.0, 0.0))
+    steps: list[Progress] = []
+    navigator = Navigator(planner, world.imager, world.localizer, world.arm, world.clock, world.interrupt)
+    result = navigator.run(CARINA, steps.append)
+    assert result.success, result.error_msg
+    assert "turning to AP first" in steps[0].reasoning
+    assert world.carm.isocenter(world.arm.executed[0].positions[-1]) == pytest.approx(isocenter, abs=1e-6)
 
 
 def test_images_that_only_verify_are_collimated_to_what_they_need() -> None:
