@@ -109,7 +109,7 @@ def test_where_the_turn_to_ap_is_blocked_the_arm_goes_around() -> None:
     world.arm.positions = Planner(world.carm).to_view(world.carm.home, [0.0, -0.1, 0.15], (1.45, 0.0)).goal
     isocenter = world.carm.isocenter(world.arm.positions)
     detector = isocenter + world.carm.view(world.arm.positions).forward * 0.45
-    low, high = detector + [-0.05, -0.03, 0.25], detector + [0.05, 0.03, 0.40]
+    low, high = detector + np.array([-0.05, -0.03, 0.25]), detector + np.array([0.05, 0.03, 0.40])
     planner = Planner(world.carm, collision=CollisionModel(world.carm, Obstacles(None, False, (StaffZone(low, high),))))
     with pytest.raises(GoalError):
         planner.to_view(world.arm.positions, None, (0.0, 0.0))
