@@ -7,6 +7,7 @@ The executor's threads only hand images and questions over and never wait; the l
 from __future__ import annotations
 
 import dataclasses
+import gc
 import signal
 import sys
 import threading
@@ -50,6 +51,7 @@ NAMESPACE = "carm"
 """Namespace when none is given."""
 
 _EXECUTOR_THREADS = 4
+_READY_PERIOD_S = 0.1
 _CANCEL_LATENCY_S = 0.02
 _KEPT_STAMPS = 16
 _JOINT_STATE_TIMEOUT_S = 0.5
@@ -119,6 +121,11 @@ class LocalizerNode(Node):
         self.create_timer(_CANCEL_LATENCY_S, self._watch_questions, clock=steady)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._service.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the localizer is loaded and has answered once."""
+        return self._service.ready.is_set()
 
     @property
     def failure(self) -> Exception | None:
@@ -354,6 +361,10 @@ def main(arguments: list[str] | None = None) -> int:
     executor.add_node(node)
     spinner = threading.Thread(target=_spin, args=(executor, closing), name="executor", daemon=True)
     spinner.start()
+    while not closing.wait(_READY_PERIOD_S) and not node.ready:
+        pass
+    gc.collect()
+    gc.freeze()  # a model is hundreds of thousands of objects: to go through them takes as long as an answer
     closing.wait()
     node.close()
     executor.shutdown(timeout_sec=0.3)
