@@ -133,10 +133,10 @@ def test_the_clinicians_words_are_read_alone() -> None:
 
 
 def test_an_earlier_answer_of_any_protocol_is_understood() -> None:
-    from carm_perception.compact import earlier_ids
+    from carm_perception.compact import earlier_list
 
-    assert earlier_ids("[10,11]") == "[10,11]"
-    assert earlier_ids("[11: Carina, 10: T1, 12: Right hemidiaphragm]") == "[11,10]"
-    assert earlier_ids(PointingAnswer(4, 10, -20).text()) == "[4]"
-    assert earlier_ids(ReevaluationAnswer("it is lower", (2, 4)).text()) == LocalizationAnswer((2, 4)).text()
-    assert earlier_ids("a banana") == ""
+    assert earlier_list("[10,11]") == "[10,11]"
+    assert earlier_list("[11: Carina, 10: T1, 12: Right hemidiaphragm]") == "[11,10]"
+    assert earlier_list(PointingAnswer(4, 10, -20).text()) == "[4]"
+    assert earlier_list(ReevaluationAnswer("it is lower", (2, 4)).text()) == LocalizationAnswer((2, 4)).text()
+    assert earlier_list("a banana") == ""
