@@ -196,7 +196,7 @@ class AgentNode(Node):
         if refusal:
             return NavigationResult(*refusal, summary="I am not ready; nothing moves yet.")
         self._tasks.publish(String(data=json.dumps(dataclasses.asdict(goal))))
-        if self._graph.stopped:
+        if self._graph.stays_stopped(interrupt):
             return NavigationResult(NavigationCode.STOPPED, "stop is latched; reset first", summary=_LATCHED)
         graph = self._graph
         navigator = Navigator(
@@ -277,7 +277,7 @@ class AgentNode(Node):
         return _end(goal_handle, result.error_code, MoveCode, move_result(result, self._planner.carm))
 
     def _move(self, goal: MoveGoal, interrupt: Interrupt, tell: Callable[..., None]) -> MoveResult:
-        if self._graph.stopped and not goal.plan_only:
+        if not goal.plan_only and self._graph.stays_stopped(interrupt):
             return MoveResult(MoveCode.STOPPED, "stop is latched; reset first")
         refusal = None if goal.plan_only else self._refusal(interrupt, MoveCode)
         if refusal:

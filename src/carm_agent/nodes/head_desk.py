@@ -50,7 +50,7 @@ class HeadDesk:
         return self._node.begin(f'working on "{words}"', lambda interrupt: self._run(words, interrupt))
 
     def _run(self, words: str, interrupt: Interrupt) -> HeadResult:
-        if self._node.graph.stopped:
+        if self._node.graph.stays_stopped(interrupt):
             text = "Stop is latched; the arm is at rest. Reset first."
             return HeadResult(HeadCode.STOPPED, False, text, 0, 0, 0.0)
         hands = self._hands = NodeHeadHands(self._node, interrupt, self._node.settings.confirm_timeout_s)

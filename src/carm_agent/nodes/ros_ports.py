@@ -50,6 +50,7 @@ from carm_core.trajectory import Trajectory
 
 _KEPT_FRAMES = 4
 _KEPT_JOINT_STATES = 150
+_RESET_NEWS_S = 0.3
 _FRESH_STATE_S = 0.5
 _POLL_S = 0.1
 _RESEND_S = 0.1
@@ -133,6 +134,10 @@ class CArmGraph:
     def stopped(self) -> bool:
         """Whether a stop, or a fault of the drives, is latched."""
         return self.state is not None and self.state.state in _LATCHED
+
+    def stays_stopped(self, interrupt: Interrupt) -> bool:
+        """Whether a stop, or a fault, is latched; waits a moment for the news of a reset that came just before."""
+        return self.stopped and not interrupt.wait_for(lambda: not self.stopped, _RESET_NEWS_S, uninterrupted=True)
 
     def joint_positions(self, stamp_ns: int | None = None) -> NDArray[np.float64]:
         """Return the joint positions (J,) now, or nearest to a stamp, m or rad.
