@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import argparse
 import math
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import rclpy
@@ -56,20 +59,37 @@ class Session:
 
     Attributes:
         node: The ``rclpy`` node.
+        pressed: Ctrl-C was pressed and nobody has heeded it yet.
     """
 
     def __init__(self, node: Node) -> None:
         """Wrap a node."""
         self.node = node
+        self.pressed = False
 
     def spin_until(self, condition: Callable[[], bool], timeout_s: float = math.inf) -> bool:
-        """Handle messages until the condition holds; False when the time is over first."""
+        """Handle messages until the condition holds; False when the time is over first.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed, also where Python could not raise it at once: in a destructor.
+        """
         deadline = time.monotonic() + timeout_s
-        while not condition():
-            if time.monotonic() >= deadline:
-                return False
-            rclpy.spin_once(self.node, timeout_sec=0.05)
+        try:
+            while not condition():
+                if self.pressed:
+                    raise KeyboardInterrupt
+                if time.monotonic() >= deadline:
+                    return False
+                rclpy.spin_once(self.node, timeout_sec=0.05)
+        except KeyboardInterrupt:
+            self.pressed = False
+            raise
         return True
+
+    def press(self, number: int, stack: FrameType | None) -> None:
+        """Handle SIGINT: note it, and raise as ever."""
+        self.pressed = True
+        signal.default_int_handler(number, stack)
 
     def result(self, future: Future, timeout_s: float, what: str) -> Any:
         """Return a future's result.
@@ -150,9 +170,15 @@ def session(namespace: str) -> Iterator[Session]:
     prepare_middleware()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = Node("carm_command", namespace=namespace, start_parameter_services=False, enable_rosout=False)
+    graph, before = Session(node), signal.getsignal(signal.SIGINT)
+    mine = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if mine:
+        signal.signal(signal.SIGINT, graph.press)
     try:
-        yield Session(node)
+        yield graph
     finally:
+        if mine:
+            signal.signal(signal.SIGINT, before)
         node.destroy_node()
         rclpy.try_shutdown()
 

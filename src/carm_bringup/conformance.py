@@ -321,6 +321,7 @@ def run(options: argparse.Namespace) -> int:
             except CarmError as error:
                 _show(done, Check("answers", False, str(error)))
             except KeyboardInterrupt:
+                graph.pressed = False
                 probe.abandon()
                 raise
     failed = [check.name for check in done if check.passed is False]

@@ -152,3 +152,24 @@ def test_who_is_not_there_and_who_cannot_be_asked(spawn: Spawn) -> None:
     assert len(output.strip().splitlines()) == 1
     assert "no action server nobody/follow_joint_trajectory" in output
     assert "there are /lab/jtc" in output
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.integration
+def test_ctrl_c_that_a_destructor_swallows_is_heeded(ros_domain: int) -> None:
+    """Python only prints what is raised in a destructor; the wait must end all the same."""
+    from carm_bringup.client import session
+
+    class Swallows:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    with session("/carm") as graph:
+        held = [Swallows()]
+        held.clear()
+        assert graph.pressed
+        with pytest.raises(KeyboardInterrupt):
+            graph.spin_until(lambda: False, 20.0)
+        assert not graph.pressed
+        assert not graph.spin_until(lambda: False, 0.1)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
