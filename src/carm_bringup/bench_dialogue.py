@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from carm_agent.dialogue import Conversation, Hands, Kind
 from carm_core import figures
-from carm_core.command import Command, Confirm, Intent, Stop, Unknown, command_from_text, same_way
+from carm_core.command import Command, Confirm, Stop, Unknown, command_from_text, same_way
 from carm_core.errors import AnswerError, ConfigurationError
 from carm_core.landmarks import find_landmark
 
@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
         shown = "  ".join(f"{one} {results[name][one]:.3f}" for one in OUTCOMES)
         print(f"{name}: {shown}", flush=True)
     if args.json is not None:
-        command = f"carm bench dialogue --sentences {args.sentences} --seed {args.seed}"
+        asked = " ".join(f"--localizer {name}" for name in results)
+        command = f"carm bench dialogue {asked} --sentences {args.sentences} --seed {args.seed}"
         figures.write(args.json, figures.document(command, args.seed, results))
     return 0
 
@@ -177,7 +178,6 @@ def _reading(localizer: Localizer, words: str) -> Command | None:
     blank = XrayFrame(np.zeros((8, 8), np.uint8), 1.0, 0.0)  # a command has no image
     reply = localizer.localize(blank, Query(Protocol.COMMAND, hint=words))
     try:
-        command = command_from_text(reply.answer) if reply.ok else None
+        return command_from_text(reply.answer) if reply.ok else None
     except AnswerError:
         return None
-    return command if command is None or command.intent is not Intent.UNKNOWN else Unknown()

@@ -110,8 +110,9 @@ class FusedLocalizer(Localizer):
         A doubt without a reason decides where the image does not.
         """
         query, estimates = spoken.query, self._referee.estimates(reading)
-        places = {e.id: e.displacement_mm for e in estimates}
-        ranking, earlier = [e.id for e in estimates], earlier_ids(query.correction)
+        by_id = {e.id: e for e in estimates}
+        places = {i: e.displacement_mm for i, e in by_id.items()}
+        ranking, earlier = list(by_id), earlier_ids(query.correction)
         said = read_remark(query.hint, earlier)
         if said is not None:
             chosen = revise(ranking, said.seen(places))
@@ -119,7 +120,7 @@ class FusedLocalizer(Localizer):
             in_doubt = earlier[:1] == (ranking[0],) and tied(*estimates[:2])
             chosen = tuple(ranking[:LOCALIZED][::-1] if in_doubt else ranking[:LOCALIZED])
         answer = looked_again({i: places[i] for i in dict.fromkeys((*earlier, *chosen))}, chosen).text()
-        listed = tuple(next(e for e in estimates if e.id == i) for i in chosen)
+        listed = tuple(by_id[i] for i in chosen)
         note = "" if spoken.ok else _replaced(spoken)
         if spoken.ok and spoken.estimates[0].id != chosen[0]:
             names = landmark(spoken.estimates[0].id).name, landmark(chosen[0]).name
