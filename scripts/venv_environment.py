@@ -23,7 +23,7 @@ def _apply() -> None:
             restart = restart or name == "LD_LIBRARY_PATH"
             if name == "PYTHONPATH":
                 sys.path[1:1] = missing
-    environment.setdefault("ROS_DISTRO", "jazzy")
+    environment.setdefault("ROS_DISTRO", settings["name"])
     environment.setdefault("PYTHONUTF8", "1")  # text is UTF-8 even after a library has changed the process's locale
     if not settings["ros_distribution"]:
         environment.setdefault("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")

@@ -25,6 +25,13 @@ def bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
+def wheels(tmp_path: Path) -> None:
+    """Lock files of the wheels of two distributions."""
+    for name in ("jazzy", "kilted"):
+        (tmp_path / f"requirements-ros-{name}.lock").touch()
+
+
+@pytest.fixture
 def distribution(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that looks like a ROS 2 distribution with ``rclpy`` and ``tf2_msgs``."""
     prefix = tmp_path_factory.mktemp("jazzy")
@@ -35,11 +42,26 @@ def distribution(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prefix
 
 
-def test_without_ros_wheels_are_used(bootstrap: ModuleType) -> None:
-    assert not bootstrap.find_ros({}).is_distribution
+def test_without_ros_wheels_are_used(bootstrap: ModuleType, wheels: None) -> None:
+    assert bootstrap.find_ros({}) == bootstrap.Ros("jazzy")
 
 
-def test_own_build_is_no_distribution(bootstrap: ModuleType, tmp_path: Path) -> None:
+def test_the_choice_of_wheels_stays(bootstrap: ModuleType, tmp_path: Path, wheels: None) -> None:
+    assert bootstrap.find_ros({"ROS": "kilted"}).name == "kilted"
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv/ros_distribution").write_text("kilted")
+    assert bootstrap.find_ros({"ROS": ""}).name == "kilted"
+    assert bootstrap.find_ros({"ROS": "jazzy"}).name == "jazzy"
+
+
+def test_wheels_that_do_not_exist_are_refused_by_name(bootstrap: ModuleType, wheels: None) -> None:
+    with pytest.raises(
+        bootstrap.SetupError, match="ROS=rolling: there are no wheels of it; wheels there are: jazzy, kilted"
+    ):
+        bootstrap.find_ros({"ROS": "rolling"})
+
+
+def test_own_build_is_no_distribution(bootstrap: ModuleType, tmp_path: Path, wheels: None) -> None:
     own = tmp_path / ".build/install"
     (own / "share/rclpy").mkdir(parents=True)
     (own / "setup.bash").touch()
@@ -54,7 +76,7 @@ def test_sourced_jazzy_is_used(bootstrap: ModuleType, distribution: Path) -> Non
 
 
 def test_other_distribution_is_refused_by_name(bootstrap: ModuleType, distribution: Path) -> None:
-    with pytest.raises(bootstrap.SetupError, match="humble is sourced, this project needs Jazzy"):
+    with pytest.raises(bootstrap.SetupError, match="humble is sourced, this project needs one of: jazzy"):
         bootstrap.find_ros({"AMENT_PREFIX_PATH": str(distribution), "ROS_DISTRO": "humble"})
 
 
@@ -111,8 +133,8 @@ def test_failed_command_shows_the_end_of_its_log(bootstrap: ModuleType, tmp_path
 
 
 def test_lock_files_pin_every_line_and_name_no_host() -> None:
-    for name in ("requirements.lock", "requirements-ros.lock"):
-        lines = (SCRIPT.parents[1] / name).read_text(encoding="utf-8").splitlines()
+    for lock in SCRIPT.parents[1].glob("requirements*.lock"):
+        lines = lock.read_text(encoding="utf-8").splitlines()
         packages = [line for line in lines if not line.startswith("#")]
         assert packages
         for line in packages:
@@ -126,5 +148,24 @@ def test_no_write_permission_is_one_line(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setattr(bootstrap, "BUILD", tmp_path / "file/.build")
-    assert bootstrap.main() == 1
+    assert bootstrap.main([]) == 1
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_unknown_set_of_packages_is_refused(bootstrap: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bootstrap.main(["tests"]) == 2
+    assert "tests is none of: test, docs" in capsys.readouterr().err
+
+
+def test_what_nothing_uses_is_removed_and_copies_are_linked(bootstrap: ModuleType, tmp_path: Path) -> None:
+    site = tmp_path / ".venv/lib/python3.11/site-packages"
+    for folder in ("torch/include", "numpy/tests", "scipy/linalg/tests", "pkg.libs"):
+        (site / folder).mkdir(parents=True)
+        (site / folder / "file").touch()
+    first, second, other = (site / "pkg.libs" / name for name in ("a.so.1", "a.so.2", "b.so"))
+    for path, content in ((first, b"a"), (second, b"a"), (other, b"b")):
+        path.write_bytes(content * 600_000)
+    bootstrap.drop_unused()
+    assert sorted(str(p.relative_to(site)) for p in site.rglob("file")) == ["numpy/tests/file", "pkg.libs/file"]
+    assert first.samefile(second)
+    assert other.read_bytes() == b"b" * 600_000
