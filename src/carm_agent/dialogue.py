@@ -46,6 +46,7 @@ class Kind(IntEnum):
     QUESTION = 2
     WARNING = 3
     RESULT = 4
+    ANSWER = 5
 
 
 class Hands(ABC):
@@ -161,7 +162,7 @@ class Conversation:
             self._hands.stop(words)
             return
         if self._heard is not None:
-            self._say(Kind.INFO, "I drop this for what you said next.", self._heard.words)
+            self._say(Kind.ANSWER, "I drop this for what you said next.", self._heard.words)
             self._heard = None
         reading = read(words)
         question = self._open_question()
@@ -208,7 +209,7 @@ class Conversation:
         """Take words as the answer to a question; return whether they are one."""
         if question.options:
             if reading.topic is Topic.DECLINE:
-                self._say(Kind.INFO, "All right, I leave it.", words)
+                self._say(Kind.ANSWER, "All right, I leave it.", words)
                 return True
             place = chosen(words)
             if isinstance(reading.command, Confirm) and len(question.options) == 1:
@@ -237,17 +238,17 @@ class Conversation:
             if self._hands.consent(True):
                 self._say(Kind.INFO, "Going ahead.", words)
             else:
-                self._say(Kind.INFO, "There is nothing to confirm.", words)
+                self._say(Kind.ANSWER, "There is nothing to confirm.", words)
         elif reading.topic is Topic.DECLINE:
             declined = self._hands.consent(False)
             text = "All right, I do not move." if declined else 'Say "stop" to bring the arm to rest.'
-            self._say(Kind.INFO, text, words)
+            self._say(Kind.ANSWER, text, words)
         elif reading.topic is Topic.STATUS:
-            self._say(Kind.INFO, self._hands.status(), words)
+            self._say(Kind.ANSWER, self._hands.status(), words)
         elif reading.topic is Topic.LIMITS:
             self._say(Kind.WARNING, _UNLIMITED, words)
         elif reading.topic is Topic.LONG:
-            self._say(Kind.INFO, "That was too long for me. I did nothing; say it in one sentence.", words)
+            self._say(Kind.WARNING, "That was too long for me. I did nothing; say it in one sentence.", words)
         elif reading.topic is Topic.BACK:
             self._go_back(words)
         elif reading.topic is Topic.VIEW and reading.certain:
@@ -298,9 +299,9 @@ class Conversation:
         elif topic is Topic.TWO:
             self._say(Kind.QUESTION, "One thing at a time, please: what first?", words)
         elif topic is Topic.QUESTION:
-            self._say(Kind.INFO, f"I cannot answer that. {self._hands.status()}", words)
+            self._say(Kind.ANSWER, f"I cannot answer that. {self._hands.status()}", words)
         else:
-            self._say(Kind.INFO, f"I did not understand that. {ABILITIES}", words)
+            self._say(Kind.WARNING, f"I did not understand that. {ABILITIES}", words)
 
     # Acting
 
@@ -329,7 +330,7 @@ class Conversation:
             text = f"That is too much: by words I turn at most {self._limits.turn_deg:.0f}° at once. I did nothing."
             self._say(Kind.WARNING, text, words)
         elif isinstance(command, Nudge | Rotate) and not _moves(command):
-            self._say(Kind.INFO, "That would move nothing.", words)
+            self._say(Kind.ANSWER, "That would move nothing.", words)
         elif isinstance(command, Correct):
             self._correct(command.what, words)
         elif isinstance(command, Expose):
@@ -337,7 +338,7 @@ class Conversation:
         else:
             errand = self._errand(command)
             if errand is None:
-                self._say(Kind.INFO, "There is nothing to confirm.", words)
+                self._say(Kind.ANSWER, "There is nothing to confirm.", words)
             else:
                 self._set_going(errand, words)
 
@@ -346,7 +347,7 @@ class Conversation:
 
     def _expose(self, words: str) -> None:
         if self._hands.task:
-            self._say(Kind.INFO, f"I am {self._hands.task} and take the images for it myself.", words)
+            self._say(Kind.ANSWER, f"I am {self._hands.task} and take the images for it myself.", words)
         else:
             self._say(Kind.INFO, "Taking an image.", words)
             self._hands.expose(words)
@@ -375,7 +376,7 @@ class Conversation:
     def _go_back(self, words: str) -> None:
         positions = self._hands.earlier()
         if positions is None:
-            self._say(Kind.INFO, "I have not moved yet: there is nothing to go back to.", words)
+            self._say(Kind.ANSWER, "I have not moved yet: there is nothing to go back to.", words)
         else:
             self._set_going(Errand("going back to where we were", (errands.Recall(positions),)), words)
 

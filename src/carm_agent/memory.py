@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from carm_agent.standard_views import find_view
-from carm_core.errors import CarmError, ConfigurationError, GoalError, UnknownNameError
+from carm_core.errors import CarmError, ConfigurationError, GoalError, UnknownNameError, quoted
 from carm_core.kinematics import CArm
 
 BEFORE = "before"
@@ -92,7 +91,9 @@ class PositionMemory:
         """
         key = _key(name)
         if not key or len(key) > _LONGEST_NAME or not key.isprintable():
-            raise PositionNameError(f"a position's name has 1 to {_LONGEST_NAME} printable characters, got {name!r}")
+            raise PositionNameError(
+                f"a position's name has 1 to {_LONGEST_NAME} printable characters, got {quoted(name)}"
+            )
         if key == BEFORE or _is_view(key):
             raise PositionNameError(
                 f"{name!r} means {'where the arm was before' if key == BEFORE else 'a view'} already"
@@ -139,7 +140,7 @@ class PositionMemory:
         """Return a saved position (6,), m and rad; `before` for where the arm was before its last motion.
 
         Raises:
-            UnknownNameError: nothing is saved under this name; the error suggests the nearest one.
+            UnknownNameError: nothing is saved under this name; the error lists them, the nearest first.
         """
         with self._lock:
             return np.array(self._positions[self._known(name)])
@@ -147,8 +148,7 @@ class PositionMemory:
     def _known(self, name: str) -> str:
         key = _key(name)
         if key not in self._positions:
-            near = difflib.get_close_matches(key, self._positions, n=1, cutoff=0.6)
-            raise UnknownNameError("position", name, near[0] if near else None)
+            raise UnknownNameError.among("position", name, sorted(self._positions), 0.6)
         return key
 
     def _write(self, positions: dict[str, list[float]]) -> None:

@@ -7,7 +7,6 @@ clinician turns on from there. The detector is on the side that the name says: c
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from dataclasses import dataclass
@@ -74,7 +73,7 @@ def find_view(text: str) -> StandardView:
         text: for example `spider`, `the AP view`, `LAO 30`, `RAO 30 CRAN 20`, `30° LAO / 20° caudal`.
 
     Raises:
-        UnknownNameError: it is neither; the error suggests the nearest name.
+        UnknownNameError: it is neither; the error lists them, the nearest first.
         GoalError: an angle is named twice, or is outside what a C-arm can mean (190 and 90 degrees).
     """
     words = " ".join(_FILLERS.sub(" ", text.lower()).split())
@@ -84,8 +83,7 @@ def find_view(text: str) -> StandardView:
     terms = list(_TERM.finditer(words))
     if terms and not _TERM.sub("", words).strip():
         return _from_terms(text, terms)
-    near = difflib.get_close_matches(words, by_name, n=1, cutoff=0.6)
-    raise UnknownNameError("view", text, by_name[near[0]].name if near else None)
+    raise UnknownNameError.among("view", text.strip(), {view.name: view.synonyms for view in STANDARD_VIEWS}, 0.6)
 
 
 def _from_terms(text: str, terms: list[re.Match[str]]) -> StandardView:

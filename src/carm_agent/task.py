@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
-from carm_core.errors import GoalError, UnknownNameError
+from carm_core.errors import GoalError
 from carm_core.landmarks import Landmark, find_landmark, landmark
 
 NAN = float("nan")
@@ -93,8 +93,6 @@ class NavigationGoal:
         """
         if self.target_id:
             return landmark(self.target_id)
-        if not self.target_name.strip():
-            raise UnknownNameError("landmark", self.target_name)
         return find_landmark(self.target_name)
 
     def check(self) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carm_agent.dialogue import Conversation, Hands, Kind
 from carm_core import figures
+from carm_core.arguments import output_file, seed, whole
 from carm_core.command import Command, Confirm, Stop, Unknown, command_from_text, same_way
-from carm_core.errors import AnswerError, ConfigurationError
+from carm_core.errors import AnswerError
 from carm_core.landmarks import find_landmark
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ _TARGET = find_landmark("left shoulder").id
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("--localizer", action="append", help=f"compact, fused or {RULES}; repeat (compact, {RULES})")
-    parser.add_argument("--sentences", type=int, default=1000, help="how many (1000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sentences (0)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    parser.add_argument("--sentences", type=whole(1, 1_000_000), default=1000, help="how many (1000)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the sentences (0)")
+    parser.add_argument("--json", type=output_file(), metavar="FILE", help="write the figures to FILE")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,8 +50,6 @@ def run(args: argparse.Namespace) -> int:
 
     from carm_perception.registry import make_localizer
 
-    if not 1 <= args.sentences <= 1_000_000:
-        raise ConfigurationError(f"--sentences {args.sentences} is not from 1 to 1000000")
     figures.check_file(args.json)
     results = {}
     for name in dict.fromkeys(args.localizer or ("compact", RULES)):

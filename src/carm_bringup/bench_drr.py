@@ -9,10 +9,10 @@ import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import IO, Any
 
 from carm_core import figures
+from carm_core.arguments import output_file, seed, whole
 from carm_core.errors import CarmError
 
 NAMES = ("ours", "ours_image", "itk_rtk", "nanodrr_cpu", "diffdrr")
@@ -31,13 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("--renderer", action="append", choices=NAMES, help="repeat for several (all)")
     parser.add_argument("--patient", default="chest_ct", help="chest_ct, phantom:SEED or a CT (chest_ct)")
-    parser.add_argument("--threads", type=int, choices=range(1, 65), default=2, metavar="N", help="threads (2)")
+    parser.add_argument("--threads", type=whole(1, 64), default=2, metavar="N", help="threads (2)")
     parser.add_argument("--quick", action="store_true", help="512 x 512 only, few frames")
     parser.add_argument(
         "--sweep", action="store_true", help=f"error of our renderer at {SWEEP_VIEWS} views all around the patient"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the rays and views at which errors are taken (0)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument("--seed", type=seed, default=0, help="of the rays and views at which errors are taken (0)")
+    parser.add_argument("--json", type=output_file(), metavar="FILE", help="write all figures to FILE")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from carm_bringup import nav_graph
 from carm_bringup.nav_suites import ALIASES, POLICIES, SUITES, NavigationSuite, suite
 from carm_core import figures
+from carm_core.arguments import output_file, output_folder, seed, whole
 from carm_core.errors import ConfigurationError
 from carm_perception import registry
 from carm_perception.data.engine import ENGINES, LOCAL
@@ -48,28 +49,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         + "; repeat for several, on the same episodes (default)",
     )
     parser.add_argument("--localizer", help="instead of the policy's own: a name, Hugging Face id or folder")
-    parser.add_argument("--episodes", type=_count, help="episodes of each suite (as the suite says)")
-    parser.add_argument("--patients", type=_count, help="phantoms of each suite (50)")
-    parser.add_argument("--seed", type=int, default=0, help="of starts, order of targets and noise (0)")
-    parser.add_argument("--workers", type=_count, default=1, help="processes, each with a patient of its own (1)")
+    parser.add_argument("--episodes", type=whole(1, 100_000), help="episodes of each suite (as the suite says)")
+    parser.add_argument("--patients", type=whole(1, 100_000), help="phantoms of each suite (50)")
+    parser.add_argument("--seed", type=seed, default=0, help="of starts, order of targets and noise (0)")
+    parser.add_argument(
+        "--workers", type=whole(1, 100_000), default=1, help="processes, each with a patient of its own (1)"
+    )
     parser.add_argument(
         "--engine", choices=ENGINES, default=LOCAL, help="where the processes run: here, or a Ray cluster"
     )
-    nav_graph.add_arguments(parser, _count)
+    nav_graph.add_arguments(parser, whole(1, 100_000))
     registry.add_arguments(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures and every episode to FILE")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="write a plot (PNG, PDF or SVG) to FILE")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write a page with tables and plots to DIR")
     parser.add_argument(
-        "--trace", type=Path, metavar="DIR", help="write a PNG of each exposure and a GIF per episode to DIR"
+        "--json", type=output_file(), metavar="FILE", help="write all figures and every episode to FILE"
     )
-
-
-def _count(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if not 1 <= value <= 100_000:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 to 100000")
-    return value
+    parser.add_argument(
+        "--plot",
+        type=output_file(".png", ".pdf", ".svg"),
+        metavar="FILE",
+        help="write a plot (PNG, PDF or SVG) to FILE",
+    )
+    parser.add_argument("--report", type=output_folder, metavar="DIR", help="write a page with tables and plots to DIR")
+    parser.add_argument(
+        "--trace", type=output_folder, metavar="DIR", help="write a PNG of each exposure and a GIF per episode to DIR"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
         figures.check_file(file)
     if (args.plot or args.report) and importlib.util.find_spec("matplotlib") is None:
         raise ConfigurationError("--plot and --report need matplotlib: pip install matplotlib")
+    if args.localizer is not None:
+        registry.check_name(args.localizer)
     for folder in (args.trace, args.report):
         _make_folder(folder)
     outcomes: dict[str, list[Outcome]] = {}

@@ -6,11 +6,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carm_core import figures
-from carm_core.errors import ConfigurationError, GoalError
+from carm_core.arguments import output_file, seed, whole
+from carm_core.errors import GoalError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,10 +27,10 @@ _OUTCOMES = ("direct", "detour", "refused")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("--plans", type=int, default=300, help="pairs of views to plan between (300)")
+    parser.add_argument("--plans", type=whole(1, 100_000), default=300, help="pairs of views to plan between (300)")
     parser.add_argument("--patient", default="chest_ct", help="chest_ct, phantom:SEED or a path (chest_ct)")
-    parser.add_argument("--seed", type=int, default=0, help="of the views (0)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    parser.add_argument("--seed", type=seed, default=0, help="of the views (0)")
+    parser.add_argument("--json", type=output_file(), metavar="FILE", help="write the figures to FILE")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,8 +45,6 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
     from tqdm import tqdm
 
-    if not 1 <= args.plans <= 100_000:
-        raise ConfigurationError(f"--plans {args.plans} is not from 1 to 100000")
     figures.check_file(args.json)
     planner = make_planner(args.patient)
     generator = np.random.default_rng(args.seed)

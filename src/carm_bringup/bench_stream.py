@@ -9,11 +9,11 @@ import os
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carm_core import figures
-from carm_core.errors import CarmError, ConfigurationError
+from carm_core.arguments import number, output_file, seed, whole
+from carm_core.errors import CarmError
 from carm_core.kinematics import CArm
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ class StreamError(CarmError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("--rate", type=float, default=15.0, metavar="HZ", help="fluoroscopy, images per second (15)")
+    parser.add_argument(
+        "--rate", type=number(0.5, 30), default=15.0, metavar="HZ", help="fluoroscopy, images per second (15)"
+    )
     parser.add_argument(
         "--binning",
         type=int,
@@ -50,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--readout",
-        type=int,
+        type=whole(0, 65535),
         default=0,
         metavar="PX",
         help="central square of the binned detector that is read out, such as 1024 with --binning 1 (0: all of it)",
@@ -61,11 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="image",
         help="which image, or what the localizer, which then runs beside, finds in it (image)",
     )
-    parser.add_argument("--duration", type=float, default=30.0, metavar="S", help="per binning, s (30)")
+    parser.add_argument("--duration", type=number(1, 3600), default=30.0, metavar="S", help="per binning, s (30)")
     parser.add_argument("--patient", default="chest_ct", help="chest_ct, phantom:SEED or a CT (chest_ct)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the noise (0)")
     parser.add_argument("--quick", action="store_true", help="4 s per binning")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument("--json", type=output_file(), metavar="FILE", help="write all figures to FILE")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,12 +80,6 @@ def run(args: argparse.Namespace) -> int:
         CarmError: Bad input, or no images came.
     """
     figures.check_file(args.json)
-    if not 0.5 <= args.rate <= 30:
-        raise ConfigurationError(f"--rate {args.rate:g} is outside 0.5 to 30")
-    if not 1 <= args.duration <= 3600:
-        raise ConfigurationError(f"--duration {args.duration:g} is outside 1 to 3600")
-    if args.readout < 0:
-        raise ConfigurationError(f"--readout {args.readout} is negative")
     results = {}
     detector_px = CArm.from_config().detector.rows
     cases = [(binning, args.readout) for binning in dict.fromkeys(args.binning or (2, 1))]

@@ -7,6 +7,7 @@ import argparse
 import difflib
 import importlib
 import importlib.util
+import io
 import os
 import shutil
 import sys
@@ -15,6 +16,8 @@ from typing import Any, NoReturn
 
 from carm_bringup import __version__
 from carm_bringup.verbs import VERBS, Verb
+from carm_core.arguments import namespace
+from carm_core.errors import quoted
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -25,7 +28,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with code 2."""
-        self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: {one_line(message)} (see {self.prog} --help)\n")
+
+
+def one_line(message: str, limit: int = 2000) -> str:
+    """Return a message without line breaks and control characters, and not longer than a screen."""
+    plain = " ".join("".join(c if c.isprintable() else " " for c in message).split())
+    return plain if len(plain) <= limit else f"{plain[:limit]} ..."
 
 
 def load(reference: str) -> Callable[..., Any]:
@@ -71,8 +80,9 @@ def reject(words: Sequence[str]) -> int:
         reason = f"say which: {', '.join(f'carm {name}' for name in parts)}"
     else:
         names = [verb.name for verb in VERBS]
-        near = [name for name in names if name.startswith(words[0])] or difflib.get_close_matches(words[0], names, n=1)
-        reason = f"unknown verb {words[0]!r}" + (f"; did you mean {near[0]}?" if near else "")
+        near = [name for name in names if words[0] and name.startswith(words[0])]
+        near = near or difflib.get_close_matches(words[0], names, n=1)
+        reason = f"unknown verb {quoted(words[0])}" + (f"; did you mean {near[0]}?" if near else "")
     print(f"carm: {reason} (see carm --help)", file=sys.stderr)
     return EXIT_BAD_INPUT
 
@@ -88,7 +98,7 @@ def parse(verb: Verb, words: Sequence[str]) -> argparse.Namespace:
     add_options = load(verb.options) if isinstance(verb.options, str) else verb.options
     add_options(parser)
     if verb.namespaced:
-        parser.add_argument("--namespace", default="/carm", help="ROS namespace of the graph (/carm)")
+        parser.add_argument("--namespace", type=namespace, default="/carm", help="ROS namespace of the graph (/carm)")
     options = parser.parse_args(words)
     options.verb = verb.name
     return options
@@ -134,7 +144,8 @@ def run(words: Sequence[str]) -> int:
     from carm_core.errors import CarmError, ConfigurationError, GoalError, PatientError, UnknownNameError
 
     try:
-        return int(load(verb.body)(parse(verb, rest)))
+        options = parse(verb, rest)  # before the body is loaded: bad input is told at once, and on any machine
+        return int(load(verb.body)(options))
     except (ConfigurationError, GoalError, PatientError, UnknownNameError) as error:
         print(f"carm {verb.name}: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -144,12 +155,21 @@ def run(words: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         print(f"carm {verb.name}: {error.name} is not installed here: run `make setup`", file=sys.stderr)
         return EXIT_FAILED
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = f"{quoted(str(error.filename), 200)}: " if error.filename else ""
+        print(f"carm {verb.name}: {where}{error.strerror or error}", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         return 130
 
 
 def main() -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()

@@ -21,6 +21,7 @@ from action_msgs.msg import GoalStatus
 from carm_interfaces.action import MoveCArm, Navigate
 from carm_interfaces.msg import CArmState, Utterance
 from carm_interfaces.srv import Expose, SavePosition
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.action import ActionClient
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -30,13 +31,20 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from carm_bringup.instance import domain_id
+from carm_bringup.graph import ALL_NODES
+from carm_bringup.instance import InstanceLock, domain_id
 from carm_core.errors import CarmError, GoalError
 from carm_core.landmarks import find_landmark
 from carm_core.middleware import prepare_middleware
 
 SERVER_TIMEOUT_S = 5.0
 """How long to wait for the graph, s."""
+ABSENT_S = 3.0
+"""When nothing of a graph has shown up by then, there is none, s."""
+ASK_AGAIN_S = 0.5
+"""How long to wait before a goal that came too early is sent again, s."""
+AGENT_STATUS_S = 2.5
+"""The agent says once a second whether it is ready, s."""
 REST_TIMEOUT_S = 10.0
 """How long to wait for the arm to come to rest after a cancel, s."""
 ANSWER_TIMEOUT_S = 10.0
@@ -62,10 +70,23 @@ class Session:
         pressed: Ctrl-C was pressed and nobody has heeded it yet.
     """
 
-    def __init__(self, node: Node) -> None:
-        """Wrap a node."""
+    def __init__(self, node: Node, wait_s: float = SERVER_TIMEOUT_S) -> None:
+        """Wrap a node.
+
+        Args:
+            node: The ``rclpy`` node.
+            wait_s: Longest wait for a graph that starts, s.
+        """
         self.node = node
+        self.wait_s = wait_s
         self.pressed = False
+
+    @property
+    def is_there(self) -> bool:
+        """Whether a graph runs or starts in this domain and namespace: here, or anywhere that nodes are seen."""
+        space = self.node.get_namespace()
+        running = {name for name, where in self.node.get_node_names_and_namespaces() if where == space}
+        return bool(running & {spec.name for spec in ALL_NODES}) or InstanceLock(domain_id(), space).held
 
     def spin_until(self, condition: Callable[[], bool], timeout_s: float = math.inf) -> bool:
         """Handle messages until the condition holds; False when the time is over first.
@@ -102,16 +123,23 @@ class Session:
         return future.result()
 
     def require(self, ready: Callable[[], bool], what: str) -> None:
-        """Wait for a server.
+        """Wait for a server; as long as a graph is there that may still start, up to `wait_s`.
 
         Raises:
             ClientError: It is not there.
         """
-        if not self.spin_until(ready, SERVER_TIMEOUT_S):
-            raise ClientError(
-                f"no {what} within {SERVER_TIMEOUT_S:g} s in domain {domain_id()}, namespace "
-                f"{self.node.get_namespace()}: is `make sim` running?"
-            )
+        began_s = time.monotonic()
+        patient = self.wait_s > SERVER_TIMEOUT_S
+        if self.spin_until(ready, ABSENT_S if patient else self.wait_s):
+            return
+        if patient and self.is_there:
+            print(f"waiting for {what}: the graph is not complete yet (at most {self.wait_s:g} s)", flush=True)
+            if self.spin_until(lambda: ready() or not self.is_there, self.wait_s - ABSENT_S) and ready():
+                return
+        raise ClientError(
+            f"no {what} within {time.monotonic() - began_s:.0f} s in domain {domain_id()}, namespace "
+            f"{self.node.get_namespace()}: is `make sim` running?"
+        )
 
     def call(self, service_type: Any, name: str, request: Any, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
         """Call a service and wait for its answer, s.
@@ -137,6 +165,39 @@ class Session:
         finally:
             self.node.destroy_subscription(subscription)
         return received[0]
+
+    def run_when_ready(self, action: Any, name: str, goal: Any, on_feedback: Callable[[Any], None]) -> Any:
+        """As :meth:`run_action`; a goal that comes too early for a graph that starts is sent again, up to `wait_s`."""
+        until_s = time.monotonic() + self.wait_s
+        told = ""
+        while True:
+            outcome = self.run_action(action, name, goal, on_feedback)
+            result = outcome.result
+            if result.error_code != action.Result.ERROR_NOT_READY or time.monotonic() >= until_s:
+                return outcome
+            if result.error_msg != told:
+                told = result.error_msg
+                print(f"waiting for the graph (at most {self.wait_s:g} s): {told}", flush=True)
+            self.spin_until(lambda: False, ASK_AGAIN_S)
+
+    def agent_ready(self) -> None:
+        """Wait, up to `wait_s`, while the agent says that the graph is not complete yet."""
+        said: list[str] = []
+
+        def on_diagnostics(message: DiagnosticArray) -> None:
+            for status in message.status:
+                if (status.name, status.hardware_id) == ("carm_agent", self.node.get_namespace()):
+                    ready = {pair.key: pair.value for pair in status.values}.get("ready", "yes")
+                    said.append("" if ready == "yes" else status.message)
+
+        subscription = self.node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
+        try:
+            if self.spin_until(lambda: bool(said), AGENT_STATUS_S) and said[-1]:
+                print(f"waiting for the graph (at most {self.wait_s:g} s): {said[-1]}", flush=True)
+                if not self.spin_until(lambda: not said[-1], self.wait_s):
+                    raise ClientError(f"not ready within {self.wait_s:g} s: {said[-1]}")
+        finally:
+            self.node.destroy_subscription(subscription)
 
     def run_action(self, action: Any, name: str, goal: Any, on_feedback: Callable[[Any], None]) -> Any:
         """Send a goal and wait for its result; Ctrl-C cancels it and waits until the arm is at rest.
@@ -165,12 +226,12 @@ class Session:
 
 
 @contextmanager
-def session(namespace: str) -> Iterator[Session]:
-    """Join the graph as a node for the length of a ``with`` block."""
+def session(namespace: str, wait_s: float = SERVER_TIMEOUT_S) -> Iterator[Session]:
+    """Join the graph as a node for the length of a ``with`` block; `wait_s` as of :class:`Session`."""
     prepare_middleware()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = Node("carm_command", namespace=namespace, start_parameter_services=False, enable_rosout=False)
-    graph, before = Session(node), signal.getsignal(signal.SIGINT)
+    graph, before = Session(node, wait_s), signal.getsignal(signal.SIGINT)
     mine = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
     if mine:
         signal.signal(signal.SIGINT, graph.press)
@@ -191,7 +252,7 @@ def navigate(options: argparse.Namespace) -> int:
     goal.max_exposures = options.max_exposures
     goal.max_duration_s = float(options.max_duration)
     goal.biplane = options.biplane
-    with session(options.namespace) as graph:
+    with session(options.namespace, options.wait) as graph:
         return _navigate(graph, goal, landmark.name)
 
 
@@ -206,7 +267,7 @@ def _navigate(graph: Session, goal: Any, name: str) -> int:
         distance = "" if math.isnan(feedback.distance) else f", {1000 * feedback.distance:.0f} mm away"
         print(f"[{feedback.stage}] {feedback.reasoning} ({feedback.exposures} exposures{distance})", flush=True)
 
-    outcome = graph.run_action(Navigate, "navigate", goal, show)
+    outcome = graph.run_when_ready(Navigate, "navigate", goal, show)
     result = outcome.result
     succeeded = outcome.status == GoalStatus.STATUS_SUCCEEDED and result.error_code == Navigate.Result.ERROR_NONE
     print(result.summary or result.error_msg or ("done" if succeeded else "failed"))
@@ -217,7 +278,8 @@ def _navigate(graph: Session, goal: Any, name: str) -> int:
     )
     if succeeded:
         return 0
-    return fail(result.error_msg or "navigation failed", result.error_code)
+    bad_input = (Navigate.Result.ERROR_UNKNOWN_TARGET, Navigate.Result.ERROR_INVALID_GOAL)
+    return fail(result.error_msg or "navigation failed", result.error_code, result.error_code in bad_input)
 
 
 def navigate_when_ready(namespace: str, target_id: int, biplane: bool) -> tuple[list[str], Any]:
@@ -260,10 +322,10 @@ def _more_than(heard: list[Any], count: int) -> bool:
     return len(heard) > count
 
 
-def fail(message: str, code: int) -> int:
-    """Print why something failed; return exit code 1."""
+def fail(message: str, code: int, bad_input: bool = False) -> int:
+    """Print why something failed; return exit code 1, or 2 where what was asked for cannot be."""
     print(f"failed: {message} (error {code})", file=sys.stderr)
-    return 1
+    return 2 if bad_input else 1
 
 
 def angles(graph: Session, options: argparse.Namespace) -> tuple[float, float]:
@@ -286,8 +348,14 @@ def view(options: argparse.Namespace) -> int:
         raise GoalError("give a name, or angles and isocenter, or --run; not several of them")
     if options.preview is not None and options.preview.suffix.lower() != ".png":
         raise GoalError(f"{options.preview}: the picture's name must end in .png")
+    stored = [name for name in ("save", "forget", "list") if getattr(options, name)]
+    moved = words or options.run or angles_given or options.isocenter is not None or options.at is not None
+    if len(stored) > 1 or (stored and (moved or options.plan_only or options.preview is not None)):
+        raise GoalError(f"--{stored[0]} stands alone: no view, and none of the others of --save, --forget, --list")
+    if not stored and not moved and not (options.plan_only or options.preview is not None):
+        raise GoalError("say which view: a name (spider, RAO 30 CRAN 20), --at, --primary, --secondary, --isocenter")
     landmark = None if options.at is None else find_landmark(options.at)
-    with session(options.namespace) as graph:
+    with session(options.namespace, options.wait) as graph:
         if options.save or options.forget or options.list:
             return _positions(graph, options)
         if landmark is not None:
@@ -295,9 +363,10 @@ def view(options: argparse.Namespace) -> int:
             if code:
                 return code
         goal = _view_goal(graph, options, words)
-        result = graph.run_action(MoveCArm, "move", goal, _progress()).result
+        result = graph.run_when_ready(MoveCArm, "move", goal, _progress()).result
     if result.error_code != MoveCArm.Result.ERROR_NONE:
-        return fail(result.error_msg, result.error_code)
+        bad_input = (MoveCArm.Result.ERROR_INVALID_GOAL, MoveCArm.Result.ERROR_JOINT_LIMIT)
+        return fail(result.error_msg, result.error_code, result.error_code in bad_input)
     return _moved(result, options.preview, goal.plan_only)
 
 
@@ -355,34 +424,45 @@ def _positions(graph: Session, options: argparse.Namespace) -> int:
     request = SavePosition.Request(name=options.save or options.forget or "", forget=bool(options.forget))
     answer = graph.call(SavePosition, "save_position", request)
     if answer.error_code != SavePosition.Response.ERROR_NONE:
-        return fail(answer.error_msg, answer.error_code)
+        bad_input = (SavePosition.Response.ERROR_INVALID_NAME, SavePosition.Response.ERROR_UNKNOWN_NAME)
+        return fail(answer.error_msg, answer.error_code, answer.error_code in bad_input)
     print(", ".join(answer.names) or "no positions are saved")
     return 0
 
 
 def say(options: argparse.Namespace) -> int:
-    """Say something to the agent and print what it answers."""
+    """Say something to the agent and print what it answers; a stop is said at once, whatever is not ready yet."""
+    from carm_agent.head import HeadCode
+    from carm_agent.stopping import is_stop
+
     text = " ".join(options.text)
     heard: list[Utterance] = []
-    ends = (Utterance.KIND_RESULT, Utterance.KIND_QUESTION, Utterance.KIND_WARNING)
+    ends = (Utterance.KIND_RESULT, Utterance.KIND_QUESTION, Utterance.KIND_WARNING, Utterance.KIND_ANSWER)
+    unfailing = ("", HeadCode.REPORTED.value)
 
     def on_utterance(message: Utterance) -> None:
         if message.in_reply_to in (text, "") or heard:
             heard.append(message)
             print(message.text + (f" ({message.reason})" if message.reason else ""), flush=True)
 
-    with session(options.namespace) as graph:
+    with session(options.namespace, options.wait) as graph:
         publisher = graph.node.create_publisher(String, "clinician", 10)
         graph.node.create_subscription(Utterance, "agent/dialogue", on_utterance, 10)
         graph.require(
             lambda: publisher.get_subscription_count() > 0 and graph.node.count_publishers("agent/dialogue") > 0,
             "agent",
         )
+        if not is_stop(text):
+            graph.agent_ready()
         publisher.publish(String(data=text))
         ended = graph.spin_until(lambda: bool(heard) and heard[-1].kind in ends, options.wait)
     if not heard:
         raise ClientError(f"the agent did not answer within {options.wait:g} s")
-    return 1 if ended and heard[-1].kind == Utterance.KIND_WARNING else 0
+    if not ended:
+        raise ClientError(f"the agent has not finished within {options.wait:g} s; it goes on")
+    last = heard[-1]
+    failed = last.kind == Utterance.KIND_RESULT and last.reason not in unfailing
+    return 1 if failed or last.kind == Utterance.KIND_WARNING else 0
 
 
 def trigger(options: argparse.Namespace) -> int:
@@ -402,9 +482,6 @@ def snapshot(options: argparse.Namespace) -> int:
     from PIL import Image as Picture
 
     path = Path(options.file)
-    if path.suffix.lower() != ".png" or not path.absolute().parent.is_dir():
-        print(f"carm snapshot: {path} must end in .png and lie in a folder that exists", file=sys.stderr)
-        return 2
     images: list[Image] = []
     with session(options.namespace) as graph:
         graph.node.create_subscription(Image, "xray/image", images.append, 2)

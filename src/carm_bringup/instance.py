@@ -8,13 +8,11 @@ import os
 import tempfile
 from pathlib import Path
 
+from carm_core.middleware import domain_id
+
+__all__ = ("InstanceLock", "domain_id", "own_domain")
+
 _FIRST_OWN_DOMAIN, _OWN_DOMAINS = 20, 20
-
-
-def domain_id() -> int:
-    """Return the DDS domain of this process (``ROS_DOMAIN_ID``, 0 when unset or malformed)."""
-    text = os.environ.get("ROS_DOMAIN_ID", "")
-    return int(text) if text.isdigit() else 0
 
 
 def own_domain() -> dict[str, str]:
@@ -49,6 +47,16 @@ class InstanceLock:
             return False
         self._file = descriptor
         return True
+
+    @property
+    def held(self) -> bool:
+        """Whether a process of this machine holds the lock. Looks without touching it: nobody is kept from it."""
+        try:
+            inode, locks = self.path.stat().st_ino, Path("/proc/locks").read_text(encoding="ascii")
+        except OSError:
+            return False
+        fields = [line.split() for line in locks.splitlines()]
+        return any("FLOCK" in words and words[-3].endswith(f":{inode}") for words in fields if len(words) > 3)
 
     def keep_across_exec(self) -> None:
         """Let a program that replaces this one hold the lock until it ends."""

@@ -7,9 +7,10 @@ import argparse
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from carm_bringup import graph
+from carm_core.arguments import number, output_file, whole, words
+from carm_core.landmarks import LANDMARKS
 
 AddOptions = Callable[[argparse.ArgumentParser], None]
 
@@ -35,26 +36,6 @@ class Verb:
     namespaced: bool = False
 
 
-def number(lower: float, upper: float) -> Callable[[str], float]:
-    """Return a converter for numbers of a range."""
-
-    def convert(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not lower <= value <= upper:
-            raise argparse.ArgumentTypeError(f"{text} is not a number from {lower:g} to {upper:g}")
-        return value
-
-    return convert
-
-
-def count(text: str) -> int:
-    """Convert a count from 0 to 65535."""
-    return int(number(0, 65535)(text))
-
-
 def _none(parser: argparse.ArgumentParser) -> None:
     del parser
 
@@ -73,10 +54,23 @@ def _launch_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
     parser.epilog = "launch arguments and their defaults:\n" + "\n".join(lines) + f"\n\n{parser.epilog}"
 
 
+def _patience(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--wait", type=number(0, 3600), default=60.0, metavar="S", help="longest wait for a graph that starts, s (60)"
+    )
+
+
+def _landmarks() -> str:
+    lines = [f"  {mark.id:>2}  {', '.join((mark.name, *mark.synonyms))}" for mark in LANDMARKS]
+    return "landmarks:\n" + "\n".join(lines)
+
+
 def _navigate(parser: argparse.ArgumentParser) -> None:
+    _patience(parser)
     parser.add_argument("target", nargs="+", help="landmark: name, synonym or id, for example carina")
+    parser.epilog = f"{_landmarks()}\n\n{parser.epilog}"
     parser.add_argument("--tolerance", type=number(1, 200), default=0, help="mm; the agent's default when left out")
-    parser.add_argument("--max-exposures", type=count, default=0, help="the agent's default when left out")
+    parser.add_argument("--max-exposures", type=whole(0, 65535), default=0, help="the agent's default when left out")
     parser.add_argument("--max-duration", type=number(0, 3600), default=0, help="s; the agent's default when left out")
     parser.add_argument(
         "--biplane",
@@ -86,16 +80,19 @@ def _navigate(parser: argparse.ArgumentParser) -> None:
 
 
 def _say(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("text", nargs="+", help="what to say to the agent")
-    parser.add_argument("--wait", type=number(0, 3600), default=120.0, help="longest wait for the answer, s (120)")
+    parser.add_argument("text", nargs="+", type=words, help="what to say to the agent")
+    parser.add_argument(
+        "--wait", type=number(0, 3600), default=120.0, metavar="S", help="longest wait for the answer, s (120)"
+    )
 
 
 def _view(parser: argparse.ArgumentParser) -> None:
+    _patience(parser)
     angle = number(-190, 190)
     parser.add_argument(
         "name", nargs="*", help="standard view (spider, RAO 30 CRAN 20), saved position, or before (the last motion)"
     )
-    parser.add_argument("--at", metavar="LANDMARK", help="bring this landmark to the image center first")
+    parser.add_argument("--at", type=words, metavar="LANDMARK", help="bring this landmark to the image center first")
     parser.add_argument(
         "--primary", type=angle, metavar="DEG", help="primary angle, degrees: LAO positive, RAO negative"
     )
@@ -104,21 +101,25 @@ def _view(parser: argparse.ArgumentParser) -> None:
         "--isocenter", type=number(-10, 10), nargs=3, metavar=("X", "Y", "Z"), help="m, in the table's frame"
     )
     parser.add_argument("--plan-only", action="store_true", help="plan and check, do not move")
-    parser.add_argument("--preview", type=Path, metavar="FILE.png", help="as --plan-only, with a picture")
-    parser.add_argument("--run", metavar="ID", help="run a previewed plan, if nothing has changed since")
-    parser.add_argument("--save", metavar="NAME", help="save the present position under a name")
-    parser.add_argument("--forget", metavar="NAME", help="forget a saved position")
+    parser.add_argument(
+        "--preview", type=output_file(".png"), metavar="FILE.png", help="as --plan-only, with a picture"
+    )
+    parser.add_argument("--run", type=words, metavar="ID", help="run a previewed plan, if nothing has changed since")
+    parser.add_argument("--save", type=words, metavar="NAME", help="save the present position under a name")
+    parser.add_argument("--forget", type=words, metavar="NAME", help="forget a saved position")
     parser.add_argument("--list", action="store_true", help="list the saved positions")
 
 
 def _snapshot(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", nargs="?", default="snapshot.png", help="PNG file (snapshot.png)")
+    parser.add_argument(
+        "file", nargs="?", type=output_file(".png"), default="snapshot.png", help="PNG file (snapshot.png)"
+    )
     parser.add_argument(
         "--gallery",
         action="store_true",
         help="8 phantoms and the chest CT at the same views on one sheet; needs no graph",
     )
-    parser.add_argument("--seed", type=count, default=1, help="first phantom of the gallery (1)")
+    parser.add_argument("--seed", type=whole(0, 65535), default=1, help="first phantom of the gallery (1)")
 
 
 def _wait(parser: argparse.ArgumentParser) -> None:
@@ -145,7 +146,9 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
         "--max-stop", type=number(1, 60000), default=1000.0, metavar="MS", help="longest stop after a cancel, ms (1000)"
     )
     parser.add_argument("--yes", action="store_true", help="do not ask before anything moves")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcome of the checks of the controller")
+    parser.add_argument(
+        "--json", type=output_file(), metavar="FILE", help="write the outcome of the checks of the controller"
+    )
 
 
 CLIENT = "carm_bringup.client"

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import SequenceMatcher
+from typing import Self
+
 
 class CarmError(Exception):
     """Base of every error that the project raises on purpose."""
@@ -40,26 +44,67 @@ class AnswerError(LocalizerError):
         super().__init__(f"{reason}: {shown!r}")
 
 
+def quoted(text: str, limit: int = 60) -> str:
+    """Return what a user wrote, in quotes and without control characters; its middle is left out where it is long."""
+    shown = text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 4 :]}"
+    return repr(shown)
+
+
 class UnknownNameError(CarmError):
     """A name is not in its vocabulary.
 
     Attributes:
         name: The name that was given.
         suggestion: The nearest known name, or None when none is near.
+        known: The names that would have been possible, the nearest first.
     """
 
-    def __init__(self, kind: str, name: str, suggestion: str | None = None) -> None:
+    def __init__(self, kind: str, name: str, suggestion: str | None = None, known: Sequence[str] = ()) -> None:
         """Describe the name and what may have been meant.
 
         Args:
             kind: What was named, for example ``"landmark"``.
             name: The name that was given.
             suggestion: The nearest known name.
+            known: The names that would have been possible, the nearest first.
         """
         self.name = name
         self.suggestion = suggestion
+        self.known = tuple(known)
         hint = f"; did you mean {suggestion!r}?" if suggestion else ""
-        super().__init__(f"unknown {kind} {name!r}{hint}")
+        if known:
+            more = len(known) - _MOST_NAMES
+            listed = ", ".join(known[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+            hint += f" One of: {listed}" if suggestion else f"; one of: {listed}"
+        super().__init__(f"unknown {kind} {quoted(name)}{hint}")
+
+    @classmethod
+    def among(
+        cls, kind: str, name: str, known: Iterable[str] | Mapping[str, Iterable[str]], cutoff: float = 0.5
+    ) -> Self:
+        """Return the error of a name that is none of the known ones.
+
+        Args:
+            kind: What was named.
+            name: The name that was given.
+            known: The names that are possible; or each with the further names that it goes by. Those that are near
+                come first, the others follow in their order.
+            cutoff: How near the nearest must be to be suggested, 0 to 1 (``difflib.SequenceMatcher.ratio``).
+        """
+        others = known if isinstance(known, Mapping) else dict.fromkeys(known, ())
+        near = {shown: max(_likeness(name, own) for own in (shown, *more)) for shown, more in others.items()}
+        ranked = sorted(near, key=lambda shown: -near[shown] if near[shown] >= cutoff else 0.0)
+        suggestion = ranked[0] if ranked and near[ranked[0]] >= cutoff else None
+        return cls(kind, name, suggestion, ranked)
+
+
+_MOST_NAMES = 30
+_LONGEST_COMPARED = 200
+
+
+def _likeness(first: str, second: str) -> float:
+    """How alike two names are, 0 to 1, whatever the case."""
+    return SequenceMatcher(None, second.lower(), first[:_LONGEST_COMPARED].lower()).ratio()
 
 
 class GoalError(CarmError):

@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from carm_core.arguments import why_not_writable
 from carm_core.errors import ConfigurationError
 
 _PACKAGES = ("carm_bringup", "numpy", "numba", "ruckig", "torch", "transformers")
@@ -38,10 +39,11 @@ def check_file(file: Path | None) -> None:
     """Check, before anything runs, that a file of figures can be there.
 
     Raises:
-        ConfigurationError: its folder does not exist.
+        ConfigurationError: it cannot be written.
     """
-    if file is not None and not file.parent.is_dir():
-        raise ConfigurationError(f"{file}: folder {file.parent} does not exist")
+    reason = "" if file is None else why_not_writable(file)
+    if reason:
+        raise ConfigurationError(reason)
 
 
 def write(file: Path, content: dict[str, Any], *, allow_nan: bool = True) -> None:

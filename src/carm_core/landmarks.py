@@ -132,6 +132,7 @@ def _extra_landmarks() -> tuple[Landmark, ...]:
 EXTRA_LANDMARKS: tuple[Landmark, ...] = _extra_landmarks()
 """Further landmarks, ids from 101, that generated patients come with; no localizer is asked for them."""
 
+_LONGEST_NAME = 200
 _BY_ID = {mark.id: mark for mark in LANDMARKS}
 _EXTRA_BY_ID = {mark.id: mark for mark in EXTRA_LANDMARKS}
 
@@ -165,7 +166,22 @@ def landmark(landmark_id: int, extra: bool = False) -> Landmark:
     try:
         return known[landmark_id]
     except KeyError:
-        raise UnknownNameError("landmark id", str(landmark_id)) from None
+        raise UnknownNameError("landmark id", str(landmark_id), None, describe_landmarks()) from None
+
+
+def describe_landmarks(near: str = "") -> list[str]:
+    """Return what can be named: id, name and the shortest synonyms of each of :data:`LANDMARKS`.
+
+    Args:
+        near: The nearest to this text come first; empty: in the order of their ids.
+    """
+    named = {mark.name: mark.synonyms for mark in LANDMARKS}
+    order = UnknownNameError.among("landmark", near, named).known if near.strip() else named
+    return [_described(_BY_NAME[_normalize(name)]) for name in order]
+
+
+def _described(mark: Landmark) -> str:
+    return f"{mark.id} {mark.name} ({', '.join(sorted(mark.synonyms, key=len)[:2])})"
 
 
 def find_landmark(text: str, extra: bool = False) -> Landmark:
@@ -186,14 +202,15 @@ def find_landmark(text: str, extra: bool = False) -> Landmark:
     key = _normalize(text)
     if key in by_name:
         return by_name[key]
-    if key.isdecimal() and int(key) in by_id:
-        return by_id[int(key)]
+    written = {str(number): mark for number, mark in by_id.items()}
+    if text.strip() in written:
+        return written[text.strip()]
     sides = [
         m
         for m in by_id.values()
         if m.mirror_id and key and any(_normalize(name).split(" ", 1)[1] == key for name in (m.name, *m.synonyms))
     ]
     if sides:
-        raise UnknownNameError("landmark", text, " or ".join(m.name for m in sides))
-    close = difflib.get_close_matches(key, by_name, n=1, cutoff=0.55)
-    raise UnknownNameError("landmark", text, by_name[close[0]].name if close else None)
+        raise UnknownNameError("landmark", text, " or ".join(m.name for m in sides), describe_landmarks(key))
+    close = difflib.get_close_matches(key[:_LONGEST_NAME], by_name, n=1, cutoff=0.55)
+    raise UnknownNameError("landmark", text, by_name[close[0]].name if close else None, describe_landmarks(key))

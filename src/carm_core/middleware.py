@@ -7,8 +7,25 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
+from carm_core.errors import ConfigurationError, quoted
+
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 """Environment variables that name Fast DDS's profile: of version 2, of version 3."""
+
+
+_LAST_DOMAIN = 232
+
+
+def domain_id() -> int:
+    """Return the DDS domain of this process: ``ROS_DOMAIN_ID``, 0 when it is not set.
+
+    Raises:
+        ConfigurationError: It is no domain.
+    """
+    text = os.environ.get("ROS_DOMAIN_ID", "")
+    if text and not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) <= _LAST_DOMAIN):
+        raise ConfigurationError(f"ROS_DOMAIN_ID={quoted(text)} is not a whole number from 0 to {_LAST_DOMAIN}")
+    return int(text or "0")
 
 
 def prepare_middleware(images: bool = False) -> None:
@@ -23,7 +40,11 @@ def prepare_middleware(images: bool = False) -> None:
 
     Args:
         images: Whether this process publishes images, and needs room for them.
+
+    Raises:
+        ConfigurationError: ``ROS_DOMAIN_ID`` is no domain.
     """
+    domain_id()
     folder = Path(str(files("carm_core"))) / "data"
     named = [os.environ.get(name, "") for name in PROFILE_VARIABLES]
     if all(not name or Path(name).parent == folder for name in named):  # a parent process may have chosen ours

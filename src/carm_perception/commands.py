@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from carm_core.arguments import count
+from carm_core.arguments import count, number, output_folder, seed
 from carm_core.errors import ConfigurationError
 from carm_core.paths import cache_dir
 from carm_perception.train.qlora import command as qlora
@@ -22,7 +22,7 @@ def default_data() -> Path:
 
 def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``carm dataset``."""
-    parser.add_argument("--output", type=Path, help="folder of the data set (~/.cache/carm/dataset)")
+    parser.add_argument("--output", type=output_folder, help="folder of the data set (~/.cache/carm/dataset)")
     parser.add_argument(
         "--format",
         choices=tuple(DATASET_SIZES),
@@ -67,19 +67,21 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``carm train``."""
     parser.add_argument("--recipe", choices=RECIPES, default="compact", help="what to train (compact)")
     parser.add_argument("--data", type=Path, help="folder of the data set (~/.cache/carm/dataset); made if missing")
-    parser.add_argument("--work", type=Path, help="folder of checkpoints and logs (~/.cache/carm/train)")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the finished model")
+    parser.add_argument("--work", type=output_folder, help="folder of checkpoints and logs (~/.cache/carm/train)")
+    parser.add_argument("--output", type=output_folder, required=True, help="folder of the finished model")
     parser.add_argument(
         "--start",
         type=Path,
         metavar="FILE",
         help="go on from language.pt of an earlier run with new data (without stage 1)",
     )
-    parser.add_argument("--minutes", type=float, default=120.0, help="training time of all stages together (120)")
+    parser.add_argument(
+        "--minutes", type=number(0.001, 1e5), default=120.0, help="training time of all stages together (120)"
+    )
     parser.add_argument("--patients", type=count, default=360, help="phantoms of a data set made now (360)")
     parser.add_argument("--views", type=count, default=120, help="views of each (120)")
     parser.add_argument("--batch", type=count, help="images per step (compact 64, qlora 16)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and order (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of weights and order (0)")
     parser.add_argument("--threads", type=count, default=2, help="CPU threads (2)")
     qlora.add_arguments(parser)
 
@@ -101,10 +103,10 @@ def run_train(args: argparse.Namespace) -> int:
     from carm_perception.train.recipe import RecipeOptions, train_compact
     from carm_perception.train.stages import StageOptions
 
-    if not 0 < args.minutes < 1e5:
-        raise ConfigurationError(f"--minutes must be positive, not {args.minutes}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     data = args.data or default_data()
+    if args.start is not None and not args.start.is_file():
+        raise ConfigurationError(f"--start {args.start}: there is no such file")
     if args.recipe == "qlora":
         return qlora.run(args, data)
     for split, patients in (("train", args.patients), ("validation", max(1, args.patients // 30))):

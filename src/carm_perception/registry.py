@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -135,6 +134,16 @@ def make_localizer(name: str, options: LocalizerOptions | None = None) -> Locali
     )
 
 
+def check_name(name: str) -> None:
+    """Check, before anything is loaded, that a localizer of this name is possible.
+
+    Raises:
+        UnknownNameError: It is none; carries the names.
+    """
+    if name not in NAMES:
+        hub_or_path(name)
+
+
 def hub_or_path(name: str, names: tuple[str, ...] = NAMES) -> str:
     """Check that a name can be a Hugging Face id or a folder; a folder's ``~`` is expanded.
 
@@ -149,5 +158,4 @@ def hub_or_path(name: str, names: tuple[str, ...] = NAMES) -> str:
         return str(Path(name).expanduser())
     if _HUB_ID.fullmatch(name):
         return name
-    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
-    raise UnknownNameError("localizer", name, close[0] if close else COMPACT)
+    raise UnknownNameError.among("localizer", name, (*names, "a Hugging Face id (OWNER/NAME)", "a folder"), 0.4)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import logging
 import re
@@ -129,9 +128,8 @@ def load_patient(spec: str) -> Patient:
     looks_like_path = "/" in text or is_nifti(path) or text.startswith((".", "~"))
     if looks_like_path:
         raise PatientError(f"{path}: no such file or folder")
-    names = [CHEST_CT, *(f"{kind}:7" for kind in PHANTOM_STYLES)]
-    close = difflib.get_close_matches(text.lower(), names, n=1, cutoff=0.0)
-    raise UnknownPatientError("patient", text, close[0])
+    names = [CHEST_CT, *(f"{kind}:7" for kind in PHANTOM_STYLES), "the path of a NIfTI file or DICOM folder"]
+    raise UnknownPatientError.among("patient", text, names, 0.0)
 
 
 def load_ct_patient(path: Path, options: CtOptions | None = None) -> Patient:

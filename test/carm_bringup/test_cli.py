@@ -8,7 +8,8 @@ import pytest
 
 from carm_bringup import cli
 from carm_bringup.verbs import VERBS
-from carm_core.errors import LocalizerError, PatientError
+from carm_core.errors import LocalizerError, PatientError, quoted
+from carm_core.landmarks import LANDMARKS
 
 HEAVY = ("torch", "transformers", "rclpy", "numba", "numpy", "scipy", "cv2", "mujoco")
 
@@ -68,13 +69,28 @@ def test_every_verb_has_a_body(verb: object) -> None:
         (["navigate"], "required: target"),
         (["navigate", "carna"], "did you mean 'Carina'"),
         (["navigate", "carina", "--tolerance", "0"], "not a number from 1 to 200"),
-        (["view", "--primary", "abc"], "abc is not a number"),
-        (["view", "--primary", "nan"], "nan is not a number"),
+        (["view", "--primary", "abc"], "'abc' is not a number"),
+        (["view", "--primary", "nan"], "'nan' is not a number"),
         (["view", "--isocenter", "1", "2"], "expected 3 arguments"),
         (["sim", "patient=phantom:7"], "name:=value"),
         (["sim", "--patient", "x"], "unrecognized arguments"),
-        (["snapshot", "nowhere/there/x.png"], "folder that exists"),
+        (["snapshot", "nowhere/there/x.png"], "does not exist"),
         (["stop", "now"], "unrecognized arguments"),
+        (["stop", "--namespace", "a b"], "'a b' is not a ROS namespace"),
+        (["navigate", "L4"], "one of: 1 Skull (head, cranium), 2 Right humeral head (right shoulder"),
+        (["navigate", "--", "-5"], "unknown landmark '-5'; one of: 1 Skull"),
+        (["view"], "say which view"),
+        (["view", "--run", ""], "got an empty one"),
+        (["view", "--at", "L4", "spider"], "one of: 1 Skull"),
+        (["view", "spider", "--save", "x"], "--save stands alone"),
+        (["view", "--list", "--save", "x"], "--save stands alone"),
+        (["say", ""], "got an empty one"),
+        (["say", "\udcff"], "is not UTF-8"),
+        (["snapshot", "/proc/x.png"], "cannot write /proc/x.png"),
+        (["eval", "localize", "--seed", "-1"], "'-1' is not a whole number"),
+        (["bench", "plan", "--json", "http://a/b.json"], "is an address"),
+        (["train", "--output", "/proc/x"], "cannot write into folder /proc"),
+        ([""], "unknown verb ''"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -86,7 +102,26 @@ def test_bad_input_ends_in_one_line_and_code_2(words: list[str], reason: str) ->
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize(("error", "code"), [(PatientError("unreadable"), 2), (LocalizerError("gone"), 1)])
+@pytest.mark.parametrize("domain", ["abc", " ", "-1", "1.5", "233", "9" * 30])
+@pytest.mark.parametrize("verb", ["stop", "sim"])
+def test_a_domain_that_is_none_is_bad_input(
+    domain: str, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", domain)
+    assert cli.run([verb]) == 2
+    error = capsys.readouterr().err
+    assert f"ROS_DOMAIN_ID={quoted(domain)} is not a whole number from 0 to 232" in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (PatientError("unreadable"), 2),
+        (LocalizerError("gone"), 1),
+        (OSError(28, "No space left on device", "x.json"), 1),
+    ],
+)
 def test_errors_become_one_line(
     error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,7 +130,21 @@ def test_errors_become_one_line(
 
     monkeypatch.setattr(cli, "load", lambda reference: body)
     assert cli.run(["stop"]) == code
-    assert capsys.readouterr().err == f"carm stop: {error}\n"
+    told = f"'{error.filename}': {error.strerror}" if isinstance(error, OSError) else str(error)
+    assert capsys.readouterr().err == f"carm stop: {told}\n"
+
+
+def test_help_and_bad_options_need_no_body(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing heavy is loaded, nor what is not installed here."""
+    monkeypatch.setattr(cli, "load", lambda reference: pytest.fail(f"{reference} was loaded"))
+    with pytest.raises(SystemExit) as ended:
+        cli.run(["navigate", "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for mark in LANDMARKS for name in (mark.name, *mark.synonyms))
+    with pytest.raises(SystemExit) as ended:
+        cli.run(["navigate", "carina", "--wait", "nan"])
+    assert ended.value.code == 2
 
 
 def test_no_server_is_one_line_and_code_1(ros_domain: int) -> None:

@@ -332,7 +332,8 @@ class AgentNode(Node):
         if missing:
             status.level, status.message = DiagnosticStatus.WARN, f"missing: {', '.join(missing)}"
         values = {name: "ok" if name not in missing else "missing" for name in self._gate.parts()}
-        values |= {"task": self._task or "idle", **self._graph.counters.values()}
+        ready = self._gate.is_open or not self._settings.wait_for_all
+        values |= {"ready": "yes" if ready else "no", "task": self._task or "idle", **self._graph.counters.values()}
         status.values = [KeyValue(key=key, value=value) for key, value in values.items()]
         message = DiagnosticArray(status=[status])
         message.header.stamp = self.get_clock().now().to_msg()

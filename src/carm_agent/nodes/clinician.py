@@ -168,6 +168,8 @@ class Clinician(Hands):
         if response is None or not response.success:
             why = response.message if response is not None else "no answer"
             self.say(Kind.WARNING, f"Stop was refused: {why}. Use the emergency stop.", words)
+        elif words:
+            self.say(Kind.ANSWER, "The stop is latched.", words)
 
     def begin(self, errand: Errand, words: str) -> None:
         """See `Hands.begin`."""

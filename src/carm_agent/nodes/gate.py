@@ -39,6 +39,11 @@ class ReadinessGate:
             if status.name == self._localizer:
                 self._loading = status.level != DiagnosticStatus.OK and status.message.startswith("loading")
 
+    @property
+    def is_open(self) -> bool:
+        """Whether all parts have been heard from once: tasks are not refused for a missing one."""
+        return self._open
+
     def parts(self) -> dict[str, bool]:
         """Return what the agent needs, and whether it is there: a localizer that loads its model is not."""
         graph = self._graph

@@ -9,16 +9,21 @@ import re
 import time
 from pathlib import Path
 
+from carm_core.arguments import number, output_file, output_folder
 from carm_core.errors import ConfigurationError
 
 
 def add_record_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``carm record``."""
-    parser.add_argument("-o", "--output", type=Path, help="folder of the bag; recordings/DATE_TIME when left out")
-    parser.add_argument("--dicom", type=Path, metavar="DIR", help="write exposures and a dose report as DICOM, too")
+    parser.add_argument(
+        "-o", "--output", type=output_folder, help="folder of the bag; recordings/DATE_TIME when left out"
+    )
+    parser.add_argument(
+        "--dicom", type=output_folder, metavar="DIR", help="write exposures and a dose report as DICOM, too"
+    )
     parser.add_argument("--include", type=_pattern, default="", metavar="REGEX", help="record these topics besides")
     parser.add_argument("--exclude", type=_pattern, default="", metavar="REGEX", help="leave these topics out")
-    parser.add_argument("--duration", type=_seconds, default=0.0, metavar="S", help="end after this time, s")
+    parser.add_argument("--duration", type=number(0, 1e9), default=0.0, metavar="S", help="end after this time, s")
 
 
 def run_record(options: argparse.Namespace) -> int:
@@ -42,16 +47,6 @@ def _pattern(text: str) -> str:
     return text
 
 
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
-    return value
-
-
 def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``carm replay``."""
     parser.add_argument("bag", type=Path, metavar="BAG", help="folder of a bag, or an .mcap, .db3 or .bag file")
@@ -67,7 +62,7 @@ def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FROM:=TO",
         help="take a topic by another name, or a namespace: /lab/:=/carm/",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcome to a file")
+    parser.add_argument("--json", type=output_file(), metavar="FILE", help="write the outcome to a file")
 
 
 def run_replay(options: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from carm_core import figures as figure_file
-from carm_core.arguments import count
+from carm_core.arguments import count, output_file, output_folder, seed
 from carm_perception import registry
 from carm_perception.evaluation.suites import DEFAULT_SUITES, GROUPS, NOMINAL, SUITE_NAMES, resolve, suite
 
@@ -50,7 +50,7 @@ def _add_localizer_arguments(parser: argparse.ArgumentParser) -> None:
         help="compact, regression, fused, openai (a server), or a Hugging Face id or folder; repeat (compact)",
     )
     parser.add_argument("--model", type=Path, help="model folder of compact, regression, fused (the one that ships)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all that is drawn (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of all that is drawn (0)")
     parser.add_argument("--threads", type=count, default=2, help="CPU threads of a Hugging Face model (2)")
     parser.add_argument(
         "--maximum-std",
@@ -65,7 +65,7 @@ def _add_localizer_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="abstain so that no more than this share of the answers is wrong; 0: never (the localizer's default)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument("--json", type=output_file(), metavar="FILE", help="write all figures to FILE")
     registry.add_arguments(parser)
 
 
@@ -74,7 +74,9 @@ def add_localize_arguments(parser: argparse.ArgumentParser) -> None:
     names = ", ".join((*SUITE_NAMES, *GROUPS))
     parser.add_argument("--suite", action="append", help=f"{names}; repeat ({', '.join(DEFAULT_SUITES)})")
     _add_model_arguments(parser)
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write a page with tables, plots, worst cases")
+    parser.add_argument(
+        "--report", type=output_folder, metavar="DIR", help="write a page with tables, plots, worst cases"
+    )
 
 
 def run_localize(args: argparse.Namespace) -> int:
@@ -149,8 +151,8 @@ def add_published_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--targets", type=Path, required=True, metavar="CSV", help="file and the landmarks wanted")
     parser.add_argument("--target-column", default="", help="column of the landmarks (found by its name)")
     parser.add_argument("--protocol", choices=_PROTOCOLS, default="localization", help="form of the outputs")
-    parser.add_argument("--seed", type=int, default=0, help="not used: nothing is drawn")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument("--seed", type=seed, default=0, help="not used: nothing is drawn")
+    parser.add_argument("--json", type=output_file(), metavar="FILE", help="write all figures to FILE")
 
 
 def run_published(args: argparse.Namespace) -> int:

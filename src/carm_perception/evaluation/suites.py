@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
@@ -89,8 +88,7 @@ def resolve(names: Sequence[str]) -> tuple[str, ...]:
         elif ALIASES.get(name, name) in SUITE_NAMES:
             found.append(ALIASES.get(name, name))
         else:
-            close = difflib.get_close_matches(name, [*SUITE_NAMES, *GROUPS, *ALIASES], n=1, cutoff=0.5)
-            raise UnknownNameError("suite", name, close[0] if close else NOMINAL)
+            raise UnknownNameError.among("suite", name, [*SUITE_NAMES, *GROUPS, *ALIASES])
     return tuple(dict.fromkeys(found))
 
 

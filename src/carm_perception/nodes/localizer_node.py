@@ -325,10 +325,7 @@ def goal_query(goal: Localize.Goal) -> Query:
     try:
         protocol = Protocol(name)
     except ValueError:
-        import difflib
-
-        close = difflib.get_close_matches(name, [p.value for p in Protocol], n=1, cutoff=0.3)
-        raise UnknownNameError("protocol", name, close[0] if close else None) from None
+        raise UnknownNameError.among("protocol", name, [p.value for p in Protocol], 0.3) from None
     if protocol is Protocol.NAVIGATION and target is None:
         raise LocalizerError("the navigation protocol needs a target")
     if protocol is Protocol.COMMAND and not goal.hint.strip():

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import zlib
 from collections.abc import Callable, Sequence
@@ -70,8 +69,7 @@ class Item:
         name, colon, seed = text.strip().partition(":")
         name = name.strip().lower()
         if name not in HARDWARE and name not in FINDINGS:
-            close = difflib.get_close_matches(name, [*HARDWARE, *FINDINGS], n=1, cutoff=0.0)
-            raise UnknownHardwareError("hardware", name, close[0])
+            raise UnknownHardwareError.among("hardware", name, [*HARDWARE, *FINDINGS], 0.0)
         if colon and not re.fullmatch(r"\d{1,9}", seed):
             raise PatientError(f"'{text}': a variant of {name} is a whole number from 0, for example {name}:3")
         return cls(name, int(seed) if colon else 0)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verbs that come before the graph is ready wait, and say for what; without any graph they end soon."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from carm_bringup.instance import InstanceLock
+
+CARM = (sys.executable, "-c", "from carm_bringup.cli import main; main()")
+AGENT = Path(__file__).parent / "fakes" / "slow_agent.py"
+PATIENCE_S = 90
+Spawn = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def starting(ros_domain: int) -> Iterator[InstanceLock]:
+    """The lock of a graph that is being started."""
+    lock = InstanceLock(ros_domain, "/carm")
+    assert not lock.held
+    assert lock.acquire()
+    yield lock
+    lock.release()
+
+
+def test_a_lock_is_seen_and_not_taken(starting: InstanceLock, ros_domain: int) -> None:
+    other = InstanceLock(ros_domain, "/carm")
+    assert other.held
+    starting.release()
+    assert not other.held
+    assert other.acquire()
+    other.release()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("words", [("navigate", "carina"), ("say", "hello"), ("view", "spider")], ids=lambda w: w[0])
+def test_without_a_graph_nothing_waits(words: tuple[str, ...], spawn: Spawn) -> None:
+    process = spawn([*CARM, *words, "--wait", "3600"])
+    output, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    assert output.startswith(f"carm {words[0]}: no a")
+    assert len(output.splitlines()) == 1
+
+
+@pytest.mark.integration
+def test_navigate_waits_for_a_graph_that_starts(spawn: Spawn, starting: InstanceLock) -> None:
+    process = spawn([*CARM, "navigate", "carina", "--wait", "80"])
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("waiting for action navigate: the graph is not complete yet")
+    spawn([sys.executable, AGENT])
+    output, _ = process.communicate(timeout=PATIENCE_S)
+    lines = output.splitlines()
+    assert lines[0] == "waiting for the graph (at most 80 s): not ready, nothing moves: not heard from yet: localize"
+    assert lines[1] == "centered"
+    assert process.returncode == 0
+
+
+@pytest.mark.integration
+def test_navigate_gives_up_in_one_line(spawn: Spawn, starting: InstanceLock) -> None:
+    process = spawn([*CARM, "navigate", "carina", "--wait", "5.5"])
+    output, _ = process.communicate(timeout=PATIENCE_S)
+    assert output.splitlines()[-1].startswith("carm navigate: no action navigate within 5 s")
+    assert len(output.splitlines()) == 2
+    assert process.returncode == 1
+
+
+@pytest.mark.integration
+def test_say_waits_and_a_stop_does_not(spawn: Spawn) -> None:
+    spawn([sys.executable, AGENT])
+    lines = []
+    for words in ("please stop", "hello", "wrong"):
+        process = spawn([*CARM, "say", words])
+        output, _ = process.communicate(timeout=PATIENCE_S)
+        lines.append((process.returncode, output.splitlines()))
+    assert lines == [
+        (0, ["ready: False"]),
+        (0, ["waiting for the graph (at most 120 s): missing: localize", "ready: True"]),
+        (1, ["ready: True"]),
+    ]
