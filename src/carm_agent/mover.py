@@ -24,7 +24,7 @@ from carm_agent.memory import PositionMemory
 from carm_agent.planner import Plan, Planner
 from carm_agent.ports import Arm
 from carm_agent.preview import Preview, preview
-from carm_agent.standard_views import find_view
+from carm_agent.standard_views import STANDARD_VIEWS, find_view
 from carm_core.errors import CarmError, GoalError, JointLimitError, UnknownNameError, UnreachableError
 
 _MOVED = (0.002, 0.005)
@@ -251,5 +251,10 @@ class Mover:
                 return self._planner.to_joints(start, self._memory.recall(goal.name), goal.velocity_scaling)
             except UnknownNameError:
                 pass
-        angles = find_view(goal.name).angles_rad
+        try:
+            angles = find_view(goal.name).angles_rad
+        except UnknownNameError:
+            saved = [] if self._memory is None else self._memory.names
+            known = {view.name: view.synonyms for view in STANDARD_VIEWS} | dict.fromkeys(saved, ())
+            raise UnknownNameError.among("view", goal.name.strip(), known, 0.6) from None
         return self._planner.to_view(start, None, angles, goal.velocity_scaling)

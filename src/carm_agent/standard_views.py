@@ -11,7 +11,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from carm_core.errors import GoalError, UnknownNameError
+from carm_core.errors import GoalError, UnknownNameError, quoted
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ def _from_terms(text: str, terms: list[re.Match[str]]) -> StandardView:
         axis, sign = _AXES[term["axis"] or term["axis2"]]
         degrees = float((term["deg"] or term["deg2"]).replace(",", "."))
         if axis in angles:
-            raise GoalError(f"{text!r} gives the {('primary', 'secondary')[axis]} angle twice")
+            raise GoalError(f"{quoted(text)} gives the {('primary', 'secondary')[axis]} angle twice")
         if degrees > _LIMITS_DEG[axis]:
-            raise GoalError(f"{text!r}: {degrees:g} deg is beyond {_LIMITS_DEG[axis]:g} deg")
+            raise GoalError(f"{quoted(text)}: {degrees:g} deg is beyond {_LIMITS_DEG[axis]:g} deg")
         angles[axis] = sign * degrees
     primary, secondary = angles.get(0, 0.0), angles.get(1, 0.0)
     return StandardView(described(primary, secondary), primary, secondary)

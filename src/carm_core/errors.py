@@ -100,6 +100,7 @@ class UnknownNameError(CarmError):
 
 _MOST_NAMES = 30
 _LONGEST_COMPARED = 200
+_LARGE = 1e6
 
 
 def _likeness(first: str, second: str) -> float:
@@ -133,7 +134,8 @@ class JointLimitError(GoalError):
             unit: ``"m"`` or ``"rad"``.
         """
         self.joint, self.value, self.lower, self.upper, self.unit = joint, value, lower, upper, unit
-        super().__init__(f"{joint} = {value:.4f} {unit} is outside its limits [{lower:.4f}, {upper:.4f}] {unit}")
+        shown = f"{value:.4f}" if abs(value) < _LARGE else f"{value:.4g}"
+        super().__init__(f"{joint} = {shown} {unit} is outside its limits [{lower:.4f}, {upper:.4f}] {unit}")
 
 
 class UnreachableError(GoalError):

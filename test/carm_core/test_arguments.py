@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from carm_core import arguments
-from carm_core.errors import UnknownNameError, quoted
+from carm_core.errors import JointLimitError, UnknownNameError, quoted
 
 
 @pytest.mark.parametrize(
@@ -111,3 +111,9 @@ def test_unknown_names_list_the_known_ones_the_nearest_first() -> None:
 def test_what_users_wrote_is_quoted_in_one_short_line() -> None:
     assert quoted("a\n\x1b[31m") == "'a\\n\\x1b[31m'"
     assert len(quoted("x" * 10_000)) < 80
+
+
+def test_a_huge_number_stays_a_short_line() -> None:
+    assert str(JointLimitError("lift", 1e308, 0.0, 0.4, "m")) == (
+        "lift = 1e+308 m is outside its limits [0.0000, 0.4000] m"
+    )
