@@ -478,8 +478,9 @@ def trigger(options: argparse.Namespace) -> int:
 
 def snapshot(options: argparse.Namespace) -> int:
     """Take an exposure and save the display image as PNG."""
-    import numpy as np
     from PIL import Image as Picture
+
+    from carm_core.image_messages import display_pixels
 
     path = Path(options.file)
     images: list[Image] = []
@@ -494,7 +495,6 @@ def snapshot(options: argparse.Namespace) -> int:
         if not graph.spin_until(lambda: any(map(wanted, images)), ANSWER_TIMEOUT_S):
             raise ClientError(f"no image within {ANSWER_TIMEOUT_S:g} s")
     image = next(filter(wanted, images))
-    pixels = np.frombuffer(image.data, np.uint8).reshape(image.height, image.step)[:, : image.width]
-    Picture.fromarray(pixels).save(path)
+    Picture.fromarray(display_pixels(image)).save(path)
     print(f"{path}: {image.width} x {image.height}")
     return 0

@@ -20,6 +20,24 @@ class PatientError(CarmError):
     """A patient (CT or landmarks) cannot be used."""
 
 
+class ImageError(CarmError):
+    """An image or a message with one cannot be read."""
+
+
+class ImageSizeError(ImageError):
+    """An image is larger than its reader takes."""
+
+    def __init__(self, columns: int, rows: int, longest_px: int) -> None:
+        """Describe the size.
+
+        Args:
+            columns: Width, px.
+            rows: Height, px.
+            longest_px: Longest side that is taken, px.
+        """
+        super().__init__(f"the image has {columns} x {rows} px; {longest_px} is the longest side")
+
+
 class LocalizerError(CarmError):
     """A localizer cannot be loaded or cannot answer."""
 

@@ -1,52 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Display images: scatter correction, logarithm, window, polarity.
-
-The polarity is that of radiographs: bones bright, air dark.
-"""
+"""Display images of the simulated detector: scatter correction, then the window of :mod:`carm_core.display`."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_core.display import Window, gray_table
 from carm_core.geometry import display_from_raw
 from carm_sim.physics.blur import CoarseGrid
 from carm_sim.physics.kernels import look_up, subtract
-
-_GRAY_LEVELS = 65536
-_LOGARITHM = np.log(np.maximum(np.arange(_GRAY_LEVELS), 1))
-_SAMPLES = 256  # along each side: enough for percentiles
-
-
-@dataclass(frozen=True)
-class Window:
-    """How the raw signal becomes gray.
-
-    Attributes:
-        bright_percentile: Percentile of the signal shown white (dense bone), percent.
-        dark_percentile: Percentile shown black (air), percent.
-        highest_ratio: Signals above this multiple of the median are black, so that bare beam around the
-            patient does not take the contrast away.
-        scatter_correction: Share of the scatter estimated from the image that is subtracted before the logarithm, as
-            imaging chains do; 0: none.
-    """
-
-    bright_percentile: float = 0.5
-    dark_percentile: float = 99.5
-    highest_ratio: float = 12.0
-    scatter_correction: float = 0.9
-
-
-def gray_table(raw: NDArray[np.uint16], window: Window) -> NDArray[np.uint8]:
-    """Gray value of each raw value (65536,): linear in the logarithm within the window of ``raw``."""
-    step = max(1, min(raw.shape) // _SAMPLES)
-    sample = np.maximum(raw[::step, ::step], 1)
-    low, middle, high = np.percentile(sample, (window.bright_percentile, 50.0, window.dark_percentile))
-    high = max(min(high, middle * window.highest_ratio), low * 1.05)
-    gray = 255 * (np.log(high) - _LOGARITHM) / (np.log(high) - np.log(low))
-    return np.asarray(np.clip(np.rint(gray), 0, 255), np.uint8)
 
 
 def display_image(

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from carm_core.display import Window
 from carm_core.errors import ConfigurationError
 from carm_core.parameters import parameter
-from carm_sim.display import Window
 from carm_sim.physics.detector import DetectorModel
 from carm_sim.physics.dose import DoseAlarm
 from carm_sim.physics.exposure_control import ExposureControl

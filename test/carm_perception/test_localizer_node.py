@@ -70,10 +70,13 @@ class Client:
     def show(self, seed: int = 0, encoding: str = "mono8") -> Any:
         """Publish an image with its camera model; return its stamp."""
         stamp = self.node.get_clock().now().to_msg()
-        image = Image(height=SIDE, width=SIDE, encoding=encoding, step=SIDE)
+        small = np.random.default_rng(seed).integers(0, 256, (16, 16)).astype(np.uint8)
+        pixels = np.kron(small, np.ones((SIDE // 16, SIDE // 16), np.uint8))
+        if encoding == "rgb8":
+            pixels = np.repeat(pixels, 3, axis=1)
+        image = Image(height=SIDE, width=SIDE, encoding=encoding, step=pixels.shape[1])
         image.header.stamp = stamp
-        pixels = np.random.default_rng(seed).integers(0, 256, (16, 16)).astype(np.uint8)
-        image.data = array("B", np.kron(pixels, np.ones((SIDE // 16, SIDE // 16), np.uint8)).tobytes())
+        image.data = array("B", pixels.tobytes())
         info = CameraInfo(height=SIDE, width=SIDE)
         info.header.stamp = stamp
         info.k = [FOCAL_PX, 0.0, (SIDE - 1) / 2, 0.0, FOCAL_PX, (SIDE - 1) / 2, 0.0, 0.0, 1.0]
@@ -144,9 +147,12 @@ def test_frames_questions_refusals_and_a_clean_end(client: Client, spawn: Any) -
     assert client.ask(cancel=True, target_id=11, stamp=old).error_code == Localize.Result.ERROR_CANCELED
 
     client.landmarks.clear()
-    client.show(2, encoding="rgb8")
+    client.show(2, encoding="32FC1")
     client.show(3)
     client.until(lambda: client.landmarks, "landmarks after a bad image")
+    client.show(3, encoding="rgb8")
+    client.until(lambda: len(client.landmarks) > 1, "landmarks of a color image")
+    assert client.landmarks[0].answer == client.landmarks[1].answer
 
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=10)

@@ -16,9 +16,10 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from carm_agent.mover import MoveGoal, MoveResult
 from carm_agent.task import NavigationGoal, NavigationResult, Progress
-from carm_core.errors import ConfigurationError, GoalError
+from carm_core.errors import GoalError
 from carm_core.frame import XrayFrame
 from carm_core.geometry import Detector
+from carm_core.image_messages import display_pixels
 from carm_core.kinematics import CArm
 from carm_core.localization import LandmarkEstimate, Localization, Query
 from carm_core.trajectory import Trajectory
@@ -55,17 +56,15 @@ def frame_from_messages(image: Image, info: CameraInfo, carm: CArm, positions: N
     """Return the frame of an image.
 
     Args:
-        image: mono8, display orientation.
+        image: any that `carm_core.image_messages` reads.
         info: its camera info.
         carm: the arm.
         positions: joint positions at the image's stamp, shape (J,), m or rad.
 
     Raises:
-        ConfigurationError: the encoding is not mono8.
+        ImageError: the image cannot be read.
     """
-    if image.encoding != "mono8":
-        raise ConfigurationError(f"X-ray image has encoding '{image.encoding}', not 'mono8'")
-    pixels = np.frombuffer(image.data, dtype=np.uint8).reshape(image.height, image.step)[:, : image.width]
+    pixels = display_pixels(image)
     view = carm.view(positions)
     pitch_mm = view.source_detector_mm / info.k[0] if info.k[0] > 0.0 else view.detector.pitch_mm
     view = replace(view, detector=Detector(image.height, image.width, pitch_mm))

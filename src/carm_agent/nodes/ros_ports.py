@@ -42,7 +42,7 @@ from carm_agent.nodes.counters import Counters
 from carm_agent.nodes.requests import ask, cancel
 from carm_agent.parameters import AgentParameters
 from carm_agent.ports import Acquisition, Arm, Clock, Imager, Interrupt
-from carm_core.errors import CarmError, LocalizerError
+from carm_core.errors import CarmError, ImageError, LocalizerError
 from carm_core.frame import XrayFrame
 from carm_core.kinematics import CArm
 from carm_core.localization import Localization, Localizer, Query
@@ -244,7 +244,10 @@ class RosImager(_Port, Imager):
         assert stamp_ns is not None
         image, info = graph.images[stamp_ns], graph.infos[stamp_ns]
         self._interrupt.wait_for(lambda: stamp_ns in graph.doses, _POLL_S)
-        frame = frame_from_messages(image, info, graph.carm, self._joint_positions(stamp_ns))
+        try:
+            frame = frame_from_messages(image, info, graph.carm, self._joint_positions(stamp_ns))
+        except ImageError as error:
+            raise ImagingError(f"the X-ray image cannot be used: {error}") from error
         graph.stamps = {frame.stamp_s: image.header.stamp}
         return Acquisition(frame, graph.doses.get(stamp_ns, float("nan")))
 

@@ -17,8 +17,9 @@ from carm_bringup.dicom_out.dose_report import IrradiationEvent, dose_report
 from carm_bringup.dicom_out.exposure import XrayExposure
 from carm_bringup.dicom_out.study import Study, new_uid
 from carm_bringup.dicom_out.xa_image import xa_image
-from carm_core.errors import CarmError, ConfigurationError
+from carm_core.errors import CarmError, ConfigurationError, ImageError
 from carm_core.geometry import display_from_raw
+from carm_core.image_messages import signal_pixels
 from carm_core.kinematics import CArm
 from carm_core.paths import config_file
 
@@ -119,17 +120,16 @@ class ExposureCollector:
 
     def _take(self, stamp_ns: int, image: Any, camera: Any, message: Any) -> None:
         nearest = min(self._joints, key=lambda joints: abs(joints[0] - stamp_ns), default=None)
-        if nearest is None or abs(nearest[0] - stamp_ns) > _OLDEST_JOINTS_NS or image.encoding != "mono16":
+        if nearest is None or abs(nearest[0] - stamp_ns) > _OLDEST_JOINTS_NS:
             self.skipped += 1
             return
         positions = nearest[1]
         try:
+            raw = signal_pixels(image)
             view = self._carm.view_of_image(positions, image.width, image.height, float(camera.k[0]))
-        except ConfigurationError:
+        except (ConfigurationError, ImageError):
             self.skipped += 1
             return
-        raw = np.frombuffer(image.data, np.dtype(">u2" if image.is_bigendian else "<u2"))
-        raw = raw.reshape(image.height, image.step // 2)[:, : image.width].astype(np.uint16)
         primary, secondary = self._carm.angles(positions)
         exposure = XrayExposure(
             pixels=display_from_raw(raw),

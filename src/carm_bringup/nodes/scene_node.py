@@ -25,7 +25,8 @@ from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
 from carm_bringup.scene import SceneParameters, averaged, detector_points, isocenter_points
-from carm_core.errors import CarmError
+from carm_core.errors import CarmError, ImageError
+from carm_core.image_messages import display_pixels
 from carm_core.kinematics import CArm
 from carm_core.middleware import prepare_middleware
 from carm_core.parameters import declare_parameters, updated_parameters
@@ -90,12 +91,14 @@ class SceneNode(Node):
         late = now_s - self._shown_s < 1.0 / self._settings.rate_hz
         if late or info is None or info.width != message.width or not info.k[0] > 0:
             return
-        if message.encoding not in ("mono8", "8UC1") or len(message.data) < message.step * message.height:
+        try:
+            pixels = display_pixels(message)
+        except ImageError as error:
+            self.get_logger().warning(f"xray/image: {error}", throttle_duration_sec=5.0)
             return
         self._shown_s = now_s
         self._counts["images shown"] += 1
-        pixels = np.frombuffer(message.data, np.uint8)[: message.step * message.height]
-        image = averaged(pixels.reshape(message.height, message.step)[:, : message.width], self._settings.image_px)
+        image = averaged(pixels, self._settings.image_px)
         rows, columns = image.shape
         side_m = self._carm.source_detector_m / info.k[0] * message.width / columns
         grid = np.indices((columns, rows)).reshape(2, -1).T

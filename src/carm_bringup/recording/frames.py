@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from carm_bringup.recording.bag_reader import Bag
 from carm_bringup.recording.errors import BagError
+from carm_core.errors import ImageError
+from carm_core.image_messages import display_pixels
 from carm_core.kinematics import CArm
-from carm_sim.display import Window, display_image
 
 IMAGE, RAW, INFO, EXPOSURE = "xray/image", "xray/image_raw", "xray/camera_info", "xray/exposure"
 JOINTS = "joint_states"
@@ -101,8 +102,8 @@ def find_frames(bag: Bag, prefix: str, carm: CArm, image_topic: str = "") -> Fra
     unreadable: set[str] = set()
     for recorded in bag.of(topic):
         try:
-            image = as_mono8(recorded.message)
-        except ValueError as error:
+            image = as_mono8(recorded.message, signal=topic.startswith(prefix + RAW))
+        except ImageError as error:
             unreadable.add(str(error))
             continue
         stamp = stamp_ns(recorded.message) or recorded.sent_ns
@@ -118,31 +119,17 @@ def find_frames(bag: Bag, prefix: str, carm: CArm, image_topic: str = "") -> Fra
     return out
 
 
-def as_mono8(message: Any) -> Any:
-    """Return an image as the nodes receive it: ``mono8``, display orientation.
+def as_mono8(message: Any, *, signal: bool = False) -> Any:
+    """Return an image as the X-ray node sends it: ``mono8``, display orientation.
 
-    Raw images are windowed and mirrored, compressed ones decoded, colors become gray.
+    Args:
+        message: Image or compressed image.
+        signal: It comes from a topic with a detector's signal, whatever its depth.
 
     Raises:
-        ValueError: The image cannot be read.
+        ImageError: The image cannot be read.
     """
-    if hasattr(message, "format"):
-        import cv2
-
-        pixels = cv2.imdecode(np.asarray(message.data, np.uint8), cv2.IMREAD_GRAYSCALE)
-        if pixels is None:
-            raise ValueError(f"compressed image of format {message.format!r} cannot be decoded")
-    elif message.encoding in ("mono8", "8UC1"):
-        return message
-    elif message.encoding in ("mono16", "16UC1"):
-        kind = np.dtype(">u2" if message.is_bigendian else "<u2")
-        raw = _grid(message, kind).astype(np.uint16)
-        pixels = display_image(raw, Window())
-    elif message.encoding in ("rgb8", "bgr8", "rgba8", "bgra8"):
-        channels = len(message.encoding) - 1
-        pixels = _grid(message, np.dtype(np.uint8), channels)[..., :3].mean(axis=2).round().astype(np.uint8)
-    else:
-        raise ValueError(f"encoding {message.encoding!r} is not supported")
+    pixels = display_pixels(message, signal=signal)
     rows, columns = pixels.shape
     return SimpleNamespace(
         header=message.header,
@@ -151,25 +138,16 @@ def as_mono8(message: Any) -> Any:
         encoding="mono8",
         step=columns,
         is_bigendian=0,
-        data=np.ascontiguousarray(pixels).reshape(-1),
+        data=pixels.reshape(-1),
     )
-
-
-def _grid(message: Any, kind: np.dtype[Any], channels: int = 1) -> NDArray[Any]:
-    data = np.asarray(message.data, np.uint8)
-    rows, columns, step = message.height, message.width, message.step
-    if step < columns * channels * kind.itemsize or data.size < rows * step:
-        raise ValueError(f"an image of {columns} x {rows} px has only {data.size} bytes")
-    lines = np.ascontiguousarray(data[: rows * step].reshape(rows, step)[:, : columns * channels * kind.itemsize])
-    grid: NDArray[Any] = lines.view(kind)
-    return grid if channels == 1 else grid.reshape(rows, columns, channels)
 
 
 def _choose_topic(bag: Bag, prefix: str) -> str:
     """Return the display image, else the raw one, else the only topic with images."""
     for topic in (prefix + IMAGE, prefix + RAW):
-        if bag.of(topic):
-            return topic
+        for transport in ("", "/compressed"):
+            if bag.of(topic + transport):
+                return topic + transport
     found = sorted(topic for topic, kind in bag.types.items() if kind in _IMAGE_TYPES)
     if len(found) == 1:
         return found[0]

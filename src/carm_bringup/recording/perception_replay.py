@@ -20,6 +20,7 @@ from carm_bringup.recording.frames import Frames, RecordedFrame, stamp_ns
 from carm_bringup.recording.session import MODEL, parameters_of
 from carm_core.errors import CarmError
 from carm_core.frame import XrayFrame
+from carm_core.image_messages import display_pixels
 from carm_core.kinematics import CArm
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_perception.parameters import LocalizerParameters
@@ -115,8 +116,6 @@ def _recorded_answers(bag: Bag, prefix: str) -> dict[int, list[Recorded]]:
 
 
 def _frame(recorded: RecordedFrame, settings: LocalizerParameters, frames: Frames) -> XrayFrame | str:
-    from carm_perception.nodes.messages import display_pixels
-
     try:
         pixels = display_pixels(recorded.image)
     except CarmError as error:

@@ -36,6 +36,7 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from carm_core.errors import CarmError, LocalizerError, UnknownNameError
 from carm_core.frame import XrayFrame
+from carm_core.image_messages import display_pixels
 from carm_core.landmarks import find_landmark, landmark
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_core.middleware import prepare_middleware
@@ -192,11 +193,11 @@ class LocalizerNode(Node):
             return
         image, (focal_px, width) = self._pending.pop(stamp), self._focal_px.pop(stamp)
         try:
-            pixels = messages.display_pixels(image)
+            pixels = display_pixels(image)
             if not focal_px > 0 or width != pixels.shape[1]:
                 raise LocalizerError(f"camera_info (fx {focal_px}, {width} px wide) does not fit the image")
-        except LocalizerError as error:
-            self.get_logger().warning(str(error), throttle_duration_sec=5.0)
+        except CarmError as error:
+            self.get_logger().warning(f"xray/image: {error}", throttle_duration_sec=5.0)
             return
         self._keep(self._stamps, stamp, image.header.stamp)
         frame = XrayFrame(pixels, 1000 * self._settings.source_isocenter_m / focal_px, stamp)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from carm_core.errors import LocalizerError
 from carm_core.frame import XrayFrame
 from carm_core.landmarks import landmark
 from carm_core.localization import LandmarkEstimate, Localization
@@ -26,21 +25,6 @@ FRAME = "xray_optical"
 def seconds(stamp: Time) -> float:
     """Time in s."""
     return float(stamp.sec) + 1e-9 * float(stamp.nanosec)
-
-
-def display_pixels(message: Image) -> NDArray[np.uint8]:
-    """Pixels uint8 (rows, columns) of a ``mono8`` image.
-
-    Raises:
-        LocalizerError: The encoding is another one, or the data do not fit the size.
-    """
-    if message.encoding not in ("mono8", "8UC1"):
-        raise LocalizerError(f"xray/image must be mono8, not {message.encoding!r}")
-    rows, columns, step = message.height, message.width, message.step or message.width
-    data = np.frombuffer(message.data, np.uint8)
-    if step < columns or data.size < rows * step or not rows or not columns:
-        raise LocalizerError(f"xray/image of {columns} x {rows} px has {data.size} bytes, step {step}")
-    return np.ascontiguousarray(data[: rows * step].reshape(rows, step)[:, :columns])
 
 
 def landmark_message(estimate: LandmarkEstimate, frame: XrayFrame) -> Landmark:
