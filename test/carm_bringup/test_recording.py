@@ -62,6 +62,20 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert read.before("/carm/count", 3_999) is None
 
 
+@pytest.mark.parametrize("close", [True, False])
+def test_the_file_alone_keeps_what_metadata_yaml_says(tmp_path: Path, close: bool) -> None:
+    """The metadata record of rosbag2_storage_mcap; a recorder that is killed leaves the first one."""
+    write_numbers(tmp_path / "bag", 25, close=close)
+    (tmp_path / "bag" / "bag_0.mcap").rename(tmp_path / "alone.mcap")
+    said = yaml.safe_load((tmp_path / "bag" / "metadata.yaml").read_text(encoding="utf-8"))
+    bag = read_bag(tmp_path / "alone.mcap")
+    kept = yaml.safe_load(bag.records["rosbag2"]["serialized_metadata"])
+    assert set(kept) == set(said["rosbag2_bagfile_information"])
+    if close:
+        assert kept == said["rosbag2_bagfile_information"]
+        assert kept["message_count"] == len(bag.of("/carm/count")) == 25
+
+
 def test_metadata_is_that_of_rosbag2_jazzy(tmp_path: Path) -> None:
     """Keys as in rosbag2_storage/bag_metadata.hpp and yaml.hpp, version 9."""
     write_numbers(tmp_path / "bag", 25)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads bags, broken and foreign ones too: everything that can be read, and a note on what cannot.
 
-``.mcap`` files are read from front to back, so that one without its end (a killed recorder, a full disk, a broken
-copy) still gives all of its whole chunks. Other bags (rosbag2 with SQLite, ROS 1) are left to `rosbags`.
+Files are read from front to back, so that one without its end (a killed recorder, a full disk, a broken copy) still
+gives all that is whole. Messages are decoded by the definitions that the bag brings along. Bags of ROS 1 are left to
+`rosbags`.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mcap.exceptions import McapError
+import psutil
 from mcap.records import Channel, Footer, Message, Metadata, Schema
-from mcap.stream_reader import StreamReader
-from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.highlevel import AnyReader
 from rosbags.typesys import get_types_from_idl
 from rosbags.typesys.store import Typestore
 
 from carm_bringup.recording import schemas
+from carm_bringup.recording.bag_files import Storage, bag_files, mcap_records, plain_file, sqlite_records, unpacked
 from carm_bringup.recording.errors import BagError
 
 NANOSECONDS = 1_000_000_000
-_RECORD_LIMIT = 1 << 30
+_MEMORY_SHARE = 0.5
+_NOTES_TOLD = 3
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Bag:
         records: Metadata records of the ``.mcap`` file by name; the last one of each name.
         notes: What could not be read, one line each.
         complete: The file has its end.
+        size_bytes: Size of the messages.
     """
 
     path: Path
@@ -63,6 +66,7 @@ class Bag:
     records: dict[str, dict[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     complete: bool = True
+    size_bytes: int = 0
 
     @property
     def start_ns(self) -> int:
@@ -94,29 +98,31 @@ def read_bag(path: Path, remappings: dict[str, str] | None = None, skip: Collect
     """Read a bag into memory.
 
     Args:
-        path: Folder of a rosbag2 bag, an ``.mcap`` file, a ``.db3`` file's folder, or a ROS 1 ``.bag`` file.
+        path: Folder of a bag, or one of its files: mcap, SQLite (``.db3``) or ROS 1; also compressed as a whole.
         remappings: Topic in the bag to the name it is to have; a trailing slash remaps a whole namespace.
         skip: Topics, by their new names, that are left out: a long session does not fit into memory with all images.
 
     Raises:
-        BagError: There is no bag, or nothing in it can be read.
+        BagError: There is no bag, nothing in it can be read, or it does not fit into memory.
     """
     if not path.exists():
         raise BagError(f"{path}: there is no such bag")
     bag = Bag(path)
-    files = sorted(path.glob("*.mcap")) if path.is_dir() else [path] if path.suffix == ".mcap" else []
+    files = bag_files(path, bag.notes)
 
     def wanted(topic: str) -> bool:
         return remapped(topic, remappings or {}) not in skip
 
-    for recorded, type_name in _mcap_messages(files, bag, wanted) if files else _other_messages(path, bag, wanted):
-        topic = remapped(recorded.topic, remappings or {})
-        bag.types[topic] = type_name
-        bag.messages.setdefault(topic, []).append(recorded)
+    for file, storage in files:
+        read = _ros1_messages if storage is Storage.ROS1 else _ros2_messages
+        for recorded, type_name in read(file, storage, bag, wanted):
+            topic = remapped(recorded.topic, remappings or {})
+            bag.types[topic] = type_name
+            bag.messages.setdefault(topic, []).append(recorded)
     for messages in bag.messages.values():
         messages.sort(key=lambda recorded: recorded.sent_ns)
     if not bag.messages:
-        why = "; ".join(bag.notes) or "it is empty"
+        why = "; ".join(bag.notes[:_NOTES_TOLD]) or "it is empty"
         raise BagError(f"{path}: no message can be read: {why}")
     return bag
 
@@ -131,27 +137,28 @@ def remapped(topic: str, remappings: dict[str, str]) -> str:
     return topic
 
 
-def _mcap_messages(files: list[Path], bag: Bag, wanted: Callable[[str], bool]) -> Iterator[tuple[Recorded, str]]:
-    for file in files:
-        decoder = _Decoder(bag, wanted)
-        with file.open("rb") as stream:
-            ended = False
-            try:
-                for record in StreamReader(stream, record_size_limit=_RECORD_LIMIT).records:
-                    ended = ended or isinstance(record, Footer)
-                    if isinstance(record, Metadata):
-                        bag.records[record.name] = dict(record.metadata)
-                    found = decoder.take(record)
-                    if found is not None:
-                        yield found
-            except (McapError, ValueError, EOFError, OSError, MemoryError) as error:
-                where = f"{file.name} breaks off" if decoder.messages else f"{file.name} is no mcap file"
-                ended = ended or False
-                if not ended:
-                    bag.notes.append(f"{where} ({type(error).__name__}); {decoder.messages} messages before are whole")
-            except Exception as error:  # zstandard and lz4 raise errors of their own kinds for a damaged chunk
-                bag.notes.append(f"{file.name} is damaged ({error}); {decoder.messages} messages before are whole")
-            bag.complete = bag.complete and ended
+def _ros2_messages(
+    file: Path, storage: Storage, bag: Bag, wanted: Callable[[str], bool]
+) -> Iterator[tuple[Recorded, str]]:
+    decoder = _Decoder(bag, wanted)
+    ended = False
+    try:
+        for record in (mcap_records if storage is Storage.MCAP else sqlite_records)(file, bag.notes):
+            ended = ended or isinstance(record, Footer)
+            if isinstance(record, Metadata):
+                bag.records[record.name] = dict(record.metadata)
+            found = decoder.take(record)
+            if found is not None:
+                yield found
+        ended = ended or storage is Storage.SQLITE
+    except BagError:
+        raise
+    except Exception as error:  # mcap, sqlite3 and the decompressors raise many unrelated types
+        if not ended:
+            why = " ".join(str(error).split()) or type(error).__name__
+            bag.notes.append(f"{file.name} breaks off ({why}); {decoder.messages} messages before are whole")
+    bag.notes += decoder.notes()
+    bag.complete = bag.complete and ended
 
 
 class _Decoder:
@@ -163,7 +170,15 @@ class _Decoder:
         self._schemas: dict[int, Schema] = {}
         self._channels: dict[int, Channel] = {}
         self._known: dict[int, str] = {}
+        self._skipped: dict[str, list[str]] = {}
+        self._most_bytes = bag.size_bytes + int(psutil.virtual_memory().available * _MEMORY_SHARE)
         self.messages = 0
+
+    def notes(self) -> list[str]:
+        """What was skipped, one line for each topic."""
+        return [
+            f"{len(reasons)} messages of {topic} are skipped: {reasons[0]}" for topic, reasons in self._skipped.items()
+        ]
 
     def take(self, record: Any) -> tuple[Recorded, str] | None:
         if isinstance(record, Schema):
@@ -202,10 +217,14 @@ class _Decoder:
         if not type_name:
             return None
         try:
-            content = self._deserialize(message.data, type_name)
+            data = unpacked(message.data)  # rosbag2 may compress each message; CDR itself begins with 0
+            content = self._deserialize(data, type_name)
         except Exception as error:  # the decoder raises several unrelated types for bad data
-            self._bag.notes.append(f"a message of {topic} is skipped: {error}")
+            self._skipped.setdefault(topic, []).append(" ".join(str(error).split()))
             return None
+        self._bag.size_bytes += len(data)
+        if self._bag.size_bytes > self._most_bytes:
+            raise BagError(f"{self._bag.path}: the bag does not fit into memory; record without image_raw, or split it")
         return Recorded(topic, message.log_time, message.publish_time or message.log_time, content), type_name
 
     def _deserialize(self, data: bytes, type_name: str) -> Any:
@@ -215,9 +234,15 @@ class _Decoder:
         return decode(data[4:], 0, kind.cls, self._store)[0]
 
 
-def _other_messages(path: Path, bag: Bag, wanted: Callable[[str], bool]) -> Iterator[tuple[Recorded, str]]:
+def _ros1_messages(
+    file: Path, storage: Storage, bag: Bag, wanted: Callable[[str], bool]
+) -> Iterator[tuple[Recorded, str]]:
+    del storage
     try:
-        with AnyReader([path], default_typestore=schemas.standard_types()) as reader:
+        with (
+            plain_file(file, ".bag") as plain,
+            AnyReader([plain], default_typestore=schemas.standard_types()) as reader,
+        ):
             connections = [connection for connection in reader.connections if wanted(connection.topic)]
             for connection, time_ns, data in reader.messages(connections) if connections else ():
                 try:
@@ -226,5 +251,5 @@ def _other_messages(path: Path, bag: Bag, wanted: Callable[[str], bool]) -> Iter
                     bag.notes.append(f"a message of {connection.topic} is skipped: {error}")
                     continue
                 yield Recorded(connection.topic, time_ns, time_ns, content), connection.msgtype
-    except (AnyReaderError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # rosbags raises many unrelated types for damaged files
         bag.notes.append(" ".join(str(error).split()))

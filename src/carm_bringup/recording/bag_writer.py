@@ -22,6 +22,8 @@ from carm_bringup.recording.errors import BagWriteError
 
 VERSION = 9
 """Version of ``metadata.yaml`` in ROS 2 Jazzy."""
+INFORMATION = "rosbag2"
+"""Metadata record of the ``.mcap`` file with the content of ``metadata.yaml`` (rosbag2_storage_mcap)."""
 _CHUNK_BYTES = 4 << 20
 _METADATA_S = 2.0
 _LIBRARY = "carm record"
@@ -72,6 +74,7 @@ class BagWriter:
             raise BagWriteError(folder, _reason(error), 0) from error
         self._writer: Any = Writer(self._stream, chunk_size=_CHUNK_BYTES, compression=CompressionType.ZSTD)
         self._writer.start(profile="ros2", library=_LIBRARY)
+        self._add_information()
         self.flush()
 
     def add_topic(
@@ -163,6 +166,7 @@ class BagWriter:
         try:
             self._writer.flush()
             self._good_size, self._good_messages = self._stream.tell(), self.messages
+            self._add_information()
             self._writer.finish()
             self._stream.close()
             self._write_metadata()
@@ -180,12 +184,19 @@ class BagWriter:
         return BagWriteError(self.folder, _reason(error), self._good_messages)
 
     def _write_metadata(self) -> None:
-        text = yaml.dump(self._metadata(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        text = _yaml({"rosbag2_bagfile_information": self._information()})
         beside = self.folder / ".metadata.yaml"
         beside.write_text(text, encoding="utf-8")
         beside.replace(self.folder / "metadata.yaml")
 
-    def _metadata(self) -> dict[str, Any]:
+    def _add_information(self) -> None:
+        """Put what ``metadata.yaml`` says into the file, as rosbag2 does: the file alone is a bag, too.
+
+        The last such record counts: the first one is for a recorder that is killed.
+        """
+        self._writer.add_metadata(INFORMATION, {"serialized_metadata": _yaml(self._information())})
+
+    def _information(self) -> dict[str, Any]:
         topics = [
             {
                 "topic_metadata": {
@@ -199,7 +210,7 @@ class BagWriter:
             }
             for topic in self._topics.values()
         ]
-        information = {
+        return {
             "version": VERSION,
             "storage_identifier": "mcap",
             **self._span(),
@@ -211,7 +222,6 @@ class BagWriter:
             "custom_data": dict(self._custom) or None,
             "ros_distro": self._distribution,
         }
-        return {"rosbag2_bagfile_information": information}
 
     def _span(self) -> dict[str, Any]:
         return {
@@ -219,6 +229,10 @@ class BagWriter:
             "starting_time": {"nanoseconds_since_epoch": self._first_ns},
             "message_count": self.messages,
         }
+
+
+def _yaml(content: Mapping[str, Any]) -> str:
+    return str(yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 def _reason(error: OSError) -> str:

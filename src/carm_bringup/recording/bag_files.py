@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of a bag and the records in them, told by what the files hold: their names and ``metadata.yaml`` may err.
+
+Whatever the storage, records are those of mcap: schemas, channels, messages, metadata.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from enum import Enum
+from pathlib import Path, PurePath
+from typing import IO, Any
+
+import lz4.frame
+import yaml
+import zstandard
+from mcap.reader import SeekingReader
+from mcap.records import Channel, Chunk, Message, Schema
+from mcap.stream_reader import StreamReader, breakup_chunk
+
+from carm_bringup.recording.errors import BagError
+
+LARGEST_BYTES = 256 << 20
+"""Largest record, and most that a chunk or a message may unpack to, bytes."""
+
+METADATA = "metadata.yaml"
+_LARGEST_METADATA_BYTES = 16 << 20
+_ZSTD, _LZ4 = b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"
+_FED_BYTES = 1024  # a compressed block of 4 bytes gives up to 128 KiB
+_PART = re.compile(r"_(\d+)$")  # rosbag2 numbers the files of a bag
+_COPIED_BYTES = 1 << 20
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Storage(Enum):
+    """How messages are stored, by the first bytes of the file."""
+
+    MCAP = b"\x89MCAP0\r\n"
+    SQLITE = b"SQLite format 3\0"
+    ROS1 = b"#ROSBAG V2"
+
+
+def storage_of(file: Path) -> Storage | None:
+    """Return how a file stores messages, compressed as a whole or not; None when it is no bag's file."""
+    try:
+        with _opened(file) as stream:
+            start = stream.read(16)
+    except (OSError, EOFError, RuntimeError, zstandard.ZstdError):
+        return None
+    return next((storage for storage in Storage if start.startswith(storage.value)), None)
+
+
+def bag_files(path: Path, notes: list[str]) -> list[tuple[Path, Storage]]:
+    """Return the files of a bag, in order.
+
+    Args:
+        path: The file itself, or a folder: the files that its ``metadata.yaml`` lists, else all that are bags.
+        notes: Told what is missing or was assumed.
+
+    Raises:
+        BagError: There are none, or it is not clear which of them are the bag.
+    """
+    if not path.is_dir():
+        storage = storage_of(path)
+        if storage is None:
+            raise BagError(f"{path} is no bag: neither mcap, nor SQLite, nor a bag of ROS 1")
+        return [(path, storage)]
+    found = {file: storage for file in sorted(path.iterdir()) if file.is_file() and (storage := storage_of(file))}
+    if not found:
+        raise BagError(f"{path}: there is no bag in this folder")
+    listed = _listed(path, notes)
+    if listed:
+        here = [file for name in listed if (file := _same_file(path / name)) is not None]
+        damaged = [file for file in here if file not in found]
+        if damaged:
+            raise BagError(f"{damaged[0]} is damaged: neither mcap, nor SQLite, nor a bag of ROS 1")
+        if len(here) < len(listed):
+            notes.append(f"{METADATA} lists {len(listed)} files, {len(listed) - len(here)} of which are not here")
+        if here:
+            return [(file, found[file]) for file in here]
+    bags = {(storage, _PART.sub("", _bare(file.name))) for file, storage in found.items()}
+    if len(bags) > 1:
+        raise BagError(f"{path} holds several bags: choose a file ({', '.join(file.name for file in found)})")
+    return sorted(found.items(), key=lambda item: _part_number(item[0]))
+
+
+def _bare(name: str) -> str:
+    """A file's name without its suffixes."""
+    return PurePath(name.removesuffix(".zstd")).stem
+
+
+def _part_number(file: Path) -> int:
+    part = _PART.search(_bare(file.name))
+    return int(part[1]) if part else 0
+
+
+def _listed(folder: Path, notes: list[str]) -> list[str]:
+    """File names in ``metadata.yaml``; none where there is none that can be read."""
+    file = folder / METADATA
+    if not file.is_file():
+        return []
+    try:
+        if file.stat().st_size > _LARGEST_METADATA_BYTES:
+            raise ValueError("it is too large")
+        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+        names = content["rosbag2_bagfile_information"]["relative_file_paths"]
+        return [PurePath(str(name)).name for name in names]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
+        notes.append(f"{METADATA} cannot be read ({type(error).__name__}): all bag files of the folder are taken")
+        return []
+
+
+def _same_file(listed: Path) -> Path | None:
+    """The file itself, or the same one compressed or unpacked meanwhile."""
+    names = [listed.name, f"{listed.name}.zstd", listed.name.removesuffix(".zstd")]
+    return next((file for name in names if (file := listed.with_name(name)).is_file()), None)
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[IO[bytes]]:
+    """A file's bytes, unpacked where the whole file is compressed."""
+    with file.open("rb") as stream:
+        start = stream.read(4)
+        stream.seek(0)
+        if start == _ZSTD:
+            reader: Any = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
+            yield io.BufferedReader(reader)
+        elif start == _LZ4:
+            with lz4.frame.open(stream) as reader:
+                yield reader
+        else:
+            yield stream
+
+
+def unpacked(data: bytes, most_bytes: int = LARGEST_BYTES) -> bytes:
+    """Return data, decompressed when they are one or more frames of zstd or lz4.
+
+    Raises:
+        ValueError: They are damaged, break off, or unpack to too much.
+    """
+    makers: dict[bytes, Callable[[], Any]] = {
+        _ZSTD: lambda: zstandard.ZstdDecompressor().decompressobj(),
+        _LZ4: lz4.frame.LZ4FrameDecompressor,
+    }
+    if data[:4] not in makers:
+        return data
+    out = bytearray()
+    while data:
+        decoder = makers.get(data[:4], makers[_ZSTD])()
+        fed = 0
+        while not decoder.eof:
+            if fed >= len(data):
+                raise ValueError("compressed data break off")
+            try:
+                out += decoder.decompress(data[fed : fed + _FED_BYTES])
+            except (RuntimeError, zstandard.ZstdError) as error:
+                raise ValueError(f"compressed data are damaged: {error}") from error
+            fed += _FED_BYTES
+            if len(out) > most_bytes:
+                raise ValueError(f"it unpacks to more than {most_bytes >> 20} MiB")
+        data = (decoder.unused_data or b"") + data[fed:]
+    return bytes(out)
+
+
+def mcap_records(file: Path, notes: list[str]) -> Iterator[Any]:
+    """Give the records of an ``.mcap`` file from front to back, those of its chunks among them.
+
+    Args:
+        file: The file.
+        notes: Told which chunks are damaged.
+
+    Raises:
+        Exception: The file breaks off or is damaged; all records before were given.
+    """
+    yield from _summary(file)
+    with _opened(file) as stream:
+        for record in StreamReader(stream, emit_chunks=True, record_size_limit=LARGEST_BYTES).records:
+            if not isinstance(record, Chunk):
+                yield record
+                continue
+            try:
+                inside = breakup_chunk(_plain(record), validate_crc=True)
+            except Exception as error:  # mcap raises several unrelated types for damaged records
+                notes.append(f"a chunk of {file.name} is damaged: {error}")
+                continue
+            yield from inside
+
+
+def _summary(file: Path) -> list[Any]:
+    """Schemas and channels at the end of a file, where it has its end: the chunk that holds them may be damaged."""
+    with file.open("rb") as stream:
+        reader = SeekingReader(stream, record_size_limit=LARGEST_BYTES)
+        try:
+            summary = reader.get_summary()
+        except Exception:  # mcap raises several unrelated types for what is compressed, cut off or damaged
+            return []
+    return [*summary.schemas.values(), *summary.channels.values()] if summary else []
+
+
+def _plain(chunk: Chunk) -> Chunk:
+    """The same chunk, not compressed."""
+    if chunk.compression not in ("", "zstd", "lz4"):
+        raise ValueError(f"compression {chunk.compression!r} is not supported")
+    data = unpacked(chunk.data, LARGEST_BYTES) if chunk.compression else chunk.data
+    if len(data) != chunk.uncompressed_size:
+        raise ValueError(f"it has {len(data)} bytes, not {chunk.uncompressed_size}")
+    return dataclasses.replace(chunk, compression="", data=data)
+
+
+def sqlite_records(file: Path, notes: list[str]) -> Iterator[Any]:
+    """Give schemas, channels and messages of a ``.db3`` file of rosbag2, of any of its versions.
+
+    Args:
+        file: The file.
+        notes: Told what cannot be read.
+
+    Raises:
+        sqlite3.Error: The file is damaged; all records before were given.
+        ValueError: It is no bag.
+    """
+    with _database(file) as database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not {"topics", "messages"} <= tables:
+            raise ValueError("it has no table of topics or messages")
+        texts: dict[str, tuple[str, str]] = {}
+        if "message_definitions" in tables:
+            columns = "topic_type, encoding, encoded_message_definition"
+            rows = database.execute(f"SELECT {columns} FROM message_definitions")
+            texts = {str(kind): (str(encoding), str(text or "")) for kind, encoding, text in rows}
+        channels = database.execute("SELECT id, name, type, serialization_format FROM topics").fetchall()
+        for number, topic, kind, form in channels:
+            encoding, text = texts.get(kind, ("", ""))
+            yield Schema(id=number, name=str(kind), encoding=encoding, data=text.encode())
+            yield Channel(id=number, schema_id=number, topic=str(topic), message_encoding=str(form), metadata={})
+        for number, time_ns, data in database.execute("SELECT topic_id, timestamp, data FROM messages"):
+            if not isinstance(data, bytes):
+                notes.append(f"a message of {file.name} is skipped: it has no data")
+                continue
+            yield Message(channel_id=number, log_time=time_ns, data=data, publish_time=time_ns, sequence=0)
+
+
+@contextlib.contextmanager
+def _database(file: Path) -> Iterator[sqlite3.Connection]:
+    """A database, opened for reading alone; with the log beside it that a killed recorder leaves."""
+    log = file.with_name(f"{file.name}-wal")
+    mode = "ro" if log.is_file() and log.stat().st_size else "ro&immutable=1"
+    with plain_file(file) as plain, contextlib.closing(sqlite3.connect(_address(plain, mode), uri=True)) as database:
+        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_BYTES)
+        database.text_factory = lambda data: data.decode("utf-8", "replace")
+        yield database
+
+
+def _address(file: Path, mode: str) -> str:
+    return f"{file.resolve().as_uri()}?mode={mode}"
+
+
+@contextlib.contextmanager
+def plain_file(file: Path, suffix: str = "") -> Iterator[Path]:
+    """A file that is not compressed and has a suffix: the file itself, or a copy of it for as long as it is needed.
+
+    Args:
+        file: The file.
+        suffix: Suffix that its name must have; empty: any.
+
+    Raises:
+        ValueError: It unpacks to more than half of the disk that is free.
+    """
+    with file.open("rb") as stream:
+        compressed = stream.read(4) in (_ZSTD, _LZ4)
+    if not compressed and file.suffix.endswith(suffix):
+        yield file
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / f"plain{suffix}"
+        if compressed:
+            with _opened(file) as stream:
+                _copy(stream, copy)
+        else:
+            copy.symlink_to(file.resolve())
+        yield copy
+
+
+def _copy(stream: IO[bytes], copy: Path) -> None:
+    most_bytes, size = shutil.disk_usage(copy.parent).free // 2, 0
+    with copy.open("wb") as out:
+        while block := stream.read(_COPIED_BYTES):
+            size += len(block)
+            if size > most_bytes:
+                raise ValueError(f"it unpacks to more than {most_bytes >> 20} MiB, half of the disk that is free")
+            out.write(block)
