@@ -36,6 +36,8 @@ class Decoding:
         schema: The answer is JSON of this schema; None: anything.
         temperature: 0: the most probable token each time.
         stop: Texts before which the answer ends.
+        top_p: Share of the probability that is drawn from.
+        seed: Seed of the drawing; None: any.
     """
 
     max_new_tokens: int
@@ -43,6 +45,8 @@ class Decoding:
     schema: dict[str, Any] | None = None
     temperature: float = 0.0
     stop: tuple[str, ...] = ()
+    top_p: float = 1.0
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,9 @@ class Generator:
         length = inputs["input_ids"].shape[1]
         arguments: dict[str, Any] = {"max_new_tokens": decoding.max_new_tokens, "do_sample": decoding.temperature > 0}
         if decoding.temperature > 0:
-            arguments |= {"temperature": decoding.temperature, "top_k": 0}
+            arguments |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
+            if decoding.seed is not None:
+                torch.manual_seed(decoding.seed)
         if decoding.regex or decoding.schema is not None:
             arguments["logits_processor"] = [self._constraint(decoding, length)]
         if decoding.stop:

@@ -196,9 +196,8 @@ def mcap_records(file: Path, notes: list[str]) -> Iterator[Any]:
 def _summary(file: Path) -> list[Any]:
     """Schemas and channels at the end of a file, where it has its end: the chunk that holds them may be damaged."""
     with file.open("rb") as stream:
-        reader = SeekingReader(stream, record_size_limit=LARGEST_BYTES)
         try:
-            summary = reader.get_summary()
+            summary = SeekingReader(stream, record_size_limit=LARGEST_BYTES).get_summary()
         except Exception:  # mcap raises several unrelated types for what is compressed, cut off or damaged
             return []
     return [*summary.schemas.values(), *summary.channels.values()] if summary else []

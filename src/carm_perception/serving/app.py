@@ -86,24 +86,36 @@ class Api:
     async def models(self, request: Request) -> Response:
         """The one model."""
         self._authorize(request)
-        model = {"id": self._backend.name, "object": "model", "created": self._started, "owned_by": OWNER}
-        return JSONResponse({"object": "list", "data": [model]})
+        return JSONResponse({"object": "list", "data": [self._description()]})
+
+    async def model(self, request: Request) -> Response:
+        """The one model, by its name."""
+        self._authorize(request)
+        self._check_name(request.path_params["name"])
+        return JSONResponse(self._description())
 
     async def chat(self, request: Request) -> Response:
         """Answer one chat."""
         self._authorize(request)
         try:
             body = json.loads(await self._body(request))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ApiError(400, f"the request is no JSON: {error}", code="invalid_json") from error
         wanted = await run_in_threadpool(read_request, body, self._limits.image_px)
-        if wanted.model and wanted.model != self._backend.name:
-            message = f"the model {wanted.model!r} does not exist; this server has {self._backend.name!r}"
-            raise ApiError(404, message, code="model_not_found", param="model")
+        if wanted.model:
+            self._check_name(wanted.model)
         done = await self._answer(request, wanted)
         if done is None:
             return Response(status_code=_CLIENT_CLOSED)
         return JSONResponse(_completion(self._backend.name, done))
+
+    def _description(self) -> dict[str, Any]:
+        return {"id": self._backend.name, "object": "model", "created": self._started, "owned_by": OWNER}
+
+    def _check_name(self, name: str) -> None:
+        if name != self._backend.name:
+            message = f"the model {name!r} does not exist; this server has {self._backend.name!r}"
+            raise ApiError(404, message, code="model_not_found", param="model")
 
     async def _answer(self, request: Request, wanted: ChatRequest) -> Completion | None:
         """The answer; None when the client went away."""
@@ -144,13 +156,14 @@ async def _disconnected(request: Request) -> None:
 
 
 def _completion(model: str, done: Completion) -> dict[str, Any]:
-    message = {"role": "assistant", "content": done.text}
+    message = {"role": "assistant", "content": done.text, "refusal": None}
+    reason = "stop" if done.finished else "length"
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion",
         "created": int(time.time()),
         "model": model,
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop" if done.finished else "length"}],
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
         "usage": {
             "prompt_tokens": done.prompt_tokens,
             "completion_tokens": done.tokens,
@@ -191,6 +204,7 @@ def make_app(backend: Backend, limits: Limits | None = None, api_key: str = "") 
     routes = [
         Route("/health", api.health),
         Route("/v1/models", api.models),
+        Route("/v1/models/{name:path}", api.model),
         Route("/v1/chat/completions", api.chat, methods=["POST"]),
     ]
     handlers: dict[Any, Any] = {

@@ -76,7 +76,7 @@ class CompactBackend(Backend):
 
     def joins(self, first: ChatRequest, other: ChatRequest) -> bool:
         """Questions about one image are read together, the image once, all under a grammar or none."""
-        same = ("image_key", "max_tokens", "temperature", "stop")
+        same = ("image_key", "max_tokens", "temperature", "top_p", "seed", "stop")
         return all(getattr(first, name) == getattr(other, name) for name in same) and (
             bool(first.regex) == bool(other.regex)
         )
@@ -99,7 +99,9 @@ class CompactBackend(Backend):
             constraints.insert(0, self._constraint([request.regex for request in requests]))
         sampling: dict[str, Any] = {"do_sample": False}
         if first.temperature > 0:
-            sampling = {"do_sample": True, "temperature": first.temperature, "top_k": 0}
+            sampling = {"do_sample": True, "temperature": first.temperature, "top_p": first.top_p, "top_k": 0}
+            if first.seed is not None:
+                torch.manual_seed(first.seed)
         with torch.inference_mode():
             embedded, mask = self._localizer._embedded(frame, prompts)
             out = model.generate(
@@ -130,9 +132,10 @@ def _question(request: ChatRequest) -> tuple[Any, str]:
     if request.schema is not None:
         text = "the compact model decodes under a regular expression, not under a JSON schema"
         raise ApiError(400, text, code="unsupported_parameter")
-    if len(request.messages) != 1:
+    asked = [message for message in request.messages if message["role"] != "system"]
+    if len(asked) != 1:
         raise ApiError(400, "the compact model reads one message of the user", param="messages")
-    content = request.messages[0]["content"]
+    content = asked[0]["content"]
     images = [part["image"] for part in content if part["type"] == "image"]
     texts = [part["text"] for part in content if part["type"] == "text"]
     if len(images) > 1 or len(texts) != 1:
@@ -184,7 +187,15 @@ class HuggingFaceBackend(Backend):
         return [self._complete(request) for request in requests]
 
     def _complete(self, request: ChatRequest) -> Completion:
-        decoding = Decoding(request.max_tokens, request.regex, request.schema, request.temperature, request.stop)
+        decoding = Decoding(
+            request.max_tokens,
+            request.regex,
+            request.schema,
+            request.temperature,
+            request.stop,
+            top_p=request.top_p,
+            seed=request.seed,
+        )
         return self._localizer.generator.complete(request.messages, decoding)
 
     def close(self) -> None:

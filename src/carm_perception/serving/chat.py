@@ -6,15 +6,15 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import io
 import re
 from dataclasses import dataclass
 from typing import Any
 
-from carm_core.errors import CarmError
+from carm_core.display import open_picture, shallow
+from carm_core.errors import CarmError, ImageError, ImageSizeError
 
 MAXIMUM_TOKENS = 1024
-"""Longest answer that a request may ask for."""
+"""Longest answer; a request that asks for more gets this."""
 
 DEFAULT_TOKENS = 256
 _MAXIMUM_MESSAGES = 32
@@ -24,8 +24,60 @@ _MAXIMUM_STOPS = 4
 _MAXIMUM_REGEX = 131_072
 _DATA_URL = re.compile(r"data:image/(?:png|jpeg|jpg|webp|bmp);base64,", re.IGNORECASE)
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-_REFUSED = {"stream": False, "n": 1, "logprobs": False, "tools": None, "functions": None}
-"""Fields that ask for what this server lacks, with the value that asks for nothing."""
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+_READ = {
+    *("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop"),
+    *("response_format", "structured_outputs", "guided_regex", "guided_json"),
+}
+_LABELS = {
+    *("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "request_id"),
+    *("parallel_tool_calls", "guided_decoding_backend"),
+}
+"""Fields that change no answer here: they name the request, or say how to do what is not done."""
+_IDLE: dict[str, tuple[Any, ...]] = {
+    "stream": (False,),
+    "n": (1,),
+    "best_of": (1,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "length_penalty": (1,),
+    "logit_bias": ({}, []),
+    "top_k": (0, -1),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "store": (False,),
+    "echo": (False,),
+    "ignore_eos": (False,),
+    "use_beam_search": (False,),
+    "skip_special_tokens": (True,),
+    "add_generation_prompt": (True,),
+    "modalities": (["text"],),
+    "service_tier": ("auto", "default"),
+    "verbosity": ("medium",),
+    "reasoning_effort": ("none",),
+    "guided_choice": ([],),
+    "guided_grammar": ("",),
+    "chat_template_kwargs": ({},),
+    "stop_token_ids": ([],),
+    "include_stop_str_in_output": (False,),
+    "include_reasoning": (True,),
+    "continue_final_message": (False,),
+    "add_special_tokens": (False,),
+    "spaces_between_special_tokens": (True,),
+    "return_tokens_as_token_ids": (False,),
+    "priority": (0,),
+    "bad_words": ([],),
+}
+"""Fields for what this server lacks, with the values that ask for nothing. All others are refused."""
+_MESSAGE_FIELDS = {"role", "content", "name"}
 
 
 class ApiError(CarmError):
@@ -73,6 +125,8 @@ class ChatRequest:
         messages: Chat in the form of Hugging Face templates; images are PIL images in RGB.
         max_tokens: Longest answer.
         temperature: 0: the most probable token each time.
+        top_p: Share of the probability that is drawn from.
+        seed: Seed of the drawing; None: any.
         stop: Texts before which the answer ends.
         regex: The answer matches this as a whole; empty: anything.
         schema: The answer is JSON of this schema; None: anything.
@@ -83,6 +137,8 @@ class ChatRequest:
     messages: list[dict[str, Any]]
     max_tokens: int
     temperature: float
+    top_p: float
+    seed: int | None
     stop: tuple[str, ...]
     regex: str
     schema: dict[str, Any] | None
@@ -105,26 +161,66 @@ def read_request(body: Any, image_px: int) -> ChatRequest:
     """
     if not isinstance(body, dict):
         raise ApiError(400, "the request must be a JSON object")
-    for name, idle in _REFUSED.items():
-        if body.get(name) not in (None, idle, []):
-            raise _bad(f"{name} is not supported here", name, "unsupported_parameter")
+    body = _without_nulls(body)
+    _refuse_unsupported(body)
     model = body.get("model", "")
     if not isinstance(model, str):
         raise _bad("model must be a string", "model")
     digest = hashlib.blake2b(digest_size=16)
     messages = _messages(body.get("messages"), image_px, digest)
-    tokens = body.get("max_completion_tokens", body.get("max_tokens"))
-    tokens = DEFAULT_TOKENS if tokens is None else tokens
-    if isinstance(tokens, bool) or not isinstance(tokens, int) or not 1 <= tokens <= MAXIMUM_TOKENS:
-        raise _bad(f"max_tokens must be a whole number from 1 to {MAXIMUM_TOKENS}, not {tokens!r}", "max_tokens")
-    temperature = body.get("temperature")
-    temperature = 0.0 if temperature is None else temperature
-    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not 0 <= temperature <= 2:
-        raise _bad(f"temperature must be a number from 0 to 2, not {temperature!r}", "temperature")
     regex, schema = _form(body)
+    temperature = _number(body, "temperature", 0.0, 2.0, 0.0)
+    top_p, seed = _number(body, "top_p", 0.0, 1.0, 1.0), _seed(body)
     return ChatRequest(
-        model, messages, tokens, float(temperature), _stop(body.get("stop")), regex, schema, digest.digest()
+        model=model,
+        messages=messages,
+        max_tokens=_tokens(body),
+        temperature=temperature,
+        top_p=top_p if temperature else 1.0,  # without a temperature nothing is drawn
+        seed=seed if temperature else None,
+        stop=_stop(body.get("stop")),
+        regex=regex,
+        schema=schema,
+        image_key=digest.digest(),
     )
+
+
+def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
+    """Clients that send every field send null for those that are not set."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _refuse_unsupported(body: dict[str, Any]) -> None:
+    for name, value in body.items():
+        if name not in _READ | _LABELS and value not in _IDLE.get(name, ()):
+            raise _bad(f"{name[:80]} is not supported here", name[:80], "unsupported_parameter")
+
+
+def _tokens(body: dict[str, Any]) -> int:
+    name = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
+    tokens = body.get(name, DEFAULT_TOKENS)
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
+        raise _bad(f"{name} must be a whole number of at least 1, not {_shown(tokens)}", name)
+    return min(tokens, MAXIMUM_TOKENS)
+
+
+def _number(body: dict[str, Any], name: str, low: float, high: float, default: float) -> float:
+    value = body.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise _bad(f"{name} must be a number from {low:g} to {high:g}, not {_shown(value)}", name)
+    return float(value)
+
+
+def _seed(body: dict[str, Any]) -> int | None:
+    seed = body.get("seed")
+    if isinstance(seed, bool) or not isinstance(seed, int | None):
+        raise _bad(f"seed must be a whole number, not {_shown(seed)}", "seed")
+    return None if seed is None else seed % 2**63
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _stop(value: Any) -> tuple[str, ...]:
@@ -136,27 +232,32 @@ def _stop(value: Any) -> tuple[str, ...]:
 
 def _form(body: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
     """Regular expression and JSON schema that a request asks for, in the ways of OpenAI and of vLLM."""
-    structured = body.get("structured_outputs") or {}
+    structured = body.get("structured_outputs", {})
+    structured = _without_nulls(structured) if isinstance(structured, dict) else structured
     if not isinstance(structured, dict) or set(structured) - {"regex", "json"}:
         raise _bad("structured_outputs may hold regex or json", "structured_outputs")
-    regex = structured.get("regex") or body.get("guided_regex") or ""
-    schema = structured.get("json") or body.get("guided_json")
-    wanted = body.get("response_format") or {"type": "text"}
+    asked = [("structured_outputs", name, value) for name, value in structured.items()]
+    asked += [
+        (name, name.removeprefix("guided_"), body[name]) for name in ("guided_regex", "guided_json") if name in body
+    ]
+    wanted = body.get("response_format", {"type": "text"})
     kind = wanted.get("type") if isinstance(wanted, dict) else None
     if kind == "json_schema":
         inner = wanted.get("json_schema")
-        schema = inner.get("schema") if isinstance(inner, dict) else None
-        if not isinstance(schema, dict):
-            raise _bad("response_format.json_schema.schema must be an object", "response_format")
+        asked.append(("response_format", "json", inner.get("schema") if isinstance(inner, dict) else None))
     elif kind != "text":
-        raise _bad(f"response_format may be text or json_schema, not {kind!r}", "response_format")
-    if not isinstance(regex, str) or len(regex) > _MAXIMUM_REGEX:
-        raise _bad(f"the regular expression must be a text of up to {_MAXIMUM_REGEX} characters", "structured_outputs")
-    if schema is not None and not isinstance(schema, dict):
-        raise _bad("the JSON schema must be an object", "structured_outputs")
-    if regex and schema is not None:
-        raise _bad("give a regular expression or a JSON schema, not both", "structured_outputs")
-    return regex, schema
+        raise _bad(f"response_format may be text or json_schema, not {_shown(kind)}", "response_format")
+    asked = [item for item in asked if item[2] != ""]
+    if len(asked) > 1:
+        raise _bad("give one form of the answer, a regular expression or a JSON schema, not several", asked[1][0])
+    for name, form, value in asked:
+        if form == "json" and not isinstance(value, dict):
+            raise _bad(f"{name}: the JSON schema must be an object", name)
+        if form == "regex" and not (isinstance(value, str) and len(value) <= _MAXIMUM_REGEX):
+            text = f"the regular expression must be a text of up to {_MAXIMUM_REGEX} characters"
+            raise _bad(f"{name}: {text}", name)
+        return (value, None) if form == "regex" else ("", value)
+    return "", None
 
 
 def _messages(value: Any, image_px: int, digest: Any) -> list[dict[str, Any]]:
@@ -165,16 +266,22 @@ def _messages(value: Any, image_px: int, digest: Any) -> list[dict[str, Any]]:
     messages, images, characters = [], 0, 0
     for index, message in enumerate(value):
         where = f"messages[{index}]"
-        if not isinstance(message, dict) or message.get("role") not in ("system", "user", "assistant"):
-            raise _bad(f"{where}.role must be system, user or assistant", f"{where}.role")
+        role = message.get("role") if isinstance(message, dict) else None
+        if not isinstance(role, str) or role not in _ROLES:
+            raise _bad(f"{where}.role must be system, developer, user or assistant", f"{where}.role")
+        for name, more in message.items():
+            if name not in _MESSAGE_FIELDS and more not in (None, [], {}):
+                raise _bad(f"{where}.{name} is not supported here", f"{where}.{name}", "unsupported_parameter")
         content = message.get("content")
+        if content is None and role == "assistant":
+            content = ""
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if not isinstance(parts, list) or not parts:
             raise _bad(f"{where}.content must be a text or a list of parts", f"{where}.content")
         read = [_part(part, f"{where}.content[{place}]", image_px, digest) for place, part in enumerate(parts)]
         images += sum(part["type"] == "image" for part in read)
         characters += sum(len(part.get("text", "")) for part in read)
-        messages.append({"role": message["role"], "content": read})
+        messages.append({"role": _ROLES[role], "content": read})
         if images > _MAXIMUM_IMAGES:
             raise _bad(f"at most {_MAXIMUM_IMAGES} images are read", where)
         if characters > _MAXIMUM_TEXT:
@@ -187,6 +294,8 @@ def _messages(value: Any, image_px: int, digest: Any) -> list[dict[str, Any]]:
 def _part(part: Any, where: str, image_px: int, digest: Any) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text" and isinstance(part.get("text"), str):
+        if not part["text"].isascii() and any("\ud800" <= sign <= "\udfff" for sign in part["text"]):
+            raise _bad(f"{where}.text holds half of a surrogate pair", where)
         return {"type": "text", "text": part["text"]}
     if kind == "image_url":
         holder = part.get("image_url")
@@ -209,19 +318,15 @@ def read_image(url: str, where: str, image_px: int, digest: Any) -> Any:
     Raises:
         ApiError: It is no such URL, no such image, or too large.
     """
-    from PIL import Image
-
     start = _DATA_URL.match(url)
     if start is None:
         raise _bad(f"{where}: images are read from data URLs only (data:image/png;base64,...)", where, "invalid_image")
     try:
-        content = base64.b64decode(url[start.end() :], validate=True)
-        image = Image.open(io.BytesIO(content), formats=_FORMATS)
-        if max(image.size) > image_px:
-            shown = " x ".join(map(str, image.size))
-            raise _bad(f"{where}: the image has {shown} px; {image_px} is the longest side", where, "image_too_large")
-        digest.update(hashlib.blake2b(content).digest())
-        return image.convert("RGB")
-    except (binascii.Error, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise _bad(f"{where}: the image cannot be read ({reason})", where, "invalid_image") from error
+        content = base64.b64decode("".join(url[start.end() :].split()), validate=True)
+        image = shallow(open_picture(content, _FORMATS, image_px)).convert("RGB")
+    except ImageSizeError as error:
+        raise _bad(f"{where}: {error}", where, "image_too_large") from error
+    except (ImageError, binascii.Error, ValueError) as error:
+        raise _bad(f"{where}: {error}", where, "invalid_image") from error
+    digest.update(hashlib.blake2b(content).digest())
+    return image
