@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from carm_core.errors import LocalizerError
@@ -12,6 +13,9 @@ from carm_core.errors import LocalizerError
 COMPACT_FOLDER = Path(__file__).parent / "models" / "compact"
 LOCALIZER_FILE, HEAD_FILE = "localizer.safetensors", "displacement_head.safetensors"
 """Weights of the deep-learning localizer, beside those of the language model: its network, and heads on the tower."""
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 REQUIRED = ("config.json", "tokenizer_config.json", "processor_config.json")
 
 
@@ -23,26 +27,63 @@ def check_model_folder(folder: Path, required: tuple[str, ...] = ("config.json",
         required: Files that it must hold besides the weights.
 
     Raises:
-        LocalizerError: The folder, a required file or a shard of the weights is missing; names it.
+        LocalizerError: The folder, a required file or a shard of the weights is missing or damaged; names it.
     """
+    _check_files("model", folder, required)
+    for index in (folder / "model.safetensors.index.json", folder / "pytorch_model.bin.index.json"):
+        if index.is_file():
+            _check_files("model", folder, _shards(index))
+            break
+    else:
+        others = {LOCALIZER_FILE, HEAD_FILE, *ADAPTER_WEIGHTS}
+        if not {file.name for pattern in _WEIGHTS for file in folder.glob(pattern)} - others:
+            raise LocalizerError(f"model folder {folder} lacks model.safetensors")
+    _check_weights("model", folder)
+
+
+def check_adapter_folder(folder: Path) -> None:
+    """Check that the folder of a PEFT adapter is complete.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        LocalizerError: The folder, its configuration or its weights are missing or damaged; names the file.
+    """
+    _check_files("adapter", folder, (ADAPTER_CONFIG,))
+    if not any((folder / name).is_file() for name in ADAPTER_WEIGHTS):
+        raise LocalizerError(f"adapter folder {folder} lacks {ADAPTER_WEIGHTS[0]}")
+    _check_weights("adapter", folder)
+
+
+def _check_files(kind: str, folder: Path, names: Sequence[str]) -> None:
+    if folder.is_file():
+        raise LocalizerError(f"{folder} is a file; give the {kind}'s folder")
     if not folder.is_dir():
-        raise LocalizerError(f"model folder {folder} does not exist")
-    for name in required:
+        raise LocalizerError(f"{kind} folder {folder} does not exist")
+    for name in names:
         if not (folder / name).is_file():
-            raise LocalizerError(f"model folder {folder} lacks {name}")
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
+            raise LocalizerError(f"{kind} folder {folder} lacks {name}")
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise LocalizerError(f"model folder {index.parent}: {index.name} is damaged") from error
+
+
+def _check_weights(kind: str, folder: Path) -> None:
+    """Read the headers: they know how long the files are."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
         try:
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise LocalizerError(f"model folder {folder}: {index.name} is damaged") from error
-        for shard in shards:
-            if not (folder / shard).is_file():
-                raise LocalizerError(f"model folder {folder} lacks {shard}")
-    elif {file.name for file in folder.glob("*.safetensors")} <= {LOCALIZER_FILE, HEAD_FILE} and not any(
-        folder.glob("*.bin")
-    ):
-        raise LocalizerError(f"model folder {folder} lacks model.safetensors")
+            with safe_open(file, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            reason = f"{file.name} is damaged, incomplete, or a pointer of Git LFS ({error})"
+            raise LocalizerError(f"{kind} folder {folder} cannot be loaded: {reason}") from error
 
 
 def weights_hash(folder: Path) -> str:

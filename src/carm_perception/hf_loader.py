@@ -6,12 +6,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from carm_core.errors import ConfigurationError, LocalizerError
-from carm_perception.folder import check_model_folder
+from carm_perception.folder import ADAPTER_CONFIG, check_adapter_folder, check_model_folder
 from carm_perception.hf_processor import load_processor
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ WORKING_BYTES = {"cpu": GIB // 2, "cuda": 3 * GIB // 2}
 """Memory beside the weights that does not grow with them: activations, libraries; on CUDA the context too."""
 NF4_BYTES = 0.5 + 4 / 64
 """Bytes of a weight in 4-bit NF4: half a byte, and one float32 scale for each block of 64 (Dettmers et al., 2023)."""
-ADAPTER_CONFIG = "adapter_config.json"
+_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
 @dataclass(frozen=True)
@@ -222,26 +223,37 @@ def resolve_source(model: str, adapter: str = "") -> Source:
         LocalizerError: A folder or a file in it is missing, or damaged.
     """
     folder = Path(model)
-    alone = (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
-    if not alone:
-        for place, wanted in ((model, "config.json"), (adapter, ADAPTER_CONFIG)):
-            if place and (Path(place).is_dir() or place.startswith(("/", "."))):
-                check_model_folder(Path(place), (wanted,))
+    if not (folder / ADAPTER_CONFIG).is_file() or (folder / "config.json").is_file():
+        if folder.is_dir() and not (folder / "config.json").is_file():
+            raise LocalizerError(f"model folder {folder} lacks config.json, and {ADAPTER_CONFIG} of an adapter, too")
+        for place, check in ((model, check_model_folder), (adapter, check_adapter_folder)):
+            if place and (Path(place).exists() or place.startswith(("/", "."))):
+                check(Path(place))
         return Source(model, adapter, model)
     if adapter:
         raise LocalizerError(f"{model} is an adapter itself; the adapter {adapter} cannot go on top of it")
-    check_model_folder(folder, (ADAPTER_CONFIG,))
-    try:
-        base = str(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"])
-    except (ValueError, KeyError) as error:
-        raise LocalizerError(f"adapter folder {folder}: {ADAPTER_CONFIG} is damaged") from error
-    if base.startswith(("/", ".")) and not Path(base).is_dir():
-        raise LocalizerError(
-            f"adapter folder {folder} belongs to {base}, which is not here: "
-            "give the place of the base model as model, and this folder as adapter"
-        )
+    check_adapter_folder(folder)
+    base = _base_of(folder)
     complete = (folder / "tokenizer_config.json").is_file()
     return Source(base, model, model if complete else base)
+
+
+def _base_of(adapter: Path) -> str:
+    """Id or folder of the model that an adapter belongs to."""
+    try:
+        base = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise LocalizerError(f"adapter folder {adapter}: {ADAPTER_CONFIG} is damaged") from error
+    if not isinstance(base, str) or not base:
+        raise LocalizerError(f"adapter folder {adapter}: {ADAPTER_CONFIG} names no base_model_name_or_path")
+    if Path(base).is_dir():
+        check_model_folder(Path(base))
+    elif not _HUB_ID.fullmatch(base):
+        raise LocalizerError(
+            f"adapter folder {adapter} belongs to {base}, which is not here: "
+            "give the place of the base model as model, and this folder as adapter"
+        )
+    return base
 
 
 def empty_model(model: str) -> Any:
