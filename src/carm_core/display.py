@@ -80,7 +80,7 @@ def open_picture(content: bytes, formats: tuple[str, ...], longest_px: int) -> I
     Raises:
         ImageError: It is no such file, damaged, or too large.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         picture: Image.Image = Image.open(io.BytesIO(content), formats=formats)
@@ -97,6 +97,8 @@ def open_picture(content: bytes, formats: tuple[str, ...], longest_px: int) -> I
         return picture.convert("L" if picture.mode in ("1", "L", "LA", "La") else "RGB")
     except ImageError:
         raise
+    except UnidentifiedImageError as error:
+        raise ImageError(f"the image cannot be read (it is none of {', '.join(formats)})") from error
     except Exception as error:  # Pillow raises many unrelated types for damaged files
         raise ImageError(f"the image cannot be read ({(str(error).splitlines() or [''])[0]})") from error
 

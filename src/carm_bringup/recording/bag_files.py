@@ -25,7 +25,7 @@ from mcap.reader import SeekingReader
 from mcap.records import Channel, Chunk, Message, Schema
 from mcap.stream_reader import StreamReader, breakup_chunk
 
-from carm_bringup.recording.errors import BagError
+from carm_bringup.recording.errors import BagError, one_line
 
 LARGEST_BYTES = 256 << 20
 """Largest record, and most that a chunk or a message may unpack to, bytes."""
@@ -188,7 +188,7 @@ def mcap_records(file: Path, notes: list[str]) -> Iterator[Any]:
             try:
                 inside = breakup_chunk(_plain(record), validate_crc=True)
             except Exception as error:  # mcap raises several unrelated types for damaged records
-                notes.append(f"a chunk of {file.name} is damaged: {error}")
+                notes.append(f"a chunk of {file.name} is damaged: {one_line(error)}")
                 continue
             yield from inside
 

@@ -22,7 +22,7 @@ from rosbags.typesys.store import Typestore
 
 from carm_bringup.recording import schemas
 from carm_bringup.recording.bag_files import Storage, bag_files, mcap_records, plain_file, sqlite_records, unpacked
-from carm_bringup.recording.errors import BagError
+from carm_bringup.recording.errors import BagError, one_line
 
 NANOSECONDS = 1_000_000_000
 _MEMORY_SHARE = 0.5
@@ -155,8 +155,9 @@ def _ros2_messages(
         raise
     except Exception as error:  # mcap, sqlite3 and the decompressors raise many unrelated types
         if not ended:
-            why = " ".join(str(error).split()) or type(error).__name__
-            bag.notes.append(f"{file.name} breaks off ({why}); {decoder.messages} messages before are whole")
+            bag.notes.append(
+                f"{file.name} breaks off ({one_line(error)}); {decoder.messages} messages before are whole"
+            )
     bag.notes += decoder.notes()
     bag.complete = bag.complete and ended
 
@@ -208,7 +209,7 @@ class _Decoder:
                 schemas.add_types(self._store, schema.name, text)
             self._store.get_msgdef(schema.name)
         except Exception as error:  # the parser raises several unrelated types for bad definitions
-            self._bag.notes.append(f"topic {channel.topic} is skipped: definition of {schema.name} ({error})")
+            self._bag.notes.append(f"topic {channel.topic} is skipped: definition of {schema.name} ({one_line(error)})")
             return ""
         return schema.name
 
@@ -220,7 +221,7 @@ class _Decoder:
             data = unpacked(message.data)  # rosbag2 may compress each message; CDR itself begins with 0
             content = self._deserialize(data, type_name)
         except Exception as error:  # the decoder raises several unrelated types for bad data
-            self._skipped.setdefault(topic, []).append(" ".join(str(error).split()))
+            self._skipped.setdefault(topic, []).append(one_line(error))
             return None
         self._bag.size_bytes += len(data)
         if self._bag.size_bytes > self._most_bytes:
@@ -248,8 +249,8 @@ def _ros1_messages(
                 try:
                     content = reader.deserialize(data, connection.msgtype)
                 except Exception as error:  # the decoder raises several unrelated types for bad data
-                    bag.notes.append(f"a message of {connection.topic} is skipped: {error}")
+                    bag.notes.append(f"a message of {connection.topic} is skipped: {one_line(error)}")
                     continue
                 yield Recorded(connection.topic, time_ns, time_ns, content), connection.msgtype
     except Exception as error:  # rosbags raises many unrelated types for damaged files
-        bag.notes.append(" ".join(str(error).split()))
+        bag.notes.append(f"{file.name} is damaged ({one_line(error)})")

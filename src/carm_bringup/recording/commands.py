@@ -49,7 +49,9 @@ def _pattern(text: str) -> str:
 
 def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``carm replay``."""
-    parser.add_argument("bag", type=Path, metavar="BAG", help="folder of a bag, or a file of one: mcap, SQLite (.db3) or ROS 1")
+    parser.add_argument(
+        "bag", type=Path, metavar="BAG", help="folder of a bag, or a file of one: mcap, SQLite (.db3) or ROS 1"
+    )
     parser.add_argument("--node", choices=("perception", "agent"), help="replay this one only")
     parser.add_argument("--rate", type=_rate, default=1.0, help="times the bag's own speed, or max (1)")
     parser.add_argument("--localizer", default="", help="ask this localizer; the recorded one when left out")

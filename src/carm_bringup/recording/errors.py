@@ -7,6 +7,8 @@ from pathlib import Path
 
 from carm_core.errors import CarmError, ConfigurationError
 
+_LONGEST_REASON = 160
+
 
 class BagError(ConfigurationError):
     """A bag cannot be read, or holds nothing to work with."""
@@ -36,3 +38,9 @@ class BagWriteError(CarmError):
 
 class SchemaError(CarmError):
     """The definition of a message type is nowhere to be found."""
+
+
+def one_line(error: Exception) -> str:
+    """Return what an error of another library says, in one line of bearable length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST_REASON else f"{text[: _LONGEST_REASON - 3]}..."
