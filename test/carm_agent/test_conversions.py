@@ -6,8 +6,11 @@ import pytest
 from sensor_msgs.msg import CameraInfo, Image
 
 from carm_agent.nodes.conversions import frame_from_messages
+from carm_core.display import display_from_signal
+from carm_core.errors import ImageError
 from carm_core.kinematics import CArm
 
+SIDE = 64
 POINT_MM = np.array([[30.0, -20.0, 150.0]])
 
 
@@ -25,3 +28,22 @@ def test_views_follow_the_camera_info(pixels: int, binning: int) -> None:
     np.testing.assert_allclose(frame.view.displacement_mm(POINT_MM), whole.displacement_mm(POINT_MM))
     from_center = whole.pixel_display(POINT_MM) - (whole.detector.columns - 1) / 2
     np.testing.assert_allclose(frame.view.pixel_display(POINT_MM) - (pixels - 1) / 2, from_center, atol=1e-6)
+
+
+def test_every_encoding_shows_the_same_frame() -> None:
+    carm = CArm.from_config()
+    info = CameraInfo(k=[1000.0, 0.0, 31.5, 0.0, 1000.0, 31.5, 0.0, 0.0, 1.0])
+    raw = np.random.default_rng(3).integers(500, 60_000, (SIDE, SIDE)).astype(np.uint16)
+    shown = display_from_signal(raw)
+    for encoding, pixels in (
+        ("mono8", shown),
+        ("rgb8", np.repeat(shown, 3, axis=1)),
+        ("mono16", raw),
+        ("16UC1", raw.astype(">u2")),
+    ):
+        step = pixels.shape[1] * pixels.itemsize
+        image = Image(height=SIDE, width=SIDE, step=step, encoding=encoding, data=pixels.tobytes())
+        image.is_bigendian = int(encoding == "16UC1")
+        np.testing.assert_array_equal(frame_from_messages(image, info, carm, carm.home).image, shown)
+    with pytest.raises(ImageError, match="'32FC1' is not supported"):
+        frame_from_messages(Image(height=1, width=1, step=4, encoding="32FC1", data=bytes(4)), info, carm, carm.home)
