@@ -102,6 +102,7 @@ def test_whole_files_compressed(tmp_path: Path, pack: Callable[[bytes], bytes]) 
 def test_sqlite_whole_alone_and_under_another_name(tmp_path: Path) -> None:
     file = database(tmp_path / "bag")
     assert numbers_of(tmp_path / "bag") == numbers_of(file) == NUMBERS
+    assert numbers_of(tmp_path / "bag" / "metadata.yaml") == NUMBERS
     file.with_name("metadata.yaml").unlink()
     assert numbers_of(tmp_path / "bag") == NUMBERS
     (tmp_path / "other").mkdir()

@@ -146,13 +146,17 @@ def test_frames_questions_refusals_and_a_clean_end(client: Client, spawn: Any) -
     assert client.ask(target_id=11, stamp=old).error_code == Localize.Result.ERROR_NO_FRAME
     assert client.ask(cancel=True, target_id=11, stamp=old).error_code == Localize.Result.ERROR_CANCELED
 
-    client.landmarks.clear()
     client.show(2, encoding="32FC1")
-    client.show(3)
-    client.until(lambda: client.landmarks, "landmarks after a bad image")
-    client.show(3, encoding="rgb8")
-    client.until(lambda: len(client.landmarks) > 1, "landmarks of a color image")
-    assert client.landmarks[0].answer == client.landmarks[1].answer
+    answers = []
+    for encoding in ("mono8", "rgb8"):
+        shown = client.show(3, encoding)
+
+        def about_it(shown: Any = shown) -> list[str]:
+            return [m.answer for m in client.landmarks if m.header.stamp == shown]
+
+        client.until(about_it, f"landmarks of the {encoding} image after a bad one")
+        answers += about_it()[:1]
+    assert answers[0] == answers[1]
 
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=10)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 import re
 import shutil
 import sqlite3
@@ -67,12 +68,16 @@ def bag_files(path: Path, notes: list[str]) -> list[tuple[Path, Storage]]:
     Raises:
         BagError: There are none, or it is not clear which of them are the bag.
     """
+    if path.name == METADATA:
+        path = path.parent
     if not path.is_dir():
+        if not os.access(path, os.R_OK):
+            raise BagError(f"{path} may not be read by this user")
         storage = storage_of(path)
         if storage is None:
             raise BagError(f"{path} is no bag: neither mcap, nor SQLite, nor a bag of ROS 1")
         return [(path, storage)]
-    found = {file: storage for file in sorted(path.iterdir()) if file.is_file() and (storage := storage_of(file))}
+    found = {file: storage for file in sorted(_regular_files(path)) if (storage := storage_of(file))}
     if not found:
         raise BagError(f"{path}: there is no bag in this folder")
     listed = _listed(path, notes)
@@ -89,6 +94,14 @@ def bag_files(path: Path, notes: list[str]) -> list[tuple[Path, Storage]]:
     if len(bags) > 1:
         raise BagError(f"{path} holds several bags: choose a file ({', '.join(file.name for file in found)})")
     return sorted(found.items(), key=lambda item: _part_number(item[0]))
+
+
+def _regular_files(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return [folder / entry.name for entry in entries if entry.is_file()]
+    except OSError as error:
+        raise BagError(f"{folder} cannot be read: {error.strerror}") from error
 
 
 def _bare(name: str) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 from carm_core.errors import ConfigurationError
 from carm_perception.data.shards import StorageError
-from carm_perception.hf_loader import ADAPTER_CONFIG, LoadReport
+from carm_perception.folder import ADAPTER_CONFIG
+from carm_perception.hf_loader import LoadReport
 from carm_perception.train.qlora.options import QloraOptions
 
 
