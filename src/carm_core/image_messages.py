@@ -91,7 +91,7 @@ def unpacked(message: Any) -> NDArray[Any]:
     if bridge is not None and whole:
         pixels = np.asarray(bridge.imgmsg_to_cv2(message, "passthrough"))
         return pixels.reshape((rows, columns) if channels == 1 else (rows, columns, channels))
-    lines = np.lib.stride_tricks.as_strided(data, (rows, used), (step, 1), writeable=False)
+    lines = np.lib.stride_tricks.as_strided(data, (rows, used), (step, 1))
     pixels = np.ascontiguousarray(lines).view(kind).astype(kind.newbyteorder("="), copy=False)
     return pixels if channels == 1 else pixels.reshape(rows, columns, channels)
 
