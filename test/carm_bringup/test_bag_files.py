@@ -118,6 +118,18 @@ def test_sqlite_of_humble_has_no_definitions(tmp_path: Path) -> None:
     assert numbers_of(file) == NUMBERS
 
 
+def test_sqlite_with_rows_of_other_types(tmp_path: Path) -> None:
+    file = database(tmp_path / "bag")
+    with sqlite3.connect(file) as changed:
+        changed.execute("UPDATE messages SET timestamp = 'soon' WHERE id = 1")
+        changed.execute("UPDATE messages SET data = 'text' WHERE id = 2")
+        changed.execute("UPDATE messages SET topic_id = 99 WHERE id = 3")
+    changed.close()
+    bag = read_bag(file)
+    assert [int(recorded.message.data) for recorded in bag.of("/count")] == NUMBERS[3:]
+    assert bag.notes == ["2 messages of bag.db3 are skipped: they have no time or no data"]
+
+
 def test_sqlite_whose_recorder_was_killed_keeps_its_log(tmp_path: Path) -> None:
     file = database(tmp_path / "bag", NUMBERS[:5])
     writing = sqlite3.connect(file)
@@ -159,6 +171,7 @@ def test_metadata_that_errs_does_no_harm(tmp_path: Path) -> None:
         {"relative_file_paths": ["gone.mcap"]},
         {"relative_file_paths": []},
         {"relative_file_paths": None},
+        {"relative_file_paths": ["/", "..", ".zstd", None, 3, "x" * 5000, "a\0b"]},
         {"topics_with_message_count": []},
     ):
         content = {"rosbag2_bagfile_information": {**whole["rosbag2_bagfile_information"], **change}}

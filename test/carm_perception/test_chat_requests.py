@@ -173,6 +173,9 @@ def test_images_are_upright_and_of_the_whole_range() -> None:
     np.testing.assert_array_equal(shown(picture(np.rot90(SHADE).astype(np.uint16) * 257, exif=exif)), SHADE)
     with pytest.raises(ApiError, match="no value above 4095 of 65535"):
         shown(picture(np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(np.uint16)))
+    broken = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    with pytest.raises(ApiError, match="at most 4 images"):  # told before any is decoded
+        read(*[broken] * 5)
     with pytest.raises(ApiError, match="513 x 16 px") as caught:
         shown(picture(np.zeros((16, 513), np.uint8)))
     assert caught.value.code == "image_too_large"

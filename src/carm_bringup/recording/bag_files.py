@@ -124,7 +124,7 @@ def _listed(folder: Path, notes: list[str]) -> list[str]:
             raise ValueError("it is too large")
         content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
         names = content["rosbag2_bagfile_information"]["relative_file_paths"]
-        return [PurePath(str(name)).name for name in names]
+        return [name for path in names if (name := PurePath(str(path)).name)]
     except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
         notes.append(f"{METADATA} cannot be read ({type(error).__name__}): all bag files of the folder are taken")
         return []
@@ -133,7 +133,10 @@ def _listed(folder: Path, notes: list[str]) -> list[str]:
 def _same_file(listed: Path) -> Path | None:
     """The file itself, or the same one compressed or unpacked meanwhile."""
     names = [listed.name, f"{listed.name}.zstd", listed.name.removesuffix(".zstd")]
-    return next((file for name in names if (file := listed.with_name(name)).is_file()), None)
+    try:
+        return next((file for name in names if name and (file := listed.parent / name).is_file()), None)
+    except OSError:  # a name that no file can have
+        return None
 
 
 @contextlib.contextmanager
@@ -251,11 +254,14 @@ def sqlite_records(file: Path, notes: list[str]) -> Iterator[Any]:
             encoding, text = texts.get(kind, ("", ""))
             yield Schema(id=number, name=str(kind), encoding=encoding, data=text.encode())
             yield Channel(id=number, schema_id=number, topic=str(topic), message_encoding=str(form), metadata={})
+        damaged = 0
         for number, time_ns, data in database.execute("SELECT topic_id, timestamp, data FROM messages"):
-            if not isinstance(data, bytes):
-                notes.append(f"a message of {file.name} is skipped: it has no data")
+            if not (isinstance(data, bytes) and isinstance(time_ns, int)):
+                damaged += 1
                 continue
             yield Message(channel_id=number, log_time=time_ns, data=data, publish_time=time_ns, sequence=0)
+        if damaged:
+            notes.append(f"{damaged} messages of {file.name} are skipped: they have no time or no data")
 
 
 @contextlib.contextmanager

@@ -278,12 +278,12 @@ def _messages(value: Any, image_px: int, digest: Any) -> list[dict[str, Any]]:
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if not isinstance(parts, list) or not parts:
             raise _bad(f"{where}.content must be a text or a list of parts", f"{where}.content")
+        images += sum(isinstance(part, dict) and part.get("type") == "image_url" for part in parts)
+        if images > _MAXIMUM_IMAGES:  # before any is decoded: each may take 50 MB
+            raise _bad(f"at most {_MAXIMUM_IMAGES} images are read", where)
         read = [_part(part, f"{where}.content[{place}]", image_px, digest) for place, part in enumerate(parts)]
-        images += sum(part["type"] == "image" for part in read)
         characters += sum(len(part.get("text", "")) for part in read)
         messages.append({"role": _ROLES[role], "content": read})
-        if images > _MAXIMUM_IMAGES:
-            raise _bad(f"at most {_MAXIMUM_IMAGES} images are read", where)
         if characters > _MAXIMUM_TEXT:
             raise _bad(f"at most {_MAXIMUM_TEXT} characters are read", where)
     if messages[-1]["role"] != "user":
