@@ -29,7 +29,7 @@ class CollisionError(GoalError):
             where: where on the path.
         """
         self.clearance = clearance
-        near = f"would come within {1000 * clearance.distance_m:.0f} mm of"
+        near = f"would come within {1000 * clearance.distance_m:z.0f} mm of"
         touching = near if clearance.distance_m > 0 else "would touch"
         super().__init__(
             f"{clearance.part} {touching} {clearance.obstacle} {where}; at least {1000 * limit_m:.0f} mm are needed"

@@ -73,7 +73,7 @@ class Plan:
         if self.check is None or self.verdict is Verdict.CLEAR:
             return ""
         closest = self.check.closest
-        return f"{closest.part} comes within {1000 * closest.distance_m:.0f} mm of {closest.obstacle}"
+        return f"{closest.part} comes within {1000 * closest.distance_m:z.0f} mm of {closest.obstacle}"
 
 
 class Planner:
@@ -192,7 +192,7 @@ class Planner:
         if isocenter.shape != (3,) or not np.isfinite([*isocenter, primary, secondary]).all():
             raise GoalError(
                 f"a view goal needs 3 isocenter coordinates and 2 angles, all finite;"
-                f" got {np.round(isocenter, 4).tolist()} m, {primary}, {secondary} rad"
+                f" got {(np.round(isocenter, 4) + 0.0).tolist()} m, {primary}, {secondary} rad"
             )
         scaling = self._velocity_scaling if velocity_scaling is None else _checked_scaling(velocity_scaling)
         solutions = self._solutions(start_q, isocenter, float(primary), float(secondary))

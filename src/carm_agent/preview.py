@@ -153,13 +153,13 @@ def _plot(model: CollisionModel, plan: Plan, clearances: Array) -> Picture:
         _text(plot, f"{time_s:.1f} s", (place(time_s, 0.0)[0] - 14, _PLOT - 10), 0.36)
     primary, secondary = np.degrees(model.carm.angles(plan.goal))
     x, y, z = 1000 * model.carm.isocenter(plan.goal)
-    closest = "" if plan.check is None else f"closest {1000 * plan.check.closest.distance_m:.0f} mm:"
+    closest = "" if plan.check is None else f"closest {1000 * plan.check.closest.distance_m:z.0f} mm:"
     if plan.check is not None:
         closest += f" {plan.check.closest.part} to {plan.check.closest.obstacle}"
     way = "straight" if not plan.corners else f"around, {plan.corners} corners"
     _text(
         plot,
-        f"{described(primary, secondary)}, isocenter {x:.0f} {y:.0f} {z:.0f} mm, {plan.duration_s:.1f} s,"
+        f"{described(primary, secondary)}, isocenter {x:z.0f} {y:z.0f} {z:z.0f} mm, {plan.duration_s:.1f} s,"
         f" {way}; {closest}; {plan.verdict}",
         (left, 24),
         0.48,

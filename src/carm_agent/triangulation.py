@@ -114,7 +114,7 @@ def _weights(sightings: Sequence[Sighting], stds: Array, point: Array) -> Array:
     scale = np.array([s.view.source_isocenter_mm for s in sightings])
     detector = np.array([s.view.source_detector_mm for s in sightings])
     if (depths <= 0).any() or (depths >= detector).any():
-        raise GoalError(f"the rays meet at depth {depths.round().tolist()} mm, not between source and detector")
+        raise GoalError(f"the rays meet at depth {(depths.round() + 0.0).tolist()} mm, not between source and detector")
     return np.asarray(1.0 / (stds * depths / scale) ** 2)
 
 

@@ -401,8 +401,8 @@ def _progress() -> Callable[[Any], None]:
 def _moved(result: Any, preview: Path | None, planned: bool) -> int:
     """Say where a move led, or would lead."""
     positions = zip(result.trajectory.joint_names, result.final_positions, strict=False)
-    print(("planned: " if planned else "there: ") + ", ".join(f"{n} {p:.4f}" for n, p in positions))
-    clearance = "" if math.isnan(result.min_clearance) else f", smallest clearance {1000 * result.min_clearance:.0f} mm"
+    print(("planned: " if planned else "there: ") + ", ".join(f"{n} {p:z.4f}" for n, p in positions))
+    clearance = "" if math.isnan(result.min_clearance) else f", smallest clearance {1000 * result.min_clearance:z.0f} mm"
     print(f"{result.duration_s:.1f} s{clearance}")
     if result.warning:
         print(f"warning: {result.warning}")

@@ -57,7 +57,7 @@ class Baseline:
                 report(Progress(Stage.VERIFYING, f"{name} is taken to be in the center.", exposures, decision=True))
                 code = NavigationCode.NONE
                 break
-            line = f"{name}: a step of {step[0]:.0f} mm to the right and {step[1]:.0f} mm up."
+            line = f"{name}: a step of {step[0]:z.0f} mm to the right and {step[1]:z.0f} mm up."
             report(Progress(Stage.MOVING, line, exposures, decision=True))
             assert acquisition.frame.view is not None
             try:

@@ -118,7 +118,7 @@ def table(suite: str, found: dict[str, Any]) -> str:
 def _gaps(found: dict[str, Any]) -> str:
     if found["collisions"] is None:
         return "collisions not looked for"
-    return f"collisions {found['collisions']} (smallest clearance {1000 * found['clearance_smallest_m']:.0f} mm)"
+    return f"collisions {found['collisions']} (smallest clearance {1000 * found['clearance_smallest_m']:z.0f} mm)"
 
 
 def _counts(reasons: dict[str, int]) -> str:

@@ -152,8 +152,8 @@ class JointLimitError(GoalError):
             unit: ``"m"`` or ``"rad"``.
         """
         self.joint, self.value, self.lower, self.upper, self.unit = joint, value, lower, upper, unit
-        shown = f"{value:.4f}" if abs(value) < _LARGE else f"{value:.4g}"
-        super().__init__(f"{joint} = {shown} {unit} is outside its limits [{lower:.4f}, {upper:.4f}] {unit}")
+        shown = f"{value:z.4f}" if abs(value) < _LARGE else f"{value:.4g}"
+        super().__init__(f"{joint} = {shown} {unit} is outside its limits [{lower:z.4f}, {upper:z.4f}] {unit}")
 
 
 class UnreachableError(GoalError):

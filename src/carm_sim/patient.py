@@ -89,7 +89,7 @@ def make_patient(
     """
     for identifier, point in (landmarks_mm or {}).items():
         if not volume.contains(point):
-            shown = ", ".join(f"{value:.0f}" for value in point)
+            shown = ", ".join(f"{value:z.0f}" for value in point)
             raise PatientError(f"{name}: landmark {identifier} at ({shown}) mm LPS lies outside the CT")
     return Patient(name, volume, dict(landmarks_mm or {}), landmarks_mm is not None, place_on_table(volume), source)
 

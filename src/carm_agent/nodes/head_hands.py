@@ -68,8 +68,8 @@ class NodeHeadHands(HeadHands):
         return {
             "found": True,
             "landmark": landmark(target_id).name,
-            "dx_mm": round(estimate.displacement_mm[0], 1),
-            "dy_mm": round(estimate.displacement_mm[1], 1),
+            "dx_mm": round(estimate.displacement_mm[0], 1) + 0.0,
+            "dy_mm": round(estimate.displacement_mm[1], 1) + 0.0,
             "std_mm": _known(estimate.std_mm),
             "radius_90_mm": _known(estimate.radius_90_mm),
             "confidence": _known(estimate.confidence),
@@ -113,8 +113,8 @@ class NodeHeadHands(HeadHands):
     def _view(self) -> dict[str, Any]:
         positions = self._graph.joint_positions()
         primary, secondary = np.degrees(self._graph.carm.angles(positions))
-        return {"primary_deg": round(float(primary), 1), "secondary_deg": round(float(secondary), 1)}
+        return {"primary_deg": round(float(primary), 1) + 0.0, "secondary_deg": round(float(secondary), 1) + 0.0}
 
 
 def _known(value: float) -> float | None:
-    return round(value, 2) if math.isfinite(value) else None
+    return round(value, 2) + 0.0 if math.isfinite(value) else None

@@ -214,6 +214,6 @@ def _reply_lines(reply: Localization, marks: list[Any]) -> list[str]:
 def _mark_line(mark: Any) -> str:
     right, up = (1000 * float(value) for value in mark.displacement)
     return (
-        f"{mark.name}: {right:.2f} mm right, {up:.2f} mm up, ±{1000 * float(mark.standard_deviation):.2f} mm,"
+        f"{mark.name}: {right:z.2f} mm right, {up:z.2f} mm up, ±{1000 * float(mark.standard_deviation):.2f} mm,"
         f" 90 % within {1000 * float(mark.radius_90):.2f} mm, {100 * float(mark.confidence):.1f} % sure"
     )

@@ -167,7 +167,7 @@ class _Reader:
             raise ConfigurationError(f"{self._where}: direction is 0, not 1 or -1")
         for bound in (joint.lower, joint.upper):
             if abs(drive.counts(bound)) > MAX_COUNTS:
-                text = f"{bound:.4f} {joint.unit} is {drive.counts(bound)} counts, more than 32 bits hold"
+                text = f"{bound:z.4f} {joint.unit} is {drive.counts(bound)} counts, more than 32 bits hold"
                 raise ConfigurationError(f"{self._where}: {text}")
         return drive
 
@@ -184,8 +184,12 @@ class _Reader:
     def _read_homing(self) -> Homing:
         joint = self._joint
         has_park = f"park_{self._suffix}" in self._entries
+        method = self._integer("method", -128, 127)
+        if method == 0:
+            text = "means no homing; leave out `homing` where the encoder is absolute, or take 37 to home in place"
+            raise ConfigurationError(f"{self._where}: method 0 {text}")
         homing = Homing(
-            method=self._integer("method", -128, 127),
+            method=method,
             position=self._length("position"),
             fast=self._length("fast", "_s", above=0.0),
             slow=self._length("slow", "_s", above=0.0),
@@ -195,7 +199,7 @@ class _Reader:
         )
         self._refuse_rest()
         if homing.park is not None and not joint.lower <= homing.park <= joint.upper:
-            text = f"{homing.park:.4f} {joint.unit} is outside [{joint.lower:.4f}, {joint.upper:.4f}] {joint.unit}"
+            text = f"{homing.park:z.4f} {joint.unit} is outside [{joint.lower:z.4f}, {joint.upper:z.4f}] {joint.unit}"
             raise ConfigurationError(f"{self._where}: park position {text}")
         return homing
 

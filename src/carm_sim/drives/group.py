@@ -148,6 +148,15 @@ class DriveGroup:
         """Return what the encoders said last."""
         return Measurement(self.position, self.velocity)
 
+    @property
+    def astray(self) -> NDArray[np.bool_]:
+        """None (J,): a joint that leaves its set-point is a fault."""
+        return np.zeros(len(self.axes), dtype=bool)
+
+    def bumpless_command(self) -> Array:
+        """Return the measured positions (J,), m or rad."""
+        return self.position
+
     def realign(self, joints: NDArray[np.bool_]) -> Array:
         """Return the measured positions (J,) as the set-points to go on from.
 

@@ -39,7 +39,10 @@ def reference_run(axis: Axis, clock: Callable[[], float]) -> Iterator[str]:
     attained = Status.HOMING_ATTAINED | Status.TARGET_REACHED
     while axis.feedback.statusword & attained != attained:
         if axis.feedback.statusword & Status.HOMING_ERROR:
-            raise DriveError(axis.joint, f"homing error (method {homing.method})")
+            raise DriveError(
+                axis.joint,
+                f"homing error: the drive did not find its place, or does not carry out method {homing.method}",
+            )
         _check_time(axis, deadline_s, clock)
         yield text
     axis.bits = 0

@@ -2,11 +2,12 @@
 """Stand-in for ros2_controllers' joint_trajectory_controller, its drives included; free of ROS.
 
 What it shares with the original: interpolation, partial goals, path and goal tolerances with ``goal_time``,
-hold on violation, preemption by a newer goal. What is stricter: goals are checked against the joints' limits
-at and between the points; preemption starts from the commanded motion (``interpolate_from_desired_state``);
-every stop decelerates within the limits of acceleration and jerk; and ``stop`` latches until ``reset``. A
-goal's outcome after cancel, stop or violation is reported when the arm rests. A fault of the drives latches
-too: the drives brake by themselves, the set-points follow them, and the goal is aborted.
+hold on violation, preemption by a newer goal, speed scaling. What is stricter: goals are checked against the
+joints' limits at and between the points; preemption starts from the commanded motion
+(``interpolate_from_desired_state``), or from where a joint is that does not follow; every stop decelerates within
+the limits of acceleration and jerk; and ``stop`` latches until ``reset``. A goal's outcome after cancel, stop or
+violation is reported when the arm rests. A fault of the drives latches too: the drives brake by themselves, the
+set-points follow them, and the goal is aborted. ``docs/motion_controller.md`` lists the differences.
 
 All methods may be called from any thread; :meth:`TrajectoryController.step` from one.
 """
@@ -23,6 +24,7 @@ import numpy as np
 from carm_core.kinematics import Joint
 from carm_sim.motion.drive import Drives, Measurement
 from carm_sim.motion.entry import enter
+from carm_sim.motion.following import Following, in_trajectory_time, starting_rate
 from carm_sim.motion.goal import (
     Acceptance,
     ErrorCode,
@@ -32,9 +34,9 @@ from carm_sim.motion.goal import (
     TrajectoryGoal,
 )
 from carm_sim.motion.limits import JointLimits
-from carm_sim.motion.spline import Array, Spline, State
+from carm_sim.motion.spline import Array, State
 from carm_sim.motion.stop import StopProfile
-from carm_sim.motion.tolerances import Mask, Tolerances, violated
+from carm_sim.motion.tolerances import Tolerances, Violation, violated
 from carm_sim.motion.validation import CheckedGoal, check_goal
 
 
@@ -83,8 +85,10 @@ class Snapshot:
         desired: Commanded state.
         measured: What the encoders say.
         goal_id: Goal in execution, until its outcome; None without.
-        elapsed_s: Time since the goal, or the stop, began, s.
+        elapsed_s: Time since the trajectory, or the stop, began, s.
         outcomes: Goals that ended since the last step.
+        trajectory_s: Time along the trajectory, s; behind ``elapsed_s`` where the speed is scaled.
+        speed_scaling: Rate of the time along the trajectory, 0 to 1.
     """
 
     time_s: float
@@ -95,21 +99,8 @@ class Snapshot:
     goal_id: int | None
     elapsed_s: float
     outcomes: tuple[GoalOutcome, ...]
-
-
-class _Following:
-    """Joints of a goal on its spline, the others on their way to rest."""
-
-    def __init__(self, spline: Spline, indices: Sequence[int], others: Sequence[int], stop: StopProfile) -> None:
-        self._spline, self._indices, self._others, self._stop = spline, list(indices), list(others), stop
-        self.duration_s = max(spline.duration_s, stop.duration_s)
-
-    def sample(self, time_s: float) -> State:
-        moving, stopping = self._spline.sample(time_s), self._stop.sample(time_s)
-        out = np.empty((3, len(self._indices) + len(self._others)))
-        out[:, self._indices] = moving
-        out[:, self._others] = stopping
-        return State(*out)
+    trajectory_s: float = 0.0
+    speed_scaling: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,12 +126,13 @@ class TrajectoryController:
         self._state = OperatingState.STARTING
         self._message = ""
         self._command = State.at_rest(drive.position)
-        self._motion: _Following | StopProfile | None = None
+        self._motion: Following | StopProfile | None = None
         self._goal: _Goal | None = None
         self._ending: GoalOutcome | None = None
         self._outcomes: list[GoalOutcome] = []
         self._goals = 0
         self._elapsed_s = 0.0
+        self._speed_scaling = 1.0
         self._last_s: float | None = None
         self._latch_reason = ""
         self._latched = False
@@ -160,12 +152,13 @@ class TrajectoryController:
             return Acceptance(refusal.code, str(refusal))
         return Acceptance(ErrorCode.SUCCESSFUL)
 
-    def accept(self, goal: TrajectoryGoal, now_s: float) -> Acceptance:
+    def accept(self, goal: TrajectoryGoal, now_s: float, *, replace: bool = False) -> Acceptance:
         """Follow a trajectory from now on; a goal in execution is aborted.
 
         Args:
             goal: As it came in.
             now_s: Present time on the clock of the goal's start time, s.
+            replace: Leave the goal in execution alive, with its tolerances: this trajectory takes the place of its own.
 
         Returns:
             The goal's number, or why it is refused; a refused goal changes nothing.
@@ -174,11 +167,14 @@ class TrajectoryController:
             checked, tolerances = self._check(goal, now_s)
             with self._lock:
                 motion = self._plan(checked, now_s)
-                self._preempt()
-                self._goals += 1
-                self._goal = _Goal(self._goals, tolerances)
+                self._drive.realign(self._drive.astray)
+                if not (replace and self._goal is not None and self._ending is None):
+                    self._preempt()
+                    self._goals += 1
+                    self._goal = _Goal(self._goals, tolerances)
+                assert self._goal is not None
                 self._begin(motion, OperatingState.MOVING, f"following a trajectory of {motion.duration_s:.2f} s")
-                return Acceptance(ErrorCode.SUCCESSFUL, "", self._goals)
+                return Acceptance(ErrorCode.SUCCESSFUL, "", self._goal.goal_id)
         except GoalRefusedError as refusal:
             return Acceptance(refusal.code, str(refusal))
 
@@ -229,6 +225,42 @@ class TrajectoryController:
             self._state, self._message = OperatingState.IDLE, ""
             return True, "stop released"
 
+    def scale_speed(self, factor: float) -> bool:
+        """Let time along trajectories run more slowly from now on, this one and those that follow.
+
+        Args:
+            factor: 1: as planned; 0: pause. More would break the limits that a goal was checked against.
+
+        Returns:
+            False, and nothing changes, when the factor is not a number from 0 to 1.
+        """
+        if not 0.0 <= factor <= 1.0:
+            return False
+        with self._lock:
+            self._speed_scaling = float(factor)
+        return True
+
+    def query(self, ahead_s: float) -> tuple[State, str]:
+        """Say what will be, or was, commanded.
+
+        Args:
+            ahead_s: Time from now, s; negative: the past.
+
+        Returns:
+            The state of all joints, and an empty line; or the nearest that is known, and why it is not that of the time.
+        """
+        with self._lock:
+            motion = self._motion
+            if self._latched or not isinstance(motion, Following):
+                reason = f"stop is latched ({self._latch_reason})" if self._latched else "no trajectory is followed now"
+                return State.at_rest(self._drive.position), reason
+            state, time_s = motion.at(ahead_s)
+            if time_s < 0:
+                return state, f"the trajectory began {-time_s:.3f} s after that time"
+            if time_s > motion.duration_s:
+                return state, f"the trajectory ends {time_s - motion.duration_s:.3f} s before that time"
+            return state, ""
+
     def block_joints(self, joints: Iterable[str]) -> None:
         """Inject a fault: these joints' drives do not move; all others do.
 
@@ -253,11 +285,17 @@ class TrajectoryController:
             if self._state in (OperatingState.STARTING, OperatingState.IDLE):
                 self._message = self._drive.unready
                 self._state = OperatingState.STARTING if self._message else OperatingState.IDLE
-            if self._motion is not None:
+            if isinstance(self._motion, Following):
+                self._motion.advance(dt, self._speed_scaling)
+                self._command = self._motion.sample()
+            elif self._motion is not None:
                 self._command = self._motion.sample(self._elapsed_s)
             elif self._drive.autonomous:
                 self._command = State.at_rest(self._drive.position)
             desired, elapsed_s = self._command, self._elapsed_s
+            trajectory_s, rate = elapsed_s, self._speed_scaling
+            if isinstance(self._motion, Following):
+                trajectory_s, rate = self._motion.trajectory_s, self._motion.rate
             goal_id = self._goal.goal_id if self._goal else None
             self._drive.step(desired.position, desired.velocity, dt)
             measured = self._drive.measure()
@@ -270,7 +308,12 @@ class TrajectoryController:
             elif self._state is OperatingState.STOPPING:
                 self._settle(measured)
             outcomes, self._outcomes = tuple(self._outcomes), []
-            return Snapshot(now_s, self._state, self._message, desired, measured, goal_id, elapsed_s, outcomes)
+            message = self._message
+            if self._state is OperatingState.MOVING and self._speed_scaling < 1:
+                message += f", slowed to {100 * self._speed_scaling:.3g} % of its speed"
+            return Snapshot(
+                now_s, self._state, message, desired, measured, goal_id, elapsed_s, outcomes, trajectory_s, rate
+            )
 
     def _check(self, goal: TrajectoryGoal, now_s: float) -> tuple[CheckedGoal, Tolerances]:
         """The part of the check that takes time and needs no lock."""
@@ -290,30 +333,41 @@ class TrajectoryController:
         if self._drive.unready:
             raise GoalRefusedError(ErrorCode.INVALID_GOAL, f"not ready: {self._drive.unready}")
 
-    def _plan(self, checked: CheckedGoal, now_s: float) -> _Following:
-        """Join the goal to the present command; call with the lock held."""
+    def _plan(self, checked: CheckedGoal, now_s: float) -> Following:
+        """Join the goal to the present motion; call with the lock held."""
         self._refuse_when_latched()
-        others = [i for i in range(len(self.limits.names)) if i not in checked.indices]
+        indices = list(checked.indices)
+        others = [i for i in range(len(self.limits.names)) if i not in indices]
+        origin = self._origin()
+        present = self._motion.rate if isinstance(self._motion, Following) else None
+        rate = starting_rate(origin, self.limits, present, self._speed_scaling)
         spline = enter(
             checked,
-            self._commanded(checked.indices),
+            in_trajectory_time(_select(origin, indices), checked.limits.acceleration, rate),
             now_s=now_s,
-            start_tolerance=self._settings.start_tolerance[list(checked.indices)],
+            start_tolerance=self._settings.start_tolerance[indices],
             blend_s=self._settings.blend_s,
             limit_tolerance=self._settings.limit_tolerance,
         )
-        stop = StopProfile(self.limits.select(others), self._commanded(others))
-        return _Following(spline, checked.indices, others, stop)
+        stop = StopProfile(self.limits.select(others), _select(origin, others))
+        return Following(spline, indices, others, stop, checked.limits, rate)
 
-    def _commanded(self, indices: Sequence[int]) -> State:
-        rows = list(indices)
-        return State(*(values[rows] for values in self._command))
+    def _origin(self) -> State:
+        """The commanded state; of joints that do not follow it, where they are and how they move."""
+        astray, command = self._drive.astray, self._command
+        return State(
+            np.where(astray, self._drive.bumpless_command(), command.position),
+            np.where(astray, self._drive.velocity, command.velocity),
+            np.where(astray, 0.0, command.acceleration),
+        )
 
-    def _begin(self, motion: _Following | StopProfile, state: OperatingState, message: str) -> None:
+    def _begin(self, motion: Following | StopProfile, state: OperatingState, message: str) -> None:
         self._motion, self._elapsed_s = motion, 0.0
         self._state, self._message = state, message
 
     def _decelerate(self, reason: str) -> None:
+        self._command = self._origin()
+        self._drive.realign(self._drive.astray)
         self._begin(StopProfile(self.limits, self._command), OperatingState.STOPPING, reason)
 
     def _end_goal(self, status: GoalStatus, code: ErrorCode, message: str) -> None:
@@ -333,36 +387,30 @@ class TrajectoryController:
 
     def _supervise(self, measured: Measurement) -> None:
         assert self._goal is not None
-        assert self._motion is not None
-        tolerances = self._goal.tolerances
-        late_s = self._elapsed_s - self._motion.duration_s
+        assert isinstance(self._motion, Following)
+        tolerances, late_s = self._goal.tolerances, self._motion.late_s
         position_error = self._command.position - measured.position
         velocity_error = self._command.velocity - measured.velocity
         if late_s < 0:
-            bad = violated(position_error, tolerances.path_position) | violated(
-                velocity_error, tolerances.path_velocity
-            )
-            if bad.any():
-                self._violate(ErrorCode.PATH_TOLERANCE_VIOLATED, bad, "path", position_error, "")
+            bad = Violation.of(position_error, velocity_error, tolerances.path_position, tolerances.path_velocity)
+            if bad is not None:
+                self._violate(ErrorCode.PATH_TOLERANCE_VIOLATED, bad, f"path tolerance violated: {bad.text(self.limits)}")
             return
-        bad = violated(position_error, tolerances.goal_position) | violated(velocity_error, tolerances.goal_velocity)
-        if not bad.any():
+        bad = Violation.of(position_error, velocity_error, tolerances.goal_position, tolerances.goal_velocity)
+        if bad is None:
             self._end_goal(GoalStatus.SUCCEEDED, ErrorCode.SUCCESSFUL, "goal reached")
             self._rest()
         elif 0 < tolerances.goal_time_s < late_s:
-            suffix = f", {late_s:.2f} s after the end (at most {tolerances.goal_time_s:.2f} s)"
-            self._violate(ErrorCode.GOAL_TOLERANCE_VIOLATED, bad, "goal", position_error, suffix)
+            late = f"{late_s:.2f} s after the end (at most {tolerances.goal_time_s:.2f} s)"
+            reason = f"goal tolerance violated: {bad.text(self.limits)}, {late}"
+            self._violate(ErrorCode.GOAL_TOLERANCE_VIOLATED, bad, reason)
 
-    def _violate(self, code: ErrorCode, bad: Mask, which: str, error: Array, suffix: str) -> None:
+    def _violate(self, code: ErrorCode, violation: Violation, reason: str) -> None:
         """Decelerate from where the joints at fault really are, and abort."""
-        joint = int(np.flatnonzero(bad)[np.argmax(np.abs(error[bad]))])
-        reason = (
-            f"{which} tolerance violated: {self.limits.names[joint]} is {error[joint]:.4f} "
-            f"{self.limits.units[joint]} away from its set-point{suffix}"
-        )
+        bad = violation.joints
         position, velocity, acceleration = (values.copy() for values in self._command)
-        position[bad] = self._drive.realign(bad)[bad]
         velocity[bad] = self._drive.velocity[bad]
+        position[bad] = self._drive.realign(bad)[bad]
         acceleration[bad] = 0.0
         self._command = State(position, velocity, acceleration)
         self._end_goal(GoalStatus.ABORTED, code, reason)
@@ -379,7 +427,7 @@ class TrajectoryController:
 
     def _come_to_rest(self, measured: Measurement) -> None:
         """Tell the outcome of the goal that a fault ended once the arm rests, or is not heard to."""
-        still = not violated(measured.velocity, self._settings.tolerances.goal_velocity).any()
+        still = not self._moves(measured)
         if still or self._elapsed_s > self._settings.rest_timeout_s:
             self._tell_outcome()
 
@@ -388,16 +436,27 @@ class TrajectoryController:
         late_s = self._elapsed_s - self._motion.duration_s
         if late_s < 0:
             return
-        still = not violated(measured.velocity, self._settings.tolerances.goal_velocity).any()
+        still = not self._moves(measured)
         if still or late_s > self._settings.rest_timeout_s:
             self._rest()
 
+    def _moves(self, measured: Measurement) -> bool:
+        return bool(violated(measured.velocity, self._settings.tolerances.goal_velocity).any())
+
     def _rest(self) -> None:
+        """Hold the command; a joint that stands elsewhere stays there, and does not set off when it is freed."""
         self._tell_outcome()
         self._motion = None
-        self._command = State.at_rest(self._command.position)
+        stuck = self._drive.astray & (self._drive.velocity == 0)
+        held = self._drive.realign(stuck) if stuck.any() else self._command.position
+        self._command = State.at_rest(np.where(stuck, held, self._command.position))
         if self._latched:
             self._state = OperatingState.STOPPED
             self._message = f"stop is latched ({self._latch_reason}); reset releases it"
         else:
             self._state, self._message = OperatingState.IDLE, ""
+
+
+def _select(state: State, indices: Sequence[int]) -> State:
+    rows = list(indices)
+    return State(*(values[rows] for values in state))

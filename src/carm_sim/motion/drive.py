@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the controller needs of drives, and their model: first-order lag, noise, a fault that can be switched on."""
+"""What the controller needs of drives, and their model: first-order lag, noise, a fault that can be switched on.
+
+A joint that was blocked and is freed away from its set-point catches up within its limits of velocity, acceleration
+and jerk; only then it follows with its lag again.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,17 @@ from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import ruckig
 from numpy.typing import NDArray
 
 from carm_sim.motion.limits import JointLimits
 from carm_sim.motion.spline import Array
+
+
+_FOLLOWS = 1e-6
+"""A blocked joint that is no further from its set-point than this is not astray, m or rad."""
+_LEAST_RESERVE = 0.01
+"""Part of its velocity limit by which a joint may catch up with a set-point that runs at the limit."""
 
 
 class Measurement(NamedTuple):
@@ -43,6 +54,13 @@ class Drives(Protocol):
     def autonomous(self) -> bool:
         """The drives move, or rest, by themselves now; set-points are to follow them."""
 
+    @property
+    def astray(self) -> NDArray[np.bool_]:
+        """Which joints (J,) do not follow their set-points now: motion goes on from where those are."""
+
+    def bumpless_command(self) -> Array:
+        """Return the set-points (J,), m or rad, under which the joints would go on as they move now."""
+
     def block(self, joints: Iterable[str]) -> None:
         """Block these joints and free all others, where that can be simulated."""
 
@@ -53,7 +71,7 @@ class Drives(Protocol):
         """Move on by one step: set-points (J,), m or rad, their velocities (J,), and the step's length, s."""
 
     def realign(self, joints: NDArray[np.bool_]) -> Array:
-        """Return set-points (J,), m or rad, under which joints of a mask (J,) go on without a jump."""
+        """Take up joints of a mask (J,) where they are; return the set-points (J,), m or rad, to go on from."""
 
     def measure(self) -> Measurement:
         """Read the encoders once."""
@@ -63,7 +81,8 @@ class DriveModel:
     """Joint drives that follow their set-points with a first-order lag, ``tau dx/dt = u - x``.
 
     The set-point is taken as linear between two steps and the step is integrated exactly, so the response to
-    a ramp does not depend on the step length. A blocked joint does not move at all, whatever it is told.
+    a ramp does not depend on the step length. A blocked joint does not move at all, whatever it is told; freed away
+    from its set-point it catches up within its limits.
     """
 
     def __init__(
@@ -86,7 +105,7 @@ class DriveModel:
             velocity_noise: Standard deviation of the measured velocities (J,), m/s or rad/s; None: none.
             seed: Of the noise.
         """
-        self._names = limits.names
+        self._names, self._limits = limits.names, limits
         self._tau = float(time_constant_s)
         self._command = positions.astype(np.float64).copy()
         self._position = self._command.copy()
@@ -95,6 +114,8 @@ class DriveModel:
         self._velocity_noise = velocity_noise
         self._random = np.random.default_rng(seed)
         self._blocked = np.zeros(len(self._names), dtype=bool)
+        self._astray = np.zeros(len(self._names), dtype=bool)
+        self._closing = np.zeros(len(self._names))  # acceleration relative to the set-point while catching up
 
     @property
     def position(self) -> Array:
@@ -126,6 +147,11 @@ class DriveModel:
         """False: nothing moves by itself."""
         return False
 
+    @property
+    def astray(self) -> NDArray[np.bool_]:
+        """Joints (J,) that are blocked away from their set-points, or catch up with them."""
+        return self._astray.copy()
+
     def interrupt(self) -> None:
         """Nothing to stop."""
 
@@ -143,12 +169,11 @@ class DriveModel:
 
         Args:
             command: Set-points at the end of the step (J,), m or rad.
-            velocity: Their velocity at the end of the step (J,), m/s or rad/s; used only without lag.
+            velocity: Their velocity at the end of the step (J,), m/s or rad/s.
             dt_s: Length of the step, s; nothing moves when it is 0.
         """
         if dt_s <= 0:
             return
-        free = ~self._blocked
         if self._tau > 0:
             slope = (command - self._command) / dt_s
             lag = slope * self._tau
@@ -157,9 +182,42 @@ class DriveModel:
             speed = (command - position) / self._tau
         else:
             position, speed = command, velocity
-        self._position = np.where(free, position, self._position)
-        self._velocity = np.where(free, speed, 0.0)
+        follows = ~self._blocked & ~self._astray
+        self._position = np.where(follows, position, self._position)
+        self._velocity = np.where(self._blocked, 0.0, np.where(follows, speed, self._velocity))
+        for joint in np.flatnonzero(self._astray & ~self._blocked):
+            self._catch_up(int(joint), command[joint] - self._tau * velocity[joint], velocity[joint], dt_s)
         self._command = command.copy()
+        stuck = np.abs(self._position - command) > _FOLLOWS
+        self._astray = np.where(self._blocked, stuck, self._astray)
+        self._closing[self._blocked] = 0.0
+
+    def _catch_up(self, joint: int, place: float, speed: float, dt_s: float) -> None:
+        """Move a joint towards a place that moves at a speed, time-optimally within its limits.
+
+        Args:
+            joint: Column.
+            place: Where the set-point asks it to be at the end of the step, m or rad.
+            speed: Of that place, m/s or rad/s.
+            dt_s: Length of the step, s.
+        """
+        top, least = self._limits.velocity[joint], self._limits.velocity[joint] * _LEAST_RESERVE
+        request = ruckig.InputParameter(1)
+        request.current_position = [self._position[joint] - (place - speed * dt_s)]
+        request.current_velocity = [self._velocity[joint] - speed]
+        request.current_acceleration = [self._closing[joint]]
+        request.max_velocity, request.min_velocity = [max(top - speed, least)], [min(-top - speed, -least)]
+        request.max_acceleration = [self._limits.acceleration[joint]]
+        request.max_jerk = [self._limits.jerk[joint]]
+        way = ruckig.Trajectory(1)
+        result = ruckig.Ruckig(1).calculate(request, way)
+        if result not in (ruckig.Result.Working, ruckig.Result.Finished):
+            raise AssertionError(f"no way found for {self._names[joint]} to its set-point: {result}")
+        away, closing, acceleration = (values[0] for values in way.at_time(dt_s)[:3])
+        arrived = way.duration <= dt_s
+        self._astray[joint] = not arrived
+        self._position[joint], self._velocity[joint] = place + away, speed + closing
+        self._closing[joint] = 0.0 if arrived else acceleration
 
     def bumpless_command(self) -> Array:
         """Return the set-points (J,), m or rad, under which the drives would carry on as they move now."""
@@ -175,6 +233,8 @@ class DriveModel:
             The set-points (J,) after it, m or rad.
         """
         self._command = np.where(joints, self.bumpless_command(), self._command)
+        self._astray &= ~joints
+        self._closing[joints] = 0.0
         return self._command.copy()
 
     def measure(self) -> Measurement:

@@ -13,6 +13,8 @@ from carm_sim.motion.validation import CheckedGoal, find_excess, refuse_excess
 
 _SAME = 1e-9  # position or velocity, m or rad
 _MOST_CANDIDATES = 16
+_LONGER = 1.5
+_MOST_APPROACHES = 12
 
 
 def enter(
@@ -28,9 +30,9 @@ def enter(
 
     A first point in the future is reached from the present motion by one more segment. A first point at the
     start (or a start time in the past) must lie within ``start_tolerance`` of the present command; what
-    remains of the difference is taken up before ``blend_s``, by joining the trajectory at the first later
-    point that the limits allow. Points without velocities are joined by a straight line from rest and by a
-    cubic from a motion.
+    remains of the difference fades away along the trajectory, in ``blend_s`` or as much longer as the limits
+    ask for. A trajectory that is too short or too fast for that waits until its start is reached. Points without
+    velocities are joined by a straight line from rest and by a cubic from a motion.
 
     Args:
         goal: The goal; J joints.
@@ -55,18 +57,44 @@ def enter(
         return _join(goal, command, ahead, max(blend_s, first_s) if near else first_s, limit_tolerance)
     start = ahead.now()
     _check_start(goal, command, start, start_tolerance)
-    if points.times_s[-1] <= _SAME:
-        last = points[slice(len(points.times_s) - 1, None)]
-        settled = Waypoints(np.array([blend_s]), last.positions, last.velocities, last.accelerations)
-        return _join(goal, command, _Ahead(settled, ahead.coefficients[:0]), blend_s, limit_tolerance)
-    first = int(np.searchsorted(points.times_s, _SAME, side="right"))
-    ahead = _Ahead(points[slice(first, None)], ahead.coefficients[first:])
-    difference = np.abs(np.concatenate([command.position - start.position, command.velocity - start.velocity]))
-    if difference.max() <= _SAME:
-        return ahead.after(ahead.bridge(start, 0), 0)
     resting = np.abs(command.velocity).max() <= _SAME
-    origin = State(command.position, command.velocity, start.acceleration) if resting else command
-    return _join(goal, origin, ahead, max(blend_s, float(ahead.points.times_s[0])), limit_tolerance)
+    if points.times_s[-1] <= _SAME:
+        return _approach(goal, command, State.at_rest(points.positions[-1]), blend_s, limit_tolerance)
+    rest = ahead.from_now()
+    difference = State(*(present - planned for present, planned in zip(command, start, strict=True)))
+    if resting:  # what a trajectory does at its start from rest is the client's choice: a line's step, a cubic's bend
+        difference = State.at_rest(difference.position)
+    if max(np.abs(difference.position).max(), np.abs(difference.velocity).max()) <= _SAME:
+        return rest
+    horizon_s = blend_s
+    while horizon_s < 2 * rest.duration_s:
+        blended = rest.plus(_fading(difference, min(horizon_s, rest.duration_s)))
+        if find_excess(blended, goal.limits, limit_tolerance) is None:
+            return blended
+        horizon_s *= _LONGER
+    place = State.at_rest(start.position) if resting else start
+    return _approach(goal, command, place, blend_s, limit_tolerance).then(rest)
+
+
+def _fading(difference: State, duration_s: float) -> Spline:
+    """A difference (each (J,)) that fades to none in a time, s, without a step up to the acceleration."""
+    return Spline.through(
+        Waypoints(np.array([0.0, duration_s]), *(np.stack([value, np.zeros_like(value)]) for value in difference))
+    )
+
+
+def _approach(goal: CheckedGoal, command: State, place: State, at_least_s: float, limit_tolerance: float) -> Spline:
+    """The way from the present motion to a place near by, in the first time that the limits allow."""
+    duration_s = at_least_s
+    for _ in range(_MOST_APPROACHES):
+        way = Spline.through(
+            Waypoints(np.array([0.0, duration_s]), *(np.stack(pair) for pair in zip(command, place, strict=True)))
+        )
+        if find_excess(way, goal.limits, limit_tolerance) is None:
+            return way
+        duration_s *= _LONGER
+    refuse_excess(way, goal.limits, limit_tolerance, "on the way from the present motion to the trajectory")
+    raise AssertionError("the way was refused and then allowed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +118,10 @@ class _Ahead:
         if not len(self.coefficients):
             return State.at_rest(self.points.positions[0])
         return Spline(self.points.times_s, self.coefficients).sample(0.0)
+
+    def from_now(self) -> Spline:
+        """What lies ahead of a trajectory that has begun."""
+        return Spline(self.points.times_s, self.coefficients).cut(0.0)
 
     def bridge(self, origin: State, k: int) -> Spline:
         """One segment from a state now to point k."""
@@ -121,8 +153,8 @@ def _check_start(goal: CheckedGoal, command: State, start: State, tolerance: Arr
         unit = goal.limits.units[joint]
         raise GoalRefusedError(
             ErrorCode.INVALID_GOAL,
-            f"the trajectory starts with {goal.limits.names[joint]} at {start.position[joint]:.4f} {unit}, "
-            f"{gap[joint]:.4f} {unit} away from its present {command.position[joint]:.4f} {unit} "
+            f"the trajectory starts with {goal.limits.names[joint]} at {start.position[joint]:z.4f} {unit}, "
+            f"{gap[joint]:.4f} {unit} away from its present {command.position[joint]:z.4f} {unit} "
             f"(at most {tolerance[joint]:.4f} {unit})",
         )
 

@@ -38,9 +38,9 @@ class ControllerParameters:
         True, "goals may leave out joints, which then stay or decelerate to rest", read_only=True
     )
     reject_invalid_goals: bool = parameter(
-        False,
-        "true: refuse an invalid goal at the request, as joint_trajectory_controller does, the reason "
-        "only logged; false: abort it at once, so that the client gets error code and reason",
+        True,
+        "true: reject an invalid goal at the request, as joint_trajectory_controller does, and log the reason; "
+        "false: abort it at once, so that the client gets error code and reason",
         read_only=True,
     )
     limit_tolerance: float = parameter(
@@ -51,10 +51,20 @@ class ControllerParameters:
         read_only=True,
     )
     start_tolerance_m: float = parameter(
-        0.002, "how far a goal may start from the present position", unit="m", lower=0.0, read_only=True
+        0.02,
+        "how far a trajectory whose first point is at its start may begin from the present position; blended within "
+        "the limits",
+        unit="m",
+        lower=0.0,
+        read_only=True,
     )
     start_tolerance_rad: float = parameter(
-        0.005, "how far a goal may start from the present position", unit="rad", lower=0.0, read_only=True
+        0.05,
+        "how far a trajectory whose first point is at its start may begin from the present position; blended within "
+        "the limits",
+        unit="rad",
+        lower=0.0,
+        read_only=True,
     )
     path_tolerance_m: float = parameter(0.02, "default path tolerance; 0: none", unit="m", lower=0.0, read_only=True)
     path_tolerance_rad: float = parameter(

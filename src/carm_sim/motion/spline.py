@@ -138,6 +138,29 @@ class Spline:
         acceleration = (order[2:] * order[1:-1] * powers[:-2]) @ c[2:]
         return State(position, velocity, acceleration)
 
+    def cut(self, *times_s: float) -> Spline:
+        """Return the same motion with knots at these times too, s; what lies before the first of them is left out."""
+        inner = [t for t in times_s if t < self.knots_s[-1]]
+        knots = np.unique(np.concatenate([inner, self.knots_s[self.knots_s > times_s[0]]]))
+        segments = [self.segment_at(t) for t in knots[:-1]]
+        moved = zip(segments, knots[:-1] - self.knots_s[segments], strict=True)
+        return Spline(knots, np.stack([_shift(tau) @ self.coefficients[segment] for segment, tau in moved]))
+
+    def plus(self, other: Spline) -> Spline:
+        """Return the sum with a spline that starts at the same time and ends, at 0, no later."""
+        knots = np.unique(np.concatenate([self.knots_s, other.knots_s]))
+        mine = self.cut(*knots).coefficients.copy()
+        theirs = other.cut(*knots[knots <= other.duration_s]).coefficients
+        mine[: len(theirs)] += theirs
+        return Spline(knots, mine)
+
+    def then(self, other: Spline) -> Spline:
+        """Return this motion and then another one, whose time 0 is the end of this one."""
+        return Spline(
+            np.concatenate([self.knots_s, self.duration_s + other.knots_s[1:]]),
+            np.concatenate([self.coefficients, other.coefficients]),
+        )
+
     def excess(self, derivative: int, lower: Array, upper: Array) -> Excess | None:
         """Find where a derivative leaves its bounds, between the knots too.
 
@@ -184,6 +207,16 @@ class Spline:
             c = c[:, 1:] * np.arange(1, c.shape[1])[None, :, None]
         scaled = c * (np.diff(self.knots_s)[:, None] ** np.arange(c.shape[1]))[:, :, None]
         return scaled, np.einsum("bk,mkj->mbj", _bernstein(c.shape[1] - 1), scaled)
+
+
+def _shift(tau_s: float) -> Array:
+    """Matrix (6, 6) from the coefficients of a polynomial to those of the same one in time since ``tau_s``."""
+    return np.array(
+        [
+            [comb(k, i) * tau_s ** (k - i) if k >= i else 0.0 for k in range(COEFFICIENTS)]
+            for i in range(COEFFICIENTS)
+        ]
+    )
 
 
 def _present(start: Array, end: Array) -> NDArray[np.bool_]:

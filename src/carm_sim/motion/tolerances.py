@@ -15,6 +15,7 @@ from carm_sim.motion.spline import Array
 
 Mask = NDArray[np.bool_]
 
+_ERASED_WITHIN = float(np.finfo(np.float32).eps)
 ERASED = -1.0
 """Special value of a tolerance: there is none (``control_msgs/JointTolerance``)."""
 
@@ -80,12 +81,13 @@ def _index(entry: JointTolerance, limits: JointLimits, which: str) -> int:
 
 
 def _resolve(default: float, value: float, label: str) -> float:
-    if not math.isfinite(value) or (value < 0 and value != ERASED):
+    erased = abs(value - ERASED) < _ERASED_WITHIN
+    if math.isnan(value) or (value < 0 and not erased):
         raise GoalRefusedError(
             ErrorCode.INVALID_GOAL,
             f"{label} is {value}; allowed are positive numbers, 0 (default) and -1 (none)",
         )
-    if value == ERASED:
+    if erased:
         return 0.0
     return value if value > 0 else default
 
@@ -93,3 +95,50 @@ def _resolve(default: float, value: float, label: str) -> float:
 def violated(error: Array, tolerance: Array) -> Mask:
     """Return which joints (J,) exceed a tolerance (J,) that is set."""
     return np.asarray((tolerance > 0) & (np.abs(error) > tolerance))
+
+
+@dataclass(frozen=True, eq=False)
+class Violation:
+    """Joints that exceed a tolerance.
+
+    Attributes:
+        joints: Mask (J,).
+        worst: The joint that exceeds its tolerance by the largest factor.
+        of_velocity: It is that joint's velocity that does.
+        error: Distance from the set-point, m or rad, or from its velocity, m/s or rad/s.
+        tolerance: The tolerance, in the same unit.
+    """
+
+    joints: Mask
+    worst: int
+    of_velocity: bool
+    error: float
+    tolerance: float
+
+    @classmethod
+    def of(
+        cls, position_error: Array, velocity_error: Array, position_tolerance: Array, velocity_tolerance: Array
+    ) -> Violation | None:
+        """Compare errors (J,) with tolerances (J,); None: all are kept."""
+        errors = np.abs([position_error, velocity_error])
+        tolerances = np.array([position_tolerance, velocity_tolerance])
+        bad = violated(errors, tolerances)
+        if not bad.any():
+            return None
+        excess = np.divide(errors, tolerances, out=np.zeros_like(errors), where=bad)
+        derivative, joint = (int(i) for i in np.unravel_index(np.argmax(excess), excess.shape))
+        error, tolerance = float(errors[derivative, joint]), float(tolerances[derivative, joint])
+        return cls(np.asarray(bad.any(axis=0)), joint, derivative == 1, error, tolerance)
+
+    def text(self, limits: JointLimits) -> str:
+        """Say which joint is how far off, and how far it may be."""
+        name, unit = limits.names[self.worst], limits.units[self.worst]
+        away, allowed = amount(self.error), amount(self.tolerance)
+        if self.of_velocity:
+            return f"velocity of {name} is {away} {unit}/s away from that of its set-point (at most {allowed} {unit}/s)"
+        return f"{name} is {away} {unit} away from its set-point (at most {allowed} {unit})"
+
+
+def amount(value: float) -> str:
+    """Format an amount with 4 decimals, or with 2 digits where that would leave none; never as minus zero."""
+    return f"{value:z.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.2g}"

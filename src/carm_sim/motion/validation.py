@@ -218,9 +218,9 @@ def _outside(limits: JointLimits, joint: int, derivative: int, value: float, pla
         low = -high
     return (
         f"{_QUANTITIES[derivative]} of {limits.names[joint]} is {_number(value)} {unit} {place}, "
-        f"outside its limits [{low:.4f}, {high:.4f}] {unit}"
+        f"outside its limits [{low:z.4f}, {high:.4f}] {unit}"
     )
 
 
 def _number(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.3g}"
+    return f"{value:z.4f}" if abs(value) < 1e6 else f"{value:.3g}"

@@ -91,16 +91,18 @@ class DriveNode(TrajectoryNode):
         """Run the reference runs, and answer when they have ended."""
         snapshot = self._snapshot
         if snapshot is None or snapshot.state not in (OperatingState.STARTING, OperatingState.IDLE):
-            state = "starting" if snapshot is None else snapshot.state.name.lower()
-            response.success, response.message = False, f"homing is not possible now: the arm is {state}"
+            response.success, response.message = False, f"homing is not possible now: {_reason(snapshot)}"
             return response
+        self._await(Phase.ENABLING)
         try:
             self._drives.home()
         except DriveError as error:
             response.success, response.message = False, str(error)
             return response
         self._await(Phase.REFERENCE)
-        response.success, response.message = not self._drives.fault, self._drives.fault or "all joints are homed"
+        fault = self._drives.fault
+        response.success = not fault
+        response.message = f"{fault}; reset the fault (carm reset), then home again" if fault else "all joints are homed"
         return response
 
     def _await(self, phase: Phase) -> None:
@@ -125,6 +127,15 @@ class DriveNode(TrajectoryNode):
             problem = self._drives.fault if self._drives.fault.startswith(f"{axis.joint}:") else ""
             name = f"{self.get_fully_qualified_name()}: drive of {axis.joint}"
             self._diagnostics.publish(messages.diagnostics(name, problem, values, stamp))
+
+
+def _reason(snapshot: Snapshot | None) -> str:
+    """Say why an arm that is neither starting nor idle cannot be homed, and what helps."""
+    if snapshot is None:
+        return "the arm is starting"
+    if snapshot.state in (OperatingState.STOPPED, OperatingState.FAULT):
+        return f"{snapshot.message} (carm reset)"
+    return f"the arm is {snapshot.state.name.lower()}: wait until it rests"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from builtin_interfaces.msg import Duration, Time
 from carm_interfaces.msg import CArmState
 from control_msgs.action import FollowJointTrajectory
 from control_msgs.msg import JointTolerance as JointToleranceMessage
+from control_msgs.msg import JointTrajectoryControllerState
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Point, TransformStamped
 from sensor_msgs.msg import JointState
@@ -90,23 +91,39 @@ def action_feedback(names: Sequence[str], snapshot: Snapshot, stamp: Time) -> Fo
     """Say where the joints should be, where they are, and the difference (desired minus actual)."""
     message = FollowJointTrajectory.Feedback(joint_names=list(names))
     message.header.stamp = stamp
-    elapsed = duration(snapshot.elapsed_s)
-    desired, measured = snapshot.desired, snapshot.measured
-    message.desired = JointTrajectoryPoint(
-        positions=desired.position.tolist(),
-        velocities=desired.velocity.tolist(),
-        accelerations=desired.acceleration.tolist(),
-        time_from_start=elapsed,
-    )
-    message.actual = JointTrajectoryPoint(
-        positions=measured.position.tolist(), velocities=measured.velocity.tolist(), time_from_start=elapsed
-    )
-    message.error = JointTrajectoryPoint(
-        positions=(desired.position - measured.position).tolist(),
-        velocities=(desired.velocity - measured.velocity).tolist(),
-        time_from_start=elapsed,
-    )
+    message.desired, message.actual, message.error = _points(snapshot)
     return message
+
+
+def controller_state(names: Sequence[str], snapshot: Snapshot, stamp: Time) -> JointTrajectoryControllerState:
+    """Say where the joints should be, where they are, the difference and what is commanded, as the controller's state."""
+    message = JointTrajectoryControllerState(joint_names=list(names), speed_scaling_factor=snapshot.speed_scaling)
+    message.header.stamp = stamp
+    message.reference, message.feedback, message.error = _points(snapshot)
+    message.output = JointTrajectoryPoint(positions=message.reference.positions)
+    return message
+
+
+def _points(snapshot: Snapshot) -> tuple[JointTrajectoryPoint, JointTrajectoryPoint, JointTrajectoryPoint]:
+    """Desired state, measured state, and desired minus measured."""
+    desired, measured = snapshot.desired, snapshot.measured
+    return (
+        JointTrajectoryPoint(
+            positions=desired.position.tolist(),
+            velocities=desired.velocity.tolist(),
+            accelerations=desired.acceleration.tolist(),
+            time_from_start=duration(snapshot.trajectory_s),
+        ),
+        JointTrajectoryPoint(
+            positions=measured.position.tolist(),
+            velocities=measured.velocity.tolist(),
+            time_from_start=duration(snapshot.elapsed_s),
+        ),
+        JointTrajectoryPoint(
+            positions=(desired.position - measured.position).tolist(),
+            velocities=(desired.velocity - measured.velocity).tolist(),
+        ),
+    )
 
 
 def joint_state(names: Sequence[str], snapshot: Snapshot, stamp: Time) -> JointState:

@@ -20,10 +20,13 @@ from typing import Any
 import rclpy
 from carm_interfaces.msg import CArmState
 from control_msgs.action import FollowJointTrajectory
+from control_msgs.msg import JointTrajectoryControllerState, SpeedScalingFactor
+from control_msgs.srv import QueryTrajectoryState
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -154,6 +157,9 @@ class TrajectoryNode(Node):
         self._joint_states = self.create_publisher(JointState, "joint_states", 10)
         self._state = self.create_publisher(CArmState, "state", _LATCHED)
         self._tf = self.create_publisher(TFMessage, "/tf", 100)
+        self._controller_state = self.create_publisher(
+            JointTrajectoryControllerState, f"{CONTROLLER}/controller_state", 10
+        )
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._tf_static = self.create_publisher(TFMessage, "/tf_static", _LATCHED)
         self._robot_description = self.create_publisher(String, "robot_description", _LATCHED)
@@ -178,6 +184,16 @@ class TrajectoryNode(Node):
         self.create_subscription(
             JointTrajectory, f"{CONTROLLER}/joint_trajectory", self._on_trajectory, 10, callback_group=goals
         )
+        self.create_service(QueryTrajectoryState, f"{CONTROLLER}/query_state", self._on_query, callback_group=goals)
+        for durability in (DurabilityPolicy.TRANSIENT_LOCAL, DurabilityPolicy.VOLATILE):
+            self.create_subscription(  # the latched factor of a publisher, and the word of one that latches nothing
+                SpeedScalingFactor,
+                f"{CONTROLLER}/speed_scaling_input",
+                self._on_speed_scaling,
+                QoSProfile(depth=1, durability=durability),
+                callback_group=urgent,
+                event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
+            )
         self.create_subscription(Float64, "clearance", self._on_clearance, 1)
 
     def _on_clearance(self, message: Float64) -> None:
@@ -201,6 +217,8 @@ class TrajectoryNode(Node):
             self._joint_states.publish(messages.joint_state(self._limits.names, snapshot, stamp))
             poses = self._poses.moved(dict(zip(self._limits.names, position, strict=True)))
             self._tf.publish(messages.transforms(poses, stamp))
+        if self._controller_state.get_subscription_count():
+            self._controller_state.publish(messages.controller_state(self._limits.names, snapshot, stamp))
         if self._state_due.due(now_s) or snapshot.state is not self._published_state:
             self._published_state = snapshot.state
             clearance_m = self._clearance_m if now_s - self._clearance_s < _CLEARANCE_AGE_S else math.nan
@@ -250,8 +268,23 @@ class TrajectoryNode(Node):
         response.success, response.message = self._controller.reset()
         return response
 
+    def _on_speed_scaling(self, message: SpeedScalingFactor) -> None:
+        if not self._controller.scale_speed(message.factor):
+            self.get_logger().warning(
+                f"speed scaling factor {message.factor} ignored: it must be a number from 0 (pause) to 1"
+            )
+
+    def _on_query(
+        self, request: QueryTrajectoryState.Request, response: QueryTrajectoryState.Response
+    ) -> QueryTrajectoryState.Response:
+        state, response.message = self._controller.query(messages.seconds(request.time) - self._now_s())
+        response.success, response.name = not response.message, list(self._limits.names)
+        response.position, response.velocity, response.acceleration = (values.tolist() for values in state)
+        return response
+
     def _on_trajectory(self, message: JointTrajectory) -> None:
-        answer = self._controller.accept(messages.trajectory_goal(message), self._now_s())
+        """Follow it; an action goal in execution goes on with it, as in joint_trajectory_controller."""
+        answer = self._controller.accept(messages.trajectory_goal(message), self._now_s(), replace=True)
         if answer.goal_id is None:
             self.get_logger().error(f"trajectory refused, {answer.code.name}: {answer.message}")
 
@@ -276,9 +309,11 @@ class TrajectoryNode(Node):
         handle.execute()
 
     def _on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
+        """Agree, also where the goal is ending already: then it ends as it would have."""
         answer = self._accepted.get(bytes(handle.goal_id.uuid))
-        if answer is None or answer.goal_id is None or not self._controller.cancel(answer.goal_id):
+        if answer is None or answer.goal_id is None:
             return CancelResponse.REJECT
+        self._controller.cancel(answer.goal_id)
         return CancelResponse.ACCEPT
 
     def _execute(self, handle: ServerGoalHandle) -> FollowJointTrajectory.Result:

@@ -246,7 +246,7 @@ class XrayNode(Node):
         """Warn once when rays begin to miss, and when a dose alarm goes on."""
         missing = result.hit_fraction == 0
         if missing and not self._missing:
-            isocenter = ", ".join(f"{value / 1000:.3f}" for value in result.view.isocenter_mm)
+            isocenter = ", ".join(f"{value / 1000:z.3f}" for value in result.view.isocenter_mm)
             self.get_logger().warning(f"{_MISSED} (isocenter at {isocenter} m in frame table)")
         self._missing = missing
         if result.warning and not (self._last and self._last.warning):
