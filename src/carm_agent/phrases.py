@@ -81,5 +81,6 @@ def refusal(error: Exception) -> str:
     low, high, value = error.lower * scale, error.upper * scale, error.value * scale
     words = _JOINT_WORDS.get(error.joint, error.joint)
     return (
-        f"the {words} ({error.joint}) would have to go to {value:z.0f} {unit}; it reaches {low:z.0f} to {high:z.0f} {unit}"
+        f"the {words} ({error.joint}) would have to go to {value:z.0f} {unit};"
+        f" it reaches {low:z.0f} to {high:z.0f} {unit}"
     )

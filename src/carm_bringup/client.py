@@ -402,7 +402,8 @@ def _moved(result: Any, preview: Path | None, planned: bool) -> int:
     """Say where a move led, or would lead."""
     positions = zip(result.trajectory.joint_names, result.final_positions, strict=False)
     print(("planned: " if planned else "there: ") + ", ".join(f"{n} {p:z.4f}" for n, p in positions))
-    clearance = "" if math.isnan(result.min_clearance) else f", smallest clearance {1000 * result.min_clearance:z.0f} mm"
+    clearance_mm = 1000 * result.min_clearance
+    clearance = "" if math.isnan(clearance_mm) else f", smallest clearance {clearance_mm:z.0f} mm"
     print(f"{result.duration_s:.1f} s{clearance}")
     if result.warning:
         print(f"warning: {result.warning}")

@@ -42,6 +42,7 @@ from carm_agent.nodes.counters import Counters
 from carm_agent.nodes.requests import ask, cancel
 from carm_agent.parameters import AgentParameters
 from carm_agent.ports import Acquisition, Arm, Clock, Imager, Interrupt
+from carm_core.controller_log import ControllerLog
 from carm_core.errors import CarmError, ImageError, LocalizerError
 from carm_core.frame import XrayFrame
 from carm_core.kinematics import CArm
@@ -55,6 +56,8 @@ _FRESH_STATE_S = 0.5
 _POLL_S = 0.1
 _RESEND_S = 0.1
 _WATCH_S = 0.3
+_REASON_S = 0.5
+"""How long the reason of a rejected goal may follow the answer on /rosout, s."""
 _REST_VELOCITY = 2e-3
 _AT_REST = (CArmState.STATE_IDLE, CArmState.STATE_STOPPED, CArmState.STATE_FAULT)
 _LATCHED = (CArmState.STATE_STOPPED, CArmState.STATE_FAULT)
@@ -86,7 +89,9 @@ class CArmGraph:
         self.stamps: dict[float, Time] = {}
         self.expose = node.create_client(Expose, "xray/expose")
         self.localize = ActionClient(node, Localize, "localize")
-        self.follow = ActionClient(node, FollowJointTrajectory, f"{parameters.controller}/follow_joint_trajectory")
+        follow = f"{parameters.controller}/follow_joint_trajectory"
+        self.follow = ActionClient(node, FollowJointTrajectory, follow)
+        self.controller_log = ControllerLog(node, follow)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         node.create_subscription(JointState, "joint_states", self._on_joints, 10)
         node.create_subscription(CArmState, "state", self._on_state, latched)
@@ -351,8 +356,10 @@ class RosArm(_Port, Arm):
 
         def send() -> Future:
             self._interrupt.check()
-            return graph.follow.send_goal_async(goal)
+            return graph.follow.send_goal_async(goal, lambda message: along.append(_planned_s(message.feedback)))
 
+        along: deque[float] = deque([0.0], maxlen=1)
+        asked_s = time.monotonic()
         sent = ask(graph.node, send)
         sent_s = self._clock.now_s()
         if not self._wait_future(sent, timeout_s, uninterrupted=True):
@@ -363,10 +370,10 @@ class RosArm(_Port, Arm):
         if not handle.accepted:
             graph.counters.refused += 1
             self._raise_if_stopped()
-            raise RejectedTrajectoryError(f"{name} refused the trajectory")
+            raise RejectedTrajectoryError(f"{name} refused the trajectory{self._reason(asked_s)}")
         done = ask(graph.node, handle.get_result_async)
         try:
-            self._follow(done, trajectory.duration_s, sent_s)
+            self._follow(done, trajectory.duration_s, sent_s, along)
         except CarmError:
             cancel(graph.node, sent)
             self._wait_future(done, self._parameters.rest_timeout_s, uninterrupted=True)
@@ -374,12 +381,31 @@ class RosArm(_Port, Arm):
             raise
         self._judge(done.result())
 
-    def _follow(self, done: Any, duration_s: float, sent_s: float) -> None:
+    def _reason(self, asked_s: float) -> str:
+        """Wait for the controller to log why it rejected a goal."""
+        log = self._graph.controller_log
+        self._interrupt.wait_for(lambda: bool(log.since(asked_s)), _REASON_S, uninterrupted=True)
+        reason = log.since(asked_s)
+        return f": {reason}" if reason else "; its log may say why"
+
+    def _follow(self, done: Any, duration_s: float, sent_s: float, along: deque[float]) -> None:
+        """Wait for the end of a motion; a controller whose speed is scaled is given time while the motion goes on.
+
+        Args:
+            done: Future of the result.
+            duration_s: Of the trajectory, s.
+            sent_s: When it was sent, s.
+            along: How far along the trajectory the controller said last that it is, s.
+        """
         done.add_done_callback(lambda _: self._interrupt.notify())
+        reached_s, limit_s = 0.0, duration_s + self._parameters.motion_timeout_s
         while not self._interrupt.wait_for(done.done, _POLL_S):
             elapsed_s = self._clock.now_s() - sent_s
-            self._progress(min(1.0, max(0.0, elapsed_s / duration_s)))
-            if elapsed_s > duration_s + self._parameters.motion_timeout_s:
+            if along[-1] > reached_s:
+                reached_s = along[-1]
+                limit_s = max(limit_s, elapsed_s + duration_s - reached_s + self._parameters.motion_timeout_s)
+            self._progress(min(1.0, max(0.0, (reached_s or elapsed_s) / duration_s)))
+            if elapsed_s > limit_s:
                 raise MotionError(f"the motion of {duration_s:.1f} s did not end in {elapsed_s:.1f} s; it was canceled")
         self._progress(1.0)
 
@@ -408,3 +434,8 @@ class RosArm(_Port, Arm):
         now_s, timeout_s = time.monotonic(), self._parameters.rest_timeout_s
         if not self._interrupt.wait_for(lambda: self._graph.at_rest(now_s), timeout_s, uninterrupted=True):
             raise NotAtRestError(f"nothing says that the arm came to rest within {timeout_s} s after its motion")
+
+
+def _planned_s(feedback: FollowJointTrajectory.Feedback) -> float:
+    time_from_start = feedback.desired.time_from_start
+    return float(time_from_start.sec) + 1e-9 * float(time_from_start.nanosec)

@@ -20,6 +20,7 @@ from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from carm_bringup.client import SERVER_TIMEOUT_S, ClientError, Session
+from carm_core.controller_log import ControllerLog
 from carm_core.errors import ConfigurationError
 
 SUCCEEDED, CANCELED, ABORTED = (
@@ -36,6 +37,8 @@ CODES = {
 STATUSES = {SUCCEEDED: "succeeded", CANCELED: "canceled", ABORTED: "aborted"}
 _MOTION_NODE = "motion_node"
 _ACTION = "follow_joint_trajectory"
+_REASON_S = 0.5
+"""How long the reason of a rejected goal may follow the answer on /rosout, s."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Attempt:
         accepted: The server took it.
         status: Status of the action at its end; None before.
         code: Result code; None before the end.
-        message: Error string of the result.
+        message: Error string of the result; of a rejected goal, what the controller logged.
         errors: Desired minus actual of each feedback, one dictionary of m or rad by joint.
         feedback_names: Joints named by the last feedback.
     """
@@ -111,6 +114,7 @@ class ControllerProbe:
         self.heard: list[Heard] = []
         self._newest: Attempt | None = None
         session.node.create_subscription(JointState, joint_states, self._keep, QoSPresetProfiles.SENSOR_DATA.value)
+        self._log = ControllerLog(session.node, f"{controller}/{_ACTION}")
         self._client = ActionClient(session.node, FollowJointTrajectory, f"{controller}/{_ACTION}")
         if not session.spin_until(self._client.server_is_ready, SERVER_TIMEOUT_S):
             servers = sorted(
@@ -194,7 +198,10 @@ class ControllerProbe:
         sending = self._client.send_goal_async(message, lambda m: _note(attempt, m.feedback))
         attempt.handle = self._session.result(sending, timeout_s, f"{self._controller}/{_ACTION}")
         attempt.accepted = bool(attempt.handle.accepted)
-        if attempt.accepted:
+        if not attempt.accepted:
+            self._session.spin_until(lambda: bool(self._log.since(attempt.sent_s)), _REASON_S)
+            attempt.message = self._log.since(attempt.sent_s)
+        else:
             attempt.ending = attempt.handle.get_result_async()
             self._newest = attempt
         return attempt

@@ -247,7 +247,7 @@ class TrajectoryController:
             ahead_s: Time from now, s; negative: the past.
 
         Returns:
-            The state of all joints, and an empty line; or the nearest that is known, and why it is not that of the time.
+            The state of all joints, and an empty line; or the nearest that is known, and why it is not the one.
         """
         with self._lock:
             motion = self._motion
@@ -394,7 +394,9 @@ class TrajectoryController:
         if late_s < 0:
             bad = Violation.of(position_error, velocity_error, tolerances.path_position, tolerances.path_velocity)
             if bad is not None:
-                self._violate(ErrorCode.PATH_TOLERANCE_VIOLATED, bad, f"path tolerance violated: {bad.text(self.limits)}")
+                self._violate(
+                    ErrorCode.PATH_TOLERANCE_VIOLATED, bad, f"path tolerance violated: {bad.text(self.limits)}"
+                )
             return
         bad = Violation.of(position_error, velocity_error, tolerances.goal_position, tolerances.goal_velocity)
         if bad is None:

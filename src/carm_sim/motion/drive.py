@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from carm_sim.motion.limits import JointLimits
 from carm_sim.motion.spline import Array
 
-
 _FOLLOWS = 1e-6
 """A blocked joint that is no further from its set-point than this is not astray, m or rad."""
 _LEAST_RESERVE = 0.01

@@ -212,10 +212,7 @@ class Spline:
 def _shift(tau_s: float) -> Array:
     """Matrix (6, 6) from the coefficients of a polynomial to those of the same one in time since ``tau_s``."""
     return np.array(
-        [
-            [comb(k, i) * tau_s ** (k - i) if k >= i else 0.0 for k in range(COEFFICIENTS)]
-            for i in range(COEFFICIENTS)
-        ]
+        [[comb(k, i) * tau_s ** (k - i) if k >= i else 0.0 for k in range(COEFFICIENTS)] for i in range(COEFFICIENTS)]
     )
 
 

@@ -102,7 +102,9 @@ class DriveNode(TrajectoryNode):
         self._await(Phase.REFERENCE)
         fault = self._drives.fault
         response.success = not fault
-        response.message = f"{fault}; reset the fault (carm reset), then home again" if fault else "all joints are homed"
+        response.message = (
+            f"{fault}; reset the fault (carm reset), then home again" if fault else "all joints are homed"
+        )
         return response
 
     def _await(self, phase: Phase) -> None:
