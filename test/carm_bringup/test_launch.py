@@ -139,11 +139,16 @@ def test_controllers_are_those_of_the_arm() -> None:
     for controller in ("joint_state_broadcaster", "joint_trajectory_controller"):
         assert manager[controller]["type"].startswith(f"{controller}/")
         assert content[f"/**/{controller}"]["ros__parameters"]["joints"] == list(JOINT_NAMES)
-    constraints = content["/**/joint_trajectory_controller"]["ros__parameters"]["constraints"]
+    settings = content["/**/joint_trajectory_controller"]["ros__parameters"]
+    constraints = settings["constraints"]
+    assert "state_publish_rate" not in settings
+    assert settings["interpolate_from_desired_state"] is True
+    assert constraints["decelerate_on_cancel"] is True
     assert constraints["goal_time"] == motion["goal_time_s"]
     for joint in CARM.joints:
         assert constraints[joint.name]["trajectory"] == motion[f"path_tolerance_{joint.unit}"]
         assert constraints[joint.name]["goal"] == motion[f"goal_tolerance_{joint.unit}"]
+        assert constraints[joint.name]["max_deceleration_on_cancel"] == pytest.approx(joint.acceleration, rel=1e-4)
 
 
 class TestArmMonitor:

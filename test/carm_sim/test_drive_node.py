@@ -79,7 +79,7 @@ def test_the_contract_of_the_motion_node(client: Client) -> None:
     status, result = client.end_of(handle)
     assert (status, result.error_code) == (GoalStatus.STATUS_ABORTED, Result.INVALID_GOAL)
     client.await_state(OperatingState.STOPPED)
-    assert "reset" in client.end_of(client.send(move(5.0)))[1].error_string
+    assert "reset" in client.rejected(move(5.0))
     assert client.call("reset").success
     client.await_state(OperatingState.IDLE)
     client.until(lambda: any("drive of lift" in m.status[0].name for m in client.heard["/diagnostics"]), "diagnostics")
@@ -90,7 +90,7 @@ def test_homing_a_fault_and_its_reset(ros_domain: int, spawn: Spawn, drives: Pat
     client = connect(ros_domain, process)
     client.until(lambda: client.heard["state"] and "wigwag not homed" in client.latest("state").message, "need to home")
     assert client.latest("state").state == OperatingState.STARTING
-    assert "not homed" in client.end_of(client.send(move(3.0)))[1].error_string
+    assert "not homed" in client.rejected(move(3.0))
     answer = client.call("home")
     assert answer.success, answer.message
     client.await_state(OperatingState.IDLE)
@@ -101,8 +101,11 @@ def test_homing_a_fault_and_its_reset(ros_domain: int, spawn: Spawn, drives: Pat
     state = client.await_state(OperatingState.FAULT)
     assert "lift: following error" in state.message
     rest = client.positions()
-    assert "reset" in client.end_of(client.send(move(3.0, cart_longitudinal=0.1)))[1].error_string
-    assert not client.call("home").success
+    assert "reset" in client.rejected(move(3.0, cart_longitudinal=0.1))
+    answer = client.call("home")
+    assert not answer.success
+    assert "lift: following error" in answer.message
+    assert "carm reset" in answer.message
     np.testing.assert_allclose(client.positions(), rest, atol=1e-3)
     answer = client.call("reset")
     assert answer.success, answer.message
@@ -147,3 +150,21 @@ def test_what_cannot_start_is_one_line(setting: str, code: int, words: str, spaw
     assert process.returncode == code, output
     assert words in output
     assert len(output.strip().splitlines()) == 1, output
+
+
+def test_a_failed_homing_says_that_a_reset_is_needed(ros_domain: int, spawn: Spawn, drives: Path) -> None:
+    content = yaml.safe_load(drives.read_text(encoding="utf-8"))
+    content["drives"]["wigwag"]["homing"]["method"] = -3
+    drives.write_text(yaml.safe_dump(content), encoding="utf-8")
+    process = spawn((*NODE, "-p", f"drives_config:={drives}"))
+    client = connect(ros_domain, process)
+    for words in ("method -3", "drive fault: wigwag: homing error"):
+        answer = client.call("home")
+        assert not answer.success
+        assert words in answer.message
+        assert "carm reset" in answer.message
+    client.await_state(OperatingState.FAULT)
+    answer = client.call("reset")
+    assert answer.success, answer.message
+    client.await_state(OperatingState.STARTING)
+    client.close()

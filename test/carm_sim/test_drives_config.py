@@ -78,6 +78,7 @@ def test_positions_survive_the_encoder(index: int, part: float) -> None:
         ("lift", {"homing": 17}, "homing: is 17"),
         ("lift", {"homing": {"method": 17}}, "homing: position_m is missing"),
         ("lift", {"homing": HOMING | {"park_m": 0.9}}, "park position 0.9000 m is outside [0.0000, 0.4500] m"),
+        ("lift", {"homing": HOMING | {"method": 0}}, "homing: method 0 means no homing"),
         ("lift", {"homing": HOMING | {"color": 1}}, "homing: unknown entry 'color'"),
     ],
 )

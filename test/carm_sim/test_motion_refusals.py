@@ -144,9 +144,9 @@ REFUSALS: dict[str, tuple[TrajectoryGoal, ErrorCode, str]] = {
         "velocity of cart_longitudinal at the last point is 0.01 m/s",
     ),
     "starts elsewhere": (
-        two(TrajectoryPoint(0.0, at("cart_lateral", 0.01)), TrajectoryPoint(5.0, HOME)),
+        two(TrajectoryPoint(0.0, at("cart_lateral", 0.03)), TrajectoryPoint(5.0, HOME)),
         GOAL,
-        "starts with cart_lateral at 0.0100 m, 0.0100 m away from its present 0.0000 m",
+        "starts with cart_lateral at 0.0300 m, 0.0300 m away from its present 0.0000 m (at most 0.0200 m)",
     ),
     "long past": (replace(GOOD, stamp_s=NOW_S - 4.5), OLD, "ended 0.500 s ago"),
     "tolerance of unknown joint": (

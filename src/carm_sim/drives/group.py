@@ -105,7 +105,7 @@ class DriveGroup:
         if self._phase is not Phase.READY:
             return self._doing or self._phase.value
         missing = [axis.joint for axis in self.axes if not axis.homed]
-        return f"{', '.join(missing)} not homed: call the service home" if missing else ""
+        return f"{', '.join(missing)} not homed: call the service home (carm home)" if missing else ""
 
     @property
     def autonomous(self) -> bool:

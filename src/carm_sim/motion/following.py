@@ -96,7 +96,7 @@ class Following:
         return self._at(self.trajectory_s, self.elapsed_s, self._slope)
 
     def at(self, ahead_s: float) -> tuple[State, float]:
-        """Return the state of all joints at a time from now, s, at the present rate, and its time along the trajectory."""
+        """Return the state of all joints at a time from now, s, at the present rate, and the time on the trajectory."""
         time_s = self.trajectory_s + ahead_s * self.rate
         return self._at(time_s, self.elapsed_s + ahead_s, 0.0), time_s
 

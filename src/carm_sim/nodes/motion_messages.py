@@ -96,7 +96,7 @@ def action_feedback(names: Sequence[str], snapshot: Snapshot, stamp: Time) -> Fo
 
 
 def controller_state(names: Sequence[str], snapshot: Snapshot, stamp: Time) -> JointTrajectoryControllerState:
-    """Say where the joints should be, where they are, the difference and what is commanded, as the controller's state."""
+    """Say where the joints should be, where they are, the difference, and what is commanded."""
     message = JointTrajectoryControllerState(joint_names=list(names), speed_scaling_factor=snapshot.speed_scaling)
     message.header.stamp = stamp
     message.reference, message.feedback, message.error = _points(snapshot)
