@@ -118,7 +118,6 @@ class UnknownNameError(CarmError):
 
 _MOST_NAMES = 30
 _LONGEST_COMPARED = 200
-_LARGE = 1e6
 
 
 def _likeness(first: str, second: str) -> float:
@@ -128,6 +127,17 @@ def _likeness(first: str, second: str) -> float:
 
 class GoalError(CarmError):
     """A motion goal is malformed or cannot be met."""
+
+
+_DIGITS = range(4, 13)
+
+
+def outside(value: float, lower: float, upper: float) -> str:
+    """Format a value outside an interval with 4 decimals, or as many more as show that it is; never as minus zero."""
+    if not abs(value) < 1e6:
+        return f"{value:.3g}"
+    texts = (f"{value:z.{digits}f}" for digits in _DIGITS)
+    return next((text for text in texts if not lower <= float(text) <= upper), repr(float(value)))
 
 
 class JointLimitError(GoalError):
@@ -152,8 +162,9 @@ class JointLimitError(GoalError):
             unit: ``"m"`` or ``"rad"``.
         """
         self.joint, self.value, self.lower, self.upper, self.unit = joint, value, lower, upper, unit
-        shown = f"{value:z.4f}" if abs(value) < _LARGE else f"{value:.4g}"
-        super().__init__(f"{joint} = {shown} {unit} is outside its limits [{lower:z.4f}, {upper:z.4f}] {unit}")
+        super().__init__(
+            f"{joint} = {outside(value, lower, upper)} {unit} is outside its limits [{lower:z.4f}, {upper:z.4f}] {unit}"
+        )
 
 
 class UnreachableError(GoalError):

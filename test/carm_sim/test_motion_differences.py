@@ -123,8 +123,14 @@ class TestViolation:
     def test_amounts_keep_their_digits_and_are_never_minus_zero(self, value: float, text: str) -> None:
         assert amount(value) == text
 
-    def test_a_limit_is_told_without_minus_zero(self) -> None:
-        assert "-0.0000" not in str(JointLimitError("lift", -0.00001, -0.0, 0.45, "m"))
+    @pytest.mark.parametrize(
+        ("value", "text"), [(-0.00001, "-0.00001"), (0.450001, "0.450001"), (0.6, "0.6000"), (1e300, "1e+300")]
+    )
+    def test_a_value_outside_its_limits_looks_so(self, value: float, text: str) -> None:
+        shown = str(JointLimitError("lift", value, -0.0, 0.45, "m"))
+        assert shown == f"lift = {text} m is outside its limits [0.0000, 0.4500] m"
+        answer = Arm().controller.accept(TrajectoryGoal(("lift",), (TrajectoryPoint(60.0, (value,)),)), 100.0)
+        assert f"position of lift is {text} m at point 0" in answer.message
 
 
 class TestTolerances:

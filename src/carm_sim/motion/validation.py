@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from carm_core.errors import outside
 from carm_sim.motion.goal import ErrorCode, GoalRefusedError, TrajectoryGoal, TrajectoryPoint
 from carm_sim.motion.limits import JointLimits
 from carm_sim.motion.spline import Array, Excess, Spline, Waypoints
@@ -217,10 +218,6 @@ def _outside(limits: JointLimits, joint: int, derivative: int, value: float, pla
         high = (limits.velocity, limits.acceleration)[derivative - 1][joint]
         low = -high
     return (
-        f"{_QUANTITIES[derivative]} of {limits.names[joint]} is {_number(value)} {unit} {place}, "
+        f"{_QUANTITIES[derivative]} of {limits.names[joint]} is {outside(value, low, high)} {unit} {place}, "
         f"outside its limits [{low:z.4f}, {high:.4f}] {unit}"
     )
-
-
-def _number(value: float) -> str:
-    return f"{value:z.4f}" if abs(value) < 1e6 else f"{value:.3g}"
