@@ -3,6 +3,7 @@
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,14 +12,14 @@ import pytest
 import rclpy
 from carm_interfaces.action import Localize
 from control_msgs.action import FollowJointTrajectory
-from rclpy.action import ActionServer, CancelResponse
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.task import Future
 from sensor_msgs.msg import JointState
 
-from carm_agent.errors import CanceledError, StoppedError
+from carm_agent.errors import CanceledError, MotionError, RejectedTrajectoryError, StoppedError
 from carm_agent.nodes import ros_ports
 from carm_agent.nodes.requests import ask
 from carm_agent.nodes.ros_ports import CArmGraph, RosArm, RosLocalizer
@@ -72,6 +73,8 @@ class Servers(Node):
     def __init__(self, context: Context) -> None:
         super().__init__("servers", namespace="/carm", context=context)
         self.endless = False
+        self.reason = ""
+        self.pace = 0.0
         self.goals = self.cancels = 0
         self.joints = self.create_publisher(JointState, "joint_states", 10)
         self.create_timer(0.05, self.tell)
@@ -79,13 +82,19 @@ class Servers(Node):
             (FollowJointTrajectory, "joint_trajectory_controller/follow_joint_trajectory"),
             (Localize, "localize"),
         ):
-            ActionServer(self, kind, name, self.run, cancel_callback=self.cancel)
+            ActionServer(self, kind, name, self.run, goal_callback=self.judge, cancel_callback=self.cancel)
 
     def tell(self) -> None:
         carm = CArm.from_config()
         message = JointState(name=list(carm.joint_names), position=carm.home.tolist(), velocity=[0.0] * 6)
         message.header.stamp = self.get_clock().now().to_msg()
         self.joints.publish(message)
+
+    def judge(self, goal: object) -> GoalResponse:
+        if not self.reason:
+            return GoalResponse.ACCEPT
+        self.get_logger().error(self.reason)
+        return GoalResponse.REJECT
 
     def cancel(self, handle: object) -> CancelResponse:
         self.cancels += 1
@@ -94,8 +103,18 @@ class Servers(Node):
     async def run(self, handle: Any) -> Any:
         self.goals += 1
         if self.endless:
+            begun_s, told_s = time.monotonic(), 0.0
             while not handle.is_cancel_requested:
                 await _next_turn(self.executor)
+                along_s = self.pace * (time.monotonic() - begun_s)
+                if along_s > 0.1:
+                    handle.succeed()
+                    return handle._action_type.Result()
+                if along_s - told_s > 0.01:
+                    told_s = along_s
+                    feedback = handle._action_type.Feedback()
+                    feedback.desired.time_from_start.nanosec = int(1e9 * along_s)
+                    handle.publish_feedback(feedback)
             handle.canceled()
         else:
             handle.succeed()
@@ -115,7 +134,7 @@ class Bench:
         self.servers = Servers(self.context)
         self.node = Node("agent", namespace="/carm", context=self.context)
         self.carm = CArm.from_config()
-        self.graph = CArmGraph(self.node, self.carm, AgentParameters(server_timeout_s=20.0, rest_timeout_s=5.0))
+        self.graph = CArmGraph(self.node, self.carm, AgentParameters(server_timeout_s=20.0, rest_timeout_s=5.0, motion_timeout_s=1.0))
         for client in (self.graph.follow, self.graph.localize):
             client._client_handle = SlowToNote(client._client_handle)
             client.add_future = slowly(client.add_future)
@@ -172,6 +191,24 @@ def test_a_cancel_reaches_a_controller_that_accepts_at_once(bench: Bench) -> Non
         RosArm(bench.graph, bench.interrupt).execute(bench.trajectory())
     assert bench.servers.cancels == 1
     timer.join()
+
+
+def test_the_reason_of_a_rejected_goal_is_that_of_the_controller_s_log(bench: Bench) -> None:
+    bench.servers.reason = "Velocity of last trajectory point of joint lift is not zero: 0.1"
+    with pytest.raises(RejectedTrajectoryError, match="refused the trajectory: Velocity of last"):
+        RosArm(bench.graph, bench.interrupt).execute(bench.trajectory())
+
+
+@pytest.mark.parametrize(("pace", "ends"), [(0.04, True), (0.0, False)])
+def test_a_slowed_motion_is_waited_for_and_one_that_stands_is_not(bench: Bench, pace: float, ends: bool) -> None:
+    bench.servers.endless, bench.servers.pace = True, pace
+    arm = RosArm(bench.graph, bench.interrupt)
+    if ends:
+        arm.execute(bench.trajectory())
+    else:
+        with pytest.raises(MotionError, match="did not end"):
+            arm.execute(bench.trajectory())
+    assert bench.servers.cancels == (0 if ends else 1)
 
 
 def test_nothing_is_sent_after_a_stop(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
