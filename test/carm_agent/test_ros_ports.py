@@ -5,6 +5,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,9 @@ class Servers(Node):
             (FollowJointTrajectory, "joint_trajectory_controller/follow_joint_trajectory"),
             (Localize, "localize"),
         ):
-            ActionServer(self, kind, name, self.run, goal_callback=self.judge, cancel_callback=self.cancel)
+            ActionServer(
+                self, kind, name, partial(self.run, kind), goal_callback=self.judge, cancel_callback=self.cancel
+            )
 
     def tell(self) -> None:
         carm = CArm.from_config()
@@ -100,7 +103,7 @@ class Servers(Node):
         self.cancels += 1
         return CancelResponse.ACCEPT
 
-    async def run(self, handle: Any) -> Any:
+    async def run(self, kind: Any, handle: Any) -> Any:
         self.goals += 1
         if self.endless:
             begun_s, told_s = time.monotonic(), 0.0
@@ -109,16 +112,16 @@ class Servers(Node):
                 along_s = self.pace * (time.monotonic() - begun_s)
                 if along_s > 0.1:
                     handle.succeed()
-                    return handle._action_type.Result()
+                    return kind.Result()
                 if along_s - told_s > 0.01:
                     told_s = along_s
-                    feedback = handle._action_type.Feedback()
+                    feedback = kind.Feedback()
                     feedback.desired.time_from_start.nanosec = int(1e9 * along_s)
                     handle.publish_feedback(feedback)
             handle.canceled()
         else:
             handle.succeed()
-        return handle._action_type.Result()
+        return kind.Result()
 
 
 async def _next_turn(executor: Any) -> None:
@@ -134,7 +137,9 @@ class Bench:
         self.servers = Servers(self.context)
         self.node = Node("agent", namespace="/carm", context=self.context)
         self.carm = CArm.from_config()
-        self.graph = CArmGraph(self.node, self.carm, AgentParameters(server_timeout_s=20.0, rest_timeout_s=5.0, motion_timeout_s=1.0))
+        self.graph = CArmGraph(
+            self.node, self.carm, AgentParameters(server_timeout_s=20.0, rest_timeout_s=5.0, motion_timeout_s=1.0)
+        )
         for client in (self.graph.follow, self.graph.localize):
             client._client_handle = SlowToNote(client._client_handle)
             client.add_future = slowly(client.add_future)

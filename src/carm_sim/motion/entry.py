@@ -68,8 +68,9 @@ def enter(
         return rest
     horizon_s = blend_s
     while horizon_s < 2 * rest.duration_s:
-        blended = rest.plus(_fading(difference, min(horizon_s, rest.duration_s)))
-        if find_excess(blended, goal.limits, limit_tolerance) is None:
+        end_s = min(horizon_s, rest.duration_s)
+        blended = rest.plus(_fading(difference, end_s))
+        if find_excess(blended.until(end_s), goal.limits, limit_tolerance) is None:
             return blended
         horizon_s *= _LONGER
     place = State.at_rest(start.position) if resting else start

@@ -20,6 +20,11 @@ COEFFICIENTS = 6
 """Coefficients per segment and joint, constant first: enough for a quintic."""
 
 
+_BINOMIALS = np.array([[comb(k, i) for k in range(COEFFICIENTS)] for i in range(COEFFICIENTS)], dtype=np.float64)
+_EXPONENTS = np.maximum(np.arange(COEFFICIENTS)[None, :] - np.arange(COEFFICIENTS)[:, None], 0)
+"""A polynomial c in t is, in t - tau, the polynomial (binomials * tau ** exponents) @ c."""
+
+
 class State(NamedTuple):
     """Position, velocity and acceleration, each (J,); m or rad, s."""
 
@@ -138,21 +143,29 @@ class Spline:
         acceleration = (order[2:] * order[1:-1] * powers[:-2]) @ c[2:]
         return State(position, velocity, acceleration)
 
-    def cut(self, *times_s: float) -> Spline:
-        """Return the same motion with knots at these times too, s; what lies before the first of them is left out."""
-        inner = [t for t in times_s if t < self.knots_s[-1]]
-        knots = np.unique(np.concatenate([inner, self.knots_s[self.knots_s > times_s[0]]]))
-        segments = [self.segment_at(t) for t in knots[:-1]]
-        moved = zip(segments, knots[:-1] - self.knots_s[segments], strict=True)
-        return Spline(knots, np.stack([_shift(tau) @ self.coefficients[segment] for segment, tau in moved]))
+    def cut(self, time_s: float) -> Spline:
+        """Return the motion from a time on, s, which becomes its first knot."""
+        later = self.knots_s > time_s
+        first = self._expanded(np.array([time_s]))
+        return Spline(
+            np.concatenate([[time_s], self.knots_s[later]]),
+            np.concatenate([first, self.coefficients[later[:-1]]]),
+        )
+
+    def until(self, time_s: float) -> Spline:
+        """Return the segments that begin before a time, s."""
+        count = max(1, int(np.count_nonzero(self.knots_s[:-1] < time_s)))
+        return Spline(self.knots_s[: count + 1], self.coefficients[:count])
 
     def plus(self, other: Spline) -> Spline:
         """Return the sum with a spline that starts at the same time and ends, at 0, no later."""
-        knots = np.unique(np.concatenate([self.knots_s, other.knots_s]))
-        mine = self.cut(*knots).coefficients.copy()
-        theirs = other.cut(*knots[knots <= other.duration_s]).coefficients
-        mine[: len(theirs)] += theirs
-        return Spline(knots, mine)
+        end_s = other.duration_s
+        knots = np.unique(np.concatenate([self.knots_s[self.knots_s < end_s], other.knots_s]))
+        head = Spline(knots, self._expanded(knots[:-1]) + other._expanded(knots[:-1]))
+        if end_s >= self.duration_s:
+            return head
+        tail = self.cut(end_s)
+        return Spline(np.concatenate([knots, tail.knots_s[1:]]), np.concatenate([head.coefficients, tail.coefficients]))
 
     def then(self, other: Spline) -> Spline:
         """Return this motion and then another one, whose time 0 is the end of this one."""
@@ -160,6 +173,13 @@ class Spline:
             np.concatenate([self.knots_s, self.duration_s + other.knots_s[1:]]),
             np.concatenate([self.coefficients, other.coefficients]),
         )
+
+    def _expanded(self, times_s: Array) -> Array:
+        """Coefficients (M, 6, J) of the segments that hold some times (M,), s, in time since each of these."""
+        last = len(self.coefficients) - 1
+        segments = np.clip(np.searchsorted(self.knots_s, times_s, side="right") - 1, 0, last)
+        tau = (times_s - self.knots_s[segments])[:, None, None]
+        return np.asarray(np.einsum("mik,mkj->mij", _BINOMIALS * tau**_EXPONENTS, self.coefficients[segments]))
 
     def excess(self, derivative: int, lower: Array, upper: Array) -> Excess | None:
         """Find where a derivative leaves its bounds, between the knots too.
@@ -207,13 +227,6 @@ class Spline:
             c = c[:, 1:] * np.arange(1, c.shape[1])[None, :, None]
         scaled = c * (np.diff(self.knots_s)[:, None] ** np.arange(c.shape[1]))[:, :, None]
         return scaled, np.einsum("bk,mkj->mbj", _bernstein(c.shape[1] - 1), scaled)
-
-
-def _shift(tau_s: float) -> Array:
-    """Matrix (6, 6) from the coefficients of a polynomial to those of the same one in time since ``tau_s``."""
-    return np.array(
-        [[comb(k, i) * tau_s ** (k - i) if k >= i else 0.0 for k in range(COEFFICIENTS)] for i in range(COEFFICIENTS)]
-    )
 
 
 def _present(start: Array, end: Array) -> NDArray[np.bool_]:
