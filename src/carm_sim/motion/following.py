@@ -81,9 +81,11 @@ class Following:
 
     def _allowed(self, slope: float) -> float:
         """Return the change of the rate, 1/s, nearest to a wanted one that the limits of acceleration allow."""
+        if not slope:
+            return slope
         _, velocity, acceleration = self._spline.sample(self.trajectory_s)
         moving = np.abs(velocity) > _AT_REST
-        if not slope or not moving.any():
+        if not moving.any():
             return slope
         slope = min(max(slope, -_FASTEST), _FASTEST)
         v, own, most = velocity[moving], acceleration[moving] * self.rate**2, self._acceleration[moving]
