@@ -313,3 +313,45 @@ def test_query_tells_what_is_commanded_then() -> None:
     assert "began" in arm.controller.query(-3.0)[1]
     arm.controller.stop("enough")
     assert arm.controller.query(0.0)[1] == "stop is latched (enough)"
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_joints_keep_their_limits_whatever_is_asked(seed: int) -> None:
+    """Goals, cancels, stops, blocked and freed joints and changes of speed in any order."""
+    random = np.random.default_rng(seed)
+    arm = Arm() if seed % 2 else Arm(path_tolerance_m=0.0, path_tolerance_rad=0.0, goal_time_s=0.0)
+    lower, upper = arm.limits.lower, arm.limits.upper
+    goal_id = 0
+
+    def go() -> None:
+        nonlocal goal_id
+        chosen = random.permutation(6)[: random.integers(1, 7)]
+        target = np.clip(HOME + random.uniform(-0.2, 0.2, 6) * (upper - lower), lower, upper)[chosen]
+        zero = (0.0,) * len(chosen)
+        point = TrajectoryPoint(float(random.uniform(2, 15)), tuple(target), zero, zero)
+        goal = TrajectoryGoal(tuple(NAMES[i] for i in chosen), (point,))
+        answer = arm.controller.accept(goal, arm.now_s, replace=bool(random.integers(2)))
+        goal_id = answer.goal_id or goal_id
+
+    deeds = [
+        go,
+        go,
+        lambda: arm.controller.cancel(goal_id),
+        lambda: arm.controller.stop() if random.random() < 0.2 else None,
+        arm.controller.reset,
+        arm.controller.reset,
+        lambda: arm.controller.block_joints([str(random.choice(NAMES))]),
+        lambda: arm.controller.block_joints([]),
+        lambda: arm.controller.scale_speed(float(random.choice([0.0, 0.1, 0.5, 1.0]))),
+    ]
+    for _ in range(60):
+        deeds[random.integers(len(deeds))]()
+        arm.step(int(random.integers(1, 40)))
+    position = np.array([s.measured.position for s in arm.history])
+    speed = np.abs([s.measured.velocity for s in arm.history])
+    commanded = np.abs([s.desired.velocity for s in arm.history])
+    assert (speed / arm.limits.velocity).max() > 0.1
+    assert (commanded <= arm.limits.velocity * 1.05 + 1e-9).all()
+    assert (speed <= arm.limits.velocity * 1.05).all()
+    assert (np.abs(np.diff(position, axis=0)) <= arm.limits.velocity * 1.05 * DT).all()
+    assert (np.diff(speed, axis=0) <= 2.1 * arm.limits.acceleration * DT).all()
