@@ -102,6 +102,7 @@ def check_interfaces() -> Finding:
     code = (
         "import carm_interfaces.action, carm_interfaces.msg, carm_interfaces.srv\n"
         "import control_msgs.action, tf2_msgs.msg, pathlib\n"
+        "from control_msgs.msg import SpeedScalingFactor  # control_msgs 5.3 of November 2024 or newer\n"
         "for m in (carm_interfaces.action, control_msgs.action):\n"
         "    for n in dir(m):\n"
         "        t = getattr(m, n)\n"

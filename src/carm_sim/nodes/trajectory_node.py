@@ -287,6 +287,8 @@ class TrajectoryNode(Node):
         answer = self._controller.accept(messages.trajectory_goal(message), self._now_s(), replace=True)
         if answer.goal_id is None:
             self.get_logger().error(f"trajectory refused, {answer.code.name}: {answer.message}")
+        elif any(accepted.goal_id == answer.goal_id for accepted in list(self._accepted.values())):
+            self.get_logger().info(f"goal {answer.goal_id} goes on with a trajectory that came by topic")
 
     def _on_goal(self, request: FollowJointTrajectory.Goal) -> GoalResponse:
         if not self._settings.reject_invalid_goals:
