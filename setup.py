@@ -59,7 +59,7 @@ def build_missing_interfaces(command: Command) -> None:
             subprocess.run(["cmake", *words], check=True, env=environment)
 
 
-class Install(install):
+class Install(install):  # type: ignore[misc]
     """``colcon build``."""
 
     def run(self) -> None:
@@ -68,7 +68,7 @@ class Install(install):
         build_missing_interfaces(self)
 
 
-class Develop(develop):
+class Develop(develop):  # type: ignore[misc]
     """``colcon build --symlink-install``."""
 
     def run(self) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.kinematics import CArm
-from carm_core.parameters import parameter
+from carm_core.parameters import FRAME_PREFIX, parameter
 from carm_sim.motion import OperatingState
 
 
@@ -23,6 +23,12 @@ class StateParameters:
     """Parameters of the state node; ``config/state.yaml`` has the same keys."""
 
     carm_config: str = parameter("", "C-arm description; empty: the one that ships", read_only=True)
+    frame_prefix: str = parameter(
+        "",
+        "stands before every frame id, such as left_arm/ where two arms share /tf",
+        pattern=FRAME_PREFIX,
+        read_only=True,
+    )
     controller: str = parameter(
         "joint_trajectory_controller", "name of the trajectory controller that stop cancels", read_only=True
     )

@@ -19,11 +19,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from carm_core.paths import workspace_prefix
+
 ROOT = Path(__file__).resolve().parents[2]
 MINIMUM_PYTHON = (3, 11)
 CHECK_TIMEOUT_S = 60.0
 DDS_TIMEOUT_S = 10.0
+START = "make sim"
 SETUP = "run `make setup`"
+INTERFACES = "run `make clean setup`"
+WORKSPACE = workspace_prefix()
+if WORKSPACE is not None:
+    START = "ros2 launch carm_bringup sim.launch.py"
+    SETUP = "install the packages of requirements.lock for this Python (`pip install --no-deps -r requirements.lock`)"
+    INTERFACES = "run `colcon build` in the workspace and source install/setup.bash"
 
 
 @dataclass(frozen=True)
@@ -65,11 +74,13 @@ def run_python(code: str) -> tuple[bool, str]:
 
 
 def check_python() -> Finding:
-    """Python's version, and whether this is the project's virtual environment."""
+    """Python's version, and whether this is the project's virtual environment or a ROS 2 workspace."""
     version = ".".join(map(str, sys.version_info[:3]))
     wanted = ".".join(map(str, MINIMUM_PYTHON))
     if sys.version_info < MINIMUM_PYTHON:
         return Finding("Python", False, version, f"install Python {wanted} or newer")
+    if WORKSPACE is not None:
+        return Finding("Python", True, f"{version} at {sys.executable}, workspace {WORKSPACE}")
     if sys.prefix == sys.base_prefix:
         return Finding("Python", False, f"{version} at {sys.prefix}: not a virtual environment", SETUP)
     return Finding("Python", True, f"{version} in {sys.prefix}")
@@ -109,7 +120,7 @@ def check_interfaces() -> Finding:
         "        if hasattr(t, 'Goal'): t.Goal()\n"
         "print('carm_interfaces, control_msgs, tf2_msgs in', pathlib.Path(carm_interfaces.__file__).parents[4])"
     )
-    return Finding("interfaces", *run_python(code), advice="run `make clean setup`")
+    return Finding("interfaces", *run_python(code), advice=INTERFACES)
 
 
 def round_trip() -> float:
@@ -235,7 +246,7 @@ def run(options: argparse.Namespace | None = None) -> int:
     for finding in examine():
         print(finding, flush=True)
         failed += not finding.ok
-    print(f"{failed} of {len(CHECKS)} checks failed" if failed else "Everything is in place: make sim")
+    print(f"{failed} of {len(CHECKS)} checks failed" if failed else f"Everything is in place: {START}")
     return 1 if failed else 0
 
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 PACKAGE = "carm_bringup"
+FRAME_PREFIX_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z0-9_]+)*/?")
 NAMESPACE_PATTERN = re.compile(r"/?[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
 
 Value = str | float | bool
@@ -63,6 +64,8 @@ class Argument:
             raise ArgumentError(f"{self.name}:={text} must be one of: {', '.join(self.choices)}")
         if self.name == "namespace" and not NAMESPACE_PATTERN.fullmatch(text):
             raise ArgumentError(f"{self.name}:={text} is not a ROS namespace (letters, digits, underscores)")
+        if self.name == "frame_prefix" and not FRAME_PREFIX_PATTERN.fullmatch(text):
+            raise ArgumentError(f"{self.name}:={text} is not the start of a frame id, such as left_arm/")
         return text
 
     def _parse_number(self, text: str) -> float:
@@ -84,7 +87,7 @@ class Argument:
 
 AUTO = "auto"
 NONE = "none"
-OPTIONAL = ("drives_config", "adapter")
+OPTIONAL = ("drives_config", "adapter", "frame_prefix")
 """Parameters that keep their own default when the launch argument is :data:`NONE`."""
 EXTERNAL = "external"
 LOCALIZERS = {"default": "fused", "pointing": "compact", "xml": "compact", "regression": "regression"}
@@ -123,6 +126,7 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("use_sim_time", False, "true: the nodes' time is that of /clock; always so with Gazebo"),
     Argument("record", False, "true: record the session as a bag (rosbag2, mcap) into ./recordings"),
     Argument("namespace", "carm", "ROS namespace of the graph"),
+    Argument("frame_prefix", NONE, "stands before every frame id, such as left_arm/ where two arms share /tf"),
     Argument("rate", 0.0, "fluoroscopy, frames per second; 0: single exposures on demand", lower=0.0, upper=30.0),
 )
 
@@ -153,7 +157,17 @@ REPLAY_ARGUMENTS: tuple[Argument, ...] = (
     Argument("speed", 1.0, "how many times as fast as it was recorded", lower=0.01, upper=100.0),
     *(
         _BY_NAME[name]
-        for name in ("policy", "localizer", "adapter", "server_url", "patient", "namespace", "rviz", "scene")
+        for name in (
+            "policy",
+            "localizer",
+            "adapter",
+            "server_url",
+            "patient",
+            "namespace",
+            "frame_prefix",
+            "rviz",
+            "scene",
+        )
     ),
 )
 ARGUMENTS_OF: dict[str, tuple[Argument, ...]] = {
@@ -186,13 +200,15 @@ class NodeSpec:
 
 
 NODES: tuple[NodeSpec, ...] = (
-    NodeSpec("motion_node", "motion_node", "motion.yaml"),
-    NodeSpec("xray_node", "xray_node", "xray.yaml", {"patient": "patient", "rate_hz": "rate"}),
+    NodeSpec("motion_node", "motion_node", "motion.yaml", {"frame_prefix": "frame_prefix"}),
+    NodeSpec(
+        "xray_node", "xray_node", "xray.yaml", {"patient": "patient", "rate_hz": "rate", "frame_prefix": "frame_prefix"}
+    ),
     NodeSpec(
         "localizer_node",
         "localizer_node",
         "localizer.yaml",
-        {"localizer": "localizer", "patient": "patient", "server_url": "server_url", "adapter": "adapter"},
+        {name: name for name in ("localizer", "patient", "server_url", "adapter", "frame_prefix")},
     ),
     NodeSpec(
         "agent_node",
@@ -202,9 +218,14 @@ NODES: tuple[NodeSpec, ...] = (
     ),
 )
 """The graph on the embedded simulator."""
-STATE_NODE = NodeSpec("state_node", "state_node", "state.yaml")
-DRIVE_NODE = NodeSpec("drive_node", "drive_node", "drive_node.yaml", {"bus": "can", "drives_config": "drives"})
-SCENE_NODE = NodeSpec("scene_node", "scene_node", "scene.yaml", vital=False)
+STATE_NODE = NodeSpec("state_node", "state_node", "state.yaml", {"frame_prefix": "frame_prefix"})
+DRIVE_NODE = NodeSpec(
+    "drive_node",
+    "drive_node",
+    "drive_node.yaml",
+    {"bus": "can", "drives_config": "drives", "frame_prefix": "frame_prefix"},
+)
+SCENE_NODE = NodeSpec("scene_node", "scene_node", "scene.yaml", {"frame_prefix": "frame_prefix"}, vital=False)
 ALL_NODES = (*NODES, STATE_NODE, DRIVE_NODE, SCENE_NODE)
 VIEWED = ("robot_description", "scene/patient", "scene/xray", "scene/landmarks", "landmarks/image")
 """Topics of ``rviz/carm.rviz``."""
@@ -285,6 +306,16 @@ def viewer_remappings(values: Mapping[str, Value]) -> list[tuple[str, str]]:
     """Return the (from, to) pairs that bring ``rviz/carm.rviz`` into another namespace."""
     space = namespace(values)
     return [] if space == "/carm" else [(f"/carm/{topic}", f"{space}/{topic}") for topic in VIEWED]
+
+
+def frame_prefix(values: Mapping[str, Value]) -> str:
+    """Return what stands before every frame id; empty when nothing does."""
+    return "" if values["frame_prefix"] == NONE else str(values["frame_prefix"])
+
+
+def viewer_words(values: Mapping[str, Value]) -> list[str]:
+    """Return the options of ``rviz2`` besides its file: the frame in which all else is drawn."""
+    return ["--fixed-frame", f"{frame_prefix(values)}table"] if frame_prefix(values) else []
 
 
 def record_words(values: Mapping[str, Value]) -> list[str]:

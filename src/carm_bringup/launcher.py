@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import IO
 
@@ -23,7 +22,7 @@ from carm_bringup import graph
 from carm_bringup.instance import InstanceLock, domain_id
 from carm_bringup.readiness import EXIT_RUNNING_ALREADY
 from carm_core.errors import CarmError
-from carm_core.paths import config_file, share_dir
+from carm_core.paths import config_file, executable, share_dir
 
 STOP_LADDER: tuple[tuple[signal.Signals, float], ...] = ((signal.SIGTERM, 3.0), (signal.SIGKILL, 1.0))
 """Signals to end a process group with, and how long to wait after each, s; together under 5 s.
@@ -58,16 +57,15 @@ class Command:
 
 
 def find_executable(name: str) -> str:
-    """Return the path of a console script: beside this interpreter, else on the PATH.
+    """Return the path of a console script: that of this virtual environment or workspace, else on the PATH.
 
     Raises:
         LaunchError: It is nowhere.
     """
-    beside = Path(sys.executable).parent / name
-    path = str(beside) if beside.is_file() else shutil.which(name)
+    path = executable(name)
     if path is None:
         raise LaunchError(f"{name} is not installed: run `make setup`")
-    return path
+    return str(path)
 
 
 def node_command(spec: graph.NodeSpec, values: Mapping[str, graph.Value]) -> Command:
@@ -94,7 +92,7 @@ def graph_commands(values: Mapping[str, graph.Value]) -> list[Command]:
         if viewer is None:
             raise LaunchError("rviz:=true needs rviz2 (ros-jazzy-rviz2); scene:=true publishes what Foxglove shows")
         remaps = (word for pair in graph.viewer_remappings(values) for word in ("-r", ":=".join(pair)))
-        settings = ("-d", str(share_dir() / "rviz" / "carm.rviz"), "--ros-args", *remaps)
+        settings = ("-d", str(share_dir() / "rviz" / "carm.rviz"), *graph.viewer_words(values), "--ros-args", *remaps)
         commands.append(Command("rviz", (viewer, *settings), ends_graph=False))
     if values["record"]:
         words = (find_executable("carm"), *graph.record_words(values))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import sys
 import time
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from typing import Any
 
 from carm_bringup.instance import domain_id
 from carm_core.middleware import prepare_middleware
+from carm_core.paths import executable, workspace_prefix
 
 EXIT_RUNNING_ALREADY = 3
 PROBE_S = 1.0
@@ -58,14 +60,16 @@ class Progress:
         return ", ".join(part + (f" ({self.notes[part]})" if self.notes.get(part) else "") for part in self.missing)
 
 
-def ready_line(seconds: float, patient: str, localizer: str) -> str:
-    """Return the line that tells the user what runs and what to do next."""
+def ready_line(seconds: float, patient: str, localizer: str, namespace: str = "/carm") -> str:
+    """Return the line that tells the user what runs and what to do next: a command that works where it is typed."""
     what = f": {patient}, {localizer} localizer" if patient and localizer else ""
     where = f", domain {domain_id()}" if domain_id() else ""
-    command = Path(sys.executable).parent / "carm"
-    if command.is_relative_to(Path.cwd()):
-        command = command.relative_to(Path.cwd())
-    return f"Ready in {seconds:.1f} s{what}{where}. In a second terminal: {command} navigate carina"
+    command = "ros2 run carm_bringup carm"
+    if workspace_prefix() is None:
+        path = executable("carm") or Path("carm")
+        command = shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
+    option = "" if namespace == "/carm" else f" --namespace {namespace}"
+    return f"Ready in {seconds:.1f} s{what}{where}. In a second terminal: {command} navigate carina{option}"
 
 
 def probe(namespace: str) -> bool:
@@ -181,7 +185,8 @@ def watch(options: argparse.Namespace, start_s: float, timeout_s: float = math.i
     prepare_middleware()
     rclpy.init()
     try:
-        watcher = make_watcher("/" + options.namespace.strip("/"), progress, start_s, exposes)
+        namespace = "/" + options.namespace.strip("/")
+        watcher = make_watcher(namespace, progress, start_s, exposes)
         told = False
         while progress.missing:
             rclpy.spin_once(watcher, timeout_sec=0.1)
@@ -194,7 +199,8 @@ def watch(options: argparse.Namespace, start_s: float, timeout_s: float = math.i
         if options.for_localizer:
             print(f"localizer ready in {time.monotonic() - start_s:.1f} s", flush=True)
             return 0
-        print(ready_line(time.monotonic() - start_s, options.patient, options.localizer), flush=True)
+        seconds = time.monotonic() - start_s
+        print(ready_line(seconds, options.patient, options.localizer, namespace), flush=True)
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from carm_core.robot_description import Variant, urdf
 
 STOP_PATIENCE_S = "2"
 """How long a process may take after SIGINT, and again after SIGTERM, s: all have ended within 5 s of Ctrl-C."""
+OF_ROS2_LAUNCH = {"launch-prefix", "launch-prefix-filter"}
+"""Arguments that `ros2 launch` adds."""
 CONTROLLERS = ("joint_state_broadcaster", "joint_trajectory_controller")
 NOT_REPLAYED = ("landmarks", "landmarks/image", "localize/_action/feedback", "localize/_action/status")
 """Recorded topics that the replayed localizer publishes itself; they are played below ``recorded/``."""
@@ -64,7 +67,7 @@ def start(context: LaunchContext, kind: str) -> list[Any]:
         ArgumentError: A value is not allowed, or a package that it needs is not installed.
     """
     words = [f"{a.name}:={context.launch_configurations[a.name]}" for a in graph.ARGUMENTS_OF[kind]]
-    values = graph.resolve(words, kind)
+    values = graph.resolve([*unknown_words(context, kind), *words], kind)
     pushed = context.launch_configurations.get("ros_namespace", "").strip("/")  # of a GroupAction around us
     if pushed:
         values["namespace"] = f"{pushed}{graph.namespace(values)}"
@@ -85,11 +88,24 @@ def start(context: LaunchContext, kind: str) -> list[Any]:
             Node(
                 package="rviz2",
                 executable="rviz2",
-                arguments=["-d", str(share_dir() / "rviz" / "carm.rviz")],
+                arguments=["-d", str(share_dir() / "rviz" / "carm.rviz"), *graph.viewer_words(values)],
                 remappings=graph.viewer_remappings(values),
             )
         )
     return actions
+
+
+def unknown_words(context: LaunchContext, kind: str) -> list[str]:
+    """Return the arguments of `ros2 launch` that this launch file has not; empty where another one includes it."""
+    named = [str(word) for word in sys.argv]
+    file = f"{kind}.launch.py"
+    ours = any(pair == (graph.PACKAGE, file) for pair in pairwise(named))
+    here = context.get_locals_as_dict().get("current_launch_file_path")
+    ours = ours or any(
+        Path(word).name == file and here and Path(word).resolve() == Path(here).resolve() for word in named
+    )
+    known = {argument.name for argument in graph.ARGUMENTS_OF[kind]} | OF_ROS2_LAUNCH
+    return [word for word in context.argv if ours and word.partition(":=")[0] not in known]
 
 
 def require(values: Values) -> None:
@@ -179,7 +195,7 @@ def _gazebo(values: Values) -> list[Any]:
     share = share_dir()
     controllers = str(config_file("controllers.yaml"))
     meshes = (share / "meshes").as_uri()
-    variant = Variant("gazebo", meshes, controllers, graph.namespace(values))
+    variant = Variant("gazebo", meshes, controllers, graph.namespace(values), graph.frame_prefix(values))
     ros_gz = Path(get_package_share_directory("ros_gz_sim")) / "launch" / "gz_sim.launch.py"
     server_only = "-s " if values["headless"] else ""
     simulator = IncludeLaunchDescription(
@@ -240,7 +256,11 @@ def _mock_hardware(values: Values) -> list[Any]:
         output="screen",
         on_exit=_the_end("ros2_control_node"),
     )
-    return [_state_publisher(values, Variant("mock")), manager, _spawner(values)]
+    return [
+        _state_publisher(values, Variant("mock", frame_prefix=graph.frame_prefix(values))),
+        manager,
+        _spawner(values),
+    ]
 
 
 def _player(values: Values) -> list[Any]:

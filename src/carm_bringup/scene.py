@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from carm_core.parameters import parameter
+from carm_core.parameters import FRAME_PREFIX, parameter
 
 Array = NDArray[np.float64]
 
@@ -18,6 +18,12 @@ class SceneParameters:
     """Parameters of the scene node; ``config/scene.yaml`` has the same keys."""
 
     carm_config: str = parameter("", "C-arm description; empty: the one that ships", read_only=True)
+    frame_prefix: str = parameter(
+        "",
+        "stands before every frame id, such as left_arm/ where two arms share /tf",
+        pattern=FRAME_PREFIX,
+        read_only=True,
+    )
     image_px: int = parameter(
         96, "side of the image on the detector plane; it is averaged down to it", lower=8, upper=256
     )

@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from carm_core.errors import ConfigurationError
 
 T = TypeVar("T")
+
+FRAME_PREFIX = r"([A-Za-z][A-Za-z0-9_]*(/[A-Za-z0-9_]+)*/?)?"
+"""Pattern of the parameter ``frame_prefix``: what stands before the frame ids of an arm, such as ``left_arm/``."""
 
 
 def parameter(
@@ -27,6 +31,7 @@ def parameter(
     unit: str = "",
     lower: float | None = None,
     upper: float | None = None,
+    pattern: str = "",
     read_only: bool = False,
 ) -> Any:
     """Declare a dataclass field that is a node parameter.
@@ -37,6 +42,7 @@ def parameter(
         unit: Unit, empty when it has none.
         lower: Smallest value allowed.
         upper: Largest value allowed.
+        pattern: Regular expression that the whole of a text must match; empty: any text.
         read_only: Cannot change while the node runs.
     """
     metadata = {
@@ -44,6 +50,7 @@ def parameter(
         "unit": unit,
         "lower": lower,
         "upper": upper,
+        "pattern": pattern,
         "read_only": read_only,
     }
     if isinstance(default, list):
@@ -76,6 +83,8 @@ def check_parameter(cls: type[Any], name: str, value: Any) -> str:
             low = "-inf" if lower is None else lower
             high = "inf" if upper is None else upper
             return f"{name} = {value}{unit} is outside [{low}, {high}]{unit}"
+    if isinstance(value, str) and meta.get("pattern") and not re.fullmatch(meta["pattern"], value):
+        return f"{name} = {value!r} does not match {meta['pattern']}"
     return ""
 
 
@@ -94,22 +103,42 @@ def declare_parameters(node: Any, cls: type[T]) -> T:
     """
     from rcl_interfaces.msg import ParameterDescriptor
 
+    # A descriptor with limits comes after the value has been checked here: so the refusal names the unit.
     values: dict[str, Any] = {}
     for name, default in parameter_defaults(cls).items():
         meta = next(f for f in dataclasses.fields(cls) if f.name == name).metadata  # type: ignore[arg-type]
         unit = f" [{meta['unit']}]" if meta.get("unit") else ""
-        descriptor = ParameterDescriptor(
-            description=f"{meta.get('description', '')}{unit}", read_only=bool(meta.get("read_only"))
-        )
         try:
-            value = node.declare_parameter(name, default, descriptor).value
+            value = node.declare_parameter(name, default).value
         except Exception as error:  # rclpy raises several unrelated types for a wrong type or override
             raise ConfigurationError(f"parameter {name}: {error}") from error
         reason = check_parameter(cls, name, value)
         if reason:
             raise ConfigurationError(f"parameter {reason}")
+        descriptor = ParameterDescriptor(
+            description=f"{meta.get('description', '')}{unit}",
+            read_only=bool(meta.get("read_only")),
+            **_ranges(default, meta.get("lower"), meta.get("upper")),
+        )
+        node.set_descriptor(name, descriptor)
         values[name] = value
     return cls(**values)
+
+
+def _ranges(default: Any, lower: float | None, upper: float | None) -> dict[str, Any]:
+    """Return the ranges of a descriptor; an open end of a float is infinite, a whole number has both ends or no range.
+
+    rqt draws a slider between the ends of a range, and its sliders for whole numbers have 32 bits.
+    """
+    from rcl_interfaces.msg import FloatingPointRange, IntegerRange
+
+    if isinstance(default, float) and (lower, upper) != (None, None):
+        low = -math.inf if lower is None else float(lower)
+        high = math.inf if upper is None else float(upper)
+        return {"floating_point_range": [FloatingPointRange(from_value=low, to_value=high)]}
+    if isinstance(default, int) and not isinstance(default, bool) and lower is not None and upper is not None:
+        return {"integer_range": [IntegerRange(from_value=math.ceil(lower), to_value=math.floor(upper))]}
+    return {}
 
 
 def updated_parameters(settings: T, changes: Iterable[Any]) -> tuple[T, str]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +14,25 @@ from carm_core.errors import ConfigurationError
 def cache_dir() -> Path:
     """Return the cache folder: ``$XDG_CACHE_HOME/carm`` or ``~/.cache/carm``. It may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "carm"
+
+
+def workspace_prefix() -> Path | None:
+    """Return the prefix into which colcon has installed the command that runs; None where it is a virtual environment's.
+
+    In a virtual environment the console scripts stand beside the interpreter, in a ROS prefix in ``lib/carm_bringup``.
+    """
+    if (Path(sys.executable).parent / "carm").is_file():
+        return None
+    prefixes = [Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
+    return next((prefix for prefix in prefixes if (prefix / "lib/carm_bringup/carm").is_file()), None)
+
+
+def executable(name: str) -> Path | None:
+    """Return the path of a console script of this project, or of another program on the PATH; None when it is nowhere."""
+    prefix = workspace_prefix()
+    own = Path(sys.executable).parent / name if prefix is None else prefix / "lib/carm_bringup" / name
+    found = str(own) if own.is_file() else shutil.which(name)
+    return Path(found) if found else None
 
 
 def share_dir() -> Path:

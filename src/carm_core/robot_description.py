@@ -43,12 +43,14 @@ class Variant:
         meshes: URI of the folder with the meshes.
         controllers: Gazebo: path of the controllers' parameter file.
         namespace: Gazebo: namespace of the controllers.
+        frame_prefix: Stands before the name of each link but ``world``, such as ``left_arm/``.
     """
 
     hardware: str = NO_HARDWARE
     meshes: str = MESHES
     controllers: str = ""
     namespace: str = "carm"
+    frame_prefix: str = ""
 
 
 def urdf(carm: CArm, variant: Variant | None = None, geometry: RobotGeometry | None = None) -> str:
@@ -83,24 +85,25 @@ def urdf(carm: CArm, variant: Variant | None = None, geometry: RobotGeometry | N
         robot.append(_ros2_control(carm, PLUGINS.get(variant.hardware, variant.hardware)))
     if gazebo:
         robot.append(_gazebo_plugin(variant.controllers, variant.namespace))
+    _rename_links(robot, variant.frame_prefix)
     return _text_of(robot)
 
 
 def xacro(carm: CArm, geometry: RobotGeometry | None = None) -> str:
-    """Describe the C-arm as xacro, with the arguments ``hardware``, ``meshes``, ``controllers`` and ``namespace``.
+    """Describe the C-arm as xacro, with an argument for each attribute of a :class:`Variant`.
 
     Args:
         carm: The C-arm.
         geometry: The solids; None: those of the shipped configuration.
 
     Returns:
-        The XML text; processed with an argument per attribute of a :class:`Variant` it is :func:`urdf` of that variant.
+        The XML text; processed with the arguments of a variant it is :func:`urdf` of that variant.
     """
     ET.register_namespace("xacro", XACRO_NAMESPACE)
     robot = _robot(carm, geometry or RobotGeometry.from_config(), "$(arg meshes)")
     usual = Variant()
     head: list[ET.Element] = []
-    for name in ("hardware", "meshes", "controllers", "namespace"):
+    for name in ("hardware", "meshes", "controllers", "namespace", "frame_prefix"):
         head.append(ET.Element(_xacro("arg"), name=name, default=getattr(usual, name)))
     head.append(ET.Element(_xacro("property"), name="hardware", value="$(arg hardware)"))
     table = robot.find("link[@name='table']")
@@ -120,7 +123,16 @@ def xacro(carm: CArm, geometry: RobotGeometry | None = None) -> str:
         choice.append(_ros2_control(carm, plugin))
     gazebo = ET.SubElement(robot, _xacro("if"), value="${hardware == 'gazebo'}")
     gazebo.append(_gazebo_plugin("$(arg controllers)", "$(arg namespace)"))
+    _rename_links(robot, "$(arg frame_prefix)")
     return _text_of(robot)
+
+
+def _rename_links(robot: ET.Element, prefix: str) -> None:
+    """Put a prefix before the names of links, also where joints refer to them; Gazebo knows ``world`` by its name."""
+    for element in robot.iter():
+        attribute = {"link": "name", "parent": "link", "child": "link"}.get(element.tag)
+        if attribute and element.get(attribute) not in (None, "world"):
+            element.set(attribute, f"{prefix}{element.get(attribute)}")
 
 
 def _robot(carm: CArm, geometry: RobotGeometry, meshes: str) -> ET.Element:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from carm_core.parameters import parameter
+from carm_core.parameters import FRAME_PREFIX, parameter
 from carm_perception.calibration.abstention import DEFAULT_RISK
 from carm_perception.openai_options import ServerOptions
 from carm_perception.registry import LocalizerOptions
@@ -20,6 +20,12 @@ class LocalizerParameters:
         "fused", "fused, compact, regression, a Hugging Face id or folder, openai (a server), or oracle", read_only=True
     )
     patient: str = parameter("chest_ct", "patient that the oracle knows; other localizers ignore it", read_only=True)
+    frame_prefix: str = parameter(
+        "",
+        "stands before every frame id, such as left_arm/ where two arms share /tf",
+        pattern=FRAME_PREFIX,
+        read_only=True,
+    )
     model_folder: str = parameter(
         "", "model folder of fused, compact and regression; empty: the one that ships", read_only=True
     )

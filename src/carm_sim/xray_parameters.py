@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from carm_core.display import Window
 from carm_core.errors import ConfigurationError
-from carm_core.parameters import parameter
+from carm_core.parameters import FRAME_PREFIX, parameter
 from carm_sim.physics.detector import DetectorModel
 from carm_sim.physics.dose import DoseAlarm
 from carm_sim.physics.exposure_control import ExposureControl
@@ -25,6 +25,12 @@ class XrayParameters:
         "chest_ct", "chest_ct, phantom:SEED, or the path of a CT (NIfTI file or DICOM folder)", read_only=True
     )
     carm_config: str = parameter("", "C-arm description; empty: the one that ships", read_only=True)
+    frame_prefix: str = parameter(
+        "",
+        "stands before every frame id, such as left_arm/ where two arms share /tf",
+        pattern=FRAME_PREFIX,
+        read_only=True,
+    )
     rate_hz: float = parameter(0.0, "fluoroscopy; 0: single exposures on demand", unit="Hz", lower=0.0, upper=30.0)
     binning: int = parameter(3, "detector binning: 1, 2, 3, 4 or 6", lower=1, upper=6, read_only=True)
     readout_px: int = parameter(

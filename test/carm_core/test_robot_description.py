@@ -31,6 +31,7 @@ VARIANTS = (
     Variant("mock"),
     Variant("gazebo", "file:///meshes", "/controllers.yaml", "lab"),
     Variant("my_lab/MyHardware"),
+    Variant("gazebo", "file:///meshes", "/controllers.yaml", "lab", "left_arm/"),
 )
 positions = st.lists(st.floats(0.0, 1.0), min_size=6, max_size=6).map(lambda s: LOWER + np.array(s) * (UPPER - LOWER))
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from carm_core.kinematics import CArm
 from carm_core.parameters import parameter_defaults
 from carm_core.paths import config_file
-from carm_core.robot_description import urdf
+from carm_core.robot_description import Variant, urdf
 from carm_core.trajectory import Trajectory
 from carm_core.transforms import RigidTransform
 from carm_sim.motion import (
@@ -223,8 +223,15 @@ def test_link_poses_agree_with_the_kinematics(place: np.ndarray) -> None:
     np.testing.assert_allclose(1000 * in_table(tree, "detector").translation, view.detector_center_mm, atol=1e-6)
 
 
-def test_only_the_base_is_fixed() -> None:
-    assert [(p.parent, p.child) for p in LinkPoses(urdf(CARM)).fixed] == [("table", "carm_base")]
+def test_links_behind_fixed_joints_are_fixed() -> None:
+    fixed = [("table", "carm_base"), ("isocenter", "xray_source"), ("isocenter", "detector")]
+    fixed.append(("xray_source", "xray_optical"))
+    poses = LinkPoses(urdf(CARM, Variant(frame_prefix="left_arm/")))
+    assert [(p.parent, p.child) for p in poses.fixed] == [(f"left_arm/{a}", f"left_arm/{b}") for a, b in fixed]
+    moved = [pose.child for pose in poses.moved({})]
+    assert len(moved) == len(CARM.joints)
+    assert all(child.startswith("left_arm/") for child in moved)
+    assert not {p.child for p in poses.fixed} & set(moved)
 
 
 def in_table(tree: dict[str, LinkPose], child: str) -> RigidTransform:

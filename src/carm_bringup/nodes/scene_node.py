@@ -77,7 +77,7 @@ class SceneNode(Node):
         return SetParametersResult(successful=not reason, reason=reason)
 
     def _on_surface(self, message: Mesh) -> None:
-        marker = _marker("table", "patient", Marker.TRIANGLE_LIST, color=_SKIN, scale=(1.0, 1.0, 1.0))
+        marker = self._marker("table", "patient", Marker.TRIANGLE_LIST, color=_SKIN, scale=(1.0, 1.0, 1.0))
         vertices = message.vertices
         marker.points = [vertices[index] for triangle in message.triangles for index in triangle.vertex_indices]
         self._patient.publish(marker)
@@ -102,7 +102,7 @@ class SceneNode(Node):
         rows, columns = image.shape
         side_m = self._carm.source_detector_m / info.k[0] * message.width / columns
         grid = np.indices((columns, rows)).reshape(2, -1).T
-        marker = _marker(
+        marker = self._marker(
             "detector", "xray", Marker.CUBE_LIST, scale=(side_m, side_m, 0.001), stamp=message.header.stamp
         )
         points = detector_points(grid, columns, rows, side_m).tolist()
@@ -118,17 +118,22 @@ class SceneNode(Node):
         for found, (x, y, z) in zip(message.landmarks, points.tolist(), strict=True):
             shared = {"stamp": message.header.stamp, "number": int(found.id), "at": (x, y, z)}
             ball = (_MARK_M, _MARK_M, _MARK_M)
-            markers.append(_marker("isocenter", "landmark", Marker.SPHERE, color=_MARK, scale=ball, **shared))
+            markers.append(self._marker("isocenter", "landmark", Marker.SPHERE, color=_MARK, scale=ball, **shared))
             size = 2 * float(found.radius_90)
             if np.isfinite(size) and size > 0:
                 flat = (size, size, 0.002)
-                markers.append(_marker("isocenter", "radius_90", Marker.CYLINDER, color=_RADIUS, scale=flat, **shared))
+                markers.append(
+                    self._marker("isocenter", "radius_90", Marker.CYLINDER, color=_RADIUS, scale=flat, **shared)
+                )
             shared["at"] = (x, y, z + 1.5 * _TEXT_M)
             height = (0.0, 0.0, _TEXT_M)
-            text = _marker("isocenter", "name", Marker.TEXT_VIEW_FACING, color=_MARK, scale=height, **shared)
+            text = self._marker("isocenter", "name", Marker.TEXT_VIEW_FACING, color=_MARK, scale=height, **shared)
             text.text = found.name
             markers.append(text)
         self._landmarks.publish(MarkerArray(markers=markers))
+
+    def _marker(self, frame: str, *words: Any, **settings: Any) -> Marker:
+        return _make_marker(f"{self._settings.frame_prefix}{frame}", *words, **settings)
 
     def _publish_diagnostics(self) -> None:
         status = DiagnosticStatus(name=f"{self.get_fully_qualified_name()}: scene", message="ok")
@@ -142,7 +147,7 @@ class SceneNode(Node):
         self._diagnostics.publish(message)
 
 
-def _marker(
+def _make_marker(
     frame: str,
     kind: str,
     shape: int,

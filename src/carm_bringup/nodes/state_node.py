@@ -38,7 +38,7 @@ from carm_core.errors import CarmError
 from carm_core.kinematics import CArm
 from carm_core.middleware import prepare_middleware
 from carm_core.parameters import declare_parameters, updated_parameters
-from carm_core.robot_description import urdf
+from carm_core.robot_description import Variant, urdf
 from carm_sim.motion import JointLimits, OperatingState
 from carm_sim.motion.link_poses import LinkPoses
 from carm_sim.nodes import motion_messages as messages
@@ -92,7 +92,7 @@ class StateNode(Node):
         self.add_on_set_parameters_callback(self._on_parameters)
 
     def _describe(self) -> None:
-        description = urdf(self._carm)
+        description = urdf(self._carm, Variant(frame_prefix=self._settings.frame_prefix))
         self._poses = LinkPoses(description)
         self._tf = self.create_publisher(TFMessage, "/tf", 100)
         self._tf_static = self.create_publisher(TFMessage, "/tf_static", _LATCHED)
@@ -175,7 +175,7 @@ class StateNode(Node):
         message = CArmState(state=int(state), message=reason, clearance=math.nan)
         if now_s - self._clearance_s < _CLEARANCE_AGE_S:
             message.clearance = self._clearance_m
-        message.header.frame_id = "table"
+        message.header.frame_id = f"{self._settings.frame_prefix}table"
         positions = self._monitor.positions
         if positions is not None:
             message.header.stamp = self._stamp

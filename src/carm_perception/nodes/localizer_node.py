@@ -229,9 +229,9 @@ class LocalizerNode(Node):
             return
         stamp = self._stamps.get(frame.stamp_s, Time())
         now = self.get_clock().now().to_msg()
-        self._landmarks.publish(messages.landmark_array(stamp, now, frame, reply))
+        self._landmarks.publish(messages.landmark_array(stamp, now, frame, reply, self._settings.frame_prefix))
         if self._settings.overlay and self._overlay.get_subscription_count():
-            self._overlay.publish(messages.rgb_image(stamp, draw(frame, reply)))
+            self._overlay.publish(messages.rgb_image(stamp, draw(frame, reply), self._settings.frame_prefix))
 
     async def _execute(self, handle: ServerGoalHandle) -> Localize.Result:
         """Answer one goal; no thread of the executor waits for the localizer."""
@@ -270,7 +270,8 @@ class LocalizerNode(Node):
         if ticket.frame is not None and ticket.reply is not None and outcome is not Outcome.CANCELED:
             stamp = self._stamps.get(ticket.frame.stamp_s, Time())
             now = self.get_clock().now().to_msg()
-            result.landmarks = messages.landmark_array(stamp, now, ticket.frame, ticket.reply)
+            prefix = self._settings.frame_prefix
+            result.landmarks = messages.landmark_array(stamp, now, ticket.frame, ticket.reply, prefix)
         if outcome is Outcome.ANSWERED:
             handle.succeed()
         elif outcome is Outcome.CANCELED and handle.is_cancel_requested:

@@ -38,9 +38,11 @@ def landmark_message(estimate: LandmarkEstimate, frame: XrayFrame) -> Landmark:
     return message
 
 
-def landmark_array(stamp: Time, now: Time, frame: XrayFrame, reply: Localization) -> LandmarkArray:
+def landmark_array(
+    stamp: Time, now: Time, frame: XrayFrame, reply: Localization, frame_prefix: str = ""
+) -> LandmarkArray:
     """What a localizer says about a frame."""
-    message = LandmarkArray(header=Header(stamp=stamp, frame_id=FRAME))
+    message = LandmarkArray(header=Header(stamp=stamp, frame_id=frame_prefix + FRAME))
     message.localizer, message.model_version = reply.localizer, reply.model_version
     message.protocol, message.target_id = str(reply.query.protocol), reply.query.target_id or 0
     message.answer, message.abstained, message.message = reply.answer, reply.abstained, reply.message
@@ -50,10 +52,11 @@ def landmark_array(stamp: Time, now: Time, frame: XrayFrame, reply: Localization
     return message
 
 
-def rgb_image(stamp: Time, pixels: NDArray[np.uint8]) -> Image:
+def rgb_image(stamp: Time, pixels: NDArray[np.uint8], frame_prefix: str = "") -> Image:
     """Image message of uint8 (rows, columns, 3)."""
     rows, columns, _ = pixels.shape
-    message = Image(header=Header(stamp=stamp, frame_id=FRAME), height=rows, width=columns, encoding="rgb8")
+    header = Header(stamp=stamp, frame_id=frame_prefix + FRAME)
+    message = Image(header=header, height=rows, width=columns, encoding="rgb8")
     message.step = 3 * columns
     data = array("B")
     data.frombytes(pixels.tobytes())

@@ -53,7 +53,7 @@ class LinkPoses:
     """Poses of all links for given joint positions.
 
     Attributes:
-        fixed: Poses of the links that no joint moves.
+        fixed: Poses of the links behind fixed joints, for ``/tf_static``.
     """
 
     def __init__(self, urdf: str) -> None:
@@ -63,17 +63,11 @@ class LinkPoses:
             urdf: XML text with fixed, prismatic and revolute joints.
         """
         joints = [_read(element) for element in ET.fromstring(urdf).iter("joint")]
-        moved: set[str] = set()
-        while True:
-            more = {j.child for j in joints if j.kind != "fixed" or j.parent in moved} - moved
-            if not more:
-                break
-            moved |= more
-        self.fixed = tuple(j.pose(0.0) for j in joints if j.child not in moved)
-        self._moved = [j for j in joints if j.child in moved]
+        self.fixed = tuple(joint.pose(0.0) for joint in joints if joint.kind == "fixed")
+        self._moved = [joint for joint in joints if joint.kind != "fixed"]
 
     def moved(self, positions: Mapping[str, float]) -> list[LinkPose]:
-        """Return the poses of all links that some joint moves, those behind a fixed joint included.
+        """Return the poses of the links behind joints that move, for ``/tf``.
 
         Args:
             positions: Joint name -> m or rad.

@@ -9,7 +9,7 @@ import numpy as np
 
 from carm_core.errors import UnknownNameError
 from carm_core.kinematics import CArm
-from carm_core.parameters import parameter
+from carm_core.parameters import FRAME_PREFIX, parameter
 from carm_core.transforms import Array
 from carm_sim.motion.controller import ControllerSettings, TrajectoryController
 from carm_sim.motion.drive import DriveModel, Drives
@@ -23,6 +23,12 @@ class ControllerParameters:
 
     carm_config: str = parameter(
         "", "file that describes the C-arm; empty: the one that ships with the project", read_only=True
+    )
+    frame_prefix: str = parameter(
+        "",
+        "stands before every frame id, such as left_arm/ where two arms share /tf",
+        pattern=FRAME_PREFIX,
+        read_only=True,
     )
     control_rate_hz: float = parameter(
         100.0, "rate of the control loop", unit="Hz", lower=100.0, upper=1000.0, read_only=True

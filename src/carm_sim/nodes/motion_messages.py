@@ -135,7 +135,12 @@ def joint_state(names: Sequence[str], snapshot: Snapshot, stamp: Time) -> JointS
 
 
 def operating_state(
-    carm: CArm, limits: JointLimits, snapshot: Snapshot, stamp: Time, clearance_m: float = math.nan
+    carm: CArm,
+    limits: JointLimits,
+    snapshot: Snapshot,
+    stamp: Time,
+    clearance_m: float = math.nan,
+    frame_prefix: str = "",
 ) -> CArmState:
     """Report what the arm is doing, where the isocenter is, and what others say of the clearance, m."""
     position = snapshot.measured.position
@@ -151,7 +156,7 @@ def operating_state(
         limits_hit=list(limits.reached(position)),
     )
     message.header.stamp = stamp
-    message.header.frame_id = "table"
+    message.header.frame_id = f"{frame_prefix}table"
     return message
 
 

@@ -41,7 +41,7 @@ from carm_core.errors import CarmError, ConfigurationError, UnknownNameError
 from carm_core.kinematics import CArm
 from carm_core.middleware import prepare_middleware
 from carm_core.parameters import declare_parameters
-from carm_core.robot_description import urdf
+from carm_core.robot_description import Variant, urdf
 from carm_sim.motion import (
     Acceptance,
     ControllerParameters,
@@ -121,7 +121,7 @@ class TrajectoryNode(Node):
         self._carm = CArm.from_config(self._settings.carm_config or None)
         self._controller = self._make_controller()
         self._limits = self._controller.limits
-        description = urdf(self._carm)
+        description = urdf(self._carm, Variant(frame_prefix=self._settings.frame_prefix))
         self._poses = LinkPoses(description)
         self._snapshot: Snapshot | None = None
         self._published_state: OperatingState | None = None
@@ -222,7 +222,10 @@ class TrajectoryNode(Node):
         if self._state_due.due(now_s) or snapshot.state is not self._published_state:
             self._published_state = snapshot.state
             clearance_m = self._clearance_m if now_s - self._clearance_s < _CLEARANCE_AGE_S else math.nan
-            self._state.publish(messages.operating_state(self._carm, self._limits, snapshot, stamp, clearance_m))
+            prefix = self._settings.frame_prefix
+            self._state.publish(
+                messages.operating_state(self._carm, self._limits, snapshot, stamp, clearance_m, prefix)
+            )
         if self._diagnostics_due.due(now_s):
             self._publish_diagnostics(snapshot, stamp)
             resting = snapshot.state in (OperatingState.IDLE, OperatingState.STOPPED)

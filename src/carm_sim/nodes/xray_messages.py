@@ -23,22 +23,24 @@ from carm_sim.xray import Exposure
 FRAME = "xray_optical"
 
 
-def header(stamp: Time) -> Header:
+def exposure_header(stamp: Time, frame_prefix: str = "") -> Header:
     """Header of everything that belongs to one exposure."""
-    return Header(stamp=stamp, frame_id=FRAME)
+    return Header(stamp=stamp, frame_id=frame_prefix + FRAME)
 
 
-def image(pixels: NDArray[Any], stamp: Time) -> Image:
+def image(pixels: NDArray[Any], header: Header) -> Image:
     """Image message of uint16 (``mono16``) or uint8 (``mono8``) pixels (rows, columns)."""
     rows, columns = pixels.shape
-    message = Image(header=header(stamp), height=rows, width=columns, is_bigendian=0)
+    message = Image(header=header, height=rows, width=columns, is_bigendian=0)
     message.encoding = "mono16" if pixels.dtype == np.uint16 else "mono8"
     message.step = columns * pixels.itemsize
     message.data = _bytes(pixels)
     return message
 
 
-def compressed_image(pixels: NDArray[np.uint8], stamp: Time, image_format: str, jpeg_quality: int) -> CompressedImage:
+def compressed_image(
+    pixels: NDArray[np.uint8], header: Header, image_format: str, jpeg_quality: int
+) -> CompressedImage:
     """Compressed display image, ``png`` or ``jpeg``."""
     import cv2
 
@@ -46,15 +48,15 @@ def compressed_image(pixels: NDArray[np.uint8], stamp: Time, image_format: str, 
         _, data = cv2.imencode(".png", pixels, (cv2.IMWRITE_PNG_COMPRESSION, 1))
     else:
         _, data = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, jpeg_quality))
-    message = CompressedImage(header=header(stamp))
+    message = CompressedImage(header=header)
     message.format = f"mono8; {image_format} compressed "
     message.data = _bytes(data)
     return message
 
 
-def camera_info(view: XrayView, stamp: Time) -> CameraInfo:
+def camera_info(view: XrayView, header: Header) -> CameraInfo:
     """Camera model of ``image_raw``, without distortion."""
-    message = CameraInfo(header=header(stamp), height=view.detector.rows, width=view.detector.columns)
+    message = CameraInfo(header=header, height=view.detector.rows, width=view.detector.columns)
     message.distortion_model = "plumb_bob"
     message.d = [0.0] * 5
     message.k = view.intrinsics.ravel().tolist()
@@ -63,10 +65,10 @@ def camera_info(view: XrayView, stamp: Time) -> CameraInfo:
     return message
 
 
-def exposure(result: Exposure, stamp: Time, fluoroscopy: bool) -> ExposureMessage:
+def exposure(result: Exposure, header: Header, fluoroscopy: bool) -> ExposureMessage:
     """Technique and dose of an exposure."""
     return ExposureMessage(
-        header=header(stamp),
+        header=header,
         sequence=result.sequence,
         fluoroscopy=fluoroscopy,
         tube_voltage_kv=float(result.technique.voltage_kv),

@@ -233,14 +233,15 @@ class XrayNode(Node):
         return _Shot(result, stamp)
 
     def _publish(self, result: Exposure, stamp: Time, fluoroscopy: bool) -> None:
-        self._camera_info.publish(messages.camera_info(result.view, stamp))
-        self._exposure.publish(messages.exposure(result, stamp, fluoroscopy))
-        self._image.publish(messages.image(result.display, stamp))
+        header = messages.exposure_header(stamp, self._settings.frame_prefix)
+        self._camera_info.publish(messages.camera_info(result.view, header))
+        self._exposure.publish(messages.exposure(result, header, fluoroscopy))
+        self._image.publish(messages.image(result.display, header))
         if self._compressed.get_subscription_count() > 0:
             form, quality = self._settings.compressed_format, self._settings.jpeg_quality
-            self._compressed.publish(messages.compressed_image(result.display, stamp, form, quality))
+            self._compressed.publish(messages.compressed_image(result.display, header, form, quality))
         if self._raw.get_subscription_count() > 0:
-            self._raw.publish(messages.image(result.raw, stamp))
+            self._raw.publish(messages.image(result.raw, header))
 
     def _watch(self, result: Exposure) -> None:
         """Warn once when rays begin to miss, and when a dose alarm goes on."""
