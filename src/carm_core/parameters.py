@@ -116,6 +116,7 @@ def declare_parameters(node: Any, cls: type[T]) -> T:
         if reason:
             raise ConfigurationError(f"parameter {reason}")
         descriptor = ParameterDescriptor(
+            type=node.describe_parameter(name).type,
             description=f"{meta.get('description', '')}{unit}",
             read_only=bool(meta.get("read_only")),
             **_ranges(default, meta.get("lower"), meta.get("upper")),

@@ -17,7 +17,7 @@ def cache_dir() -> Path:
 
 
 def workspace_prefix() -> Path | None:
-    """Return the prefix into which colcon has installed the command that runs; None where it is a virtual environment's.
+    """Return the prefix into which colcon has installed the command that runs; None in a virtual environment.
 
     In a virtual environment the console scripts stand beside the interpreter, in a ROS prefix in ``lib/carm_bringup``.
     """
@@ -28,7 +28,7 @@ def workspace_prefix() -> Path | None:
 
 
 def executable(name: str) -> Path | None:
-    """Return the path of a console script of this project, or of another program on the PATH; None when it is nowhere."""
+    """Return the path of a console script of this project, or of a program on the PATH; None when there is none."""
     prefix = workspace_prefix()
     own = Path(sys.executable).parent / name if prefix is None else prefix / "lib/carm_bringup" / name
     found = str(own) if own.is_file() else shutil.which(name)

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Landmark vocabulary, trajectories and parameters."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from carm_core.errors import UnknownNameError
+from carm_core.errors import ConfigurationError, UnknownNameError
 from carm_core.landmarks import EXTRA_LANDMARKS, LANDMARKS, find_landmark, landmark
-from carm_core.parameters import check_parameter, parameter, parameter_defaults
+from carm_core.parameters import FRAME_PREFIX, check_parameter, declare_parameters, parameter, parameter_defaults
 from carm_core.trajectory import Trajectory
 
 
@@ -123,11 +124,54 @@ def test_bad_times_are_refused(times: list[float]) -> None:
 class _Parameters:
     rate_hz: float = parameter(0.0, "rate", unit="Hz", lower=0.0, upper=30.0)
     names: list[str] = parameter(["a"], "names")
+    count: int = parameter(3, "count", lower=1, upper=6, read_only=True)
+    share: float = parameter(0.5, "share", lower=0.0)
+    frame_prefix: str = parameter("", "prefix", pattern=FRAME_PREFIX)
 
 
 def test_parameters_are_checked_against_their_declaration() -> None:
-    assert parameter_defaults(_Parameters) == {"rate_hz": 0.0, "names": ["a"]}
+    assert parameter_defaults(_Parameters) == {
+        "rate_hz": 0.0,
+        "names": ["a"],
+        "count": 3,
+        "share": 0.5,
+        "frame_prefix": "",
+    }
     assert check_parameter(_Parameters, "rate_hz", 15.0) == ""
     assert check_parameter(_Parameters, "rate_hz", 31.0) == "rate_hz = 31.0 Hz is outside [0.0, 30.0] Hz"
     assert "finite" in check_parameter(_Parameters, "rate_hz", float("nan"))
     assert "unknown" in check_parameter(_Parameters, "rat", 1.0)
+    for prefix, allowed in (("", True), ("left_arm/", True), ("lab/left_", True), ("/left/", False), ("l eft", False)):
+        assert (check_parameter(_Parameters, "frame_prefix", prefix) == "") is allowed, prefix
+
+
+def test_descriptors_have_ranges_and_refusals_keep_their_words() -> None:
+    import rclpy
+    from rclpy.node import Node
+    from rclpy.parameter import Parameter
+
+    context = rclpy.Context()
+    context.init()
+    try:
+        for rate_hz in (0.0, 30.0):
+            settings = {"parameter_overrides": [Parameter("rate_hz", value=rate_hz)], "context": context}
+            node = Node("ranges", start_parameter_services=False, **settings)
+            assert declare_parameters(node, _Parameters).rate_hz == rate_hz
+            (rate,) = node.describe_parameter("rate_hz").floating_point_range
+            (count,) = node.describe_parameter("count").integer_range
+            (share,) = node.describe_parameter("share").floating_point_range
+            assert (rate.from_value, rate.to_value) == (0.0, 30.0)
+            assert (count.from_value, count.to_value) == (1, 6)
+            assert (share.from_value, share.to_value) == (0.0, math.inf)
+            assert node.describe_parameter("count").read_only
+            at_limits = node.set_parameters([Parameter("rate_hz", value=0.0), Parameter("rate_hz", value=30.0)])
+            assert all(result.successful for result in at_limits)
+            beyond = node.set_parameters([Parameter("rate_hz", value=30.1), Parameter("rate_hz", value=math.nan)])
+            assert not any(result.successful for result in beyond)
+            node.destroy_node()
+        wrong = Node("ranges", parameter_overrides=[Parameter("rate_hz", value=31.0)], context=context)
+        with pytest.raises(ConfigurationError, match=r"rate_hz = 31.0 Hz is outside \[0.0, 30.0\] Hz"):
+            declare_parameters(wrong, _Parameters)
+        wrong.destroy_node()
+    finally:
+        context.shutdown()
