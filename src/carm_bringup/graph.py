@@ -10,10 +10,12 @@ needs nothing but the standard library.
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 PACKAGE = "carm_bringup"
 FRAME_PREFIX_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z0-9_]+)*/?")
@@ -327,6 +329,22 @@ def record_words(values: Mapping[str, Value]) -> list[str]:
 def namespace(values: Mapping[str, Value]) -> str:
     """Return the namespace with its leading slash, for example ``"/carm"``."""
     return "/" + str(values["namespace"]).strip("/")
+
+
+def strangers(words: Sequence[str], kind: str, command: Sequence[str], path: str) -> list[str]:
+    """Return the arguments of `ros2 launch` that a launch file does not have.
+
+    Args:
+        words: ``name:=value`` each, as typed.
+        kind: Key of :data:`ARGUMENTS_OF`.
+        command: The whole command line. Where another launch file includes ours the arguments are for that one.
+        path: Our launch file.
+    """
+    file = f"{kind}.launch.py"
+    ours = (PACKAGE, file) in itertools.pairwise(command)
+    ours = ours or any(Path(word).resolve() == Path(path).resolve() for word in command if word.endswith(file))
+    known = {argument.name for argument in ARGUMENTS_OF[kind]} | {"launch-prefix", "launch-prefix-filter"}
+    return [word for word in words if ours and word.partition(":=")[0] not in known]
 
 
 def resolve(words: Sequence[str], kind: str = "sim") -> dict[str, Value]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import shlex
+import signal
 import sys
 import time
 from dataclasses import dataclass, field
@@ -210,7 +211,9 @@ def watch(options: argparse.Namespace, start_s: float, timeout_s: float = math.i
 
 def run(options: argparse.Namespace) -> int:
     """Run ``carm wait``."""
-    return watch(options, time.monotonic(), options.timeout)
+    code = watch(options, time.monotonic(), options.timeout)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends anyway; below `ros2 launch` Ctrl-C comes twice
+    return code
 
 
 def main() -> int:
@@ -226,7 +229,9 @@ def main() -> int:
     options = parser.parse_args()
     if options.probe:
         return EXIT_RUNNING_ALREADY if probe(options.namespace) else 0
-    return watch(options, options.since)
+    code = watch(options, options.since)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return code
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,8 @@ from carm_core.kinematics import CArm
 from carm_core.paths import cache_dir, config_file, share_dir
 from carm_core.robot_description import Variant, urdf
 
-STOP_PATIENCE_S = "2"
-"""How long a process may take after SIGINT, and again after SIGTERM, s: all have ended within 5 s of Ctrl-C."""
-OF_ROS2_LAUNCH = {"launch-prefix", "launch-prefix-filter"}
-"""Arguments that `ros2 launch` adds."""
+STOP_PATIENCE_S = ("3", "1.5")
+"""How long a process may take after SIGINT, and after SIGTERM, s: a node needs 2 s; all have ended within 5 s."""
 CONTROLLERS = ("joint_state_broadcaster", "joint_trajectory_controller")
 NOT_REPLAYED = ("landmarks", "landmarks/image", "localize/_action/feedback", "localize/_action/status")
 """Recorded topics that the replayed localizer publishes itself; they are played below ``recorded/``."""
@@ -67,7 +64,8 @@ def start(context: LaunchContext, kind: str) -> list[Any]:
         ArgumentError: A value is not allowed, or a package that it needs is not installed.
     """
     words = [f"{a.name}:={context.launch_configurations[a.name]}" for a in graph.ARGUMENTS_OF[kind]]
-    values = graph.resolve([*unknown_words(context, kind), *words], kind)
+    here = str(context.get_locals_as_dict().get("current_launch_file_path", ""))
+    values = graph.resolve([*graph.strangers(context.argv, kind, sys.argv, here), *words], kind)
     pushed = context.launch_configurations.get("ros_namespace", "").strip("/")  # of a GroupAction around us
     if pushed:
         values["namespace"] = f"{pushed}{graph.namespace(values)}"
@@ -93,19 +91,6 @@ def start(context: LaunchContext, kind: str) -> list[Any]:
             )
         )
     return actions
-
-
-def unknown_words(context: LaunchContext, kind: str) -> list[str]:
-    """Return the arguments of `ros2 launch` that this launch file has not; empty where another one includes it."""
-    named = [str(word) for word in sys.argv]
-    file = f"{kind}.launch.py"
-    ours = any(pair == (graph.PACKAGE, file) for pair in pairwise(named))
-    here = context.get_locals_as_dict().get("current_launch_file_path")
-    ours = ours or any(
-        Path(word).name == file and here and Path(word).resolve() == Path(here).resolve() for word in named
-    )
-    known = {argument.name for argument in graph.ARGUMENTS_OF[kind]} | OF_ROS2_LAUNCH
-    return [word for word in context.argv if ours and word.partition(":=")[0] not in known]
 
 
 def require(values: Values) -> None:
@@ -145,8 +130,8 @@ def _node(spec: graph.NodeSpec, values: Values, around: list[Any]) -> Node:
         remappings=list(graph.remappings(spec, values)),
         output="screen",
         on_exit=_the_end(spec.name) if spec.vital else None,
-        sigterm_timeout=STOP_PATIENCE_S,
-        sigkill_timeout=STOP_PATIENCE_S,
+        sigterm_timeout=STOP_PATIENCE_S[0],
+        sigkill_timeout=STOP_PATIENCE_S[1],
     )
 
 

@@ -2,6 +2,7 @@
 """Which nodes and settings the launch arguments of the three graphs ask for, and what an arm's monitor says."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from carm_core.kinematics import JOINT_NAMES, CArm
 from carm_core.paths import config_file
 from carm_sim.motion import OperatingState
 
+ROOT = Path(__file__).resolve().parents[2]
 CARM = CArm.from_config()
 
 
@@ -86,6 +88,38 @@ def test_simulated_time() -> None:
     ):
         values = graph.resolve([word], kind)
         assert all(graph.parameters(s, values).get("use_sim_time", False) is on for s in graph.nodes(values)), word
+
+
+@pytest.mark.parametrize(
+    ("command", "unknown"),
+    [
+        (["ros2", "launch", "carm_bringup", "sim.launch.py"], ["patinet:=phantom:7"]),
+        (["ros2", "launch", "launch/sim.launch.py"], ["patinet:=phantom:7"]),
+        (["ros2", "launch", "lab_bringup", "sim.launch.py"], []),
+        (["ros2", "launch", "/lab/sim.launch.py"], []),
+        (["ros2", "launch", "carm_bringup", "hardware.launch.py"], []),
+    ],
+)
+def test_misspelled_arguments_of_ros2_launch(command: list[str], unknown: list[str]) -> None:
+    words = ["patinet:=phantom:7", "localizer:=oracle", "launch-prefix:=nice"]
+    assert graph.strangers(words, "sim", [*command, *words], str(ROOT / "launch/sim.launch.py")) == unknown
+    for word in unknown:
+        with pytest.raises(graph.ArgumentError, match="did you mean patient"):
+            graph.resolve([word])
+
+
+def test_frame_prefix_reaches_every_node_that_names_frames() -> None:
+    values = graph.resolve(["frame_prefix:=left_arm/", "scene:=true"])
+    prefixed = {s.name for s in graph.nodes(values) if graph.parameters(s, values).get("frame_prefix") == "left_arm/"}
+    assert prefixed == {"motion_node", "xray_node", "localizer_node", "scene_node"}
+    for name in ("state_node", "drive_node"):
+        assert graph.parameters(spec(name), values)["frame_prefix"] == "left_arm/"
+    assert graph.viewer_words(values) == ["--fixed-frame", "left_arm/table"]
+    plain = graph.resolve(["scene:=true"])
+    assert not any("frame_prefix" in graph.parameters(s, plain) for s in graph.nodes(plain))
+    assert graph.viewer_words(plain) == []
+    with pytest.raises(graph.ArgumentError, match="frame id"):
+        graph.resolve(["frame_prefix:=/left arm"])
 
 
 def test_description_is_published_once() -> None:

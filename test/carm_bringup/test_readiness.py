@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What counts as the localizer's first answer."""
 
+from pathlib import Path
+
 import pytest
 from carm_interfaces.msg import Landmark, LandmarkArray
 
-from carm_bringup.readiness import answered
+from carm_bringup.readiness import answered, ready_line
 
 REMARK = "language model and deep-learning localizer contradict each other about T1"
 
@@ -20,3 +22,12 @@ REMARK = "language model and deep-learning localizer contradict each other about
 )
 def test_an_answer_with_a_remark_is_one_and_a_failure_is_none(message: LandmarkArray, counts: bool) -> None:
     assert answered(message) == counts
+
+
+@pytest.mark.parametrize(
+    ("namespace", "ending"), [("/carm", "navigate carina"), ("/lab/carm", "navigate carina --namespace /lab/carm")]
+)
+def test_the_ready_line_prints_a_command_that_works(namespace: str, ending: str) -> None:
+    command, _, rest = ready_line(1.0, "chest_ct", "fused", namespace).rpartition(": ")[2].partition(" ")
+    assert rest == ending
+    assert Path(command).is_file()

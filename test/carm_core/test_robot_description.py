@@ -146,7 +146,9 @@ def test_meshes_lie_within_the_collision_shapes(make_robot: ModuleType) -> None:
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.hardware)
 def test_xacro_makes_the_same_description(variant: Variant) -> None:
     processor = pytest.importorskip("xacro")
-    mappings = {name: getattr(variant, name) for name in ("hardware", "meshes", "controllers", "namespace")}
+    mappings = {
+        name: getattr(variant, name) for name in ("hardware", "meshes", "controllers", "namespace", "frame_prefix")
+    }
     document = processor.process_file(str(ROOT / "urdf/carm.urdf.xacro"), mappings=mappings)
 
     def elements(text: str) -> list[str]:
