@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Entry point of the agent node."""
 
-import sys
+from typing import NoReturn
 
-from carm_agent.nodes.agent_node import AgentNode, main
+from carm_ros.entry import run
 
-__all__ = ["AgentNode", "main"]
+
+def main() -> NoReturn:
+    """Be the agent node."""
+    run("carm_agent.nodes.agent_node")
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -18,6 +18,9 @@ POLICIES = ("default", "pointing", "xml", "regression")
 class AgentParameters:
     """Parameters of the agent node."""
 
+    autostart: bool = parameter(
+        True, "configure and activate by itself; false: leave it to who manages the node", read_only=True
+    )
     controller: str = parameter("joint_trajectory_controller", "name of the trajectory controller", read_only=True)
     velocity_scaling: float = parameter(1.0, "default share of the joints' velocity limits", lower=0.01, upper=1.0)
     policy: str = parameter(

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Entry point of the localizer node."""
 
-import sys
+from typing import NoReturn
 
-from carm_perception.nodes.localizer_node import LocalizerNode, main
+from carm_ros.entry import run
 
-__all__ = ["LocalizerNode", "main"]
+
+def main() -> NoReturn:
+    """Be the localizer node."""
+    run("carm_perception.nodes.localizer_node")
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

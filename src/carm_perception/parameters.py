@@ -19,6 +19,9 @@ class LocalizerParameters:
     localizer: str = parameter(
         "fused", "fused, compact, regression, a Hugging Face id or folder, openai (a server), or oracle", read_only=True
     )
+    autostart: bool = parameter(
+        True, "configure and activate by itself; false: leave it to who manages the node", read_only=True
+    )
     patient: str = parameter("chest_ct", "patient that the oracle knows; other localizers ignore it", read_only=True)
     frame_prefix: str = parameter(
         "",

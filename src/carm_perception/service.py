@@ -202,13 +202,13 @@ class LocalizationService:
             self._changed.notify_all()
         return ticket
 
-    def cancel(self, ticket: Ticket) -> None:
+    def cancel(self, ticket: Ticket, message: str = "canceled") -> None:
         """Give a question up; an answer that comes later is dropped, and broken off where the localizer can."""
         with self._changed:
             self._waiting = [other for other in self._waiting if other is not ticket]
             if self._command is ticket:
                 self._command = None
-            self._end(ticket, Outcome.CANCELED, "canceled")
+            self._end(ticket, Outcome.CANCELED, message)
             given_up = bool(self._running) and all(other.outcome is not None for other in self._running)
             if ticket in self._running and given_up and self._localizer is not None:
                 self._localizer.cancel()

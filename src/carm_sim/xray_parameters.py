@@ -24,6 +24,9 @@ class XrayParameters:
     patient: str = parameter(
         "chest_ct", "chest_ct, phantom:SEED, or the path of a CT (NIfTI file or DICOM folder)", read_only=True
     )
+    autostart: bool = parameter(
+        True, "configure and activate by itself; false: leave it to who manages the node", read_only=True
+    )
     carm_config: str = parameter("", "C-arm description; empty: the one that ships", read_only=True)
     frame_prefix: str = parameter(
         "",

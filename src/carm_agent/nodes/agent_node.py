@@ -8,30 +8,24 @@ the task has ended. At most one task runs.
 import dataclasses
 import json
 import math
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-import rclpy
 from carm_interfaces.action import MoveCArm, Navigate
 from carm_interfaces.msg import Utterance
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from std_msgs.msg import String
 
 from carm_agent import phrases
 from carm_agent.consent import ConsentedArm, NotedArm
-from carm_agent.errors import InterruptedTaskError, StoppedError
+from carm_agent.errors import CanceledError, InterruptedTaskError, StoppedError
 from carm_agent.mover import MoveCode, MoveGoal, MoveResult
 from carm_agent.navigator import Navigator
 from carm_agent.nodes.clinician import Clinician
@@ -50,28 +44,31 @@ from carm_agent.ports import Arm, Interrupt
 from carm_agent.task import NavigationCode, NavigationGoal, NavigationResult, Progress
 from carm_core.errors import CarmError, GoalError
 from carm_core.kinematics import CArm
-from carm_core.middleware import prepare_middleware
 from carm_core.parameters import declare_parameters, updated_parameters
+from carm_ros.entry import leave
+from carm_ros.managed import ManagedNode
+from carm_ros.node import run_node
 
-_SHUTDOWN_S = 0.8
 _WATCH_S = 0.2
 _DIAGNOSTICS_S = 0.95
 
 
-class AgentNode(Node):
+class AgentNode(ManagedNode):
     """Brings landmarks to the image center, moves the arm, and talks about it."""
 
     def __init__(self, **node_arguments: Any) -> None:
         """Start the node, in namespace `/carm` unless remapped.
 
         Args:
-            **node_arguments: passed to `rclpy.node.Node`.
+            **node_arguments: passed to `ManagedNode`.
 
         Raises:
             ConfigurationError: a parameter is out of range.
         """
         super().__init__("agent_node", **{"namespace": "/carm", **node_arguments})
         self._settings = declare_parameters(self, AgentParameters)
+        self.autostart = self._settings.autostart
+        self._ended: Future | None = None
         self._planner = make_planner(CArm.from_config(), self._settings)
         self._graph = CArmGraph(self, self._planner.carm, self._settings)
         self._surroundings = Surroundings(self, self._graph, self._planner, self.interrupt)
@@ -92,7 +89,7 @@ class AgentNode(Node):
         ]
 
     def _serve(self, kind: Any, name: str, execute: Callable[[Any], Any]) -> ActionServer:
-        return ActionServer(self, kind, name, execute, cancel_callback=self._on_cancel)
+        return self.serve_action(kind, name, execute, cancel_callback=self._on_cancel)
 
     @property
     def busy(self) -> bool:
@@ -113,6 +110,34 @@ class AgentNode(Node):
     def settings(self) -> AgentParameters:
         """Parameters of the node."""
         return self._settings
+
+    def end_goals(self, reason: str) -> None:
+        """See `OrderlyNode.end_goals`."""
+        self._clinician.drop_queued()
+        self.interrupt(reason)
+
+    def has_ended(self) -> bool:
+        """See `OrderlyNode.has_ended`."""
+        return not self.busy and super().has_ended()
+
+    def give_up(self) -> None:
+        """Abort the goal of a task that does not end; what it began to move is not known to rest."""
+        ended = self._ended
+        if self.executor is not None and ended is not None and not ended.done():
+            error = CanceledError(f"{self.get_name()} is shutting down and did not hear that the arm came to rest")
+            self.executor.create_task(ended.set_result, (None, error))
+
+    async def come_to_rest(self) -> None:
+        """See `ManagedNode.come_to_rest`."""
+        if self.busy and self._ended is not None:
+            await self._ended
+        await self.all_goals_ended()
+
+    def state_changed(self) -> None:
+        """Tell others at once."""
+        self._missing = None
+        if self.executor is not None:
+            self.executor.create_task(self._watch_parts)
 
     def interrupt(self, message: str) -> None:
         """Ask the running task, if any, to end."""
@@ -161,12 +186,13 @@ class AgentNode(Node):
         """
         self._task = description
         interrupt = self._graph.interrupt = Interrupt()
-        ended = Future(executor=self.executor)
         executor = self.executor
+        ended = self._ended = Future(executor=executor)
 
         def finish(result: Any, error: Exception | None) -> None:
             self._task = ""
-            ended.set_result((result, error))
+            if not ended.done():
+                ended.set_result((result, error))
             executor.create_task(self._clinician.task_ended)
 
         def run() -> None:
@@ -329,7 +355,9 @@ class AgentNode(Node):
     def _publish_diagnostics(self, missing: tuple[str, ...]) -> None:
         status = DiagnosticStatus(name="carm_agent", hardware_id=self.get_namespace(), level=DiagnosticStatus.OK)
         status.message = self._task or "idle"
-        if missing:
+        if not (self.active or self.starting):
+            status.level, status.message = DiagnosticStatus.WARN, self.life_state
+        elif missing:
             status.level, status.message = DiagnosticStatus.WARN, f"missing: {', '.join(missing)}"
         values = {name: "ok" if name not in missing else "missing" for name in self._gate.parts()}
         ready = self._gate.is_open or not self._settings.wait_for_all
@@ -355,49 +383,13 @@ def _end(goal_handle: Any, code: Any, codes: Any, message: Any) -> Any:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the agent node until SIGINT or SIGTERM; the arm is brought to rest before it ends.
+    """Run the agent node; the arm is brought to rest before it ends. See `carm_ros.node.run_node`.
 
     Args:
         arguments: ROS arguments; None: those of the process.
-
-    Returns:
-        Exit code: 0 after a signal, 2 for a bad parameter.
     """
-    ending = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ending.set())
-    try:
-        prepare_middleware()
-        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    except Exception as error:  # rclpy raises several unrelated types for bad arguments
-        return _bad_input(error)
-    try:
-        node = AgentNode()
-    except CarmError as error:
-        rclpy.try_shutdown()
-        return _bad_input(error)
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        _spin(executor, node, ending)
-    finally:
-        executor.remove_node(node)
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run_node("agent_node", AgentNode, arguments)
 
 
-def _bad_input(error: Exception) -> int:
-    print(f"agent_node: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
-
-
-def _spin(executor: SingleThreadedExecutor, node: AgentNode, ending: threading.Event) -> None:
-    while not ending.is_set():
-        executor.spin_once(timeout_sec=0.1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C below `ros2 launch` comes twice
-    node.interrupt("the agent is shutting down")
-    clock = node.get_clock()
-    deadline = clock.now().nanoseconds + int(_SHUTDOWN_S * 1e9)
-    while node.busy and clock.now().nanoseconds < deadline:
-        executor.spin_once(timeout_sec=0.05)
+if __name__ == "__main__":
+    leave(main())

@@ -175,7 +175,20 @@ class Clinician(Hands):
         """See `Hands.begin`."""
         self._queue(errand, words)
 
+    def drop_queued(self) -> None:
+        """Forget what waits for the end of the running task."""
+        self._queued = None
+
+    def _inactive(self, words: str) -> bool:
+        """Whether the node does nothing now; this is said."""
+        reason = self._node.refusal()
+        if reason:
+            self.say(Kind.WARNING, f"Nothing is done: {reason}.", words)
+        return bool(reason)
+
     def _queue(self, errand: Errand | None, words: str) -> None:
+        if self._inactive(words):
+            return
         if self._node.busy:
             self._queued = (errand, words)
             self._node.interrupt("the clinician asked for something else")
@@ -184,6 +197,8 @@ class Clinician(Hands):
 
     def expose(self, words: str) -> None:
         """See `Hands.expose`."""
+        if self._inactive(words):
+            return
         client = self._graph.expose
         if not client.service_is_ready():
             self.say(Kind.WARNING, f"No X-ray system: service {client.srv_name} is not there.", words)

@@ -14,13 +14,14 @@ from carm_agent.nodes.surroundings import Surroundings
 from carm_agent.ports import Interrupt
 
 _POLL_S = 0.05
+_NOT_ACTIVE = ("unconfigured", "inactive", "finalized")
 
 
 class ReadinessGate:
     """Opens once, when all parts have been heard from; from then on each task says itself what it lacks."""
 
     def __init__(self, node: Node, graph: CArmGraph, surroundings: Surroundings, clinician: Clinician) -> None:
-        """Listen to the localizer's diagnostics.
+        """Listen to the diagnostics of the localizer and of the X-ray node.
 
         Args:
             node: the agent node.
@@ -30,13 +31,22 @@ class ReadinessGate:
         """
         self._node, self._graph, self._surroundings, self._clinician = node, graph, surroundings, clinician
         self._loading = False
+        self._inactive: set[str] = set()
         self._open = False
-        self._localizer = f"{node.get_namespace()}/localizer_node: localizer"
+        space = node.get_namespace().rstrip("/")
+        self._watched = {f"{space}/localizer_node: localizer": "localize", f"{space}/xray_node: X-ray": "xray/expose"}
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            if status.name == self._localizer:
+            part = self._watched.get(status.name)
+            if part is None:
+                continue
+            if status.level != DiagnosticStatus.OK and status.message in _NOT_ACTIVE:
+                self._inactive.add(part)
+            else:
+                self._inactive.discard(part)
+            if part == "localize":
                 self._loading = status.level != DiagnosticStatus.OK and status.message.startswith("loading")
 
     @property
@@ -45,7 +55,10 @@ class ReadinessGate:
         return self._open
 
     def parts(self) -> dict[str, bool]:
-        """Return what the agent needs, and whether it is there: a localizer that loads its model is not."""
+        """Return what the agent needs, and whether it is there.
+
+        A localizer that loads its model is not, nor is a managed node that is not active.
+        """
         graph = self._graph
         found = {
             "joint_states": graph.joint_states_known,
@@ -56,7 +69,7 @@ class ReadinessGate:
         }
         if self._node.count_publishers("patient_surface"):
             found["patient_surface"] = self._surroundings.surface_heard
-        return found
+        return {name: there and name not in self._inactive for name, there in found.items()}
 
     def missing(self) -> tuple[str, ...]:
         """Return the parts that are not there, in order."""
@@ -75,10 +88,12 @@ class ReadinessGate:
             InterruptedTaskError: the task is to end.
         """
         deadline_s = time.monotonic() + patience_s
-        while not self._open:
+        while not self._open or self._inactive:
             lacking = self.missing()
             if lacking and time.monotonic() > deadline_s:
-                return f"not ready, nothing moves: not heard from yet: {', '.join(lacking)}"
+                why = "not active" if self._open or self._inactive.issuperset(lacking) else "not heard from yet"
+                named = sorted(self._inactive) if self._open else lacking
+                return f"not ready, nothing moves: {why}: {', '.join(named)}"
             if lacking:
                 interrupt.wait_for(lambda: False, _POLL_S)
         return ""

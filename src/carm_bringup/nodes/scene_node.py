@@ -3,20 +3,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import time
 from typing import Any
 
 import numpy as np
-import rclpy
 from carm_interfaces.msg import LandmarkArray
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Point, Vector3
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
@@ -25,11 +20,12 @@ from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
 from carm_bringup.scene import SceneParameters, averaged, detector_points, isocenter_points
-from carm_core.errors import CarmError, ImageError
+from carm_core.errors import ImageError
 from carm_core.image_messages import display_pixels
 from carm_core.kinematics import CArm
-from carm_core.middleware import prepare_middleware
 from carm_core.parameters import declare_parameters, updated_parameters
+from carm_ros.entry import leave
+from carm_ros.node import OrderlyNode, run_node
 
 NAMESPACE = "carm"
 """Namespace when none is given."""
@@ -42,14 +38,14 @@ _MARK_M = 0.012
 _TEXT_M = 0.02
 
 
-class SceneNode(Node):
+class SceneNode(OrderlyNode):
     """Publishes ``scene/patient``, ``scene/xray`` and ``scene/landmarks``; each is latched."""
 
     def __init__(self, **node_arguments: Any) -> None:
         """Declare parameters and subscribe.
 
         Args:
-            **node_arguments: Passed to ``rclpy.node.Node``.
+            **node_arguments: Passed to :class:`OrderlyNode`.
 
         Raises:
             CarmError: A parameter is not allowed.
@@ -170,28 +166,13 @@ def _make_marker(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM.
+    """Run the scene node; see :func:`carm_ros.node.run_node`.
 
     Args:
         arguments: ROS arguments; None: those of the process.
-
-    Returns:
-        Exit code: 0 after a signal, 2 for a bad parameter.
     """
-    try:
-        prepare_middleware()
-        rclpy.init(args=arguments)
-        node = SceneNode()
-    except Exception as error:  # rclpy raises several unrelated types for bad arguments
-        known = isinstance(error, CarmError) or "rcl" in type(error).__module__
-        print(f"scene_node: {' '.join(str(error).split())}", file=sys.stderr)
-        rclpy.try_shutdown()
-        return 2 if known else 1
-    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
-        rclpy.spin(node)
-    rclpy.try_shutdown()
-    return 0
+    return run_node("scene_node", SceneNode, arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

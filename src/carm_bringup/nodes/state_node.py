@@ -8,14 +8,10 @@ come until ``reset``; so does an end of the joint states, and the end of this no
 from __future__ import annotations
 
 import math
-import signal
-import sys
-import threading
 import time
 from typing import Any
 
 import numpy as np
-import rclpy
 from action_msgs.msg import GoalStatus, GoalStatusArray
 from action_msgs.srv import CancelGoal
 from carm_interfaces.msg import CArmState
@@ -23,22 +19,19 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Point
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_action_status_default
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, String
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 
 from carm_bringup.arm_monitor import ArmMonitor, StateParameters
-from carm_core.errors import CarmError
 from carm_core.kinematics import CArm
-from carm_core.middleware import prepare_middleware
 from carm_core.parameters import declare_parameters, updated_parameters
 from carm_core.robot_description import Variant, urdf
+from carm_ros.entry import leave
+from carm_ros.node import OrderlyNode, run_node
 from carm_sim.motion import JointLimits, OperatingState
 from carm_sim.motion.link_poses import LinkPoses
 from carm_sim.nodes import motion_messages as messages
@@ -49,18 +42,16 @@ NAMESPACE = "carm"
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _ACTIVE = (GoalStatus.STATUS_ACCEPTED, GoalStatus.STATUS_EXECUTING, GoalStatus.STATUS_CANCELING)
 _CLEARANCE_AGE_S = 0.5
-_REST_S = 2.0
-"""How long the node's end waits for the arm to come to rest, s."""
 
 
-class StateNode(Node):
+class StateNode(OrderlyNode):
     """Says what the arm is doing, and stops it."""
 
     def __init__(self, **node_arguments: Any) -> None:
         """Declare parameters and begin to watch.
 
         Args:
-            **node_arguments: Passed to ``rclpy.node.Node``.
+            **node_arguments: Passed to :class:`OrderlyNode`.
 
         Raises:
             CarmError: A parameter is not allowed.
@@ -144,6 +135,15 @@ class StateNode(Node):
         self.cancel_all()
         self._watch()
 
+    def end_goals(self, reason: str) -> None:
+        """See :meth:`OrderlyNode.end_goals`."""
+        if not self.at_rest:
+            self.stop(reason)
+
+    def has_ended(self) -> bool:
+        """See :meth:`OrderlyNode.has_ended`."""
+        return self.at_rest and super().has_ended()
+
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self.stop("stop was pressed")
         response.success = self._cancel.service_is_ready()
@@ -205,43 +205,13 @@ class StateNode(Node):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM; what still moves then is canceled first.
+    """Run the state node; what still moves at its end is canceled. See :func:`carm_ros.node.run_node`.
 
     Args:
         arguments: ROS arguments; None: those of the process.
-
-    Returns:
-        Exit code: 0 after a signal, 2 for a bad parameter.
     """
-    closing = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: closing.set())
-    try:
-        prepare_middleware()
-        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-        node = StateNode()
-    except Exception as error:  # rclpy raises several unrelated types for bad arguments
-        known = isinstance(error, CarmError) or "rcl" in type(error).__module__
-        print(f"state_node: {' '.join(str(error).split())}", file=sys.stderr)
-        rclpy.try_shutdown()
-        return 2 if known else 1
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        while not closing.is_set():
-            executor.spin_once(timeout_sec=0.1)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C below `ros2 launch` comes twice
-        if not node.at_rest:
-            node.stop("the state node ends")
-        deadline = time.monotonic() + _REST_S
-        while not node.at_rest and time.monotonic() < deadline:
-            executor.spin_once(timeout_sec=0.05)
-    finally:
-        executor.remove_node(node)
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run_node("state_node", StateNode, arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

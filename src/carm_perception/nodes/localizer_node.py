@@ -8,29 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import signal
-import sys
-import threading
 import time
 from collections import OrderedDict
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import rclpy
 from builtin_interfaces.msg import Time
 from carm_interfaces.action import Localize
 from carm_interfaces.msg import LandmarkArray
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action import CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import MultiThreadedExecutor
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
-from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
@@ -39,7 +32,6 @@ from carm_core.frame import XrayFrame
 from carm_core.image_messages import display_pixels
 from carm_core.landmarks import find_landmark, landmark
 from carm_core.localization import Localization, Localizer, Protocol, Query
-from carm_core.middleware import prepare_middleware
 from carm_core.parameters import declare_parameters, updated_parameters
 from carm_perception.calibration.guard import Cautious
 from carm_perception.nodes import messages
@@ -47,15 +39,18 @@ from carm_perception.overlay import draw
 from carm_perception.parameters import LocalizerParameters
 from carm_perception.registry import ORACLE, POINTERS, make_localizer
 from carm_perception.service import LocalizationService, Outcome, Ticket
+from carm_ros.entry import leave
+from carm_ros.managed import ManagedNode
+from carm_ros.node import run_node
 
 NAMESPACE = "carm"
 """Namespace when none is given."""
 
 _EXECUTOR_THREADS = 4
-_READY_PERIOD_S = 0.1
 _CANCEL_LATENCY_S = 0.02
 _KEPT_STAMPS = 16
 _JOINT_STATE_TIMEOUT_S = 0.5
+_CLOSE_S = 0.2
 
 ERROR_CODES = {
     Outcome.ANSWERED: Localize.Result.ERROR_NONE,
@@ -68,21 +63,18 @@ ERROR_CODES = {
 }
 
 
-class LocalizerNode(Node):
-    """Publishes ``landmarks`` for each frame and serves the action ``localize``."""
+class LocalizerNode(ManagedNode):
+    """Publishes ``landmarks`` for each frame and serves the action ``localize``, while it is active."""
 
-    def __init__(self, closing: threading.Event) -> None:
-        """Declare parameters and start to load the localizer.
-
-        Args:
-            closing: Set by the owner when the node is to end, and by the node when it cannot go on.
+    def __init__(self) -> None:
+        """Declare parameters; :meth:`configure` loads the localizer.
 
         Raises:
             CarmError: A parameter is not allowed.
         """
         super().__init__("localizer_node", namespace=NAMESPACE)
-        self._closing = closing
         self._settings = declare_parameters(self, LocalizerParameters)
+        self.autostart = self._settings.autostart
         self._target = find_landmark(self._settings.target).id if self._settings.target else 0
         self._history: Any = None
         self._carm: Any = None
@@ -96,23 +88,16 @@ class LocalizerNode(Node):
         self._open: dict[Ticket, ServerGoalHandle] = {}
         self._counted = (time.monotonic(), 0, 0)
         self._told: WeakKeyDictionary[Ticket, bool] = WeakKeyDictionary()
-        self._service = LocalizationService(
-            lambda: make_localizer(self._settings.localizer, self._settings.options()),
-            self._publish,
-            self._frame_query,
-            frame_timeout_s=self._settings.frame_timeout_s,
-        )
+        self._service = self._make_service()
         arriving = MutuallyExclusiveCallbackGroup()
         if self._settings.localizer == ORACLE:
             self._watch_joints()
         self.create_subscription(Image, "xray/image", self._on_image, images, callback_group=arriving)
         self.create_subscription(CameraInfo, "xray/camera_info", self._on_info, images, callback_group=arriving)
-        self._action = ActionServer(
-            self,
+        self._action = self.serve_action(
             Localize,
             "localize",
             self._execute,
-            goal_callback=lambda goal: GoalResponse.ACCEPT,
             cancel_callback=lambda handle: CancelResponse.ACCEPT,
             callback_group=ReentrantCallbackGroup(),
         )
@@ -121,26 +106,61 @@ class LocalizerNode(Node):
         self.create_timer(0.2, self._watch_service, clock=steady)
         self.create_timer(_CANCEL_LATENCY_S, self._watch_questions, clock=steady)
         self.add_on_set_parameters_callback(self._on_parameters)
-        self._service.start()
 
-    @property
-    def ready(self) -> bool:
-        """Whether the localizer is loaded and has answered once."""
-        return self._service.ready.is_set()
+    def _make_service(self) -> LocalizationService:
+        return LocalizationService(
+            lambda: make_localizer(self._settings.localizer, self._settings.options()),
+            self._publish,
+            self._frame_query,
+            frame_timeout_s=self._settings.frame_timeout_s,
+        )
 
-    @property
-    def failure(self) -> Exception | None:
-        """What ended the localizer, or None."""
-        return self._service.failure
+    def configure(self) -> None:
+        """Load the localizer, and let it answer once.
+
+        Raises:
+            Exception: It cannot be loaded.
+        """
+        service = self._service
+        service.start()
+        try:
+            self.wait_loaded(service.ready, lambda: service.failure)
+        except Exception:
+            if not self.ending.is_set():
+                self._service = self._make_service()
+            raise
+        gc.collect()
+        gc.freeze()  # a model is hundreds of thousands of objects: to go through them takes as long as an answer
+
+    def end_goals(self, reason: str) -> None:
+        """See :meth:`OrderlyNode.end_goals`."""
+        for ticket in list(self._open):
+            self._service.cancel(ticket, reason)
+
+    def cleanup(self) -> None:
+        """End the localizer's thread and give the model's memory back."""
+        self._service.close()
+        self._service = self._make_service()
+        gc.unfreeze()
+        gc.collect()
 
     def close(self) -> None:
         """End the localizer's thread; an answer on its way is not waited for."""
-        self._closing.set()
-        self._service.close()
+        self._service.close(_CLOSE_S)
+
+    def state_changed(self) -> None:
+        """Tell others at once."""
+        self._publish_diagnostics()
+
+    @property
+    def _works(self) -> bool:
+        """Whether images are looked at: those that come while the model is being loaded wait for it."""
+        return (self.active or self.starting) and not self.ending.is_set()
 
     def _watch_service(self) -> None:
-        if self._service.failure is not None:
-            self._closing.set()
+        failure = self._service.failure
+        if failure is not None and self._service.ready.is_set():
+            self.fail(failure)
 
     def _watch_joints(self) -> None:
         """Keep joint states: the oracle needs the geometry of each frame."""
@@ -201,7 +221,8 @@ class LocalizerNode(Node):
             return
         self._keep(self._stamps, stamp, image.header.stamp)
         frame = XrayFrame(pixels, 1000 * self._settings.source_isocenter_m / focal_px, stamp)
-        self._service.submit(self._with_view(frame))
+        if self._works:
+            self._service.submit(self._with_view(frame))
 
     def _with_view(self, frame: XrayFrame) -> XrayFrame:
         if self._history is None:
@@ -225,7 +246,7 @@ class LocalizerNode(Node):
         return Query(Protocol.LOCALIZATION)
 
     def _publish(self, frame: XrayFrame, reply: Localization) -> None:
-        if self._closing.is_set():
+        if not self._works:
             return
         stamp = self._stamps.get(frame.stamp_s, Time())
         now = self.get_clock().now().to_msg()
@@ -249,6 +270,8 @@ class LocalizerNode(Node):
         ended = Future(executor=executor)
         ticket = self._service.ask(query, stamp or None, lambda: executor.create_task(ended.set_result, None))
         self._open[ticket] = handle
+        if not self._works:  # it stopped between the goal's acceptance and now
+            self._service.cancel(ticket, self.refusal() or self.why_inactive())
         await ended
         del self._open[ticket]
         return self._result(handle, ticket, result)
@@ -256,7 +279,7 @@ class LocalizerNode(Node):
     def _watch_questions(self) -> None:
         """Give up what is canceled; tell what is going on."""
         for ticket, handle in list(self._open.items()):
-            if handle.is_cancel_requested or self._closing.is_set():
+            if handle.is_cancel_requested:
                 self._service.cancel(ticket)
             elif self._told.get(ticket) != ticket.running:
                 self._told[ticket] = ticket.running
@@ -288,6 +311,8 @@ class LocalizerNode(Node):
         level, text = DiagnosticStatus.OK, "ready"
         if self._service.failure is not None:
             level, text = DiagnosticStatus.ERROR, str(self._service.failure)
+        elif not (self.active or self.starting):
+            level, text = DiagnosticStatus.WARN, self.life_state
         elif not self._service.ready.is_set():
             level, text = DiagnosticStatus.WARN, f"loading localizer {self._settings.localizer}"
         elif statistics.problem:
@@ -336,60 +361,13 @@ def goal_query(goal: Localize.Goal) -> Query:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM.
+    """Run the localizer node; see :func:`carm_ros.node.run_node`.
 
     Args:
         arguments: ROS arguments; None: those of the process.
-
-    Returns:
-        Exit code: 0 after a signal, 2 for a bad parameter or a localizer that cannot be loaded, 1 when it failed.
     """
-    closing = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: closing.set())
-    try:
-        prepare_middleware()
-        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    except Exception as error:  # rclpy raises several unrelated types for bad arguments
-        return _report(error)
-    try:
-        node = LocalizerNode(closing)
-    except CarmError as error:
-        return _report(error)
-    executor = MultiThreadedExecutor(_EXECUTOR_THREADS)
-    executor.add_node(node)
-    spinner = threading.Thread(target=_spin, args=(executor, closing), name="executor", daemon=True)
-    spinner.start()
-    while not closing.wait(_READY_PERIOD_S) and not node.ready:
-        pass
-    gc.collect()
-    gc.freeze()  # a model is hundreds of thousands of objects: to go through them takes as long as an answer
-    closing.wait()
-    node.close()
-    executor.shutdown(timeout_sec=0.3)
-    spinner.join(0.3)
-    failure = node.failure
-    node.destroy_node()
-    rclpy.try_shutdown()
-    return 0 if failure is None else _report(failure)
-
-
-def _report(error: Exception) -> int:
-    known = isinstance(error, CarmError) or "rcl" in type(error).__module__
-    kind = "" if known else f"{type(error).__name__}: "
-    print(f"localizer_node: {kind}{' '.join(str(error).split())}", file=sys.stderr)
-    return 2 if known else 1
-
-
-def _spin(executor: MultiThreadedExecutor, closing: threading.Event) -> None:
-    try:
-        executor.spin()
-    except Exception:
-        if not closing.is_set():  # else the context was shut down under the executor
-            raise
-    finally:
-        closing.set()
+    return run_node("localizer_node", LocalizerNode, arguments, threads=_EXECUTOR_THREADS)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 import time
 from typing import Any
 
@@ -13,6 +12,7 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from std_srvs.srv import Trigger
 
 from carm_core.errors import ConfigurationError
+from carm_ros.entry import leave
 from carm_sim.motion import OperatingState, Snapshot, TrajectoryController, follow
 from carm_sim.nodes import motion_messages as messages
 from carm_sim.nodes.control_loop import prefer_threads
@@ -29,14 +29,16 @@ except ModuleNotFoundError as missing:
     sys.exit(f"drive_node: {missing.name} is not installed: pip install canopen python-can")
 
 _POLL_S = 0.01
+_END_S = 2.9
+"""Drives that still move when the control loop ends come to rest by a quick stop of their own, s."""
 
 
 class DriveNode(TrajectoryNode):
     """Trajectory controller of a C-arm whose joints CANopen drives move."""
 
-    def __init__(self, closing: threading.Event) -> None:
+    def __init__(self) -> None:
         """Start; see :class:`TrajectoryNode`."""
-        super().__init__("drive_node", DriveParameters, closing)
+        super().__init__("drive_node", DriveParameters)
         self.create_service(Trigger, "home", self._on_home, callback_group=MutuallyExclusiveCallbackGroup())
 
     def close(self) -> None:
@@ -109,7 +111,7 @@ class DriveNode(TrajectoryNode):
 
     def _await(self, phase: Phase) -> None:
         """Wait for the end of a phase; each has a limit of its own."""
-        while self._drives.phase is phase and not self._closing.wait(_POLL_S):
+        while self._drives.phase is phase and not self.ending.wait(_POLL_S):
             pass
 
     def _publish_diagnostics(self, snapshot: Snapshot, stamp: Any) -> None:
@@ -151,8 +153,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     for library in ("can", "canopen"):  # what they log as errors is told in one line of our own
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    return run("drive_node", DriveNode, arguments)
+    return run("drive_node", DriveNode, arguments, _END_S)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections.abc import Sequence
 
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.parameter import Parameter
 
 from carm_core.errors import CarmError
+from carm_ros.entry import leave
 from carm_sim.motion import MotionParameters, TrajectoryController, build_controller
 from carm_sim.motion.parameters import check_blocked_joint
 from carm_sim.nodes.trajectory_node import TrajectoryNode, run
@@ -19,9 +18,9 @@ from carm_sim.nodes.trajectory_node import TrajectoryNode, run
 class MotionNode(TrajectoryNode):
     """Trajectory controller, drives and joint sensors of the simulated C-arm."""
 
-    def __init__(self, closing: threading.Event) -> None:
+    def __init__(self) -> None:
         """Start; see :class:`TrajectoryNode`."""
-        super().__init__("motion_node", MotionParameters, closing)
+        super().__init__("motion_node", MotionParameters)
         self.add_on_set_parameters_callback(self._on_parameters)
 
     def _make_controller(self) -> TrajectoryController:
@@ -52,4 +51,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import math
-import signal
 import sys
 import threading
 import time
@@ -17,31 +16,27 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-import rclpy
 from carm_interfaces.msg import CArmState
 from control_msgs.action import FollowJointTrajectory
 from control_msgs.msg import JointTrajectoryControllerState, SpeedScalingFactor
 from control_msgs.srv import QueryTrajectoryState
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action import CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.event_handler import SubscriptionEventCallbacks
-from rclpy.executors import MultiThreadedExecutor
-from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, String
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import JointTrajectory
 
-from carm_core.errors import CarmError, ConfigurationError, UnknownNameError
+from carm_core.errors import ConfigurationError, UnknownNameError
 from carm_core.kinematics import CArm
-from carm_core.middleware import prepare_middleware
 from carm_core.parameters import declare_parameters
 from carm_core.robot_description import Variant, urdf
+from carm_ros.node import END_S, OrderlyNode, run_node
 from carm_sim.motion import (
     Acceptance,
     ControllerParameters,
@@ -100,23 +95,21 @@ class _Outcomes:
             self._arrived.notify_all()
 
 
-class TrajectoryNode(Node):
+class TrajectoryNode(OrderlyNode):
     """Trajectory controller of a C-arm, whatever moves its joints: everything that others see of it."""
 
-    def __init__(self, name: str, parameters: type[ControllerParameters], closing: threading.Event) -> None:
+    def __init__(self, name: str, parameters: type[ControllerParameters]) -> None:
         """Declare parameters and start.
 
         Args:
             name: Name of the node.
             parameters: Its parameters.
-            closing: Set by the owner when the node is to end, and by the node when it cannot go on.
 
         Raises:
             CarmError: A parameter is not allowed, or what moves the joints cannot be started.
         """
         super().__init__(name, namespace=NAMESPACE)
-        self.failure: Exception | None = None
-        self._closing = closing
+        self._halted = threading.Event()
         self._settings = declare_parameters(self, parameters)
         self._carm = CArm.from_config(self._settings.carm_config or None)
         self._controller = self._make_controller()
@@ -140,9 +133,30 @@ class TrajectoryNode(Node):
         self._loop.start()
 
     def close(self) -> None:
-        """Stop the control loop and release the goals that wait."""
-        self._closing.set()
+        """Stop the control loop and release what waits."""
+        self._halted.set()
         self._loop.close()
+        self._outcomes.close()
+
+    def started(self) -> None:
+        """Leave full garbage collections, which hold up every thread, to the control loop: while the arm rests."""
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(700, 10, 10**6)
+
+    def end_goals(self, reason: str) -> None:
+        """Stop category 1: the arm decelerates to rest, then the goal is aborted."""
+        self._controller.stop(reason)
+
+    def has_ended(self) -> bool:
+        """Whether the arm rests and no goal is open."""
+        snapshot = self._snapshot
+        moves = snapshot is not None and snapshot.state in (OperatingState.MOVING, OperatingState.STOPPING)
+        return (self._halted.is_set() or not moves) and super().has_ended()
+
+    def give_up(self) -> None:
+        """See :meth:`OrderlyNode.give_up`."""
+        self._halted.set()
         self._outcomes.close()
 
     def _make_controller(self) -> TrajectoryController:
@@ -171,11 +185,10 @@ class TrajectoryNode(Node):
         self.create_service(Trigger, "stop", self._on_stop, callback_group=urgent)
         self.create_service(Trigger, "reset", self._on_reset, callback_group=urgent)
         goals = MutuallyExclusiveCallbackGroup()
-        self._action = ActionServer(
-            self,
+        self._action = self.serve_action(
             FollowJointTrajectory,
             f"{CONTROLLER}/follow_joint_trajectory",
-            execute_callback=self._execute,
+            self._execute,
             goal_callback=self._on_goal,
             handle_accepted_callback=self._on_accepted,
             cancel_callback=self._on_cancel,
@@ -258,9 +271,9 @@ class TrajectoryNode(Node):
         self._diagnostics.publish(messages.diagnostics(name, problem, values, stamp))
 
     def _fail(self, error: Exception) -> None:
-        self.failure = error
-        self._closing.set()
+        self._halted.set()
         self._outcomes.close()
+        self.fail(error)
 
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._controller.stop()
@@ -343,7 +356,7 @@ class TrajectoryNode(Node):
 
     def _follow(self, handle: ServerGoalHandle, goal_id: int) -> GoalOutcome:
         period_s = 1.0 / self._settings.action_monitor_rate_hz
-        while not self._closing.is_set():
+        while not self._halted.is_set():
             outcome = self._outcomes.wait(goal_id, period_s)
             if outcome is not None:
                 return outcome
@@ -351,77 +364,28 @@ class TrajectoryNode(Node):
             if snapshot is not None and snapshot.goal_id == goal_id:
                 stamp = self.get_clock().now().to_msg()
                 handle.publish_feedback(messages.action_feedback(self._limits.names, snapshot, stamp))
-        return GoalOutcome(goal_id, GoalStatus.ABORTED, ErrorCode.INVALID_GOAL, "the motion node ended")
+        return GoalOutcome(goal_id, GoalStatus.ABORTED, ErrorCode.INVALID_GOAL, f"{self.get_name()} ended")
 
     def _cancel_is_known(self, handle: ServerGoalHandle) -> bool:
         """Wait for rclpy to enter the canceling state, which follows the return of the cancel callback."""
         for _ in range(1000):
             if handle.is_cancel_requested:
                 return True
-            if self._closing.wait(0.001):
+            if self._halted.wait(0.001):
                 break
         return bool(handle.is_cancel_requested)
 
 
-def run(name: str, make_node: Callable[[threading.Event], TrajectoryNode], arguments: list[str] | None) -> int:
-    """Run a node until SIGINT or SIGTERM.
+def run(name: str, make_node: Callable[[], TrajectoryNode], arguments: list[str] | None, end_s: float = END_S) -> int:
+    """Run a node that moves the arm; see :func:`carm_ros.node.run_node`.
 
     Args:
         name: What its complaints begin with.
-        make_node: Makes the node; it is given the event that ends it.
+        make_node: Makes the node.
         arguments: ROS arguments; None: those of the process.
-
-    Returns:
-        Exit code: 0 after a signal, 2 for a bad parameter, 1 when the node failed.
+        end_s: The process is gone this long after the signal, s.
     """
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     raise_process_priority()
-    closing = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: closing.set())
-    try:
-        prepare_middleware()
-        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    except Exception as error:  # rclpy raises several unrelated types for bad arguments
-        return _complain(name, error, 2)
-    try:
-        node = make_node(closing)
-    except CarmError as error:
-        return _complain(name, error, 2 if isinstance(error, (ConfigurationError, UnknownNameError)) else 1)
-    _tame_garbage_collector()
-    executor = MultiThreadedExecutor(_EXECUTOR_THREADS)
-    executor.add_node(node)
-    spinner = threading.Thread(target=_spin, args=(executor, node, closing), name="executor")
-    spinner.start()
-    closing.wait()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C below `ros2 launch` comes twice
-    node.close()
-    executor.shutdown()
-    spinner.join()
-    failure = node.failure
-    node.destroy_node()
-    rclpy.shutdown()
-    if failure is not None:
-        return _complain(name, f"{type(failure).__name__}: {failure}", 1)
-    return 0
-
-
-def _tame_garbage_collector() -> None:
-    """Leave full collections, which hold up every thread, to the control loop: it collects while the arm rests."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(700, 10, 10**6)
-
-
-def _complain(name: str, error: object, code: int) -> int:
-    print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
-    return code
-
-
-def _spin(executor: MultiThreadedExecutor, node: TrajectoryNode, closing: threading.Event) -> None:
-    try:
-        executor.spin()
-    except Exception as error:  # an error in a callback ends the node instead of leaving it half alive
-        if not closing.is_set():
-            node.failure = error
-    closing.set()
+    blamed = (ConfigurationError, UnknownNameError)
+    return run_node(name, make_node, arguments, threads=_EXECUTOR_THREADS, bad_input=blamed, end_s=end_s)

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import gc
 import queue
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
-import rclpy
 from builtin_interfaces.msg import Time
 from carm_interfaces.msg import Exposure as ExposureMessage
 from carm_interfaces.srv import Expose
@@ -25,18 +23,17 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import MultiThreadedExecutor
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from shape_msgs.msg import Mesh
 
 from carm_core.errors import CarmError, ConfigurationError
 from carm_core.kinematics import CArm
-from carm_core.middleware import prepare_middleware
 from carm_core.parameters import declare_parameters, updated_parameters
+from carm_ros.entry import leave
+from carm_ros.managed import InactiveError, ManagedNode
+from carm_ros.node import run_node
 from carm_sim.joint_history import JointHistory, JointStatesMissingError
 from carm_sim.nodes import xray_messages as messages
 from carm_sim.patient import Patient, load_patient
@@ -51,6 +48,7 @@ _LOADING_PATIENCE_S = 3.0  # a request waits this long for the patient before it
 _ANSWER_PATIENCE_S = 30.0
 _EXECUTOR_THREADS = 4
 _IDLE_S = 0.5
+_POLL_S = 0.05
 _SWITCH_S = 5e-4  # a callback holds the interpreter at most this long while a frame is being made
 _LONG_AGO_S = 1e6
 _LATEST_PERIODS = 0.9
@@ -77,28 +75,31 @@ class _Job:
     answer: Future[_Shot] = field(default_factory=Future)
 
 
-class XrayNode(Node):
-    """Tube, detector and patient of the simulated C-arm."""
+class XrayNode(ManagedNode):
+    """Tube, detector and patient of the simulated C-arm. Configured: the patient lies there. Active: it exposes."""
 
-    def __init__(self, closing: threading.Event) -> None:
-        """Declare parameters and start to load the patient.
-
-        Args:
-            closing: Set by the owner when the node is to end, and by the node when it cannot go on.
+    def __init__(self) -> None:
+        """Declare parameters; :meth:`configure` loads the patient.
 
         Raises:
             CarmError: A parameter is not allowed.
         """
         super().__init__("xray_node", namespace=NAMESPACE)
-        self.failure: Exception | None = None
-        self._closing = closing
         self._settings = declare_parameters(self, XrayParameters)
+        self.autostart = self._settings.autostart
         self._carm = CArm.from_config(self._settings.carm_config or None)
         read_out(self._carm.view(self._carm.home, self._settings.binning), self._settings.readout_px)
         self._rate_hz = self._settings.rate_hz
         self._history = JointHistory(self._carm.joint_names, self._settings.joint_states_timeout_s)
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._loaded = threading.Event()
+        self._beam = threading.Event()
+        """Set while the node is active: nothing is exposed without."""
+        self._shooting = threading.Lock()
+        self._dismissed = threading.Event()
+        """Set when the worker is to end."""
+        self._worker: threading.Thread | None = None
+        self._worker_failure: Exception | None = None
         self._system: XraySystem | None = None
         self._missing = False
         self._last: Exposure | None = None
@@ -127,48 +128,95 @@ class XrayNode(Node):
         self.create_service(Expose, "xray/expose", self._on_expose, callback_group=ReentrantCallbackGroup())
         self.create_timer(1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.add_on_set_parameters_callback(self._on_parameters)
-        self._worker = threading.Thread(target=self._guarded, args=(self._work,), name="xray", daemon=True)
+
+    def configure(self) -> None:
+        """Load the patient.
+
+        Raises:
+            CarmError: The patient cannot be used.
+        """
+        self._loaded.clear()
+        self._dismissed = threading.Event()
+        self._worker_failure = None
+        self._worker = threading.Thread(target=self._guarded, args=(self._dismissed,), name="xray", daemon=True)
         self._worker.start()
+        self.wait_loaded(self._loaded, lambda: self._worker_failure)
+
+    def activate(self) -> None:
+        """Switch the generator on."""
+        self._beam.set()
+        self._jobs.put(None)  # the worker looks at the rate anew
+
+    def end_goals(self, reason: str) -> None:
+        """Refuse the requests that wait; nothing is exposed from here on."""
+        self._beam.clear()
+        self._refuse_jobs(reason)
+
+    def deactivate(self) -> None:
+        """Switch the generator off: an exposure under way is made and published before this returns."""
+        self.end_goals(f"{self.get_name()} is being deactivated")
+        with self._shooting:
+            pass
+        self._refuse_jobs(self.why_inactive())
+
+    def cleanup(self) -> None:
+        """Let the worker end and forget the patient; a worker that still loads one is left behind."""
+        self._dismissed.set()
+        self._jobs.put(None)
+        if self._worker is not None:
+            self._worker.join(0.5)
+        self._system, self._last = None, None
+        self._loaded.clear()
+        gc.collect()
 
     def close(self) -> None:
-        """Let the worker end; one that still loads a patient is left behind."""
-        self._closing.set()
+        """See :meth:`OrderlyNode.close`."""
+        self._beam.clear()
+        self._dismissed.set()
         self._jobs.put(None)
-        self._worker.join(0.5)
+        if self._worker is not None:
+            self._worker.join(0.3)
 
-    def _guarded(self, work: Callable[[], None]) -> None:
+    def state_changed(self) -> None:
+        """Tell others at once."""
+        self._publish_diagnostics()
+
+    def _guarded(self, dismissed: threading.Event) -> None:
         try:
-            work()
+            self._work(dismissed)
         except Exception as error:  # whatever ends the worker ends the node, with its reason
-            if not self._closing.is_set():
-                self.failure = error
-            self._closing.set()
+            self._worker_failure = error
+            if self._loaded.is_set():
+                self.fail(error)
         finally:
-            self._refuse_jobs()
+            self._refuse_jobs("the X-ray node is ending")
 
     def _publish_surface(self, patient: Patient) -> None:
         """Publish the patient's outer surface, as a pre-operative CT would show it, once."""
         self._surface.publish(messages.surface_message(patient_surface(patient)))
 
-    def _work(self) -> None:
+    def _work(self, dismissed: threading.Event) -> None:
         start = time.monotonic()
         patient = load_patient(self._settings.patient)
-        self._system = XraySystem(patient, self._carm, self._settings.config, self._settings.seed)
-        self._system.prepare()
+        system = XraySystem(patient, self._carm, self._settings.config, self._settings.seed)
+        system.prepare()
+        if dismissed.is_set():
+            return
+        self._system = system
         gc.freeze()  # what is loaded stays: the collector need not go through it between frames
         gc.enable()
         self._loaded.set()
         due: float | None = None
-        if rate_hz := self._rate_hz:
+        if (rate_hz := self._rate_hz) and self._beam.wait(_IDLE_S):
             self._fluoroscopy_frame()  # the first image comes before all that is not needed for it
             due = time.monotonic() + 1 / rate_hz
         threading.Thread(target=self._publish_surface, args=(patient,), name="surface", daemon=True).start()
         self.get_logger().info(
             f"patient {patient.name} ready after {time.monotonic() - start:.1f} s ({patient.source})"
         )
-        while not self._closing.is_set():
+        while not dismissed.is_set():
             now = time.monotonic()
-            rate_hz = self._rate_hz
+            rate_hz = self._rate_hz if self._beam.is_set() else 0.0
             due = None if rate_hz <= 0 else now if due is None else due
             try:
                 job = self._jobs.get(timeout=_IDLE_S if due is None else max(0.0, due - now))
@@ -185,6 +233,8 @@ class XrayNode(Node):
         try:
             self._shoot(self._settings.fluoroscopy, fluoroscopy=True)
             self._problem = ""
+        except InactiveError:
+            self._problem = ""
         except JointStatesMissingError as error:
             self._problem = str(error)
             self.get_logger().warning(str(error), throttle_duration_sec=5.0)
@@ -199,16 +249,23 @@ class XrayNode(Node):
         except Exception as error:  # handed to the one who asked
             job.answer.set_exception(error)
 
-    def _refuse_jobs(self) -> None:
+    def _refuse_jobs(self, reason: str) -> None:
         while True:
             try:
                 job = self._jobs.get_nowait()
             except queue.Empty:
                 return
             if job is not None:
-                job.answer.set_exception(_NotReadyError("the X-ray node is ending"))
+                job.answer.set_exception(InactiveError(reason))
 
     def _shoot(self, request: Request, fluoroscopy: bool) -> _Shot:
+        """Expose now and publish, unless the node is not active."""
+        with self._shooting:
+            if not self._beam.is_set():
+                raise InactiveError(self.refusal() or self.why_inactive())
+            return self._expose(request, fluoroscopy)
+
+    def _expose(self, request: Request, fluoroscopy: bool) -> _Shot:
         """Expose now and publish: the pulse is centered on this moment."""
         if self._system is None:
             raise _NotReadyError(f"patient {self._settings.patient} is still being loaded")
@@ -226,7 +283,7 @@ class XrayNode(Node):
         self._exposures += 1
         if fluoroscopy and (rate_hz := self._rate_hz) > 0:  # a steady rhythm
             delay_s = min(self._settings.fluoroscopy_delay_s, _LATEST_PERIODS / rate_hz)
-            self._closing.wait(max(0.0, delay_s - self._render_s))
+            self._dismissed.wait(max(0.0, delay_s - self._render_s))
         stamp = middle.to_msg()
         self._publish(result, stamp, fluoroscopy)
         self._watch(result)
@@ -272,6 +329,8 @@ class XrayNode(Node):
                 if isinstance(error, JointStatesMissingError)
                 else Expose.Request.ERROR_INVALID_REQUEST
                 if isinstance(error, ConfigurationError)
+                else Expose.Request.ERROR_INACTIVE
+                if isinstance(error, InactiveError)
                 else Expose.Request.ERROR_INTERNAL
             )
         except Exception as error:  # a fault must reach the one who asked
@@ -290,15 +349,19 @@ class XrayNode(Node):
 
     def _requested(self, request: Expose.Request) -> _Shot | None:
         """Have the worker make an exposure; None while fluoroscopy runs."""
-        if not self._loaded.wait(_LOADING_PATIENCE_S):
-            raise _NotReadyError(f"patient {self._settings.patient} is still being loaded; ask again")
+        until_s = time.monotonic() + _LOADING_PATIENCE_S
+        while not self._beam.wait(_POLL_S):
+            if reason := self.refusal():
+                raise InactiveError(reason)
+            if time.monotonic() > until_s:
+                raise _NotReadyError(f"patient {self._settings.patient} is still being loaded; ask again")
         if self._rate_hz > 0:
             return None
         width, height = (float(value) for value in request.field)
         job = _Job(Request(float(request.tube_voltage_kv), float(request.tube_charge_mas), (width, height)))
         self._jobs.put(job)
-        if self._closing.is_set():
-            self._refuse_jobs()
+        if not self._beam.is_set():
+            self._refuse_jobs(self.refusal() or self.why_inactive())
         try:
             return job.answer.result(_ANSWER_PATIENCE_S)
         except TimeoutError:
@@ -316,7 +379,9 @@ class XrayNode(Node):
 
     def _publish_diagnostics(self) -> None:
         level, text = DiagnosticStatus.OK, "fluoroscopy" if self._rate_hz > 0 else "ready"
-        if not self._loaded.is_set():
+        if not (self.active or self.starting):
+            level, text = DiagnosticStatus.WARN, self.life_state
+        elif not self._loaded.is_set():
             level, text = DiagnosticStatus.WARN, f"loading patient {self._settings.patient}"
         elif self._missing:
             level, text = DiagnosticStatus.WARN, _MISSED
@@ -342,60 +407,15 @@ class XrayNode(Node):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM.
+    """Run the X-ray node; see :func:`carm_ros.node.run_node`.
 
     Args:
         arguments: ROS arguments; None: those of the process.
-
-    Returns:
-        Exit code: 0 after a signal, 2 for a bad parameter or patient, 1 when the node failed.
     """
     sys.setswitchinterval(_SWITCH_S)
-    prepare_middleware(images=True)
     gc.disable()  # until all is loaded: nothing of that is garbage
-    closing = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: closing.set())
-    try:
-        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    except Exception as error:  # rclpy raises several unrelated types for bad arguments
-        return _report(error)
-    try:
-        node = XrayNode(closing)
-    except CarmError as error:
-        return _report(error)
-    executor = MultiThreadedExecutor(_EXECUTOR_THREADS)
-    executor.add_node(node)
-    spinner = threading.Thread(target=_spin, args=(executor, node, closing), name="executor")
-    spinner.start()
-    closing.wait()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C below `ros2 launch` comes twice
-    node.close()
-    executor.shutdown(timeout_sec=0.5)
-    spinner.join(0.5)
-    failure = node.failure
-    node.destroy_node()
-    rclpy.shutdown()
-    return 0 if failure is None else _report(failure)
-
-
-def _report(error: Exception) -> int:
-    known = isinstance(error, CarmError) or "rcl" in type(error).__module__
-    print(
-        f"xray_node: {'' if known else type(error).__name__ + ': '}{' '.join(str(error).split())}",
-        file=sys.stderr,
-    )
-    return 2 if known else 1
-
-
-def _spin(executor: MultiThreadedExecutor, node: XrayNode, closing: threading.Event) -> None:
-    try:
-        executor.spin()
-    except Exception as error:  # an error in a callback ends the node instead of leaving it half alive
-        if not closing.is_set():
-            node.failure = error
-    closing.set()
+    return run_node("xray_node", XrayNode, arguments, threads=_EXECUTOR_THREADS, images=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

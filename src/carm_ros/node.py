@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One way to run a node, and one way to end it: goals are aborted, their clients hear of it, then the node is gone."""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import rclpy
+from rclpy.action import ActionServer, GoalResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.executors import (
+    Executor,
+    ExternalShutdownException,
+    MultiThreadedExecutor,
+    SingleThreadedExecutor,
+    await_or_execute,
+)
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
+
+from carm_core.errors import CarmError
+from carm_core.middleware import prepare_middleware
+from carm_ros.entry import ENDING_SIGNALS
+
+END_S = 1.9
+"""A node's process is gone this long after the first signal, whatever holds it up, s."""
+PATIENCE_S = 1.2
+"""Of this time, what runs has so much to end by itself, s."""
+_DELIVERY_S = 0.1
+"""Results that were sent get so much time to arrive, s."""
+_DRAIN_S = 0.25
+_POLL_S = 0.02
+_WATCH_S = 0.1
+
+
+class OrderlyNode(Node):
+    """A node that :func:`run_node` can run and end.
+
+    Attributes:
+        failure: What made the node end by itself; None when nothing did.
+        ending: Set when the end has begun, by a signal or by :meth:`fail`. No goal is accepted from then on.
+    """
+
+    def __init__(self, name: str, **node_arguments: Any) -> None:
+        """Make the node.
+
+        Args:
+            name: Name of the node.
+            **node_arguments: Passed to ``rclpy.node.Node``.
+        """
+        super().__init__(name, **node_arguments)
+        self.failure: Exception | None = None
+        self.ending = threading.Event()
+        self._goals: set[ServerGoalHandle] = set()
+        self._all_ended: list[Future] = []
+
+    def fail(self, error: Exception) -> None:
+        """End the node because of an error; the first one counts."""
+        if self.failure is None and not self.ending.is_set():
+            self.failure = error
+        self.ending.set()
+
+    def serve_action(
+        self,
+        kind: Any,
+        name: str,
+        execute: Callable[[ServerGoalHandle], Any],
+        *,
+        goal_callback: Callable[[Any], GoalResponse] = lambda goal: GoalResponse.ACCEPT,
+        **options: Any,
+    ) -> ActionServer:
+        """Make an action server whose open goals are known, and which rejects goals when the node does not accept any.
+
+        Args:
+            kind: Type of the action.
+            name: Name of the action.
+            execute: Function or coroutine that brings a goal to its end and returns the result.
+            goal_callback: Accepts or rejects a goal.
+            **options: Passed to ``rclpy.action.ActionServer``.
+        """
+
+        def admit(goal: Any) -> GoalResponse:
+            reason = self.refusal()
+            if not reason:
+                return goal_callback(goal)
+            self.get_logger().warning(f"{name}: goal rejected, {reason}")
+            return GoalResponse.REJECT
+
+        async def tracked(handle: ServerGoalHandle) -> Any:
+            self._goals.add(handle)
+            try:
+                return await await_or_execute(execute, handle)
+            finally:
+                self._goals.discard(handle)
+                if not self._goals:
+                    waiting, self._all_ended = self._all_ended, []
+                    for future in waiting:
+                        future.set_result(None)
+
+        return ActionServer(self, kind, name, tracked, goal_callback=admit, **options)
+
+    def refusal(self) -> str:
+        """Return why no goal is accepted now; empty when goals are."""
+        return f"{self.get_name()} is shutting down" if self.ending.is_set() else ""
+
+    async def all_goals_ended(self) -> None:
+        """Wait, in a coroutine of the executor, until no goal is open."""
+        if self._goals:
+            ended = Future(executor=self.executor)
+            self._all_ended.append(ended)
+            await ended
+
+    def started(self) -> None:
+        """Called once when the executor spins."""
+
+    def end_goals(self, reason: str) -> None:
+        """Ask what runs to end, and whatever moves to come to rest; returns at once.
+
+        Args:
+            reason: One line, for the clients.
+        """
+
+    def has_ended(self) -> bool:
+        """Whether nothing runs: no goal is open and nothing moves."""
+        return not self._goals
+
+    def give_up(self) -> None:
+        """End the goals that did not end in time; returns at once."""
+
+    def close(self) -> None:
+        """Release threads and devices; the executor does not run any more."""
+
+
+class _Pool(MultiThreadedExecutor):
+    """Executor of several threads whose end waits for them.
+
+    The ``shutdown`` of rclpy 7.1 does not wait: it destroys what callbacks still use, and their exceptions are printed
+    as "never retrieved".
+    """
+
+    def drain(self, timeout_s: float) -> None:
+        """Wait for the callbacks that run; no other begins."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        until_s = time.monotonic() + timeout_s
+        for thread in list(self._executor._threads):
+            thread.join(max(0.0, until_s - time.monotonic()))
+        for task in self._futures:
+            task.exception()  # what a callback raised while the node ended is nobody's concern
+
+
+class _Signals:
+    """Notes the first signal that asks for the end; from then on the process has :data:`END_S` left."""
+
+    def __init__(self, name: str, end_s: float) -> None:
+        self.seen = False
+        self.over = False
+        self.code = 0
+        self._name, self._end_s = name, end_s
+        for number in ENDING_SIGNALS:  # Ctrl-C below `ros2 launch` comes twice: the second changes nothing
+            signal.signal(number, self._note)
+
+    def _note(self, *_: Any) -> None:
+        """Takes no lock: it may have interrupted the one who holds it."""
+        if not self.seen:
+            self.seen = True
+            self.limit()
+
+    def limit(self) -> None:
+        """End the process by force when it has not ended by itself in time."""
+        _thread.start_new_thread(self._force, ())
+
+    def _force(self) -> None:
+        time.sleep(self._end_s)
+        if self.over:
+            return
+        os.write(2, f"{self._name}: still busy after {self._end_s:g} s; ended by force\n".encode())
+        os._exit(self.code)
+
+
+def run_node(
+    name: str,
+    make_node: Callable[[], OrderlyNode],
+    arguments: list[str] | None = None,
+    *,
+    threads: int = 1,
+    images: bool = False,
+    bad_input: tuple[type[CarmError], ...] = (CarmError,),
+    end_s: float = END_S,
+) -> int:
+    """Run a node until SIGINT, SIGTERM or its own failure, and end it in order.
+
+    Args:
+        name: What its complaints begin with.
+        make_node: Makes the node.
+        arguments: ROS arguments; None: those of the process.
+        threads: Threads of the executor.
+        images: Whether the node publishes images.
+        bad_input: Errors for which the input is to blame.
+        end_s: The process is gone this long after the signal, s.
+
+    Returns:
+        Exit code: 0 after a signal, 2 for bad input, 1 when the node failed.
+    """
+    signals = _Signals(name, end_s)
+    try:
+        prepare_middleware(images)
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+        node = make_node()
+    except Exception as error:  # rclpy raises several unrelated types for bad arguments
+        rclpy.try_shutdown()
+        return _complain(name, error, bad_input)
+    executor = SingleThreadedExecutor() if threads == 1 else _Pool(threads)
+    executor.add_node(node)
+    halt = threading.Event()
+    spinner = threading.Thread(target=_spin, args=(executor, node, halt), name="executor", daemon=True)
+    spinner.start()
+    node.started()
+    while not signals.seen and not node.ending.wait(_WATCH_S):
+        pass
+    if not signals.seen:
+        signals.code = 1
+        signals.limit()
+    _end(node, time.monotonic() + PATIENCE_S)
+    halt.set()
+    executor.create_task(lambda: None)  # wakes the spinner
+    spinner.join(_DRAIN_S)
+    if isinstance(executor, _Pool):
+        executor.drain(_DRAIN_S)
+    node.close()
+    node.destroy_node()
+    rclpy.try_shutdown()
+    signals.over = True
+    return 0 if node.failure is None else _complain(name, node.failure, bad_input)
+
+
+def _end(node: OrderlyNode, until_s: float) -> None:
+    """Let what runs end, then what was said arrive; the executor still spins."""
+    node.ending.set()
+    node.end_goals(f"{node.get_name()} is shutting down")
+    ended_s: float | None = None
+    while (now_s := time.monotonic()) < until_s and (ended_s is None or now_s - ended_s < _DELIVERY_S):
+        ended_s = (ended_s or now_s) if node.has_ended() else None
+        time.sleep(_POLL_S)
+    if ended_s is None:
+        node.give_up()
+        time.sleep(_DELIVERY_S)
+
+
+def _spin(executor: Executor, node: OrderlyNode, halt: threading.Event) -> None:
+    while not halt.is_set():
+        try:
+            executor.spin_once()
+        except ExternalShutdownException:
+            node.ending.set()
+            return
+        except Exception as error:  # an error in a callback ends the node instead of leaving it half alive
+            node.fail(error)
+
+
+def _complain(name: str, error: Exception, bad_input: tuple[type[CarmError], ...]) -> int:
+    ros = "rcl" in type(error).__module__
+    kind = "" if ros or isinstance(error, CarmError) else f"{type(error).__name__}: "
+    print(f"{name}: {kind}{' '.join(str(error).split())}", file=sys.stderr)
+    return 2 if ros or isinstance(error, bad_input) else 1
