@@ -92,6 +92,7 @@ setup(
         ("share/carm_bringup/launch", files("launch", "*.launch.py")),
         ("share/carm_bringup/config", files("config", "*.yaml")),
         ("share/carm_bringup/meshes", files("meshes", "*.stl")),
+        ("share/carm_bringup/moveit", files("moveit", "*")),
         ("share/carm_bringup/rviz", files("rviz", "*")),
         ("share/carm_bringup/urdf", files("urdf", "*.xacro")),
         ("share/carm_bringup/worlds", files("worlds", "*.sdf")),

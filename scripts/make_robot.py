@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write what is derived from ``config/carm.yaml``: ``urdf/carm.urdf.xacro``, ``meshes/*.stl`` and ``worlds/carm.sdf``.
+"""Write what is derived from ``config/carm.yaml``: the files in ``urdf``, ``meshes``, ``worlds`` and ``moveit``.
 
 .venv/bin/python scripts/make_robot.py                      # after each change of config/carm.yaml
 .venv/bin/python scripts/make_robot.py --picture robot.png  # also a picture of the C-arm at three positions
@@ -8,25 +8,32 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from pathlib import Path
 from typing import Any
 
+import coal
 import numpy as np
 import trimesh
 import yaml
+from scipy.stats import qmc
 
 from carm_bringup.gazebo import world
 from carm_core.kinematics import CArm
+from carm_core.moveit import Pair, parameter_files, srdf
 from carm_core.paths import config_file
 from carm_core.robot_description import COLORS, xacro
-from carm_core.robot_geometry import LINKS, RobotGeometry, Shape, link_poses
+from carm_core.robot_geometry import LINKS, RIGID_GROUP, RobotGeometry, Shape, link_poses
 from carm_core.transforms import Array
 
 ROOT = Path(__file__).resolve().parents[1]
 BEVEL = 0.12
 """Bevel of an edge, as a share of the shortest side of its solid."""
 ARC_STEP_DEG = 4.0
+APART_M = 0.05
+"""Links whose solids never come closer than this are not checked against each other by MoveIt."""
+SAMPLES = 256
 VIEWS = (
     ("AP", (0.0, 0.0, 0.17, 0.0, 0.0, 0.0)),
     ("LAO 45, lifted", (0.0, 0.1, 0.35, 0.0, 0.0, math.radians(45))),
@@ -86,6 +93,52 @@ def meshes() -> dict[str, trimesh.Trimesh]:
     return {link: link_mesh(link, geometry, specs[link]) for link in LINKS if geometry.of_link(link)}
 
 
+def links_apart(carm: CArm, geometry: RobotGeometry) -> dict[Pair, str]:
+    """Return the pairs of links that need no collision check, and why, in MoveIt's words.
+
+    Links that a joint joins, and those of the rigid C, are adjacent. Parts that touch by construction
+    (``ignored_pairs``) say nothing about their links; links of which nothing else comes near, at the limits of the
+    joints and at :data:`SAMPLES` positions between them, never meet.
+    """
+    links = [link for link in LINKS if geometry.of_link(link)]
+    apart: dict[Pair, str] = {}
+    watched: dict[Pair, list[tuple[Shape, Shape]]] = {}
+    for pair in itertools.combinations(links, 2):
+        parts = itertools.product(*map(geometry.of_link, pair))
+        watched[pair] = [(a, b) for a, b in parts if frozenset((a.name, b.name)) not in geometry.ignored_pairs]
+        if set(pair) <= set(RIGID_GROUP):
+            apart[pair] = "Adjacent"
+        elif not watched[pair]:
+            linked = LINKS.index(pair[1]) - LINKS.index(pair[0]) == 1
+            apart[pair] = "Adjacent" if linked else "User"
+    solids = {s.id: coal.Box(*s.size_m) if s.kind == "box" else coal.Cylinder(*s.size_m) for s in geometry.shapes}
+    lower, upper = (np.array([getattr(joint, side) for joint in carm.joints]) for side in ("lower", "upper"))
+    between = lower + qmc.Sobol(len(lower), seed=0).random(SAMPLES) * (upper - lower)
+    open_pairs = {pair: parts for pair, parts in watched.items() if pair not in apart}
+    for positions in (*itertools.product(*zip(lower, upper, strict=True)), *between):
+        poses = link_poses(carm, positions)
+        places = {}
+        for shape in geometry.shapes:
+            place = poses[shape.link] @ shape.transform_shape_to_link
+            places[shape.id] = coal.Transform3s(place.rotation, place.translation)
+        for pair, parts in list(open_pairs.items()):
+            for a, b in parts:
+                request, result = coal.DistanceRequest(), coal.DistanceResult()
+                if coal.distance(solids[a.id], places[a.id], solids[b.id], places[b.id], request, result) < APART_M:
+                    del open_pairs[pair]
+                    break
+    apart |= dict.fromkeys(open_pairs, "Never")
+    return {pair: apart[pair] for pair in watched if pair in apart}
+
+
+def moveit_files() -> dict[str, str]:
+    """Return the files of MoveIt's configuration by name."""
+    carm = CArm.from_config()
+    head = "# Written by scripts/make_robot.py from config/carm.yaml. m, rad, s.\n"
+    files = {name: head + yaml.safe_dump(data, sort_keys=False) for name, data in parameter_files(carm).items()}
+    return {"carm.srdf": srdf(carm, links_apart(carm, RobotGeometry.from_config())), **files}
+
+
 def draw(file: Path) -> None:
     """Draw the C-arm at :data:`VIEWS`, shaded by the light from above."""
     import matplotlib as mpl
@@ -122,11 +175,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--picture", type=Path, help="PNG to draw")
     options = parser.parse_args()
-    for folder in ("urdf", "meshes", "worlds"):
+    for folder in ("urdf", "meshes", "worlds", "moveit"):
         (ROOT / folder).mkdir(exist_ok=True)
     carm = CArm.from_config()
     (ROOT / "urdf/carm.urdf.xacro").write_text(xacro(carm), encoding="utf-8")
     (ROOT / "worlds/carm.sdf").write_text(world(carm, RobotGeometry.from_config()), encoding="utf-8")
+    for name, text in moveit_files().items():
+        (ROOT / "moveit" / name).write_text(text, encoding="utf-8")
     for link, mesh in meshes().items():
         mesh.export(ROOT / "meshes" / f"{link}.stl")
     if options.picture:
