@@ -59,7 +59,7 @@ class OrderlyNode(Node):
         super().__init__(name, **node_arguments)
         self.failure: Exception | None = None
         self.ending = threading.Event()
-        self._goals: set[ServerGoalHandle] = set()
+        self._goals: set[bytes] = set()
         self._all_ended: list[Future] = []
 
     def fail(self, error: Exception) -> None:
@@ -95,11 +95,17 @@ class OrderlyNode(Node):
             return GoalResponse.REJECT
 
         async def tracked(handle: ServerGoalHandle) -> Any:
-            self._goals.add(handle)
+            key = bytes(handle.goal_id.uuid)
+            self._goals.add(key)
             try:
                 return await await_or_execute(execute, handle)
+            except Exception as error:  # rclpy would print a traceback
+                self.get_logger().error(f"{name} failed: {type(error).__name__}: {error}")
+                if handle.is_active:
+                    handle.abort()
+                return kind.Result()
             finally:
-                self._goals.discard(handle)
+                self._goals.discard(key)
                 if not self._goals:
                     waiting, self._all_ended = self._all_ended, []
                     for future in waiting:
