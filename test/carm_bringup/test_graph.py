@@ -31,9 +31,8 @@ def configuration(spec: graph.NodeSpec) -> dict[str, Any]:
 
 def parameter_class(spec: graph.NodeSpec) -> type[Any]:
     """Return the parameter dataclass that the node's module uses: the one whose fields are declared parameters."""
-    entry, _, function = entry_points()[spec.executable].partition(":")
-    main = getattr(importlib.import_module(entry), function)
-    module = importlib.import_module(main.__module__)
+    package = entry_points()[spec.executable].partition(".")[0]
+    module = importlib.import_module(f"{package}.nodes.{spec.executable}")
     classes = [c for _, c in inspect.getmembers(module, dataclasses.is_dataclass)]
     declared = [c for c in classes if all("read_only" in f.metadata for f in dataclasses.fields(c))]
     assert len(declared) == 1, declared

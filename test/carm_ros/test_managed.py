@@ -234,7 +234,7 @@ def test_agent_stops_what_runs_and_accepts_nothing_while_inactive(
     surface.publish(Mesh())
     manager.until(lambda: joints, "joint states")
     target = (CARM.home + np.array([0.3, 0, 0, 0, 0, 0])).tolist()
-    goal = MoveCArm.Goal(mode=MoveCArm.Goal.MODE_JOINTS, joint_names=list(CARM.joint_names), joint_positions=target)
+    goal = MoveCArm.Goal(goal_type=MoveCArm.Goal.GOAL_JOINTS, joint_names=list(CARM.joint_names), positions=target)
     assert manager.state == "unconfigured"
     assert not manager.goal(move, goal).accepted
     assert manager.change("configure")
@@ -275,7 +275,7 @@ def test_a_part_that_is_not_active_is_missing(spawn: Spawn, manage: Callable[[st
         return text.removeprefix("missing: ").split(", ") if text.startswith("missing: ") else []
 
     manager.until(lambda: missing() and "joint_states" not in missing(), "diagnostics of the agent")
-    assert "xray/expose" in missing()
+    manager.until(lambda: "xray/expose" in missing(), "lack of an active X-ray system")
     assert manager.change("activate")
     manager.until(lambda: missing() and "xray/expose" not in missing(), "X-ray system")
     assert manager.change("deactivate")

@@ -301,11 +301,23 @@ def test_codes_have_the_values_of_the_action() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_node_at_once(number: signal.Signals, client: Client, process: subprocess.Popen[str]) -> None:
-    client.send(move(5.0, cart_longitudinal=0.1))
-    client.await_state(OperatingState.MOVING)
+def test_a_signal_brings_the_arm_to_rest_and_ends_the_node(
+    number: signal.Signals, client: Client, process: subprocess.Popen[str]
+) -> None:
+    handle = client.send(move(8.0, cart_longitudinal=0.4))
+    result = handle.get_result_async()
+    client.until(lambda: client.heard["joint_states"] and client.latest("joint_states").velocity[0] > 0.05, "motion")
     process.send_signal(number)
+    answer = client.wait(result, "result")
+    assert (answer.status, answer.result.error_code) == (GoalStatus.STATUS_ABORTED, Result.INVALID_GOAL)
+    assert "motion_node is shutting down" in answer.result.error_string
     assert process.wait(timeout=EXIT_S) == 0
+    states = client.heard["joint_states"]
+    velocity = np.array([message.velocity[0] for message in states])
+    times = np.array([seconds(message.header.stamp) for message in states])
+    assert abs(velocity[-1]) < 1e-3
+    decelerations = np.diff(velocity) / np.maximum(np.diff(times), 0.01)
+    assert decelerations.min() > -1.5 * CARM.joints[0].acceleration
     assert process.stdout is not None
     assert "Traceback" not in process.stdout.read()
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.srv import GetState
 from rclpy.node import Node
 
 from carm_agent.nodes.clinician import Clinician
@@ -35,6 +36,9 @@ class ReadinessGate:
         self._open = False
         space = node.get_namespace().rstrip("/")
         self._watched = {f"{space}/localizer_node: localizer": "localize", f"{space}/xray_node: X-ray": "xray/expose"}
+        names = {"localize": "localizer_node", "xray/expose": "xray_node"}
+        self._managed = {part: node.create_client(GetState, f"{name}/get_state") for part, name in names.items()}
+        self._heard: set[str] = set()
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
@@ -42,6 +46,7 @@ class ReadinessGate:
             part = self._watched.get(status.name)
             if part is None:
                 continue
+            self._heard.add(part)
             if status.level != DiagnosticStatus.OK and status.message in _NOT_ACTIVE:
                 self._inactive.add(part)
             else:
@@ -69,7 +74,17 @@ class ReadinessGate:
         }
         if self._node.count_publishers("patient_surface"):
             found["patient_surface"] = self._surroundings.surface_heard
-        return {name: there and name not in self._inactive for name, there in found.items()}
+        return {name: there and self._works(name) for name, there in found.items()}
+
+    def _works(self, part: str) -> bool:
+        """Whether a part's node is active, as far as it is a managed one."""
+        client = self._managed.get(part)
+        unknown = client is not None and client.service_is_ready() and part not in self._heard
+        return part not in self._not_active() and not unknown
+
+    def _not_active(self) -> list[str]:
+        """Parts whose nodes are there and not active."""
+        return sorted(part for part in self._inactive if self._managed[part].service_is_ready())
 
     def missing(self) -> tuple[str, ...]:
         """Return the parts that are not there, in order."""
@@ -88,11 +103,12 @@ class ReadinessGate:
             InterruptedTaskError: the task is to end.
         """
         deadline_s = time.monotonic() + patience_s
-        while not self._open or self._inactive:
+        while not self._open or self._not_active():
             lacking = self.missing()
             if lacking and time.monotonic() > deadline_s:
-                why = "not active" if self._open or self._inactive.issuperset(lacking) else "not heard from yet"
-                named = sorted(self._inactive) if self._open else lacking
+                inactive = self._not_active()
+                why = "not active" if self._open or set(lacking) <= set(inactive) else "not heard from yet"
+                named = inactive if self._open and inactive else lacking
                 return f"not ready, nothing moves: {why}: {', '.join(named)}"
             if lacking:
                 interrupt.wait_for(lambda: False, _POLL_S)
