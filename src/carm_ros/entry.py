@@ -14,13 +14,16 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run(module: str) -> NoReturn:
-    """Be the node of a module: its imports take seconds, and a signal during them ends the process without a word.
+    """Be the node of a module.
+
+    Its imports take seconds. A signal during them ends the process at once and without a word: by default, not by a
+    handler in Python, which would wait for the library that is being loaded.
 
     Args:
         module: Has a ``main`` that returns an exit code.
     """
     for number in ENDING_SIGNALS:
-        signal.signal(number, lambda *_: os._exit(0))
+        signal.signal(number, signal.SIG_DFL)
     leave(import_module(module).main())
 
 

@@ -117,4 +117,4 @@ def test_a_signal_during_the_imports_ends_the_process_without_a_word(spawn: Spaw
     assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=10.0)[0] == ""
-    assert process.returncode == 0
+    assert process.returncode == -signal.SIGINT

@@ -311,7 +311,8 @@ def test_a_signal_brings_the_arm_to_rest_and_ends_the_node(
     answer = client.wait(result, "result")
     assert (answer.status, answer.result.error_code) == (GoalStatus.STATUS_ABORTED, Result.INVALID_GOAL)
     assert "motion_node is shutting down" in answer.result.error_string
-    assert process.wait(timeout=EXIT_S) == 0
+    client.until(lambda: process.poll() is not None, "end of the node")
+    assert process.returncode == 0
     states = client.heard["joint_states"]
     velocity = np.array([message.velocity[0] for message in states])
     times = np.array([seconds(message.header.stamp) for message in states])

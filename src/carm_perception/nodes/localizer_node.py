@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import sys
 import time
 from collections import OrderedDict
+from importlib import import_module
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -37,7 +39,7 @@ from carm_perception.calibration.guard import Cautious
 from carm_perception.nodes import messages
 from carm_perception.overlay import draw
 from carm_perception.parameters import LocalizerParameters
-from carm_perception.registry import ORACLE, POINTERS, make_localizer
+from carm_perception.registry import OPENAI, ORACLE, POINTERS, make_localizer
 from carm_perception.service import LocalizationService, Outcome, Ticket
 from carm_ros.entry import leave
 from carm_ros.managed import ManagedNode
@@ -360,12 +362,23 @@ def goal_query(goal: Localize.Goal) -> Query:
     return Query(protocol, target, goal.hint, goal.correction)
 
 
+def _load_libraries(words: list[str]) -> None:
+    """Import what a model needs while no node is there yet.
+
+    Nothing in Python hears a signal while a large library is being loaded, for seconds on a loaded machine; a process
+    that only imports is ended by the signal itself.
+    """
+    if not any(f"localizer:={name}" in word.replace('"', "") for word in words for name in (ORACLE, OPENAI)):
+        import_module("carm_perception.fused")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the localizer node; see :func:`carm_ros.node.run_node`.
 
     Args:
         arguments: ROS arguments; None: those of the process.
     """
+    _load_libraries(sys.argv if arguments is None else arguments)
     return run_node("localizer_node", LocalizerNode, arguments, threads=_EXECUTOR_THREADS)
 
 
