@@ -148,7 +148,7 @@ class LocalizerNode(ManagedNode):
 
     def close(self) -> None:
         """End the localizer's thread; an answer on its way is not waited for."""
-        self._service.close(_CLOSE_S)
+        self._service.close(_CLOSE_S if self._service.ready.is_set() else 0.0)
 
     def state_changed(self) -> None:
         """Tell others at once."""

@@ -174,7 +174,7 @@ class XrayNode(ManagedNode):
         self._beam.clear()
         self._dismissed.set()
         self._jobs.put(None)
-        if self._worker is not None:
+        if self._worker is not None and self._loaded.is_set():  # a patient that is being loaded is not waited for
             self._worker.join(0.3)
 
     def state_changed(self) -> None:
