@@ -167,6 +167,7 @@ class _Signals:
 
     def __init__(self, name: str, end_s: float) -> None:
         self.seen = False
+        self.closed = False
         self.over = False
         self.code = 0
         self._name, self._end_s = name, end_s
@@ -187,7 +188,8 @@ class _Signals:
         time.sleep(self._end_s)
         if self.over:
             return
-        os.write(2, f"{self._name}: still busy after {self._end_s:g} s; ended by force\n".encode())
+        if not self.closed:  # else nothing is left but to tell the middleware
+            os.write(2, f"{self._name}: still busy after {self._end_s:g} s; ended by force\n".encode())
         os._exit(self.code)
 
 
@@ -241,6 +243,7 @@ def run_node(
     if isinstance(executor, _Pool):
         executor.drain(_DRAIN_S)
     node.close()
+    signals.closed = True
     node.destroy_node()
     rclpy.try_shutdown()
     signals.over = True
