@@ -104,8 +104,8 @@ def links_apart(carm: CArm, geometry: RobotGeometry) -> dict[Pair, str]:
     apart: dict[Pair, str] = {}
     watched: dict[Pair, list[tuple[Shape, Shape]]] = {}
     for pair in itertools.combinations(links, 2):
-        parts = itertools.product(*map(geometry.of_link, pair))
-        watched[pair] = [(a, b) for a, b in parts if frozenset((a.name, b.name)) not in geometry.ignored_pairs]
+        met = itertools.product(*map(geometry.of_link, pair))
+        watched[pair] = [(a, b) for a, b in met if frozenset((a.name, b.name)) not in geometry.ignored_pairs]
         if set(pair) <= set(RIGID_GROUP):
             apart[pair] = "Adjacent"
         elif not watched[pair]:

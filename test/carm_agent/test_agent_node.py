@@ -344,10 +344,13 @@ def test_real_images_and_the_oracle_lead_to_the_carina(spawn: Spawn, graph: Call
 
 def test_ends_soon_and_leaves_the_arm_at_rest(graph: Callable[..., Client]) -> None:
     client = graph(FAR, options=(SLOWLY,))
-    client.send(client.navigator, Navigate.Goal(target_id=11))
+    handle = client.send(client.navigator, Navigate.Goal(target_id=11))
     client.until(client.moving)
     started = time.monotonic()
     client.agent.send_signal(signal.SIGINT)  # type: ignore[attr-defined]
+    wrapped = client.result(handle, 5.0)
+    assert wrapped.status == GoalStatus.STATUS_ABORTED
+    assert "agent_node is shutting down" in wrapped.result.error_msg
     assert client.agent.wait(timeout=5.0) == 0  # type: ignore[attr-defined]
     assert time.monotonic() - started < 4.0
     client.until(lambda: client.speed() < 5e-3, 3.0, "rest")
