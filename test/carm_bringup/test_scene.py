@@ -90,3 +90,31 @@ def test_rviz_brings_the_scene_which_is_not_vital() -> None:
     assert scene.name == "scene_node"
     assert not scene.vital
     assert all(spec.name != "scene_node" for spec in graph.nodes(graph.resolve([])))
+
+
+def test_headers_carry_the_frame_prefix() -> None:
+    import rclpy
+    from builtin_interfaces.msg import Time
+    from carm_interfaces.msg import Landmark, LandmarkArray
+    from rclpy.parameter import Parameter
+    from shape_msgs.msg import Mesh
+
+    from carm_bringup.nodes.scene_node import SceneNode
+    from carm_perception.nodes import messages as localizer_messages
+    from carm_sim.nodes import xray_messages
+
+    context = rclpy.Context()
+    context.init()
+    node = SceneNode(context=context, parameter_overrides=[Parameter("frame_prefix", value="left_arm/")])
+    frames: list[str] = []
+    node._patient.publish = lambda message: frames.append(message.header.frame_id)
+    node._landmarks.publish = lambda message: frames.extend(m.header.frame_id for m in message.markers[1:])
+    node._on_surface(Mesh())
+    node._on_landmarks(LandmarkArray(landmarks=[Landmark(id=11)]))
+    node.destroy_node()
+    context.shutdown()
+    assert set(frames) == {"left_arm/table", "left_arm/isocenter"}
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    assert localizer_messages.rgb_image(Time(), pixels, "left_arm/").header.frame_id == "left_arm/xray_optical"
+    shot = xray_messages.exposure_header(Time(), "left_arm/")
+    assert xray_messages.image(pixels[..., 0], shot).header.frame_id == "left_arm/xray_optical"
