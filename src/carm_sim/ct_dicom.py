@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DICOM series as CT volumes: which files, whether they make a volume, their voxels."""
+"""DICOM series as CT volumes: which files of a folder, which series, their Hounsfield values."""
 
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,181 +14,288 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import PatientError
+from carm_sim.ct_pixels import PixelReader, read_dataset
+from carm_sim.ct_slices import Slice, arranged, slices_of
+from carm_sim.ct_source import MIN_VOXELS, CtSource, check_affine, check_size
 
-MIN_VOXELS = 8
-SPACING_RANGE_MM = (0.05, 20.0)
-SLICE_TOLERANCE = 0.05
-
-_MODALITY, _POSITION, _ORIENTATION = "0008|0060", "0020|0032", "0020|0037"
-_SLOPE, _INTERCEPT = "0028|1053", "0028|1052"
-_THICKNESS, _BETWEEN, _NUMBER = "0018|0050", "0018|0088", "0020|0013"
-_UNKNOWN_BETWEEN_MM = 1.0
-"""ITK writes this SpacingBetweenSlices into series of single slices."""
-_GAP = 1.5
-"""Slices this many times as far apart as they should be are not all there."""
+_MOST_FILES = 50_000
+_EQUAL_CLAIM = 0.5
+"""A series with this share of the largest one's slices may be meant as well."""
+_PREAMBLE = slice(128, 132)
+_GROUP_STARTS = (b"\x02\x00", b"\x08\x00", b"\x00\x08", b"\x00\x02")
+_SUFFIXES = (".dcm", ".dicom", ".ima")
+_DIRECTORY = "1.2.840.10008.1.3.10"
+_HIGHEST_TISSUE_HU = 4000.0
+_TAGS = [
+    "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription",
+    "PatientName", "PatientID", "BodyPartExamined", "SliceThickness", "SpacingBetweenSlices", "GantryDetectorTilt",
+    "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "AcquisitionNumber", "InstanceNumber",
+    "ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID", "TemporalPositionIdentifier",
+    "TriggerTime", "NominalPercentageOfCardiacPhase", "NumberOfFrames", "Rows", "Columns", "PixelSpacing",
+    "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue",
+    "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope", "RescaleType", "LossyImageCompression",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
 
 
-def series_files(folder: Path) -> list[Path]:
-    """The slices of the largest series in a folder, in order along the body.
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A DICOM image by its header.
 
-    Raises:
-        PatientError: If there is no series.
+    Attributes:
+        file: Where it is.
+        dataset: Its elements without the pixels.
     """
-    import SimpleITK as sitk
 
-    series = [
-        [Path(name) for name in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)]
-        for uid in _quiet_series_ids(folder)
-    ]
-    if not series:
-        raise PatientError(f"{folder}: no DICOM series in this folder")
-    series.sort(key=len, reverse=True)
-    if len(series) > 1:
-        _logger.info("%s: %d series, taking the largest (%d slices)", folder, len(series), len(series[0]))
-    return series[0]
+    file: Path
+    dataset: Any
 
-
-def read_dicom(path: Path, files: list[Path]) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Hounsfield values [i, j, k] and the affine from voxels to LPS mm.
-
-    Rescale slope and intercept are applied slice by slice.
-
-    Raises:
-        PatientError: If the slices do not make up a CT volume.
-    """
-    import SimpleITK as sitk
-
-    rescales = _check_slices(path, files)
-    whole = all(slope.is_integer() and intercept.is_integer() for slope, intercept in rescales)
-    pixel_type = sitk.sitkInt32 if whole else sitk.sitkFloat32
-    try:
-        image = sitk.ReadImage([str(file) for file in files], pixel_type)
-    except RuntimeError as error:
-        raise PatientError(f"{path}: not a readable CT ({last_line(error)})") from error
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    return sitk.GetArrayFromImage(image).T, affine
-
-
-def _check_slices(path: Path, files: list[Path]) -> set[tuple[float, float]]:
-    """Check that the slices are those of one CT; returns the pairs of rescale slope and intercept in it."""
-    import SimpleITK as sitk
-
-    reader = sitk.ImageFileReader()
-    positions, orientations, rescales, said = [], [], set(), []
-    for file in files:
-        reader.SetFileName(str(file))
+    def text(self, keyword: str) -> str:
+        """An element as text; empty when it is missing or garbage."""
         try:
-            reader.ReadImageInformation()
-        except RuntimeError as error:
-            raise PatientError(f"{file}: not a readable DICOM slice ({last_line(error)})") from error
-        tags = {tag: reader.GetMetaData(tag).strip() for tag in reader.GetMetaDataKeys()}
-        modality = tags.get(_MODALITY, "CT")
-        if modality != "CT":
-            raise PatientError(f"{path}: the series is of modality {modality}, not CT")
-        if len(files) == 1 and reader.GetDimension() == 3 and reader.GetSize()[2] > 1:
-            raise PatientError(f"{path}: an enhanced multi-frame CT; convert it to NIfTI or to single slices first")
-        if not tags.get(_POSITION) or not tags.get(_ORIENTATION):
-            raise PatientError(
-                f"{file}: the slice does not say where it lies (ImagePositionPatient, ImageOrientationPatient),"
-                " so left and right, head and feet are unknown"
-            )
-        rescales.add((_number(file, tags.get(_SLOPE, "1")), _number(file, tags.get(_INTERCEPT, "0"))))
-        positions.append(reader.GetOrigin())
-        orientations.append(reader.GetDirection())
-        said.append([_number_or_nan(tags.get(tag, "")) for tag in (_THICKNESS, _BETWEEN, _NUMBER)])
-    if len(files) < MIN_VOXELS:
-        raise PatientError(f"{path}: the series has only {len(files)} slices, at least {MIN_VOXELS} are needed")
-    step_mm = _check_slice_positions(path, np.array(positions), np.array(orientations))
-    _check_every_slice(path, step_mm, np.array(said))
-    return rescales
+            value = self.dataset.get(keyword)
+        except Exception:  # pydicom refuses garbage in many ways
+            return ""
+        return "" if value is None else str(value).strip()
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        text = self.text("NumberOfFrames")
+        return max(1, int(text)) if text.isdigit() else 1
+
+    @property
+    def modality(self) -> str:
+        """Modality; CT where none is given."""
+        return self.text("Modality").upper() or "CT"
+
+    @property
+    def is_localizer(self) -> bool:
+        """Whether the image says that it is a localizer (scout view)."""
+        return "LOCALIZER" in self.text("ImageType").upper()
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether the image says where it lies."""
+        return "ImagePositionPatient" in self.dataset or "PerFrameFunctionalGroupsSequence" in self.dataset
+
+    @property
+    def patient(self) -> tuple[str, str]:
+        """Identity of the patient, spelled uniformly."""
+        name = " ".join(self.text("PatientName").replace("^", " ").split())
+        return self.text("PatientID"), name.casefold()
 
 
-def _number(file: Path, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise PatientError(f"{file}: rescale slope or intercept is no number ({text!r})") from error
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Images with one SeriesInstanceUID."""
+
+    uid: str
+    images: Sequence[Image]
+
+    @property
+    def count(self) -> int:
+        """Number of slices, localizers left out."""
+        return sum(image.frames for image in self.images if not image.is_localizer)
+
+    @property
+    def modality(self) -> str:
+        """Modality of the images; CT where one of them is."""
+        kinds = [image.modality for image in self.images]
+        return "CT" if "CT" in kinds else kinds[0]
+
+    def __str__(self) -> str:
+        """Say which it is, for people."""
+        first = self.images[0]
+        words = [word for word in (first.text("SeriesDescription"), f"series {first.text('SeriesNumber')}") if word]
+        return f"{' '.join(words).strip()}: {self.count} {self.modality} images, ?series={self.uid}"
 
 
-def _number_or_nan(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return np.nan
+def is_dicom_content(start: bytes) -> bool:
+    """Whether the first 132 bytes of a file are those of a DICOM file, with or without the preamble."""
+    return start[_PREAMBLE] == b"DICM" or (len(start) > 8 and start[:2] in _GROUP_STARTS and start[2:4] != b"\0\0\0\0")
 
 
-def _check_every_slice(path: Path, step_mm: float, said: NDArray[np.float64]) -> None:
-    """Look for slices that are missing evenly, which positions alone do not tell.
+def open_dicom(path: Path, wanted: str | None = None) -> CtSource:
+    """Find the CT in a folder (with its subfolders) or in one multi-frame file, and check its slices.
 
     Args:
-        path: The folder, for messages.
-        step_mm: Distance of neighboring slices.
-        said: SliceThickness, SpacingBetweenSlices, mm, and InstanceNumber of each slice (slices, 3); NaN: not given.
+        path: Folder or file.
+        wanted: SeriesInstanceUID of the series to take; None: the one that there is.
 
     Raises:
-        PatientError: SpacingBetweenSlices says that the slices were closer, or their numbers have gaps and there is
-            room between them.
+        PatientError: If there is no CT, more than one that may be meant, or its slices make no volume.
     """
-    thickness, between = (float(np.nanmedian(column)) if np.isfinite(column).any() else 0.0 for column in said.T[:2])
-    unknown = between == _UNKNOWN_BETWEEN_MM < thickness
-    if abs(between) > 0 and not unknown and step_mm > _GAP * abs(between):
+    images = _images(path)
+    if path.is_file() and images and images[0].frames == 1:
+        raise PatientError(f"{path}: one slice of a DICOM series; give its folder, {path.parent}")
+    series = _choose(path, images, wanted)
+    source = series.images[0]
+    reader = PixelReader()
+    slices, affine = arranged(path, _slices(path, series), reader)
+    _warn_of_header(path, series, source)
+    sizes = slices[0].matrix[1], slices[0].matrix[0], len(slices)
+    check_size(path, sizes)
+    check_affine(path, affine, sizes)
+    files = list(dict.fromkeys(one.file for one in slices))
+    facts = {
+        "format": "DICOM" + (", multi-frame" if len(files) < len(slices) else ""),
+        "series": str(series),
+        "body_part": source.text("BodyPartExamined"),
+    }
+    return CtSource(path, files, lambda: (_hounsfield(slices, PixelReader()), affine), facts)
+
+
+def _images(path: Path) -> list[Image]:
+    """The images in a file, or in a folder and its subfolders, by their headers.
+
+    Raises:
+        PatientError: If a DICOM file cannot be read.
+    """
+    files = [path] if path.is_file() else sorted(_walk(path))
+    found = []
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                start = stream.read(132)
+        except OSError as error:
+            raise PatientError(f"{file}: cannot be read ({error.strerror})") from error
+        if not start and file.suffix.lower() in _SUFFIXES:
+            raise PatientError(f"{file}: the file is empty; copy the slice again, or take the file away")
+        if not is_dicom_content(start):
+            continue
+        dataset = read_dataset(file, _TAGS)
+        meta = getattr(dataset, "file_meta", {})
+        if str(meta.get("MediaStorageSOPClassUID", "")) == _DIRECTORY:
+            continue
+        if "Rows" in dataset and "Columns" in dataset:
+            found.append(Image(file, dataset))
+        elif "SOPClassUID" not in dataset and start[_PREAMBLE] == b"DICM" and file.name.upper() != "DICOMDIR":
+            raise PatientError(f"{file}: a DICOM file without content (cut off?); copy it again, or take it away")
+    return found
+
+
+def _walk(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        found += [Path(root, name) for name in names if not name.startswith(".")]
+        if len(found) > _MOST_FILES:
+            raise PatientError(f"{folder}: more than {_MOST_FILES} files; give the folder of the series")
+    return [file for file in found if file.is_file()]
+
+
+def _choose(path: Path, images: Sequence[Image], wanted: str | None) -> Series:
+    """The series that is meant."""
+    groups: dict[str, list[Image]] = {}
+    for image in images:
+        groups.setdefault(image.text("SeriesInstanceUID"), []).append(image)
+    all_series = [Series(uid, members) for uid, members in groups.items()]
+    if not all_series:
+        raise PatientError(f"{path}: no DICOM series in this folder or its subfolders{_other_formats(path)}")
+    if wanted is not None:
+        chosen = [series for series in all_series if series.uid == wanted]
+        if not chosen:
+            raise PatientError(f"{path}: no series {wanted}; there are {_list(all_series)}")
+        if chosen[0].modality != "CT":
+            raise PatientError(f"{path}: the series is of modality {chosen[0].modality}, not CT ({chosen[0]})")
+        return _of_one_patient(path, chosen)
+    scans = [series for series in all_series if series.modality == "CT"]
+    if not scans:
+        kinds = ", ".join(sorted({series.modality for series in all_series}))
+        raise PatientError(f"{path}: the series is of modality {kinds}, not CT ({_list(all_series)})")
+    _of_one_patient(path, scans)
+    placed = [series for series in scans if any(image.is_placed for image in series.images)] or scans
+    placed.sort(key=lambda series: series.count, reverse=True)
+    first = placed[0]
+    rivals = [s for s in placed if s.count >= max(MIN_VOXELS, _EQUAL_CLAIM * first.count)]
+    if len(rivals) > 1:
+        raise PatientError(f"{path}: {len(rivals)} CT series, any of which may be meant; choose one: {_list(rivals)}")
+    others = [series for series in all_series if series is not first]
+    if others:
+        _logger.warning("%s: the CT taken is %s; left out: %s", path, first, _list(others))
+    return first
+
+
+def _of_one_patient(path: Path, scans: Sequence[Series]) -> Series:
+    first: dict[tuple[str, str], tuple[Image, Series]] = {}
+    for series in scans:
+        for image in series.images:
+            first.setdefault(image.patient, (image, series))
+    if len(first) > 1:
+        names = [
+            f"{image.text('PatientName') or 'no name'} (ID {image.text('PatientID') or 'none'}, {image.file.name};"
+            f" {series})"
+            for image, series in first.values()
+        ]
         raise PatientError(
-            f"{path}: slices are missing: they lie {step_mm:.2f} mm apart, but were made every {abs(between):.2f} mm"
-            " (SpacingBetweenSlices)"
+            f"{path}: CTs of {len(first)} patients; choose one or take the others away: {'; '.join(names[:4])}"
         )
-    if not (thickness > 0 and step_mm > _GAP * thickness):
-        return
-    strides = np.abs(np.diff(said[:, 2]))
-    if np.isfinite(strides).all() and strides.min() >= 2:
+    return scans[0]
+
+
+def _list(series: Sequence[Series]) -> str:
+    return "; ".join(map(str, series[:6])) + (f"; and {len(series) - 6} more" if len(series) > 6 else "")
+
+
+def _other_formats(path: Path) -> str:
+    """What else there is in a folder that may be meant."""
+    suffixes = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".zip")
+    found = [file for file in (_walk(path) if path.is_dir() else []) if file.name.lower().endswith(suffixes)]
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _slices(path: Path, series: Series) -> list[Slice]:
+    """The slices of a series: CT images that are no localizers."""
+    others = [image for image in series.images if image.modality != "CT"]
+    localizers = [image for image in series.images if image.is_localizer and image not in others]
+    for images, what in ((others, "no CT"), (localizers, "a localizer")):
+        if images:
+            names = ", ".join(image.file.name for image in images[:3]) + ", ..." * (len(images) > 3)
+            _logger.warning("%s: left out of the series, as %s: %s", path, what, names)
+    kept = [image for image in series.images if image not in others and image not in localizers]
+    if not kept:
+        raise PatientError(f"{path}: the series has only localizer images, no slices")
+    for image in kept:
+        if image.text("SamplesPerPixel") not in ("1", ""):
+            raise PatientError(f"{image.file}: a color image, not CT")
+    if sum(image.frames for image in kept) < MIN_VOXELS:
         raise PatientError(
-            f"{path}: slices are missing: they lie {step_mm:.2f} mm apart, are {thickness:.2f} mm thick, and their"
-            f" numbers go up by {np.median(strides):.0f} (InstanceNumber)"
+            f"{path}: the series has only {sum(image.frames for image in kept)} slices,"
+            f" at least {MIN_VOXELS} are needed"
         )
-    _logger.warning(
-        "%s: the slices are %.2f mm thick but lie %.2f mm apart; what is between them is interpolated",
-        path, thickness, step_mm,
-    )  # fmt: skip
+    return [one for image in kept for one in slices_of(image.file, image.dataset)]
 
 
-def _check_slice_positions(path: Path, positions: NDArray[np.float64], orientations: NDArray[np.float64]) -> float:
-    """Check that the slices lie evenly along their normal; returns their distance, mm."""
-    if np.abs(orientations - orientations[0]).max() > 1e-3:
-        raise PatientError(f"{path}: the slices of the series differ in orientation")
-    normal = orientations[0].reshape(3, 3)[:, 2]
-    steps = np.diff(positions, axis=0)
-    along = steps @ normal
-    step = float(np.median(along))
-    if abs(step) < SPACING_RANGE_MM[0] or not np.isfinite(step):
-        raise PatientError(f"{path}: the slices of the series have the same position")
-    sideways = np.linalg.norm(steps - along[:, None] * normal, axis=1)
-    if np.median(sideways) > SLICE_TOLERANCE * abs(step):
-        angle = np.degrees(np.arctan2(np.median(sideways), abs(step)))
-        raise PatientError(f"{path}: the series was taken with a tilted gantry ({angle:.1f} deg); resample it first")
-    worst = int(np.abs(along - step).argmax())
-    if abs(along[worst] - step) > max(SLICE_TOLERANCE * abs(step), 0.02):
-        raise PatientError(
-            f"{path}: slices are missing or unevenly spaced ({abs(along[worst]):.2f} mm after slice {worst + 1},"
-            f" elsewhere {abs(step):.2f} mm)"
-        )
-    return abs(step)
+def _warn_of_header(path: Path, series: Series, source: Image) -> None:
+    if not source.text("Modality"):
+        _logger.warning("%s: the images do not say their modality; they are taken as CT", path)
+    if source.text("LossyImageCompression") == "01":
+        _logger.warning("%s: the images were compressed with loss", path)
+    if not (
+        source.text("RescaleSlope")
+        or source.text("PerFrameFunctionalGroupsSequence")
+        or source.text("SharedFunctionalGroupsSequence")
+    ):
+        _logger.warning("%s: the images have no rescale slope and intercept; their values are taken as HU", path)
 
 
-def _quiet_series_ids(path: Path) -> tuple[str, ...]:
-    import SimpleITK as sitk
-
-    previous = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        return tuple(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path)))
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(previous)
-
-
-def last_line(error: Exception) -> str:
-    """The last line of an error's text, or its type."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+def _hounsfield(slices: Sequence[Slice], reader: PixelReader) -> NDArray[Any]:
+    """Hounsfield values [column, row, slice]; rescaling is applied slice by slice."""
+    whole = all(float(number).is_integer() for one in slices for number in one.rescale or (1.0, 0.0))
+    values: NDArray[Any] | None = None
+    for index, one in enumerate(slices):
+        stored = reader.stored(one.file, one.frame)
+        slope, intercept = one.rescale or (1.0, 0.0)
+        hu = stored * int(slope) + int(intercept) if whole else (stored * slope + intercept).astype(np.float32)
+        if one.padding is not None:
+            pattern = stored % 65536
+            marked = (pattern >= one.padding[0]) & (pattern <= one.padding[1])
+            hu[marked & (hu > _HIGHEST_TISSUE_HU)] = -32768
+        if values is None:
+            values = np.empty((len(slices), *hu.shape), hu.dtype)
+        values[index] = hu
+    assert values is not None
+    return values.transpose(2, 1, 0)

