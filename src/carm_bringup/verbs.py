@@ -229,6 +229,13 @@ VERBS: tuple[Verb, ...] = (
         True,
     ),
     Verb(
+        "patient check",
+        "say what the importer makes of a CT, and draw it on one sheet",
+        "carm patient check my_ct.nii.gz --sheet my_ct.png",
+        "carm_sim.patient_check:run",
+        "carm_sim.patient_check:add_arguments",
+    ),
+    Verb(
         "dataset",
         "make a data set of phantoms",
         "carm dataset --patients 20 --views 60",
