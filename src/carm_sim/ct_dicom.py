@@ -25,6 +25,7 @@ _PREAMBLE = slice(128, 132)
 _GROUP_STARTS = (b"\x02\x00", b"\x08\x00", b"\x00\x08", b"\x00\x02")
 _SUFFIXES = (".dcm", ".dicom", ".ima")
 _DIRECTORY = "1.2.840.10008.1.3.10"
+_CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2."
 _HIGHEST_TISSUE_HU = 4000.0
 _TAGS = [
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription",
@@ -162,19 +163,30 @@ def _images(path: Path) -> list[Image]:
                 start = stream.read(132)
         except OSError as error:
             raise PatientError(f"{file}: cannot be read ({error.strerror})") from error
-        if not start and file.suffix.lower() in _SUFFIXES:
-            raise PatientError(f"{file}: the file is empty; copy the slice again, or take the file away")
         if not is_dicom_content(start):
+            named = file.suffix.lower() in _SUFFIXES or (not file.suffix and not start.strip(b"\0"))
+            if named and file.is_relative_to(path):
+                reason = "the file is empty" if not start.strip(b"\0") else "not a DICOM file, by its content"
+                raise PatientError(f"{file}: {reason}; copy the slice again, or take the file away")
             continue
         dataset = read_dataset(file, _TAGS)
-        meta = getattr(dataset, "file_meta", {})
-        if str(meta.get("MediaStorageSOPClassUID", "")) == _DIRECTORY:
-            continue
         if "Rows" in dataset and "Columns" in dataset:
             found.append(Image(file, dataset))
-        elif "SOPClassUID" not in dataset and start[_PREAMBLE] == b"DICM" and file.name.upper() != "DICOMDIR":
-            raise PatientError(f"{file}: a DICOM file without content (cut off?); copy it again, or take it away")
+        elif _is_cut_off(file, dataset):
+            raise PatientError(f"{file}: the file is cut off (it has no image); copy the slice again, or take it away")
     return found
+
+
+def _is_cut_off(file: Path, dataset: Any) -> bool:
+    """Whether a file without an image should have one; reports, structures and the like have none."""
+    kinds = [str(dataset.get("SOPClassUID") or ""), str(_meta(dataset).get("MediaStorageSOPClassUID") or "")]
+    if _DIRECTORY in kinds or file.name.upper() == "DICOMDIR":
+        return False
+    return "Modality" not in dataset or any(f"{kind}.".startswith(_CT_STORAGE) for kind in kinds)
+
+
+def _meta(dataset: Any) -> Any:
+    return getattr(dataset, "file_meta", {})
 
 
 def _walk(folder: Path) -> list[Path]:

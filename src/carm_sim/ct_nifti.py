@@ -109,8 +109,8 @@ def _sizes(path: Path, header: Any) -> tuple[int, int, int]:
 
     try:
         kind = header.get_data_dtype()
-    except HeaderDataError as error:
-        raise PatientError(f"{path}: {one_line(error)}") from error
+    except (HeaderDataError, KeyError) as error:
+        raise PatientError(f"{path}: unknown data type {int(header['datatype'])} in the header") from error
     count = int(header["dim"][0])
     sizes = [int(size) for size in header["dim"][1 : count + 1]] if 1 <= count <= 7 else []
     while len(sizes) > 3 and sizes[-1] == 1:
@@ -121,6 +121,8 @@ def _sizes(path: Path, header: Any) -> tuple[int, int, int]:
             f" this image is {' x '.join(map(str, sizes)) or 'of no size'} {kind}"
         )
     check_size(path, sizes)
+    if np.isinf([header["scl_slope"], header["scl_inter"]]).any():
+        raise PatientError(f"{path}: absurd scaling in the header (scl_slope or scl_inter is infinite)")
     offset = float(header["vox_offset"])
     if not 348 <= offset < 1 << 30:
         raise PatientError(f"{path}: absurd start of the voxels in the file (vox_offset {offset:g})")
@@ -162,11 +164,13 @@ def _affine(path: Path, header: Any) -> NDArray[np.float64]:
 
 
 def _form(path: Path, header: Any, name: str) -> NDArray[np.float64]:
+    from nibabel.spatialimages import HeaderDataError
+
     if name == "qform" and float(header["pixdim"][0]) not in (-1.0, 0.0, 1.0):
         raise PatientError(f"{path}: the header's qform is damaged (pixdim[0] is {float(header['pixdim'][0]):g})")
     try:
         form = np.array(header.get_qform() if name == "qform" else header.get_sform(), float)
-    except ValueError as error:
+    except (ValueError, HeaderDataError) as error:
         raise PatientError(f"{path}: the header's {name} is damaged ({one_line(error)})") from error
     if not np.isfinite(form).all() or abs(np.linalg.det(form[:3, :3])) < 1e-12:
         raise PatientError(f"{path}: the header's {name} is damaged (not a finite, invertible matrix)")

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from carm_sim.ct_source import one_line
 _JPEG_FAMILY = "1.2.840.10008.1.2.4."
 _PLUGINS = {"80": "pyjpegls", "81": "pyjpegls", "90": "pylibjpeg", "91": "pylibjpeg", "20": "pylibjpeg"}
 """Decoder by the start of the rest of the transfer syntax; JPEG is left to the one that there is (GDCM)."""
+_PYDICOM_PREFIX = "Unable to decode as exceptions were raised by all available plugins:; "
 _END_OF_IMAGE = b"\xff\xd9"
 
 
@@ -29,13 +32,30 @@ def read_dataset(file: Path, tags: list[str] | None = None) -> Any:
     import pydicom
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             return pydicom.dcmread(file, force=True, stop_before_pixels=tags is not None, specific_tags=tags)
     except OSError as error:
         raise PatientError(f"{file}: cannot be read ({error.strerror or one_line(error)})") from error
     except Exception as error:  # a damaged file fails in pydicom in many ways
         raise PatientError(f"{file}: not a readable DICOM file ({one_line(error)})") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[list[str]]:
+    """Keep pydicom and the decoders from writing to the terminal and the log; gives what pydicom warned of."""
+    said: list[str] = []
+    loggers = [logging.getLogger(name) for name in ("pydicom", "openjpeg", "pylibjpeg")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield said
+            said += [str(warning.message) for warning in caught]
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 class PixelReader:
@@ -45,7 +65,7 @@ class PixelReader:
         """Nothing is read yet."""
         self._file: Path | None = None
         self._dataset: Any = None
-        _quiet_decoders()
+        _quiet_gdcm()
 
     def stored(self, file: Path, frame: int) -> NDArray[np.int32]:
         """Stored values of a frame, shape (rows, columns), with the sign that PixelRepresentation says.
@@ -59,14 +79,18 @@ class PixelReader:
         if "PixelData" not in dataset:
             raise PatientError(f"{file}: the image has no pixel data (the file is cut off?)")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with _quiet() as said:
                 values = _decoded(dataset, frame)
                 bits = int(dataset.BitsStored), int(dataset.HighBit), bool(dataset.PixelRepresentation)
         except PatientError as error:
             raise PatientError(f"{file}: {error}") from error
         except Exception as error:  # each decoder fails in its own way
-            raise PatientError(f"{file}: the pixels cannot be decoded ({one_line(error)})") from error
+            reason = one_line(error).removeprefix(
+                "Unable to decode as exceptions were raised by all available plugins:; "
+            )
+            raise PatientError(f"{file}: the pixels cannot be decoded ({reason})") from error
+        if damage := [text for text in said if "RLE" in text]:
+            raise PatientError(f"{file}: the compressed pixels are damaged ({damage[0]})")
         if values.shape != (dataset.Rows, dataset.Columns) or values.dtype.kind not in "iu":
             raise PatientError(f"{file}: the pixels are {values.shape} {values.dtype}, not one whole number each")
         return _signed(values, *bits)
@@ -113,9 +137,8 @@ def _signed(values: NDArray[Any], stored: int, high: int, signed: bool) -> NDArr
     return wide.astype(np.int32)
 
 
-def _quiet_decoders() -> None:
-    """Decoders write to the terminal and the log; what they cannot read is told by an exception too."""
-    logging.getLogger("openjpeg").setLevel(logging.ERROR)
+def _quiet_gdcm() -> None:
+    """GDCM writes to the terminal; what it cannot read is told by an exception too."""
     try:
         import gdcm
     except ImportError:

@@ -148,7 +148,9 @@ class _Facts:
 def _raw(source: Any, keyword: str) -> str:
     element = source.get_item(keyword)
     value = element.value if element is not None else ""
-    return value.decode("latin-1").strip() if isinstance(value, bytes) else str(value)
+    if isinstance(value, bytes):
+        return value.decode("latin-1").strip()
+    return str(value) if isinstance(value, str) or not hasattr(value, "__iter__") else "\\".join(map(str, value))
 
 
 def _slice(file: Path, frame: int, facts: _Facts) -> Slice:
@@ -331,6 +333,8 @@ def _without_copies(
             copies.append(one)
         else:
             clashes.append((before, one))
+    if clashes and len(kept) == 1:
+        raise PatientError(f"{path}: the slices of the series have the same position")
     if clashes:
         first, second = clashes[0]
         several = len(clashes) > len(kept) // 2

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -133,7 +134,7 @@ def inflated(path: Path, packed: bytes, expected: int) -> bytes:
         try:
             part = stream.decompress(packed, limit - count + 1)
         except zlib.error as error:
-            reason = "its checksum does not fit" if "check" in str(error) else one_line(error)
+            reason = "its checksum does not fit" if re.search("(data|length) check", str(error)) else one_line(error)
             raise PatientError(f"{path}: the compressed data is damaged ({reason})") from error
         parts.append(part)
         count += len(part)

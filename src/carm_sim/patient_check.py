@@ -108,15 +108,16 @@ def examine(text: str) -> tuple[Report, Patient | None]:
     from carm_sim.patient import path_and_options, patient_of, single_image
 
     report = Report(text)
-    with _collected(report.warnings):
-        try:
-            path, options = path_and_options(text)
-            source = open_ct(single_image(path), options.series)
+    try:
+        path, options = path_and_options(text)
+        path = single_image(path)
+        with _collected(report.warnings, path):
+            source = open_ct(path, options.series)
             report.facts = dict(source.facts)
             patient = patient_of(source, options)
-        except PatientError as error:
-            report.reason = str(error)
-            return report, None
+    except PatientError as error:
+        report.reason = str(error)
+        return report, None
     volume = patient.volume
     low, high = volume.body_box_mm()
     report.accepted = True
@@ -130,12 +131,13 @@ def examine(text: str) -> tuple[Report, Patient | None]:
 
 
 @contextmanager
-def _collected(warnings: list[str]) -> Iterator[None]:
+def _collected(warnings: list[str], path: Path) -> Iterator[None]:
     """Collect what the importer warns of, each line once."""
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if (text := record.getMessage()) not in warnings:
+            text = record.getMessage().removeprefix(f"{path}: ")
+            if text not in warnings:
                 warnings.append(text)
 
     logger, handler = logging.getLogger("carm_sim"), Collector(logging.WARNING)
