@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import struct
 import zlib
 from collections.abc import Callable
@@ -348,10 +349,9 @@ def test_the_checksum_is_of_voxels_and_place_not_of_bytes(tmp_path: Path) -> Non
 
 def test_landmarks_hold_for_the_same_ct_packed_again_and_old_files_stay_valid(tmp_path: Path) -> None:
     path = nifti(tmp_path / "a.nii.gz")
-    write_landmarks(LandmarkFile(ct_checksum(path), {2: np.zeros(3) + [0, 0, 60]}, {}, ""), tmp_path / LANDMARK_FILE)
+    write_landmarks(LandmarkFile(ct_checksum(path), {2: np.array([0.0, 0, 60])}, {}, ""), tmp_path / LANDMARK_FILE)
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), 1))
     assert set(load_patient(str(path)).landmarks_mm) == {2}
-    import hashlib
 
     assert has_checksum(open_ct(path), hashlib.sha256(path.read_bytes()).hexdigest())
     made.write(tmp_path / "series")

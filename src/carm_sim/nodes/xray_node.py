@@ -36,6 +36,7 @@ from carm_ros.managed import InactiveError, ManagedNode
 from carm_ros.node import run_node
 from carm_sim.joint_history import JointHistory, JointStatesMissingError
 from carm_sim.nodes import xray_messages as messages
+from carm_sim.nodes.logs import RosLogHandler
 from carm_sim.patient import Patient, load_patient
 from carm_sim.surface import patient_surface
 from carm_sim.xray import Exposure, Request, XraySystem, read_out
@@ -85,6 +86,7 @@ class XrayNode(ManagedNode):
             CarmError: A parameter is not allowed.
         """
         super().__init__("xray_node", namespace=NAMESPACE)
+        self._logs = RosLogHandler(self.get_logger())
         self._settings = declare_parameters(self, XrayParameters)
         self.autostart = self._settings.autostart
         self._carm = CArm.from_config(self._settings.carm_config or None)
@@ -176,6 +178,7 @@ class XrayNode(ManagedNode):
         self._jobs.put(None)
         if self._worker is not None and self._loaded.is_set():  # a patient that is being loaded is not waited for
             self._worker.join(0.3)
+        self._logs.close()
 
     def state_changed(self) -> None:
         """Tell others at once."""
