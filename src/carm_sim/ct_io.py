@@ -19,7 +19,7 @@ from carm_core.landmarks import EXTRA_LANDMARKS, LANDMARKS
 from carm_sim.ct_cache import cached_ct, cached_text
 from carm_sim.ct_dicom import is_dicom_content, open_dicom
 from carm_sim.ct_nifti import is_nifti_content, open_nifti
-from carm_sim.ct_processing import CtOptions, image_of, padding_of, process
+from carm_sim.ct_processing import CtOptions, blank_slices, image_of, padding_of, process
 from carm_sim.ct_raw import is_meta_content, is_nrrd_content, open_meta, open_nrrd
 from carm_sim.ct_source import CtSource, laid_in_lps, one_line
 from carm_sim.volume import AIR_HU, BODY_THRESHOLD_HU, Volume
@@ -272,7 +272,9 @@ def _landmark_entry(entry: Any, path: Path) -> tuple[int, NDArray[np.float64]]:
 
 
 def _checked_volume(values: NDArray[Any], affine: NDArray[np.float64], path: Path) -> Volume:
-    padding = padding_of(values, int(np.abs(affine[2, :3]).argmax()), MAX_HU)
+    along = int(np.abs(affine[2, :3]).argmax())
+    _check_blank(values, along, path)
+    padding = padding_of(values, along, MAX_HU)
     inside = values if padding is None else values[~padding]
     lowest, highest = (float(inside.min()), float(inside.max())) if inside.size else (0.0, 0.0)
     if not (np.isfinite(lowest) and np.isfinite(highest)):
@@ -284,10 +286,29 @@ def _checked_volume(values: NDArray[Any], affine: NDArray[np.float64], path: Pat
     if lowest > HIGHEST_LOW_HU or highest > MAX_HU or highest - lowest < MIN_HU_RANGE:
         raise PatientError(f"{path}: values from {lowest:g} to {highest:g} are not Hounsfield units")
     hu = np.empty(values.shape, np.int16, order="F" if values.flags.f_contiguous else "C")
-    source = values if padding is None else np.where(padding, AIR_HU, values)
-    np.clip(np.rint(source) if source.dtype.kind == "f" else source, AIR_HU, MAX_HU, out=hu, casting="unsafe")
+    for index in range(values.shape[2]):
+        plane = values[..., index] if padding is None else np.where(padding[..., index], AIR_HU, values[..., index])
+        hu[..., index] = np.clip(np.rint(plane), AIR_HU, MAX_HU)
     hu.setflags(write=False)
     return Volume(hu, affine)
+
+
+def _check_blank(values: NDArray[Any], along: int, path: Path) -> None:
+    """Refuse slices of one value among the others: their pixels were lost. At the ends of a CT they are padding.
+
+    Raises:
+        PatientError: If there are such slices.
+    """
+    planes = np.moveaxis(values, along, 0)
+    blank = blank_slices(planes)
+    filled = np.flatnonzero(~blank)
+    lost = [index for index in np.flatnonzero(blank) if filled.size and filled[0] < index < filled[-1]]
+    if lost:
+        value = float(planes[lost[0], 0, 0])
+        raise PatientError(
+            f"{path}: {len(lost)} of {len(planes)} slices inside the CT hold one value only ({value:g} in slice"
+            f" {lost[0] + 1}): their pixels are missing"
+        )
 
 
 def _file_digest(path: Path) -> str:

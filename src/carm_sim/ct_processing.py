@@ -93,7 +93,7 @@ def padding_of(values: NDArray[Any], along: int, highest: float) -> NDArray[np.b
 
     Padding is one and the same value (or NaN) in voxels that are connected with the corners of the slices, and in so
     many of them that it cannot be tissue. A value above all that a CT may hold is padding wherever it is connected with
-    the border of the slices. (Padding below air is air after clipping.)
+    the border of the slices. Slices of one value are padding too. (Padding below air is air after clipping.)
 
     Args:
         values: Hounsfield units, (I, J, K).
@@ -116,14 +116,25 @@ def padding_of(values: NDArray[Any], along: int, highest: float) -> NDArray[np.b
     top = values.max()
     beyond = [top] if top > highest else []
     padding: NDArray[np.bool_] | None = None
-    for value in [*(value for value in many if not value <= AIR_HU), *beyond]:
+    for value in [*(value for value in many if not AIR_HU >= value > -np.inf), *beyond]:
         equal = np.isnan(slices) if value != value else slices == value
         labels, _ = ndimage.label(equal)
         touching = np.unique((border if value in beyond else corners)(labels))
         mask = np.isin(labels, touching[touching > 0])
         if value in beyond or mask.mean() > _PADDING_SHARE:
             padding = mask if padding is None else padding | mask
+    blank = blank_slices(np.moveaxis(slices, 2, 0)) & (slices[0, 0] > AIR_HU)
+    if blank.any():
+        padding = np.zeros(slices.shape, bool) if padding is None else padding
+        padding[:, :, blank] = True
     return None if padding is None else np.moveaxis(padding, 2, along)
+
+
+def blank_slices(planes: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which planes, along the first axis of (K, I, J), hold one value only; shape (K,)."""
+    few = np.array([(plane[::16, ::16] == plane[0, 0]).all() for plane in planes])
+    few[few] = [(plane == plane[0, 0]).all() for plane in planes[few]]
+    return few
 
 
 def without_table(volume: Volume) -> Volume:

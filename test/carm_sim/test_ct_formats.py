@@ -358,3 +358,12 @@ def test_landmarks_hold_for_the_same_ct_packed_again_and_old_files_stay_valid(tm
     digests = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in (tmp_path / "series").iterdir())
     assert has_checksum(open_ct(tmp_path / "series"), hashlib.sha256("".join(digests).encode()).hexdigest())
     assert not has_checksum(open_ct(path), "0" * 64)
+
+
+def test_slices_whose_pixels_are_missing(tmp_path: Path) -> None:
+    values = made.block().hu.copy()
+    values[..., -2:] = 0
+    assert (read_ct(nifti(tmp_path / "a.nii", values=values)).hu[..., -2:] == -1000).all()
+    values[..., 4] = 0
+    with pytest.raises(PatientError, match="1 of 12 slices inside the CT hold one value only .0 in slice 5."):
+        read_ct(nifti(tmp_path / "a.nii", values=values))
