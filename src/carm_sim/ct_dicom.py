@@ -119,6 +119,15 @@ def is_dicom_content(start: bytes) -> bool:
     return start[_PREAMBLE] == b"DICM" or (len(start) > 8 and start[:2] in _GROUP_STARTS and start[2:4] != b"\0\0\0\0")
 
 
+def is_dicom_file(file: Path) -> bool:
+    """Whether a file's content is that of a DICOM file; False when it cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            return is_dicom_content(stream.read(_PREAMBLE.stop))
+    except OSError:
+        return False
+
+
 def open_dicom(path: Path, wanted: str | None = None) -> CtSource:
     """Find the CT in a folder (with its subfolders) or in one multi-frame file, and check its slices.
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from carm_core.errors import PatientError, UnknownNameError
 from carm_core.transforms import RigidTransform
+from carm_sim.ct_dicom import is_dicom_file
 from carm_sim.ct_io import LANDMARK_FILE, SUFFIXES, has_checksum, is_image, open_ct, read_landmarks, read_source
 from carm_sim.ct_processing import CtOptions
 from carm_sim.ct_source import CtSource
@@ -155,7 +156,7 @@ def load_ct_patient(path: Path, options: CtOptions | None = None) -> Patient:
         PatientError: If the CT or its landmark file is unusable, or the landmarks belong to another CT.
     """
     chosen = options or CtOptions()
-    return patient_of(open_ct(single_image(path), chosen.series), chosen)
+    return patient_of(open_ct(single_image(path, chosen.series), chosen.series), chosen)
 
 
 def patient_of(ct: CtSource, options: CtOptions) -> Patient:
@@ -222,10 +223,20 @@ def _load_phantom(spec: str, style: str, argument: str) -> Patient:
     )
 
 
-def single_image(path: Path) -> Path:
-    """A folder that holds exactly one NIfTI, NRRD or MetaImage file stands for that file."""
-    if path.is_dir():
-        images = [file for file in path.iterdir() if is_image(file) and file.is_file() and file.name[0] != "."]
-        if len(images) == 1:
-            return images[0]
-    return path
+def single_image(path: Path, series: str | None = None) -> Path:
+    """A folder that holds exactly one NIfTI, NRRD or MetaImage file stands for that file, unless a series is named.
+
+    Raises:
+        PatientError: If there are DICOM files beside it, so that either may be meant.
+    """
+    if series is not None or not path.is_dir():
+        return path
+    files = [file for file in path.iterdir() if file.is_file() and file.name[0] != "."]
+    images = [file for file in files if is_image(file)]
+    if len(images) != 1:
+        return path
+    if any(is_dicom_file(file) for file in files if file not in images):
+        raise PatientError(
+            f"{path}: holds {images[0].name} and DICOM files; give the file, or ?series=UID for the others"
+        )
+    return images[0]

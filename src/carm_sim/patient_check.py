@@ -110,7 +110,7 @@ def examine(text: str) -> tuple[Report, Patient | None]:
     report = Report(text)
     try:
         path, options = path_and_options(text)
-        path = single_image(path)
+        path = single_image(path, options.series)
         with _collected(report.warnings, path):
             source = open_ct(path, options.series)
             report.facts = dict(source.facts)

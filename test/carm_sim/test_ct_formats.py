@@ -367,3 +367,12 @@ def test_slices_whose_pixels_are_missing(tmp_path: Path) -> None:
     values[..., 4] = 0
     with pytest.raises(PatientError, match="1 of 12 slices inside the CT hold one value only .0 in slice 5."):
         read_ct(nifti(tmp_path / "a.nii", values=values))
+
+
+def test_an_image_beside_a_series_needs_a_choice(tmp_path: Path) -> None:
+    made.write(tmp_path)
+    nifti(tmp_path / "a.nii")
+    with pytest.raises(PatientError, match="holds a.nii and DICOM files"):
+        load_patient(str(tmp_path))
+    assert load_patient(str(tmp_path / "a.nii")).volume.shape == (40, 34, 12)
+    assert load_patient(f"{tmp_path}?series={made.SERIES_UID}").volume.shape == (40, 34, 12)
