@@ -152,7 +152,7 @@ class ManagedNode(LifecycleNodeMixin, OrderlyNode):
             leaving = by_label in _LEAVING if by_label else request.transition.id in _LEAVING_IDS
             if leaving and self.active:
                 self._leaves = True
-                self.end_goals(f"{self.get_name()} is being deactivated")
+                self.end_goals(f"{self.called} is being deactivated")
                 await self.come_to_rest()
             response = self._change_by_rclpy(request, response)
         finally:
@@ -196,7 +196,7 @@ class ManagedNode(LifecycleNodeMixin, OrderlyNode):
             if error is not None:
                 raise error
             if self.ending.is_set():
-                raise InactiveError(f"{self.get_name()} is shutting down")
+                raise InactiveError(f"{self.called} is shutting down")
 
     def destroy_node(self) -> None:
         """See ``rclpy.node.Node``; the state machine holds the node, and others see it until both are gone."""

@@ -115,7 +115,12 @@ class OrderlyNode(Node):
 
     def refusal(self) -> str:
         """Return why no goal is accepted now; empty when goals are."""
-        return f"{self.get_name()} is shutting down" if self.ending.is_set() else ""
+        return f"{self.called} is shutting down" if self.ending.is_set() else ""
+
+    @property
+    def called(self) -> str:
+        """Name for people, for example "the agent node"."""
+        return f"the {self.get_name().replace('_', ' ')}"
 
     async def all_goals_ended(self) -> None:
         """Wait, in a coroutine of the executor, until no goal is open."""
@@ -253,7 +258,7 @@ def run_node(
 def _end(node: OrderlyNode, until_s: float) -> None:
     """Let what runs end, then what was said arrive; the executor still spins."""
     node.ending.set()
-    node.end_goals(f"{node.get_name()} is shutting down")
+    node.end_goals(f"{node.called} is shutting down")
     ended_s: float | None = None
     while (now_s := time.monotonic()) < until_s and (ended_s is None or now_s - ended_s < _DELIVERY_S):
         ended_s = (ended_s or now_s) if node.has_ended() else None

@@ -350,7 +350,7 @@ def test_ends_soon_and_leaves_the_arm_at_rest(graph: Callable[..., Client]) -> N
     client.agent.send_signal(signal.SIGINT)  # type: ignore[attr-defined]
     wrapped = client.result(handle, 5.0)
     assert wrapped.status == GoalStatus.STATUS_ABORTED
-    assert "agent_node is shutting down" in wrapped.result.error_msg
+    assert "the agent node is shutting down" in wrapped.result.error_msg
     assert client.agent.wait(timeout=5.0) == 0  # type: ignore[attr-defined]
     assert time.monotonic() - started < 4.0
     client.until(lambda: client.speed() < 5e-3, 3.0, "rest")

@@ -304,13 +304,13 @@ def test_codes_have_the_values_of_the_action() -> None:
 def test_a_signal_brings_the_arm_to_rest_and_ends_the_node(
     number: signal.Signals, client: Client, process: subprocess.Popen[str]
 ) -> None:
-    handle = client.send(move(8.0, cart_longitudinal=0.4))
+    handle = client.send(move(20.0, cart_longitudinal=0.55))
     result = handle.get_result_async()
-    client.until(lambda: client.heard["joint_states"] and client.latest("joint_states").velocity[0] > 0.05, "motion")
+    client.until(lambda: client.heard["joint_states"] and client.latest("joint_states").velocity[0] > 0.01, "motion")
     process.send_signal(number)
     answer = client.wait(result, "result")
     assert (answer.status, answer.result.error_code) == (GoalStatus.STATUS_ABORTED, Result.INVALID_GOAL)
-    assert "motion_node is shutting down" in answer.result.error_string
+    assert "the motion node is shutting down" in answer.result.error_string
     client.until(lambda: abs(client.latest("joint_states").velocity[0]) < 1e-3, "rest")
     client.until(lambda: process.poll() is not None, "end of the node")
     assert process.returncode == 0

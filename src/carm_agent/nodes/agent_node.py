@@ -124,7 +124,7 @@ class AgentNode(ManagedNode):
         """Abort the goal of a task that does not end; what it began to move is not known to rest."""
         ended = self._ended
         if self.executor is not None and ended is not None and not ended.done():
-            error = CanceledError(f"{self.get_name()} is shutting down and did not hear that the arm came to rest")
+            error = CanceledError(f"{self.called} is shutting down and did not hear that the arm came to rest")
             self.executor.create_task(ended.set_result, (None, error))
 
     async def come_to_rest(self) -> None:

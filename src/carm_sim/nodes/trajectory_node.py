@@ -364,7 +364,7 @@ class TrajectoryNode(OrderlyNode):
             if snapshot is not None and snapshot.goal_id == goal_id:
                 stamp = self.get_clock().now().to_msg()
                 handle.publish_feedback(messages.action_feedback(self._limits.names, snapshot, stamp))
-        return GoalOutcome(goal_id, GoalStatus.ABORTED, ErrorCode.INVALID_GOAL, f"{self.get_name()} ended")
+        return GoalOutcome(goal_id, GoalStatus.ABORTED, ErrorCode.INVALID_GOAL, f"{self.called} ended")
 
     def _cancel_is_known(self, handle: ServerGoalHandle) -> bool:
         """Wait for rclpy to enter the canceling state, which follows the return of the cancel callback."""

@@ -156,7 +156,7 @@ class XrayNode(ManagedNode):
 
     def deactivate(self) -> None:
         """Switch the generator off: an exposure under way is made and published before this returns."""
-        self.end_goals(f"{self.get_name()} is being deactivated")
+        self.end_goals(f"{self.called} is being deactivated")
         with self._shooting:
             pass
         self._refuse_jobs(self.why_inactive())
