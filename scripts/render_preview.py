@@ -3,8 +3,8 @@
 
 from pathlib import Path
 
-from carm_agent.collision import CollisionModel
-from carm_agent.obstacles import Obstacles, Surface, staff_zones
+from carm_agent.collision.model import CollisionModel
+from carm_agent.collision.obstacles import Obstacles, Surface, staff_zones
 from carm_agent.planner import Planner
 from carm_agent.preview import preview
 from carm_agent.standard_views import find_view

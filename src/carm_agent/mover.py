@@ -12,6 +12,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_agent.collision.clearance import CollisionError
 from carm_agent.errors import (
     CanceledError,
     MotionError,
@@ -19,7 +20,6 @@ from carm_agent.errors import (
     RejectedTrajectoryError,
     StoppedError,
 )
-from carm_agent.margins import CollisionError
 from carm_agent.memory import PositionMemory
 from carm_agent.planner import Plan, Planner
 from carm_agent.ports import Arm

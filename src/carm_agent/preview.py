@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_agent.collision import CollisionModel
-from carm_agent.obstacles import box_points
+from carm_agent.collision.model import CollisionModel
+from carm_agent.collision.obstacles import box_points
 from carm_agent.planner import Plan
 from carm_agent.standard_views import described
 from carm_core.robot_geometry import LINKS, link_frames

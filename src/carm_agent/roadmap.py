@@ -2,7 +2,7 @@
 """Ways around obstacles: first through a few plain intermediate views, then sampled by OMPL's RRT-Connect.
 
 Sampled ways are found by trial at discrete positions, shortened, and only believed after the continuous check of
-:mod:`carm_agent.collision`; so is every plain one.
+:mod:`carm_agent.collision.model`; so is every plain one.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Iterator
 import numpy as np
 from ompl import base, geometric, util
 
-from carm_agent.collision import CollisionModel
+from carm_agent.collision.clearance import CollisionError
+from carm_agent.collision.continuous_check import PathCheck
+from carm_agent.collision.model import CollisionModel
 from carm_agent.joint_path import JointPath
-from carm_agent.margins import CollisionError
-from carm_agent.path_check import PathCheck
 from carm_core.kinematics import CArm
 from carm_core.transforms import Array
 

@@ -80,8 +80,8 @@ def make_planner(patient: str) -> Planner:
     Raises:
         PatientError: there is no such patient.
     """
-    from carm_agent.collision import CollisionModel
-    from carm_agent.obstacles import Obstacles, Surface, staff_zones
+    from carm_agent.collision.model import CollisionModel
+    from carm_agent.collision.obstacles import Obstacles, Surface, staff_zones
     from carm_agent.planner import Planner
     from carm_core.kinematics import CArm
     from carm_sim.patient import load_patient

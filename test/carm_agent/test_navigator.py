@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from carm_agent.biplane import biplane_primaries_deg
-from carm_agent.collision import CollisionModel
+from carm_agent.collision.model import CollisionModel
+from carm_agent.collision.obstacles import Obstacles, StaffZone, Surface
 from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRestError, StoppedError
 from carm_agent.navigator import Navigator
-from carm_agent.obstacles import Obstacles, StaffZone, Surface
 from carm_agent.planner import Planner
 from carm_agent.task import (
     Doubt,

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from carm_agent.collision import CollisionModel
+from carm_agent.collision.clearance import CollisionError, Margins, Verdict
+from carm_agent.collision.model import CollisionModel
+from carm_agent.collision.obstacles import Obstacles, Surface, staff_zones
 from carm_agent.joint_path import JointPath
-from carm_agent.margins import CollisionError, Margins, Verdict
 from carm_agent.memory import PositionMemory
 from carm_agent.mover import MoveCode, MoveGoal, Mover, PlanStore
-from carm_agent.obstacles import Obstacles, Surface, staff_zones
 from carm_agent.planner import Planner
 from carm_agent.reach import plan_shift
 from carm_core.errors import GoalError

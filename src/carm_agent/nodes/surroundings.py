@@ -20,13 +20,13 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from shape_msgs.msg import Mesh
 from std_msgs.msg import Float64
 
-from carm_agent.collision import CollisionModel
+from carm_agent.collision.clearance import Margins
+from carm_agent.collision.model import CollisionModel
+from carm_agent.collision.obstacles import Obstacles, Surface, staff_zones
 from carm_agent.errors import NoJointStatesError
-from carm_agent.margins import Margins
 from carm_agent.memory import PositionMemory, PositionNameError, PositionStorageError
 from carm_agent.mover import Mover, PlanStore
 from carm_agent.nodes.ros_ports import CArmGraph
-from carm_agent.obstacles import Obstacles, Surface, staff_zones
 from carm_agent.parameters import AgentParameters
 from carm_agent.planner import Planner
 from carm_agent.ports import Arm

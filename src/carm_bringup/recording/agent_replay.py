@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_agent.collision.obstacles import Obstacles
 from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRestError, StoppedError
 from carm_agent.navigator import Navigator
-from carm_agent.obstacles import Obstacles
 from carm_agent.parameters import AgentParameters
 from carm_agent.planner import Planner
 from carm_agent.ports import Acquisition, Arm, Clock, Imager, Interrupt

@@ -11,10 +11,10 @@ import coal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from carm_agent.margins import PEOPLE, Clearance, Margins
-from carm_agent.obstacles import Obstacles, box_points
-from carm_agent.path_check import PathCheck, PathSearch
-from carm_agent.solids import SolidGroup, broad_phase, convex_hull, placed, primitive
+from carm_agent.collision.clearance import PEOPLE, Clearance, Margins
+from carm_agent.collision.continuous_check import PathCheck, PathSearch
+from carm_agent.collision.convex_shapes import SolidGroup, broad_phase, convex_hull, placed, primitive
+from carm_agent.collision.obstacles import Obstacles, box_points
 from carm_core.kinematics import CArm
 from carm_core.robot_geometry import LINKS, RIGID_GROUP, RobotGeometry, link_frames
 from carm_core.transforms import Array
