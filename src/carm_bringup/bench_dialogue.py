@@ -11,7 +11,7 @@ import argparse
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from carm_agent.dialogue import Conversation, Hands, Kind
+from carm_agent.dialogue.conversation import Conversation, Hands, Kind
 from carm_core import figures
 from carm_core.arguments import output_file, seed, whole
 from carm_core.command import Command, Confirm, Stop, Unknown, command_from_text, same_way
@@ -19,7 +19,7 @@ from carm_core.errors import AnswerError
 from carm_core.landmarks import find_landmark
 
 if TYPE_CHECKING:
-    from carm_agent.errands import Errand
+    from carm_agent.dialogue.actions import Errand
     from carm_core.localization import Localizer
 
 RULES = "rules"

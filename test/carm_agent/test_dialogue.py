@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carm_agent import errands, phrases
-from carm_agent.dialogue import ABILITIES, Conversation, Hands, Kind, Limits
-from carm_agent.errands import Errand, Recall, Shift, Turn
-from carm_agent.stopping import is_stop
+from carm_agent import phrases
+from carm_agent.dialogue import actions
+from carm_agent.dialogue.actions import Errand, Recall, Shift, Turn
+from carm_agent.dialogue.conversation import ABILITIES, Conversation, Hands, Kind, Limits
+from carm_agent.dialogue.stop_words import is_stop
 from carm_agent.task import NavigationGoal
 from carm_core.command import Command, Confirm, Correct, Expose, Hint, Navigate, Nudge, Rotate, Stop, Unknown
 from carm_core.errors import JointLimitError
@@ -498,7 +499,7 @@ def test_no_nudge_beyond_the_bound_whoever_read_it(dx: int, dy: int) -> None:
 
 def test_goals_by_words_carry_no_velocity_and_keep_the_checks() -> None:
     carm = CArm.from_config()
-    for errand in (errands.shift(Nudge(20, -10)), errands.turn(Rotate(10, 5, True)), errands.turn(Rotate(0, 0))):
+    for errand in (actions.shift(Nudge(20, -10)), actions.turn(Rotate(10, 5, True)), actions.turn(Rotate(0, 0))):
         step = errand.steps[0]
         assert isinstance(step, Shift | Turn)
         goal = step.goal(carm, carm.home)

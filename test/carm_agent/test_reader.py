@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carm_agent.quantities import NUMBER, Text, number
-from carm_agent.reader import Topic, read
+from carm_agent.dialogue.parser import Topic, read
+from carm_agent.dialogue.quantities import NUMBER, Text, number
 from carm_core.command import Confirm, Correct, Expose, Hint, Navigate, Nudge, Rotate, Stop, Unknown
 from carm_core.mentions import mentions, split_words
 from carm_perception.language import Split, sample

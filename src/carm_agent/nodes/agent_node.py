@@ -24,7 +24,7 @@ from rclpy.task import Future
 from std_msgs.msg import String
 
 from carm_agent import phrases
-from carm_agent.consent import ConsentedArm, NotedArm
+from carm_agent.dialogue.confirmation import ConsentedArm, NotedArm
 from carm_agent.errors import CanceledError, InterruptedTaskError, StoppedError
 from carm_agent.mover import MoveCode, MoveGoal, MoveResult
 from carm_agent.navigator import Navigator

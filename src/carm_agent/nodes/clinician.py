@@ -19,17 +19,17 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from carm_agent import phrases
-from carm_agent.consent import Consent
-from carm_agent.dialogue import Conversation, Hands, Kind, Limits
-from carm_agent.errands import Errand
+from carm_agent.dialogue.actions import Errand
+from carm_agent.dialogue.confirmation import Consent
+from carm_agent.dialogue.conversation import Conversation, Hands, Kind, Limits
+from carm_agent.dialogue.parser import Topic, read
+from carm_agent.dialogue.stop_words import is_stop
 from carm_agent.head import HeadCode, HeadResult
 from carm_agent.memory import PositionMemory
 from carm_agent.mover import MoveCode, MoveResult
 from carm_agent.nodes.head_desk import HeadDesk
 from carm_agent.parameters import NO_HEAD
 from carm_agent.ports import Interrupt
-from carm_agent.reader import Topic, read
-from carm_agent.stopping import is_stop
 from carm_agent.task import NavigationGoal, NavigationResult
 from carm_core.command import Command, Confirm, command_from_text
 from carm_core.errors import AnswerError

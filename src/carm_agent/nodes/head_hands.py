@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from carm_agent.errands import Shift, Turn
+from carm_agent.dialogue.actions import Shift, Turn
 from carm_agent.errors import CanceledError, StoppedError
 from carm_agent.head.tools import HeadHands, ToolError
 from carm_agent.mover import MoveCode

@@ -3,7 +3,7 @@
 
 import re
 
-from carm_agent.quantities import NUMBER_WORDS, WORDS
+from carm_agent.dialogue.quantities import NUMBER_WORDS, WORDS
 from carm_core.landmarks import LANDMARKS
 
 LIMITS = (

@@ -11,11 +11,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from carm_agent.quantities import ANGLE, NUMBER, UNITS, Text, number
-from carm_agent.standard_views import find_view
-from carm_agent.stopping import is_stop
-from carm_agent.task import Doubt
-from carm_agent.wording import (
+from carm_agent.dialogue.patterns import (
     AGAIN,
     AND,
     ASIDES,
@@ -46,6 +42,10 @@ from carm_agent.wording import (
     YES,
     spelled,
 )
+from carm_agent.dialogue.quantities import ANGLE, NUMBER, UNITS, Text, number
+from carm_agent.dialogue.stop_words import is_stop
+from carm_agent.standard_views import find_view
+from carm_agent.task import Doubt
 from carm_core.command import (
     ANGLE_LIMIT_DEG,
     COMMAND_LIMIT,

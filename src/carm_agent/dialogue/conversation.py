@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from carm_agent import errands, phrases
-from carm_agent.errands import Errand, Shift
-from carm_agent.reader import Reading, Topic, chosen, doubted, read
-from carm_agent.stopping import is_stop
+from carm_agent import phrases
+from carm_agent.dialogue import actions
+from carm_agent.dialogue.actions import Errand, Shift
+from carm_agent.dialogue.parser import Reading, Topic, chosen, doubted, read
+from carm_agent.dialogue.stop_words import is_stop
 from carm_core.command import Command, Confirm, Correct, Expose, Hint, Navigate, Nudge, Rotate, Stop, Unknown, same_way
 from carm_core.landmarks import LANDMARKS, landmark
 
@@ -315,11 +316,11 @@ class Conversation:
 
     def _errand(self, command: Command) -> Errand | None:
         if isinstance(command, Navigate):
-            return errands.bring(command.target, in_depth=command.in_depth)
+            return actions.bring(command.target, in_depth=command.in_depth)
         if isinstance(command, Nudge):
-            return errands.shift(command)
+            return actions.shift(command)
         if isinstance(command, Rotate):
-            return errands.turn(command)
+            return actions.turn(command)
         return None
 
     def _obey(self, command: Command, words: str) -> None:
@@ -354,7 +355,7 @@ class Conversation:
 
     def _correct(self, what: int | Hint, words: str) -> None:
         if not isinstance(what, Hint):
-            self._set_going(errands.bring(what, words), words)
+            self._set_going(actions.bring(what, words), words)
             return
         if self._target_id is None:
             self._say(Kind.QUESTION, "Which landmark do you want in the image center?", words)
@@ -362,23 +363,23 @@ class Conversation:
         target = landmark(self._target_id)
         if what in _AXES:
             dx, dy = (SEARCH_STEP_MM * axis for axis in _AXES[what])
-            self._set_going(errands.bring(target.id, words, Shift(dx, dy)), words)
+            self._set_going(actions.bring(target.id, words, Shift(dx, dy)), words)
         elif what is Hint.LOOK_AGAIN:
-            self._set_going(errands.bring(target.id, words, doubt=doubted(words)), words)
+            self._set_going(actions.bring(target.id, words, doubt=doubted(words)), words)
         elif target.mirror_id is None:
             text = f"{phrases.called(target, start=True)} has no other side. Which landmark do you mean?"
             self._say(Kind.QUESTION, text, words)
         else:
             side = {Hint.LEFT_SIDE: "Left", Hint.RIGHT_SIDE: "Right"}.get(what)
             other = side is None or not target.name.startswith(side)
-            self._set_going(errands.bring(target.mirror_id if other else target.id, words), words)
+            self._set_going(actions.bring(target.mirror_id if other else target.id, words), words)
 
     def _go_back(self, words: str) -> None:
         positions = self._hands.earlier()
         if positions is None:
             self._say(Kind.ANSWER, "I have not moved yet: there is nothing to go back to.", words)
         else:
-            self._set_going(Errand("going back to where we were", (errands.Recall(positions),)), words)
+            self._set_going(Errand("going back to where we were", (actions.Recall(positions),)), words)
 
     def _set_going(self, errand: Errand, words: str) -> None:
         self._target_id = errand.target_id or self._target_id
