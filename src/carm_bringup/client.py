@@ -434,7 +434,7 @@ def _positions(graph: Session, options: argparse.Namespace) -> int:
 def say(options: argparse.Namespace) -> int:
     """Say something to the agent and print what it answers; a stop is said at once, whatever is not ready yet."""
     from carm_agent.dialogue.stop_words import is_stop
-    from carm_agent.head import HeadCode
+    from carm_agent.llm import HeadCode
 
     text = " ".join(options.text)
     heard: list[Utterance] = []

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carm_agent.head import Budget, ChatServer, HeadCode, HeadHands, HeadOptions, HeadResult, Session, Transcript
-from carm_agent.head.tools import TOOLS, ToolError, checked_arguments
+from carm_agent.llm import Budget, ChatServer, HeadCode, HeadHands, HeadOptions, HeadResult, Session, Transcript
+from carm_agent.llm.tools import TOOLS, ToolError, checked_arguments
 from carm_agent.ports import Interrupt
 from carm_core.errors import ConfigurationError, GoalError
 

@@ -24,7 +24,7 @@ from carm_agent.dialogue.confirmation import Consent
 from carm_agent.dialogue.conversation import Conversation, Hands, Kind, Limits
 from carm_agent.dialogue.parser import Topic, read
 from carm_agent.dialogue.stop_words import is_stop
-from carm_agent.head import HeadCode, HeadResult
+from carm_agent.llm import HeadCode, HeadResult
 from carm_agent.memory import PositionMemory
 from carm_agent.mover import MoveCode, MoveResult
 from carm_agent.nodes.head_desk import HeadDesk

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carm_agent.head import Budget, ChatServer, HeadCode, HeadOptions, HeadResult, Session, Transcript
+from carm_agent.llm import Budget, ChatServer, HeadCode, HeadOptions, HeadResult, Session, Transcript
 from carm_agent.nodes.head_hands import NodeHeadHands
 from carm_agent.ports import Interrupt
 from carm_core.paths import cache_dir

@@ -11,7 +11,7 @@ import numpy as np
 
 from carm_agent.dialogue.actions import Shift, Turn
 from carm_agent.errors import CanceledError, StoppedError
-from carm_agent.head.tools import HeadHands, ToolError
+from carm_agent.llm.tools import HeadHands, ToolError
 from carm_agent.mover import MoveCode
 from carm_agent.nodes.ros_ports import RosImager, RosLocalizer
 from carm_agent.ports import Interrupt

@@ -11,9 +11,9 @@ from enum import StrEnum
 from typing import Any
 
 from carm_agent.errors import CanceledError, InterruptedTaskError, StoppedError
-from carm_agent.head.client import ChatServer, HeadServerError, Reply, ToolCall
-from carm_agent.head.tools import TOOLS, HeadHands, ToolError, checked_arguments
-from carm_agent.head.transcript import Transcript
+from carm_agent.llm.client import ChatServer, HeadServerError, Reply, ToolCall
+from carm_agent.llm.tools import TOOLS, HeadHands, ToolError, checked_arguments
+from carm_agent.llm.transcript import Transcript
 from carm_agent.ports import Interrupt
 from carm_core.errors import CarmError
 from carm_core.landmarks import LANDMARKS

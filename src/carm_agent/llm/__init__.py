@@ -5,10 +5,10 @@ Every tool leads to the same ports as the agent's own policy, so that planning, 
 the same. Optional; without a server's address nothing of it runs.
 """
 
-from carm_agent.head.client import ChatServer, HeadOptions
-from carm_agent.head.session import Budget, HeadCode, HeadResult, Session
-from carm_agent.head.tools import TOOLS, HeadHands
-from carm_agent.head.transcript import Transcript
+from carm_agent.llm.client import ChatServer, HeadOptions
+from carm_agent.llm.session import Budget, HeadCode, HeadResult, Session
+from carm_agent.llm.tools import TOOLS, HeadHands
+from carm_agent.llm.transcript import Transcript
 
 __all__ = [
     "TOOLS",
