@@ -8,10 +8,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_agent.navigation.task import NavigationCode, NavigationGoal, NavigationResult, Progress, Report, Stage
+from carm_agent.navigation.view_shift import plan_shift
 from carm_agent.planner import Planner
 from carm_agent.ports import Acquisition, Arm, Clock, Imager
-from carm_agent.reach import plan_shift
-from carm_agent.task import NavigationCode, NavigationGoal, NavigationResult, Progress, Report, Stage
 from carm_core.errors import GoalError
 from carm_core.landmarks import landmark
 from carm_core.localization import Localizer, Protocol, Query

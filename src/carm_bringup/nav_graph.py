@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from carm_agent.task import Progress
+    from carm_agent.navigation.task import Progress
     from carm_bringup.nav_episode import Episode
     from carm_bringup.nav_suites import Contender
 

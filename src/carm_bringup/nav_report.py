@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_agent.task import NavigationCode
+from carm_agent.navigation.task import NavigationCode
 from carm_bringup.nav_episode import TURN_DEG, Outcome, Step
 from carm_core.geometry import displacement_to_pixel_display
 from carm_core.landmarks import landmark

@@ -28,7 +28,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from carm_agent.mover import MoveCode
-from carm_agent.task import NavigationCode, Stage
+from carm_agent.navigation.task import NavigationCode, Stage
 
 pytestmark = pytest.mark.integration
 

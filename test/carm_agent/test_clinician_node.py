@@ -13,7 +13,7 @@ from carm_interfaces.msg import CArmState, Utterance
 from std_msgs.msg import String
 
 from carm_agent.mover import MoveCode
-from carm_agent.task import NavigationCode, Stage
+from carm_agent.navigation.task import NavigationCode, Stage
 
 from .test_agent_node import AGENT, FAR, MOTION, NEAR, ROOM, SLOWLY, Client, Spawn
 

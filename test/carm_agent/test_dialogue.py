@@ -13,7 +13,7 @@ from carm_agent.dialogue import actions
 from carm_agent.dialogue.actions import Errand, Recall, Shift, Turn
 from carm_agent.dialogue.conversation import ABILITIES, Conversation, Hands, Kind, Limits
 from carm_agent.dialogue.stop_words import is_stop
-from carm_agent.task import NavigationGoal
+from carm_agent.navigation.task import NavigationGoal
 from carm_core.command import Command, Confirm, Correct, Expose, Hint, Navigate, Nudge, Rotate, Stop, Unknown
 from carm_core.errors import JointLimitError
 from carm_core.kinematics import CArm

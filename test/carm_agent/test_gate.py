@@ -13,7 +13,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from shape_msgs.msg import Mesh
 
 from carm_agent.mover import MoveCode
-from carm_agent.task import NavigationCode
+from carm_agent.navigation.task import NavigationCode
 
 from .test_agent_node import AGENT, MOTION, NEAR, ROOM, Client
 from .test_move_integration import mesh

@@ -8,13 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from carm_agent.biplane import biplane_primaries_deg
 from carm_agent.collision.model import CollisionModel
 from carm_agent.collision.obstacles import Obstacles, StaffZone, Surface
 from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRestError, StoppedError
-from carm_agent.navigator import Navigator
-from carm_agent.planner import Planner
-from carm_agent.task import (
+from carm_agent.navigation.biplane import biplane_primaries_deg
+from carm_agent.navigation.navigator import Navigator
+from carm_agent.navigation.task import (
     Doubt,
     NavigationCode,
     NavigationGoal,
@@ -24,6 +23,7 @@ from carm_agent.task import (
     Progress,
     Stage,
 )
+from carm_agent.planner import Planner
 from carm_core.errors import GoalError
 from carm_core.localization import Localization, Protocol, Query
 from carm_core.trajectory import Trajectory

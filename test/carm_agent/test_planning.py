@@ -17,8 +17,8 @@ from carm_agent.collision.obstacles import Obstacles, Surface, staff_zones
 from carm_agent.joint_path import JointPath
 from carm_agent.memory import PositionMemory
 from carm_agent.mover import MoveCode, MoveGoal, Mover, PlanStore
+from carm_agent.navigation.view_shift import plan_shift
 from carm_agent.planner import Planner
-from carm_agent.reach import plan_shift
 from carm_core.errors import GoalError
 from carm_core.kinematics import CArm
 

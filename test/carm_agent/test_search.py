@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 
-from carm_agent.search import LIMB_MM, NEIGHBORS, Search, SearchConfig
-from carm_agent.task import NavigationCode, NavigationGoal
+from carm_agent.navigation.neighbor_search import LIMB_MM, NEIGHBORS, Search, SearchConfig
+from carm_agent.navigation.task import NavigationCode, NavigationGoal
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import LandmarkEstimate, Localization, Query
 

@@ -27,7 +27,8 @@ from carm_agent import phrases
 from carm_agent.dialogue.confirmation import ConsentedArm, NotedArm
 from carm_agent.errors import CanceledError, InterruptedTaskError, StoppedError
 from carm_agent.mover import MoveCode, MoveGoal, MoveResult
-from carm_agent.navigator import Navigator
+from carm_agent.navigation.navigator import Navigator
+from carm_agent.navigation.task import NavigationCode, NavigationGoal, NavigationResult, Progress
 from carm_agent.nodes.clinician import Clinician
 from carm_agent.nodes.conversions import (
     move_goal,
@@ -41,7 +42,6 @@ from carm_agent.nodes.ros_ports import CArmGraph, RosArm, RosClock, RosImager, R
 from carm_agent.nodes.surroundings import Surroundings, make_planner
 from carm_agent.parameters import AgentParameters
 from carm_agent.ports import Arm, Interrupt
-from carm_agent.task import NavigationCode, NavigationGoal, NavigationResult, Progress
 from carm_core.errors import CarmError, GoalError
 from carm_core.kinematics import CArm
 from carm_core.parameters import declare_parameters, updated_parameters

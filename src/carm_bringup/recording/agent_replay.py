@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from carm_agent.collision.obstacles import Obstacles
 from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRestError, StoppedError
-from carm_agent.navigator import Navigator
+from carm_agent.navigation.navigator import Navigator
+from carm_agent.navigation.task import NavigationResult, Progress
 from carm_agent.parameters import AgentParameters
 from carm_agent.planner import Planner
 from carm_agent.ports import Acquisition, Arm, Clock, Imager, Interrupt
-from carm_agent.task import NavigationResult, Progress
 from carm_bringup.recording.bag_reader import Bag, Recorded
 from carm_bringup.recording.comparison import Report, difference
 from carm_bringup.recording.frames import Frames, RecordedFrame, stamp_ns

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from carm_agent.task import Doubt, NavigationGoal
+from carm_agent.navigation.task import Doubt, NavigationGoal
 from carm_bringup.recording.bag_reader import Bag, Recorded
 from carm_bringup.recording.comparison import Report
 

@@ -2,7 +2,7 @@
 """The navigation policy: acquire, localize, decide, move, verify, until the target is in the image center.
 
 Each exposure is shown to the localizer; its answer is weighed against what earlier images of the task say
-(`carm_agent.belief`). A trusted answer leads to a motion of the isocenter along the display axes, with the angles
+(`carm_agent.navigation.landmark_filter`). A trusted answer leads to a motion of the isocenter along the display axes, with the angles
 kept, or to success once a further image confirms it. A doubtful one leads first to another exposure, then to a short
 cautious motion, then to the end, with a reason. The arm is at rest whenever `Navigator.run` returns.
 """
@@ -14,24 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_agent import phrases
-from carm_agent.belief import RADIUS_90_PER_STD, Belief
-from carm_agent.biplane import biplane_primaries_deg, fixed, trusted
 from carm_agent.errors import NoJointStatesError, NotAtRestError
-from carm_agent.evidence import Evidence
-from carm_agent.ledger import Ending, Ledger, code_of
+from carm_agent.navigation.biplane import biplane_primaries_deg, fixed, trusted
+from carm_agent.navigation.budget import Ending, Ledger, code_of
+from carm_agent.navigation.landmark_filter import RADIUS_90_PER_STD, Belief
+from carm_agent.navigation.landmark_tracker import Evidence
+from carm_agent.navigation.localizer_queries import Questions, placed
+from carm_agent.navigation.neighbor_search import Search, SearchConfig
+from carm_agent.navigation.task import NavigationCode, NavigationGoal, NavigationResult, NavigatorConfig, Report, Stage
+from carm_agent.navigation.view_shift import plan_shift, share_of_the_way, traveled_m
 from carm_agent.planner import Plan, Planner
 from carm_agent.ports import Arm, Clock, Imager, Interrupt
-from carm_agent.questions import Questions, placed
-from carm_agent.reach import plan_shift, share_of_the_way, traveled_m
-from carm_agent.search import Search, SearchConfig
-from carm_agent.task import (
-    NavigationCode,
-    NavigationGoal,
-    NavigationResult,
-    NavigatorConfig,
-    Report,
-    Stage,
-)
 from carm_agent.triangulation import Sighting
 from carm_core.errors import CarmError, GoalError, UnknownNameError
 from carm_core.frame import XrayFrame

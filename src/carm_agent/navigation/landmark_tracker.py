@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 
-from carm_agent.belief import RADIUS_90_PER_STD, Belief
-from carm_agent.task import NavigatorConfig
+from carm_agent.navigation.landmark_filter import RADIUS_90_PER_STD, Belief
+from carm_agent.navigation.task import NavigatorConfig
 from carm_core.geometry import XrayView
 from carm_core.localization import LandmarkEstimate
 

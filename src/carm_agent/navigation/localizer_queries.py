@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_agent import phrases
+from carm_agent.navigation.task import Doubt, NavigationGoal, Policy
 from carm_agent.ports import Interrupt
-from carm_agent.task import Doubt, NavigationGoal, Policy
 from carm_core.frame import XrayFrame
 from carm_core.geometry import XrayView
 from carm_core.landmarks import Landmark

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from carm_agent.questions import placed
+from carm_agent.navigation.localizer_queries import placed
 from carm_agent.triangulation import Sighting, Triangulation, triangulate
 from carm_core.errors import GoalError
 from carm_core.localization import LandmarkEstimate, Localization

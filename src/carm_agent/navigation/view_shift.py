@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_agent import phrases
+from carm_agent.navigation.task import NavigatorConfig
 from carm_agent.planner import Plan, Planner
 from carm_agent.ports import Arm
-from carm_agent.task import NavigatorConfig
 from carm_core.errors import CarmError, GoalError
 from carm_core.geometry import XrayView
 from carm_core.kinematics import CArm
