@@ -22,7 +22,7 @@ from sensor_msgs.msg import JointState
 
 from carm_agent.errors import CanceledError, MotionError, RejectedTrajectoryError, StoppedError
 from carm_agent.nodes import ros_ports
-from carm_agent.nodes.requests import ask
+from carm_agent.nodes.action_requests import ask
 from carm_agent.nodes.ros_ports import CArmGraph, RosArm, RosLocalizer
 from carm_agent.parameters import AgentParameters
 from carm_core.frame import XrayFrame

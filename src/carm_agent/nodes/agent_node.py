@@ -37,9 +37,9 @@ from carm_agent.nodes.conversions import (
     navigation_goal,
     navigation_result,
 )
-from carm_agent.nodes.gate import ReadinessGate
+from carm_agent.nodes.environment import Surroundings, make_planner
+from carm_agent.nodes.readiness import ReadinessGate
 from carm_agent.nodes.ros_ports import CArmGraph, RosArm, RosClock, RosImager, RosLocalizer
-from carm_agent.nodes.surroundings import Surroundings, make_planner
 from carm_agent.parameters import AgentParameters
 from carm_agent.ports import Arm, Interrupt
 from carm_core.errors import CarmError, GoalError

@@ -28,7 +28,7 @@ from carm_agent.llm import HeadCode, HeadResult
 from carm_agent.memory import PositionMemory
 from carm_agent.mover import MoveCode, MoveResult
 from carm_agent.navigation.task import NavigationGoal, NavigationResult
-from carm_agent.nodes.head_desk import HeadDesk
+from carm_agent.nodes.llm_tools import HeadDesk
 from carm_agent.parameters import NO_HEAD
 from carm_agent.ports import Interrupt
 from carm_core.command import Command, Confirm, command_from_text

@@ -32,14 +32,14 @@ from carm_agent.errors import (
     RejectedTrajectoryError,
     StoppedError,
 )
+from carm_agent.nodes.action_requests import ask, cancel
 from carm_agent.nodes.conversions import (
     frame_from_messages,
     localization_from_result,
     nanoseconds,
     trajectory_message,
 )
-from carm_agent.nodes.counters import Counters
-from carm_agent.nodes.requests import ask, cancel
+from carm_agent.nodes.diagnostics import Counters
 from carm_agent.parameters import AgentParameters
 from carm_agent.ports import Acquisition, Arm, Clock, Imager, Interrupt
 from carm_core.controller_log import ControllerLog

@@ -10,8 +10,8 @@ from lifecycle_msgs.srv import GetState
 from rclpy.node import Node
 
 from carm_agent.nodes.clinician import Clinician
+from carm_agent.nodes.environment import Surroundings
 from carm_agent.nodes.ros_ports import CArmGraph
-from carm_agent.nodes.surroundings import Surroundings
 from carm_agent.ports import Interrupt
 
 _POLL_S = 0.05
