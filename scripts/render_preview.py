@@ -5,9 +5,9 @@ from pathlib import Path
 
 from carm_agent.collision.model import CollisionModel
 from carm_agent.collision.obstacles import Obstacles, Surface, staff_zones
-from carm_agent.planner import Planner
-from carm_agent.preview import preview
-from carm_agent.standard_views import find_view
+from carm_agent.planning.planner import Planner
+from carm_agent.planning.preview import preview
+from carm_agent.planning.standard_views import find_view
 from carm_core.kinematics import CArm
 from carm_core.landmarks import find_landmark
 from carm_sim.patient import load_patient

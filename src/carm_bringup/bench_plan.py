@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from carm_agent.planner import Plan, Planner
+    from carm_agent.planning.planner import Plan, Planner
 
 _STAFF = "-0.8 -1.5 -0.95 0.0 -0.80 0.9"
 """Someone stands at the patient's left, beside the hips."""
@@ -82,7 +82,7 @@ def make_planner(patient: str) -> Planner:
     """
     from carm_agent.collision.model import CollisionModel
     from carm_agent.collision.obstacles import Obstacles, Surface, staff_zones
-    from carm_agent.planner import Planner
+    from carm_agent.planning.planner import Planner
     from carm_core.kinematics import CArm
     from carm_sim.patient import load_patient
     from carm_sim.surface import patient_surface

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from carm_agent.navigation.task import NavigationCode, NavigationGoal, NavigationResult, Progress, Report, Stage
 from carm_agent.navigation.view_shift import plan_shift
-from carm_agent.planner import Planner
+from carm_agent.planning.planner import Planner
 from carm_agent.ports import Acquisition, Arm, Clock, Imager
 from carm_core.errors import GoalError
 from carm_core.landmarks import landmark

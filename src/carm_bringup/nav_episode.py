@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from carm_agent.navigation.navigator import Navigator
 from carm_agent.navigation.task import NavigationGoal, NavigationResult, NavigatorConfig, Policy, Progress
-from carm_agent.planner import Planner
+from carm_agent.planning.planner import Planner
 from carm_agent.ports import Acquisition, Arm, Clock, Imager
 from carm_bringup.nav_baselines import Baseline, Coarse, Operator
 from carm_bringup.nav_collisions import Judge, Surroundings

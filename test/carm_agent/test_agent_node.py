@@ -27,8 +27,8 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from carm_agent.mover import MoveCode
 from carm_agent.navigation.task import NavigationCode, Stage
+from carm_agent.planning.move import MoveCode
 
 pytestmark = pytest.mark.integration
 

@@ -12,8 +12,8 @@ from carm_interfaces.action import MoveCArm, Navigate
 from carm_interfaces.msg import CArmState, Utterance
 from std_msgs.msg import String
 
-from carm_agent.mover import MoveCode
 from carm_agent.navigation.task import NavigationCode, Stage
+from carm_agent.planning.move import MoveCode
 
 from .test_agent_node import AGENT, FAR, MOTION, NEAR, ROOM, SLOWLY, Client, Spawn
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from carm_agent.collision.clearance import CollisionError, Margins, Verdict
 from carm_agent.collision.model import CollisionModel
 from carm_agent.collision.obstacles import Obstacles, Surface, staff_zones
-from carm_agent.joint_path import JointPath
+from carm_agent.planning.timed_path import JointPath
 from carm_core.errors import ConfigurationError
 from carm_core.kinematics import CArm
 from carm_core.robot_geometry import RobotGeometry, link_poses

@@ -12,8 +12,8 @@ from carm_interfaces.action import MoveCArm, Navigate
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from shape_msgs.msg import Mesh
 
-from carm_agent.mover import MoveCode
 from carm_agent.navigation.task import NavigationCode
+from carm_agent.planning.move import MoveCode
 
 from .test_agent_node import AGENT, MOTION, NEAR, ROOM, Client
 from .test_move_integration import mesh

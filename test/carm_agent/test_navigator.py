@@ -23,7 +23,7 @@ from carm_agent.navigation.task import (
     Progress,
     Stage,
 )
-from carm_agent.planner import Planner
+from carm_agent.planning.planner import Planner
 from carm_core.errors import GoalError
 from carm_core.localization import Localization, Protocol, Query
 from carm_core.trajectory import Trajectory

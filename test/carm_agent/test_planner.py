@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from carm_agent.planner import Planner
+from carm_agent.planning.planner import Planner
 from carm_core.errors import GoalError, JointLimitError
 from carm_core.kinematics import CArm
 from carm_core.trajectory import Trajectory

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from carm_agent.navigation.view_shift import plan_shift
-from carm_agent.planner import Planner
+from carm_agent.planning.planner import Planner
 from carm_core.errors import GoalError
 from carm_core.kinematics import CArm
 

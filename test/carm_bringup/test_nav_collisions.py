@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from carm_agent.planner import Planner
+from carm_agent.planning.planner import Planner
 from carm_bringup.nav_collisions import Judge, Surroundings
 from carm_core.kinematics import CArm
 from carm_core.trajectory import Trajectory

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from numpy.typing import ArrayLike
 
 from carm_agent import phrases
-from carm_agent.mover import MoveGoal
 from carm_agent.navigation.task import Doubt, NavigationGoal
+from carm_agent.planning.move import MoveGoal
 from carm_core.command import Nudge, Rotate
 from carm_core.kinematics import CArm
 from carm_core.landmarks import landmark

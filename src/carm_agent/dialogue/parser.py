@@ -45,7 +45,7 @@ from carm_agent.dialogue.patterns import (
 from carm_agent.dialogue.quantities import ANGLE, NUMBER, UNITS, Text, number
 from carm_agent.dialogue.stop_words import is_stop
 from carm_agent.navigation.task import Doubt
-from carm_agent.standard_views import find_view
+from carm_agent.planning.standard_views import find_view
 from carm_core.command import (
     ANGLE_LIMIT_DEG,
     COMMAND_LIMIT,

@@ -6,7 +6,7 @@ import math
 from carm_agent import phrases
 from carm_agent.errors import CanceledError, ImagingError, MotionError, StoppedError
 from carm_agent.navigation.task import NAN, NavigationCode, NavigationResult, NavigatorConfig, Progress, Stage
-from carm_agent.planner import Plan
+from carm_agent.planning.planner import Plan
 from carm_agent.ports import Acquisition, Clock
 from carm_core.errors import CarmError, GoalError, LocalizerError, UnknownNameError
 from carm_core.landmarks import Landmark

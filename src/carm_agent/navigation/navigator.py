@@ -23,7 +23,7 @@ from carm_agent.navigation.localizer_queries import Questions, placed
 from carm_agent.navigation.neighbor_search import Search, SearchConfig
 from carm_agent.navigation.task import NavigationCode, NavigationGoal, NavigationResult, NavigatorConfig, Report, Stage
 from carm_agent.navigation.view_shift import plan_shift, share_of_the_way, traveled_m
-from carm_agent.planner import Plan, Planner
+from carm_agent.planning.planner import Plan, Planner
 from carm_agent.ports import Arm, Clock, Imager, Interrupt
 from carm_agent.triangulation import Sighting
 from carm_core.errors import CarmError, GoalError, UnknownNameError

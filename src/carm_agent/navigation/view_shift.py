@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from carm_agent import phrases
 from carm_agent.navigation.task import NavigatorConfig
-from carm_agent.planner import Plan, Planner
+from carm_agent.planning.planner import Plan, Planner
 from carm_agent.ports import Arm
 from carm_core.errors import CarmError, GoalError
 from carm_core.geometry import XrayView

@@ -26,7 +26,6 @@ from std_msgs.msg import String
 from carm_agent import phrases
 from carm_agent.dialogue.confirmation import ConsentedArm, NotedArm
 from carm_agent.errors import CanceledError, InterruptedTaskError, StoppedError
-from carm_agent.mover import MoveCode, MoveGoal, MoveResult
 from carm_agent.navigation.navigator import Navigator
 from carm_agent.navigation.task import NavigationCode, NavigationGoal, NavigationResult, Progress
 from carm_agent.nodes.clinician import Clinician
@@ -41,6 +40,7 @@ from carm_agent.nodes.environment import Surroundings, make_planner
 from carm_agent.nodes.readiness import ReadinessGate
 from carm_agent.nodes.ros_ports import CArmGraph, RosArm, RosClock, RosImager, RosLocalizer
 from carm_agent.parameters import AgentParameters
+from carm_agent.planning.move import MoveCode, MoveGoal, MoveResult
 from carm_agent.ports import Arm, Interrupt
 from carm_core.errors import CarmError, GoalError
 from carm_core.kinematics import CArm

@@ -25,11 +25,11 @@ from carm_agent.dialogue.conversation import Conversation, Hands, Kind, Limits
 from carm_agent.dialogue.parser import Topic, read
 from carm_agent.dialogue.stop_words import is_stop
 from carm_agent.llm import HeadCode, HeadResult
-from carm_agent.memory import PositionMemory
-from carm_agent.mover import MoveCode, MoveResult
 from carm_agent.navigation.task import NavigationGoal, NavigationResult
 from carm_agent.nodes.llm_tools import HeadDesk
 from carm_agent.parameters import NO_HEAD
+from carm_agent.planning.move import MoveCode, MoveResult
+from carm_agent.planning.saved_positions import PositionMemory
 from carm_agent.ports import Interrupt
 from carm_core.command import Command, Confirm, command_from_text
 from carm_core.errors import AnswerError

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, Image
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from carm_agent.mover import MoveGoal, MoveResult
 from carm_agent.navigation.task import NavigationGoal, NavigationResult, Progress
+from carm_agent.planning.move import MoveGoal, MoveResult
 from carm_core.errors import GoalError
 from carm_core.frame import XrayFrame
 from carm_core.geometry import Detector

@@ -14,8 +14,8 @@ from carm_agent.dialogue.actions import Shift, Turn
 from carm_agent.errors import CanceledError, StoppedError
 from carm_agent.llm import Budget, ChatServer, HeadCode, HeadOptions, HeadResult, Session, Transcript
 from carm_agent.llm.tools import HeadHands, ToolError
-from carm_agent.mover import MoveCode
 from carm_agent.nodes.ros_ports import RosImager, RosLocalizer
+from carm_agent.planning.move import MoveCode
 from carm_agent.ports import Interrupt
 from carm_core.frame import XrayFrame
 from carm_core.landmarks import landmark

@@ -24,7 +24,7 @@ from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRes
 from carm_agent.navigation.navigator import Navigator
 from carm_agent.navigation.task import NavigationResult, Progress
 from carm_agent.parameters import AgentParameters
-from carm_agent.planner import Planner
+from carm_agent.planning.planner import Planner
 from carm_agent.ports import Acquisition, Arm, Clock, Imager, Interrupt
 from carm_bringup.recording.bag_reader import Bag, Recorded
 from carm_bringup.recording.comparison import Report, difference

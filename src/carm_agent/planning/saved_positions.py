@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from carm_agent.standard_views import find_view
+from carm_agent.planning.standard_views import find_view
 from carm_core.errors import CarmError, ConfigurationError, GoalError, UnknownNameError, quoted
 from carm_core.kinematics import CArm
 

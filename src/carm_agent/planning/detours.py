@@ -16,7 +16,7 @@ from ompl import base, geometric, util
 from carm_agent.collision.clearance import CollisionError
 from carm_agent.collision.continuous_check import PathCheck
 from carm_agent.collision.model import CollisionModel
-from carm_agent.joint_path import JointPath
+from carm_agent.planning.timed_path import JointPath
 from carm_core.kinematics import CArm
 from carm_core.transforms import Array
 

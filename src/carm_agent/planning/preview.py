@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from carm_agent.collision.model import CollisionModel
 from carm_agent.collision.obstacles import box_points
-from carm_agent.planner import Plan
-from carm_agent.standard_views import described
+from carm_agent.planning.planner import Plan
+from carm_agent.planning.standard_views import described
 from carm_core.robot_geometry import LINKS, link_frames
 from carm_core.transforms import Array
 

@@ -3,8 +3,8 @@
 
 The inverse kinematics gives all joint positions of a view in closed form; the quickest one that is reached clear of
 everything is chosen, by a straight line in joint space if there is one, else by a way around what stands there
-(`carm_agent.roadmap`). Near people the motion is slower (`carm_agent.collision.clearance.Margins`). A plan is run from rest to
-rest as fast as the joints' velocity, acceleration and jerk limits allow (`carm_agent.joint_path`).
+(`carm_agent.planning.detours`). Near people the motion is slower (`carm_agent.collision.clearance.Margins`). A plan is run from rest to
+rest as fast as the joints' velocity, acceleration and jerk limits allow (`carm_agent.planning.timed_path`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from carm_agent.collision.clearance import CollisionError, Verdict
 from carm_agent.collision.continuous_check import PathCheck
 from carm_agent.collision.model import CollisionModel
 from carm_agent.collision.obstacles import Obstacles
-from carm_agent.joint_path import JointPath
-from carm_agent.roadmap import certified, detour, straight
+from carm_agent.planning.detours import certified, detour, straight
+from carm_agent.planning.timed_path import JointPath
 from carm_core.errors import GoalError
 from carm_core.kinematics import CArm
 from carm_core.trajectory import Trajectory

@@ -20,11 +20,11 @@ from carm_agent.errors import (
     RejectedTrajectoryError,
     StoppedError,
 )
-from carm_agent.memory import PositionMemory
-from carm_agent.planner import Plan, Planner
+from carm_agent.planning.planner import Plan, Planner
+from carm_agent.planning.preview import Preview, preview
+from carm_agent.planning.saved_positions import PositionMemory
+from carm_agent.planning.standard_views import STANDARD_VIEWS, find_view
 from carm_agent.ports import Arm
-from carm_agent.preview import Preview, preview
-from carm_agent.standard_views import STANDARD_VIEWS, find_view
 from carm_core.errors import CarmError, GoalError, JointLimitError, UnknownNameError, UnreachableError
 
 _MOVED = (0.002, 0.005)
