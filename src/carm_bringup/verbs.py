@@ -157,9 +157,9 @@ CALIBRATION = "carm_perception.calibration.commands"
 EVALUATION = "carm_perception.evaluation.commands"
 BENCH_NAV = "carm_bringup.bench_nav"
 BENCH_DRR = "carm_bringup.bench_drr"
-BENCH_PLAN = "carm_bringup.bench_plan"
-BENCH_DIALOGUE = "carm_bringup.bench_dialogue"
-BENCH_STREAM = "carm_bringup.bench_stream"
+BENCH_PLAN = "carm_bringup.benchmarks.planning"
+BENCH_DIALOGUE = "carm_bringup.benchmarks.dialogue"
+BENCH_STREAM = "carm_bringup.benchmarks.streaming"
 RECORDING = "carm_bringup.recording.commands"
 VERBS: tuple[Verb, ...] = (
     Verb(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from carm_bringup import bench_dialogue
-from carm_bringup.bench_dialogue import OUTCOMES, RULES, bench, outcome_of, run
+from carm_bringup.benchmarks import dialogue
+from carm_bringup.benchmarks.dialogue import OUTCOMES, RULES, bench, outcome_of, run
 from carm_core.command import Command, Navigate, Nudge, Rotate, Stop, Unknown
 from carm_core.errors import ConfigurationError
 from carm_core.frame import XrayFrame
@@ -62,7 +62,7 @@ def test_shares_add_up_and_a_model_that_talks_of_something_else_is_never_followe
 
 def test_the_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
-    bench_dialogue.add_arguments(parser)
+    dialogue.add_arguments(parser)
     file = tmp_path / "d.json"
     assert run(parser.parse_args(["--localizer", RULES, "--sentences", "40", "--json", str(file)])) == 0
     figures = json.loads(file.read_text(encoding="utf-8"))["results"][RULES]

@@ -10,7 +10,8 @@ import json
 import numpy as np
 import pytest
 
-from carm_bringup import bench_drr, bench_stream, drr_worker
+from carm_bringup import bench_drr, drr_worker
+from carm_bringup.benchmarks import streaming
 from carm_bringup.drr_candidates import CANDIDATES, Rtk
 from carm_bringup.nodes.stream_probe import Arrival
 from carm_core.errors import ConfigurationError
@@ -78,26 +79,26 @@ def test_image_is_made_of_the_same_line_integrals(small):
 def test_stream_figures():
     period = 1 / 15
     arrivals = [Arrival(k * period, k * period + 0.05 + (0.03 if k == 40 else 0.0), 768) for k in range(60)]
-    found = bench_stream.figures_of(arrivals, 15.0)
+    found = streaming.figures_of(arrivals, 15.0)
     assert found["n"] == 45
     assert found["size_px"] == 768
     assert found["fps"] == pytest.approx(15)
     assert found["latency_p50_ms"] == pytest.approx(50)
     assert 50 < found["latency_p99_ms"] <= 80
     assert 10 < found["jitter_p99_ms"] <= 30.1
-    with pytest.raises(bench_stream.StreamError, match="only 5"):
-        bench_stream.figures_of(arrivals[:5], 15.0)
-    assert bench_stream.figures_of(arrivals[:9], 15.0)["n"] == 6
+    with pytest.raises(streaming.StreamError, match="only 5"):
+        streaming.figures_of(arrivals[:5], 15.0)
+    assert streaming.figures_of(arrivals[:9], 15.0)["n"] == 6
 
 
 @pytest.mark.parametrize(
     ("module", "words"),
     [
         (bench_drr, ["--json", "/nowhere/x.json"]),
-        (bench_stream, ["--json", "/nowhere/x.json"]),
-        (bench_stream, ["--rate", "0"]),
-        (bench_stream, ["--readout", "-1"]),
-        (bench_stream, ["--duration", "0"]),
+        (streaming, ["--json", "/nowhere/x.json"]),
+        (streaming, ["--rate", "0"]),
+        (streaming, ["--readout", "-1"]),
+        (streaming, ["--duration", "0"]),
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(module, words):
