@@ -10,9 +10,10 @@ import json
 import numpy as np
 import pytest
 
-from carm_bringup import bench_drr, drr_worker
 from carm_bringup.benchmarks import streaming
-from carm_bringup.drr_candidates import CANDIDATES, Rtk
+from carm_bringup.benchmarks.drr import command as bench_drr
+from carm_bringup.benchmarks.drr import worker as drr_worker
+from carm_bringup.benchmarks.drr.renderers import CANDIDATES, Rtk
 from carm_bringup.nodes.stream_probe import Arrival
 from carm_core.errors import ConfigurationError
 from carm_sim.volume import Volume

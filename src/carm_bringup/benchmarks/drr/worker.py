@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One renderer in a process of its own: ``python -m carm_bringup.drr_worker`` reads a job, prints figures as JSON."""
+"""One renderer as a process: ``python -m carm_bringup.benchmarks.drr.worker`` reads a job, prints figures as JSON."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Job:
     """What a worker does.
 
     Attributes:
-        renderer: Name in :data:`carm_bringup.drr_candidates.CANDIDATES`.
+        renderer: Name in :data:`carm_bringup.benchmarks.drr.renderers.CANDIDATES`.
         patient: As for :func:`carm_sim.patient.load_patient`.
         threads: Threads.
         sizes: Image sizes, pixels.
@@ -82,7 +82,7 @@ def work(job: Job) -> dict[str, Any]:
     Returns:
         Metrics; a value of None was not measured.
     """
-    from carm_bringup.drr_candidates import CANDIDATES
+    from carm_bringup.benchmarks.drr.renderers import CANDIDATES
     from carm_sim.drr.mapping import water_equivalent
     from carm_sim.patient import load_patient
 

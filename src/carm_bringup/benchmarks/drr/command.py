@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def job_of(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """The job of one renderer's process; see :class:`carm_bringup.drr_worker.Job`."""
+    """The job of one renderer's process; see :class:`carm_bringup.benchmarks.drr.worker.Job`."""
     job: dict[str, Any] = {"renderer": name, "patient": args.patient, "threads": args.threads, "seed": args.seed}
     job["sizes"] = [512] if args.quick else [512, 1024, 1536]
     if args.quick:
@@ -88,7 +88,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     threads = str(args.threads)
     limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
     process = subprocess.Popen(
-        [sys.executable, "-m", "carm_bringup.drr_worker"],
+        [sys.executable, "-m", "carm_bringup.benchmarks.drr.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
