@@ -12,9 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from carm_bringup import bench_nav, nav_suites
-from carm_bringup.nav_episode import Outcome, Room, SimulatedArm, SimulatedClock, draw_episodes, exceeds_limits
-from carm_bringup.nav_report import metrics
+from carm_bringup.benchmarks.navigation import command as bench_nav
+from carm_bringup.benchmarks.navigation import suites as nav_suites
+from carm_bringup.benchmarks.navigation.episode import (
+    Outcome,
+    Room,
+    SimulatedArm,
+    SimulatedClock,
+    draw_episodes,
+    exceeds_limits,
+)
+from carm_bringup.benchmarks.navigation.report import metrics
 from carm_core.errors import ConfigurationError
 from carm_core.frame import XrayFrame
 from carm_core.kinematics import CArm

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from carm_agent.planning.planner import Planner
-from carm_bringup.nav_collisions import Judge, Surroundings
+from carm_bringup.benchmarks.navigation.collision_judge import Judge, Surroundings
 from carm_core.kinematics import CArm
 from carm_core.trajectory import Trajectory
 from carm_sim.patient import make_patient

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from carm_bringup.nav_graph import compare, sample
+from carm_bringup.benchmarks.navigation.graph_check import compare, sample
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
 

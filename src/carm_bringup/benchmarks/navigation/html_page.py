@@ -10,8 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from carm_bringup import nav_report
-from carm_bringup.nav_episode import Outcome
+from carm_bringup.benchmarks.navigation import report as nav_report
+from carm_bringup.benchmarks.navigation.episode import Outcome
 from carm_core.errors import ConfigurationError
 
 FILE = "nav.html"

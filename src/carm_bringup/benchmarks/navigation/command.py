@@ -8,12 +8,12 @@ import importlib.util
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carm_bringup import nav_graph
-from carm_bringup.nav_suites import ALIASES, POLICIES, SUITES, NavigationSuite, suite
+from carm_bringup.benchmarks.navigation import graph_check
+from carm_bringup.benchmarks.navigation.suites import ALIASES, POLICIES, SUITES, NavigationSuite, make_localizer, suite
 from carm_core import figures
 from carm_core.arguments import output_file, output_folder, seed, whole
 from carm_core.errors import ConfigurationError
@@ -23,7 +23,7 @@ from carm_perception.data.engine import run as run_tasks
 from carm_perception.registry import LocalizerOptions
 
 if TYPE_CHECKING:
-    from carm_bringup.nav_episode import Outcome, Room
+    from carm_bringup.benchmarks.navigation.episode import Outcome, Room
     from carm_core.localization import Localizer
 
 STANDARD = ("upper-body", "chest-ct")
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine", choices=ENGINES, default=LOCAL, help="where the processes run: here, or a Ray cluster"
     )
-    nav_graph.add_arguments(parser, whole(1, 100_000))
+    graph_check.add_arguments(parser, whole(1, 100_000))
     registry.add_arguments(parser)
     parser.add_argument(
         "--json", type=output_file(), metavar="FILE", help="write all figures and every episode to FILE"
@@ -84,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CarmError: bad input; nothing was run.
     """
-    from carm_bringup import nav_page, nav_report
+    from carm_bringup.benchmarks.navigation import html_page
+    from carm_bringup.benchmarks.navigation import report as nav_report
 
     for file in (args.json, args.plot):
         figures.check_file(file)
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     for folder in (args.trace, args.report):
         _make_folder(folder)
     outcomes: dict[str, list[Outcome]] = {}
-    compared: dict[str, list[nav_graph.Comparison]] = {}
+    compared: dict[str, list[graph_check.Comparison]] = {}
     policies = list(dict.fromkeys(args.policy or ["default"]))
     for name in dict.fromkeys(args.suite or STANDARD):
         chosen = suite(name)
@@ -103,11 +104,11 @@ def run(args: argparse.Namespace) -> int:
             key = name if len(policies) == 1 else f"{name}/{policy}"
             outcomes[key] = list(_run_suite(chosen, policy, args))
             print(nav_report.table(key, nav_report.metrics(outcomes[key])), flush=True)
-            if args.graph and (chosen.shift or policy not in nav_graph.POLICIES):
+            if args.graph and (chosen.shift or policy not in graph_check.POLICIES):
                 print(f"{key}: shifts and baselines are not part of the graph; --graph leaves them out", flush=True)
             elif args.graph:
                 compared[key] = _through_graph(outcomes[key], policy, args)
-                print(nav_graph.report(key, compared[key]), flush=True)
+                print(graph_check.report(key, compared[key]), flush=True)
     if args.json is not None:
         document = _document(outcomes, args)
         document["graph"] = {key: [one.as_dict() for one in own] for key, own in compared.items()}
@@ -118,14 +119,14 @@ def run(args: argparse.Namespace) -> int:
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"cannot write the plot {args.plot}: {error}") from error
     if args.report is not None:
-        print(f"report in {nav_page.write(args.report, outcomes, _document(outcomes, args))}")
+        print(f"report in {html_page.write(args.report, outcomes, _document(outcomes, args))}")
     return int(any(one.differences for own in compared.values() for one in own))
 
 
-def _through_graph(outcomes: list[Outcome], policy: str, args: argparse.Namespace) -> list[nav_graph.Comparison]:
+def _through_graph(outcomes: list[Outcome], policy: str, args: argparse.Namespace) -> list[graph_check.Comparison]:
     contender = POLICIES[policy]
-    episodes = nav_graph.sample([outcome.episode for outcome in outcomes], args.graph)
-    return nav_graph.run(episodes, contender, args.localizer or contender.localizer, args.seed)
+    episodes = graph_check.sample([outcome.episode for outcome in outcomes], args.graph)
+    return graph_check.run(episodes, contender, args.localizer or contender.localizer, args.seed)
 
 
 def _make_folder(folder: Path | None) -> None:
@@ -175,7 +176,7 @@ class Runner:
         """Run a job, episode by episode."""
         import numpy as np
 
-        from carm_bringup.nav_episode import Room, draw_episodes
+        from carm_bringup.benchmarks.navigation.episode import Room, draw_episodes
         from carm_core.kinematics import CArm
         from carm_sim.patient import load_patient
 
@@ -251,8 +252,8 @@ def _in_workers(jobs: list[Job], engine: str, workers: int) -> Iterator[Outcome]
 
 
 def _run_room(room: Room, localizer: Localizer, episodes: list[Any], job: Job) -> Iterator[Outcome]:
-    from carm_bringup import nav_report
-    from carm_bringup.nav_episode import Step, run_episode
+    from carm_bringup.benchmarks.navigation import report as nav_report
+    from carm_bringup.benchmarks.navigation.episode import Step, run_episode
     from carm_core.landmarks import landmark
 
     for number, episode in enumerate(episodes, start=1):
@@ -266,17 +267,8 @@ def _run_room(room: Room, localizer: Localizer, episodes: list[Any], job: Job) -
         yield outcome
 
 
-def make_localizer(name: str, patient: str, seed: int, options: LocalizerOptions | None = None) -> Localizer:
-    """Return a localizer by name; `oracle` knows the patient's true landmarks.
-
-    Raises:
-        CarmError: there is none of this name, or it cannot be loaded.
-    """
-    return registry.make_localizer(name, replace(options or LocalizerOptions(), patient=patient, seed=seed, threads=1))
-
-
 def _document(outcomes: dict[str, list[Outcome]], args: argparse.Namespace) -> dict[str, Any]:
-    from carm_bringup import nav_report
+    from carm_bringup.benchmarks.navigation import report as nav_report
 
     words = [f"--suite {name}" for name in dict.fromkeys(key.partition("/")[0] for key in outcomes)]
     words += [f"--policy {name}" for name in args.policy or []] + [f"--seed {args.seed}"]

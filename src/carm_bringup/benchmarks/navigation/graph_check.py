@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from carm_agent.navigation.task import Progress
-    from carm_bringup.nav_episode import Episode
-    from carm_bringup.nav_suites import Contender
+    from carm_bringup.benchmarks.navigation.episode import Episode
+    from carm_bringup.benchmarks.navigation.suites import Contender
 
 APART = 2.0
 """Numbers in what the agent says may differ by this: mm, degrees, per cent. The real arm stops within 0.5 mm."""
@@ -116,8 +116,8 @@ def run(episodes: Sequence[Episode], contender: Contender, localizer: str, seed:
     Raises:
         CarmError: a part of it cannot be started.
     """
-    from carm_bringup.bench_nav import make_localizer
-    from carm_bringup.nav_episode import Room, run_episode
+    from carm_bringup.benchmarks.navigation.episode import Room, run_episode
+    from carm_bringup.benchmarks.navigation.suites import make_localizer
     from carm_core.kinematics import CArm
     from carm_sim.patient import load_patient
 

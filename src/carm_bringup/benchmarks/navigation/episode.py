@@ -17,9 +17,9 @@ from carm_agent.navigation.navigator import Navigator
 from carm_agent.navigation.task import NavigationGoal, NavigationResult, NavigatorConfig, Policy, Progress
 from carm_agent.planning.planner import Planner
 from carm_agent.ports import Acquisition, Arm, Clock, Imager
-from carm_bringup.nav_baselines import Baseline, Coarse, Operator
-from carm_bringup.nav_collisions import Judge, Surroundings
-from carm_bringup.nav_suites import Starts
+from carm_bringup.benchmarks.navigation.baselines import Baseline, Coarse, Operator
+from carm_bringup.benchmarks.navigation.collision_judge import Judge, Surroundings
+from carm_bringup.benchmarks.navigation.suites import Starts
 from carm_core.errors import GoalError
 from carm_core.frame import XrayFrame
 from carm_core.geometry import XrayView

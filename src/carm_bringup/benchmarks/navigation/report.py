@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_agent.navigation.task import NavigationCode
-from carm_bringup.nav_episode import TURN_DEG, Outcome, Step
+from carm_bringup.benchmarks.navigation.episode import TURN_DEG, Outcome, Step
 from carm_core.geometry import displacement_to_pixel_display
 from carm_core.landmarks import landmark
 from carm_perception.evaluation.figures import wilson_interval
@@ -33,7 +33,7 @@ def metrics(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     Returns:
         Rates as fractions of all episodes with their 95 % Wilson intervals (`..._ci95`), counts of violations, and
         medians. `collisions` counts trajectories that touch body, table or floor, as a judge sees it that shares
-        nothing with the planner (`carm_bringup.nav_collisions`); None if nobody looked.
+        nothing with the planner (`carm_bringup.benchmarks.navigation.collision_judge`); None if nobody looked.
     """
     count = len(outcomes)
     rates = {f"success_{mm}mm": sum(outcome.success(mm) for outcome in outcomes) for mm in SUCCESS_MM}

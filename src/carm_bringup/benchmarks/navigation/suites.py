@@ -4,14 +4,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError, GoalError
 from carm_core.kinematics import CArm
+from carm_perception import registry
 from carm_perception.evaluation.suites import SHIFT_PREFIX, SHIFTS
 from carm_perception.evaluation.suites import suite as evaluation_suite
+from carm_perception.registry import LocalizerOptions
+
+if TYPE_CHECKING:
+    from carm_core.localization import Localizer
 
 Points = dict[int, NDArray[np.float64]]
 """Landmark id to its position (3,) in frame `table`, mm."""
@@ -182,3 +188,12 @@ POLICIES: dict[str, Contender] = {
     "coarse": Contender("compact", "coarse", "baseline: one step per answer in its direction, without memory"),
     "operator": Contender("oracle", "operator", "baseline: trial and error as by a person at the console"),
 }
+
+
+def make_localizer(name: str, patient: str, seed: int, options: LocalizerOptions | None = None) -> Localizer:
+    """Return a localizer by name; `oracle` knows the patient's true landmarks.
+
+    Raises:
+        CarmError: there is none of this name, or it cannot be loaded.
+    """
+    return registry.make_localizer(name, replace(options or LocalizerOptions(), patient=patient, seed=seed, threads=1))
