@@ -48,7 +48,7 @@ format: setup-test ## Let the formatter and the safe fixes of the linter change 
 	@$(BIN)/ruff check --fix $(CODE)
 
 doctor: ## Check this machine and say what to do about each failure
-	@if [ -x $(BIN)/carm ]; then $(BIN)/carm doctor $(ARGS); else PYTHONPATH=src $(PYTHON) -m carm_bringup.doctor; fi
+	@if [ -x $(BIN)/carm ]; then $(BIN)/carm doctor $(ARGS); else PYTHONPATH=src $(PYTHON) -m carm_bringup.cli.doctor; fi
 
 lock: setup-test setup-docs ## Write the lock files from pyproject.toml and what is installed in .venv
 	@$(BIN)/python scripts/lock.py

@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT = ROOT / "test" / "data" / "reference_bag"
-CARM = [sys.executable, "-c", "from carm_bringup.cli import main; main()"]
+CARM = [sys.executable, "-c", "from carm_bringup.cli.app import main; main()"]
 LIMIT_BYTES = 3_000_000
 EXCLUDED = r"image_raw|^/tf$|^/diagnostics$|^/rosout$|robot_description|/state$"
 """What the replay does not need and what would make the bag large."""

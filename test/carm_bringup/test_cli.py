@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from carm_bringup import cli
-from carm_bringup.verbs import VERBS
+from carm_bringup.cli import app as cli
+from carm_bringup.cli.verbs import VERBS
 from carm_core.errors import LocalizerError, PatientError, quoted
 from carm_core.landmarks import LANDMARKS
 
@@ -15,7 +15,7 @@ HEAVY = ("torch", "transformers", "rclpy", "numba", "numpy", "scipy", "cv2", "mu
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from carm_bringup.cli import main; main()", *words]
+    command = [sys.executable, "-c", "from carm_bringup.cli.app import main; main()", *words]
     return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
 
 
@@ -25,7 +25,7 @@ def test_help_is_fast_and_light() -> None:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)  # processor time: the machine may be busy
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
     code = (
-        "import sys\nfrom carm_bringup.cli import run\nrun(['--help'])\n"
+        "import sys\nfrom carm_bringup.cli.app import run\nrun(['--help'])\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -155,7 +155,7 @@ def test_no_server_is_one_line_and_code_1(ros_domain: int) -> None:
 
 
 def test_closed_pipe_is_quiet(tmp_path: Path) -> None:
-    code = "from carm_bringup.cli import main; main()"
+    code = "from carm_bringup.cli.app import main; main()"
     done = subprocess.run(
         f"{sys.executable} -c '{code}' --help | true", shell=True, capture_output=True, text=True, timeout=60
     )

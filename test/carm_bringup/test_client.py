@@ -12,7 +12,7 @@ import pytest
 
 from carm_bringup.instance import InstanceLock
 
-CARM = (sys.executable, "-c", "from carm_bringup.cli import main; main()")
+CARM = (sys.executable, "-c", "from carm_bringup.cli.app import main; main()")
 AGENT = Path(__file__).parent / "fakes" / "slow_agent.py"
 PATIENCE_S = 90
 Spawn = Callable[..., "subprocess.Popen[str]"]

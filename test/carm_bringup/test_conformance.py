@@ -16,12 +16,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carm_bringup import cli, conformance
+from carm_bringup.cli import app as cli
+from carm_bringup.cli import conformance
 from carm_core.errors import ConfigurationError
 from carm_core.kinematics import CArm
 
 CARM = CArm.from_config()
-DOCTOR = (sys.executable, "-c", "import sys; from carm_bringup.cli import run; sys.exit(run(sys.argv[1:]))", "doctor")
+DOCTOR = (
+    sys.executable,
+    "-c",
+    "import sys; from carm_bringup.cli.app import run; sys.exit(run(sys.argv[1:]))",
+    "doctor",
+)
 PATIENCE_S = 120.0
 BAD = Path(__file__).parent / "fakes/bad_controller.py"
 Spawn = Callable[..., Any]

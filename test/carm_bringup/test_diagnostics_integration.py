@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = pytest.mark.integration
 
-CARM = [sys.executable, "-c", "from carm_bringup.cli import main; main()"]
+CARM = [sys.executable, "-c", "from carm_bringup.cli.app import main; main()"]
 READY_S = 90.0
 PATIENCE_S = 15.0
 PARTS = {

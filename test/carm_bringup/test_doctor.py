@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from carm_bringup import doctor
-from carm_bringup.doctor import Finding
+from carm_bringup.cli import doctor
+from carm_bringup.cli.doctor import Finding
 
 
 def test_every_check_of_a_set_up_machine_names_what_it_found(ros_domain: int) -> None:
@@ -40,7 +40,7 @@ def test_exit_code_tells_whether_all_is_well(
 
 
 def test_runs_on_a_bare_python() -> None:
-    code = "import sys; sys.path.insert(0, 'src'); import carm_bringup.doctor"
+    code = "import sys; sys.path.insert(0, 'src'); import carm_bringup.cli.doctor"
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from carm_bringup import gallery
-from carm_bringup.verbs import VERBS
+from carm_bringup.cli import gallery
+from carm_bringup.cli.verbs import VERBS
 
 
 def options(*words: str) -> argparse.Namespace:

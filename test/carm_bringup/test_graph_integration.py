@@ -17,7 +17,7 @@ import pytest
 
 from carm_bringup import graph
 
-CARM = [sys.executable, "-c", "from carm_bringup.cli import main; main()"]
+CARM = [sys.executable, "-c", "from carm_bringup.cli.app import main; main()"]
 READY_S = 90.0
 """The graph is to be ready within 20 s on an idle machine; a test machine may be busy."""
 STOP_S = 5.0

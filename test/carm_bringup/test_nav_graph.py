@@ -44,7 +44,7 @@ def test_samples_are_spread_over_all() -> None:
 def test_agent_decides_in_the_graph_as_in_the_bench(spawn: Spawn, tmp_path: Path) -> None:
     file = tmp_path / "nav.json"
     words = ["--suite", "chest-ct", "--episodes", "1", "--graph", "1", "--json", str(file)]
-    process = spawn([sys.executable, "-c", "from carm_bringup.cli import main; main()", "bench", "nav", *words])
+    process = spawn([sys.executable, "-c", "from carm_bringup.cli.app import main; main()", "bench", "nav", *words])
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
     assert "1 of 1 episodes decide the same" in output

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rosbags.highlevel import AnyReader
 
-from carm_bringup.cli import run
+from carm_bringup.cli.app import run
 from carm_bringup.recording import schemas, topics
 from carm_bringup.recording.bag_reader import read_bag, remapped
 from carm_bringup.recording.bag_writer import BagWriter

@@ -17,7 +17,7 @@ from rosbags.highlevel import AnyReader
 
 from carm_bringup.recording.bag_reader import read_bag
 
-CARM = [sys.executable, "-c", "from carm_bringup.cli import main; main()"]
+CARM = [sys.executable, "-c", "from carm_bringup.cli.app import main; main()"]
 TALKER = [sys.executable, Path(__file__).parent / "fakes" / "talker.py"]
 JOINTS = "/carm/joint_states"
 MUTE = f"""

@@ -17,7 +17,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys.store import Typestore
 
 from carm_agent.navigation.task import Doubt, NavigationGoal
-from carm_bringup.cli import run
+from carm_bringup.cli.app import run
 from carm_bringup.recording import schemas, tasks
 from carm_bringup.recording.bag_reader import Bag, Recorded, read_bag
 from carm_bringup.recording.comparison import Report

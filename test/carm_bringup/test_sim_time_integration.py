@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = pytest.mark.integration
 
-CARM = [sys.executable, "-c", "from carm_bringup.cli import main; main()"]
+CARM = [sys.executable, "-c", "from carm_bringup.cli.app import main; main()"]
 START_S = 1000.0
 TICK_S = 0.01
 READY_S = 90.0

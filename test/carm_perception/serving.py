@@ -24,7 +24,7 @@ def carm_serve(*arguments: str, key: str = "") -> Iterator[tuple[subprocess.Pope
     """Run `carm serve` on a free port; yields the process and its address once it is ready."""
     path = os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "CARM_API_KEY": key, "OMP_NUM_THREADS": "1"}
-    code = "from carm_bringup.cli import main; main()"
+    code = "from carm_bringup.cli.app import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "serve", "--port", "0", *arguments],
         stdout=subprocess.PIPE,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from carm_bringup.cli import run
+from carm_bringup.cli.app import run
 from carm_core.errors import LocalizerError
 from carm_perception.hf_loader import resolve_source
 

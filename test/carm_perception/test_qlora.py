@@ -141,7 +141,7 @@ def test_a_stopped_run_ends_in_the_same_state(
 @pytest.mark.integration
 def test_two_processes_do_what_one_does(folders: dict[str, Path], data: Path, tmp_path: Path) -> None:
     script = tmp_path / "carm.py"
-    script.write_text("from carm_bringup.cli import main\nmain()\n", encoding="utf-8")
+    script.write_text("from carm_bringup.cli.app import main\nmain()\n", encoding="utf-8")
     numbers = {"steps": 2, "batch": 4, "rank": 4, "rate": 0.01, "dropout": 0, "evaluate": 0, "save-every": 1}
     words = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
     words += ["--recipe", "qlora", "--device", "cpu", "--model", str(folders[LLAVA]), "--data", str(data)]

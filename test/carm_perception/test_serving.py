@@ -214,7 +214,7 @@ def test_rest_of_the_api(running: Running) -> None:
 
 
 def test_bad_options_are_one_line(tmp_path: Path) -> None:
-    from carm_bringup.cli import run
+    from carm_bringup.cli.app import run
 
     (tmp_path / "cert.pem").write_text("nothing")
     both = ["--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "cert.pem")]

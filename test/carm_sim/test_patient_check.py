@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carm_bringup import cli
+from carm_bringup.cli import app as cli
 from carm_sim.ct_io import LANDMARK_FILE, LandmarkFile, ct_checksum, write_landmarks, write_nifti
 from carm_sim.nodes.logs import RosLogHandler
 from carm_sim.patient_check import contact_sheet, examine, lung_liters, orientation

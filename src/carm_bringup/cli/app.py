@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from carm_bringup import __version__
-from carm_bringup.verbs import VERBS, Verb
+from carm_bringup.cli.verbs import VERBS, Verb
 from carm_core.arguments import namespace
 from carm_core.errors import quoted
 

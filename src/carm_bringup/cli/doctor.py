@@ -21,7 +21,7 @@ from pathlib import Path
 
 from carm_core.paths import workspace_prefix
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MINIMUM_PYTHON = (3, 11)
 CHECK_TIMEOUT_S = 60.0
 DDS_TIMEOUT_S = 10.0
@@ -172,7 +172,7 @@ def describe_round_trip() -> None:
 
 def check_dds() -> Finding:
     """A message from one DDS participant to another, on this machine."""
-    ok, detail = run_python("from carm_bringup.doctor import describe_round_trip; describe_round_trip()")
+    ok, detail = run_python("from carm_bringup.cli.doctor import describe_round_trip; describe_round_trip()")
     advice = (
         "loopback multicast or shared memory may be blocked: check the firewall (UDP 7400-7700 on lo), free space in "
         "/dev/shm, and ROS_AUTOMATIC_DISCOVERY_RANGE"
@@ -239,7 +239,7 @@ def examine() -> Iterator[Finding]:
 def run(options: argparse.Namespace | None = None) -> int:
     """Print each finding as it comes, or check a controller; return 0 when all is well, else 1."""
     if options is not None and options.controller:
-        from carm_bringup import conformance
+        from carm_bringup.cli import conformance
 
         return conformance.run(options)
     failed = 0

@@ -160,20 +160,20 @@ BENCH_DRR = "carm_bringup.benchmarks.drr.command"
 BENCH_PLAN = "carm_bringup.benchmarks.planning"
 BENCH_DIALOGUE = "carm_bringup.benchmarks.dialogue"
 BENCH_STREAM = "carm_bringup.benchmarks.streaming"
-RECORDING = "carm_bringup.recording.commands"
+RECORDING = "carm_bringup.cli.recording_commands"
 VERBS: tuple[Verb, ...] = (
     Verb(
         "sim",
         "start the whole graph on the embedded simulator",
         "carm sim patient:=phantom:7",
-        "carm_bringup.cli:run_sim",
+        "carm_bringup.cli.app:run_sim",
         _sim,
     ),
     Verb(
         "hardware",
         "start the graph on real motors, over CAN or by any FollowJointTrajectory controller",
         "carm hardware controller:=/my_robot/jtc joint_states:=/my_robot/joint_states",
-        "carm_bringup.cli:run_hardware",
+        "carm_bringup.cli.app:run_hardware",
         _hardware,
     ),
     Verb(
@@ -207,7 +207,7 @@ VERBS: tuple[Verb, ...] = (
         "snapshot",
         "take an exposure and save it, or show the simulator's bodies on one sheet",
         "carm snapshot chest.png",
-        "carm_bringup.gallery:snapshot",
+        "carm_bringup.cli.gallery:snapshot",
         _snapshot,
         True,
     ),
@@ -330,7 +330,7 @@ VERBS: tuple[Verb, ...] = (
         "doctor",
         "check this machine, or a lab's own motion controller",
         "carm doctor --controller /carm/joint_trajectory_controller",
-        "carm_bringup.doctor:run",
+        "carm_bringup.cli.doctor:run",
         _doctor,
         True,
     ),
