@@ -9,12 +9,12 @@ from pathlib import Path
 from launch import LaunchDescription
 
 try:
-    from carm_bringup.ros_launch import describe
+    from carm_bringup.graph.ros_launch import describe
 except ImportError:  # launched from a checkout that is not installed into this interpreter's environment
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-    from carm_bringup.ros_launch import describe
+    from carm_bringup.graph.ros_launch import describe
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Describe the graph ``sim`` of :mod:`carm_bringup.graph`."""
+    """Describe the graph ``sim`` of :mod:`carm_bringup.graph.description`."""
     return describe("sim")

@@ -19,7 +19,7 @@ import trimesh
 import yaml
 from scipy.stats import qmc
 
-from carm_bringup.gazebo import world
+from carm_bringup.graph.gazebo import world
 from carm_core.kinematics import CArm
 from carm_core.moveit import Pair, parameter_files, srdf
 from carm_core.paths import config_file

@@ -18,7 +18,7 @@ SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 ASK = """
 import carm_core, carm_interfaces.msg, tf2_msgs.msg
 from carm_bringup.cli import doctor
-from carm_bringup import readiness
+from carm_bringup.graph import readiness
 from carm_core.paths import config_file
 print(carm_core.__file__)
 print(config_file("carm.yaml"))

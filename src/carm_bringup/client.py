@@ -31,8 +31,8 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from carm_bringup.graph import ALL_NODES
-from carm_bringup.instance import InstanceLock, domain_id
+from carm_bringup.graph.description import ALL_NODES
+from carm_bringup.graph.domain_lock import InstanceLock, domain_id
 from carm_core.errors import CarmError, GoalError
 from carm_core.landmarks import find_landmark
 from carm_core.middleware import prepare_middleware

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from carm_bringup.instance import InstanceLock
+from carm_bringup.graph.domain_lock import InstanceLock
 
 CARM = (sys.executable, "-c", "from carm_bringup.cli.app import main; main()")
 AGENT = Path(__file__).parent / "fakes" / "slow_agent.py"

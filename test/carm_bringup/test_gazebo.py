@@ -12,7 +12,7 @@ import pytest
 import trimesh
 import yaml
 
-from carm_bringup import gazebo
+from carm_bringup.graph import gazebo
 from carm_core.errors import CarmError
 from carm_core.kinematics import CArm
 from carm_core.paths import config_file, share_dir

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from carm_bringup import graph
-from carm_bringup.graph import ArgumentError
+from carm_bringup.graph import description as graph
+from carm_bringup.graph.description import ArgumentError
 
 ROOT = Path(__file__).resolve().parents[2]
 

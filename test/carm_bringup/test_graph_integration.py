@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from carm_bringup import graph
+from carm_bringup.graph import description as graph
 
 CARM = [sys.executable, "-c", "from carm_bringup.cli.app import main; main()"]
 READY_S = 90.0

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from carm_bringup import graph
 from carm_bringup.cli import app as cli
+from carm_bringup.graph import description as graph
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs" / "howto").glob("*.md"))

@@ -11,9 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from carm_bringup import graph, launcher
-from carm_bringup.instance import InstanceLock
-from carm_bringup.launcher import Command, Supervisor, describe_exit
+from carm_bringup.graph import description as graph
+from carm_bringup.graph import launcher
+from carm_bringup.graph.domain_lock import InstanceLock
+from carm_bringup.graph.launcher import Command, Supervisor, describe_exit
 
 STOP_S = 5.0
 FAKE = Path(__file__).parent / "fakes/fake_node.py"
@@ -109,7 +110,7 @@ def test_a_helper_may_end(supervisor: Supervisor, output: Output) -> None:
 
 def test_nodes_end_when_the_launcher_is_killed() -> None:
     code = (
-        "import sys; from carm_bringup.launcher import Command, Supervisor; s = Supervisor();"
+        "import sys; from carm_bringup.graph.launcher import Command, Supervisor; s = Supervisor();"
         f"s.start([Command('a', (sys.executable, {str(FAKE)!r}, 'polite'))]); s.run()"
     )
     launching = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

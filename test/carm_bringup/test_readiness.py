@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from carm_interfaces.msg import Landmark, LandmarkArray
 
-from carm_bringup.readiness import answered, ready_line
+from carm_bringup.graph.readiness import answered, ready_line
 
 REMARK = "language model and deep-learning localizer contradict each other about T1"
 

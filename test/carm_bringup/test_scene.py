@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carm_bringup import graph
+from carm_bringup.graph import description as graph
 from carm_bringup.scene import averaged, detector_points, isocenter_points
 from carm_core.kinematics import CArm
 from carm_core.paths import share_dir

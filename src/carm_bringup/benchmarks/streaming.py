@@ -138,10 +138,11 @@ def _stream(binning: int, readout: int, args: argparse.Namespace) -> tuple[float
     """Start motion and X-ray node in a domain of their own, listen, end them: when they started, and the images."""
     from tqdm import tqdm
 
-    from carm_bringup import graph, instance, launcher
+    from carm_bringup.graph import description as graph
+    from carm_bringup.graph import domain_lock, launcher
     from carm_bringup.nodes.stream_probe import listen
 
-    os.environ.update(instance.own_domain())
+    os.environ.update(domain_lock.own_domain())
     values = graph.resolve([f"patient:={args.patient}", f"rate:={args.rate}"])
     commands = []
     landmarks = args.topic == LANDMARKS

@@ -115,7 +115,8 @@ def run_hardware(options: argparse.Namespace) -> int:
 
 
 def _start(kind: str, words: list[str]) -> int:
-    from carm_bringup import graph, launcher
+    from carm_bringup.graph import description as graph
+    from carm_bringup.graph import launcher
 
     try:
         has_launch = shutil.which("ros2") is not None and importlib.util.find_spec("launch_ros") is not None

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from carm_bringup import graph
+from carm_bringup.graph import description as graph
 from carm_core.arguments import number, output_file, whole, words
 from carm_core.landmarks import LANDMARKS
 
@@ -211,7 +211,7 @@ VERBS: tuple[Verb, ...] = (
         _snapshot,
         True,
     ),
-    Verb("wait", "wait until the graph is ready", "carm wait", "carm_bringup.readiness:run", _wait, True),
+    Verb("wait", "wait until the graph is ready", "carm wait", "carm_bringup.graph.readiness:run", _wait, True),
     Verb(
         "record",
         "record a running graph as a bag (rosbag2, mcap), exposures as DICOM too when asked",

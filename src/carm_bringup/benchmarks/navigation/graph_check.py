@@ -139,10 +139,11 @@ def run(episodes: Sequence[Episode], contender: Contender, localizer: str, seed:
 
 
 def _through_graph(episode: Episode, contender: Contender, localizer: str) -> tuple[list[str], Any]:
-    from carm_bringup import graph, instance, launcher
     from carm_bringup.client import navigate_when_ready
+    from carm_bringup.graph import description as graph
+    from carm_bringup.graph import domain_lock, launcher
 
-    os.environ.update(instance.own_domain())
+    os.environ.update(domain_lock.own_domain())
     words = [f"patient:={episode.patient}", f"localizer:={localizer}", "headless:=true"]
     values = graph.resolve([*words, "policy:=xml"] if contender.policy == "xml" else words)
     said: list[str] = []

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gazebo Harmonic: the world around the C-arm, and the patient on its table.
 
-``python -m carm_bringup.gazebo patient --patient phantom:7`` writes the patient's model and prints its path.
+``python -m carm_bringup.graph.gazebo patient --patient phantom:7`` writes the patient's model and prints its path.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _box(element: ET.Element, size_m: tuple[float, ...]) -> None:
 
 def main() -> int:
     """Write what is asked for; return an exit code."""
-    parser = argparse.ArgumentParser(prog="carm_bringup.gazebo", description="write a patient's model for Gazebo")
+    parser = argparse.ArgumentParser(prog="carm_bringup.graph.gazebo", description="write a patient's model for Gazebo")
     parser.add_argument("what", choices=("patient",))
     parser.add_argument("--patient", required=True, help="chest_ct, phantom:SEED or a path")
     parser.add_argument("--output", type=Path, default=None, help="folder; default: in the cache")
@@ -169,7 +169,7 @@ def main() -> int:
     try:
         print(write_patient(options.patient, options.output))
     except CarmError as error:
-        print(f"carm_bringup.gazebo: {error}", file=sys.stderr)
+        print(f"carm_bringup.graph.gazebo: {error}", file=sys.stderr)
         return 2
     return 0
 

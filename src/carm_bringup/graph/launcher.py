@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import IO
 
-from carm_bringup import graph
-from carm_bringup.instance import InstanceLock, domain_id
-from carm_bringup.readiness import EXIT_RUNNING_ALREADY
+from carm_bringup.graph import description as graph
+from carm_bringup.graph.domain_lock import InstanceLock, domain_id
+from carm_bringup.graph.readiness import EXIT_RUNNING_ALREADY
 from carm_core.errors import CarmError
 from carm_core.paths import config_file, executable, share_dir
 
@@ -106,7 +106,7 @@ def readiness_command(values: Mapping[str, graph.Value], start_s: float) -> Comm
     settings += ["--localizer", str(values["localizer"])]
     if not graph.simulates_xray(values):
         settings.append("--no-exposure")
-    return Command("carm", (sys.executable, "-m", "carm_bringup.readiness", *settings), ends_graph=False)
+    return Command("carm", (sys.executable, "-m", "carm_bringup.graph.readiness", *settings), ends_graph=False)
 
 
 class Supervisor:
@@ -274,7 +274,14 @@ def claim_domain(values: Mapping[str, graph.Value]) -> InstanceLock | None:
     """Make sure that this is the only graph in its domain and namespace; None, and one line, when it is not."""
     lock = InstanceLock(domain_id(), graph.namespace(values))
     if lock.acquire():
-        words = [sys.executable, "-m", "carm_bringup.readiness", "--probe", "--namespace", graph.namespace(values)]
+        words = [
+            sys.executable,
+            "-m",
+            "carm_bringup.graph.readiness",
+            "--probe",
+            "--namespace",
+            graph.namespace(values),
+        ]
         if subprocess.run(words, stdin=subprocess.DEVNULL).returncode != EXIT_RUNNING_ALREADY:
             return lock
         lock.release()

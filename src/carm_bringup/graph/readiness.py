@@ -4,7 +4,7 @@
 Ready means: the motion node reports a state, an X-ray image has arrived, the localizer has answered for it, and the
 agent lacks nothing: its diagnostics say so, and tasks are not refused anymore. Where an exposure would be real, none is
 made: then the X-ray service and a loaded localizer count.
-Run as a process of its own (``python -m carm_bringup.readiness``) by the launcher and by the launch file.
+Run as a process of its own (``python -m carm_bringup.graph.readiness``) by the launcher and by the launch file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from carm_bringup.instance import domain_id
+from carm_bringup.graph.domain_lock import domain_id
 from carm_core.middleware import prepare_middleware
 from carm_core.paths import executable, workspace_prefix
 
@@ -218,7 +218,7 @@ def run(options: argparse.Namespace) -> int:
 
 def main() -> int:
     """Run the probe or the watch; return an exit code."""
-    parser = argparse.ArgumentParser(prog="carm_bringup.readiness")
+    parser = argparse.ArgumentParser(prog="carm_bringup.graph.readiness")
     parser.add_argument("--probe", action="store_true", help="only look for a graph that runs already")
     parser.add_argument("--namespace", default="/carm")
     parser.add_argument("--since", type=float, default=time.monotonic(), help="monotonic time of the start, s")

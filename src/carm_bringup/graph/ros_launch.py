@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The graphs of :mod:`carm_bringup.graph` for ``ros2 launch``; the launch files are one call of :func:`describe`."""
+"""The graphs of :mod:`carm_bringup.graph.description` for ``ros2 launch``; each launch file calls :func:`describe`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import ExecutableInPackage
 
-from carm_bringup import gazebo, graph, launcher
+from carm_bringup.graph import description as graph
+from carm_bringup.graph import gazebo, launcher
 from carm_core.kinematics import CArm
 from carm_core.paths import cache_dir, config_file, share_dir
 from carm_core.robot_description import Variant, urdf
@@ -43,7 +44,7 @@ def describe(kind: str) -> LaunchDescription:
     """Declare the arguments of a graph and start what its values ask for.
 
     Args:
-        kind: Key of :data:`carm_bringup.graph.ARGUMENTS_OF`.
+        kind: Key of :data:`carm_bringup.graph.description.ARGUMENTS_OF`.
     """
     arguments = [
         DeclareLaunchArgument(
