@@ -164,7 +164,7 @@ def test_who_is_not_there_and_who_cannot_be_asked(spawn: Spawn) -> None:
 @pytest.mark.integration
 def test_ctrl_c_that_a_destructor_swallows_is_heeded(ros_domain: int) -> None:
     """Python only prints what is raised in a destructor; the wait must end all the same."""
-    from carm_bringup.client import session
+    from carm_bringup.nodes.client import session
 
     class Swallows:
         def __del__(self) -> None:

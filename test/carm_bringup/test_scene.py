@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carm_bringup.graph import description as graph
-from carm_bringup.scene import averaged, detector_points, isocenter_points
+from carm_bringup.nodes.scene import averaged, detector_points, isocenter_points
 from carm_core.kinematics import CArm
 from carm_core.paths import share_dir
 from carm_core.robot_geometry import link_poses

@@ -305,7 +305,7 @@ def run(options: argparse.Namespace) -> int:
         if not _NAME.fullmatch(name):
             raise ConfigurationError(f"{name!r} is not a ROS name, such as /carm/joint_trajectory_controller")
     figures.check_file(options.json)
-    from carm_bringup.client import session
+    from carm_bringup.nodes.client import session
     from carm_bringup.nodes.controller_probe import ControllerProbe
 
     done: list[Check] = []

@@ -40,7 +40,7 @@ def snapshot(options: argparse.Namespace) -> int:
         ConfigurationError: The sheet cannot be written.
     """
     if not options.gallery:
-        from carm_bringup.client import snapshot as of_the_graph
+        from carm_bringup.nodes.client import snapshot as of_the_graph
 
         return of_the_graph(options)
     path = Path(options.file)

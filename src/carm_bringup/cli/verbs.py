@@ -151,7 +151,7 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
     )
 
 
-CLIENT = "carm_bringup.client"
+CLIENT = "carm_bringup.nodes.client"
 COMMANDS = "carm_perception.commands"
 CALIBRATION = "carm_perception.calibration.commands"
 EVALUATION = "carm_perception.evaluation.commands"

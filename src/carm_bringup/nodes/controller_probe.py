@@ -19,7 +19,7 @@ from rclpy.qos import QoSPresetProfiles
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from carm_bringup.client import SERVER_TIMEOUT_S, ClientError, Session
+from carm_bringup.nodes.client import SERVER_TIMEOUT_S, ClientError, Session
 from carm_core.controller_log import ControllerLog
 from carm_core.errors import ConfigurationError
 

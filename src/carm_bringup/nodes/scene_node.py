@@ -19,7 +19,7 @@ from shape_msgs.msg import Mesh
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
-from carm_bringup.scene import SceneParameters, averaged, detector_points, isocenter_points
+from carm_bringup.nodes.scene import SceneParameters, averaged, detector_points, isocenter_points
 from carm_core.errors import ImageError
 from carm_core.image_messages import display_pixels
 from carm_core.kinematics import CArm

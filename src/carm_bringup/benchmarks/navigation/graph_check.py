@@ -139,9 +139,9 @@ def run(episodes: Sequence[Episode], contender: Contender, localizer: str, seed:
 
 
 def _through_graph(episode: Episode, contender: Contender, localizer: str) -> tuple[list[str], Any]:
-    from carm_bringup.client import navigate_when_ready
     from carm_bringup.graph import description as graph
     from carm_bringup.graph import domain_lock, launcher
+    from carm_bringup.nodes.client import navigate_when_ready
 
     os.environ.update(domain_lock.own_domain())
     words = [f"patient:={episode.patient}", f"localizer:={localizer}", "headless:=true"]
