@@ -21,9 +21,10 @@ from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer as Ros2Writer
 from rosbags.typesys import Stores, get_typestore
 
-from carm_bringup.recording import bag_files, bag_reader, schemas
-from carm_bringup.recording.bag_files import unpacked
-from carm_bringup.recording.bag_reader import read_bag
+from carm_bringup.recording.bag import files as bag_files
+from carm_bringup.recording.bag import message_definitions, reader
+from carm_bringup.recording.bag.files import unpacked
+from carm_bringup.recording.bag.reader import read_bag
 from carm_bringup.recording.errors import BagError
 
 STRING = "std_msgs/msg/String"
@@ -37,7 +38,7 @@ def cdr(text: str) -> bytes:
 
 def ros2_bag(folder: Path, plugin: StoragePlugin, numbers: list[int] = NUMBERS) -> Path:
     with Ros2Writer(folder, version=8, storage_plugin=plugin) as writer:
-        connection = writer.add_connection("/count", STRING, typestore=schemas.standard_types())
+        connection = writer.add_connection("/count", STRING, typestore=message_definitions.standard_types())
         for number in numbers:
             writer.write(connection, 1000 * number, cdr(str(number)))
     return folder
@@ -49,7 +50,7 @@ def mcap_file(
     with path.open("wb") as stream:
         writer = McapWriter(stream, chunk_size=256, compression=chunks, use_chunking=chunks is not None)
         writer.start(profile="ros2", library="test")
-        schema = writer.register_schema(STRING, "ros2msg", schemas.definition(STRING).encode())
+        schema = writer.register_schema(STRING, "ros2msg", message_definitions.definition(STRING).encode())
         channel = writer.register_channel("/count", "cdr", schema)
         for number in numbers:
             writer.add_message(channel, 1000 * number, pack(cdr(str(number))), 1000 * number)
@@ -254,7 +255,7 @@ def test_chunk_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: 
 
 
 def test_a_bag_larger_than_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bag_reader, "_MEMORY_SHARE", 1e-12)
+    monkeypatch.setattr(reader, "_MEMORY_SHARE", 1e-12)
     assert "does not fit into memory" in refusal(mcap_file(tmp_path / "a.mcap"))
 
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from rosbags.highlevel import AnyReader
 
 from carm_bringup.cli.app import run
-from carm_bringup.recording import schemas, topics
-from carm_bringup.recording.bag_reader import read_bag, remapped
-from carm_bringup.recording.bag_writer import BagWriter
+from carm_bringup.recording.bag import message_definitions, topics
+from carm_bringup.recording.bag.provenance import parameters_of, parameters_record
+from carm_bringup.recording.bag.reader import read_bag, remapped
+from carm_bringup.recording.bag.writer import BagWriter
 from carm_bringup.recording.errors import BagError, BagWriteError, SchemaError
-from carm_bringup.recording.session import parameters_of, parameters_record
 
 STRING = "std_msgs/msg/String"
 
@@ -31,7 +31,9 @@ def cdr(text: str) -> bytes:
 
 def write_numbers(folder: Path, count: int, close: bool = True, flush_each: int = 10) -> BagWriter:
     bag = BagWriter(folder)
-    channel = bag.add_topic("/carm/count", STRING, schemas.definition(STRING), [], schemas.type_hash(STRING))
+    channel = bag.add_topic(
+        "/carm/count", STRING, message_definitions.definition(STRING), [], message_definitions.type_hash(STRING)
+    )
     for number in range(count):
         bag.write(channel, cdr(str(number)), 1_000_000 * (number + 1), 1_000_000 * number + 1)
         if number % flush_each == flush_each - 1:
@@ -47,7 +49,7 @@ def numbers(path: Path) -> list[int]:
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     bag = BagWriter(tmp_path / "bag")
-    channel = bag.add_topic("/carm/count", STRING, schemas.definition(STRING))
+    channel = bag.add_topic("/carm/count", STRING, message_definitions.definition(STRING))
     bag.add_record("parameters /carm/agent_node", parameters_record({"rate": 2.5, "names": ["a"], "on": True}))
     bag.describe("model", "fused abc")
     bag.write(channel, cdr("7"), 5_000, 4_000)
@@ -205,10 +207,10 @@ def test_a_bag_is_never_overwritten(tmp_path: Path) -> None:
     ],
 )
 def test_definitions_bring_all_types_and_comments(type_name: str, expected: str) -> None:
-    text = schemas.definition(type_name)
+    text = message_definitions.definition(type_name)
     assert expected in text
-    store = schemas.standard_types()
-    schemas.add_types(store, type_name, text)
+    store = message_definitions.standard_types()
+    message_definitions.add_types(store, type_name, text)
     assert store.get_msgdef(type_name).cls is not None
 
 
@@ -221,13 +223,16 @@ def test_hash_is_the_one_that_the_generator_wrote() -> None:
     files = [Path(p) / "share" / "carm_interfaces" / "msg" / "LandmarkArray.json" for p in prefixes]
     file = next(file for file in files if file.is_file())
     hashes = {entry["type_name"]: entry["hash_string"] for entry in json.loads(file.read_text())["type_hashes"]}
-    assert schemas.type_hash("carm_interfaces/msg/LandmarkArray") == hashes["carm_interfaces/msg/LandmarkArray"]
+    assert (
+        message_definitions.type_hash("carm_interfaces/msg/LandmarkArray")
+        == hashes["carm_interfaces/msg/LandmarkArray"]
+    )
 
 
 def test_unknown_type_is_refused() -> None:
     with pytest.raises(SchemaError, match="nowhere_msgs/msg/Nothing"):
-        schemas.definition("nowhere_msgs/msg/Nothing")
-    assert schemas.type_hash("nowhere_msgs/msg/Nothing") == ""
+        message_definitions.definition("nowhere_msgs/msg/Nothing")
+    assert message_definitions.type_hash("nowhere_msgs/msg/Nothing") == ""
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pydicom
 import pytest
 from rosbags.highlevel import AnyReader
 
-from carm_bringup.recording.bag_reader import read_bag
+from carm_bringup.recording.bag.reader import read_bag
 
 CARM = [sys.executable, "-c", "from carm_bringup.cli.app import main; main()"]
 TALKER = [sys.executable, Path(__file__).parent / "fakes" / "talker.py"]

@@ -18,8 +18,9 @@ from rosbags.typesys.store import Typestore
 
 from carm_agent.navigation.task import Doubt, NavigationGoal
 from carm_bringup.cli.app import run
-from carm_bringup.recording import schemas, tasks
-from carm_bringup.recording.bag_reader import Bag, Recorded, read_bag
+from carm_bringup.recording import tasks
+from carm_bringup.recording.bag import message_definitions
+from carm_bringup.recording.bag.reader import Bag, Recorded, read_bag
 from carm_bringup.recording.comparison import Report
 from carm_bringup.recording.frames import as_mono8, find_frames
 from carm_bringup.recording.replay import Pace, ReplayOptions
@@ -241,7 +242,7 @@ def foreign(tmp_path: Path, reference: Bag) -> Foreign:
     """A lab's own bag, SQLite: raw images and joint states in its own namespace, nothing else."""
 
     def write(joints: bool = True, image_topics: tuple[str, ...] = ("/lab/detector",)) -> Path:
-        store: Typestore = schemas.standard_types()
+        store: Typestore = message_definitions.standard_types()
         with Writer(tmp_path / "lab", version=9, storage_plugin=StoragePlugin.SQLITE3) as writer:
             for topic in image_topics:
                 copy_topic(writer, store, topic, "sensor_msgs/msg/Image", reference.of("/carm/xray/image"))
@@ -294,7 +295,7 @@ def test_topics_that_are_not_wanted_are_not_read() -> None:
 
 
 def test_a_bag_without_images_ends_in_one_line(bag: Bag, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store = schemas.standard_types()
+    store = message_definitions.standard_types()
     with Writer(tmp_path / "bag", version=9) as writer:
         copy_topic(writer, store, "/x", "sensor_msgs/msg/JointState", bag.of("/carm/joint_states")[:3])
     assert run(["replay", str(tmp_path / "bag")]) == 2

@@ -30,8 +30,8 @@ from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
 
 from carm_bringup.dicom.collector import ExposureCollector
-from carm_bringup.recording import schemas, session, topics
-from carm_bringup.recording.bag_writer import BagWriter
+from carm_bringup.recording.bag import message_definitions, provenance, topics
+from carm_bringup.recording.bag.writer import BagWriter
 from carm_bringup.recording.errors import SchemaError
 from carm_core.errors import CarmError
 from carm_core.middleware import prepare_middleware
@@ -126,9 +126,9 @@ class RecorderNode(Node):
             self._collector.close()
 
     def _describe(self) -> None:
-        origin = session.session_record()
-        self.bag.add_record(session.SESSION, origin)
-        self.bag.add_record(session.CARM_CONFIG, session.carm_config_record())
+        origin = provenance.session_record()
+        self.bag.add_record(provenance.SESSION, origin)
+        self.bag.add_record(provenance.CARM_CONFIG, provenance.carm_config_record())
         for name, value in origin.items():
             self.bag.describe(name, value)
 
@@ -148,7 +148,7 @@ class RecorderNode(Node):
     def _record(self, topic: str, type_name: str) -> None:
         kind = message_class(type_name)
         offered = [topics.offered_profile(info.qos_profile) for info in self.get_publishers_info_by_topic(topic)]
-        text, type_hash = schemas.definition(type_name), schemas.type_hash(type_name)
+        text, type_hash = message_definitions.definition(type_name), message_definitions.type_hash(type_name)
         channel = self.bag.add_topic(topic, type_name, text, offered, type_hash)
         if type_name == _JOINT_STATES:
             self._awaited_since_s[topic] = time.monotonic()
@@ -178,7 +178,7 @@ class RecorderNode(Node):
         model = (message.localizer, message.model_version)
         if model != self._model:
             self._model = model
-            self.bag.add_record(session.MODEL, {"localizer": model[0], "version": model[1]})
+            self.bag.add_record(provenance.MODEL, {"localizer": model[0], "version": model[1]})
             self.bag.describe("model", f"{model[0]} {model[1]}".strip())
 
     def _publish_diagnostics(self) -> None:
@@ -229,7 +229,7 @@ class RecorderNode(Node):
                 return
             values = [parameter_value_to_python(value) for value in answer.result().values]
             plain = {name: list(v) if hasattr(v, "tolist") else v for name, v in zip(names, values, strict=True)}
-            self.bag.add_record(session.PARAMETERS + node, session.parameters_record(plain))
+            self.bag.add_record(provenance.PARAMETERS + node, provenance.parameters_record(plain))
 
         timer = self.create_timer(_DISCOVERY_S, ask)
 

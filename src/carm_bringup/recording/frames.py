@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_bringup.recording.bag_reader import Bag
+from carm_bringup.recording.bag.reader import Bag
 from carm_bringup.recording.errors import BagError
 from carm_core.errors import ImageError
 from carm_core.image_messages import display_pixels

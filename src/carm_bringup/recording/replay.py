@@ -12,11 +12,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from carm_bringup.recording.bag_reader import Bag, read_bag
+from carm_bringup.recording.bag.provenance import CARM_CONFIG, SESSION, carm_config_record
+from carm_bringup.recording.bag.reader import Bag, read_bag
 from carm_bringup.recording.comparison import Report
 from carm_bringup.recording.errors import BagError
 from carm_bringup.recording.frames import IMAGE, RAW, Frames, RecordedFrame, find_frames
-from carm_bringup.recording.session import CARM_CONFIG, SESSION, carm_config_record
 from carm_core import figures
 from carm_core.kinematics import CArm
 from carm_core.localization import Localizer

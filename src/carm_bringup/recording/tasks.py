@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from carm_agent.navigation.task import Doubt, NavigationGoal
-from carm_bringup.recording.bag_reader import Bag, Recorded
+from carm_bringup.recording.bag.reader import Bag, Recorded
 from carm_bringup.recording.comparison import Report
 
 TASK, DIALOGUE, FEEDBACK, STATUS = (

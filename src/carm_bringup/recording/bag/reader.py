@@ -20,8 +20,8 @@ from rosbags.highlevel import AnyReader
 from rosbags.typesys import get_types_from_idl
 from rosbags.typesys.store import Typestore
 
-from carm_bringup.recording import schemas
-from carm_bringup.recording.bag_files import Storage, bag_files, mcap_records, plain_file, sqlite_records, unpacked
+from carm_bringup.recording.bag import message_definitions
+from carm_bringup.recording.bag.files import Storage, bag_files, mcap_records, plain_file, sqlite_records, unpacked
 from carm_bringup.recording.errors import BagError, one_line
 
 NANOSECONDS = 1_000_000_000
@@ -167,7 +167,7 @@ class _Decoder:
 
     def __init__(self, bag: Bag, wanted: Callable[[str], bool]) -> None:
         self._bag, self._wanted = bag, wanted
-        self._store: Typestore = schemas.standard_types()
+        self._store: Typestore = message_definitions.standard_types()
         self._schemas: dict[int, Schema] = {}
         self._channels: dict[int, Channel] = {}
         self._known: dict[int, str] = {}
@@ -206,7 +206,7 @@ class _Decoder:
                 found = get_types_from_idl(text)
                 self._store.register({k: v for k, v in found.items() if k not in self._store.fielddefs})
             elif text:
-                schemas.add_types(self._store, schema.name, text)
+                message_definitions.add_types(self._store, schema.name, text)
             self._store.get_msgdef(schema.name)
         except Exception as error:  # the parser raises several unrelated types for bad definitions
             self._bag.notes.append(f"topic {channel.topic} is skipped: definition of {schema.name} ({one_line(error)})")
@@ -242,7 +242,7 @@ def _ros1_messages(
     try:
         with (
             plain_file(file, ".bag") as plain,
-            AnyReader([plain], default_typestore=schemas.standard_types()) as reader,
+            AnyReader([plain], default_typestore=message_definitions.standard_types()) as reader,
         ):
             connections = [connection for connection in reader.connections if wanted(connection.topic)]
             for connection, time_ns, data in reader.messages(connections) if connections else ():
