@@ -18,13 +18,13 @@ from rosbags.typesys.store import Typestore
 
 from carm_agent.navigation.task import Doubt, NavigationGoal
 from carm_bringup.cli.app import run
-from carm_bringup.recording import tasks
 from carm_bringup.recording.bag import message_definitions
 from carm_bringup.recording.bag.reader import Bag, Recorded, read_bag
-from carm_bringup.recording.comparison import Report
-from carm_bringup.recording.frames import as_mono8, find_frames
-from carm_bringup.recording.replay import Pace, ReplayOptions
-from carm_bringup.recording.replay import run as replay_nodes
+from carm_bringup.recording.replay import tasks
+from carm_bringup.recording.replay.comparison import Report
+from carm_bringup.recording.replay.frames import as_mono8, find_frames
+from carm_bringup.recording.replay.replay import Pace, ReplayOptions
+from carm_bringup.recording.replay.replay import run as replay_nodes
 from carm_core.geometry import display_from_raw
 from carm_core.kinematics import CArm
 from carm_core.localization import Localization, Localizer, Query
@@ -80,7 +80,7 @@ def test_the_reference_bag_is_small_and_whole(reference: Bag) -> None:
 
 def test_perception_says_the_same_again(reference: Bag) -> None:
     """The weights that ship, on the recorded frames."""
-    from carm_bringup.recording.perception_replay import open_localizer, recorded_settings
+    from carm_bringup.recording.replay.perception_replay import open_localizer, recorded_settings
 
     localizer = open_localizer(recorded_settings(reference))
     recorded = reference.records["model"]["version"]

@@ -69,7 +69,7 @@ def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_replay(options: argparse.Namespace) -> int:
     """Replay a bag; return 0 when all is identical, 1 when something differs."""
-    from carm_bringup.recording.replay import ReplayOptions, replay
+    from carm_bringup.recording.replay.replay import ReplayOptions, replay
 
     return replay(
         ReplayOptions(

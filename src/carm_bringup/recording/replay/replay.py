@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from carm_bringup.recording.bag.provenance import CARM_CONFIG, SESSION, carm_config_record
 from carm_bringup.recording.bag.reader import Bag, read_bag
-from carm_bringup.recording.comparison import Report
 from carm_bringup.recording.errors import BagError
-from carm_bringup.recording.frames import IMAGE, RAW, Frames, RecordedFrame, find_frames
+from carm_bringup.recording.replay.comparison import Report
+from carm_bringup.recording.replay.frames import IMAGE, RAW, Frames, RecordedFrame, find_frames
 from carm_core import figures
 from carm_core.kinematics import CArm
 from carm_core.localization import Localizer
@@ -125,7 +125,7 @@ def run(options: ReplayOptions, bag: Bag, frames: Frames, localizer: Localizer |
         localizer: Answers; made as recorded when left out.
     """
     if "perception" in options.nodes:
-        from carm_bringup.recording import perception_replay as perception
+        from carm_bringup.recording.replay import perception_replay as perception
 
         settings = perception.recorded_settings(bag, options.localizer)
         made = localizer or perception.open_localizer(settings)
@@ -134,7 +134,7 @@ def run(options: ReplayOptions, bag: Bag, frames: Frames, localizer: Localizer |
         if localizer is None:
             made.close()
     if "agent" in options.nodes:
-        from carm_bringup.recording.agent_replay import replay_agent
+        from carm_bringup.recording.replay.agent_replay import replay_agent
 
         yield replay_agent(bag, options.prefix, frames, Pace(options.rate).wait)
 

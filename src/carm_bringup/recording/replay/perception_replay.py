@@ -16,8 +16,8 @@ import numpy as np
 
 from carm_bringup.recording.bag.provenance import MODEL, parameters_of
 from carm_bringup.recording.bag.reader import Bag, Recorded
-from carm_bringup.recording.comparison import Report, difference, same_number
-from carm_bringup.recording.frames import Frames, RecordedFrame, stamp_ns
+from carm_bringup.recording.replay.comparison import Report, difference, same_number
+from carm_bringup.recording.replay.frames import Frames, RecordedFrame, stamp_ns
 from carm_core.errors import CarmError
 from carm_core.frame import XrayFrame
 from carm_core.image_messages import display_pixels

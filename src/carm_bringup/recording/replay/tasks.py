@@ -10,7 +10,7 @@ from typing import Any
 
 from carm_agent.navigation.task import Doubt, NavigationGoal
 from carm_bringup.recording.bag.reader import Bag, Recorded
-from carm_bringup.recording.comparison import Report
+from carm_bringup.recording.replay.comparison import Report
 
 TASK, DIALOGUE, FEEDBACK, STATUS = (
     "agent/task",

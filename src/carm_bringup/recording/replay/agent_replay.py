@@ -28,9 +28,9 @@ from carm_agent.planning.planner import Planner
 from carm_agent.ports import Acquisition, Arm, Clock, Imager, Interrupt
 from carm_bringup.recording.bag.provenance import parameters_of
 from carm_bringup.recording.bag.reader import Bag, Recorded
-from carm_bringup.recording.comparison import Report, difference
-from carm_bringup.recording.frames import Frames, RecordedFrame, stamp_ns
-from carm_bringup.recording.tasks import RecordedTask, find_tasks
+from carm_bringup.recording.replay.comparison import Report, difference
+from carm_bringup.recording.replay.frames import Frames, RecordedFrame, stamp_ns
+from carm_bringup.recording.replay.tasks import RecordedTask, find_tasks
 from carm_core.errors import CarmError, LocalizerError
 from carm_core.frame import XrayFrame
 from carm_core.kinematics import CArm
