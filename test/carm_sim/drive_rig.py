@@ -12,19 +12,12 @@ import can
 import numpy as np
 from canopen import Network
 
+from carm_control import ControllerParameters, OperatingState, Snapshot, TrajectoryGoal, TrajectoryPoint, follow
 from carm_core.kinematics import CArm
 from carm_sim.drives.axis import Timing
 from carm_sim.drives.config import Homing, load_drives
 from carm_sim.drives.group import DriveGroup, Phase
 from carm_sim.drives.simulated import simulated_drives
-from carm_sim.motion import (
-    ControllerParameters,
-    OperatingState,
-    Snapshot,
-    TrajectoryGoal,
-    TrajectoryPoint,
-    follow,
-)
 
 CARM = CArm.from_config()
 LIFT = CARM.joint_names.index("lift")

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import yaml
 
+from carm_control import OperatingState
 from carm_core.kinematics import CArm
 from carm_core.paths import config_file
-from carm_sim.motion import OperatingState
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("canopen", reason="needs the extra can")

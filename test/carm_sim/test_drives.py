@@ -13,11 +13,11 @@ import pytest
 
 pytest.importorskip("canopen", reason="needs the extra can")
 
+from carm_control import GoalStatus, OperatingState
 from carm_sim.drives import cia402
 from carm_sim.drives.cia402 import DriveError, State
 from carm_sim.drives.config import load_drives
 from carm_sim.drives.group import Phase
-from carm_sim.motion import GoalStatus, OperatingState
 
 from .drive_rig import CARM, LIFT, Rig, homing, moving, only
 

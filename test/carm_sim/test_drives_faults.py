@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 pytest.importorskip("canopen", reason="needs the extra can")
 from canopen import SdoAbortedError
 
+from carm_control import ErrorCode, GoalStatus, OperatingState
 from carm_sim.drives import cia402
 from carm_sim.drives.axis import Axis
 from carm_sim.drives.cia402 import DriveError, Object, State
-from carm_sim.motion import ErrorCode, GoalStatus, OperatingState
 
 from .drive_rig import CARM, CART, LIFT, Rig, homing, moving, only
 

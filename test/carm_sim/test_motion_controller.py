@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carm_core.kinematics import CArm
-from carm_sim.motion import (
+from carm_control import (
     ErrorCode,
     GoalOutcome,
     GoalStatus,
@@ -25,6 +24,7 @@ from carm_sim.motion import (
     TrajectoryPoint,
     build_controller,
 )
+from carm_core.kinematics import CArm
 
 CARM = CArm.from_config()
 NAMES = CARM.joint_names

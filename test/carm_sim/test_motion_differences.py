@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carm_core.errors import JointLimitError
-from carm_sim.motion import (
+from carm_control import (
     ErrorCode,
     GoalStatus,
     JointTolerance,
@@ -21,6 +20,7 @@ from carm_sim.motion import (
     TrajectoryPoint,
     Waypoints,
 )
+from carm_core.errors import JointLimitError
 from carm_sim.motion.tolerances import Violation, amount
 
 from .test_motion_controller import CARM, DT, HOME, NAMES, TARGET, Arm, idle, offset, to

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from carm_control import ErrorCode, OperatingState
 from carm_core.kinematics import CArm
-from carm_sim.motion import ErrorCode, OperatingState
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 import rclpy

@@ -10,8 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from carm_core.kinematics import CArm
-from carm_sim.motion import (
+from carm_control import (
     ErrorCode,
     JointTolerance,
     MotionParameters,
@@ -21,6 +20,7 @@ from carm_sim.motion import (
     TrajectoryPoint,
     build_controller,
 )
+from carm_core.kinematics import CArm
 
 CARM = CArm.from_config()
 HOME = tuple(CARM.home)

@@ -26,13 +26,13 @@ from std_msgs.msg import Float64, String
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 
-from carm_bringup.arm_monitor import ArmMonitor, StateParameters
+from carm_control import JointLimits, OperatingState
+from carm_control.arm_monitor import ArmMonitor, StateParameters
 from carm_core.kinematics import CArm
 from carm_core.parameters import declare_parameters, updated_parameters
 from carm_core.robot_description import Variant, urdf
 from carm_ros.entry import leave
 from carm_ros.node import OrderlyNode, run_node
-from carm_sim.motion import JointLimits, OperatingState
 from carm_sim.motion.link_poses import LinkPoses
 from carm_sim.nodes import motion_messages as messages
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from carm_control import ControllerParameters
 from carm_core.errors import ConfigurationError
 from carm_core.parameters import parameter
 from carm_sim.drives.axis import Timing
-from carm_sim.motion import ControllerParameters
 
 
 @dataclass(frozen=True)

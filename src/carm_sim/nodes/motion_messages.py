@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between ROS messages and the types of :mod:`carm_sim.motion`."""
+"""Between ROS messages and the types of :mod:`carm_control`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from sensor_msgs.msg import JointState
 from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from carm_core.kinematics import CArm
-from carm_sim.motion import (
+from carm_control import (
     Acceptance,
     ErrorCode,
     GoalOutcome,
@@ -29,6 +28,7 @@ from carm_sim.motion import (
     TrajectoryGoal,
     TrajectoryPoint,
 )
+from carm_core.kinematics import CArm
 from carm_sim.motion.link_poses import LinkPose
 
 

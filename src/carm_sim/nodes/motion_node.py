@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.parameter import Parameter
 
+from carm_control import MotionParameters, TrajectoryController, build_controller
+from carm_control.parameters import check_blocked_joint
 from carm_core.errors import CarmError
 from carm_ros.entry import leave
-from carm_sim.motion import MotionParameters, TrajectoryController, build_controller
-from carm_sim.motion.parameters import check_blocked_joint
 from carm_sim.nodes.trajectory_node import TrajectoryNode, run
 
 

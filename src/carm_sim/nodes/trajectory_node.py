@@ -32,12 +32,7 @@ from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import JointTrajectory
 
-from carm_core.errors import ConfigurationError, UnknownNameError
-from carm_core.kinematics import CArm
-from carm_core.parameters import declare_parameters
-from carm_core.robot_description import Variant, urdf
-from carm_ros.node import END_S, OrderlyNode, run_node
-from carm_sim.motion import (
+from carm_control import (
     Acceptance,
     ControllerParameters,
     ErrorCode,
@@ -48,6 +43,11 @@ from carm_sim.motion import (
     Snapshot,
     TrajectoryController,
 )
+from carm_core.errors import ConfigurationError, UnknownNameError
+from carm_core.kinematics import CArm
+from carm_core.parameters import declare_parameters
+from carm_core.robot_description import Variant, urdf
+from carm_ros.node import END_S, OrderlyNode, run_node
 from carm_sim.motion.link_poses import LinkPoses
 from carm_sim.nodes import motion_messages as messages
 from carm_sim.nodes.control_loop import ControlLoop, Schedule, raise_process_priority

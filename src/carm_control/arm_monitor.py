@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_control import OperatingState
 from carm_core.kinematics import CArm
 from carm_core.parameters import FRAME_PREFIX, parameter
-from carm_sim.motion import OperatingState
 
 
 @dataclass(frozen=True)

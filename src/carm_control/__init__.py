@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Motion of the C-arm: a trajectory controller and its drives, free of ROS."""
 
+from carm_control.parameters import ControllerParameters, MotionParameters, build_controller, follow
+from carm_control.simulated_drives import DriveModel
 from carm_sim.motion.controller import ControllerSettings, OperatingState, Snapshot, TrajectoryController
-from carm_sim.motion.drive import DriveModel, Drives, Measurement
+from carm_sim.motion.drive import Drives, Measurement
 from carm_sim.motion.goal import (
     Acceptance,
     ErrorCode,
@@ -14,7 +16,6 @@ from carm_sim.motion.goal import (
     TrajectoryPoint,
 )
 from carm_sim.motion.limits import JointLimits
-from carm_sim.motion.parameters import ControllerParameters, MotionParameters, build_controller, follow
 from carm_sim.motion.spline import Spline, State, Waypoints
 from carm_sim.motion.stop import StopProfile
 from carm_sim.motion.tolerances import Tolerances
