@@ -6,11 +6,6 @@ from typing import NoReturn
 from carm_ros.entry import run
 
 
-def state_node() -> NoReturn:
-    """Be the state node."""
-    run("carm_bringup.nodes.state_node")
-
-
 def scene_node() -> NoReturn:
     """Be the scene node."""
     run("carm_bringup.nodes.scene_node")

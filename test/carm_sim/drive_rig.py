@@ -13,11 +13,11 @@ import numpy as np
 from canopen import Network
 
 from carm_control import ControllerParameters, OperatingState, Snapshot, TrajectoryGoal, TrajectoryPoint, follow
+from carm_control.canopen.config import Homing, load_drives
+from carm_control.canopen.drive import Timing
+from carm_control.canopen.drive_group import DriveGroup, Phase
+from carm_control.canopen.simulated import simulated_drives
 from carm_core.kinematics import CArm
-from carm_sim.drives.axis import Timing
-from carm_sim.drives.config import Homing, load_drives
-from carm_sim.drives.group import DriveGroup, Phase
-from carm_sim.drives.simulated import simulated_drives
 
 CARM = CArm.from_config()
 LIFT = CARM.joint_names.index("lift")

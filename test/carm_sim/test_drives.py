@@ -14,10 +14,10 @@ import pytest
 pytest.importorskip("canopen", reason="needs the extra can")
 
 from carm_control import GoalStatus, OperatingState
-from carm_sim.drives import cia402
-from carm_sim.drives.cia402 import DriveError, State
-from carm_sim.drives.config import load_drives
-from carm_sim.drives.group import Phase
+from carm_control.canopen import cia402
+from carm_control.canopen.cia402 import DriveError, State
+from carm_control.canopen.config import load_drives
+from carm_control.canopen.drive_group import Phase
 
 from .drive_rig import CARM, LIFT, Rig, homing, moving, only
 

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("canopen", reason="needs the extra can")
+from carm_control.canopen.config import load_drives
+from carm_control.canopen.parameters import DriveParameters
 from carm_core.errors import ConfigurationError
 from carm_core.kinematics import CArm
 from carm_core.parameters import parameter_defaults
 from carm_core.paths import config_file
-from carm_sim.drives.config import load_drives
-from carm_sim.drives.parameters import DriveParameters
 
 JOINTS = CArm.from_config().joints
 SHIPPED: dict[str, Any] = yaml.safe_load(config_file("drives.yaml").read_text(encoding="utf-8"))

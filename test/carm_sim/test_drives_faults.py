@@ -15,9 +15,9 @@ pytest.importorskip("canopen", reason="needs the extra can")
 from canopen import SdoAbortedError
 
 from carm_control import ErrorCode, GoalStatus, OperatingState
-from carm_sim.drives import cia402
-from carm_sim.drives.axis import Axis
-from carm_sim.drives.cia402 import DriveError, Object, State
+from carm_control.canopen import cia402
+from carm_control.canopen.cia402 import DriveError, Object, State
+from carm_control.canopen.drive import Axis
 
 from .drive_rig import CARM, CART, LIFT, Rig, homing, moving, only
 

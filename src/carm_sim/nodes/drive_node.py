@@ -19,12 +19,12 @@ from carm_sim.nodes.control_loop import prefer_threads
 from carm_sim.nodes.trajectory_node import TrajectoryNode, run
 
 try:
-    from carm_sim.drives.bus import VIRTUAL, open_network
-    from carm_sim.drives.cia402 import DriveError
-    from carm_sim.drives.config import load_drives
-    from carm_sim.drives.group import DriveGroup, Phase
-    from carm_sim.drives.parameters import DriveParameters
-    from carm_sim.drives.simulated import Simulation
+    from carm_control.canopen.can_bus import VIRTUAL, open_network
+    from carm_control.canopen.cia402 import DriveError
+    from carm_control.canopen.config import load_drives
+    from carm_control.canopen.drive_group import DriveGroup, Phase
+    from carm_control.canopen.parameters import DriveParameters
+    from carm_control.canopen.simulated import Simulation
 except ModuleNotFoundError as missing:
     sys.exit(f"drive_node: {missing.name} is not installed: pip install canopen python-can")
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from carm_control import ControllerParameters
+from carm_control.canopen.drive import Timing
 from carm_core.errors import ConfigurationError
 from carm_core.parameters import parameter
-from carm_sim.drives.axis import Timing
 
 
 @dataclass(frozen=True)

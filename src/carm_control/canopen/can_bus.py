@@ -8,8 +8,8 @@ from collections.abc import Callable
 import can
 from canopen import Network
 
+from carm_control.canopen.cia402 import DriveError
 from carm_core.errors import ConfigurationError
-from carm_sim.drives.cia402 import DriveError
 
 VIRTUAL = "virtual"
 """Name of the bus inside this process, with simulated drives on it."""

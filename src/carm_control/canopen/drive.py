@@ -13,9 +13,9 @@ import can
 from canopen import Network, RemoteNode
 from canopen.sdo import SdoAbortedError, SdoCommunicationError
 
-from carm_sim.drives import cia402
-from carm_sim.drives.cia402 import Control, DriveError, Input, Mode, Object, State, state_of
-from carm_sim.drives.config import DriveConfig
+from carm_control.canopen import cia402
+from carm_control.canopen.cia402 import Control, DriveError, Input, Mode, Object, State, state_of
+from carm_control.canopen.config import DriveConfig
 
 OPERATIONAL = 5
 """NMT state in a heartbeat."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from carm_sim.drives.axis import Axis
-from carm_sim.drives.cia402 import Control, DriveError, Mode, Status
+from carm_control.canopen.cia402 import Control, DriveError, Mode, Status
+from carm_control.canopen.drive import Axis
 
 _SETTLE_CYCLES = 4
 """Cycles after which a bit of the statusword answers to the present controlword."""

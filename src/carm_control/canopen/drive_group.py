@@ -17,10 +17,10 @@ import numpy as np
 from canopen import Network
 from numpy.typing import NDArray
 
-from carm_sim.drives.axis import OPERATIONAL, Axis, Timing
-from carm_sim.drives.cia402 import DriveError, Mode, State, error_text
-from carm_sim.drives.config import DriveConfig
-from carm_sim.drives.reference import reference_run
+from carm_control.canopen.cia402 import DriveError, Mode, State, error_text
+from carm_control.canopen.config import DriveConfig
+from carm_control.canopen.drive import OPERATIONAL, Axis, Timing
+from carm_control.canopen.homing import reference_run
 from carm_sim.motion.drive import Measurement
 from carm_sim.motion.spline import Array
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from carm_sim.drives.cia402 import Input
+from carm_control.canopen.cia402 import Input
 
 _MAX_STEP_S = 0.002
 _GAIN = 60.0

@@ -11,13 +11,13 @@ from typing import Any
 import can
 from canopen import LocalNode, Network
 
+from carm_control.canopen import cia402
+from carm_control.canopen.can_bus import open_network
+from carm_control.canopen.cia402 import Control, Input, Mode, Object, State, Status
+from carm_control.canopen.config import DriveConfig
+from carm_control.canopen.drive import OPERATIONAL
+from carm_control.canopen.motor_model import Plant
 from carm_core.kinematics import CArm
-from carm_sim.drives import cia402
-from carm_sim.drives.axis import OPERATIONAL
-from carm_sim.drives.bus import open_network
-from carm_sim.drives.cia402 import Control, Input, Mode, Object, State, Status
-from carm_sim.drives.config import DriveConfig
-from carm_sim.drives.plant import Plant
 
 _STATUS = {
     State.NOT_READY: 0x00,
@@ -366,7 +366,7 @@ class Simulation:
         """Open the bus a second time and start.
 
         Args:
-            bus: Name of the bus, see :func:`carm_sim.drives.bus.bus_arguments`.
+            bus: Name of the bus, see :func:`carm_control.canopen.can_bus.bus_arguments`.
             bitrate: bit/s.
             configs: One per joint.
             carm: The C-arm.

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entry points of the nodes that move the arm and that report where it is."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from carm_ros.entry import run
+
+
+def motion_node() -> NoReturn:
+    """Be the motion node."""
+    run("carm_sim.nodes.motion_node")
+
+
+def drive_node() -> NoReturn:
+    """Be the drive node."""
+    run("carm_sim.nodes.drive_node")
+
+
+def state_node() -> NoReturn:
+    """Be the state node."""
+    run("carm_bringup.nodes.state_node")
