@@ -10,14 +10,14 @@ from carm_ros.entry import run
 
 def motion_node() -> NoReturn:
     """Be the motion node."""
-    run("carm_sim.nodes.motion_node")
+    run("carm_control.nodes.motion_node")
 
 
 def drive_node() -> NoReturn:
     """Be the drive node."""
-    run("carm_sim.nodes.drive_node")
+    run("carm_control.nodes.drive_node")
 
 
 def state_node() -> NoReturn:
     """Be the state node."""
-    run("carm_bringup.nodes.state_node")
+    run("carm_control.nodes.state_node")

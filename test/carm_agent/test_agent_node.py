@@ -33,7 +33,7 @@ from carm_agent.planning.move import MoveCode
 pytestmark = pytest.mark.integration
 
 ROOM = Path(__file__).with_name("room.py")
-MOTION = [sys.executable, "-m", "carm_sim.nodes.motion_node", "--ros-args", "-r", "__ns:=/carm"]
+MOTION = [sys.executable, "-m", "carm_control.nodes.motion_node", "--ros-args", "-r", "__ns:=/carm"]
 AGENT = [sys.executable, "-m", "carm_agent.node", "--ros-args", "-r", "__ns:=/carm"]
 NEAR = (60.0, -40.0, 120.0)
 FAR = (480.0, 100.0, 120.0)

@@ -111,7 +111,7 @@ def test_our_controllers_pass(node: str, spawn: Spawn, tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_an_interrupt_cancels_what_moves(spawn: Spawn) -> None:
-    spawn((sys.executable, "-m", "carm_sim.nodes.motion_node"))
+    spawn((sys.executable, "-m", "carm_control.nodes.motion_node"))
     doctor = spawn((*DOCTOR, "--controller", "/carm/joint_trajectory_controller"))
     assert doctor.stdout is not None
     assert doctor.stdout.readline().startswith("PASS  joint states")

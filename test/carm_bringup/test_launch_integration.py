@@ -19,7 +19,7 @@ from carm_core.kinematics import JOINT_NAMES
 pytestmark = pytest.mark.integration
 
 CARM = [sys.executable, "-c", "from carm_bringup.cli.app import main; main()"]
-MOTORS = [sys.executable, "-m", "carm_sim.nodes.motion_node", "--ros-args", "-r", "__ns:=/my_robot"]
+MOTORS = [sys.executable, "-m", "carm_control.nodes.motion_node", "--ros-args", "-r", "__ns:=/my_robot"]
 WORDS = [
     "controller:=/my_robot/joint_trajectory_controller",
     "joint_states:=/my_robot/joint_states",

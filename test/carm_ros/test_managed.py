@@ -38,7 +38,7 @@ MANAGED = ("--ros-args", "-p", "autostart:=false")
 XRAY = (sys.executable, "-m", "carm_sim.nodes.xray_node", *MANAGED, "-p", "binning:=6", "-p", "patient:=phantom:7")
 LOCALIZER = (sys.executable, "-m", "carm_perception.node", *MANAGED, "-p", "localizer:=regression")
 AGENT = (sys.executable, "-m", "carm_agent.node", *MANAGED, "-p", "server_timeout_s:=1.0")
-MOTION = (sys.executable, "-m", "carm_sim.nodes.motion_node")
+MOTION = (sys.executable, "-m", "carm_control.nodes.motion_node")
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
 

@@ -22,13 +22,13 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("canopen", reason="needs the extra can")
 from action_msgs.msg import GoalStatus
 
-from carm_sim.nodes.motion_messages import seconds
+from carm_control.nodes.messages import seconds
 
 from .test_motion_node import EXIT_S, PATIENCE_S, Client, Result, move
 
 pytestmark = pytest.mark.integration
 CARM = CArm.from_config()
-NODE = (sys.executable, "-m", "carm_sim.nodes.drive_node", "--ros-args")
+NODE = (sys.executable, "-m", "carm_control.nodes.drive_node", "--ros-args")
 VCAN = next((path.name for path in sorted(Path("/sys/class/net").glob("vcan*"))), "")
 Spawn = Callable[..., "subprocess.Popen[str]"]
 

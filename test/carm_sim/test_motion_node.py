@@ -37,12 +37,12 @@ from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from carm_control.nodes.messages import duration, seconds
 from carm_core.controller_log import ControllerLog
-from carm_sim.nodes.motion_messages import duration, seconds
 
 pytestmark = pytest.mark.integration
 CARM = CArm.from_config()
-NODE = (sys.executable, "-m", "carm_sim.nodes.motion_node")
+NODE = (sys.executable, "-m", "carm_control.nodes.motion_node")
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 PATIENCE_S = 30.0
 EXIT_S = 3.0

@@ -43,14 +43,14 @@ from carm_control import (
     Snapshot,
     TrajectoryController,
 )
+from carm_control.nodes import messages
+from carm_control.nodes.control_loop import ControlLoop, Schedule, raise_process_priority
 from carm_core.errors import ConfigurationError, UnknownNameError
 from carm_core.kinematics import CArm
 from carm_core.parameters import declare_parameters
 from carm_core.robot_description import Variant, urdf
 from carm_ros.node import END_S, OrderlyNode, run_node
 from carm_sim.motion.link_poses import LinkPoses
-from carm_sim.nodes import motion_messages as messages
-from carm_sim.nodes.control_loop import ControlLoop, Schedule, raise_process_priority
 
 CONTROLLER = "joint_trajectory_controller"
 NAMESPACE = "carm"

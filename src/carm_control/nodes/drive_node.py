@@ -12,11 +12,11 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from std_srvs.srv import Trigger
 
 from carm_control import OperatingState, Snapshot, TrajectoryController, follow
+from carm_control.nodes import messages
+from carm_control.nodes.control_loop import prefer_threads
+from carm_control.nodes.trajectory_node import TrajectoryNode, run
 from carm_core.errors import ConfigurationError
 from carm_ros.entry import leave
-from carm_sim.nodes import motion_messages as messages
-from carm_sim.nodes.control_loop import prefer_threads
-from carm_sim.nodes.trajectory_node import TrajectoryNode, run
 
 try:
     from carm_control.canopen.can_bus import VIRTUAL, open_network

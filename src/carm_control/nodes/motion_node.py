@@ -9,10 +9,10 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.parameter import Parameter
 
 from carm_control import MotionParameters, TrajectoryController, build_controller
+from carm_control.nodes.trajectory_node import TrajectoryNode, run
 from carm_control.parameters import check_blocked_joint
 from carm_core.errors import CarmError
 from carm_ros.entry import leave
-from carm_sim.nodes.trajectory_node import TrajectoryNode, run
 
 
 class MotionNode(TrajectoryNode):
