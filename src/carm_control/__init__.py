@@ -3,9 +3,8 @@
 
 from carm_control.parameters import ControllerParameters, MotionParameters, build_controller, follow
 from carm_control.simulated_drives import DriveModel
-from carm_sim.motion.controller import ControllerSettings, OperatingState, Snapshot, TrajectoryController
-from carm_sim.motion.drive import Drives, Measurement
-from carm_sim.motion.goal import (
+from carm_control.trajectory.controller import ControllerSettings, OperatingState, Snapshot, TrajectoryController
+from carm_control.trajectory.goal import (
     Acceptance,
     ErrorCode,
     GoalOutcome,
@@ -15,10 +14,11 @@ from carm_sim.motion.goal import (
     TrajectoryGoal,
     TrajectoryPoint,
 )
-from carm_sim.motion.limits import JointLimits
-from carm_sim.motion.spline import Spline, State, Waypoints
-from carm_sim.motion.stop import StopProfile
-from carm_sim.motion.tolerances import Tolerances
+from carm_control.trajectory.hardware import Drives, Measurement
+from carm_control.trajectory.limits import JointLimits
+from carm_control.trajectory.spline import Spline, State, Waypoints
+from carm_control.trajectory.stop_profile import StopProfile
+from carm_control.trajectory.tolerances import Tolerances
 
 __all__ = [
     "Acceptance",

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from carm_control.simulated_drives import DriveModel
+from carm_control.trajectory.controller import ControllerSettings, TrajectoryController
+from carm_control.trajectory.hardware import Drives
+from carm_control.trajectory.limits import JointLimits
+from carm_control.trajectory.tolerances import Tolerances
 from carm_core.errors import UnknownNameError
 from carm_core.kinematics import CArm
 from carm_core.parameters import FRAME_PREFIX, parameter
 from carm_core.transforms import Array
-from carm_sim.motion.controller import ControllerSettings, TrajectoryController
-from carm_sim.motion.drive import Drives
-from carm_sim.motion.limits import JointLimits
-from carm_sim.motion.tolerances import Tolerances
 
 
 @dataclass(frozen=True)

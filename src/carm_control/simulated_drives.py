@@ -9,9 +9,9 @@ import numpy as np
 import ruckig
 from numpy.typing import NDArray
 
-from carm_sim.motion.drive import Measurement
-from carm_sim.motion.limits import JointLimits
-from carm_sim.motion.spline import Array
+from carm_control.trajectory.hardware import Measurement
+from carm_control.trajectory.limits import JointLimits
+from carm_control.trajectory.spline import Array
 
 _FOLLOWS = 1e-6
 """A blocked joint that is no further from its set-point than this is not astray, m or rad."""

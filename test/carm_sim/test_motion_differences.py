@@ -20,8 +20,8 @@ from carm_control import (
     TrajectoryPoint,
     Waypoints,
 )
+from carm_control.trajectory.tolerances import Violation, amount
 from carm_core.errors import JointLimitError
-from carm_sim.motion.tolerances import Violation, amount
 
 from .test_motion_controller import CARM, DT, HOME, NAMES, TARGET, Arm, idle, offset, to
 

@@ -21,8 +21,8 @@ from carm_control.canopen.cia402 import DriveError, Mode, State, error_text
 from carm_control.canopen.config import DriveConfig
 from carm_control.canopen.drive import OPERATIONAL, Axis, Timing
 from carm_control.canopen.homing import reference_run
-from carm_sim.motion.drive import Measurement
-from carm_sim.motion.spline import Array
+from carm_control.trajectory.hardware import Measurement
+from carm_control.trajectory.spline import Array
 
 MASTER_ID = 127
 """CANopen node of this driver."""
@@ -46,7 +46,7 @@ class Phase(Enum):
 
 
 class DriveGroup:
-    """CiA 402 drives, one per joint; satisfies :class:`carm_sim.motion.drive.Drives`."""
+    """CiA 402 drives, one per joint; satisfies :class:`carm_control.trajectory.hardware.Drives`."""
 
     def __init__(
         self, network: Network, configs: Sequence[DriveConfig], timing: Timing, clock: Callable[[], float]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from carm_sim.motion.spline import Array
+from carm_control.trajectory.spline import Array
 
 
 @dataclass(frozen=True, eq=False)

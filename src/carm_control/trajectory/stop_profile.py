@@ -6,9 +6,9 @@ from __future__ import annotations
 import numpy as np
 import ruckig
 
-from carm_sim.motion.limits import JointLimits
-from carm_sim.motion.spline import COEFFICIENTS, Array, Spline, State
-from carm_sim.motion.validation import POSITION_SLACK
+from carm_control.trajectory.limits import JointLimits
+from carm_control.trajectory.spline import COEFFICIENTS, Array, Spline, State
+from carm_control.trajectory.validation import POSITION_SLACK
 
 _HARDER = 2.0
 _MOST_HARDER = 2.0**20

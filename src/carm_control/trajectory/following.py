@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from carm_sim.motion.limits import JointLimits
-from carm_sim.motion.spline import Array, Spline, State
-from carm_sim.motion.stop import StopProfile
+from carm_control.trajectory.limits import JointLimits
+from carm_control.trajectory.spline import Array, Spline, State
+from carm_control.trajectory.stop_profile import StopProfile
 
 _AT_REST = 1e-9  # m/s or rad/s
 _FASTEST = 4.0

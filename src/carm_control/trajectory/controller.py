@@ -21,11 +21,9 @@ from enum import IntEnum
 
 import numpy as np
 
-from carm_core.kinematics import Joint
-from carm_sim.motion.drive import Drives, Measurement
-from carm_sim.motion.entry import enter
-from carm_sim.motion.following import Following, in_trajectory_time, starting_rate
-from carm_sim.motion.goal import (
+from carm_control.trajectory.blending import enter
+from carm_control.trajectory.following import Following, in_trajectory_time, starting_rate
+from carm_control.trajectory.goal import (
     Acceptance,
     ErrorCode,
     GoalOutcome,
@@ -33,11 +31,13 @@ from carm_sim.motion.goal import (
     GoalStatus,
     TrajectoryGoal,
 )
-from carm_sim.motion.limits import JointLimits
-from carm_sim.motion.spline import Array, State
-from carm_sim.motion.stop import StopProfile
-from carm_sim.motion.tolerances import Tolerances, Violation, violated
-from carm_sim.motion.validation import CheckedGoal, check_goal
+from carm_control.trajectory.hardware import Drives, Measurement
+from carm_control.trajectory.limits import JointLimits
+from carm_control.trajectory.spline import Array, State
+from carm_control.trajectory.stop_profile import StopProfile
+from carm_control.trajectory.tolerances import Tolerances, Violation, violated
+from carm_control.trajectory.validation import CheckedGoal, check_goal
+from carm_core.kinematics import Joint
 
 
 class OperatingState(IntEnum):

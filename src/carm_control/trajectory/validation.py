@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from carm_control.trajectory.goal import ErrorCode, GoalRefusedError, TrajectoryGoal, TrajectoryPoint
+from carm_control.trajectory.limits import JointLimits
+from carm_control.trajectory.spline import Array, Excess, Spline, Waypoints
 from carm_core.errors import outside
-from carm_sim.motion.goal import ErrorCode, GoalRefusedError, TrajectoryGoal, TrajectoryPoint
-from carm_sim.motion.limits import JointLimits
-from carm_sim.motion.spline import Array, Excess, Spline, Waypoints
 
 MAX_END_SPEED = float(np.finfo(np.float32).eps)
 """Speed that counts as rest at the last point, m/s or rad/s; joint_trajectory_controller's value."""

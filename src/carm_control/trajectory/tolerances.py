@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_sim.motion.goal import ErrorCode, GoalRefusedError, JointTolerance, TrajectoryGoal
-from carm_sim.motion.limits import JointLimits
-from carm_sim.motion.spline import Array
+from carm_control.trajectory.goal import ErrorCode, GoalRefusedError, JointTolerance, TrajectoryGoal
+from carm_control.trajectory.limits import JointLimits
+from carm_control.trajectory.spline import Array
 
 Mask = NDArray[np.bool_]
 

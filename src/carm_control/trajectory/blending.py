@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from carm_sim.motion.goal import ErrorCode, GoalRefusedError
-from carm_sim.motion.spline import COEFFICIENTS, Array, Spline, State, Waypoints
-from carm_sim.motion.validation import CheckedGoal, find_excess, refuse_excess
+from carm_control.trajectory.goal import ErrorCode, GoalRefusedError
+from carm_control.trajectory.spline import COEFFICIENTS, Array, Spline, State, Waypoints
+from carm_control.trajectory.validation import CheckedGoal, find_excess, refuse_excess
 
 _SAME = 1e-9  # position or velocity, m or rad
 _MOST_CANDIDATES = 16
