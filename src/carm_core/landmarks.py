@@ -7,6 +7,9 @@ import difflib
 import re
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from carm_core.errors import UnknownNameError
 
 
@@ -214,3 +217,6 @@ def find_landmark(text: str, extra: bool = False) -> Landmark:
         raise UnknownNameError("landmark", text, " or ".join(m.name for m in sides), describe_landmarks(key))
     close = difflib.get_close_matches(key[:_LONGEST_NAME], by_name, n=1, cutoff=0.55)
     raise UnknownNameError("landmark", text, by_name[close[0]].name if close else None, describe_landmarks(key))
+
+
+IDS: NDArray[np.int64] = np.array([mark.id for mark in LANDMARKS])

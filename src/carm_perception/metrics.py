@@ -6,9 +6,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_core.landmarks import LANDMARKS
+from carm_core.landmarks import IDS, LANDMARKS
 
-IDS: NDArray[np.int64] = np.array([mark.id for mark in LANDMARKS])
 _MIRROR = {mark.id: mark.mirror_id for mark in LANDMARKS}
 
 

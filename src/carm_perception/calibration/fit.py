@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_core.landmarks import IDS
 from carm_perception.answers import nearest_first
 from carm_perception.calibration.abstention import RISKS, doubt, risk_threshold, wrong
 from carm_perception.calibration.conformal import CASES, LEVELS, RadiusTable, case_index, fit_radii, interval_score
@@ -19,7 +20,7 @@ from carm_perception.calibration.fusion import DISAGREEMENTS, REFEREE, SPEAKER, 
 from carm_perception.calibration.samples import Samples
 from carm_perception.calibration.store import Calibration, CaseCalibration, LocalizerCalibration
 from carm_perception.image import FIELD_MM
-from carm_perception.metrics import IDS, closest, hit, precision
+from carm_perception.metrics import closest, hit, precision
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
 from carm_core.frame import XrayFrame
-from carm_core.landmarks import LANDMARKS
+from carm_core.landmarks import IDS, LANDMARKS
 from carm_core.localization import Protocol, Query
 from carm_perception.calibration.views import PatientViews, load_views
 from carm_perception.image import FIELD_MM, MODEL_PX
-from carm_perception.metrics import IDS
 
 Array = NDArray[np.float64]
 

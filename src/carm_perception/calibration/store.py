@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from carm_core.errors import ConfigurationError, LocalizerError
+from carm_core.landmarks import IDS
 from carm_core.localization import LandmarkEstimate
 from carm_perception.calibration.abstention import RISKS
 from carm_perception.calibration.conformal import CASES, RadiusTable, case_index
 from carm_perception.calibration.familiarity import Familiarity
-from carm_perception.metrics import IDS
 
 FILE = "calibration.json"
 FORMAT = 2

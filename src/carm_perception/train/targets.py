@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_core.landmarks import LANDMARKS, landmark
+from carm_core.landmarks import IDS, LANDMARKS, landmark
 from carm_perception.image import FIELD_MM
-from carm_perception.metrics import IDS, closest
+from carm_perception.metrics import closest
 from carm_perception.protocols import LIMIT_MM, LOCALIZED, RETRIEVED, extent
 
 Displacements = NDArray[np.floating]
