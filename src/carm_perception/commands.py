@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from carm_core.arguments import count, number, output_folder, seed
+from carm_core.cli.arguments import count, number, output_folder, seed
 from carm_core.errors import ConfigurationError
 from carm_core.paths import cache_dir
 from carm_perception.train.qlora import command as qlora

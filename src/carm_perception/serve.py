@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-from carm_core.arguments import count
+from carm_core.cli.arguments import count
 from carm_core.errors import ConfigurationError
 
 KEY_VARIABLE = "CARM_API_KEY"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from carm_core import arguments
+from carm_core.cli import arguments
 from carm_core.errors import JointLimitError, UnknownNameError, quoted
 
 

@@ -12,8 +12,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from carm_agent.dialogue.conversation import Conversation, Hands, Kind
-from carm_core import figures
-from carm_core.arguments import output_file, seed, whole
+from carm_core.cli import results_file
+from carm_core.cli.arguments import output_file, seed, whole
 from carm_core.command import Command, Confirm, Stop, Unknown, command_from_text, same_way
 from carm_core.errors import AnswerError
 from carm_core.landmarks import find_landmark
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     from carm_perception.registry import make_localizer
 
-    figures.check_file(args.json)
+    results_file.check_file(args.json)
     results = {}
     for name in dict.fromkeys(args.localizer or ("compact", RULES)):
         localizer = make_localizer(name) if name != RULES else None
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         asked = " ".join(f"--localizer {name}" for name in results)
         command = f"carm bench dialogue {asked} --sentences {args.sentences} --seed {args.seed}"
-        figures.write(args.json, figures.document(command, args.seed, results))
+        results_file.write(args.json, results_file.document(command, args.seed, results))
     return 0
 
 

@@ -8,8 +8,8 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from carm_core import figures
-from carm_core.arguments import output_file, seed, whole
+from carm_core.cli import results_file
+from carm_core.cli.arguments import output_file, seed, whole
 from carm_core.errors import GoalError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
     from tqdm import tqdm
 
-    figures.check_file(args.json)
+    results_file.check_file(args.json)
     planner = make_planner(args.patient)
     generator = np.random.default_rng(args.seed)
     times: dict[str, list[float]] = {name: [] for name in _OUTCOMES}
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"smallest clearance on any planned path: {1000 * lowest:.1f} mm")
     if args.json is not None:
         command = f"carm bench plan --plans {args.plans} --patient {args.patient} --seed {args.seed}"
-        figures.write(args.json, figures.document(command, args.seed, results))
+        results_file.write(args.json, results_file.document(command, args.seed, results))
     return 0
 
 

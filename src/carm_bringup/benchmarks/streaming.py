@@ -11,8 +11,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from carm_core import figures
-from carm_core.arguments import number, output_file, seed, whole
+from carm_core.cli import results_file
+from carm_core.cli.arguments import number, output_file, seed, whole
 from carm_core.errors import CarmError
 from carm_core.kinematics import CArm
 
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CarmError: Bad input, or no images came.
     """
-    figures.check_file(args.json)
+    results_file.check_file(args.json)
     results = {}
     detector_px = CArm.from_config().detector.rows
     cases = [(binning, args.readout) for binning in dict.fromkeys(args.binning or (2, 1))]
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
             flush=True,
         )
     if args.json is not None:
-        figures.write(args.json, figures.document(command_line(args), args.seed, results))
+        results_file.write(args.json, results_file.document(command_line(args), args.seed, results))
     return 0
 
 

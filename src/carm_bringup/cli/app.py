@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from carm_bringup import __version__
 from carm_bringup.cli.verbs import VERBS, Verb
-from carm_core.arguments import namespace
+from carm_core.cli.arguments import namespace
 from carm_core.errors import quoted
 
 EXIT_FAILED = 1

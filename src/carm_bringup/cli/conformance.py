@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_core import figures
+from carm_core.cli import results_file as figures
 from carm_core.errors import CarmError, ConfigurationError, UnknownNameError
 from carm_core.kinematics import CArm
 

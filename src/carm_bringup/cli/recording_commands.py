@@ -9,7 +9,7 @@ import re
 import time
 from pathlib import Path
 
-from carm_core.arguments import number, output_file, output_folder
+from carm_core.cli.arguments import number, output_file, output_folder
 from carm_core.errors import ConfigurationError
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from carm_bringup.graph import description as graph
-from carm_core.arguments import number, output_file, whole, words
+from carm_core.cli.arguments import number, output_file, whole, words
 from carm_core.landmarks import LANDMARKS
 
 AddOptions = Callable[[argparse.ArgumentParser], None]

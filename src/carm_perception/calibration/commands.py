@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from carm_core.arguments import count
+from carm_core.cli.arguments import count
 from carm_core.errors import ConfigurationError
 
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from carm_core import figures as figure_file
-from carm_core.arguments import count, output_file, output_folder, seed
+from carm_core.cli import results_file as figure_file
+from carm_core.cli.arguments import count, output_file, output_folder, seed
 from carm_perception import registry
 from carm_perception.evaluation.suites import DEFAULT_SUITES, GROUPS, NOMINAL, SUITE_NAMES, resolve, suite
 

@@ -11,8 +11,8 @@ import sys
 import threading
 from typing import IO, Any
 
-from carm_core import figures
-from carm_core.arguments import output_file, seed, whole
+from carm_core.cli import results_file
+from carm_core.cli.arguments import output_file, seed, whole
 from carm_core.errors import CarmError
 
 NAMES = ("ours", "ours_image", "itk_rtk", "nanodrr_cpu", "diffdrr")
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CarmError: Bad input, or a renderer failed.
     """
-    figures.check_file(args.json)
+    results_file.check_file(args.json)
     names = list(dict.fromkeys(args.renderer or NAMES))
     results: dict[str, dict[str, Any]] = {}
     for name in names:
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     add_ratios(results)
     print(table(results))
     if args.json is not None:
-        figures.write(args.json, figures.document(command_line(args), args.seed, results))
+        results_file.write(args.json, results_file.document(command_line(args), args.seed, results))
     return 0
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from carm_bringup.benchmarks.navigation import graph_check
 from carm_bringup.benchmarks.navigation.suites import ALIASES, POLICIES, SUITES, NavigationSuite, make_localizer, suite
-from carm_core import figures
-from carm_core.arguments import output_file, output_folder, seed, whole
+from carm_core.cli import results_file
+from carm_core.cli.arguments import output_file, output_folder, seed, whole
 from carm_core.errors import ConfigurationError
 from carm_perception import registry
 from carm_perception.data.engine import ENGINES, LOCAL
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     from carm_bringup.benchmarks.navigation import report as nav_report
 
     for file in (args.json, args.plot):
-        figures.check_file(file)
+        results_file.check_file(file)
     if (args.plot or args.report) and importlib.util.find_spec("matplotlib") is None:
         raise ConfigurationError("--plot and --report need matplotlib: pip install matplotlib")
     if args.localizer is not None:
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         document = _document(outcomes, args)
         document["graph"] = {key: [one.as_dict() for one in own] for key, own in compared.items()}
-        figures.write(args.json, document)
+        results_file.write(args.json, document)
     if args.plot is not None:
         try:
             nav_report.plot(outcomes, args.plot)
@@ -276,6 +276,6 @@ def _document(outcomes: dict[str, list[Outcome]], args: argparse.Namespace) -> d
         if getattr(args, name) is not None:
             words.append(f"--{name} {getattr(args, name)}")
     results = {name: nav_report.metrics(own) for name, own in outcomes.items()}
-    document = figures.document(f"carm bench nav {' '.join(words)}", args.seed, results)
+    document = results_file.document(f"carm bench nav {' '.join(words)}", args.seed, results)
     document["episodes"] = {name: [nav_report.episode_record(one) for one in own] for name, own in outcomes.items()}
     return document

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from carm_bringup import __version__
-from carm_core import figures
+from carm_core.cli import results_file
 from carm_core.paths import config_file
 
 SESSION, CARM_CONFIG, MODEL = "session", "carm.yaml", "model"
@@ -19,7 +19,7 @@ PARAMETERS = "parameters "
 
 def session_record() -> dict[str, str]:
     """Return versions, commit and machine, as text by name."""
-    origin = figures.document("carm record", 0, {})
+    origin = results_file.document("carm record", 0, {})
     return {
         "carm": __version__,
         "commit": str(origin["commit"]),

@@ -17,7 +17,7 @@ from carm_bringup.recording.bag.reader import Bag, read_bag
 from carm_bringup.recording.errors import BagError
 from carm_bringup.recording.replay.comparison import Report
 from carm_bringup.recording.replay.frames import IMAGE, RAW, Frames, RecordedFrame, find_frames
-from carm_core import figures
+from carm_core.cli import results_file
 from carm_core.kinematics import CArm
 from carm_core.localization import Localizer
 
@@ -89,7 +89,7 @@ def replay(options: ReplayOptions) -> int:
         BagError: There is no bag, or no image in it.
         CarmError: The localizer cannot be loaded.
     """
-    figures.check_file(options.json)
+    results_file.check_file(options.json)
     bag = _read(options)
     frames = find_frames(bag, options.prefix, CArm.from_config(), options.image_topic)
     _introduce(bag, frames)
@@ -99,7 +99,7 @@ def replay(options: ReplayOptions) -> int:
     if options.json is not None:
         results = {report.name: report.result() for report in reports}
         results["bag"] = {"notes": bag.notes + frames.notes, "complete": bag.complete, "duration_s": bag.duration_s}
-        figures.write(options.json, figures.document(f"carm replay {options.bag}", 0, results))
+        results_file.write(options.json, results_file.document(f"carm replay {options.bag}", 0, results))
     return 0 if all(report.identical for report in reports) else 1
 
 

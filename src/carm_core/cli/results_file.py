@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from carm_core.arguments import why_not_writable
+from carm_core.cli.arguments import why_not_writable
 from carm_core.errors import ConfigurationError
 
 _PACKAGES = ("carm_bringup", "numpy", "numba", "ruckig", "torch", "transformers")
