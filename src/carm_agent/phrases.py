@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import JointLimitError
-from carm_core.geometry import XrayView
+from carm_core.imaging.projection import XrayView
 from carm_core.landmarks import Landmark
 
 _TOWARDS = (

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_agent.errors import CanceledError, InterruptedTaskError, StoppedError
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.trajectory import Trajectory
 
 

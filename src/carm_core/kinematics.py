@@ -20,7 +20,7 @@ import yaml
 from numpy.typing import ArrayLike
 
 from carm_core.errors import ConfigurationError, GoalError, JointLimitError, UnreachableError
-from carm_core.geometry import Detector, XrayView
+from carm_core.imaging.projection import Detector, XrayView
 from carm_core.paths import config_file
 from carm_core.transforms import Array, RigidTransform, rotation_about
 

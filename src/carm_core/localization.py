@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 
 NAN = float("nan")
 

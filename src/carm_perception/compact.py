@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import AnswerError, LocalizerError
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS, landmark
 from carm_core.localization import NAN, LandmarkEstimate, Localization, Localizer, Protocol, Query
 from carm_perception.answers import confidence, estimates_of

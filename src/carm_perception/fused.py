@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from carm_core.errors import LocalizerError
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import landmark
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
 from carm_perception.answers import confidence, expected_mm

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import LocalizerError
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 
 FIELD_MM = 1536 * 0.194 * 530.0 / 1020.0
 """Side of the field that the models are trained on, at isocenter depth, mm."""

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from carm_core.errors import AnswerError, ConfigurationError, LocalizerError
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_perception.answers import estimates_of

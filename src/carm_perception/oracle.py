@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_perception.answers import nearest_first

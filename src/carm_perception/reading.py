@@ -17,7 +17,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from carm_core.errors import LocalizerError
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
 from carm_perception.folder import HEAD_FILE, LOCALIZER_FILE
 from carm_perception.image import FIELD_MM, MODEL_PX, model_gray

@@ -19,7 +19,7 @@ from enum import Enum, auto
 import numpy as np
 
 from carm_core.errors import LocalizerError
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Localization, Localizer, Protocol, Query
 
 STAMP_TOLERANCE_S = 1e-6

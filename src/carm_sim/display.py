@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Display images of the simulated detector: scatter correction, then the window of :mod:`carm_core.display`."""
+"""Display images of the simulated detector: scatter correction, then the window of :mod:`carm_core.imaging.display`."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_core.display import Window, gray_table
-from carm_core.geometry import display_from_raw
+from carm_core.imaging.display import Window, gray_table
+from carm_core.imaging.projection import display_from_raw
 from carm_sim.physics.blur import CoarseGrid
 from carm_sim.physics.kernels import look_up, subtract
 

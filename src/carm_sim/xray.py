@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from carm_core.display import Window
 from carm_core.errors import ConfigurationError
-from carm_core.frame import XrayFrame
-from carm_core.geometry import Detector, XrayView
+from carm_core.imaging.display import Window
+from carm_core.imaging.frame import XrayFrame
+from carm_core.imaging.projection import Detector, XrayView
 from carm_core.kinematics import CArm
 from carm_sim.display import display_image
 from carm_sim.drr import Region, Renderer, make_renderer

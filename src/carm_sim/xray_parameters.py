@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from carm_core.display import Window
 from carm_core.errors import ConfigurationError
+from carm_core.imaging.display import Window
 from carm_core.parameters import FRAME_PREFIX, parameter
 from carm_sim.physics.detector import DetectorModel
 from carm_sim.physics.dose import DoseAlarm

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carm_agent.navigation.landmark_filter import RADIUS_90_PER_STD, Belief
-from carm_core.geometry import XrayView
+from carm_core.imaging.projection import XrayView
 from carm_core.kinematics import CArm
 
 CARM = CArm.from_config()

@@ -6,8 +6,8 @@ import pytest
 from sensor_msgs.msg import CameraInfo, Image
 
 from carm_agent.nodes.conversions import frame_from_messages
-from carm_core.display import display_from_signal
 from carm_core.errors import ImageError
+from carm_core.imaging.display import display_from_signal
 from carm_core.kinematics import CArm
 
 SIDE = 64

@@ -25,7 +25,7 @@ from carm_agent.nodes import ros_ports
 from carm_agent.nodes.action_requests import ask
 from carm_agent.nodes.ros_ports import CArmGraph, RosArm, RosLocalizer
 from carm_agent.parameters import AgentParameters
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.kinematics import CArm
 from carm_core.localization import Protocol, Query
 from carm_core.trajectory import Trajectory

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from carm_agent.planning.saved_positions import BEFORE, PositionMemory, PositionNameError, PositionStorageError
 from carm_agent.planning.standard_views import STANDARD_VIEWS, described, find_view
-from carm_agent.triangulation import MIN_ANGLE_DEG, Sighting, triangulate
 from carm_core.errors import ConfigurationError, GoalError, UnknownNameError
+from carm_core.imaging.triangulation import MIN_ANGLE_DEG, Sighting, triangulate
 from carm_core.kinematics import CArm
 
 CARM = CArm.from_config()

@@ -24,7 +24,7 @@ from carm_bringup.benchmarks.navigation.episode import (
 )
 from carm_bringup.benchmarks.navigation.report import metrics
 from carm_core.errors import ConfigurationError
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.kinematics import CArm
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Query
 from carm_core.trajectory import Trajectory

@@ -25,7 +25,7 @@ from carm_bringup.recording.replay.comparison import Report
 from carm_bringup.recording.replay.frames import as_mono8, find_frames
 from carm_bringup.recording.replay.replay import Pace, ReplayOptions
 from carm_bringup.recording.replay.replay import run as replay_nodes
-from carm_core.geometry import display_from_raw
+from carm_core.imaging.projection import display_from_raw
 from carm_core.kinematics import CArm
 from carm_core.localization import Localization, Localizer, Query
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carm_core.display import open_picture, shallow
 from carm_core.errors import ImageError, ImageSizeError
+from carm_core.imaging.display import open_picture, shallow
 
 GRAY = np.add.outer(4 * np.arange(30), 3 * np.arange(40)).astype(np.uint8)
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")

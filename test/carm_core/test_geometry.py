@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carm_core.geometry import (
+from carm_core.imaging.projection import (
     Detector,
     XrayView,
     displacement_to_pixel_display,

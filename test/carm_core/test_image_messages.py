@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carm_core import image_messages
-from carm_core.display import Window, display_from_signal
 from carm_core.errors import ImageError
-from carm_core.image_messages import cv_bridge, display_pixels, signal_pixels, unpacked
+from carm_core.imaging import image_messages
+from carm_core.imaging.display import Window, display_from_signal
+from carm_core.imaging.image_messages import cv_bridge, display_pixels, signal_pixels, unpacked
 from carm_sim.display import display_image
 
 ROWS, COLUMNS = 37, 50

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError, LocalizerError
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import LandmarkEstimate, Localizer, Protocol, Query
 from carm_perception.calibration import abstention, conformal, familiarity, store
 from carm_perception.calibration import fit as fitting

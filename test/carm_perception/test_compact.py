@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from carm_core.errors import LocalizerError
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.kinematics import CArm
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Localizer, Protocol, Query

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
-from carm_core.frame import XrayFrame
-from carm_core.geometry import Detector
+from carm_core.imaging.frame import XrayFrame
+from carm_core.imaging.projection import Detector
 from carm_core.kinematics import CArm
 from carm_core.landmarks import LANDMARKS
 from carm_perception.data import dataset

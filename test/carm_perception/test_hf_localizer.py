@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from carm_core.errors import ConfigurationError, LocalizerError
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Protocol, Query
 from carm_perception.hf_loader import choose_device
 from carm_perception.hf_localizer import HuggingFaceLocalizer

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from carm_core.errors import ConfigurationError, LocalizerError
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Protocol, Query
 from carm_perception.data.capture import MIRRORED
 from carm_perception.data.dataset import generate

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carm_core.errors import LocalizerError
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
 from carm_perception.answers import nearest_first
 from carm_perception.calibration.fusion import RADIUS_90_PER_STD, Fusion, Joint, Opinion, join

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from carm_core.errors import ConfigurationError, LocalizerError, UnknownNameError
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import LandmarkEstimate, Localization, Protocol, Query
 from carm_core.parameters import parameter_defaults
 from carm_core.paths import config_file

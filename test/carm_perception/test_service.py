@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_perception.service import LocalizationService, Outcome
 

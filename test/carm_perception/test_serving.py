@@ -20,7 +20,7 @@ import trustme
 from PIL import Image
 
 from carm_core.errors import ConfigurationError
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.kinematics import CArm
 from carm_core.localization import Protocol, Query
 from carm_perception.compact import CompactLocalizer

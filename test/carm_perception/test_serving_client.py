@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from carm_core.errors import ConfigurationError
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Protocol, Query
 from carm_perception.decoding import Completion
 from carm_perception.grammar import grammar

@@ -8,7 +8,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from carm_core.geometry import Detector, XrayView
+from carm_core.imaging.projection import Detector, XrayView
 from carm_core.transforms import rotation_about
 from carm_sim.drr import Renderer
 from carm_sim.drr.cuda import NanodrrRenderer, camera, cuda_available, make_renderer

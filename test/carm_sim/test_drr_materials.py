@@ -7,7 +7,7 @@ import numba as nb
 import numpy as np
 import pytest
 
-from carm_core.geometry import Detector, XrayView
+from carm_core.imaging.projection import Detector, XrayView
 from carm_core.transforms import rotation_about
 from carm_sim.drr import Renderer
 from carm_sim.drr.lanes import LANES, SLACK, load_ints, store, take

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from carm_core.errors import ConfigurationError
-from carm_core.geometry import Detector, XrayView
+from carm_core.imaging.projection import Detector, XrayView
 from carm_sim.drr import Renderer
 from carm_sim.drr.scene import MATERIALS, Scene
 from carm_sim.volume import Volume

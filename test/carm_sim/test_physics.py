@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carm_core.display import Window
 from carm_core.errors import ConfigurationError
+from carm_core.imaging.display import Window
 from carm_sim.display import display_image
 from carm_sim.physics import attenuation, tube
 from carm_sim.physics.beam import BONE_STEP_MM, WATER_STEP_MM, beam

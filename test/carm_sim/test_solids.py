@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carm_core.errors import ConfigurationError
-from carm_core.geometry import Detector, XrayView
+from carm_core.imaging.projection import Detector, XrayView
 from carm_core.transforms import RigidTransform, rotation_about
 from carm_sim.drr import Renderer
 from carm_sim.drr.scene import Scene

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from carm_core.errors import ConfigurationError
-from carm_core.geometry import raw_from_display
+from carm_core.imaging.projection import raw_from_display
 from carm_core.kinematics import CArm
 from carm_core.parameters import parameter_defaults
 from carm_core.paths import config_file

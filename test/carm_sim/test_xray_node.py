@@ -16,7 +16,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from carm_core.geometry import display_from_raw
+from carm_core.imaging.projection import display_from_raw
 from carm_core.kinematics import CArm
 
 pytest.importorskip("rclpy", reason="needs ROS 2")

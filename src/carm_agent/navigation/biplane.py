@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from carm_agent.navigation.localizer_queries import placed
-from carm_agent.triangulation import Sighting, Triangulation, triangulate
 from carm_core.errors import GoalError
+from carm_core.imaging.triangulation import Sighting, Triangulation, triangulate
 from carm_core.localization import LandmarkEstimate, Localization
 
 DEPTH_90_PER_STD = 1.645

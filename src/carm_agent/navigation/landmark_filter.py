@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from carm_core.geometry import XrayView
+from carm_core.imaging.projection import XrayView
 
 RADIUS_90_PER_STD = math.sqrt(-2.0 * math.log(0.1))
 """Radius that holds 90 % of an isotropic Gaussian in the plane, in units of its standard deviation."""

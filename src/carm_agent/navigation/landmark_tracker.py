@@ -7,7 +7,7 @@ import numpy as np
 
 from carm_agent.navigation.landmark_filter import RADIUS_90_PER_STD, Belief
 from carm_agent.navigation.task import NavigatorConfig
-from carm_core.geometry import XrayView
+from carm_core.imaging.projection import XrayView
 from carm_core.localization import LandmarkEstimate
 
 

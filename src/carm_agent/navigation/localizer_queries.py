@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from carm_agent import phrases
 from carm_agent.navigation.task import Doubt, NavigationGoal, Policy
 from carm_agent.ports import Interrupt
-from carm_core.frame import XrayFrame
-from carm_core.geometry import XrayView
+from carm_core.imaging.frame import XrayFrame
+from carm_core.imaging.projection import XrayView
 from carm_core.landmarks import Landmark
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
 

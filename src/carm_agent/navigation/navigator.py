@@ -25,10 +25,10 @@ from carm_agent.navigation.task import NavigationCode, NavigationGoal, Navigatio
 from carm_agent.navigation.view_shift import plan_shift, share_of_the_way, traveled_m
 from carm_agent.planning.planner import Plan, Planner
 from carm_agent.ports import Arm, Clock, Imager, Interrupt
-from carm_agent.triangulation import Sighting
 from carm_core.errors import CarmError, GoalError, UnknownNameError
-from carm_core.frame import XrayFrame
-from carm_core.geometry import XrayView
+from carm_core.imaging.frame import XrayFrame
+from carm_core.imaging.projection import XrayView
+from carm_core.imaging.triangulation import Sighting
 from carm_core.landmarks import Landmark
 from carm_core.landmarks import landmark as find_by_id
 from carm_core.localization import LandmarkEstimate, Localization, Localizer

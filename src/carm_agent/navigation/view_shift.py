@@ -16,7 +16,7 @@ from carm_agent.navigation.task import NavigatorConfig
 from carm_agent.planning.planner import Plan, Planner
 from carm_agent.ports import Arm
 from carm_core.errors import CarmError, GoalError
-from carm_core.geometry import XrayView
+from carm_core.imaging.projection import XrayView
 from carm_core.kinematics import CArm
 
 _BISECTIONS = 12

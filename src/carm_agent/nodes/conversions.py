@@ -17,9 +17,9 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from carm_agent.navigation.task import NavigationGoal, NavigationResult, Progress
 from carm_agent.planning.move import MoveGoal, MoveResult
 from carm_core.errors import GoalError
-from carm_core.frame import XrayFrame
-from carm_core.geometry import Detector
-from carm_core.image_messages import display_pixels
+from carm_core.imaging.frame import XrayFrame
+from carm_core.imaging.image_messages import display_pixels
+from carm_core.imaging.projection import Detector
 from carm_core.kinematics import CArm
 from carm_core.localization import LandmarkEstimate, Localization, Query
 from carm_core.trajectory import Trajectory
@@ -56,7 +56,7 @@ def frame_from_messages(image: Image, info: CameraInfo, carm: CArm, positions: N
     """Return the frame of an image.
 
     Args:
-        image: any that `carm_core.image_messages` reads.
+        image: any that `carm_core.imaging.image_messages` reads.
         info: its camera info.
         carm: the arm.
         positions: joint positions at the image's stamp, shape (J,), m or rad.

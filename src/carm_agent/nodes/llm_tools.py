@@ -17,7 +17,7 @@ from carm_agent.llm.tools import HeadHands, ToolError
 from carm_agent.nodes.ros_ports import RosImager, RosLocalizer
 from carm_agent.planning.move import MoveCode
 from carm_agent.ports import Interrupt
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import landmark
 from carm_core.localization import Protocol, Query
 from carm_core.paths import cache_dir

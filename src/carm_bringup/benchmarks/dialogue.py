@@ -170,7 +170,7 @@ def _reading(localizer: Localizer, words: str) -> Command | None:
     """Return what the language model reads, as the agent's node takes it."""
     import numpy as np
 
-    from carm_core.frame import XrayFrame
+    from carm_core.imaging.frame import XrayFrame
     from carm_core.localization import Protocol, Query
 
     blank = XrayFrame(np.zeros((8, 8), np.uint8), 1.0, 0.0)  # a command has no image

@@ -9,7 +9,7 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_core.geometry import XrayView
+from carm_core.imaging.projection import XrayView
 
 
 @dataclass(frozen=True, eq=False)

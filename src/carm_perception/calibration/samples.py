@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import IDS, LANDMARKS
 from carm_core.localization import Protocol, Query
 from carm_perception.calibration.views import PatientViews, load_views

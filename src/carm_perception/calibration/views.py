@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError, GoalError
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.kinematics import CArm
 from carm_core.landmarks import LANDMARKS
 from carm_core.paths import cache_dir

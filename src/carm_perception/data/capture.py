@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_core.display import Window
-from carm_core.geometry import Detector
+from carm_core.imaging.display import Window
+from carm_core.imaging.projection import Detector
 from carm_sim.physics.detector import DetectorModel
 from carm_sim.physics.scatter import ScatterModel
 

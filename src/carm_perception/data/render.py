@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_core.geometry import Detector, display_from_raw
+from carm_core.imaging.projection import Detector, display_from_raw
 from carm_core.landmarks import LANDMARKS
 from carm_perception.data.views import Array, SampledView, ViewDistribution, sample_view
 from carm_sim.drr import Renderer

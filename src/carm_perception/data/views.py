@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_core.geometry import Detector, XrayView
+from carm_core.imaging.projection import Detector, XrayView
 from carm_core.kinematics import ROTATION_OPTICAL_TO_CARM
 from carm_core.transforms import rotation_about
 

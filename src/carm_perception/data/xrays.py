@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import PatientError
-from carm_core.geometry import XrayView, display_from_raw
+from carm_core.imaging.projection import XrayView, display_from_raw
 from carm_core.landmarks import LANDMARKS
 from carm_perception.data.capture import Array, Capture, Gray, Sheet, develop, draw_capture, finish
 from carm_perception.data.integrals import EXTRA_RAISED

@@ -26,8 +26,8 @@ import yaml
 import carm_core
 import carm_perception
 import carm_sim
-from carm_core.frame import XrayFrame
-from carm_core.geometry import Detector, XrayView
+from carm_core.imaging.frame import XrayFrame
+from carm_core.imaging.projection import Detector, XrayView
 from carm_core.paths import cache_dir, config_file
 from carm_perception.evaluation.cases import Case, patient_cases
 from carm_perception.evaluation.suites import Suite

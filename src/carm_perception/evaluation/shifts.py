@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from carm_core.errors import ConfigurationError, PatientError
-from carm_core.geometry import XrayView
+from carm_core.imaging.projection import XrayView
 from carm_core.kinematics import CArm
 from carm_core.landmarks import LANDMARKS
 from carm_core.transforms import Array, rotation_about

@@ -30,8 +30,8 @@ from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from carm_core.errors import CarmError, LocalizerError, UnknownNameError
-from carm_core.frame import XrayFrame
-from carm_core.image_messages import display_pixels
+from carm_core.imaging.frame import XrayFrame
+from carm_core.imaging.image_messages import display_pixels
 from carm_core.landmarks import find_landmark, landmark
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_core.parameters import declare_parameters, updated_parameters

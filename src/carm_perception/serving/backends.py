@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from carm_core.errors import ConfigurationError
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_perception.decoding import Completion, Decoding
 from carm_perception.image import FIELD_MM, check_frame
 from carm_perception.openai_options import COMPACT_MODEL

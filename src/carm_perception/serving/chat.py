@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from carm_core.display import open_picture, shallow
 from carm_core.errors import CarmError, ImageError, ImageSizeError
+from carm_core.imaging.display import open_picture, shallow
 
 MAXIMUM_TOKENS = 1024
 """Longest answer; a request that asks for more gets this."""

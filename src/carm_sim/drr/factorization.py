@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
-from carm_core.geometry import XrayView
+from carm_core.imaging.projection import XrayView
 
 Array = NDArray[np.float64]
 

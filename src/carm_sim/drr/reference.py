@@ -10,7 +10,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_core.geometry import XrayView
+from carm_core.imaging.projection import XrayView
 
 
 @nb.njit(nogil=True, cache=True)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
-from carm_core.geometry import XrayView
+from carm_core.imaging.projection import XrayView
 
 Region = tuple[int, int, int, int]
 """Part of the raw detector, pixels: left, top, right, bottom; right and bottom exclusive."""

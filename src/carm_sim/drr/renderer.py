@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
-from carm_core.geometry import XrayView
+from carm_core.imaging.projection import XrayView
 from carm_sim.drr import kernels
 from carm_sim.drr.bands import Bands
 from carm_sim.drr.buffers import Buffers

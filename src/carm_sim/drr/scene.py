@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
-from carm_core.geometry import XrayView
+from carm_core.imaging.projection import XrayView
 from carm_sim.drr.region import Region, checked_out, checked_region
 from carm_sim.drr.renderer import Renderer
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from carm_core.errors import ConfigurationError
-from carm_core.geometry import XrayView
+from carm_core.imaging.projection import XrayView
 from carm_core.transforms import RigidTransform
 from carm_sim.drr.bands import Bands
 from carm_sim.drr.chords import BOX, CAPSULE, ELLIPSOID, FRUSTUM, add_chords

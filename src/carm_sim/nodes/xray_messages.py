@@ -16,7 +16,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from shape_msgs.msg import Mesh, MeshTriangle
 from std_msgs.msg import Header
 
-from carm_core.geometry import XrayView
+from carm_core.imaging.projection import XrayView
 from carm_sim.surface import SurfaceMesh
 from carm_sim.xray import Exposure
 

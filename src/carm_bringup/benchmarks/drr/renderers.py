@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_bringup import __version__
-from carm_core.geometry import XrayView
+from carm_core.imaging.projection import XrayView
 from carm_sim.drr import Renderer
 from carm_sim.drr.bands import Bands
 from carm_sim.drr.mapping import water_equivalent

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_core.geometry import Detector, XrayView
+from carm_core.imaging.projection import Detector, XrayView
 
 DETECTOR_MM = 298.0
 SOURCE_DETECTOR_MM = 1020.0

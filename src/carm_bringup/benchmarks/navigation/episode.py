@@ -21,8 +21,8 @@ from carm_bringup.benchmarks.navigation.baselines import Baseline, Coarse, Opera
 from carm_bringup.benchmarks.navigation.collision_judge import Judge, Surroundings
 from carm_bringup.benchmarks.navigation.suites import Starts
 from carm_core.errors import GoalError
-from carm_core.frame import XrayFrame
-from carm_core.geometry import XrayView
+from carm_core.imaging.frame import XrayFrame
+from carm_core.imaging.projection import XrayView
 from carm_core.kinematics import CArm
 from carm_core.localization import Localization, Localizer, Query
 from carm_core.trajectory import Trajectory

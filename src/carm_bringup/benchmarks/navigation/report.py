@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from carm_agent.navigation.task import NavigationCode
 from carm_bringup.benchmarks.navigation.episode import TURN_DEG, Outcome, Step
-from carm_core.geometry import displacement_to_pixel_display
+from carm_core.imaging.projection import displacement_to_pixel_display
 from carm_core.landmarks import landmark
 from carm_perception.evaluation.figures import wilson_interval
 

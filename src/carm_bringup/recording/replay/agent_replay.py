@@ -32,7 +32,7 @@ from carm_bringup.recording.replay.comparison import Report, difference
 from carm_bringup.recording.replay.frames import Frames, RecordedFrame, stamp_ns
 from carm_bringup.recording.replay.tasks import RecordedTask, find_tasks
 from carm_core.errors import CarmError, LocalizerError
-from carm_core.frame import XrayFrame
+from carm_core.imaging.frame import XrayFrame
 from carm_core.kinematics import CArm
 from carm_core.localization import Localization, Localizer, Query
 from carm_core.trajectory import Trajectory

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from carm_bringup.recording.bag.reader import Bag
 from carm_bringup.recording.errors import BagError
 from carm_core.errors import ImageError
-from carm_core.image_messages import display_pixels
+from carm_core.imaging.image_messages import display_pixels
 from carm_core.kinematics import CArm
 
 IMAGE, RAW, INFO, EXPOSURE = "xray/image", "xray/image_raw", "xray/camera_info", "xray/exposure"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from carm_core.errors import GoalError
-from carm_core.geometry import XrayView
+from carm_core.imaging.projection import XrayView
 from carm_core.transforms import Array
 
 MIN_ANGLE_DEG = 30.0

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import ImageError, ImageSizeError
-from carm_core.geometry import display_from_raw
+from carm_core.imaging.projection import display_from_raw
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_core.display import display_from_signal, open_picture
 from carm_core.errors import ImageError
+from carm_core.imaging.display import display_from_signal, open_picture
 
 _SIGNAL = ("mono16", "16UC1")
 _CHANNELS = {
