@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from carm_core.command import ANGLE_LIMIT_DEG, COMMAND_LIMIT, Hint, Intent
 from carm_core.landmarks import LANDMARKS, landmark
+from carm_core.language.commands import ANGLE_LIMIT_DEG, COMMAND_LIMIT, Hint, Intent
 from carm_core.localization import Protocol, Query
 from carm_perception.protocols import LIMIT_MM
 

@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from carm_core.command import Command, command_from_text
 from carm_core.errors import AnswerError, CarmError
 from carm_core.landmarks import LANDMARKS, landmark
+from carm_core.language.commands import Command, command_from_text
 from carm_core.localization import Protocol, Query
 
 RETRIEVED = 3

@@ -11,9 +11,9 @@ import pytest
 
 from carm_bringup.benchmarks import dialogue
 from carm_bringup.benchmarks.dialogue import OUTCOMES, RULES, bench, outcome_of, run
-from carm_core.command import Command, Navigate, Nudge, Rotate, Stop, Unknown
 from carm_core.errors import ConfigurationError
 from carm_core.imaging.frame import XrayFrame
+from carm_core.language.commands import Command, Navigate, Nudge, Rotate, Stop, Unknown
 from carm_core.localization import Localization, Localizer, Query
 
 

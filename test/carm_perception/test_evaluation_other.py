@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carm_core.command import Stop, Unknown
 from carm_core.errors import ConfigurationError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS, landmark
+from carm_core.language.commands import Stop, Unknown
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
 from carm_perception.evaluation import commands
 from carm_perception.evaluation.cases import Case

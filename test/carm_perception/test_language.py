@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carm_core.command import Command, Correct, Intent, Navigate, Nudge, Rotate
 from carm_core.landmarks import LANDMARKS, landmark
+from carm_core.language.commands import Command, Correct, Intent, Navigate, Nudge, Rotate
 from carm_perception.language import WORD_LIMIT, Split, read_remark, remark, revise, sample
 from carm_perception.language.amounts import number_words
 from carm_perception.language.remarks import beyond

@@ -5,20 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carm_core.command import (
-    Command,
-    Confirm,
-    Correct,
-    Expose,
-    Hint,
-    Navigate,
-    Nudge,
-    Rotate,
-    Stop,
-    Unknown,
-)
 from carm_core.errors import AnswerError
 from carm_core.landmarks import LANDMARKS
+from carm_core.language.commands import Command, Confirm, Correct, Expose, Hint, Navigate, Nudge, Rotate, Stop, Unknown
 from carm_core.localization import Protocol, Query
 from carm_perception.prompts import SHORT_PROTOCOLS, full_prompt, short_prompt
 from carm_perception.protocols import (

@@ -18,8 +18,20 @@ from carm_agent.dialogue import actions
 from carm_agent.dialogue.actions import Errand, Shift
 from carm_agent.dialogue.parser import Reading, Topic, chosen, doubted, read
 from carm_agent.dialogue.stop_words import is_stop
-from carm_core.command import Command, Confirm, Correct, Expose, Hint, Navigate, Nudge, Rotate, Stop, Unknown, same_way
 from carm_core.landmarks import LANDMARKS, landmark
+from carm_core.language.commands import (
+    Command,
+    Confirm,
+    Correct,
+    Expose,
+    Hint,
+    Navigate,
+    Nudge,
+    Rotate,
+    Stop,
+    Unknown,
+    same_way,
+)
 
 ABILITIES = (
     "I can bring one of these landmarks to the image center: "

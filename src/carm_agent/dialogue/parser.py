@@ -46,7 +46,9 @@ from carm_agent.dialogue.quantities import ANGLE, NUMBER, UNITS, Text, number
 from carm_agent.dialogue.stop_words import is_stop
 from carm_agent.navigation.task import Doubt
 from carm_agent.planning.standard_views import find_view
-from carm_core.command import (
+from carm_core.errors import GoalError
+from carm_core.landmarks import Landmark
+from carm_core.language.commands import (
     ANGLE_LIMIT_DEG,
     COMMAND_LIMIT,
     VAGUE_DEG,
@@ -62,9 +64,7 @@ from carm_core.command import (
     Stop,
     Unknown,
 )
-from carm_core.errors import GoalError
-from carm_core.landmarks import Landmark
-from carm_core.mentions import Mention, mentions, split_words
+from carm_core.language.mentions import Mention, mentions, split_words
 
 LONGEST_SENTENCE = 60
 """Words of a sentence; longer ones are not read."""

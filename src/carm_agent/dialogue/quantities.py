@@ -128,7 +128,7 @@ class Found:
     """A part of a text that has been understood.
 
     Attributes:
-        value: What it means: a direction, mm, degrees, or a key of `carm_core.command.VAGUE_MM`.
+        value: What it means: a direction, mm, degrees, or a key of `carm_core.language.commands.VAGUE_MM`.
         start: Its first character.
     """
 
@@ -147,7 +147,7 @@ class Text:
         """Begin with all words.
 
         Args:
-            words: as from `carm_core.mentions.split_words`.
+            words: as from `carm_core.language.mentions.split_words`.
         """
         joined = " ".join(words)
         joined = re.sub(r"(?<=\d)(?=(?!st\b|nd\b|rd\b|th\b)[a-z°%])", " ", joined)
@@ -177,7 +177,7 @@ class Text:
         return sorted(found, key=lambda part: part.start)
 
     def vague(self) -> list[Found]:
-        """Take amounts without a number, as keys of `carm_core.command.VAGUE_MM`."""
+        """Take amounts without a number, as keys of `carm_core.language.commands.VAGUE_MM`."""
         return [part for key, pattern in _VAGUE for part in self._taken(pattern, lambda _, key=key: key)]
 
     def _taken(self, pattern: re.Pattern[str], meaning: object) -> list[Found]:

@@ -31,8 +31,8 @@ from carm_agent.parameters import NO_HEAD
 from carm_agent.planning.move import MoveCode, MoveResult
 from carm_agent.planning.saved_positions import PositionMemory
 from carm_agent.ports import Interrupt
-from carm_core.command import Command, Confirm, command_from_text
 from carm_core.errors import AnswerError
+from carm_core.language.commands import Command, Confirm, command_from_text
 from carm_core.localization import Protocol
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from carm_agent.dialogue.conversation import Conversation, Hands, Kind
 from carm_core.cli import results_file
 from carm_core.cli.arguments import output_file, seed, whole
-from carm_core.command import Command, Confirm, Stop, Unknown, command_from_text, same_way
 from carm_core.errors import AnswerError
 from carm_core.landmarks import find_landmark
+from carm_core.language.commands import Command, Confirm, Stop, Unknown, command_from_text, same_way
 
 if TYPE_CHECKING:
     from carm_agent.dialogue.actions import Errand

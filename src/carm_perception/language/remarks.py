@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from carm_core.landmarks import landmark
-from carm_core.mentions import IMAGE, mentions, split_words
+from carm_core.language.mentions import IMAGE, mentions, split_words
 from carm_perception.language import names, surface
 from carm_perception.language.words import Pool, Split, pool
 

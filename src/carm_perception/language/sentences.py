@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from carm_core.command import (
+from carm_core.language.commands import (
     VAGUE_DEG,
     VAGUE_MM,
     Command,
