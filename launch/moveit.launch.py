@@ -11,11 +11,11 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 
 try:
-    from carm_core.kinematics import CArm
+    from carm_core.robot.kinematics import CArm
 except ImportError:  # launched from a checkout that is not installed into this interpreter's environment
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-    from carm_core.kinematics import CArm
-from carm_core.moveit import move_group_parameters
+    from carm_core.robot.kinematics import CArm
+from carm_core.robot.moveit import move_group_parameters
 
 
 def _move_group(context: LaunchContext) -> list[Node]:

@@ -17,8 +17,8 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from carm_core.kinematics import CArm
 from carm_core.landmarks import landmark
+from carm_core.robot.kinematics import CArm
 from carm_sim.patient import load_patient
 from carm_sim.xray import XraySystem
 

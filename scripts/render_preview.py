@@ -8,8 +8,8 @@ from carm_agent.collision.obstacles import Obstacles, Surface, staff_zones
 from carm_agent.planning.planner import Planner
 from carm_agent.planning.preview import preview
 from carm_agent.planning.standard_views import find_view
-from carm_core.kinematics import CArm
 from carm_core.landmarks import find_landmark
+from carm_core.robot.kinematics import CArm
 from carm_sim.patient import load_patient
 from carm_sim.surface import patient_surface
 

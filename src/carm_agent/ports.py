@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from carm_agent.errors import CanceledError, InterruptedTaskError, StoppedError
 from carm_core.imaging.frame import XrayFrame
-from carm_core.trajectory import Trajectory
+from carm_core.robot.trajectory import Trajectory
 
 
 class Interrupt:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_control import OperatingState
-from carm_core.kinematics import CArm
 from carm_core.parameters import FRAME_PREFIX, parameter
+from carm_core.robot.kinematics import CArm
 
 
 @dataclass(frozen=True)

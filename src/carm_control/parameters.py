@@ -13,8 +13,8 @@ from carm_control.trajectory.hardware import Drives
 from carm_control.trajectory.limits import JointLimits
 from carm_control.trajectory.tolerances import Tolerances
 from carm_core.errors import UnknownNameError
-from carm_core.kinematics import CArm
 from carm_core.parameters import FRAME_PREFIX, parameter
+from carm_core.robot.kinematics import CArm
 from carm_core.transforms import Array
 
 

@@ -15,7 +15,7 @@ from carm_core.errors import ConfigurationError
 from carm_core.imaging.display import Window
 from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.projection import Detector, XrayView
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 from carm_sim.display import display_image
 from carm_sim.drr import Region, Renderer, make_renderer
 from carm_sim.drr.bands import Bands

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from carm_agent.ports import Acquisition, Arm, Clock, Imager, Interrupt
 from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.projection import XrayView
-from carm_core.kinematics import CArm
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Query
-from carm_core.trajectory import Trajectory
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.trajectory import Trajectory
 
 Hook = Callable[[], None]
 

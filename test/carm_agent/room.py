@@ -22,7 +22,7 @@ from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 
 SIZE = 64
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from carm_agent.navigation.landmark_filter import RADIUS_90_PER_STD, Belief
 from carm_core.imaging.projection import XrayView
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 
 CARM = CArm.from_config()
 

@@ -14,8 +14,8 @@ from carm_agent.collision.model import CollisionModel
 from carm_agent.collision.obstacles import Obstacles, Surface, staff_zones
 from carm_agent.planning.timed_path import JointPath
 from carm_core.errors import ConfigurationError
-from carm_core.kinematics import CArm
-from carm_core.robot_geometry import RobotGeometry, link_poses
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.shapes import RobotGeometry, link_poses
 
 CARM = CArm.from_config()
 LOWER = np.array([joint.lower for joint in CARM.joints])

@@ -11,9 +11,9 @@ from carm_agent.navigation.task import NavigationCode, NavigatorConfig
 from carm_agent.parameters import AgentParameters
 from carm_agent.planning.move import MoveCode, MoveGoal, Mover
 from carm_agent.planning.planner import Planner
-from carm_core.kinematics import CArm
 from carm_core.parameters import check_parameter, parameter_defaults
 from carm_core.paths import config_file
+from carm_core.robot.kinematics import CArm
 
 from .fakes import FakeArm, FakeClock
 

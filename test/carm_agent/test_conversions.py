@@ -8,7 +8,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from carm_agent.nodes.conversions import frame_from_messages
 from carm_core.errors import ImageError
 from carm_core.imaging.display import display_from_signal
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 
 SIDE = 64
 POINT_MM = np.array([[30.0, -20.0, 150.0]])

@@ -15,9 +15,9 @@ from carm_agent.dialogue.conversation import ABILITIES, Conversation, Hands, Kin
 from carm_agent.dialogue.stop_words import is_stop
 from carm_agent.navigation.task import NavigationGoal
 from carm_core.errors import JointLimitError
-from carm_core.kinematics import CArm
 from carm_core.landmarks import LANDMARKS
 from carm_core.language.commands import Command, Confirm, Correct, Expose, Hint, Navigate, Nudge, Rotate, Stop, Unknown
+from carm_core.robot.kinematics import CArm
 
 STOPS = [
     "stop", "STOP!", "Stop it now, please", "stoppp", "sstooop", "s t o p", "s.t.o.p.", "STOPP", "stopping", "sotp",

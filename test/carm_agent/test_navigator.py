@@ -26,7 +26,7 @@ from carm_agent.navigation.task import (
 from carm_agent.planning.planner import Planner
 from carm_core.errors import GoalError
 from carm_core.localization import Localization, Protocol, Query
-from carm_core.trajectory import Trajectory
+from carm_core.robot.trajectory import Trajectory
 
 from .fakes import World, about_another, answer, hesitant, malformed, noisy, not_a_number, right, silent
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from carm_agent.planning.planner import Planner
 from carm_core.errors import GoalError, JointLimitError
-from carm_core.kinematics import CArm
-from carm_core.trajectory import Trajectory
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.trajectory import Trajectory
 
 CARM = CArm.from_config()
 LOWER = np.array([joint.lower for joint in CARM.joints])

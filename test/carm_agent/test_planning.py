@@ -20,7 +20,7 @@ from carm_agent.planning.planner import Planner
 from carm_agent.planning.saved_positions import PositionMemory
 from carm_agent.planning.timed_path import JointPath
 from carm_core.errors import GoalError
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 
 from .fakes import FakeArm, FakeClock
 from .test_collision import box

@@ -7,7 +7,7 @@ import pytest
 from carm_agent.navigation.view_shift import plan_shift
 from carm_agent.planning.planner import Planner
 from carm_core.errors import GoalError
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 
 CARM = CArm.from_config()
 LATERAL = next(joint for joint in CARM.joints if joint.name == "cart_lateral")

@@ -26,9 +26,9 @@ from carm_agent.nodes.action_requests import ask
 from carm_agent.nodes.ros_ports import CArmGraph, RosArm, RosLocalizer
 from carm_agent.parameters import AgentParameters
 from carm_core.imaging.frame import XrayFrame
-from carm_core.kinematics import CArm
 from carm_core.localization import Protocol, Query
-from carm_core.trajectory import Trajectory
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.trajectory import Trajectory
 
 pytestmark = pytest.mark.integration
 

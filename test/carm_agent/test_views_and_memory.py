@@ -12,7 +12,7 @@ from carm_agent.planning.saved_positions import BEFORE, PositionMemory, Position
 from carm_agent.planning.standard_views import STANDARD_VIEWS, described, find_view
 from carm_core.errors import ConfigurationError, GoalError, UnknownNameError
 from carm_core.imaging.triangulation import MIN_ANGLE_DEG, Sighting, triangulate
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 
 CARM = CArm.from_config()
 

@@ -25,9 +25,9 @@ from carm_bringup.benchmarks.navigation.episode import (
 from carm_bringup.benchmarks.navigation.report import metrics
 from carm_core.errors import ConfigurationError
 from carm_core.imaging.frame import XrayFrame
-from carm_core.kinematics import CArm
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Query
-from carm_core.trajectory import Trajectory
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.trajectory import Trajectory
 from carm_perception.evaluation.figures import wilson_interval
 from carm_sim.patient import Patient, load_patient
 

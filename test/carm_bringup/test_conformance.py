@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from carm_bringup.cli import app as cli
 from carm_bringup.cli import conformance
 from carm_core.errors import ConfigurationError
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 
 CARM = CArm.from_config()
 DOCTOR = (

@@ -16,7 +16,7 @@ from pydicom.uid import JPEGLSLossless
 
 from carm_bringup.dicom.collector import REPORT_FILE, DicomWriteError, ExposureCollector
 from carm_core.errors import ConfigurationError
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 
 SIDE = 256
 START_NS = 1_795_523_596 * 10**9

@@ -14,11 +14,11 @@ import yaml
 
 from carm_bringup.graph import gazebo
 from carm_core.errors import CarmError
-from carm_core.kinematics import CArm
 from carm_core.paths import config_file, share_dir
-from carm_core.robot_description import Variant, urdf
-from carm_core.robot_geometry import RIGID_GROUP, RobotGeometry
-from carm_core.robot_inertia import Dynamics
+from carm_core.robot.inertia import Dynamics
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.shapes import RIGID_GROUP, RobotGeometry
+from carm_core.robot.urdf import Variant, urdf
 
 CARM = CArm.from_config()
 GEOMETRY = RobotGeometry.from_config()

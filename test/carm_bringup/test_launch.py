@@ -12,8 +12,8 @@ from carm_bringup.graph import description as graph
 from carm_bringup.graph import launcher
 from carm_control import OperatingState
 from carm_control.arm_monitor import ArmMonitor, StateParameters
-from carm_core.kinematics import JOINT_NAMES, CArm
 from carm_core.paths import config_file
+from carm_core.robot.kinematics import JOINT_NAMES, CArm
 
 ROOT = Path(__file__).resolve().parents[2]
 CARM = CArm.from_config()

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from carm_core.kinematics import JOINT_NAMES
+from carm_core.robot.kinematics import JOINT_NAMES
 
 pytestmark = pytest.mark.integration
 

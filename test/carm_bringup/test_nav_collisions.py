@@ -6,8 +6,8 @@ import pytest
 
 from carm_agent.planning.planner import Planner
 from carm_bringup.benchmarks.navigation.collision_judge import Judge, Surroundings
-from carm_core.kinematics import CArm
-from carm_core.trajectory import Trajectory
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.trajectory import Trajectory
 from carm_sim.patient import make_patient
 from carm_sim.volume import AIR_HU, Volume
 

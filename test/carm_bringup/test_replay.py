@@ -26,8 +26,8 @@ from carm_bringup.recording.replay.frames import as_mono8, find_frames
 from carm_bringup.recording.replay.replay import Pace, ReplayOptions
 from carm_bringup.recording.replay.replay import run as replay_nodes
 from carm_core.imaging.projection import display_from_raw
-from carm_core.kinematics import CArm
 from carm_core.localization import Localization, Localizer, Query
+from carm_core.robot.kinematics import CArm
 
 REFERENCE = Path(__file__).resolve().parents[1] / "data" / "reference_bag"
 AGAIN = "record it anew: python scripts/make_reference_bag.py"

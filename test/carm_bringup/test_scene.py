@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from carm_bringup.graph import description as graph
 from carm_bringup.nodes.scene import averaged, detector_points, isocenter_points
-from carm_core.kinematics import CArm
 from carm_core.paths import share_dir
-from carm_core.robot_geometry import link_poses
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.shapes import link_poses
 
 CARM = CArm.from_config()
 POSITIONS = np.array([0.1, -0.05, 0.2, 0.1, 0.4, -0.3])

@@ -15,7 +15,7 @@ from carm_core.imaging.projection import (
     display_from_raw,
     flip_pixels,
 )
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 from carm_core.transforms import RigidTransform, rotation_about
 
 CARM = CArm.from_config()

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carm_core.errors import ConfigurationError, GoalError, JointLimitError, UnreachableError
-from carm_core.kinematics import CArm
 from carm_core.paths import config_file
-from carm_core.robot_description import urdf
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.urdf import urdf
 
 CARM = CArm.from_config()
 LOWER = np.array([j.lower for j in CARM.joints])

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import yaml
 
-from carm_core.kinematics import CArm
-from carm_core.moveit import GROUP, move_group_parameters, named_states
-from carm_core.robot_description import urdf
-from carm_core.robot_geometry import LINKS, RobotGeometry
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.moveit import GROUP, move_group_parameters, named_states
+from carm_core.robot.shapes import LINKS, RobotGeometry
+from carm_core.robot.urdf import urdf
 
 ROOT = Path(__file__).resolve().parents[2]
 CARM = CArm.from_config()

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
-from carm_core.kinematics import CArm
 from carm_core.paths import config_file
-from carm_core.robot_description import urdf
-from carm_core.robot_geometry import LINKS, RobotGeometry, link_poses
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.shapes import LINKS, RobotGeometry, link_poses
+from carm_core.robot.urdf import urdf
 from carm_core.transforms import rotation_about
 
 CARM = CArm.from_config()

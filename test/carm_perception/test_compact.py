@@ -12,9 +12,9 @@ import pytest
 
 from carm_core.errors import LocalizerError
 from carm_core.imaging.frame import XrayFrame
-from carm_core.kinematics import CArm
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Localizer, Protocol, Query
+from carm_core.robot.kinematics import CArm
 from carm_perception.compact import CompactLocalizer, LoadedModel
 from carm_perception.folder import COMPACT_FOLDER, LOCALIZER_FILE
 from carm_perception.fused import FusedLocalizer

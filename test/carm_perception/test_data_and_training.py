@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from carm_core.errors import ConfigurationError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.projection import Detector
-from carm_core.kinematics import CArm
 from carm_core.landmarks import LANDMARKS
+from carm_core.robot.kinematics import CArm
 from carm_perception.data import dataset
 from carm_perception.data.dataset import SPLITS, DatasetSpec, generate
 from carm_perception.data.store import ViewStore, without_missing_limbs

@@ -16,9 +16,9 @@ import pytest
 
 from carm_core.errors import CarmError, ConfigurationError, UnknownNameError
 from carm_core.imaging.frame import XrayFrame
-from carm_core.kinematics import CArm
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
+from carm_core.robot.kinematics import CArm
 from carm_perception.calibration.legs import AWAY_MM, EXTRA_IDS
 from carm_perception.evaluation import cache, commands, falsification, shifts
 from carm_perception.evaluation.cases import Case, patient_cases

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 import rclpy

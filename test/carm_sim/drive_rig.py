@@ -17,7 +17,7 @@ from carm_control.canopen.config import Homing, load_drives
 from carm_control.canopen.drive import Timing
 from carm_control.canopen.drive_group import DriveGroup, Phase
 from carm_control.canopen.simulated import simulated_drives
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 
 CARM = CArm.from_config()
 LIFT = CARM.joint_names.index("lift")

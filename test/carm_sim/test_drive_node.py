@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from carm_control import OperatingState
-from carm_core.kinematics import CArm
 from carm_core.paths import config_file
+from carm_core.robot.kinematics import CArm
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("canopen", reason="needs the extra can")

@@ -17,9 +17,9 @@ pytest.importorskip("canopen", reason="needs the extra can")
 from carm_control.canopen.config import load_drives
 from carm_control.canopen.parameters import DriveParameters
 from carm_core.errors import ConfigurationError
-from carm_core.kinematics import CArm
 from carm_core.parameters import parameter_defaults
 from carm_core.paths import config_file
+from carm_core.robot.kinematics import CArm
 
 JOINTS = CArm.from_config().joints
 SHIPPED: dict[str, Any] = yaml.safe_load(config_file("drives.yaml").read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from carm_core.errors import PatientError, UnknownNameError
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 from carm_core.transforms import RigidTransform
 from carm_sim.drr.solids import Material, SolidSet
 from carm_sim.hardware import FINDINGS, HARDWARE, MissingLandmarkError, equip, materials

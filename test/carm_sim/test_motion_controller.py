@@ -24,7 +24,7 @@ from carm_control import (
     TrajectoryPoint,
     build_controller,
 )
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 
 CARM = CArm.from_config()
 NAMES = CARM.joint_names

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from carm_control import ErrorCode, OperatingState
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 import rclpy
@@ -38,7 +38,7 @@ from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from carm_control.nodes.messages import duration, seconds
-from carm_core.controller_log import ControllerLog
+from carm_core.robot.controller_log import ControllerLog
 
 pytestmark = pytest.mark.integration
 CARM = CArm.from_config()

@@ -12,13 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from carm_control import DriveModel, JointLimits, MotionParameters, Spline, State, StopProfile, Waypoints
-from carm_core.kinematics import CArm
 from carm_core.parameters import parameter_defaults
 from carm_core.paths import config_file
-from carm_core.robot_description import Variant, urdf
-from carm_core.trajectory import Trajectory
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.shapes import LinkPose, LinkPoses
+from carm_core.robot.trajectory import Trajectory
+from carm_core.robot.urdf import Variant, urdf
 from carm_core.transforms import RigidTransform
-from carm_sim.motion.link_poses import LinkPose, LinkPoses
 
 CARM = CArm.from_config()
 LIMITS = JointLimits.of(CARM.joints)

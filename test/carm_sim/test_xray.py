@@ -12,11 +12,11 @@ import yaml
 
 from carm_core.errors import ConfigurationError
 from carm_core.imaging.projection import raw_from_display
-from carm_core.kinematics import CArm
 from carm_core.parameters import parameter_defaults
 from carm_core.paths import config_file
+from carm_core.robot.joint_history import JointHistory, JointStatesMissingError
+from carm_core.robot.kinematics import CArm
 from carm_sim.drr.solids import Material, Solid, SolidSet, sphere
-from carm_sim.joint_history import JointHistory, JointStatesMissingError
 from carm_sim.patient import load_patient, make_patient
 from carm_sim.physics.beam import beam
 from carm_sim.physics.detector import DetectorModel

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from carm_core.imaging.projection import display_from_raw
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 import rclpy

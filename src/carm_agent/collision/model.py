@@ -15,8 +15,8 @@ from carm_agent.collision.clearance import PEOPLE, Clearance, Margins
 from carm_agent.collision.continuous_check import PathCheck, PathSearch
 from carm_agent.collision.convex_shapes import SolidGroup, broad_phase, convex_hull, placed, primitive
 from carm_agent.collision.obstacles import Obstacles, box_points
-from carm_core.kinematics import CArm
-from carm_core.robot_geometry import LINKS, RIGID_GROUP, RobotGeometry, link_frames
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.shapes import LINKS, RIGID_GROUP, RobotGeometry, link_frames
 from carm_core.transforms import Array
 
 

@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike
 from carm_agent import phrases
 from carm_agent.navigation.task import Doubt, NavigationGoal
 from carm_agent.planning.move import MoveGoal
-from carm_core.kinematics import CArm
 from carm_core.landmarks import landmark
 from carm_core.language.commands import Nudge, Rotate
+from carm_core.robot.kinematics import CArm
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from carm_agent.errors import CanceledError
 from carm_agent.ports import Arm, Interrupt
-from carm_core.trajectory import Trajectory
+from carm_core.robot.trajectory import Trajectory
 
 
 class Consent:

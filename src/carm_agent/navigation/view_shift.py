@@ -17,7 +17,7 @@ from carm_agent.planning.planner import Plan, Planner
 from carm_agent.ports import Arm
 from carm_core.errors import CarmError, GoalError
 from carm_core.imaging.projection import XrayView
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 
 _BISECTIONS = 12
 _SHORTEST_MOTION_MM = 0.5

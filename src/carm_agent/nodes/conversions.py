@@ -20,9 +20,9 @@ from carm_core.errors import GoalError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.image_messages import display_pixels
 from carm_core.imaging.projection import Detector
-from carm_core.kinematics import CArm
 from carm_core.localization import LandmarkEstimate, Localization, Query
-from carm_core.trajectory import Trajectory
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.trajectory import Trajectory
 
 NANOSECONDS = 1_000_000_000
 

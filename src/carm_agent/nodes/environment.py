@@ -31,7 +31,7 @@ from carm_agent.planning.planner import Planner
 from carm_agent.planning.saved_positions import PositionMemory, PositionNameError, PositionStorageError
 from carm_agent.ports import Arm
 from carm_core.errors import CarmError, UnknownNameError
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 
 _CLEARANCE_HZ = 10.0
 _AHEAD_S = 0.45

@@ -42,12 +42,12 @@ from carm_agent.nodes.conversions import (
 from carm_agent.nodes.diagnostics import Counters
 from carm_agent.parameters import AgentParameters
 from carm_agent.ports import Acquisition, Arm, Clock, Imager, Interrupt
-from carm_core.controller_log import ControllerLog
 from carm_core.errors import CarmError, ImageError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
-from carm_core.kinematics import CArm
 from carm_core.localization import Localization, Localizer, Query
-from carm_core.trajectory import Trajectory
+from carm_core.robot.controller_log import ControllerLog
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.trajectory import Trajectory
 
 _KEPT_FRAMES = 4
 _KEPT_JOINT_STATES = 150

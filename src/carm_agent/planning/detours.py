@@ -17,7 +17,7 @@ from carm_agent.collision.clearance import CollisionError
 from carm_agent.collision.continuous_check import PathCheck
 from carm_agent.collision.model import CollisionModel
 from carm_agent.planning.timed_path import JointPath
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 from carm_core.transforms import Array
 
 _SEED = 1

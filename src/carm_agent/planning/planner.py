@@ -24,8 +24,8 @@ from carm_agent.collision.obstacles import Obstacles
 from carm_agent.planning.detours import certified, detour, straight
 from carm_agent.planning.timed_path import JointPath
 from carm_core.errors import GoalError
-from carm_core.kinematics import CArm
-from carm_core.trajectory import Trajectory
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.trajectory import Trajectory
 
 DETOUR_S = 0.8
 """Time that the search for a way around obstacles may take, s."""

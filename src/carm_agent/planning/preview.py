@@ -14,7 +14,7 @@ from carm_agent.collision.model import CollisionModel
 from carm_agent.collision.obstacles import box_points
 from carm_agent.planning.planner import Plan
 from carm_agent.planning.standard_views import described
-from carm_core.robot_geometry import LINKS, link_frames
+from carm_core.robot.shapes import LINKS, link_frames
 from carm_core.transforms import Array
 
 Picture = NDArray[np.uint8]

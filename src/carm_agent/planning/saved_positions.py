@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from carm_agent.planning.standard_views import find_view
 from carm_core.errors import CarmError, ConfigurationError, GoalError, UnknownNameError, quoted
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 
 BEFORE = "before"
 """Name of the position before the last motion."""

@@ -20,8 +20,8 @@ import ruckig
 from numpy.typing import NDArray
 
 from carm_core.errors import GoalError
-from carm_core.kinematics import CArm
-from carm_core.trajectory import Trajectory
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.trajectory import Trajectory
 from carm_core.transforms import Array
 
 _LONGEST_INTERVAL_S = 0.1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from carm_core.cli import results_file
 from carm_core.cli.arguments import number, output_file, seed, whole
 from carm_core.errors import CarmError
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from carm_core.cli import results_file as figures
 from carm_core.errors import CarmError, ConfigurationError, UnknownNameError
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 
 if TYPE_CHECKING:
     from carm_bringup.nodes.controller_probe import Attempt, ControllerProbe

@@ -17,7 +17,7 @@ from carm_core.errors import ConfigurationError, GoalError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from carm_core.kinematics import CArm
+    from carm_core.robot.kinematics import CArm
     from carm_sim.patient import Patient
 
 PHANTOMS = 8
@@ -67,7 +67,7 @@ def sheet(patients: list[str], tile_px: int = TILE_PX, progress: bool = False) -
     from PIL import Image, ImageDraw
     from tqdm import tqdm
 
-    from carm_core.kinematics import CArm
+    from carm_core.robot.kinematics import CArm
     from carm_sim.patient import load_patient
 
     carm = CArm.from_config()

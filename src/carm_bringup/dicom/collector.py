@@ -20,8 +20,8 @@ from carm_bringup.dicom.xa_image import xa_image
 from carm_core.errors import CarmError, ConfigurationError, ImageError
 from carm_core.imaging.image_messages import signal_pixels
 from carm_core.imaging.projection import display_from_raw
-from carm_core.kinematics import CArm
 from carm_core.paths import config_file
+from carm_core.robot.kinematics import CArm
 
 TOPICS = ("xray/image_raw", "xray/camera_info", "xray/exposure", "joint_states")
 REPORT_FILE = "dose_report.dcm"

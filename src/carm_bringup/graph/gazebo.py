@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from carm_core.errors import CarmError
-from carm_core.kinematics import CArm
 from carm_core.paths import cache_dir
-from carm_core.robot_geometry import RobotGeometry, Shape
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.shapes import RobotGeometry, Shape
 
 SDF_VERSION = "1.9"
 """Of the files written here; Gazebo Harmonic reads up to 1.11, Debian's parser up to 1.9."""

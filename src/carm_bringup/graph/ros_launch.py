@@ -27,9 +27,9 @@ from launch_ros.substitutions import ExecutableInPackage
 
 from carm_bringup.graph import description as graph
 from carm_bringup.graph import gazebo, launcher
-from carm_core.kinematics import CArm
 from carm_core.paths import cache_dir, config_file, share_dir
-from carm_core.robot_description import Variant, urdf
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.urdf import Variant, urdf
 
 STOP_PATIENCE_S = ("3", "1.5")
 """How long a process may take after SIGINT, and after SIGTERM, s: a node needs 2 s; all have ended within 5 s."""

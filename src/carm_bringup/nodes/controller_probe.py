@@ -20,8 +20,8 @@ from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from carm_bringup.nodes.client import SERVER_TIMEOUT_S, ClientError, Session
-from carm_core.controller_log import ControllerLog
 from carm_core.errors import ConfigurationError
+from carm_core.robot.controller_log import ControllerLog
 
 SUCCEEDED, CANCELED, ABORTED = (
     int(GoalStatus.STATUS_SUCCEEDED),

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from carm_core.errors import ConfigurationError
-from carm_core.kinematics import Joint
 from carm_core.paths import config_file
+from carm_core.robot.kinematics import Joint
 
 MAX_NODE_ID = 127
 MAX_COUNTS = 2**31 - 1

@@ -17,7 +17,7 @@ from carm_control.canopen.cia402 import Control, Input, Mode, Object, State, Sta
 from carm_control.canopen.config import DriveConfig
 from carm_control.canopen.drive import OPERATIONAL
 from carm_control.canopen.motor_model import Plant
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 
 _STATUS = {
     State.NOT_READY: 0x00,

@@ -28,8 +28,8 @@ from carm_control import (
     TrajectoryGoal,
     TrajectoryPoint,
 )
-from carm_core.kinematics import CArm
-from carm_sim.motion.link_poses import LinkPose
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.shapes import LinkPose
 
 
 def seconds(time: Time | Duration) -> float:

@@ -37,7 +37,7 @@ from carm_control.trajectory.spline import Array, State
 from carm_control.trajectory.stop_profile import StopProfile
 from carm_control.trajectory.tolerances import Tolerances, Violation, violated
 from carm_control.trajectory.validation import CheckedGoal, check_goal
-from carm_core.kinematics import Joint
+from carm_core.robot.kinematics import Joint
 
 
 class OperatingState(IntEnum):

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError, GoalError
 from carm_core.imaging.frame import XrayFrame
-from carm_core.kinematics import CArm
 from carm_core.landmarks import LANDMARKS
 from carm_core.paths import cache_dir
+from carm_core.robot.kinematics import CArm
 from carm_perception.data.views import TRUNK_IDS, ViewDistribution
 from carm_perception.image import FIELD_MM, MODEL_PX, model_gray
 

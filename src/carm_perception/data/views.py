@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.imaging.projection import Detector, XrayView
-from carm_core.kinematics import ROTATION_OPTICAL_TO_CARM
+from carm_core.robot.kinematics import ROTATION_OPTICAL_TO_CARM
 from carm_core.transforms import rotation_about
 
 Array = NDArray[np.float64]

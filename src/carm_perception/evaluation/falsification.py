@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
 from carm_core.imaging.frame import XrayFrame
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 from carm_core.transforms import RigidTransform
 from carm_perception.calibration.legs import leg_frames
 from carm_perception.evaluation.suites import FIRST_WHOLE_BODY_SEED

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from carm_core.errors import ConfigurationError, PatientError
 from carm_core.imaging.projection import XrayView
-from carm_core.kinematics import CArm
 from carm_core.landmarks import LANDMARKS
+from carm_core.robot.kinematics import CArm
 from carm_core.transforms import Array, rotation_about
 from carm_sim.hardware import equip
 from carm_sim.patient import Patient, load_patient, make_patient

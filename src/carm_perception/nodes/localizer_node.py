@@ -166,8 +166,8 @@ class LocalizerNode(ManagedNode):
 
     def _watch_joints(self) -> None:
         """Keep joint states: the oracle needs the geometry of each frame."""
-        from carm_core.kinematics import CArm
-        from carm_sim.joint_history import JointHistory
+        from carm_core.robot.joint_history import JointHistory
+        from carm_core.robot.kinematics import CArm
 
         self._carm = CArm.from_config()
         self._history = JointHistory(self._carm.joint_names, _JOINT_STATE_TIMEOUT_S)

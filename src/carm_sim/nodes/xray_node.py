@@ -29,12 +29,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from shape_msgs.msg import Mesh
 
 from carm_core.errors import CarmError, ConfigurationError
-from carm_core.kinematics import CArm
 from carm_core.parameters import declare_parameters, updated_parameters
+from carm_core.robot.joint_history import JointHistory, JointStatesMissingError
+from carm_core.robot.kinematics import CArm
 from carm_ros.entry import leave
 from carm_ros.managed import InactiveError, ManagedNode
 from carm_ros.node import run_node
-from carm_sim.joint_history import JointHistory, JointStatesMissingError
 from carm_sim.nodes import xray_messages as messages
 from carm_sim.nodes.logs import RosLogHandler
 from carm_sim.patient import Patient, load_patient

@@ -10,7 +10,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
 
-from carm_core.kinematics import CArm
+from carm_core.robot.kinematics import CArm
 
 SIDE = 256
 rclpy.init()

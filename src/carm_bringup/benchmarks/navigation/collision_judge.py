@@ -15,9 +15,9 @@ from scipy import ndimage
 
 from carm_agent.collision.model import CollisionModel
 from carm_agent.collision.obstacles import Obstacles, Surface
-from carm_core.kinematics import CArm
-from carm_core.robot_geometry import RobotGeometry, link_poses
-from carm_core.trajectory import Trajectory
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.shapes import RobotGeometry, link_poses
+from carm_core.robot.trajectory import Trajectory
 from carm_core.transforms import Array
 from carm_sim.patient import Patient
 from carm_sim.surface import patient_surface

@@ -177,7 +177,7 @@ class Runner:
         import numpy as np
 
         from carm_bringup.benchmarks.navigation.episode import Room, draw_episodes
-        from carm_core.kinematics import CArm
+        from carm_core.robot.kinematics import CArm
         from carm_sim.patient import load_patient
 
         carm = CArm.from_config()

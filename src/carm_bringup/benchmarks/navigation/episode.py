@@ -23,9 +23,9 @@ from carm_bringup.benchmarks.navigation.suites import Starts
 from carm_core.errors import GoalError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.projection import XrayView
-from carm_core.kinematics import CArm
 from carm_core.localization import Localization, Localizer, Query
-from carm_core.trajectory import Trajectory
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.trajectory import Trajectory
 from carm_core.transforms import rotation_about
 from carm_perception.evaluation.shifts import SHIFTS, Scene, Shift, expose, prepare
 from carm_sim.patient import Patient

@@ -118,7 +118,7 @@ def run(episodes: Sequence[Episode], contender: Contender, localizer: str, seed:
     """
     from carm_bringup.benchmarks.navigation.episode import Room, run_episode
     from carm_bringup.benchmarks.navigation.suites import make_localizer
-    from carm_core.kinematics import CArm
+    from carm_core.robot.kinematics import CArm
     from carm_sim.patient import load_patient
 
     carm, comparisons = CArm.from_config(), []
@@ -171,8 +171,8 @@ def _config_from(start: NDArray[np.float64]) -> str:
     """The arm's description, whose simulator starts elsewhere."""
     import yaml
 
-    from carm_core.kinematics import CArm
     from carm_core.paths import config_file
+    from carm_core.robot.kinematics import CArm
 
     content = yaml.safe_load(config_file("carm.yaml").read_text(encoding="utf-8"))
     home = {}

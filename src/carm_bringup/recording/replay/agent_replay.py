@@ -33,9 +33,9 @@ from carm_bringup.recording.replay.frames import Frames, RecordedFrame, stamp_ns
 from carm_bringup.recording.replay.tasks import RecordedTask, find_tasks
 from carm_core.errors import CarmError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
-from carm_core.kinematics import CArm
 from carm_core.localization import Localization, Localizer, Query
-from carm_core.trajectory import Trajectory
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.trajectory import Trajectory
 
 _LATCHED = "stop is latched"
 _INTERNAL = "I gave up because of an internal error"

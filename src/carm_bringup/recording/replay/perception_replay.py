@@ -21,8 +21,8 @@ from carm_bringup.recording.replay.frames import Frames, RecordedFrame, stamp_ns
 from carm_core.errors import CarmError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.image_messages import display_pixels
-from carm_core.kinematics import CArm
 from carm_core.localization import Localization, Localizer, Protocol, Query
+from carm_core.robot.kinematics import CArm
 from carm_perception.parameters import LocalizerParameters
 from carm_perception.registry import NAMES, ORACLE, make_localizer
 

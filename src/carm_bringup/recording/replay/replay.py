@@ -18,8 +18,8 @@ from carm_bringup.recording.errors import BagError
 from carm_bringup.recording.replay.comparison import Report
 from carm_bringup.recording.replay.frames import IMAGE, RAW, Frames, RecordedFrame, find_frames
 from carm_core.cli import results_file
-from carm_core.kinematics import CArm
 from carm_core.localization import Localizer
+from carm_core.robot.kinematics import CArm
 
 _NOTES_SHOWN = 12
 _UNUSED = ("/tf", "/diagnostics", "/rosout")

@@ -12,9 +12,9 @@ import numpy as np
 import yaml
 
 from carm_core.errors import ConfigurationError
-from carm_core.kinematics import JOINT_NAMES
 from carm_core.paths import config_file
-from carm_core.robot_geometry import LINKS, RobotGeometry, Shape
+from carm_core.robot.kinematics import JOINT_NAMES
+from carm_core.robot.shapes import LINKS, RobotGeometry, Shape
 from carm_core.transforms import Array
 
 CUBE_M = 0.1
@@ -82,7 +82,7 @@ class Dynamics:
         """Spread a link's mass evenly over its shapes.
 
         Args:
-            link: One of :data:`~carm_core.robot_geometry.LINKS`.
+            link: One of :data:`~carm_core.robot.shapes.LINKS`.
             geometry: The shapes.
         """
         mass = self.masses_kg[link]

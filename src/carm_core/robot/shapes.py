@@ -2,13 +2,14 @@
 """The solid parts of the machine and the table, from ``config/carm.yaml``: boxes and cylinders fixed to links.
 
 Collision checks, the robot description and pictures all read them here. Links are those of the robot description
-(:mod:`carm_core.robot_description`); :func:`link_poses` says where they are.
+(:mod:`carm_core.robot.urdf`); :func:`link_poses` says where they are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from typing import Any
 import numpy as np
 import yaml
 from numpy.typing import ArrayLike
+from scipy.spatial.transform import Rotation
 
 from carm_core.errors import ConfigurationError
-from carm_core.kinematics import CArm
 from carm_core.paths import config_file
+from carm_core.robot.kinematics import CArm
 from carm_core.transforms import Array, RigidTransform, rotation_about
 
 STATIC_LINKS = ("table", "carm_base")
@@ -246,3 +248,86 @@ def _arc(
     for piece in range(count):
         turn = rotation_about("x", math.radians(from_deg) + (2 * piece + 1) * half)
         yield Shape(name, piece, link, "box", size, RigidTransform(turn, turn @ np.array([0.0, (low + high) / 2, 0.0])))
+
+
+@dataclass(frozen=True, eq=False)
+class LinkPose:
+    """Pose of a link in its parent link.
+
+    Attributes:
+        parent: Parent link.
+        child: Link.
+        translation_m: (3,), m.
+        quaternion: (x, y, z, w).
+    """
+
+    parent: str
+    child: str
+    translation_m: Array
+    quaternion: Array
+
+
+@dataclass(frozen=True, eq=False)
+class _UrdfJoint:
+    name: str
+    kind: str
+    parent: str
+    child: str
+    origin_m: Array
+    orientation: Rotation
+    axis: Array
+
+    def pose(self, position: float) -> LinkPose:
+        translation, rotation = self.origin_m, self.orientation
+        if self.kind == "prismatic":
+            translation = translation + rotation.apply(self.axis * position)
+        elif self.kind == "revolute":
+            rotation = rotation * Rotation.from_rotvec(self.axis * position)
+        return LinkPose(self.parent, self.child, translation, rotation.as_quat())
+
+
+class LinkPoses:
+    """Poses of all links for given joint positions.
+
+    Attributes:
+        fixed: Poses of the links behind fixed joints, for ``/tf_static``.
+    """
+
+    def __init__(self, urdf: str) -> None:
+        """Read a robot description.
+
+        Args:
+            urdf: XML text with fixed, prismatic and revolute joints.
+        """
+        joints = [_read(element) for element in ET.fromstring(urdf).iter("joint")]
+        self.fixed = tuple(joint.pose(0.0) for joint in joints if joint.kind == "fixed")
+        self._moved = [joint for joint in joints if joint.kind != "fixed"]
+
+    def moved(self, positions: Mapping[str, float]) -> list[LinkPose]:
+        """Return the poses of the links behind joints that move, for ``/tf``.
+
+        Args:
+            positions: Joint name -> m or rad.
+        """
+        return [joint.pose(positions.get(joint.name, 0.0)) for joint in self._moved]
+
+
+def _read(element: ET.Element) -> _UrdfJoint:
+    def vector(tag: str, attribute: str, default: str) -> Array:
+        child = element.find(tag)
+        text = default if child is None else child.get(attribute, default)
+        return np.array([float(word) for word in text.split()])
+
+    def link(tag: str) -> str:
+        child = element.find(tag)
+        return "" if child is None else child.get("link", "")
+
+    return _UrdfJoint(
+        element.get("name", ""),
+        element.get("type", "fixed"),
+        link("parent"),
+        link("child"),
+        vector("origin", "xyz", "0 0 0"),
+        Rotation.from_euler("xyz", vector("origin", "rpy", "0 0 0")),
+        vector("axis", "xyz", "1 0 0"),
+    )

@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from carm_core.kinematics import CArm
 from carm_core.paths import share_dir
-from carm_core.robot_description import urdf
+from carm_core.robot.kinematics import CArm
+from carm_core.robot.urdf import urdf
 
 GROUP = "carm"
 """Name of the planning group: all six joints, from the table to the isocenter."""
