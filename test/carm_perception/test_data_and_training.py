@@ -20,7 +20,7 @@ from carm_core.robot.kinematics import CArm
 from carm_perception.data import dataset
 from carm_perception.data.dataset import SPLITS, DatasetSpec, generate
 from carm_perception.data.store import ViewStore, without_missing_limbs
-from carm_perception.data.views import (
+from carm_perception.datasets.views import (
     ROTATION_TABLE_TO_LPS,
     ViewDistribution,
     make_view,

@@ -23,11 +23,12 @@ from hypothesis import strategies as st
 from carm_core.errors import ConfigurationError
 from carm_core.landmarks import LANDMARKS
 from carm_perception import commands
-from carm_perception.data import dataset, engine, xrays
+from carm_perception.data import dataset, xrays
 from carm_perception.data.capture import FLIPPED, MIRRORED, ORIENTATIONS, TURNED, UPRIGHT, Sheet, draw_capture, finish
 from carm_perception.data.dataset import DatasetSpec, generate
 from carm_perception.data.shards import StorageError
-from carm_perception.data.views import ViewDistribution
+from carm_perception.datasets import parallel as engine
+from carm_perception.datasets.views import ViewDistribution
 from carm_sim.hardware import HARDWARE
 from carm_sim.hardware.catalog import FINDINGS
 from carm_sim.physics.detector import DetectorModel

@@ -22,7 +22,7 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
 from carm_core.paths import cache_dir
 from carm_core.robot.kinematics import CArm
-from carm_perception.data.views import TRUNK_IDS, ViewDistribution
+from carm_perception.datasets.views import TRUNK_IDS, ViewDistribution
 from carm_perception.image import FIELD_MM, MODEL_PX, model_gray
 
 FIRST_SEED = 700_000

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 from carm_core.errors import ConfigurationError
 from carm_perception.data.card import write_data_card
-from carm_perception.data.engine import LOCAL, run
 from carm_perception.data.shards import StorageError, remove_abandoned, schema, storage_message, write_rows
-from carm_perception.data.views import ViewDistribution
+from carm_perception.datasets.parallel import LOCAL, run
+from carm_perception.datasets.views import ViewDistribution
 
 SPLITS: dict[str, tuple[str, int]] = {
     "train": ("standard", 100_000),
@@ -147,7 +147,7 @@ def generate(folder: Path, spec: DatasetSpec, workers: int = 2, progress: bool =
         spec: What to generate.
         workers: Processes; 0: all cores.
         progress: Show a progress bar.
-        engine: One of :data:`carm_perception.data.engine.ENGINES`.
+        engine: One of :data:`carm_perception.datasets.parallel.ENGINES`.
 
     Returns:
         Number of shards that were made now.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from carm_core.landmarks import LANDMARKS
 from carm_perception.data.shards import IMAGE, NUMBERS, png
-from carm_perception.data.views import ViewDistribution
+from carm_perception.datasets.views import ViewDistribution
 
 EXTRA_RAISED = 0.12
 """Fraction of bodies whose arms are raised in any case, as for a chest CT; more come from the generator's own draw."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from carm_core.imaging.projection import Detector, display_from_raw
 from carm_core.landmarks import LANDMARKS
-from carm_perception.data.views import Array, SampledView, ViewDistribution, sample_view
+from carm_perception.datasets.views import Array, SampledView, ViewDistribution, sample_view
 from carm_sim.drr import Renderer
 from carm_sim.volume import Volume
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
 from carm_core.landmarks import LANDMARKS
-from carm_perception.data.views import LIMB_IDS
+from carm_perception.datasets.views import LIMB_IDS
 
 
 def without_missing_limbs(

@@ -18,7 +18,7 @@ from carm_perception.data.capture import Array, Capture, Gray, Sheet, develop, d
 from carm_perception.data.integrals import EXTRA_RAISED
 from carm_perception.data.render import SOURCE_DETECTOR_MM, SOURCE_ISOCENTER_MM, make_variant
 from carm_perception.data.shards import FLAGS, IMAGE, NUMBERS, png
-from carm_perception.data.views import LIMB_IDS, SampledView, ViewDistribution, sample_view
+from carm_perception.datasets.views import LIMB_IDS, SampledView, ViewDistribution, sample_view
 from carm_sim.display import display_image
 from carm_sim.drr import Region, Renderer
 from carm_sim.drr.bands import Bands

@@ -19,7 +19,7 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
 from carm_core.robot.kinematics import CArm
 from carm_core.transforms import Array
-from carm_perception.data.views import TRUNK_IDS, ViewDistribution
+from carm_perception.datasets.views import TRUNK_IDS, ViewDistribution
 from carm_perception.evaluation.falsification import KINDS
 from carm_perception.evaluation.shifts import SHIFTS, Scene, Shift, expose, prepare
 from carm_perception.evaluation.suites import FALSIFICATION, Suite

@@ -18,8 +18,8 @@ from carm_core.cli import results_file
 from carm_core.cli.arguments import output_file, output_folder, seed, whole
 from carm_core.errors import ConfigurationError
 from carm_perception import registry
-from carm_perception.data.engine import ENGINES, LOCAL
-from carm_perception.data.engine import run as run_tasks
+from carm_perception.datasets.parallel import ENGINES, LOCAL
+from carm_perception.datasets.parallel import run as run_tasks
 from carm_perception.registry import LocalizerOptions
 
 if TYPE_CHECKING:
