@@ -26,9 +26,15 @@ from carm_perception.calibration.familiarity import LEGS, LIMIT, NO_BODY, Famili
 from carm_perception.calibration.fit import check, fit
 from carm_perception.calibration.fusion import Fusion
 from carm_perception.calibration.samples import Samples
-from carm_perception.calibration.strangers import strangers
-from carm_perception.calibration.views import FIRST_SEED, load_views, patient_names, prepare_views, views_folder
 from carm_perception.compact import CompactLocalizer, LoadedModel
+from carm_perception.datasets.calibration.patient_views import (
+    FIRST_SEED,
+    load_views,
+    patient_names,
+    prepare_views,
+    views_folder,
+)
+from carm_perception.datasets.calibration.synthetic_negatives import strangers
 from carm_perception.folder import COMPACT_FOLDER
 from carm_perception.fused import FusedLocalizer
 from carm_perception.image import FIELD_MM, MODEL_PX

@@ -19,7 +19,7 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
 from carm_core.robot.kinematics import CArm
-from carm_perception.calibration.legs import AWAY_MM, EXTRA_IDS
+from carm_perception.datasets.calibration.abdomen_and_legs import AWAY_MM, EXTRA_IDS
 from carm_perception.evaluation import cache, commands, falsification, shifts
 from carm_perception.evaluation.cases import Case, patient_cases
 from carm_perception.evaluation.falsification import KINDS

@@ -16,7 +16,7 @@ from carm_core.errors import ConfigurationError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import IDS, LANDMARKS
 from carm_core.localization import Protocol, Query
-from carm_perception.calibration.views import PatientViews, load_views
+from carm_perception.datasets.calibration.patient_views import PatientViews, load_views
 from carm_perception.image import FIELD_MM, MODEL_PX
 
 Array = NDArray[np.float64]
@@ -153,7 +153,7 @@ def collect(folder: Path, paths: list[Path], workers: int, progress: Callable[[]
 
     Args:
         folder: Model folder.
-        paths: A file for each patient, from :func:`carm_perception.calibration.views.prepare_views`.
+        paths: A file for each patient, from :func:`carm_perception.datasets.calibration.patient_views.prepare_views`.
         workers: Processes, each with one thread.
         progress: Called once for each patient.
 

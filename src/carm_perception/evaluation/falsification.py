@@ -3,7 +3,7 @@
 
 - ``air``: the bare beam, with the noise of the detector.
 - ``abdomen-legs``: from L4 to the ankles of whole bodies; no landmark within
-  :data:`~carm_perception.calibration.legs.AWAY_MM` of the image center.
+  :data:`~carm_perception.datasets.calibration.abdomen_and_legs.AWAY_MM` of the image center.
 - ``photograph``: parts of the photograph of Grace Hopper (US Navy, public domain) that comes with matplotlib, in gray,
   turned and mirrored.
 - ``noise``: white noise, noise with a 1/f spectrum, and uniform gray in turn.
@@ -22,7 +22,7 @@ from carm_core.errors import ConfigurationError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.robot.kinematics import CArm
 from carm_core.transforms import RigidTransform
-from carm_perception.calibration.legs import leg_frames
+from carm_perception.datasets.calibration.abdomen_and_legs import leg_frames
 from carm_perception.evaluation.suites import FIRST_WHOLE_BODY_SEED
 from carm_sim.patient import Patient, load_patient
 from carm_sim.volume import AIR_HU, Volume
