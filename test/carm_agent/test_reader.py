@@ -14,8 +14,8 @@ from carm_agent.dialogue.parser import Topic, read
 from carm_agent.dialogue.quantities import NUMBER, Text, number
 from carm_core.language.commands import Confirm, Correct, Expose, Hint, Navigate, Nudge, Rotate, Stop, Unknown
 from carm_core.language.mentions import mentions, split_words
-from carm_perception.language import Split, sample
-from carm_perception.language.amounts import angle, length, number_words
+from carm_perception.datasets.language import Split, sample
+from carm_perception.datasets.language.amounts import angle, length, number_words
 
 MOTIONS = (Navigate, Nudge, Rotate, Expose, Correct, Confirm)
 

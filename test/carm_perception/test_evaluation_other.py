@@ -18,13 +18,13 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS, landmark
 from carm_core.language.commands import Stop, Unknown
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
+from carm_perception.datasets.language import sample
 from carm_perception.evaluation import commands
 from carm_perception.evaluation.cases import Case
 from carm_perception.evaluation.clinician import TEMPLATES, Kind, remark
 from carm_perception.evaluation.correction import correct
 from carm_perception.evaluation.published import read_targets, score
 from carm_perception.evaluation.sentences import read_sentences
-from carm_perception.language import sample
 from carm_perception.metrics import closest
 
 

@@ -78,7 +78,7 @@ def bench(localizer: Localizer | None, count: int, seed: int, progress: Any = la
     """
     import numpy as np
 
-    from carm_perception.language import sample
+    from carm_perception.datasets.language import sample
 
     rng = np.random.default_rng([seed, 81])
     outcomes: Counter[str] = Counter()

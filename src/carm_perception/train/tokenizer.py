@@ -14,7 +14,7 @@ import numpy as np
 
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Protocol, Query
-from carm_perception import language
+from carm_perception.datasets import language
 from carm_perception.prompts import full_prompt, short_prompt
 from carm_perception.protocols import LIMIT_MM
 from carm_perception.train.targets import token_texts

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.localization import Protocol, Query
-from carm_perception import language
 from carm_perception.data.capture import UPRIGHT
+from carm_perception.datasets import language
 from carm_perception.metrics import closest
 from carm_perception.protocols import LIMIT_MM, LOCALIZED, RETRIEVED, LocalizationAnswer
 from carm_perception.train import targets

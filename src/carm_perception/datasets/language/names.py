@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from carm_core.landmarks import LANDMARKS, landmark
-from carm_perception.language.words import Split
+from carm_perception.datasets.language.words import Split
 
 SIDED = tuple(mark.id for mark in LANDMARKS if mark.mirror_id)
 """Ids of the landmarks that come in pairs."""

@@ -10,8 +10,8 @@ import numpy as np
 
 from carm_core.landmarks import landmark
 from carm_core.language.mentions import IMAGE, mentions, split_words
-from carm_perception.language import names, surface
-from carm_perception.language.words import Pool, Split, pool
+from carm_perception.datasets.language import names, surface
+from carm_perception.datasets.language.words import Pool, Split, pool
 
 TYPICAL_MM: dict[int, tuple[int, int, int]] = {
     1: (6, 164, 18),

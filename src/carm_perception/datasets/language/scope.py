@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is no command: small talk, questions, what lacks a part, two commands at once, and attempts at the limits."""
 
-from carm_perception.language.words import pool
+from carm_perception.datasets.language.words import pool
 
 CHAT = pool(
     "hello | good morning | what a nice day | how are you | the weather is fine | thank you | the patient is asleep"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from carm_perception.language.words import BIT, LOT, TOUCH, Split
+from carm_perception.datasets.language.words import BIT, LOT, TOUCH, Split
 
 MM_PER_INCH = 25.4
 _SMALL = (

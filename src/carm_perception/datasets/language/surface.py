@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from carm_perception.language.words import AFTER, BEFORE, Split
+from carm_perception.datasets.language.words import AFTER, BEFORE, Split
 
 TYPO_RATE = 0.06
 """Share of sentences with one mistyped word."""

@@ -22,8 +22,8 @@ from carm_core.language.commands import (
     Stop,
     Unknown,
 )
-from carm_perception.language import amounts, names, scope, surface, words
-from carm_perception.language.words import Pool, Split
+from carm_perception.datasets.language import amounts, names, scope, surface, words
+from carm_perception.datasets.language.words import Pool, Split
 
 WORD_LIMIT = 24
 """No sentence has more words."""
