@@ -23,11 +23,21 @@ from hypothesis import strategies as st
 from carm_core.errors import ConfigurationError
 from carm_core.landmarks import LANDMARKS
 from carm_perception import commands
-from carm_perception.data import dataset, xrays
-from carm_perception.data.capture import FLIPPED, MIRRORED, ORIENTATIONS, TURNED, UPRIGHT, Sheet, draw_capture, finish
+from carm_perception.data import dataset
 from carm_perception.data.dataset import DatasetSpec, generate
 from carm_perception.data.shards import StorageError
 from carm_perception.datasets import parallel as engine
+from carm_perception.datasets.rendering import xrays
+from carm_perception.datasets.rendering.acquisition import (
+    FLIPPED,
+    MIRRORED,
+    ORIENTATIONS,
+    TURNED,
+    UPRIGHT,
+    Sheet,
+    draw_capture,
+    finish,
+)
 from carm_perception.datasets.views import ViewDistribution
 from carm_sim.hardware import HARDWARE
 from carm_sim.hardware.catalog import FINDINGS
@@ -118,7 +128,7 @@ def test_beads_are_seen_where_the_labels_say(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_displacements_are_those_of_the_patient_however_the_image_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("carm_perception.data.capture.ORIENTATION_CHANCES", (0.25,) * 4)
+    monkeypatch.setattr("carm_perception.datasets.rendering.acquisition.ORIENTATION_CHANCES", (0.25,) * 4)
     rng = np.random.default_rng(6)
     scan = xrays.draw_scan(rng, BeadBody(1), "beads")  # type: ignore[arg-type]
     seen = set()

@@ -48,8 +48,8 @@ class Format(NamedTuple):
 
 
 FORMATS = {
-    INTEGRALS: Format("carm_perception.data.integrals", "", ViewDistribution()),
-    XRAY: Format("carm_perception.data.xrays", "xray-", ViewDistribution(landmark_fraction=0.5)),
+    INTEGRALS: Format("carm_perception.datasets.rendering.integrals", "", ViewDistribution()),
+    XRAY: Format("carm_perception.datasets.rendering.xrays", "xray-", ViewDistribution(landmark_fraction=0.5)),
 }
 """``integrals``: for the compact models, whose training draws the display anew each time; ``xray``: images as seen."""
 

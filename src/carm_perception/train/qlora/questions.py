@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.localization import Protocol, Query
-from carm_perception.data.capture import UPRIGHT
 from carm_perception.datasets import language
+from carm_perception.datasets.rendering.acquisition import UPRIGHT
 from carm_perception.metrics import closest
 from carm_perception.protocols import LIMIT_MM, LOCALIZED, RETRIEVED, LocalizationAnswer
 from carm_perception.train import targets
@@ -61,7 +61,7 @@ def draw_question(
     Args:
         rng: Source of randomness.
         displacement_mm: Displacements of all landmarks (14, 2), mm; NaN when unknown.
-        orientation: How the image is shown, one of :data:`carm_perception.data.capture.ORIENTATIONS`.
+        orientation: How the image is shown, one of :data:`carm_perception.datasets.rendering.acquisition.ORIENTATIONS`.
     """
     known = np.isfinite(displacement_mm).all(-1)
     possible = [Protocol.COMMAND]

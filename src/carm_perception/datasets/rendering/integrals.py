@@ -62,7 +62,7 @@ def rows(
         views: Number of rows.
         distribution: Spread of the views.
     """
-    from carm_perception.data.render import make_variant, render_views
+    from carm_perception.datasets.rendering.render import make_variant, render_views
     from carm_sim.phantom import generate_phantom
 
     rng = np.random.default_rng([seed, 77])
