@@ -50,7 +50,7 @@ def run_dataset(args: argparse.Namespace) -> int:
         ConfigurationError: The folder cannot be written, or Ray is asked for and missing.
         StorageError: The disk is full.
     """
-    from carm_perception.data.dataset import DatasetSpec, generate
+    from carm_perception.datasets.storage.dataset import DatasetSpec, generate
 
     folder = args.output or default_data()
     patients, views, fewer, per_shard = DATASET_SIZES[args.format]
@@ -99,7 +99,7 @@ def run_train(args: argparse.Namespace) -> int:
     """
     import logging
 
-    from carm_perception.data.dataset import DatasetSpec, generate
+    from carm_perception.datasets.storage.dataset import DatasetSpec, generate
     from carm_perception.train.recipe import RecipeOptions, train_compact
     from carm_perception.train.stages import StageOptions
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.landmarks import LANDMARKS
-from carm_perception.data.dataset import DatasetSpec
+from carm_perception.datasets.storage.dataset import DatasetSpec
 from carm_sim.volume import Volume
 
 

@@ -17,9 +17,9 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.projection import Detector
 from carm_core.landmarks import LANDMARKS
 from carm_core.robot.kinematics import CArm
-from carm_perception.data import dataset
-from carm_perception.data.dataset import SPLITS, DatasetSpec, generate
-from carm_perception.data.store import ViewStore, without_missing_limbs
+from carm_perception.datasets.storage import dataset
+from carm_perception.datasets.storage.dataset import SPLITS, DatasetSpec, generate
+from carm_perception.datasets.storage.store import ViewStore, without_missing_limbs
 from carm_perception.datasets.views import (
     ROTATION_TABLE_TO_LPS,
     ViewDistribution,

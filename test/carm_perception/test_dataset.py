@@ -23,9 +23,6 @@ from hypothesis import strategies as st
 from carm_core.errors import ConfigurationError
 from carm_core.landmarks import LANDMARKS
 from carm_perception import commands
-from carm_perception.data import dataset
-from carm_perception.data.dataset import DatasetSpec, generate
-from carm_perception.data.shards import StorageError
 from carm_perception.datasets import parallel as engine
 from carm_perception.datasets.rendering import xrays
 from carm_perception.datasets.rendering.acquisition import (
@@ -38,6 +35,9 @@ from carm_perception.datasets.rendering.acquisition import (
     draw_capture,
     finish,
 )
+from carm_perception.datasets.storage import dataset
+from carm_perception.datasets.storage.dataset import DatasetSpec, generate
+from carm_perception.datasets.storage.shards import StorageError
 from carm_perception.datasets.views import ViewDistribution
 from carm_sim.hardware import HARDWARE
 from carm_sim.hardware.catalog import FINDINGS
@@ -197,7 +197,7 @@ import os, signal, sys
 from pathlib import Path
 import pyarrow.parquet as pq
 from beads import BeadSpec
-from carm_perception.data.dataset import generate
+from carm_perception.datasets.storage.dataset import generate
 write, calls = pq.write_table, []
 def dying(table, path, **more):
     calls.append(path)
@@ -283,7 +283,7 @@ def test_sizes_of_the_command(
         made.append(spec)
         return len(spec.shards())
 
-    monkeypatch.setattr("carm_perception.data.dataset.generate", note)
+    monkeypatch.setattr("carm_perception.datasets.storage.dataset.generate", note)
     import argparse
 
     parser = argparse.ArgumentParser()

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from carm_core.errors import ConfigurationError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Protocol, Query
-from carm_perception.data.dataset import generate
 from carm_perception.datasets.rendering.acquisition import MIRRORED
+from carm_perception.datasets.storage.dataset import generate
 from carm_perception.hf_loader import GIB, Machine, Placement, Size, choose_device, empty_model, load, resolve_source
 from carm_perception.hf_localizer import HuggingFaceLocalizer
 from carm_perception.hf_processor import load_processor

@@ -16,7 +16,7 @@ from carm_core.localization import LandmarkEstimate, Localization, Protocol, Que
 from carm_core.parameters import parameter_defaults
 from carm_core.paths import config_file
 from carm_perception import commands, registry
-from carm_perception.data.dataset import SPLITS
+from carm_perception.datasets.storage.dataset import SPLITS
 from carm_perception.overlay import draw, in_view, pixel_of
 from carm_perception.parameters import LocalizerParameters
 from carm_perception.registry import LocalizerOptions, make_localizer

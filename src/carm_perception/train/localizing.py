@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carm_perception.data.store import ViewStore
+from carm_perception.datasets.storage.store import ViewStore
 from carm_perception.image import FIELD_MM
 from carm_perception.metrics import regression_figures
 from carm_perception.reading import FINE, combined

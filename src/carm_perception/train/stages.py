@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from carm_perception.data.store import ViewStore
+from carm_perception.datasets.storage.store import ViewStore
 from carm_perception.metrics import regression_figures
 from carm_perception.train.architecture import (
     IMAGE_PX,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.landmarks import LANDMARKS
-from carm_perception.data.shards import IMAGE, NUMBERS, png
+from carm_perception.datasets.storage.shards import IMAGE, NUMBERS, png
 from carm_perception.datasets.views import ViewDistribution
 
 EXTRA_RAISED = 0.12

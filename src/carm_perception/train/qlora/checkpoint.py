@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from carm_core.errors import ConfigurationError
-from carm_perception.data.shards import StorageError
+from carm_perception.datasets.storage.shards import StorageError
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
 

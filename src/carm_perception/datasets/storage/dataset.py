@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from carm_core.errors import ConfigurationError
-from carm_perception.data.card import write_data_card
-from carm_perception.data.shards import StorageError, remove_abandoned, schema, storage_message, write_rows
 from carm_perception.datasets.parallel import LOCAL, run
+from carm_perception.datasets.storage.card import write_data_card
+from carm_perception.datasets.storage.shards import StorageError, remove_abandoned, schema, storage_message, write_rows
 from carm_perception.datasets.views import ViewDistribution
 
 SPLITS: dict[str, tuple[str, int]] = {

@@ -32,5 +32,7 @@ def write_data_card(folder: Path, beginning: str = "") -> None:
             lines += [f"- config_name: {name}", "  data_files:"]
             lines += [f"  - {{split: {split}, path: {_SECTIONS[name]}{split}-*.parquet}}" for split in splits]
     parts = ["card", *(f"card_{name}" for name, splits in present.items() if splits)]
-    texts = [files("carm_perception.datasets").joinpath(f"{part}.md").read_text(encoding="utf-8") for part in parts]
+    texts = [
+        files("carm_perception.datasets.storage").joinpath(f"{part}.md").read_text(encoding="utf-8") for part in parts
+    ]
     (folder / "README.md").write_text("\n".join([*lines, "---", *texts]), encoding="utf-8")
