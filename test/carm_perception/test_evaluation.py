@@ -24,6 +24,7 @@ from carm_perception.evaluation import cache, commands, falsification, shifts
 from carm_perception.evaluation.cases import Case, patient_cases
 from carm_perception.evaluation.falsification import KINDS
 from carm_perception.evaluation.judge import KEPT, evaluate
+from carm_perception.evaluation.metrics import closest
 from carm_perception.evaluation.records import ListRecord, PointRecord
 from carm_perception.evaluation.shifts import RolledCArm
 from carm_perception.evaluation.suites import (
@@ -35,7 +36,6 @@ from carm_perception.evaluation.suites import (
     resolve,
     suite,
 )
-from carm_perception.metrics import closest
 from carm_sim.patient import Patient, make_patient
 from carm_sim.volume import Volume
 

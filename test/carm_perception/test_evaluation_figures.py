@@ -11,15 +11,7 @@ from hypothesis import strategies as st
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import LandmarkEstimate, Localization, Protocol, Query
 from carm_perception.evaluation.figures import confusion, latencies, left_right_gap, summarize, wilson
-from carm_perception.evaluation.records import (
-    ListRecord,
-    PointRecord,
-    Status,
-    calibrated_radii,
-    round_normal_radius,
-    status_of,
-)
-from carm_perception.metrics import (
+from carm_perception.evaluation.metrics import (
     average_precision,
     closest,
     hit,
@@ -27,6 +19,14 @@ from carm_perception.metrics import (
     precision,
     recall,
     regression_figures,
+)
+from carm_perception.evaluation.records import (
+    ListRecord,
+    PointRecord,
+    Status,
+    calibrated_radii,
+    round_normal_radius,
+    status_of,
 )
 
 ids = st.permutations([mark.id for mark in LANDMARKS])

@@ -23,9 +23,9 @@ from carm_perception.evaluation import commands
 from carm_perception.evaluation.cases import Case
 from carm_perception.evaluation.clinician import TEMPLATES, Kind, remark
 from carm_perception.evaluation.correction import correct
+from carm_perception.evaluation.metrics import closest
 from carm_perception.evaluation.published import read_targets, score
 from carm_perception.evaluation.sentences import read_sentences
-from carm_perception.metrics import closest
 
 
 def csv_file(path: Path, text: str) -> Path:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Protocol, Query
-from carm_perception.metrics import closest
+from carm_perception.evaluation.metrics import closest
 from carm_perception.protocols import (
     EXTENTS,
     LocalizationAnswer,

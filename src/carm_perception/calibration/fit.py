@@ -19,8 +19,8 @@ from carm_perception.calibration.familiarity import LIMIT, Familiarity
 from carm_perception.calibration.fusion import DISAGREEMENTS, REFEREE, SPEAKER, WEIGHTS, Fusion, Joint, Opinion, join
 from carm_perception.calibration.samples import Samples
 from carm_perception.calibration.store import Calibration, CaseCalibration, LocalizerCalibration
+from carm_perception.evaluation.metrics import closest, hit, precision
 from carm_perception.image import FIELD_MM
-from carm_perception.metrics import closest, hit, precision
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

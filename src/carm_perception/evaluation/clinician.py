@@ -14,7 +14,7 @@ import numpy as np
 
 from carm_core.landmarks import landmark
 from carm_core.transforms import Array
-from carm_perception.metrics import closest
+from carm_perception.evaluation.metrics import closest
 
 NEAR_MM = 25.0
 """Two landmarks closer to each other than this in the image are told apart by name, not by direction."""

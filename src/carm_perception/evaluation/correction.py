@@ -18,8 +18,8 @@ from carm_perception.evaluation.cases import Case
 from carm_perception.evaluation.clinician import Kind, remark
 from carm_perception.evaluation.figures import latencies, rate, with_interval
 from carm_perception.evaluation.judge import order_of, timed
+from carm_perception.evaluation.metrics import closest
 from carm_perception.evaluation.records import Status, status_of
-from carm_perception.metrics import closest
 
 ALONE, TOLD = "alone", "told"
 

@@ -17,6 +17,7 @@ from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_perception.evaluation.cases import Case
 from carm_perception.evaluation.figures import summarize
+from carm_perception.evaluation.metrics import closest
 from carm_perception.evaluation.records import (
     ListRecord,
     PointRecord,
@@ -26,7 +27,6 @@ from carm_perception.evaluation.records import (
     status_of,
 )
 from carm_perception.evaluation.suites import Suite
-from carm_perception.metrics import closest
 
 TRUE_CLOSEST = 3
 KEPT = 6

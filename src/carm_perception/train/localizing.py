@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from carm_perception.datasets.storage.store import ViewStore
+from carm_perception.evaluation.metrics import regression_figures
 from carm_perception.image import FIELD_MM
-from carm_perception.metrics import regression_figures
 from carm_perception.reading import FINE, combined
 from carm_perception.train.augment import center_crop, plain_display
 from carm_perception.train.localizer import LandmarkLocalizer

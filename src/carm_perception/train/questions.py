@@ -19,7 +19,7 @@ from torch import Tensor
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Protocol, Query
 from carm_perception.datasets import language
-from carm_perception.metrics import closest
+from carm_perception.evaluation.metrics import closest
 from carm_perception.prompts import short_prompt
 from carm_perception.protocols import LocalizationAnswer
 from carm_perception.train import targets

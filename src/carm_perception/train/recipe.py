@@ -16,7 +16,7 @@ import torch
 from carm_core.errors import ConfigurationError
 from carm_core.landmarks import LANDMARKS
 from carm_perception.datasets.storage.store import ViewStore
-from carm_perception.metrics import regression_figures
+from carm_perception.evaluation.metrics import regression_figures
 from carm_perception.train.architecture import (
     IMAGE_PX,
     CompactSize,

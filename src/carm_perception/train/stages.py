@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from carm_perception.datasets.storage.store import ViewStore
-from carm_perception.metrics import regression_figures
+from carm_perception.evaluation.metrics import regression_figures
 from carm_perception.train.architecture import (
     IMAGE_PX,
     SCALE_MM,

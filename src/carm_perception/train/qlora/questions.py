@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from carm_core.localization import Protocol, Query
 from carm_perception.datasets import language
 from carm_perception.datasets.rendering.acquisition import UPRIGHT
-from carm_perception.metrics import closest
+from carm_perception.evaluation.metrics import closest
 from carm_perception.protocols import LIMIT_MM, LOCALIZED, RETRIEVED, LocalizationAnswer
 from carm_perception.train import targets
 
