@@ -21,11 +21,11 @@ from carm_core.localization import LandmarkEstimate, Localization, Localizer, Pr
 from carm_perception.datasets.language import sample
 from carm_perception.evaluation import commands
 from carm_perception.evaluation.cases import Case
-from carm_perception.evaluation.clinician import TEMPLATES, Kind, remark
-from carm_perception.evaluation.correction import correct
+from carm_perception.evaluation.dialogue.correction import correct
+from carm_perception.evaluation.dialogue.sentences import read_sentences
+from carm_perception.evaluation.dialogue.simulated_clinician import TEMPLATES, Kind, remark
 from carm_perception.evaluation.metrics import closest
 from carm_perception.evaluation.published import read_targets, score
-from carm_perception.evaluation.sentences import read_sentences
 
 
 def csv_file(path: Path, text: str) -> Path:

@@ -193,7 +193,7 @@ def run_correction(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from carm_perception.evaluation.cache import cases
-    from carm_perception.evaluation.correction import correct
+    from carm_perception.evaluation.dialogue.correction import correct
 
     results: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(args.localizer or ("compact",)):
@@ -233,7 +233,7 @@ def run_sentences(args: argparse.Namespace) -> int:
     figure_file.check_file(args.json)
     from tqdm import tqdm
 
-    from carm_perception.evaluation.sentences import read_sentences
+    from carm_perception.evaluation.dialogue.sentences import read_sentences
 
     results: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(args.localizer or ("compact",)):
