@@ -28,7 +28,7 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Query
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.trajectory import Trajectory
-from carm_perception.evaluation.figures import wilson_interval
+from carm_perception.evaluation.scoring.figures import wilson_interval
 from carm_sim.patient import Patient, load_patient
 
 CONTRACT = {

@@ -23,9 +23,9 @@ from carm_perception.datasets.calibration.abdomen_and_legs import AWAY_MM, EXTRA
 from carm_perception.evaluation import cache, commands, falsification, shifts
 from carm_perception.evaluation.cases import Case, patient_cases
 from carm_perception.evaluation.falsification import KINDS
-from carm_perception.evaluation.judge import KEPT, evaluate
 from carm_perception.evaluation.metrics import closest
-from carm_perception.evaluation.records import ListRecord, PointRecord
+from carm_perception.evaluation.scoring.judge import KEPT, evaluate
+from carm_perception.evaluation.scoring.records import ListRecord, PointRecord
 from carm_perception.evaluation.shifts import RolledCArm
 from carm_perception.evaluation.suites import (
     DEFAULT_SUITES,

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import LandmarkEstimate, Localization, Protocol, Query
-from carm_perception.evaluation.figures import confusion, latencies, left_right_gap, summarize, wilson
 from carm_perception.evaluation.metrics import (
     average_precision,
     closest,
@@ -20,7 +19,8 @@ from carm_perception.evaluation.metrics import (
     recall,
     regression_figures,
 )
-from carm_perception.evaluation.records import (
+from carm_perception.evaluation.scoring.figures import confusion, latencies, left_right_gap, summarize, wilson
+from carm_perception.evaluation.scoring.records import (
     ListRecord,
     PointRecord,
     Status,

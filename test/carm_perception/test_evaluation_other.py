@@ -25,7 +25,7 @@ from carm_perception.evaluation.dialogue.correction import correct
 from carm_perception.evaluation.dialogue.sentences import read_sentences
 from carm_perception.evaluation.dialogue.simulated_clinician import TEMPLATES, Kind, remark
 from carm_perception.evaluation.metrics import closest
-from carm_perception.evaluation.published import read_targets, score
+from carm_perception.evaluation.scoring.published import read_targets, score
 
 
 def csv_file(path: Path, text: str) -> Path:

@@ -91,8 +91,8 @@ def run_localize(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from carm_perception.evaluation.cache import cases
-    from carm_perception.evaluation.judge import Evaluation, evaluate
     from carm_perception.evaluation.report import write_report
+    from carm_perception.evaluation.scoring.judge import Evaluation, evaluate
 
     evaluations: list[Evaluation] = []
     results: dict[str, dict[str, Any]] = {}
@@ -117,7 +117,7 @@ def run_localize(args: argparse.Namespace) -> int:
 
 def _compare(name: str, results: dict[str, dict[str, Any]]) -> None:
     """Put the difference to the nominal suite beside the figures of the others of one localizer."""
-    from carm_perception.evaluation.figures import to_nominal
+    from carm_perception.evaluation.scoring.figures import to_nominal
 
     nominal = results.get(f"{name}/{NOMINAL}")
     for suite_name in SUITE_NAMES:
@@ -163,7 +163,7 @@ def run_published(args: argparse.Namespace) -> int:
     """
     figure_file.check_file(args.json)
     from carm_core.localization import Protocol
-    from carm_perception.evaluation.published import read_targets, score
+    from carm_perception.evaluation.scoring.published import read_targets, score
 
     targets = read_targets(args.targets, args.target_column)
     results = {path.stem: score(path, targets, Protocol(args.protocol)) for path in args.outputs}

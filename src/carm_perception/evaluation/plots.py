@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
 from carm_core.landmarks import LANDMARKS, landmark
-from carm_perception.evaluation.judge import Evaluation, Worst
-from carm_perception.evaluation.records import LEVELS, PointRecord, round_normal_radius
+from carm_perception.evaluation.scoring.judge import Evaluation, Worst
+from carm_perception.evaluation.scoring.records import LEVELS, PointRecord, round_normal_radius
 
 SHARES = np.linspace(0.05, 0.99, 40)
 """Stated probabilities at which coverage is drawn."""

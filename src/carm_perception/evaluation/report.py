@@ -12,7 +12,7 @@ from typing import Any
 from carm_core.errors import ConfigurationError
 from carm_core.landmarks import LANDMARKS
 from carm_perception.evaluation import plots
-from carm_perception.evaluation.judge import Evaluation
+from carm_perception.evaluation.scoring.judge import Evaluation
 
 FILE = "localize.html"
 _NONE = "-"

@@ -17,7 +17,7 @@ from carm_agent.navigation.task import NavigationCode
 from carm_bringup.benchmarks.navigation.episode import TURN_DEG, Outcome, Step
 from carm_core.imaging.projection import displacement_to_pixel_display
 from carm_core.landmarks import landmark
-from carm_perception.evaluation.figures import wilson_interval
+from carm_perception.evaluation.scoring.figures import wilson_interval
 
 SUCCESS_MM = (10, 20, 30)
 """Distances at isocenter depth within which success is counted, mm."""

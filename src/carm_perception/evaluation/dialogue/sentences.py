@@ -14,7 +14,7 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.language.commands import Command, Intent, command_from_text, same_way
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_perception.datasets.language import Split, sample
-from carm_perception.evaluation.figures import latencies, rate, with_interval
+from carm_perception.evaluation.scoring.figures import latencies, rate, with_interval
 from carm_perception.image import FIELD_MM, MODEL_PX
 
 

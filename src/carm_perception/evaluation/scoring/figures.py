@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 from carm_core.landmarks import LANDMARKS, landmark
 from carm_core.localization import Protocol
 from carm_perception.evaluation.metrics import average_precision, hit, mirror_swap, precision, recall
-from carm_perception.evaluation.records import LEVELS, ListRecord, PointRecord, Record, Status
+from carm_perception.evaluation.scoring.records import LEVELS, ListRecord, PointRecord, Record, Status
 
 RETRIEVAL_K = (1, 2, 3)
 NO_ANSWER = "no answer"

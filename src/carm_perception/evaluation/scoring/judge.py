@@ -16,9 +16,9 @@ import numpy as np
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_perception.evaluation.cases import Case
-from carm_perception.evaluation.figures import summarize
 from carm_perception.evaluation.metrics import closest
-from carm_perception.evaluation.records import (
+from carm_perception.evaluation.scoring.figures import summarize
+from carm_perception.evaluation.scoring.records import (
     ListRecord,
     PointRecord,
     Record,

@@ -20,7 +20,7 @@ from typing import Any
 from carm_core.errors import AnswerError, ConfigurationError, UnknownNameError
 from carm_core.landmarks import LANDMARKS, find_landmark, landmark
 from carm_core.localization import NAN, Protocol
-from carm_perception.evaluation.figures import (
+from carm_perception.evaluation.scoring.figures import (
     confusion,
     hit_figures,
     landmark_figures,
@@ -29,7 +29,7 @@ from carm_perception.evaluation.figures import (
     retrieval_figures,
     with_interval,
 )
-from carm_perception.evaluation.records import ListRecord, Status
+from carm_perception.evaluation.scoring.records import ListRecord, Status
 from carm_perception.protocols import parse_localization, parse_reevaluation, parse_retrieval
 
 FILE_COLUMNS = ("filename", "file_path", "file_name")
