@@ -20,22 +20,15 @@ from carm_core.landmarks import LANDMARKS
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
 from carm_core.robot.kinematics import CArm
 from carm_perception.datasets.calibration.abdomen_and_legs import AWAY_MM, EXTRA_IDS
-from carm_perception.evaluation import cache, commands, falsification, shifts
-from carm_perception.evaluation.cases import Case, patient_cases
-from carm_perception.evaluation.falsification import KINDS
+from carm_perception.evaluation import commands
 from carm_perception.evaluation.metrics import closest
 from carm_perception.evaluation.scoring.judge import KEPT, evaluate
 from carm_perception.evaluation.scoring.records import ListRecord, PointRecord
-from carm_perception.evaluation.shifts import RolledCArm
-from carm_perception.evaluation.suites import (
-    DEFAULT_SUITES,
-    GROUPS,
-    SHIFTS,
-    SUITE_NAMES,
-    Suite,
-    resolve,
-    suite,
-)
+from carm_perception.evaluation.suites import cache, falsification, shifts
+from carm_perception.evaluation.suites.cases import Case, patient_cases
+from carm_perception.evaluation.suites.falsification import KINDS
+from carm_perception.evaluation.suites.shifts import RolledCArm
+from carm_perception.evaluation.suites.suites import DEFAULT_SUITES, GROUPS, SHIFTS, SUITE_NAMES, Suite, resolve, suite
 from carm_sim.patient import Patient, make_patient
 from carm_sim.volume import Volume
 

@@ -20,12 +20,12 @@ from carm_core.language.commands import Stop, Unknown
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
 from carm_perception.datasets.language import sample
 from carm_perception.evaluation import commands
-from carm_perception.evaluation.cases import Case
 from carm_perception.evaluation.dialogue.correction import correct
 from carm_perception.evaluation.dialogue.sentences import read_sentences
 from carm_perception.evaluation.dialogue.simulated_clinician import TEMPLATES, Kind, remark
 from carm_perception.evaluation.metrics import closest
 from carm_perception.evaluation.scoring.published import read_targets, score
+from carm_perception.evaluation.suites.cases import Case
 
 
 def csv_file(path: Path, text: str) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 from carm_core.cli import results_file as figure_file
 from carm_core.cli.arguments import count, output_file, output_folder, seed
 from carm_perception import registry
-from carm_perception.evaluation.suites import DEFAULT_SUITES, GROUPS, NOMINAL, SUITE_NAMES, resolve, suite
+from carm_perception.evaluation.suites.suites import DEFAULT_SUITES, GROUPS, NOMINAL, SUITE_NAMES, resolve, suite
 
 _PROTOCOLS = ("localization", "retrieval", "re-evaluation")
 
@@ -90,9 +90,9 @@ def run_localize(args: argparse.Namespace) -> int:
     suites = [suite(name, args.patients, args.views) for name in resolve(args.suite or DEFAULT_SUITES)]
     from tqdm import tqdm
 
-    from carm_perception.evaluation.cache import cases
     from carm_perception.evaluation.report import write_report
     from carm_perception.evaluation.scoring.judge import Evaluation, evaluate
+    from carm_perception.evaluation.suites.cache import cases
 
     evaluations: list[Evaluation] = []
     results: dict[str, dict[str, Any]] = {}
@@ -192,8 +192,8 @@ def run_correction(args: argparse.Namespace) -> int:
     suites = [suite(name, args.patients, args.views) for name in resolve(args.suite or (NOMINAL,))]
     from tqdm import tqdm
 
-    from carm_perception.evaluation.cache import cases
     from carm_perception.evaluation.dialogue.correction import correct
+    from carm_perception.evaluation.suites.cache import cases
 
     results: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(args.localizer or ("compact",)):

@@ -27,7 +27,7 @@ from carm_core.localization import Localization, Localizer, Query
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.trajectory import Trajectory
 from carm_core.transforms import rotation_about
-from carm_perception.evaluation.shifts import SHIFTS, Scene, Shift, expose, prepare
+from carm_perception.evaluation.suites.shifts import SHIFTS, Scene, Shift, expose, prepare
 from carm_sim.patient import Patient
 from carm_sim.xray import Request, XraySystem
 
@@ -240,7 +240,7 @@ class Room:
         Args:
             name: for `load_patient`.
             number: of the patient in its suite.
-            shift_name: one of `carm_perception.evaluation.shifts.SHIFTS`.
+            shift_name: one of `carm_perception.evaluation.suites.shifts.SHIFTS`.
             carm: the arm.
             seed: of the shift and the noise.
         """

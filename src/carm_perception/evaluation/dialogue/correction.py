@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from carm_core.localization import Localization, Localizer, Protocol, Query
-from carm_perception.evaluation.cases import Case
 from carm_perception.evaluation.dialogue.simulated_clinician import Kind, remark
 from carm_perception.evaluation.metrics import closest
 from carm_perception.evaluation.scoring.figures import latencies, rate, with_interval
 from carm_perception.evaluation.scoring.judge import order_of, timed
 from carm_perception.evaluation.scoring.records import Status, status_of
+from carm_perception.evaluation.suites.cases import Case
 
 ALONE, TOLD = "alone", "told"
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Localization, Localizer, Protocol, Query
-from carm_perception.evaluation.cases import Case
 from carm_perception.evaluation.metrics import closest
 from carm_perception.evaluation.scoring.figures import summarize
 from carm_perception.evaluation.scoring.records import (
@@ -26,7 +25,8 @@ from carm_perception.evaluation.scoring.records import (
     calibrated_radii,
     status_of,
 )
-from carm_perception.evaluation.suites import Suite
+from carm_perception.evaluation.suites.cases import Case
+from carm_perception.evaluation.suites.suites import Suite
 
 TRUE_CLOSEST = 3
 KEPT = 6

@@ -20,9 +20,9 @@ from carm_core.landmarks import LANDMARKS
 from carm_core.robot.kinematics import CArm
 from carm_core.transforms import Array
 from carm_perception.datasets.views import TRUNK_IDS, ViewDistribution
-from carm_perception.evaluation.falsification import KINDS
-from carm_perception.evaluation.shifts import SHIFTS, Scene, Shift, expose, prepare
-from carm_perception.evaluation.suites import FALSIFICATION, Suite
+from carm_perception.evaluation.suites.falsification import KINDS
+from carm_perception.evaluation.suites.shifts import SHIFTS, Scene, Shift, expose, prepare
+from carm_perception.evaluation.suites.suites import FALSIFICATION, Suite
 from carm_sim.xray import Exposure
 
 _TRIES = 400

@@ -78,7 +78,7 @@ SHIFTS: Mapping[str, Shift] = {
     "rotation": Shift(roll_deg=(10.0, 25.0)),
     "inverted": Shift(inverted=True),
 }
-"""By the names of :data:`carm_perception.evaluation.suites.SHIFTS`, which describes them; empty: nominal."""
+"""By the names of :data:`carm_perception.evaluation.suites.suites.SHIFTS`, which describes them; empty: nominal."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,8 +29,8 @@ import carm_sim
 from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.projection import Detector, XrayView
 from carm_core.paths import cache_dir, config_file
-from carm_perception.evaluation.cases import Case, patient_cases
-from carm_perception.evaluation.suites import Suite
+from carm_perception.evaluation.suites.cases import Case, patient_cases
+from carm_perception.evaluation.suites.suites import Suite
 from carm_sim.phantom.generator import GENERATOR_VERSION
 
 _logger = logging.getLogger(__name__)
