@@ -8,8 +8,8 @@ from pathlib import Path
 
 from carm_core.parameters import FRAME_PREFIX, parameter
 from carm_perception.calibration.abstention import DEFAULT_RISK
+from carm_perception.localizers.registry import LocalizerOptions
 from carm_perception.openai_options import ServerOptions
-from carm_perception.registry import LocalizerOptions
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class LocalizerParameters:
     )
 
     def options(self) -> LocalizerOptions:
-        """Options for :func:`carm_perception.registry.make_localizer`."""
+        """Options for :func:`carm_perception.localizers.registry.make_localizer`."""
         return LocalizerOptions(
             folder=Path(self.model_folder) if self.model_folder else None,
             adapter=self.adapter,

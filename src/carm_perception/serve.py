@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     _check_files(options)
     import uvicorn
 
-    from carm_perception.registry import LocalizerOptions
+    from carm_perception.localizers.registry import LocalizerOptions
     from carm_perception.serving.app import Limits, make_app
     from carm_perception.serving.backends import make_backend
 

@@ -26,7 +26,6 @@ from carm_perception.calibration.familiarity import LEGS, LIMIT, NO_BODY, Famili
 from carm_perception.calibration.fit import check, fit
 from carm_perception.calibration.fusion import Fusion
 from carm_perception.calibration.samples import Samples
-from carm_perception.compact import CompactLocalizer, LoadedModel
 from carm_perception.datasets.calibration.patient_views import (
     FIRST_SEED,
     load_views,
@@ -36,9 +35,10 @@ from carm_perception.datasets.calibration.patient_views import (
 )
 from carm_perception.datasets.calibration.synthetic_negatives import strangers
 from carm_perception.folder import COMPACT_FOLDER
-from carm_perception.fused import FusedLocalizer
 from carm_perception.image import FIELD_MM, MODEL_PX
-from carm_perception.regression import RegressionLocalizer
+from carm_perception.localizers.compact import CompactLocalizer, LoadedModel
+from carm_perception.localizers.fused import FusedLocalizer
+from carm_perception.localizers.regression import RegressionLocalizer
 
 PATIENTS, VIEWS = 50, 6
 

@@ -15,13 +15,13 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Localizer, Protocol, Query
 from carm_core.robot.kinematics import CArm
-from carm_perception.compact import CompactLocalizer, LoadedModel
 from carm_perception.folder import COMPACT_FOLDER, LOCALIZER_FILE
-from carm_perception.fused import FusedLocalizer
 from carm_perception.image import FIELD_MM, model_gray, to_field
-from carm_perception.oracle import OracleLocalizer
+from carm_perception.localizers.compact import CompactLocalizer, LoadedModel
+from carm_perception.localizers.fused import FusedLocalizer
+from carm_perception.localizers.oracle import OracleLocalizer
+from carm_perception.localizers.regression import RegressionLocalizer
 from carm_perception.protocols import parse, parse_pointing, parse_reevaluation
-from carm_perception.regression import RegressionLocalizer
 from carm_sim.patient import Patient, load_patient
 from carm_sim.xray import XraySystem
 

@@ -370,7 +370,7 @@ def test_recipe_runs_resumes_and_exports(tmp_path: Path, bodies: list[tuple[int,
     train_compact(options, progress=False)
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == first
 
-    from carm_perception.compact import LoadedModel
+    from carm_perception.localizers.compact import LoadedModel
 
     loaded = LoadedModel(tmp_path / "model")
     assert len(loaded.version) == 12

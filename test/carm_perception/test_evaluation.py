@@ -354,7 +354,7 @@ def parse(add: Callable[[argparse.ArgumentParser], None], text: str) -> argparse
 def test_command_writes_figures_and_a_page(
     scripted: Scripted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("carm_perception.registry.make_localizer", lambda name, options: scripted)
+    monkeypatch.setattr("carm_perception.localizers.registry.make_localizer", lambda name, options: scripted)
     scripted.shift_mm = 40.0
     file = tmp_path / "figures.json"
     options = f"--suite phantom --suite validation --suite falsification --views 28 --patients 2 --seed 3 --json {file}"
@@ -423,7 +423,7 @@ def test_commands_refuse_bad_input_in_one_line(tmp_path: Path) -> None:
 
 
 def test_correction_command(scripted: Scripted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("carm_perception.registry.make_localizer", lambda name, options: scripted)
+    monkeypatch.setattr("carm_perception.localizers.registry.make_localizer", lambda name, options: scripted)
     file = tmp_path / "correction.json"
     options = f"--views 8 --patients 2 --json {file}"
     assert commands.run_correction(parse(commands.add_correction_arguments, options)) == 0

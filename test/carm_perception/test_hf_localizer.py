@@ -14,7 +14,7 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Protocol, Query
 from carm_perception.hf_loader import choose_device
 from carm_perception.hf_localizer import HuggingFaceLocalizer
-from carm_perception.registry import make_localizer
+from carm_perception.localizers.registry import make_localizer
 
 from .tiny_models import BUILDERS, build
 

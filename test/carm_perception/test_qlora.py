@@ -25,8 +25,8 @@ from carm_perception.datasets.storage.dataset import generate
 from carm_perception.hf_loader import GIB, Machine, Placement, Size, choose_device, empty_model, load, resolve_source
 from carm_perception.hf_localizer import HuggingFaceLocalizer
 from carm_perception.hf_processor import load_processor
+from carm_perception.localizers.registry import make_localizer
 from carm_perception.protocols import parse
-from carm_perception.registry import make_localizer
 from carm_perception.train.qlora import checkpoint, trainer
 from carm_perception.train.qlora.adapters import adapter_parameters, language_model, prepare, target_modules
 from carm_perception.train.qlora.encoding import IGNORED, Encoder, end_of_turn

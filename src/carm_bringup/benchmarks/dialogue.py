@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from tqdm import tqdm
 
-    from carm_perception.registry import make_localizer
+    from carm_perception.localizers.registry import make_localizer
 
     results_file.check_file(args.json)
     results = {}

@@ -15,7 +15,7 @@ from carm_perception.calibration.store import Calibration, load_calibration, tab
 from carm_perception.image import FIELD_MM
 
 if TYPE_CHECKING:
-    from carm_perception.compact import LoadedModel
+    from carm_perception.localizers.compact import LoadedModel
     from carm_perception.reading import Reading
 
 

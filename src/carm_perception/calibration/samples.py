@@ -87,8 +87,8 @@ class Reader:
         Raises:
             LocalizerError: The folder is incomplete or its content is no such model.
         """
-        from carm_perception.compact import CompactLocalizer, LoadedModel
-        from carm_perception.regression import RegressionLocalizer
+        from carm_perception.localizers.compact import CompactLocalizer, LoadedModel
+        from carm_perception.localizers.regression import RegressionLocalizer
 
         loaded = LoadedModel(folder, threads=1)
         self._speaker = CompactLocalizer(loaded, maximum_risk=0.0)

@@ -105,7 +105,7 @@ class Calibration:
         familiarity: Which images are like those of the calibration patients.
         patients: Their names.
         views: Views of each.
-        fusion: How the fused localizer joins its two opinions, from :class:`carm_perception.fused.Fusion`.
+        fusion: How the fused localizer joins its two opinions, from :class:`carm_perception.localizers.fused.Fusion`.
         held_out: Figures on patients that were left out in turn.
     """
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from carm_core.cli import results_file as figure_file
 from carm_core.cli.arguments import count, output_file, output_folder, seed
-from carm_perception import registry
 from carm_perception.evaluation.suites.suites import DEFAULT_SUITES, GROUPS, NOMINAL, SUITE_NAMES, resolve, suite
+from carm_perception.localizers import registry
 
 _PROTOCOLS = ("localization", "retrieval", "re-evaluation")
 

@@ -36,10 +36,10 @@ from carm_core.landmarks import find_landmark, landmark
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_core.parameters import declare_parameters, updated_parameters
 from carm_perception.calibration.guard import Cautious
+from carm_perception.localizers.registry import OPENAI, ORACLE, POINTERS, make_localizer
 from carm_perception.nodes import messages
 from carm_perception.overlay import draw
 from carm_perception.parameters import LocalizerParameters
-from carm_perception.registry import OPENAI, ORACLE, POINTERS, make_localizer
 from carm_perception.service import LocalizationService, Outcome, Ticket
 from carm_ros.entry import leave
 from carm_ros.managed import ManagedNode
@@ -369,7 +369,7 @@ def _load_libraries(words: list[str]) -> None:
     that only imports is ended by the signal itself.
     """
     if not any(f"localizer:={name}" in word.replace('"', "") for word in words for name in (ORACLE, OPENAI)):
-        import_module("carm_perception.fused")
+        import_module("carm_perception.localizers.fused")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from carm_perception.openai_options import COMPACT_MODEL
 from carm_perception.serving.chat import ApiError, ChatRequest
 
 if TYPE_CHECKING:
-    from carm_perception.registry import LocalizerOptions
+    from carm_perception.localizers.registry import LocalizerOptions
 
 _BATCH = 16
 
@@ -69,7 +69,7 @@ class CompactBackend(Backend):
         Raises:
             LocalizerError: The folder is incomplete or its content is no such model.
         """
-        from carm_perception.compact import CompactLocalizer
+        from carm_perception.localizers.compact import CompactLocalizer
 
         self._localizer = CompactLocalizer(folder)
         self._localizer.warm_up()
@@ -85,7 +85,7 @@ class CompactBackend(Backend):
         """Answer questions about one image."""
         import torch
 
-        from carm_perception.compact import LONGEST_ANSWER
+        from carm_perception.localizers.compact import LONGEST_ANSWER
 
         first = requests[0]
         frame, prompts = None, []
@@ -214,7 +214,7 @@ def make_backend(model: str, options: LocalizerOptions) -> Backend:
         UnknownNameError: There is no such model.
         CarmError: The model cannot be loaded.
     """
-    from carm_perception.registry import COMPACT, hub_or_path
+    from carm_perception.localizers.registry import COMPACT, hub_or_path
 
     if model == COMPACT:
         return CompactBackend(options.folder)

@@ -17,10 +17,10 @@ from carm_bringup.benchmarks.navigation.suites import ALIASES, POLICIES, SUITES,
 from carm_core.cli import results_file
 from carm_core.cli.arguments import output_file, output_folder, seed, whole
 from carm_core.errors import ConfigurationError
-from carm_perception import registry
 from carm_perception.datasets.parallel import ENGINES, LOCAL
 from carm_perception.datasets.parallel import run as run_tasks
-from carm_perception.registry import LocalizerOptions
+from carm_perception.localizers import registry
+from carm_perception.localizers.registry import LocalizerOptions
 
 if TYPE_CHECKING:
     from carm_bringup.benchmarks.navigation.episode import Outcome, Room

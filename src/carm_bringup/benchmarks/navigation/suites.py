@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError, GoalError
 from carm_core.robot.kinematics import CArm
-from carm_perception import registry
 from carm_perception.evaluation.suites.suites import SHIFT_PREFIX, SHIFTS
 from carm_perception.evaluation.suites.suites import suite as evaluation_suite
-from carm_perception.registry import LocalizerOptions
+from carm_perception.localizers import registry
+from carm_perception.localizers.registry import LocalizerOptions
 
 if TYPE_CHECKING:
     from carm_core.localization import Localizer

@@ -23,8 +23,8 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.image_messages import display_pixels
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_core.robot.kinematics import CArm
+from carm_perception.localizers.registry import NAMES, ORACLE, make_localizer
 from carm_perception.parameters import LocalizerParameters
-from carm_perception.registry import NAMES, ORACLE, make_localizer
 
 _SHOWN = 20
 _NUMBERS = ("standard_deviation", "radius_90")

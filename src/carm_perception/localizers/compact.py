@@ -25,10 +25,10 @@ from carm_perception.answers import confidence, estimates_of
 from carm_perception.calibration.abstention import DEFAULT_RISK
 from carm_perception.calibration.guard import Guard, in_field
 from carm_perception.datasets.language import read_remark
-from carm_perception.decoding import Grammars
 from carm_perception.folder import COMPACT_FOLDER, REQUIRED, check_model_folder, weights_hash
 from carm_perception.grammar import Grammar, measured
 from carm_perception.image import MODEL_PX, model_gray
+from carm_perception.localizers.constrained_decoding import Grammars
 from carm_perception.prompts import FIRST_PROTOCOLS, SHORT_PROTOCOLS, short_prompt
 from carm_perception.protocols import LIMIT_MM, LOCALIZED, PointingAnswer, ReevaluationAnswer, parse
 from carm_perception.reading import LandmarkReader, Reading

@@ -16,8 +16,8 @@ from carm_core.localization import LandmarkEstimate, Localization, Localizer, Pr
 from carm_perception.answers import nearest_first
 from carm_perception.calibration.abstention import DEFAULT_RISK
 from carm_perception.calibration.guard import Guard
-from carm_perception.compact import LoadedModel
 from carm_perception.image import MODEL_PX
+from carm_perception.localizers.compact import LoadedModel
 from carm_perception.protocols import (
     LIMIT_MM,
     LOCALIZED,

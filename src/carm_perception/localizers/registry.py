@@ -99,19 +99,19 @@ def make_localizer(name: str, options: LocalizerOptions | None = None) -> Locali
     """
     options = options or LocalizerOptions()
     if name == COMPACT:
-        from carm_perception.compact import CompactLocalizer
+        from carm_perception.localizers.compact import CompactLocalizer
 
         return CompactLocalizer(options.folder, options.maximum_std_mm, maximum_risk=options.maximum_risk)
     if name == REGRESSION:
-        from carm_perception.regression import RegressionLocalizer
+        from carm_perception.localizers.regression import RegressionLocalizer
 
         return RegressionLocalizer(options.folder, options.maximum_std_mm, maximum_risk=options.maximum_risk)
     if name == FUSED:
-        from carm_perception.fused import FusedLocalizer
+        from carm_perception.localizers.fused import FusedLocalizer
 
         return FusedLocalizer(options.folder, options.maximum_std_mm, maximum_risk=options.maximum_risk)
     if name == ORACLE:
-        from carm_perception.oracle import OracleLocalizer
+        from carm_perception.localizers.oracle import OracleLocalizer
 
         if not options.patient:
             raise ConfigurationError("the oracle needs to know the patient")

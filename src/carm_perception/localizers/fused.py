@@ -25,11 +25,11 @@ from carm_perception.answers import confidence, expected_mm
 from carm_perception.calibration.abstention import DEFAULT_RISK
 from carm_perception.calibration.fusion import RADIUS_90_PER_STD, REFEREE, Fusion, Joint, Opinion, join
 from carm_perception.calibration.guard import Guard
-from carm_perception.compact import CompactLocalizer, LoadedModel, earlier_ids
 from carm_perception.datasets.language import read_remark, revise
+from carm_perception.localizers.compact import CompactLocalizer, LoadedModel, earlier_ids
+from carm_perception.localizers.regression import RegressionLocalizer, written
 from carm_perception.protocols import LIMIT_MM, LOCALIZED, RETRIEVED, ReevaluationAnswer
 from carm_perception.reading import Reading
-from carm_perception.regression import RegressionLocalizer, written
 
 LISTS = (Protocol.LOCALIZATION, Protocol.RETRIEVAL)
 
