@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from carm_bringup.cli.app import run
 from carm_core.errors import LocalizerError
-from carm_perception.hf_loader import resolve_source
+from carm_perception.localizers.huggingface.loader import resolve_source
 
 WEIGHTS = {"x": np.zeros((8, 8), np.float32)}
 MOVED = "/home/alice/models/gemma-3-4b-it"

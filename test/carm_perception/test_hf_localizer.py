@@ -12,8 +12,8 @@ import torch
 from carm_core.errors import ConfigurationError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Protocol, Query
-from carm_perception.hf_loader import choose_device
-from carm_perception.hf_localizer import HuggingFaceLocalizer
+from carm_perception.localizers.huggingface.loader import choose_device
+from carm_perception.localizers.huggingface.localizer import HuggingFaceLocalizer
 from carm_perception.localizers.registry import make_localizer
 
 from .tiny_models import BUILDERS, build

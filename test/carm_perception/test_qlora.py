@@ -22,9 +22,18 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Protocol, Query
 from carm_perception.datasets.rendering.acquisition import MIRRORED
 from carm_perception.datasets.storage.dataset import generate
-from carm_perception.hf_loader import GIB, Machine, Placement, Size, choose_device, empty_model, load, resolve_source
-from carm_perception.hf_localizer import HuggingFaceLocalizer
-from carm_perception.hf_processor import load_processor
+from carm_perception.localizers.huggingface.loader import (
+    GIB,
+    Machine,
+    Placement,
+    Size,
+    choose_device,
+    empty_model,
+    load,
+    resolve_source,
+)
+from carm_perception.localizers.huggingface.localizer import HuggingFaceLocalizer
+from carm_perception.localizers.huggingface.processor import load_processor
 from carm_perception.localizers.registry import make_localizer
 from carm_perception.protocols import parse
 from carm_perception.train.qlora import checkpoint, trainer

@@ -25,8 +25,8 @@ from starlette.routing import Route
 from carm_core.errors import ConfigurationError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Protocol, Query
-from carm_perception.decoding import Completion
 from carm_perception.grammar import grammar
+from carm_perception.localizers.huggingface.generator import Completion
 from carm_perception.localizers.registry import LocalizerOptions, make_localizer
 from carm_perception.openai_localizer import OpenAiLocalizer
 from carm_perception.openai_options import CONSTRAINTS, ServerOptions

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import transformers
 
-from carm_perception.hf_processor import image_only
+from carm_perception.localizers.huggingface.processor import image_only
 
 _PLAIN = ("<pad>", "<eos>", "<bos>")
 

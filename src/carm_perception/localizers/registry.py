@@ -121,7 +121,7 @@ def make_localizer(name: str, options: LocalizerOptions | None = None) -> Locali
 
         return OpenAiLocalizer(options.server)
     model = hub_or_path(name)
-    from carm_perception.hf_localizer import HuggingFaceLocalizer
+    from carm_perception.localizers.huggingface.localizer import HuggingFaceLocalizer
 
     return HuggingFaceLocalizer(
         model,

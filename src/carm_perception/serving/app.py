@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from carm_core.errors import CarmError
-from carm_perception.decoding import Completion
+from carm_perception.localizers.huggingface.generator import Completion
 from carm_perception.serving.backends import Backend
 from carm_perception.serving.chat import ApiError, ChatRequest, read_request
 from carm_perception.serving.request_queue import RequestQueue

@@ -12,8 +12,8 @@ import numpy as np
 
 from carm_core.errors import ConfigurationError
 from carm_core.imaging.frame import XrayFrame
-from carm_perception.decoding import Completion, Decoding
 from carm_perception.image import FIELD_MM, check_frame
+from carm_perception.localizers.huggingface.generator import Completion, Decoding
 from carm_perception.openai_options import COMPACT_MODEL
 from carm_perception.serving.chat import ApiError, ChatRequest
 
@@ -170,7 +170,7 @@ class HuggingFaceBackend(Backend):
             ConfigurationError: The options contradict this machine.
             LocalizerError: The model cannot be loaded.
         """
-        from carm_perception.hf_localizer import HuggingFaceLocalizer
+        from carm_perception.localizers.huggingface.localizer import HuggingFaceLocalizer
 
         self._localizer = HuggingFaceLocalizer(
             model,

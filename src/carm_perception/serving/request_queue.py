@@ -8,7 +8,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from carm_perception.decoding import Completion
+from carm_perception.localizers.huggingface.generator import Completion
 from carm_perception.serving.backends import Backend
 from carm_perception.serving.chat import ApiError, ChatRequest
 

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from carm_core.errors import ConfigurationError, LocalizerError
-from carm_perception.hf_loader import (
+from carm_perception.localizers.huggingface.loader import (
     Machine,
     Placement,
     Size,
@@ -122,7 +122,7 @@ def _can_nf4(machine: Machine) -> bool:
 
 def _training_size(options: QloraOptions) -> tuple[Size | None, int]:
     """Size of the base model and what training adds; the size is None where only the model's own code could tell."""
-    from carm_perception.hf_loader import empty_model, size_of
+    from carm_perception.localizers.huggingface.loader import empty_model, size_of
 
     model = empty_model(options.model)
     if model is None:

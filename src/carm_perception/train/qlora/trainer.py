@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from carm_core.errors import CarmError, ConfigurationError
-from carm_perception.hf_loader import describe, resolve_source
+from carm_perception.localizers.huggingface.loader import describe, resolve_source
 from carm_perception.train.qlora import checkpoint
 from carm_perception.train.qlora.adapters import place_for_training, prepare
 from carm_perception.train.qlora.encoding import Encoder
