@@ -8,8 +8,8 @@ from pathlib import Path
 
 from carm_core.parameters import FRAME_PREFIX, parameter
 from carm_perception.calibration.abstention import DEFAULT_RISK
+from carm_perception.localizers.openai.options import ServerOptions
 from carm_perception.localizers.registry import LocalizerOptions
-from carm_perception.openai_options import ServerOptions
 
 
 @dataclass(frozen=True)

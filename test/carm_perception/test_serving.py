@@ -24,8 +24,8 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Protocol, Query
 from carm_core.robot.kinematics import CArm
 from carm_perception.localizers.compact import CompactLocalizer
-from carm_perception.openai_localizer import OpenAiLocalizer
-from carm_perception.openai_options import ServerOptions
+from carm_perception.localizers.openai.localizer import OpenAiLocalizer
+from carm_perception.localizers.openai.options import ServerOptions
 from carm_sim.patient import load_patient
 from carm_sim.xray import XraySystem
 

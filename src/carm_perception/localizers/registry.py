@@ -11,7 +11,7 @@ from pathlib import Path
 from carm_core.errors import ConfigurationError, UnknownNameError
 from carm_core.localization import Localizer
 from carm_perception.calibration.abstention import DEFAULT_RISK
-from carm_perception.openai_options import ServerOptions
+from carm_perception.localizers.openai.options import ServerOptions
 
 COMPACT, REGRESSION, FUSED, ORACLE, OPENAI = "compact", "regression", "fused", "oracle", "openai"
 POINTERS = (COMPACT, REGRESSION, FUSED, ORACLE)
@@ -117,7 +117,7 @@ def make_localizer(name: str, options: LocalizerOptions | None = None) -> Locali
             raise ConfigurationError("the oracle needs to know the patient")
         return OracleLocalizer(options.patient, options.oracle_noise_mm, options.seed)
     if name == OPENAI:
-        from carm_perception.openai_localizer import OpenAiLocalizer
+        from carm_perception.localizers.openai.localizer import OpenAiLocalizer
 
         return OpenAiLocalizer(options.server)
     model = hub_or_path(name)

@@ -26,11 +26,11 @@ from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_perception.answers import estimates_of
 from carm_perception.asking import REPEAT
-from carm_perception.chat_client import ChatClient, ServerError
 from carm_perception.grammar import grammar, json_schema
 from carm_perception.image import FIELD_MM, MODEL_PX, check_frame, model_gray
 from carm_perception.localizers.compact import allowed, earlier_list, reasoned
-from carm_perception.openai_options import COMPACT_MODEL, ServerOptions
+from carm_perception.localizers.openai.client import ChatClient, ServerError
+from carm_perception.localizers.openai.options import COMPACT_MODEL, ServerOptions
 from carm_perception.prompts import full_prompt, short_prompt
 from carm_perception.protocols import Answer, ReevaluationAnswer, parse
 
@@ -218,7 +218,7 @@ def constraint(way: str, query: Query) -> dict[str, Any]:
     """Fields of a request that tell a server the grammar of the answer.
 
     Args:
-        way: One of :data:`carm_perception.openai_options.CONSTRAINTS`.
+        way: One of :data:`carm_perception.localizers.openai.options.CONSTRAINTS`.
         query: The question.
     """
     form = grammar(query)

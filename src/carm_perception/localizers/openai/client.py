@@ -16,7 +16,7 @@ from typing import Any
 import httpx2
 
 from carm_core.errors import ConfigurationError, LocalizerError
-from carm_perception.openai_options import CONSTRAINTS, IMAGE_FORMATS, ServerOptions
+from carm_perception.localizers.openai.options import CONSTRAINTS, IMAGE_FORMATS, ServerOptions
 
 logger = logging.getLogger(__name__)
 
