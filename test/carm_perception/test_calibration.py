@@ -34,11 +34,12 @@ from carm_perception.datasets.calibration.patient_views import (
     views_folder,
 )
 from carm_perception.datasets.calibration.synthetic_negatives import strangers
-from carm_perception.folder import COMPACT_FOLDER
-from carm_perception.image import FIELD_MM, MODEL_PX
-from carm_perception.localizers.compact import CompactLocalizer, LoadedModel
+from carm_perception.localizers.compact import CompactLocalizer
 from carm_perception.localizers.fused import FusedLocalizer
 from carm_perception.localizers.regression import RegressionLocalizer
+from carm_perception.networks.loaded_model import LoadedModel
+from carm_perception.networks.model_folder import COMPACT_FOLDER
+from carm_perception.networks.preprocessing import FIELD_MM, MODEL_PX
 
 PATIENTS, VIEWS = 50, 6
 

@@ -15,12 +15,13 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Localizer, Protocol, Query
 from carm_core.robot.kinematics import CArm
-from carm_perception.folder import COMPACT_FOLDER, LOCALIZER_FILE
-from carm_perception.image import FIELD_MM, model_gray, to_field
-from carm_perception.localizers.compact import CompactLocalizer, LoadedModel
+from carm_perception.localizers.compact import CompactLocalizer
 from carm_perception.localizers.fused import FusedLocalizer
 from carm_perception.localizers.oracle import OracleLocalizer
 from carm_perception.localizers.regression import RegressionLocalizer
+from carm_perception.networks.loaded_model import LoadedModel
+from carm_perception.networks.model_folder import COMPACT_FOLDER, LOCALIZER_FILE
+from carm_perception.networks.preprocessing import FIELD_MM, model_gray, to_field
 from carm_perception.protocols import parse, parse_pointing, parse_reevaluation
 from carm_sim.patient import Patient, load_patient
 from carm_sim.xray import XraySystem
@@ -261,9 +262,9 @@ def test_questions_that_come_together_are_answered_as_one_by_one(frames: dict[in
 def test_no_answer_is_malformed_whatever_the_weights(tmp_path: Path) -> None:
     import torch
 
-    from carm_perception.train.architecture import CompactSize
+    from carm_perception.networks.landmark_network import LandmarkLocalizer, LocalizerSize
+    from carm_perception.networks.vision_language_model import CompactSize
     from carm_perception.train.export import export
-    from carm_perception.train.localizer import LandmarkLocalizer, LocalizerSize
     from carm_perception.train.recipe import fresh
 
     untrained, tokenizer = fresh(CompactSize(8, (8, 8, 16, 16), (1, 1, 1, 1), 32, 1, 2, 1, 32), 3)

@@ -27,9 +27,9 @@ from carm_perception.datasets.views import (
     rotation_optical_to_table,
     sample_view,
 )
-from carm_perception.train.architecture import GRID, MEAN, STD, CompactSize, PresenceHead, normalize
+from carm_perception.networks.landmark_network import SIDE, LandmarkLocalizer, LocalizerSize
+from carm_perception.networks.vision_language_model import GRID, MEAN, STD, CompactSize, PresenceHead, normalize
 from carm_perception.train.augment import Batch, center_crop, plain_display, random_crop, random_display
-from carm_perception.train.localizer import SIDE, LandmarkLocalizer, LocalizerSize
 from carm_perception.train.localizing import localizer_loss
 from carm_perception.train.losses import displacement_loss, ordinal_loss, presence_loss
 from carm_perception.train.questions import COMMANDS, QuestionPacker
@@ -370,7 +370,7 @@ def test_recipe_runs_resumes_and_exports(tmp_path: Path, bodies: list[tuple[int,
     train_compact(options, progress=False)
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == first
 
-    from carm_perception.localizers.compact import LoadedModel
+    from carm_perception.networks.loaded_model import LoadedModel
 
     loaded = LoadedModel(tmp_path / "model")
     assert len(loaded.version) == 12

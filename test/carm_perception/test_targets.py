@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Protocol, Query
 from carm_perception.evaluation.metrics import closest
+from carm_perception.networks.vision_language_model import CompactSize
 from carm_perception.protocols import (
     EXTENTS,
     LocalizationAnswer,
@@ -20,7 +21,6 @@ from carm_perception.protocols import (
     parse,
 )
 from carm_perception.train import targets
-from carm_perception.train.architecture import CompactSize
 from carm_perception.train.questions import EXTRA_KINDS, QuestionPacker
 from carm_perception.train.recipe import fresh
 from carm_perception.train.stages import answer_logits

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from carm_perception.datasets.calibration.abdomen_and_legs import leg_images
     from carm_perception.datasets.calibration.patient_views import patient_names, prepare_views
     from carm_perception.datasets.calibration.synthetic_negatives import strangers
-    from carm_perception.folder import COMPACT_FOLDER, REQUIRED, check_model_folder, weights_hash
+    from carm_perception.networks.model_folder import COMPACT_FOLDER, REQUIRED, check_model_folder, weights_hash
 
     folder = args.model or COMPACT_FOLDER
     check_model_folder(folder, REQUIRED)

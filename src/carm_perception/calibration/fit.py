@@ -20,7 +20,7 @@ from carm_perception.calibration.fusion import DISAGREEMENTS, REFEREE, SPEAKER, 
 from carm_perception.calibration.samples import Samples
 from carm_perception.calibration.store import Calibration, CaseCalibration, LocalizerCalibration
 from carm_perception.evaluation.metrics import closest, hit, precision
-from carm_perception.image import FIELD_MM
+from carm_perception.networks.preprocessing import FIELD_MM
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -12,11 +12,11 @@ from carm_core.localization import LandmarkEstimate
 from carm_perception.calibration.abstention import doubt
 from carm_perception.calibration.familiarity import LIMIT
 from carm_perception.calibration.store import Calibration, load_calibration, tabulated_risk
-from carm_perception.image import FIELD_MM
+from carm_perception.networks.preprocessing import FIELD_MM
 
 if TYPE_CHECKING:
-    from carm_perception.localizers.compact import LoadedModel
-    from carm_perception.reading import Reading
+    from carm_perception.networks.landmark_reader import Reading
+    from carm_perception.networks.loaded_model import LoadedModel
 
 
 def in_field(estimate: LandmarkEstimate) -> bool:

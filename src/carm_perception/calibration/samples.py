@@ -17,7 +17,7 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import IDS, LANDMARKS
 from carm_core.localization import Protocol, Query
 from carm_perception.datasets.calibration.patient_views import PatientViews, load_views
-from carm_perception.image import FIELD_MM, MODEL_PX
+from carm_perception.networks.preprocessing import FIELD_MM, MODEL_PX
 
 Array = NDArray[np.float64]
 
@@ -87,8 +87,9 @@ class Reader:
         Raises:
             LocalizerError: The folder is incomplete or its content is no such model.
         """
-        from carm_perception.localizers.compact import CompactLocalizer, LoadedModel
+        from carm_perception.localizers.compact import CompactLocalizer
         from carm_perception.localizers.regression import RegressionLocalizer
+        from carm_perception.networks.loaded_model import LoadedModel
 
         loaded = LoadedModel(folder, threads=1)
         self._speaker = CompactLocalizer(loaded, maximum_risk=0.0)

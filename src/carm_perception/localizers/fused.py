@@ -26,10 +26,11 @@ from carm_perception.calibration.abstention import DEFAULT_RISK
 from carm_perception.calibration.fusion import RADIUS_90_PER_STD, REFEREE, Fusion, Joint, Opinion, join
 from carm_perception.calibration.guard import Guard
 from carm_perception.datasets.language import read_remark, revise
-from carm_perception.localizers.compact import CompactLocalizer, LoadedModel, earlier_ids
+from carm_perception.localizers.compact import CompactLocalizer, earlier_ids
 from carm_perception.localizers.regression import RegressionLocalizer, written
+from carm_perception.networks.landmark_reader import Reading
+from carm_perception.networks.loaded_model import LoadedModel
 from carm_perception.protocols import LIMIT_MM, LOCALIZED, RETRIEVED, ReevaluationAnswer
-from carm_perception.reading import Reading
 
 LISTS = (Protocol.LOCALIZATION, Protocol.RETRIEVAL)
 

@@ -16,8 +16,9 @@ from carm_core.localization import LandmarkEstimate, Localization, Localizer, Pr
 from carm_perception.answers import nearest_first
 from carm_perception.calibration.abstention import DEFAULT_RISK
 from carm_perception.calibration.guard import Guard
-from carm_perception.image import MODEL_PX
-from carm_perception.localizers.compact import LoadedModel
+from carm_perception.networks.landmark_reader import Reading
+from carm_perception.networks.loaded_model import LoadedModel
+from carm_perception.networks.preprocessing import MODEL_PX
 from carm_perception.protocols import (
     LIMIT_MM,
     LOCALIZED,
@@ -26,7 +27,6 @@ from carm_perception.protocols import (
     PointingAnswer,
     RetrievalAnswer,
 )
-from carm_perception.reading import Reading
 
 
 class RegressionLocalizer(Localizer):

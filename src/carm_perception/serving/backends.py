@@ -12,9 +12,9 @@ import numpy as np
 
 from carm_core.errors import ConfigurationError
 from carm_core.imaging.frame import XrayFrame
-from carm_perception.image import FIELD_MM, check_frame
 from carm_perception.localizers.huggingface.generator import Completion, Decoding
 from carm_perception.localizers.openai.options import COMPACT_MODEL
+from carm_perception.networks.preprocessing import FIELD_MM, check_frame
 from carm_perception.serving.chat import ApiError, ChatRequest
 
 if TYPE_CHECKING:

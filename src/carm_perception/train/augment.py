@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from carm_perception.train.architecture import IMAGE_PX
+from carm_perception.networks.vision_language_model import IMAGE_PX
 
 WATER_PER_MM = 0.02
 """Attenuation of water near 70 keV, 1/mm."""

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from carm_core.errors import ConfigurationError
-from carm_perception.folder import HEAD_FILE, LOCALIZER_FILE
-from carm_perception.reading import DISPLACEMENT, PRESENCE, SIZE
-from carm_perception.train.architecture import IMAGE_PX, MEAN, REDUCTION, STD
-from carm_perception.train.localizer import LandmarkLocalizer
-from carm_perception.train.tokenizer import CHAT_TEMPLATE, IMAGE
+from carm_perception.networks.landmark_network import LandmarkLocalizer
+from carm_perception.networks.landmark_reader import DISPLACEMENT, PRESENCE, SIZE
+from carm_perception.networks.model_folder import HEAD_FILE, LOCALIZER_FILE
+from carm_perception.networks.tokens import CHAT_TEMPLATE, IMAGE
+from carm_perception.networks.vision_language_model import IMAGE_PX, MEAN, REDUCTION, STD
 
 TRAINING_FILE = "training.json"
 MAXIMUM_BYTES = 25_000_000

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from carm_perception.datasets.storage.store import ViewStore
 from carm_perception.evaluation.metrics import regression_figures
-from carm_perception.image import FIELD_MM
-from carm_perception.reading import FINE, combined
+from carm_perception.networks.landmark_network import LandmarkLocalizer
+from carm_perception.networks.landmark_reader import FINE, combined
+from carm_perception.networks.preprocessing import FIELD_MM
 from carm_perception.train.augment import center_crop, plain_display
-from carm_perception.train.localizer import LandmarkLocalizer
 from carm_perception.train.losses import FINE_CELL_SIGMA, displacement_loss, presence_loss
 from carm_perception.train.stages import Stage, StageOptions, load_batch
 

@@ -20,12 +20,12 @@ from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Protocol, Query
 from carm_perception.datasets import language
 from carm_perception.evaluation.metrics import closest
+from carm_perception.networks.tokens import ASSISTANT, END, IMAGE, USER
+from carm_perception.networks.vision_language_model import IMAGE_TOKENS
 from carm_perception.prompts import short_prompt
 from carm_perception.protocols import LocalizationAnswer
 from carm_perception.train import targets
-from carm_perception.train.architecture import IMAGE_TOKENS
 from carm_perception.train.targets import Piece
-from carm_perception.train.tokenizer import ASSISTANT, END, IMAGE, USER
 
 COMMANDS = 4
 """Sentences of a clinician in one sequence."""

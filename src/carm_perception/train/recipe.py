@@ -17,7 +17,9 @@ from carm_core.errors import ConfigurationError
 from carm_core.landmarks import LANDMARKS
 from carm_perception.datasets.storage.store import ViewStore
 from carm_perception.evaluation.metrics import regression_figures
-from carm_perception.train.architecture import (
+from carm_perception.networks.landmark_network import LandmarkLocalizer, LocalizerSize
+from carm_perception.networks.tokens import number_token_ids
+from carm_perception.networks.vision_language_model import (
     IMAGE_PX,
     CompactSize,
     DisplacementHead,
@@ -26,7 +28,6 @@ from carm_perception.train.architecture import (
 )
 from carm_perception.train.augment import center_crop, plain_display
 from carm_perception.train.export import export
-from carm_perception.train.localizer import LandmarkLocalizer, LocalizerSize
 from carm_perception.train.localizing import evaluate_localizer, stage_three
 from carm_perception.train.questions import QuestionPacker
 from carm_perception.train.stages import (
@@ -42,7 +43,7 @@ from carm_perception.train.stages import (
     stage_two,
 )
 from carm_perception.train.state import load_checkpoint
-from carm_perception.train.tokenizer import build_tokenizer, number_token_ids
+from carm_perception.train.tokenizer import build_tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from carm_perception.datasets.storage.store import ViewStore
 from carm_perception.evaluation.metrics import regression_figures
-from carm_perception.train.architecture import (
+from carm_perception.networks.tokens import number_token_ids
+from carm_perception.networks.vision_language_model import (
     IMAGE_PX,
     SCALE_MM,
     DisplacementHead,
@@ -42,7 +43,6 @@ from carm_perception.train.state import (
     save_checkpoint,
     set_rate,
 )
-from carm_perception.train.tokenizer import number_token_ids
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Compact(nn.Module):
         """Join them.
 
         Args:
-            model: From :func:`carm_perception.train.architecture.build_model`.
+            model: From :func:`carm_perception.networks.vision_language_model.build_model`.
             head: Displacement head of the same width.
             presence: Presence head of the same width.
         """

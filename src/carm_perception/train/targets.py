@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from carm_core.landmarks import IDS, LANDMARKS, landmark
 from carm_perception.evaluation.metrics import closest
-from carm_perception.image import FIELD_MM
+from carm_perception.networks.preprocessing import FIELD_MM
 from carm_perception.protocols import LIMIT_MM, LOCALIZED, RETRIEVED, extent
 
 Displacements = NDArray[np.floating]

@@ -15,27 +15,22 @@ import numpy as np
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Protocol, Query
 from carm_perception.datasets import language
+from carm_perception.networks.tokens import (
+    ASSISTANT,
+    CHAT_TEMPLATE,
+    END,
+    FRAGMENTS,
+    IMAGE,
+    NUMBERS,
+    PAD,
+    SENTENCES,
+    SPECIAL,
+    USER,
+)
 from carm_perception.prompts import full_prompt, short_prompt
-from carm_perception.protocols import LIMIT_MM
 from carm_perception.train.targets import token_texts
 
-PAD, USER, ASSISTANT, END, IMAGE = "<pad>", "<|user|>", "<|assistant|>", "<|end|>", "<image>"
-SPECIAL = (PAD, USER, ASSISTANT, END, IMAGE)
-FRAGMENTS = ('{"target": ', ', "dx_mm": ', ', "dy_mm": ', "}", "[", "]", ",", ", ", ": ")
-SENTENCES = 4000
-"""Sentences of clinicians, with their readings, among those that the merges are learned on."""
-NUMBERS = tuple(str(value) for value in range(-LIMIT_MM, LIMIT_MM + 1))
 MERGED_TOKENS = 1000
-
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] == 'assistant' %}<|assistant|>{% else %}<|user|>{% endif %}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{% endif %}{% endfor %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
-    "{% endif %}{% if message['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-"""Images come before the text of their message."""
 
 
 def corpus() -> list[str]:
@@ -99,9 +94,3 @@ def build_tokenizer() -> Any:
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
-
-
-def number_token_ids(tokenizer: Any) -> list[int]:
-    """Ids of the tokens of -400 to 400, in this order."""
-    ids: list[int] = tokenizer.convert_tokens_to_ids(list(NUMBERS))
-    return ids

@@ -13,7 +13,7 @@ from carm_core.errors import ConfigurationError, GoalError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.robot.kinematics import CArm
 from carm_perception.datasets.calibration.patient_views import FIRST_SEED, views_folder
-from carm_perception.image import model_gray
+from carm_perception.networks.preprocessing import model_gray
 
 if TYPE_CHECKING:
     from carm_sim.patient import Patient

@@ -23,7 +23,7 @@ from carm_core.landmarks import LANDMARKS
 from carm_core.paths import cache_dir
 from carm_core.robot.kinematics import CArm
 from carm_perception.datasets.views import TRUNK_IDS, ViewDistribution
-from carm_perception.image import FIELD_MM, MODEL_PX, model_gray
+from carm_perception.networks.preprocessing import FIELD_MM, MODEL_PX, model_gray
 
 FIRST_SEED = 700_000
 """Seed of the first calibration phantom; the test sets begin at 900 000, the validation set at 600 000."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_perception.image import MODEL_PX
+from carm_perception.networks.preprocessing import MODEL_PX
 
 LEAVES, NOISES = 80, 40
 """Images of either family."""

@@ -15,7 +15,7 @@ from carm_core.language.commands import Command, Intent, command_from_text, same
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_perception.datasets.language import Split, sample
 from carm_perception.evaluation.scoring.figures import latencies, rate, with_interval
-from carm_perception.image import FIELD_MM, MODEL_PX
+from carm_perception.networks.preprocessing import FIELD_MM, MODEL_PX
 
 
 def read_sentences(

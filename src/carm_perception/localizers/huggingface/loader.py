@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from carm_core.errors import ConfigurationError, LocalizerError
-from carm_perception.folder import ADAPTER_CONFIG, check_adapter_folder, check_model_folder
 from carm_perception.localizers.huggingface.processor import load_processor
+from carm_perception.networks.model_folder import ADAPTER_CONFIG, check_adapter_folder, check_model_folder
 
 logger = logging.getLogger(__name__)
 

@@ -20,11 +20,11 @@ from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_perception.answers import estimates_of
 from carm_perception.asking import ask_strictly
-from carm_perception.folder import weights_hash
 from carm_perception.grammar import grammar
-from carm_perception.image import FIELD_MM, check_frame
 from carm_perception.localizers.huggingface.generator import Decoding, Generator, Messages
 from carm_perception.localizers.huggingface.loader import load, resolve_source
+from carm_perception.networks.model_folder import weights_hash
+from carm_perception.networks.preprocessing import FIELD_MM, check_frame
 from carm_perception.prompts import full_prompt
 
 _WARM_UP_PX = 256

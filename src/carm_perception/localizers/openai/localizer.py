@@ -27,10 +27,10 @@ from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_perception.answers import estimates_of
 from carm_perception.asking import REPEAT
 from carm_perception.grammar import grammar, json_schema
-from carm_perception.image import FIELD_MM, MODEL_PX, check_frame, model_gray
 from carm_perception.localizers.compact import allowed, earlier_list, reasoned
 from carm_perception.localizers.openai.client import ChatClient, ServerError
 from carm_perception.localizers.openai.options import COMPACT_MODEL, ServerOptions
+from carm_perception.networks.preprocessing import FIELD_MM, MODEL_PX, check_frame, model_gray
 from carm_perception.prompts import full_prompt, short_prompt
 from carm_perception.protocols import Answer, ReevaluationAnswer, parse
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from carm_core.errors import ConfigurationError
 from carm_perception.datasets.storage.shards import StorageError
-from carm_perception.folder import ADAPTER_CONFIG
 from carm_perception.localizers.huggingface.loader import LoadReport
+from carm_perception.networks.model_folder import ADAPTER_CONFIG
 from carm_perception.train.qlora.options import QloraOptions
 
 

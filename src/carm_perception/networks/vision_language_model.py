@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from carm_core.landmarks import LANDMARKS
+from carm_perception.networks.tokens import IMAGE, number_token_ids
 from carm_perception.protocols import LIMIT_MM
-from carm_perception.train.tokenizer import IMAGE, number_token_ids
 
 IMAGE_PX = 128
 REDUCTION = 32

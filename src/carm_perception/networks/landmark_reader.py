@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from carm_core.errors import LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
-from carm_perception.folder import HEAD_FILE, LOCALIZER_FILE
-from carm_perception.image import FIELD_MM, MODEL_PX, model_gray
+from carm_perception.networks.model_folder import HEAD_FILE, LOCALIZER_FILE
+from carm_perception.networks.preprocessing import FIELD_MM, MODEL_PX, model_gray
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,9 +98,9 @@ class LandmarkReader:
         """Take what was trained.
 
         Args:
-            network: A :class:`carm_perception.train.localizer.LandmarkLocalizer`.
-            displacement: A :class:`carm_perception.train.architecture.DisplacementHead`.
-            presence: A :class:`carm_perception.train.architecture.PresenceHead`.
+            network: A :class:`carm_perception.networks.landmark_network.LandmarkLocalizer`.
+            displacement: A :class:`carm_perception.networks.vision_language_model.DisplacementHead`.
+            presence: A :class:`carm_perception.networks.vision_language_model.PresenceHead`.
         """
         self._network, self._displacement, self._presence = network.eval(), displacement.eval(), presence.eval()
 
@@ -115,8 +115,8 @@ class LandmarkReader:
         Raises:
             LocalizerError: A file is missing, damaged, or belongs to another model.
         """
-        from carm_perception.train.architecture import DisplacementHead, PresenceHead
-        from carm_perception.train.localizer import LandmarkLocalizer, LocalizerSize
+        from carm_perception.networks.landmark_network import LandmarkLocalizer, LocalizerSize
+        from carm_perception.networks.vision_language_model import DisplacementHead, PresenceHead
 
         weights, metadata = _weights(folder / LOCALIZER_FILE)
         heads, _ = _weights(folder / HEAD_FILE)
@@ -206,7 +206,7 @@ def combined(mean: Tensor, log_scale: Tensor, logits: Tensor, cells: Cells) -> R
         logits: Of each landmark's cells, row by row, then of its absence (14, cells + 1).
         cells: How they are read.
     """
-    from carm_perception.train.architecture import SCALE_MM
+    from carm_perception.networks.vision_language_model import SCALE_MM
 
     places = mean.double().numpy() * SCALE_MM
     spreads = np.sqrt(2 * (np.exp(log_scale.double().numpy()) * SCALE_MM) ** 2).mean(-1)

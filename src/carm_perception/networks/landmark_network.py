@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from carm_core.landmarks import LANDMARKS
-from carm_perception.train.architecture import ABSENT_ODDS, MEAN, STD, CompactSize
+from carm_perception.networks.vision_language_model import ABSENT_ODDS, MEAN, STD, CompactSize
 
 SIDE = 32
 """Cells along each side of the image."""

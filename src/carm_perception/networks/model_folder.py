@@ -10,7 +10,7 @@ from pathlib import Path
 
 from carm_core.errors import LocalizerError
 
-COMPACT_FOLDER = Path(__file__).parent / "models" / "compact"
+COMPACT_FOLDER = Path(__file__).parents[1] / "models" / "compact"
 LOCALIZER_FILE, HEAD_FILE = "localizer.safetensors", "displacement_head.safetensors"
 """Weights of the deep-learning localizer, beside those of the language model: its network, and heads on the tower."""
 ADAPTER_CONFIG = "adapter_config.json"

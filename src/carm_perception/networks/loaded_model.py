@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A compact model folder, loaded: weights, tokenizer, processor, landmark reader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from carm_core.errors import LocalizerError
+from carm_core.imaging.frame import XrayFrame
+from carm_perception.networks.landmark_reader import LandmarkReader, Reading
+from carm_perception.networks.model_folder import COMPACT_FOLDER, REQUIRED, check_model_folder, weights_hash
+from carm_perception.networks.preprocessing import model_gray
+
+
+class LoadedModel:
+    """Weights, tokenizer and processor of a compact model folder, on the CPU in single precision.
+
+    Attributes:
+        model: ``FastVlmForConditionalGeneration``.
+        processor: Its processor.
+        tokenizer: Its tokenizer.
+        version: Short hash of the weights.
+    """
+
+    def __init__(self, folder: Path | None = None, threads: int = 1) -> None:
+        """Load.
+
+        Args:
+            folder: Model folder; None: the one that ships.
+            threads: CPU threads of torch; 0: leave as they are.
+
+        Raises:
+            LocalizerError: The folder is incomplete or its content is no such model.
+        """
+        self.folder = Path(folder) if folder else COMPACT_FOLDER
+        check_model_folder(self.folder, REQUIRED)
+        import torch
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        if threads:
+            torch.set_num_threads(threads)
+        try:
+            self.model: Any = AutoModelForImageTextToText.from_pretrained(
+                self.folder, dtype=torch.float32, local_files_only=True
+            ).eval()
+            self.processor: Any = AutoProcessor.from_pretrained(self.folder, local_files_only=True)
+        except Exception as error:  # transformers raises many unrelated types for a damaged folder
+            raise LocalizerError(f"model folder {self.folder} cannot be loaded: {_first_line(error)}") from error
+        self.tokenizer: Any = self.processor.tokenizer
+        self.version = weights_hash(self.folder)
+        self._reader: LandmarkReader | None = None
+        self._tokens: tuple[XrayFrame, Any] | None = None
+        self._last: tuple[XrayFrame, Reading] | None = None
+
+    def require_reader(self) -> LandmarkReader:
+        """Load the deep-learning localizer of the same folder, once.
+
+        Raises:
+            LocalizerError: Its file is missing or damaged.
+        """
+        if self._reader is None:
+            self._reader = LandmarkReader.load(self.folder, int(self.model.config.text_config.hidden_size))
+        return self._reader
+
+    def read(self, frame: XrayFrame) -> Reading:
+        """What the deep-learning localizer says about a frame; the last one is remembered.
+
+        Raises:
+            LocalizerError: The image cannot be read, or the localizer's file is missing or damaged.
+        """
+        if self._last is None or self._last[0] is not frame:
+            self._last = frame, self.require_reader().read(frame, self.image_tokens(frame))
+        return self._last[1]
+
+    def image_tokens(self, frame: XrayFrame) -> Any:
+        """Projected image tokens (1, tokens, width) of a frame; the last ones are remembered.
+
+        Raises:
+            LocalizerError: The image cannot be read.
+        """
+        import torch
+
+        if self._tokens is None or self._tokens[0] is not frame:
+            pixels = self.pixels(frame)
+            with torch.inference_mode():
+                tokens = self.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
+            self._tokens = frame, tokens
+        return self._tokens[1]
+
+    def pixels(self, frame: XrayFrame) -> Any:
+        """Model input (1, 3, 128, 128) of a frame.
+
+        Raises:
+            LocalizerError: The image cannot be read.
+        """
+        from PIL import Image
+
+        images = self.processor.image_processor(Image.fromarray(model_gray(frame)).convert("RGB"), return_tensors="pt")
+        return images["pixel_values"]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
