@@ -19,8 +19,8 @@ from carm_perception import commands
 from carm_perception.datasets.storage.dataset import SPLITS
 from carm_perception.localizers import registry
 from carm_perception.localizers.registry import LocalizerOptions, make_localizer
-from carm_perception.overlay import draw, in_view, pixel_of
-from carm_perception.parameters import LocalizerParameters
+from carm_perception.nodes.overlay import draw, in_view, pixel_of
+from carm_perception.nodes.parameters import LocalizerParameters
 
 
 @pytest.mark.parametrize(("name", "near"), [("compct", "compact"), ("orcale", "oracle"), ("regresion", "regression")])

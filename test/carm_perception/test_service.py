@@ -9,7 +9,7 @@ import pytest
 
 from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Localization, Localizer, Protocol, Query
-from carm_perception.service import LocalizationService, Outcome
+from carm_perception.nodes.worker import LocalizationService, Outcome
 
 PATIENCE_S = 10.0
 

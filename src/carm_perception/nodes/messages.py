@@ -17,7 +17,7 @@ from std_msgs.msg import Header
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import landmark
 from carm_core.localization import LandmarkEstimate, Localization
-from carm_perception.overlay import in_view, pixel_of
+from carm_perception.nodes.overlay import in_view, pixel_of
 
 FRAME = "xray_optical"
 

@@ -24,7 +24,7 @@ from carm_core.imaging.image_messages import display_pixels
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_core.robot.kinematics import CArm
 from carm_perception.localizers.registry import NAMES, ORACLE, make_localizer
-from carm_perception.parameters import LocalizerParameters
+from carm_perception.nodes.parameters import LocalizerParameters
 
 _SHOWN = 20
 _NUMBERS = ("standard_deviation", "radius_90")
