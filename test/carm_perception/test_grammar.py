@@ -12,8 +12,8 @@ from carm_core.errors import AnswerError
 from carm_core.landmarks import LANDMARKS
 from carm_core.language.commands import Confirm, Correct, Expose, Hint, Navigate, Nudge, Rotate, Stop, Unknown
 from carm_core.localization import Protocol, Query
-from carm_perception.grammar import grammar, integer, json_schema, literal
-from carm_perception.protocols import (
+from carm_perception.protocols.grammar import grammar, integer, json_schema, literal
+from carm_perception.protocols.parsing import (
     LIMIT_MM,
     LocalizationAnswer,
     NavigationAnswer,

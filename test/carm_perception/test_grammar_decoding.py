@@ -13,10 +13,10 @@ from carm_core.errors import ConfigurationError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Protocol, Query
-from carm_perception.grammar import grammar, json_schema
 from carm_perception.localizers.huggingface.generator import Decoding
 from carm_perception.localizers.huggingface.localizer import HuggingFaceLocalizer
-from carm_perception.protocols import parse
+from carm_perception.protocols.grammar import grammar, json_schema
+from carm_perception.protocols.parsing import parse
 
 from .tiny_models import BUILDERS, build
 

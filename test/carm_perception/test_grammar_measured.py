@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Protocol, Query
-from carm_perception.grammar import measured
-from carm_perception.protocols import parse
+from carm_perception.protocols.grammar import measured
+from carm_perception.protocols.parsing import parse
 from carm_perception.train import targets
 
 

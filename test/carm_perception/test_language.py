@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from carm_core.landmarks import LANDMARKS, landmark
 from carm_core.language.commands import Command, Correct, Intent, Navigate, Nudge, Rotate
-from carm_perception.datasets.language import WORD_LIMIT, Split, read_remark, remark, revise, sample
+from carm_perception.datasets.language import WORD_LIMIT, Split, remark, sample
 from carm_perception.datasets.language.amounts import number_words
-from carm_perception.datasets.language.remarks import beyond
-from carm_perception.protocols import parse_command
+from carm_perception.protocols.parsing import parse_command
+from carm_perception.protocols.remarks import beyond, read_remark, revise
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 IDS = [mark.id for mark in LANDMARKS]

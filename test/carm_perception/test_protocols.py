@@ -9,8 +9,7 @@ from carm_core.errors import AnswerError
 from carm_core.landmarks import LANDMARKS
 from carm_core.language.commands import Command, Confirm, Correct, Expose, Hint, Navigate, Nudge, Rotate, Stop, Unknown
 from carm_core.localization import Protocol, Query
-from carm_perception.prompts import SHORT_PROTOCOLS, full_prompt, short_prompt
-from carm_perception.protocols import (
+from carm_perception.protocols.parsing import (
     LIMIT_MM,
     LocalizationAnswer,
     NavigationAnswer,
@@ -25,6 +24,7 @@ from carm_perception.protocols import (
     parse_reevaluation,
     parse_retrieval,
 )
+from carm_perception.protocols.prompts import SHORT_PROTOCOLS, full_prompt, short_prompt
 
 IDS = [mark.id for mark in LANDMARKS]
 ids_of = st.permutations(IDS)

@@ -35,7 +35,7 @@ from carm_perception.localizers.huggingface.loader import (
 from carm_perception.localizers.huggingface.localizer import HuggingFaceLocalizer
 from carm_perception.localizers.huggingface.processor import load_processor
 from carm_perception.localizers.registry import make_localizer
-from carm_perception.protocols import parse
+from carm_perception.protocols.parsing import parse
 from carm_perception.train.qlora import checkpoint, trainer
 from carm_perception.train.qlora.adapters import adapter_parameters, language_model, prepare, target_modules
 from carm_perception.train.qlora.encoding import IGNORED, Encoder, end_of_turn

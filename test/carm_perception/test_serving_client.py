@@ -25,11 +25,11 @@ from starlette.routing import Route
 from carm_core.errors import ConfigurationError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Protocol, Query
-from carm_perception.grammar import grammar
 from carm_perception.localizers.huggingface.generator import Completion
 from carm_perception.localizers.openai.localizer import OpenAiLocalizer
 from carm_perception.localizers.openai.options import CONSTRAINTS, ServerOptions
 from carm_perception.localizers.registry import LocalizerOptions, make_localizer
+from carm_perception.protocols.grammar import grammar
 from carm_perception.serving.app import Limits, make_app
 from carm_perception.serving.backends import Backend, make_backend
 from carm_perception.serving.chat import ChatRequest

@@ -11,7 +11,7 @@ from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Protocol, Query
 from carm_perception.evaluation.metrics import closest
 from carm_perception.networks.vision_language_model import CompactSize
-from carm_perception.protocols import (
+from carm_perception.protocols.parsing import (
     EXTENTS,
     LocalizationAnswer,
     NavigationAnswer,
@@ -133,7 +133,7 @@ def test_the_clinicians_words_are_read_alone() -> None:
 
 
 def test_an_earlier_answer_of_any_protocol_is_understood() -> None:
-    from carm_perception.localizers.compact import earlier_list
+    from carm_perception.protocols.reevaluation import earlier_list
 
     assert earlier_list("[10,11]") == "[10,11]"
     assert earlier_list("[11: Carina, 10: T1, 12: Right hemidiaphragm]") == "[11,10]"

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.landmarks import IDS
-from carm_perception.answers import nearest_first
 from carm_perception.calibration.abstention import RISKS, doubt, risk_threshold, wrong
 from carm_perception.calibration.conformal import CASES, LEVELS, RadiusTable, case_index, fit_radii, interval_score
 from carm_perception.calibration.familiarity import LIMIT, Familiarity
@@ -21,6 +20,7 @@ from carm_perception.calibration.samples import Samples
 from carm_perception.calibration.store import Calibration, CaseCalibration, LocalizerCalibration
 from carm_perception.evaluation.metrics import closest, hit, precision
 from carm_perception.networks.preprocessing import FIELD_MM
+from carm_perception.protocols.estimates import nearest_first
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

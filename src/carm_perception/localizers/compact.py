@@ -8,7 +8,6 @@ of its answer, the probabilities of the number tokens are read: they are the mod
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,18 +18,17 @@ from numpy.typing import NDArray
 
 from carm_core.errors import AnswerError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
-from carm_core.landmarks import LANDMARKS, landmark
-from carm_core.localization import NAN, LandmarkEstimate, Localization, Localizer, Protocol, Query
-from carm_perception.answers import confidence, estimates_of
+from carm_core.landmarks import LANDMARKS
+from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
 from carm_perception.calibration.abstention import DEFAULT_RISK
 from carm_perception.calibration.guard import Guard, in_field
-from carm_perception.datasets.language import read_remark
-from carm_perception.grammar import Grammar, measured
 from carm_perception.localizers.constrained_decoding import Grammars
 from carm_perception.networks.loaded_model import LoadedModel
 from carm_perception.networks.preprocessing import MODEL_PX
-from carm_perception.prompts import FIRST_PROTOCOLS, SHORT_PROTOCOLS, short_prompt
-from carm_perception.protocols import LIMIT_MM, LOCALIZED, PointingAnswer, ReevaluationAnswer, parse
+from carm_perception.protocols.estimates import confidence, estimates_of
+from carm_perception.protocols.parsing import LIMIT_MM, PointingAnswer, ReevaluationAnswer, parse
+from carm_perception.protocols.prompts import FIRST_PROTOCOLS, SHORT_PROTOCOLS, short_prompt
+from carm_perception.protocols.reevaluation import allowed, earlier_list, reasoned
 
 LONGEST_ANSWER = 200
 """Bound on the length of an answer, tokens. The grammar ends every answer before, also when it is spelled in small."""
@@ -44,43 +42,6 @@ BEFORE_LENGTH = (
     " by ",
 )
 """Tokens that a length in mm follows."""
-
-_REASONING = re.compile(r"([^;]+) at (-?\d+) by (-?\d+) mm(?:; |$)")
-
-
-def earlier_ids(text: str) -> tuple[int, ...]:
-    """Landmarks of an earlier answer of any protocol, closest first, two at most; empty when it is no answer."""
-    for protocol in (Protocol.LOCALIZATION, Protocol.RETRIEVAL, Protocol.REEVALUATION, Protocol.POINTING):
-        try:
-            answer = parse(text, Query(protocol))
-        except AnswerError:
-            continue
-        ids = (answer.target,) if isinstance(answer, PointingAnswer) else getattr(answer, "landmark_ids", ())
-        return tuple(ids[:LOCALIZED])
-    return ()
-
-
-def earlier_list(text: str) -> str:
-    """An earlier answer of any protocol as the list of its landmarks; empty when it is no answer."""
-    ids = earlier_ids(text)
-    return f"[{','.join(map(str, ids))}]" if ids else ""
-
-
-def allowed(question: Query) -> Grammar:
-    """What the model may answer: after a remark that is understood by rule, nothing that contradicts it."""
-    if question.protocol is Protocol.REEVALUATION:
-        said = read_remark(question.hint, earlier_ids(question.correction))
-        if said is not None:
-            return measured(question, said.candidates, said.wrong)
-    return measured(question)
-
-
-def reasoned(answer: ReevaluationAnswer) -> tuple[LandmarkEstimate, ...]:
-    """Estimates of a second look, with the places that the reasoning gives."""
-    places = {}
-    for name, right, up in _REASONING.findall(answer.visual_reasoning):
-        places[name] = (float(right), float(up))
-    return tuple(LandmarkEstimate(i, places.get(landmark(i).name, (NAN, NAN))) for i in answer.landmark_ids)
 
 
 class CompactLocalizer(Localizer):

@@ -21,16 +21,17 @@ from carm_core.errors import LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import landmark
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
-from carm_perception.answers import confidence, expected_mm
 from carm_perception.calibration.abstention import DEFAULT_RISK
 from carm_perception.calibration.fusion import RADIUS_90_PER_STD, REFEREE, Fusion, Joint, Opinion, join
 from carm_perception.calibration.guard import Guard
-from carm_perception.datasets.language import read_remark, revise
-from carm_perception.localizers.compact import CompactLocalizer, earlier_ids
+from carm_perception.localizers.compact import CompactLocalizer
 from carm_perception.localizers.regression import RegressionLocalizer, written
 from carm_perception.networks.landmark_reader import Reading
 from carm_perception.networks.loaded_model import LoadedModel
-from carm_perception.protocols import LIMIT_MM, LOCALIZED, RETRIEVED, ReevaluationAnswer
+from carm_perception.protocols.estimates import confidence, expected_mm
+from carm_perception.protocols.parsing import LIMIT_MM, LOCALIZED, RETRIEVED, ReevaluationAnswer
+from carm_perception.protocols.reevaluation import earlier_ids
+from carm_perception.protocols.remarks import read_remark, revise
 
 LISTS = (Protocol.LOCALIZATION, Protocol.RETRIEVAL)
 

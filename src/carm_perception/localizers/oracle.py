@@ -12,8 +12,8 @@ import numpy as np
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Localization, Localizer, Protocol, Query
-from carm_perception.answers import nearest_first
-from carm_perception.protocols import (
+from carm_perception.protocols.estimates import nearest_first
+from carm_perception.protocols.parsing import (
     LIMIT_MM,
     LOCALIZED,
     RETRIEVED,

@@ -13,13 +13,13 @@ from carm_core.errors import LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
-from carm_perception.answers import nearest_first
 from carm_perception.calibration.abstention import DEFAULT_RISK
 from carm_perception.calibration.guard import Guard
 from carm_perception.networks.landmark_reader import Reading
 from carm_perception.networks.loaded_model import LoadedModel
 from carm_perception.networks.preprocessing import MODEL_PX
-from carm_perception.protocols import (
+from carm_perception.protocols.estimates import nearest_first
+from carm_perception.protocols.parsing import (
     LIMIT_MM,
     LOCALIZED,
     RETRIEVED,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from carm_perception.protocols import LIMIT_MM
+from carm_perception.protocols.parsing import LIMIT_MM
 
 PAD, USER, ASSISTANT, END, IMAGE = "<pad>", "<|user|>", "<|assistant|>", "<|end|>", "<image>"
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from carm_core.landmarks import LANDMARKS
 from carm_perception.networks.tokens import IMAGE, number_token_ids
-from carm_perception.protocols import LIMIT_MM
+from carm_perception.protocols.parsing import LIMIT_MM
 
 IMAGE_PX = 128
 REDUCTION = 32

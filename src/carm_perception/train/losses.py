@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from carm_perception.networks.vision_language_model import IMAGE_PX, SCALE_MM
-from carm_perception.protocols import LIMIT_MM
+from carm_perception.protocols.parsing import LIMIT_MM
 
 FOCUS_MM = 90.0
 """Landmarks within about this distance of the center count up to three times."""

@@ -22,8 +22,8 @@ from carm_perception.datasets import language
 from carm_perception.evaluation.metrics import closest
 from carm_perception.networks.tokens import ASSISTANT, END, IMAGE, USER
 from carm_perception.networks.vision_language_model import IMAGE_TOKENS
-from carm_perception.prompts import short_prompt
-from carm_perception.protocols import LocalizationAnswer
+from carm_perception.protocols.parsing import LocalizationAnswer
+from carm_perception.protocols.prompts import short_prompt
 from carm_perception.train import targets
 from carm_perception.train.targets import Piece
 

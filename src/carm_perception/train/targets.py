@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from carm_core.landmarks import IDS, LANDMARKS, landmark
 from carm_perception.evaluation.metrics import closest
 from carm_perception.networks.preprocessing import FIELD_MM
-from carm_perception.protocols import LIMIT_MM, LOCALIZED, RETRIEVED, extent
+from carm_perception.protocols.parsing import LIMIT_MM, LOCALIZED, RETRIEVED, extent
 
 Displacements = NDArray[np.floating]
 """Of all landmarks (14, 2) at isocenter depth, right and up, mm; NaN when unknown."""

@@ -27,7 +27,7 @@ from carm_perception.networks.tokens import (
     SPECIAL,
     USER,
 )
-from carm_perception.prompts import full_prompt, short_prompt
+from carm_perception.protocols.prompts import full_prompt, short_prompt
 from carm_perception.train.targets import token_texts
 
 MERGED_TOKENS = 1000

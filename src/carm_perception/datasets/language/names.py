@@ -9,6 +9,7 @@ import numpy as np
 
 from carm_core.landmarks import LANDMARKS, landmark
 from carm_perception.datasets.language.words import Split
+from carm_perception.protocols.remarks import side_of
 
 SIDED = tuple(mark.id for mark in LANDMARKS if mark.mirror_id)
 """Ids of the landmarks that come in pairs."""
@@ -18,12 +19,6 @@ _VERTEBRAE = {10: ("T1", "T 1", "T-1", "vertebra T1", "Th1"), 14: ("T12", "T 12"
 _BEFORE = ("{side} {part}", "the {side} {part}", "the {side} {part}", "the patient's {side} {part}")
 _AFTER = ("the {part} on the {side}", "the {part} on the {side} side", "{part} on the patient's {side}")
 _IN_IMAGE = ("the {part} on the {other} of the image", "the {part} on the {other} side of the screen")
-
-
-def side_of(identifier: int) -> str:
-    """``"left"``, ``"right"`` or, for a landmark in the midline, nothing."""
-    mark = landmark(identifier)
-    return mark.name.split()[0].lower() if mark.mirror_id else ""
 
 
 @lru_cache(maxsize=64)

@@ -30,7 +30,7 @@ from carm_perception.evaluation.scoring.figures import (
     with_interval,
 )
 from carm_perception.evaluation.scoring.records import ListRecord, Status
-from carm_perception.protocols import parse_localization, parse_reevaluation, parse_retrieval
+from carm_perception.protocols.parsing import parse_localization, parse_reevaluation, parse_retrieval
 
 FILE_COLUMNS = ("filename", "file_path", "file_name")
 TARGET_COLUMNS = ("top3_landmarks", "landmarks", "closest", "target", "targets", "landmark", "landmark_id", "label")

@@ -18,14 +18,14 @@ from carm_core.errors import AnswerError, CarmError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Localization, Localizer, Protocol, Query
-from carm_perception.answers import estimates_of
-from carm_perception.asking import ask_strictly
-from carm_perception.grammar import grammar
 from carm_perception.localizers.huggingface.generator import Decoding, Generator, Messages
 from carm_perception.localizers.huggingface.loader import load, resolve_source
 from carm_perception.networks.model_folder import weights_hash
 from carm_perception.networks.preprocessing import FIELD_MM, check_frame
-from carm_perception.prompts import full_prompt
+from carm_perception.protocols.estimates import estimates_of
+from carm_perception.protocols.grammar import grammar
+from carm_perception.protocols.prompts import full_prompt
+from carm_perception.protocols.retry import ask_strictly
 
 _WARM_UP_PX = 256
 

@@ -24,15 +24,15 @@ from carm_core.errors import AnswerError, ConfigurationError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Localization, Localizer, Protocol, Query
-from carm_perception.answers import estimates_of
-from carm_perception.asking import REPEAT
-from carm_perception.grammar import grammar, json_schema
-from carm_perception.localizers.compact import allowed, earlier_list, reasoned
 from carm_perception.localizers.openai.client import ChatClient, ServerError
 from carm_perception.localizers.openai.options import COMPACT_MODEL, ServerOptions
 from carm_perception.networks.preprocessing import FIELD_MM, MODEL_PX, check_frame, model_gray
-from carm_perception.prompts import full_prompt, short_prompt
-from carm_perception.protocols import Answer, ReevaluationAnswer, parse
+from carm_perception.protocols.estimates import estimates_of
+from carm_perception.protocols.grammar import grammar, json_schema
+from carm_perception.protocols.parsing import Answer, ReevaluationAnswer, parse
+from carm_perception.protocols.prompts import full_prompt, short_prompt
+from carm_perception.protocols.reevaluation import allowed, earlier_list, reasoned
+from carm_perception.protocols.retry import REPEAT
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from carm_core.errors import ConfigurationError
-from carm_perception.prompts import full_prompt
+from carm_perception.protocols.prompts import full_prompt
 from carm_perception.train.qlora.examples import Picture
 from carm_perception.train.qlora.questions import Question
 

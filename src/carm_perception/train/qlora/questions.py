@@ -12,7 +12,7 @@ from carm_core.localization import Protocol, Query
 from carm_perception.datasets import language
 from carm_perception.datasets.rendering.acquisition import UPRIGHT
 from carm_perception.evaluation.metrics import closest
-from carm_perception.protocols import LIMIT_MM, LOCALIZED, RETRIEVED, LocalizationAnswer
+from carm_perception.protocols.parsing import LIMIT_MM, LOCALIZED, RETRIEVED, LocalizationAnswer
 from carm_perception.train import targets
 
 CHANCES = {

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from carm_core.errors import AnswerError
 from carm_core.localization import Query
-from carm_perception.protocols import Answer, parse
+from carm_perception.protocols.parsing import Answer, parse
 
 REPEAT = (
     "\nYour earlier answer did not follow the form. Give the answer in exactly the form that was asked for, and"

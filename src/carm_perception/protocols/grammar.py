@@ -17,7 +17,7 @@ from typing import Any
 from carm_core.landmarks import LANDMARKS, landmark
 from carm_core.language.commands import ANGLE_LIMIT_DEG, COMMAND_LIMIT, Hint, Intent
 from carm_core.localization import Protocol, Query
-from carm_perception.protocols import LIMIT_MM
+from carm_perception.protocols.parsing import LIMIT_MM
 
 REASON_CHARACTERS = 160
 """Longest free text between two tags."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 
 from carm_core.localization import NAN, LandmarkEstimate
-from carm_perception.protocols import EXTENTS, Answer, Extent, NavigationAnswer, PointingAnswer
+from carm_perception.protocols.parsing import EXTENTS, Answer, Extent, NavigationAnswer, PointingAnswer
 
 
 def estimates_of(answer: Answer, target_id: int | None = None) -> tuple[LandmarkEstimate, ...]:
