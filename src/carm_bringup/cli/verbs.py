@@ -288,8 +288,8 @@ VERBS: tuple[Verb, ...] = (
         "serve",
         "a model behind the OpenAI chat API, for localizer:=openai and other clients",
         "carm serve --model compact --port 8000",
-        "carm_perception.serve:run",
-        "carm_perception.serve:add_arguments",
+        "carm_perception.serving.command:run",
+        "carm_perception.serving.command:add_arguments",
     ),
     Verb(
         "bench nav",
