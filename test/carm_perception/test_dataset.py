@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 from carm_core.errors import ConfigurationError
 from carm_core.landmarks import LANDMARKS
-from carm_perception import commands
 from carm_perception.datasets import parallel as engine
 from carm_perception.datasets.rendering import xrays
 from carm_perception.datasets.rendering.acquisition import (
@@ -39,6 +38,7 @@ from carm_perception.datasets.storage import dataset
 from carm_perception.datasets.storage.dataset import DatasetSpec, generate
 from carm_perception.datasets.storage.shards import StorageError
 from carm_perception.datasets.views import ViewDistribution
+from carm_perception.training import commands
 from carm_sim.hardware import HARDWARE
 from carm_sim.hardware.catalog import FINDINGS
 from carm_sim.physics.detector import DetectorModel

@@ -15,12 +15,12 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import LandmarkEstimate, Localization, Protocol, Query
 from carm_core.parameters import parameter_defaults
 from carm_core.paths import config_file
-from carm_perception import commands
 from carm_perception.datasets.storage.dataset import SPLITS
 from carm_perception.localizers import registry
 from carm_perception.localizers.registry import LocalizerOptions, make_localizer
 from carm_perception.nodes.overlay import draw, in_view, pixel_of
 from carm_perception.nodes.parameters import LocalizerParameters
+from carm_perception.training import commands
 
 
 @pytest.mark.parametrize(("name", "near"), [("compct", "compact"), ("orcale", "oracle"), ("regresion", "regression")])
@@ -39,7 +39,7 @@ def test_options_that_are_missing() -> None:
 
 def test_registry_and_commands_import_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys, carm_perception.localizers.registry, carm_perception.commands;"
+        "import sys, carm_perception.localizers.registry, carm_perception.training.commands;"
         "print(sorted({'torch', 'transformers', 'numba'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -152,7 +152,7 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
 
 
 CLIENT = "carm_bringup.nodes.client"
-COMMANDS = "carm_perception.commands"
+COMMANDS = "carm_perception.training.commands"
 CALIBRATION = "carm_perception.calibration.commands"
 EVALUATION = "carm_perception.evaluation.commands"
 BENCH_NAV = "carm_bringup.benchmarks.navigation.command"
