@@ -20,12 +20,8 @@ from carm_core.errors import ConfigurationError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import LandmarkEstimate, Localizer, Protocol, Query
 from carm_perception.calibration import abstention, conformal, familiarity, store
-from carm_perception.calibration import fit as fitting
-from carm_perception.calibration.commands import report
 from carm_perception.calibration.familiarity import LEGS, LIMIT, NO_BODY, Familiarity
-from carm_perception.calibration.fit import check, fit
 from carm_perception.calibration.fusion import Fusion
-from carm_perception.calibration.samples import Samples
 from carm_perception.datasets.calibration.patient_views import (
     FIRST_SEED,
     load_views,
@@ -40,6 +36,10 @@ from carm_perception.localizers.regression import RegressionLocalizer
 from carm_perception.networks.loaded_model import LoadedModel
 from carm_perception.networks.model_folder import COMPACT_FOLDER
 from carm_perception.networks.preprocessing import FIELD_MM, MODEL_PX
+from carm_perception.training.calibration import fit as fitting
+from carm_perception.training.calibration.commands import report
+from carm_perception.training.calibration.fit import check, fit
+from carm_perception.training.calibration.samples import Samples
 
 PATIENTS, VIEWS = 50, 6
 

@@ -153,7 +153,7 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
 
 CLIENT = "carm_bringup.nodes.client"
 COMMANDS = "carm_perception.training.commands"
-CALIBRATION = "carm_perception.calibration.commands"
+CALIBRATION = "carm_perception.training.calibration.commands"
 EVALUATION = "carm_perception.evaluation.commands"
 BENCH_NAV = "carm_bringup.benchmarks.navigation.command"
 BENCH_DRR = "carm_bringup.benchmarks.drr.command"

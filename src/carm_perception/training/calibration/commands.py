@@ -56,12 +56,12 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from carm_perception.calibration.familiarity import LEGS, NO_BODY
-    from carm_perception.calibration.fit import check, fit
-    from carm_perception.calibration.samples import Reader, collect
     from carm_perception.datasets.calibration.abdomen_and_legs import leg_images
     from carm_perception.datasets.calibration.patient_views import patient_names, prepare_views
     from carm_perception.datasets.calibration.synthetic_negatives import strangers
     from carm_perception.networks.model_folder import COMPACT_FOLDER, REQUIRED, check_model_folder, weights_hash
+    from carm_perception.training.calibration.fit import check, fit
+    from carm_perception.training.calibration.samples import Reader, collect
 
     folder = args.model or COMPACT_FOLDER
     check_model_folder(folder, REQUIRED)
