@@ -264,8 +264,8 @@ def test_no_answer_is_malformed_whatever_the_weights(tmp_path: Path) -> None:
 
     from carm_perception.networks.landmark_network import LandmarkLocalizer, LocalizerSize
     from carm_perception.networks.vision_language_model import CompactSize
-    from carm_perception.train.export import export
-    from carm_perception.train.recipe import fresh
+    from carm_perception.training.compact.export import export
+    from carm_perception.training.compact.recipe import fresh
 
     untrained, tokenizer = fresh(CompactSize(8, (8, 8, 16, 16), (1, 1, 1, 1), 32, 1, 2, 1, 32), 3)
     size = LocalizerSize(8, (8, 8, 16, 16), (1, 1, 1, 1), 16, 2, 16, 1, 1, 8, 8)

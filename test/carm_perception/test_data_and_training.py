@@ -29,13 +29,13 @@ from carm_perception.datasets.views import (
 )
 from carm_perception.networks.landmark_network import SIDE, LandmarkLocalizer, LocalizerSize
 from carm_perception.networks.vision_language_model import GRID, MEAN, STD, CompactSize, PresenceHead, normalize
-from carm_perception.train.augment import Batch, center_crop, plain_display, random_crop, random_display
-from carm_perception.train.localizing import localizer_loss
-from carm_perception.train.losses import displacement_loss, ordinal_loss, presence_loss
-from carm_perception.train.questions import COMMANDS, QuestionPacker
-from carm_perception.train.recipe import RecipeOptions, fresh, train_compact
-from carm_perception.train.stages import StageOptions, answer_logits, stage_two
-from carm_perception.train.state import Budget, learning_rate
+from carm_perception.training.compact.augment import Batch, center_crop, plain_display, random_crop, random_display
+from carm_perception.training.compact.checkpoints import Budget, learning_rate
+from carm_perception.training.compact.landmark_stage import localizer_loss
+from carm_perception.training.compact.losses import displacement_loss, ordinal_loss, presence_loss
+from carm_perception.training.compact.questions import COMMANDS, QuestionPacker
+from carm_perception.training.compact.recipe import RecipeOptions, fresh, train_compact
+from carm_perception.training.compact.stages import StageOptions, answer_logits, stage_two
 from carm_sim.phantom import PhantomBody
 from carm_sim.volume import Volume
 

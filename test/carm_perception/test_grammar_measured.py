@@ -12,7 +12,7 @@ from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Protocol, Query
 from carm_perception.protocols.grammar import measured
 from carm_perception.protocols.parsing import parse
-from carm_perception.train import targets
+from carm_perception.training.compact import targets
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 14))

@@ -20,11 +20,11 @@ from carm_perception.protocols.parsing import (
     extent,
     parse,
 )
-from carm_perception.train import targets
-from carm_perception.train.questions import EXTRA_KINDS, QuestionPacker
-from carm_perception.train.recipe import fresh
-from carm_perception.train.stages import answer_logits
-from carm_perception.train.tokenizer import build_tokenizer
+from carm_perception.training.compact import targets
+from carm_perception.training.compact.questions import EXTRA_KINDS, QuestionPacker
+from carm_perception.training.compact.recipe import fresh
+from carm_perception.training.compact.stages import answer_logits
+from carm_perception.training.compact.tokenizer import build_tokenizer
 
 TINY = CompactSize(8, (8, 8, 16, 16), (1, 1, 1, 1), 32, 1, 2, 1, 32)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -96,7 +96,9 @@ def test_words_for_lengths_grow() -> None:
 
 @pytest.mark.parametrize("kind", EXTRA_KINDS)
 def test_questions_of_unequal_length_do_not_disturb_each_other(kind: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("carm_perception.train.questions.EXTRA_CHANCES", [float(kind is k) for k in EXTRA_KINDS])
+    monkeypatch.setattr(
+        "carm_perception.training.compact.questions.EXTRA_CHANCES", [float(kind is k) for k in EXTRA_KINDS]
+    )
     compact, tokenizer = fresh(TINY, 0)
     compact.eval()
     packer = QuestionPacker(tokenizer)

@@ -14,7 +14,7 @@ from carm_perception.networks.tokens import number_token_ids
 from carm_perception.networks.vision_language_model import smooth_embeddings
 from carm_perception.protocols.parsing import LIMIT_MM, PointingAnswer
 from carm_perception.protocols.prompts import short_prompt
-from carm_perception.train.tokenizer import build_tokenizer
+from carm_perception.training.compact.tokenizer import build_tokenizer
 
 _TOKENIZER: Any = build_tokenizer()
 

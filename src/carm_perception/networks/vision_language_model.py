@@ -61,7 +61,7 @@ def build_model(tokenizer: Any, size: CompactSize | None = None) -> Any:
     """Build the model with random weights.
 
     Args:
-        tokenizer: From :func:`carm_perception.train.tokenizer.build_tokenizer`.
+        tokenizer: From :func:`carm_perception.training.compact.tokenizer.build_tokenizer`.
         size: Widths and depths.
 
     Returns:

@@ -100,8 +100,8 @@ def run_train(args: argparse.Namespace) -> int:
     import logging
 
     from carm_perception.datasets.storage.dataset import DatasetSpec, generate
-    from carm_perception.train.recipe import RecipeOptions, train_compact
-    from carm_perception.train.stages import StageOptions
+    from carm_perception.training.compact.recipe import RecipeOptions, train_compact
+    from carm_perception.training.compact.stages import StageOptions
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     data = args.data or default_data()

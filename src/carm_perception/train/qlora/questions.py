@@ -13,7 +13,7 @@ from carm_perception.datasets import language
 from carm_perception.datasets.rendering.acquisition import UPRIGHT
 from carm_perception.evaluation.metrics import closest
 from carm_perception.protocols.parsing import LIMIT_MM, LOCALIZED, RETRIEVED, LocalizationAnswer
-from carm_perception.train import targets
+from carm_perception.training.compact import targets
 
 CHANCES = {
     Protocol.POINTING: 0.3,

@@ -26,11 +26,12 @@ from carm_perception.networks.vision_language_model import (
     PresenceHead,
     build_model,
 )
-from carm_perception.train.augment import center_crop, plain_display
-from carm_perception.train.export import export
-from carm_perception.train.localizing import evaluate_localizer, stage_three
-from carm_perception.train.questions import QuestionPacker
-from carm_perception.train.stages import (
+from carm_perception.training.compact.augment import center_crop, plain_display
+from carm_perception.training.compact.checkpoints import load_checkpoint
+from carm_perception.training.compact.export import export
+from carm_perception.training.compact.landmark_stage import evaluate_localizer, stage_three
+from carm_perception.training.compact.questions import QuestionPacker
+from carm_perception.training.compact.stages import (
     SIGMA_END_MM,
     SIGMA_START_MM,
     Compact,
@@ -42,8 +43,7 @@ from carm_perception.train.stages import (
     stage_one,
     stage_two,
 )
-from carm_perception.train.state import load_checkpoint
-from carm_perception.train.tokenizer import build_tokenizer
+from carm_perception.training.compact.tokenizer import build_tokenizer
 
 logger = logging.getLogger(__name__)
 

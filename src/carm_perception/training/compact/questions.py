@@ -24,8 +24,8 @@ from carm_perception.networks.tokens import ASSISTANT, END, IMAGE, USER
 from carm_perception.networks.vision_language_model import IMAGE_TOKENS
 from carm_perception.protocols.parsing import LocalizationAnswer
 from carm_perception.protocols.prompts import short_prompt
-from carm_perception.train import targets
-from carm_perception.train.targets import Piece
+from carm_perception.training.compact import targets
+from carm_perception.training.compact.targets import Piece
 
 COMMANDS = 4
 """Sentences of a clinician in one sequence."""

@@ -3,7 +3,7 @@
 
 Stage 1 trains the tower and the projector by two heads. Stage 2 attaches the language model
 and trains everything on packed questions, with the heads' losses beside it. For stage 3, the deep-learning localizer,
-see :mod:`carm_perception.train.localizing`.
+see :mod:`carm_perception.training.compact.landmark_stage`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,8 @@ from carm_perception.networks.vision_language_model import (
     normalize,
     train_on_gray,
 )
-from carm_perception.train.augment import Batch, center_crop, plain_display, random_crop, random_display
-from carm_perception.train.losses import displacement_loss, ordinal_loss, presence_loss
-from carm_perception.train.questions import Packed, QuestionPacker
-from carm_perception.train.state import (
+from carm_perception.training.compact.augment import Batch, center_crop, plain_display, random_crop, random_display
+from carm_perception.training.compact.checkpoints import (
     Average,
     Budget,
     learning_rate,
@@ -43,6 +41,8 @@ from carm_perception.train.state import (
     save_checkpoint,
     set_rate,
 )
+from carm_perception.training.compact.losses import displacement_loss, ordinal_loss, presence_loss
+from carm_perception.training.compact.questions import Packed, QuestionPacker
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from carm_perception.evaluation.metrics import regression_figures
 from carm_perception.networks.landmark_network import LandmarkLocalizer
 from carm_perception.networks.landmark_reader import FINE, combined
 from carm_perception.networks.preprocessing import FIELD_MM
-from carm_perception.train.augment import center_crop, plain_display
-from carm_perception.train.losses import FINE_CELL_SIGMA, displacement_loss, presence_loss
-from carm_perception.train.stages import Stage, StageOptions, load_batch
+from carm_perception.training.compact.augment import center_crop, plain_display
+from carm_perception.training.compact.losses import FINE_CELL_SIGMA, displacement_loss, presence_loss
+from carm_perception.training.compact.stages import Stage, StageOptions, load_batch
 
 TOWER_RATE = 0.4
 """Peak learning rate of the tower, which was trained before, relative to the rest."""

@@ -28,7 +28,7 @@ from carm_perception.networks.tokens import (
     USER,
 )
 from carm_perception.protocols.prompts import full_prompt, short_prompt
-from carm_perception.train.targets import token_texts
+from carm_perception.training.compact.targets import token_texts
 
 MERGED_TOKENS = 1000
 
