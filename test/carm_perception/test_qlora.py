@@ -36,13 +36,13 @@ from carm_perception.localizers.huggingface.localizer import HuggingFaceLocalize
 from carm_perception.localizers.huggingface.processor import load_processor
 from carm_perception.localizers.registry import make_localizer
 from carm_perception.protocols.parsing import parse
-from carm_perception.train.qlora import checkpoint, trainer
-from carm_perception.train.qlora.adapters import adapter_parameters, language_model, prepare, target_modules
-from carm_perception.train.qlora.encoding import IGNORED, Encoder, end_of_turn
-from carm_perception.train.qlora.examples import Examples, Picture, Pictures
-from carm_perception.train.qlora.options import QloraOptions
-from carm_perception.train.qlora.questions import CHANCES, Question, draw_question
-from carm_perception.train.qlora.trainer import learning_rate, train_qlora
+from carm_perception.training.qlora import checkpoint, trainer
+from carm_perception.training.qlora.adapters import adapter_parameters, language_model, prepare, target_modules
+from carm_perception.training.qlora.encoding import IGNORED, Encoder, end_of_turn
+from carm_perception.training.qlora.examples import Examples, Picture, Pictures
+from carm_perception.training.qlora.options import QloraOptions
+from carm_perception.training.qlora.questions import CHANCES, Question, draw_question
+from carm_perception.training.qlora.trainer import learning_rate, train_qlora
 
 from .beads import BeadSpec
 from .tiny_models import BUILDERS, build

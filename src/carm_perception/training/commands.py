@@ -9,7 +9,7 @@ from pathlib import Path
 from carm_core.cli.arguments import count, number, output_folder, seed
 from carm_core.errors import ConfigurationError
 from carm_core.paths import cache_dir
-from carm_perception.train.qlora import command as qlora
+from carm_perception.training.qlora import command as qlora
 
 RECIPES = ("compact", "qlora")
 SPLITS = ("train", "validation", "test")

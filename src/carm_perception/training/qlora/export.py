@@ -12,7 +12,7 @@ from carm_core.errors import ConfigurationError
 from carm_perception.datasets.storage.shards import StorageError
 from carm_perception.localizers.huggingface.loader import LoadReport
 from carm_perception.networks.model_folder import ADAPTER_CONFIG
-from carm_perception.train.qlora.options import QloraOptions
+from carm_perception.training.qlora.options import QloraOptions
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from carm_core.errors import ConfigurationError
 from carm_perception.protocols.prompts import full_prompt
-from carm_perception.train.qlora.examples import Picture
-from carm_perception.train.qlora.questions import Question
+from carm_perception.training.qlora.examples import Picture
+from carm_perception.training.qlora.questions import Question
 
 IGNORED = -100
 """Label of a token that the loss leaves out."""

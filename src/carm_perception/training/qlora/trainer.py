@@ -16,12 +16,12 @@ import torch
 
 from carm_core.errors import CarmError, ConfigurationError
 from carm_perception.localizers.huggingface.loader import describe, resolve_source
-from carm_perception.train.qlora import checkpoint
-from carm_perception.train.qlora.adapters import place_for_training, prepare
-from carm_perception.train.qlora.encoding import Encoder
-from carm_perception.train.qlora.examples import Examples, Pictures
-from carm_perception.train.qlora.export import Summary, export
-from carm_perception.train.qlora.options import QloraOptions
+from carm_perception.training.qlora import checkpoint
+from carm_perception.training.qlora.adapters import place_for_training, prepare
+from carm_perception.training.qlora.encoding import Encoder
+from carm_perception.training.qlora.examples import Examples, Pictures
+from carm_perception.training.qlora.export import Summary, export
+from carm_perception.training.qlora.options import QloraOptions
 
 _MAXIMUM_NORM = 1.0
 _FLOOR = 0.05

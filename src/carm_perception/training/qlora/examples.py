@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
 from carm_core.landmarks import LANDMARKS
-from carm_perception.train.qlora.questions import Question, draw_question
+from carm_perception.training.qlora.questions import Question, draw_question
 
 _COLUMNS = ("image", "mm_per_px", "displacement_mm", "orientation")
 _ORDER, _QUESTION = 1, 2

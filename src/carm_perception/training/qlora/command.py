@@ -39,9 +39,9 @@ def run(args: argparse.Namespace, data: Path) -> int:
         data: Folder of the data set.
 
     Raises:
-        CarmError: As :func:`carm_perception.train.qlora.trainer.train_qlora`.
+        CarmError: As :func:`carm_perception.training.qlora.trainer.train_qlora`.
     """
-    from carm_perception.train.qlora.options import QloraOptions
+    from carm_perception.training.qlora.options import QloraOptions
 
     options = QloraOptions(
         model=args.model and (str(Path(args.model).expanduser()) if args.model.startswith("~") else args.model),
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace, data: Path) -> int:
         evaluate=args.evaluate,
         seed=args.seed,
     )
-    from carm_perception.train.qlora.trainer import train_qlora
+    from carm_perception.training.qlora.trainer import train_qlora
 
     folder = train_qlora(options)
     if os.environ.get("RANK", "0") == "0":

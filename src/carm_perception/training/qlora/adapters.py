@@ -16,7 +16,7 @@ from carm_perception.localizers.huggingface.loader import (
     load_base,
     this_machine,
 )
-from carm_perception.train.qlora.options import QloraOptions
+from carm_perception.training.qlora.options import QloraOptions
 
 _LANGUAGE_MODELS = ("language_model", "text_model")
 _OPTIMIZER_BYTES = 16
