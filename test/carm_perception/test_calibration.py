@@ -19,9 +19,6 @@ from numpy.typing import NDArray
 from carm_core.errors import ConfigurationError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import LandmarkEstimate, Localizer, Protocol, Query
-from carm_perception.calibration import abstention, conformal, familiarity, store
-from carm_perception.calibration.familiarity import LEGS, LIMIT, NO_BODY, Familiarity
-from carm_perception.calibration.fusion import Fusion
 from carm_perception.datasets.calibration.patient_views import (
     FIRST_SEED,
     load_views,
@@ -40,6 +37,9 @@ from carm_perception.training.calibration import fit as fitting
 from carm_perception.training.calibration.commands import report
 from carm_perception.training.calibration.fit import check, fit
 from carm_perception.training.calibration.samples import Samples
+from carm_perception.uncertainty import abstention, calibration_file, conformal, out_of_distribution
+from carm_perception.uncertainty.fusion import Fusion
+from carm_perception.uncertainty.out_of_distribution import LEGS, LIMIT, NO_BODY, Familiarity
 
 PATIENTS, VIEWS = 50, 6
 
@@ -69,14 +69,16 @@ def familiar() -> Familiarity:
     return Familiarity(np.zeros(32), np.zeros((2, 32)), np.ones(2))
 
 
-def case(radius: float, thresholds: tuple[float, ...]) -> store.CaseCalibration:
+def case(radius: float, thresholds: tuple[float, ...]) -> calibration_file.CaseCalibration:
     table = conformal.RadiusTable(0.0, np.tile([radius, 1.2 * radius, 1.4 * radius], (14, 1)))
-    return store.CaseCalibration(table, thresholds)
+    return calibration_file.CaseCalibration(table, thresholds)
 
 
-def made(version: str, thresholds: tuple[float, ...] = (math.inf,) * 5) -> store.Calibration:
-    one = store.LocalizerCalibration((case(10.0, thresholds), case(40.0, thresholds), case(90.0, thresholds)))
-    return store.Calibration(version, dict.fromkeys(("compact", "regression", "fused"), one), familiar())
+def made(version: str, thresholds: tuple[float, ...] = (math.inf,) * 5) -> calibration_file.Calibration:
+    one = calibration_file.LocalizerCalibration(
+        (case(10.0, thresholds), case(40.0, thresholds), case(90.0, thresholds))
+    )
+    return calibration_file.Calibration(version, dict.fromkeys(("compact", "regression", "fused"), one), familiar())
 
 
 @pytest.mark.parametrize(("count", "level", "rank"), [(9, 0.9, 9), (19, 0.9, 18), (99, 0.95, 95), (33, 0.97, 33)])
@@ -131,7 +133,7 @@ def test_the_scale_that_gives_the_smallest_radii_is_kept() -> None:
 
 def test_whole_calibration_holds_on_other_patients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "FOLDS", 2)
-    monkeypatch.setattr(familiarity, "FALSE_ABSTENTION", 0.05)  # fewer samples than a smaller part would need
+    monkeypatch.setattr(out_of_distribution, "FALSE_ABSTENTION", 0.05)  # fewer samples than a smaller part would need
     figures = check(samples(1, 120), {NO_BODY: no_body(1), LEGS: no_body(2)}, {})
     for name in ("compact", "regression", "fused"):
         for which in ("all", "seen", "near", "far"):
@@ -188,7 +190,7 @@ def test_no_threshold_when_nothing_is_good_enough() -> None:
 def test_calibration_survives_the_disk(tmp_path: Path) -> None:
     before = fit(samples(5, 24), {NO_BODY: no_body(5)}, "abc")
     before.write(tmp_path)
-    after = store.read_calibration(tmp_path)
+    after = calibration_file.read_calibration(tmp_path)
     one = LandmarkEstimate(8, (30.0, -20.0), 7.0)
     for name, localizer in before.localizers.items():
         for seen in (True, False):
@@ -199,15 +201,15 @@ def test_calibration_survives_the_disk(tmp_path: Path) -> None:
     assert Fusion.from_dict(after.fusion) == Fusion.from_dict(before.fusion)
     std, presence = no_body(9)
     assert after.familiarity.scores(std, presence) == pytest.approx(before.familiarity.scores(std, presence), rel=1e-3)
-    assert store.load_calibration(tmp_path, "abc") is not None
+    assert calibration_file.load_calibration(tmp_path, "abc") is not None
 
 
 def test_calibration_of_other_weights_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     made("abc").write(tmp_path)
     with caplog.at_level(logging.WARNING):
-        assert store.load_calibration(tmp_path, "def") is None
+        assert calibration_file.load_calibration(tmp_path, "def") is None
     assert "belongs to the weights abc, not def" in caplog.text
-    assert store.load_calibration(tmp_path / "nowhere", "abc") is None
+    assert calibration_file.load_calibration(tmp_path / "nowhere", "abc") is None
 
 
 @pytest.mark.parametrize("change", ["{", "[]", '{"format": 99}', "drop"])
@@ -219,22 +221,22 @@ def test_damaged_calibration_is_refused_in_one_line(
     del content["localizers"]["fused"]["seen"]["radii"]["factors"][0]
     path.write_text(json.dumps(content) if change == "drop" else change)
     with pytest.raises(LocalizerError) as error:
-        store.read_calibration(tmp_path)
+        calibration_file.read_calibration(tmp_path)
     assert "\n" not in str(error.value)
     with caplog.at_level(logging.WARNING):
-        assert store.load_calibration(tmp_path, "abc") is None
+        assert calibration_file.load_calibration(tmp_path, "abc") is None
     assert "carm calibrate" in caplog.text
 
 
 @pytest.mark.parametrize(("asked", "found"), [(0.01, 0.01), (0.03, 0.02), (0.2, 0.2), (1.0, 0.2)])
 def test_a_risk_is_rounded_down(asked: float, found: float) -> None:
-    assert store.tabulated_risk(asked) == found
+    assert calibration_file.tabulated_risk(asked) == found
 
 
 @pytest.mark.parametrize("asked", [-0.1, 0.001, 1.5, math.nan])
 def test_a_risk_without_a_threshold_is_refused(asked: float) -> None:
     with pytest.raises(ConfigurationError, match="maximum risk"):
-        store.tabulated_risk(asked)
+        calibration_file.tabulated_risk(asked)
 
 
 def test_families_of_strange_images_are_told_each_on_its_own() -> None:
@@ -304,7 +306,7 @@ def test_views_are_rendered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     folder = tmp_path_factory.mktemp("models") / "model"
-    shutil.copytree(COMPACT_FOLDER, folder, ignore=shutil.ignore_patterns(store.FILE))
+    shutil.copytree(COMPACT_FOLDER, folder, ignore=shutil.ignore_patterns(calibration_file.FILE))
     return LoadedModel(folder)
 
 
@@ -315,7 +317,7 @@ Kind = Callable[..., Localizer]
 def test_localizers_use_the_calibration_of_their_folder(kind: Kind, loaded: LoadedModel) -> None:
     gray = np.random.default_rng(0).integers(60, 200, (128, 128)).astype(np.uint8)
     frame, query = XrayFrame(gray, FIELD_MM / MODEL_PX, 0.0), Query(Protocol.POINTING, 11)
-    (loaded.folder / store.FILE).unlink(missing_ok=True)
+    (loaded.folder / calibration_file.FILE).unlink(missing_ok=True)
     bare = kind(loaded).localize(frame, query)
     assert math.isnan(bare.estimates[0].radius_90_mm)
     calibration = made(loaded.version, (-math.inf, -math.inf, -math.inf, -math.inf, math.inf))
@@ -338,7 +340,9 @@ def test_localizers_use_the_calibration_of_their_folder(kind: Kind, loaded: Load
 def test_strange_images_are_left_alone(kind: Kind, protocol: Protocol, loaded: LoadedModel) -> None:
     calibration = made(loaded.version)
     everything_is_strange = Familiarity(np.full(32, -100.0), np.ones((1, 32)), np.ones(1))
-    store.Calibration(calibration.model_version, calibration.localizers, everything_is_strange).write(loaded.folder)
+    calibration_file.Calibration(calibration.model_version, calibration.localizers, everything_is_strange).write(
+        loaded.folder
+    )
     frame = XrayFrame(np.full((128, 128), 90, np.uint8), FIELD_MM / MODEL_PX, 0.0)
     reply = kind(loaded).localize(frame, Query(protocol))
     assert reply.abstained

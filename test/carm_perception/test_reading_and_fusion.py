@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from carm_core.errors import LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
-from carm_perception.calibration.fusion import RADIUS_90_PER_STD, Fusion, Joint, Opinion, join
 from carm_perception.localizers.fused import FusedLocalizer, contradicted, radius_mm, tied
 from carm_perception.networks.landmark_reader import COARSE, FINE, Reading, combined, joined, peak, shifted
 from carm_perception.networks.preprocessing import FIELD_MM
 from carm_perception.protocols.estimates import nearest_first
+from carm_perception.uncertainty.fusion import RADIUS_90_PER_STD, Fusion, Joint, Opinion, join
 
 CELL_MM = FIELD_MM / 32
 HALVES = (0.5, 0.5)

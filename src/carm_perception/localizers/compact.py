@@ -20,8 +20,6 @@ from carm_core.errors import AnswerError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
-from carm_perception.calibration.abstention import DEFAULT_RISK
-from carm_perception.calibration.guard import Guard, in_field
 from carm_perception.localizers.constrained_decoding import Grammars
 from carm_perception.networks.loaded_model import LoadedModel
 from carm_perception.networks.preprocessing import MODEL_PX
@@ -29,6 +27,8 @@ from carm_perception.protocols.estimates import confidence, estimates_of
 from carm_perception.protocols.parsing import LIMIT_MM, PointingAnswer, ReevaluationAnswer, parse
 from carm_perception.protocols.prompts import FIRST_PROTOCOLS, SHORT_PROTOCOLS, short_prompt
 from carm_perception.protocols.reevaluation import allowed, earlier_list, reasoned
+from carm_perception.uncertainty.abstention import DEFAULT_RISK
+from carm_perception.uncertainty.answer_filter import Guard, in_field
 
 LONGEST_ANSWER = 200
 """Bound on the length of an answer, tokens. The grammar ends every answer before, also when it is spelled in small."""
@@ -88,7 +88,7 @@ class CompactLocalizer(Localizer):
         self._values = np.arange(-LIMIT_MM, LIMIT_MM + 1, dtype=np.float64)
 
     def set_caution(self, maximum_std_mm: float, maximum_risk: float) -> None:
-        """See :class:`~carm_perception.calibration.guard.Cautious`."""
+        """See :class:`~carm_perception.uncertainty.answer_filter.Cautious`."""
         self._guard.set_risk(maximum_risk)
         self._maximum_std_mm = maximum_std_mm
 

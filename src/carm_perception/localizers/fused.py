@@ -21,9 +21,6 @@ from carm_core.errors import LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import landmark
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
-from carm_perception.calibration.abstention import DEFAULT_RISK
-from carm_perception.calibration.fusion import RADIUS_90_PER_STD, REFEREE, Fusion, Joint, Opinion, join
-from carm_perception.calibration.guard import Guard
 from carm_perception.localizers.compact import CompactLocalizer
 from carm_perception.localizers.regression import RegressionLocalizer, written
 from carm_perception.networks.landmark_reader import Reading
@@ -32,6 +29,9 @@ from carm_perception.protocols.estimates import confidence, expected_mm
 from carm_perception.protocols.parsing import LIMIT_MM, LOCALIZED, RETRIEVED, ReevaluationAnswer
 from carm_perception.protocols.reevaluation import earlier_ids
 from carm_perception.protocols.remarks import read_remark, revise
+from carm_perception.uncertainty.abstention import DEFAULT_RISK
+from carm_perception.uncertainty.answer_filter import Guard
+from carm_perception.uncertainty.fusion import RADIUS_90_PER_STD, REFEREE, Fusion, Joint, Opinion, join
 
 LISTS = (Protocol.LOCALIZATION, Protocol.RETRIEVAL)
 
@@ -71,7 +71,7 @@ class FusedLocalizer(Localizer):
         self.model_version = self._speaker.model_version
 
     def set_caution(self, maximum_std_mm: float, maximum_risk: float) -> None:
-        """See :class:`~carm_perception.calibration.guard.Cautious`."""
+        """See :class:`~carm_perception.uncertainty.answer_filter.Cautious`."""
         self._guard.set_risk(maximum_risk)
         self._maximum_std_mm = maximum_std_mm
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from carm_core.errors import ConfigurationError, UnknownNameError
 from carm_core.localization import Localizer
-from carm_perception.calibration.abstention import DEFAULT_RISK
 from carm_perception.localizers.openai.options import ServerOptions
+from carm_perception.uncertainty.abstention import DEFAULT_RISK
 
 COMPACT, REGRESSION, FUSED, ORACLE, OPENAI = "compact", "regression", "fused", "oracle", "openai"
 POINTERS = (COMPACT, REGRESSION, FUSED, ORACLE)

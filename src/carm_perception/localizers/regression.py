@@ -13,8 +13,6 @@ from carm_core.errors import LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
-from carm_perception.calibration.abstention import DEFAULT_RISK
-from carm_perception.calibration.guard import Guard
 from carm_perception.networks.landmark_reader import Reading
 from carm_perception.networks.loaded_model import LoadedModel
 from carm_perception.networks.preprocessing import MODEL_PX
@@ -27,6 +25,8 @@ from carm_perception.protocols.parsing import (
     PointingAnswer,
     RetrievalAnswer,
 )
+from carm_perception.uncertainty.abstention import DEFAULT_RISK
+from carm_perception.uncertainty.answer_filter import Guard
 
 
 class RegressionLocalizer(Localizer):
@@ -61,7 +61,7 @@ class RegressionLocalizer(Localizer):
         self._guard = Guard(self._loaded, self.name, maximum_risk)
 
     def set_caution(self, maximum_std_mm: float, maximum_risk: float) -> None:
-        """See :class:`~carm_perception.calibration.guard.Cautious`."""
+        """See :class:`~carm_perception.uncertainty.answer_filter.Cautious`."""
         self._guard.set_risk(maximum_risk)
         self._maximum_std_mm = maximum_std_mm
 

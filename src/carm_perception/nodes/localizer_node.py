@@ -35,12 +35,12 @@ from carm_core.imaging.image_messages import display_pixels
 from carm_core.landmarks import find_landmark, landmark
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_core.parameters import declare_parameters, updated_parameters
-from carm_perception.calibration.guard import Cautious
 from carm_perception.localizers.registry import OPENAI, ORACLE, POINTERS, make_localizer
 from carm_perception.nodes import messages
 from carm_perception.nodes.overlay import draw
 from carm_perception.nodes.parameters import LocalizerParameters
 from carm_perception.nodes.worker import LocalizationService, Outcome, Ticket
+from carm_perception.uncertainty.answer_filter import Cautious
 from carm_ros.entry import leave
 from carm_ros.managed import ManagedNode
 from carm_ros.node import run_node

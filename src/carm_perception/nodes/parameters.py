@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carm_core.parameters import FRAME_PREFIX, parameter
-from carm_perception.calibration.abstention import DEFAULT_RISK
 from carm_perception.localizers.openai.options import ServerOptions
 from carm_perception.localizers.registry import LocalizerOptions
+from carm_perception.uncertainty.abstention import DEFAULT_RISK
 
 
 @dataclass(frozen=True)

@@ -55,13 +55,13 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
     from tqdm import tqdm
 
-    from carm_perception.calibration.familiarity import LEGS, NO_BODY
     from carm_perception.datasets.calibration.abdomen_and_legs import leg_images
     from carm_perception.datasets.calibration.patient_views import patient_names, prepare_views
     from carm_perception.datasets.calibration.synthetic_negatives import strangers
     from carm_perception.networks.model_folder import COMPACT_FOLDER, REQUIRED, check_model_folder, weights_hash
     from carm_perception.training.calibration.fit import check, fit
     from carm_perception.training.calibration.samples import Reader, collect
+    from carm_perception.uncertainty.out_of_distribution import LEGS, NO_BODY
 
     folder = args.model or COMPACT_FOLDER
     check_model_folder(folder, REQUIRED)
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 def report(held_out: dict[str, Any]) -> list[str]:
     """Lines that say how the calibration holds on patients left out."""
-    from carm_perception.calibration.familiarity import LEGS, NO_BODY
+    from carm_perception.uncertainty.out_of_distribution import LEGS, NO_BODY
 
     lines = []
     for name, cases in held_out.items():

@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.landmarks import IDS
-from carm_perception.calibration.abstention import RISKS, doubt, risk_threshold, wrong
-from carm_perception.calibration.conformal import CASES, LEVELS, RadiusTable, case_index, fit_radii, interval_score
-from carm_perception.calibration.familiarity import LIMIT, Familiarity
-from carm_perception.calibration.fusion import DISAGREEMENTS, REFEREE, SPEAKER, WEIGHTS, Fusion, Joint, Opinion, join
-from carm_perception.calibration.store import Calibration, CaseCalibration, LocalizerCalibration
 from carm_perception.evaluation.metrics import closest, hit, precision
 from carm_perception.networks.preprocessing import FIELD_MM
 from carm_perception.protocols.estimates import nearest_first
 from carm_perception.training.calibration.samples import Samples
+from carm_perception.uncertainty.abstention import RISKS, doubt, risk_threshold, wrong
+from carm_perception.uncertainty.calibration_file import Calibration, CaseCalibration, LocalizerCalibration
+from carm_perception.uncertainty.conformal import CASES, LEVELS, RadiusTable, case_index, fit_radii, interval_score
+from carm_perception.uncertainty.fusion import DISAGREEMENTS, REFEREE, SPEAKER, WEIGHTS, Fusion, Joint, Opinion, join
+from carm_perception.uncertainty.out_of_distribution import LIMIT, Familiarity
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

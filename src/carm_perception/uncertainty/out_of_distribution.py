@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import LocalizerError
-from carm_perception.calibration.conformal import conformal_quantile
+from carm_perception.uncertainty.conformal import conformal_quantile
 
 Array = NDArray[np.float64]
 

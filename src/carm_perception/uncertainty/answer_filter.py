@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 from carm_core.localization import LandmarkEstimate
-from carm_perception.calibration.abstention import doubt
-from carm_perception.calibration.familiarity import LIMIT
-from carm_perception.calibration.store import Calibration, load_calibration, tabulated_risk
 from carm_perception.networks.preprocessing import FIELD_MM
+from carm_perception.uncertainty.abstention import doubt
+from carm_perception.uncertainty.calibration_file import Calibration, load_calibration, tabulated_risk
+from carm_perception.uncertainty.out_of_distribution import LIMIT
 
 if TYPE_CHECKING:
     from carm_perception.networks.landmark_reader import Reading
@@ -52,7 +52,7 @@ class Guard:
             loaded: The model.
             name: Name of the localizer.
             maximum_risk: Largest rate of wrong answers among those given, see
-                :data:`carm_perception.calibration.abstention.WRONG_MM`; 0: never abstain.
+                :data:`carm_perception.uncertainty.abstention.WRONG_MM`; 0: never abstain.
             calibration: Calibration of the model; None: read it from the folder.
 
         Raises:

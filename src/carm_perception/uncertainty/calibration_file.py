@@ -15,9 +15,9 @@ import numpy as np
 from carm_core.errors import ConfigurationError, LocalizerError
 from carm_core.landmarks import IDS
 from carm_core.localization import LandmarkEstimate
-from carm_perception.calibration.abstention import RISKS
-from carm_perception.calibration.conformal import CASES, RadiusTable, case_index
-from carm_perception.calibration.familiarity import Familiarity
+from carm_perception.uncertainty.abstention import RISKS
+from carm_perception.uncertainty.conformal import CASES, RadiusTable, case_index
+from carm_perception.uncertainty.out_of_distribution import Familiarity
 
 FILE = "calibration.json"
 FORMAT = 2
@@ -28,12 +28,12 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class CaseCalibration:
-    """One case of one localizer, see :data:`carm_perception.calibration.conformal.CASES`.
+    """One case of one localizer, see :data:`carm_perception.uncertainty.conformal.CASES`.
 
     Attributes:
         table: Conformal radii.
         thresholds: For each of :data:`RISKS`, the largest doubt
-            (:func:`carm_perception.calibration.abstention.doubt`) with which an answer is given; infinite: all answers
+            (:func:`carm_perception.uncertainty.abstention.doubt`) with which an answer is given; infinite: all answers
             are, minus infinity: none is.
     """
 
@@ -60,7 +60,7 @@ class LocalizerCalibration:
     """One localizer.
 
     Attributes:
-        cases: One for each of :data:`carm_perception.calibration.conformal.CASES`.
+        cases: One for each of :data:`carm_perception.uncertainty.conformal.CASES`.
     """
 
     cases: tuple[CaseCalibration, ...]
