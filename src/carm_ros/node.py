@@ -27,8 +27,8 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
 from carm_core.errors import CarmError
-from carm_core.middleware import prepare_middleware
 from carm_ros.entry import ENDING_SIGNALS
+from carm_ros.middleware import prepare_middleware
 
 END_S = 1.9
 """A node's process is gone this long after the first signal, whatever holds it up, s."""

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CameraInfo, Image
 
-from carm_agent.nodes.conversions import frame_from_messages
 from carm_core.errors import ImageError
 from carm_core.imaging.display import display_from_signal
 from carm_core.robot.kinematics import CArm
+from carm_ros.messages import frame_from_messages
 
 SIDE = 64
 POINT_MM = np.array([[30.0, -20.0, 150.0]])

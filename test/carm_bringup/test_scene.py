@@ -14,6 +14,7 @@ from carm_bringup.nodes.scene import averaged, detector_points, isocenter_points
 from carm_core.paths import share_dir
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.shapes import link_poses
+from carm_ros import messages as ros_messages
 
 CARM = CArm.from_config()
 POSITIONS = np.array([0.1, -0.05, 0.2, 0.1, 0.4, -0.3])
@@ -117,4 +118,4 @@ def test_headers_carry_the_frame_prefix() -> None:
     pixels = np.zeros((2, 2, 3), np.uint8)
     assert localizer_messages.rgb_image(Time(), pixels, "left_arm/").header.frame_id == "left_arm/xray_optical"
     shot = xray_messages.exposure_header(Time(), "left_arm/")
-    assert xray_messages.image(pixels[..., 0], shot).header.frame_id == "left_arm/xray_optical"
+    assert ros_messages.image(pixels[..., 0], shot).header.frame_id == "left_arm/xray_optical"

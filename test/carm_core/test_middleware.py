@@ -8,8 +8,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from carm_core.middleware import PROFILE_VARIABLES, prepare_middleware
 from carm_core.robot.kinematics import CArm
+from carm_ros.middleware import PROFILE_VARIABLES, prepare_middleware
 
 
 @pytest.fixture(autouse=True)

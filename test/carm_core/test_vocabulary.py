@@ -9,8 +9,9 @@ import pytest
 
 from carm_core.errors import ConfigurationError, UnknownNameError
 from carm_core.landmarks import EXTRA_LANDMARKS, LANDMARKS, find_landmark, landmark
-from carm_core.parameters import FRAME_PREFIX, check_parameter, declare_parameters, parameter, parameter_defaults
+from carm_core.parameters import FRAME_PREFIX, check_parameter, parameter, parameter_defaults
 from carm_core.robot.trajectory import Trajectory
+from carm_ros.parameters import declare_parameters
 
 
 def test_ids_and_names_are_fixed() -> None:

@@ -43,11 +43,12 @@ from carm_agent.parameters import AgentParameters
 from carm_agent.planning.move import MoveCode, MoveGoal, MoveResult
 from carm_agent.ports import Arm, Interrupt
 from carm_core.errors import CarmError, GoalError
-from carm_core.parameters import declare_parameters, updated_parameters
+from carm_core.parameters import updated_parameters
 from carm_core.robot.kinematics import CArm
 from carm_ros.entry import leave
 from carm_ros.managed import ManagedNode
 from carm_ros.node import run_node
+from carm_ros.parameters import declare_parameters
 
 _WATCH_S = 0.2
 _DIAGNOSTICS_S = 0.95

@@ -3,74 +3,17 @@
 
 import array
 import math
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from builtin_interfaces.msg import Duration, Time
 from carm_interfaces.action import Localize, MoveCArm, Navigate
 from carm_interfaces.msg import LandmarkArray
-from numpy.typing import NDArray
-from sensor_msgs.msg import CameraInfo, Image
-from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from carm_agent.navigation.task import NavigationGoal, NavigationResult, Progress
 from carm_agent.planning.move import MoveGoal, MoveResult
 from carm_core.errors import GoalError
-from carm_core.imaging.frame import XrayFrame
-from carm_core.imaging.image_messages import display_pixels
-from carm_core.imaging.projection import Detector
 from carm_core.localization import LandmarkEstimate, Localization, Query
 from carm_core.robot.kinematics import CArm
-from carm_core.robot.trajectory import Trajectory
-
-NANOSECONDS = 1_000_000_000
-
-
-def nanoseconds(stamp: Time) -> int:
-    """Return a stamp in ns."""
-    return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
-
-
-def duration_message(seconds: float) -> Duration:
-    """Return a duration of a number of seconds, rounded to ns."""
-    total = round(seconds * NANOSECONDS)
-    return Duration(sec=total // NANOSECONDS, nanosec=total % NANOSECONDS)
-
-
-def trajectory_message(trajectory: Trajectory) -> JointTrajectory:
-    """Return a trajectory that starts when it is received (zero stamp)."""
-    message = JointTrajectory(joint_names=list(trajectory.joint_names))
-    for index, time_s in enumerate(trajectory.times_s):
-        point = JointTrajectoryPoint(time_from_start=duration_message(float(time_s)))
-        point.positions = trajectory.positions[index].tolist()
-        if trajectory.velocities is not None:
-            point.velocities = trajectory.velocities[index].tolist()
-        if trajectory.accelerations is not None:
-            point.accelerations = trajectory.accelerations[index].tolist()
-        message.points.append(point)
-    return message
-
-
-def frame_from_messages(image: Image, info: CameraInfo, carm: CArm, positions: NDArray[np.float64]) -> XrayFrame:
-    """Return the frame of an image.
-
-    Args:
-        image: any that `carm_core.imaging.image_messages` reads.
-        info: its camera info.
-        carm: the arm.
-        positions: joint positions at the image's stamp, shape (J,), m or rad.
-
-    Raises:
-        ImageError: the image cannot be read.
-    """
-    pixels = display_pixels(image)
-    view = carm.view(positions)
-    pitch_mm = view.source_detector_mm / info.k[0] if info.k[0] > 0.0 else view.detector.pitch_mm
-    view = replace(view, detector=Detector(image.height, image.width, pitch_mm))
-    primary, secondary = carm.angles(positions)
-    scale = view.mm_per_px_at_isocenter
-    return XrayFrame(pixels, scale, nanoseconds(image.header.stamp) / NANOSECONDS, primary, secondary, view)
+from carm_ros.messages import trajectory_message
 
 
 def localization_from_result(result: Any, query: Query) -> Localization:

@@ -33,12 +33,7 @@ from carm_agent.errors import (
     StoppedError,
 )
 from carm_agent.nodes.action_requests import ask, cancel
-from carm_agent.nodes.conversions import (
-    frame_from_messages,
-    localization_from_result,
-    nanoseconds,
-    trajectory_message,
-)
+from carm_agent.nodes.conversions import localization_from_result
 from carm_agent.nodes.diagnostics import Counters
 from carm_agent.parameters import AgentParameters
 from carm_agent.ports import Acquisition, Arm, Clock, Imager, Interrupt
@@ -48,6 +43,7 @@ from carm_core.localization import Localization, Localizer, Query
 from carm_core.robot.controller_log import ControllerLog
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.trajectory import Trajectory
+from carm_ros.messages import frame_from_messages, nanoseconds, trajectory_message
 
 _KEPT_FRAMES = 4
 _KEPT_JOINT_STATES = 150

@@ -8,7 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from carm_core.middleware import domain_id
+from carm_ros.middleware import domain_id
 
 __all__ = ("InstanceLock", "domain_id", "own_domain")
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from carm_bringup.graph.domain_lock import domain_id
-from carm_core.middleware import prepare_middleware
 from carm_core.paths import executable, workspace_prefix
+from carm_ros.middleware import prepare_middleware
 
 EXIT_RUNNING_ALREADY = 3
 PROBE_S = 1.0

@@ -35,7 +35,7 @@ from carm_bringup.graph.description import ALL_NODES
 from carm_bringup.graph.domain_lock import InstanceLock, domain_id
 from carm_core.errors import CarmError, GoalError
 from carm_core.landmarks import find_landmark
-from carm_core.middleware import prepare_middleware
+from carm_ros.middleware import prepare_middleware
 
 SERVER_TIMEOUT_S = 5.0
 """How long to wait for the graph, s."""

@@ -34,7 +34,7 @@ from carm_bringup.recording.bag import message_definitions, provenance, topics
 from carm_bringup.recording.bag.writer import BagWriter
 from carm_bringup.recording.errors import SchemaError
 from carm_core.errors import CarmError
-from carm_core.middleware import prepare_middleware
+from carm_ros.middleware import prepare_middleware
 
 _FLUSH_S = 0.5
 _DISCOVERY_S = 0.2

@@ -22,10 +22,11 @@ from visualization_msgs.msg import Marker, MarkerArray
 from carm_bringup.nodes.scene import SceneParameters, averaged, detector_points, isocenter_points
 from carm_core.errors import ImageError
 from carm_core.imaging.image_messages import display_pixels
-from carm_core.parameters import declare_parameters, updated_parameters
+from carm_core.parameters import updated_parameters
 from carm_core.robot.kinematics import CArm
 from carm_ros.entry import leave
 from carm_ros.node import OrderlyNode, run_node
+from carm_ros.parameters import declare_parameters
 
 NAMESPACE = "carm"
 """Namespace when none is given."""

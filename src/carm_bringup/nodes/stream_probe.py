@@ -14,7 +14,7 @@ from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
-from carm_core.middleware import prepare_middleware
+from carm_ros.middleware import prepare_middleware
 
 
 @dataclass(frozen=True)

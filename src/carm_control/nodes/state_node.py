@@ -29,12 +29,13 @@ from tf2_msgs.msg import TFMessage
 from carm_control import JointLimits, OperatingState
 from carm_control.arm_monitor import ArmMonitor, StateParameters
 from carm_control.nodes import messages
-from carm_core.parameters import declare_parameters, updated_parameters
+from carm_core.parameters import updated_parameters
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.shapes import LinkPoses
 from carm_core.robot.urdf import Variant, urdf
 from carm_ros.entry import leave
 from carm_ros.node import OrderlyNode, run_node
+from carm_ros.parameters import declare_parameters
 
 NAMESPACE = "carm"
 """Namespace when none is given."""

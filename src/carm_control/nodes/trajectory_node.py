@@ -46,11 +46,11 @@ from carm_control import (
 from carm_control.nodes import messages
 from carm_control.nodes.control_loop import ControlLoop, Schedule, raise_process_priority
 from carm_core.errors import ConfigurationError, UnknownNameError
-from carm_core.parameters import declare_parameters
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.shapes import LinkPoses
 from carm_core.robot.urdf import Variant, urdf
 from carm_ros.node import END_S, OrderlyNode, run_node
+from carm_ros.parameters import declare_parameters
 
 CONTROLLER = "joint_trajectory_controller"
 NAMESPACE = "carm"

@@ -34,7 +34,7 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.image_messages import display_pixels
 from carm_core.landmarks import find_landmark, landmark
 from carm_core.localization import Localization, Localizer, Protocol, Query
-from carm_core.parameters import declare_parameters, updated_parameters
+from carm_core.parameters import updated_parameters
 from carm_perception.localizers.registry import OPENAI, ORACLE, POINTERS, make_localizer
 from carm_perception.nodes import messages
 from carm_perception.nodes.overlay import draw
@@ -43,7 +43,9 @@ from carm_perception.nodes.worker import LocalizationService, Outcome, Ticket
 from carm_perception.uncertainty.answer_filter import Cautious
 from carm_ros.entry import leave
 from carm_ros.managed import ManagedNode
+from carm_ros.messages import diagnostics, seconds
 from carm_ros.node import run_node
+from carm_ros.parameters import declare_parameters
 
 NAMESPACE = "carm"
 """Namespace when none is given."""
@@ -175,7 +177,7 @@ class LocalizerNode(ManagedNode):
         self.create_subscription(JointState, "joint_states", self._on_joints, 10, callback_group=group)
 
     def _on_joints(self, message: JointState) -> None:
-        stamp = messages.seconds(message.header.stamp)
+        stamp = seconds(message.header.stamp)
         self._history.add(stamp, dict(zip(message.name, message.position, strict=False)))
 
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
@@ -195,11 +197,11 @@ class LocalizerNode(ManagedNode):
         return SetParametersResult(successful=True)
 
     def _on_image(self, message: Image) -> None:
-        self._keep(self._pending, messages.seconds(message.header.stamp), message)
-        self._join(messages.seconds(message.header.stamp))
+        self._keep(self._pending, seconds(message.header.stamp), message)
+        self._join(seconds(message.header.stamp))
 
     def _on_info(self, message: CameraInfo) -> None:
-        stamp = messages.seconds(message.header.stamp)
+        stamp = seconds(message.header.stamp)
         self._keep(self._focal_px, stamp, (float(message.k[0]), int(message.width)))
         self._join(stamp)
 
@@ -267,7 +269,7 @@ class LocalizerNode(ManagedNode):
             return result
         if query.target_id:
             self._target = query.target_id
-        stamp = messages.seconds(goal.stamp)
+        stamp = seconds(goal.stamp)
         executor = self.executor
         ended = Future(executor=executor)
         ticket = self._service.ask(query, stamp or None, lambda: executor.create_task(ended.set_result, None))
@@ -331,7 +333,7 @@ class LocalizerNode(ManagedNode):
         }
         now = self.get_clock().now().to_msg()
         name = f"{self.get_fully_qualified_name()}: localizer"
-        self._diagnostics.publish(messages.diagnostics(now, name, level, text, values))
+        self._diagnostics.publish(diagnostics(now, name, level, text, values))
 
 
 def _set_caution(localizer: Localizer, settings: LocalizerParameters) -> None:

@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 from array import array
-from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from carm_interfaces.msg import Landmark, LandmarkArray
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from numpy.typing import NDArray
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -18,13 +16,9 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import landmark
 from carm_core.localization import LandmarkEstimate, Localization
 from carm_perception.nodes.overlay import in_view, pixel_of
+from carm_ros.messages import seconds
 
 FRAME = "xray_optical"
-
-
-def seconds(stamp: Time) -> float:
-    """Time in s."""
-    return float(stamp.sec) + 1e-9 * float(stamp.nanosec)
 
 
 def landmark_message(estimate: LandmarkEstimate, frame: XrayFrame) -> Landmark:
@@ -62,10 +56,3 @@ def rgb_image(stamp: Time, pixels: NDArray[np.uint8], frame_prefix: str = "") ->
     data.frombytes(pixels.tobytes())
     message.data = data
     return message
-
-
-def diagnostics(now: Time, name: str, level: bytes, text: str, values: dict[str, Any]) -> DiagnosticArray:
-    """One diagnostic status."""
-    pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
-    status = DiagnosticStatus(level=level, name=name, message=text, values=pairs)
-    return DiagnosticArray(header=Header(stamp=now), status=[status])

@@ -29,12 +29,14 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from shape_msgs.msg import Mesh
 
 from carm_core.errors import CarmError, ConfigurationError
-from carm_core.parameters import declare_parameters, updated_parameters
+from carm_core.parameters import updated_parameters
 from carm_core.robot.joint_history import JointHistory, JointStatesMissingError
 from carm_core.robot.kinematics import CArm
 from carm_ros.entry import leave
 from carm_ros.managed import InactiveError, ManagedNode
+from carm_ros.messages import camera_info, compressed_image, image
 from carm_ros.node import run_node
+from carm_ros.parameters import declare_parameters
 from carm_sim.nodes import xray_messages as messages
 from carm_sim.nodes.logs import RosLogHandler
 from carm_sim.patient import Patient, load_patient
@@ -294,14 +296,14 @@ class XrayNode(ManagedNode):
 
     def _publish(self, result: Exposure, stamp: Time, fluoroscopy: bool) -> None:
         header = messages.exposure_header(stamp, self._settings.frame_prefix)
-        self._camera_info.publish(messages.camera_info(result.view, header))
+        self._camera_info.publish(camera_info(result.view, header))
         self._exposure.publish(messages.exposure(result, header, fluoroscopy))
-        self._image.publish(messages.image(result.display, header))
+        self._image.publish(image(result.display, header))
         if self._compressed.get_subscription_count() > 0:
             form, quality = self._settings.compressed_format, self._settings.jpeg_quality
-            self._compressed.publish(messages.compressed_image(result.display, header, form, quality))
+            self._compressed.publish(compressed_image(result.display, header, form, quality))
         if self._raw.get_subscription_count() > 0:
-            self._raw.publish(messages.image(result.raw, header))
+            self._raw.publish(image(result.raw, header))
 
     def _watch(self, result: Exposure) -> None:
         """Warn once when rays begin to miss, and when a dose alarm goes on."""

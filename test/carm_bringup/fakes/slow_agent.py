@@ -11,7 +11,7 @@ from rclpy.action import ActionServer
 from rclpy.node import Node
 from std_msgs.msg import String
 
-from carm_core.middleware import prepare_middleware
+from carm_ros.middleware import prepare_middleware
 
 MISSING = "not ready, nothing moves: not heard from yet: localize"
 REFUSALS = 2

@@ -137,7 +137,7 @@ class _Imager(Imager):
         self._recording, self._carm = recording, carm
 
     def expose(self, field_mm: float = 0.0) -> Acquisition:
-        from carm_agent.nodes.conversions import frame_from_messages
+        from carm_ros.messages import frame_from_messages
 
         recording = self._recording
         recorded = recording.next_frame()

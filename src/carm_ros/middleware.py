@@ -45,7 +45,7 @@ def prepare_middleware(images: bool = False) -> None:
         ConfigurationError: ``ROS_DOMAIN_ID`` is no domain.
     """
     domain_id()
-    folder = Path(str(files("carm_core"))) / "data"
+    folder = Path(str(files("carm_ros"))) / "data"
     named = [os.environ.get(name, "") for name in PROFILE_VARIABLES]
     if all(not name or Path(name).parent == folder for name in named):  # a parent process may have chosen ours
         profile = folder / ("fastdds_images.xml" if images else "fastdds.xml")
