@@ -369,7 +369,7 @@ def install_project(ros: Ros) -> None:
 def take_first_xray() -> None:
     """Let numba compile the renderer's kernels and keep them beside the sources."""
     code = (
-        "from carm_core.robot.kinematics import CArm; from carm_sim.patient import load_patient; "
+        "from carm_core.robot.kinematics import CArm; from carm_sim.patient_loader import load_patient; "
         "from carm_sim.xray import XraySystem; arm = CArm.from_config(); "
         "XraySystem(load_patient('chest_ct'), arm).expose(arm.home)"
     )

@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 
 from carm_core.landmarks import landmark
 from carm_core.robot.kinematics import CArm
-from carm_sim.patient import load_patient
+from carm_sim.patient_loader import load_patient
 from carm_sim.xray import XraySystem
 
 VIEWS = (

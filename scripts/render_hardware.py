@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 
 from carm_core.errors import CarmError
 from carm_core.robot.kinematics import CArm
-from carm_sim.patient import load_patient
+from carm_sim.patient_loader import load_patient
 from carm_sim.xray import XrayConfig, XraySystem
 
 

@@ -99,13 +99,13 @@ def examine(text: str) -> tuple[Report, Patient | None]:
     """Read a CT as the simulator does.
 
     Args:
-        text: Path of a file or folder, with options behind `?` as in `carm_sim.patient.load_patient`.
+        text: Path of a file or folder, with options behind `?` as in `carm_sim.patient_loader.load_patient`.
 
     Returns:
         The report, and the patient unless it is refused.
     """
     from carm_sim.ct_io import open_ct
-    from carm_sim.patient import path_and_options, patient_of, single_image
+    from carm_sim.patient_loader import path_and_options, patient_of, single_image
 
     report = Report(text)
     try:

@@ -315,7 +315,7 @@ def test_missing_servers_are_named(graph: Callable[..., Client]) -> None:
 
 def test_real_images_and_the_oracle_lead_to_the_carina(spawn: Spawn, graph: Callable[..., Client]) -> None:
     from carm_core.robot.kinematics import CArm
-    from carm_sim.patient import load_patient
+    from carm_sim.patient_loader import load_patient
 
     for module, options in (("carm_sim.nodes.xray_node", []), ("carm_perception.node", ["-p", "localizer:=oracle"])):
         spawn([sys.executable, "-m", module, "--ros-args", "-r", "__ns:=/carm", "-p", "patient:=chest_ct", *options])

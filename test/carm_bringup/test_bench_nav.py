@@ -29,7 +29,8 @@ from carm_core.localization import LandmarkEstimate, Localization, Localizer, Qu
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.trajectory import Trajectory
 from carm_perception.evaluation.scoring.figures import wilson_interval
-from carm_sim.patient import Patient, load_patient
+from carm_sim.patient import Patient
+from carm_sim.patient_loader import load_patient
 
 CONTRACT = {
     "episodes", "success_10mm", "success_20mm", "success_30mm", "false_success", "exposures_median", "dap_median",

@@ -26,7 +26,7 @@ from carm_core.robot.kinematics import CArm
 from carm_perception.localizers.compact import CompactLocalizer
 from carm_perception.localizers.openai.localizer import OpenAiLocalizer
 from carm_perception.localizers.openai.options import ServerOptions
-from carm_sim.patient import load_patient
+from carm_sim.patient_loader import load_patient
 from carm_sim.xray import XraySystem
 
 from .serving import carm_serve

@@ -15,7 +15,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLS
 
 from carm_core.errors import PatientError
 from carm_sim.ct_io import read_ct
-from carm_sim.patient import load_patient
+from carm_sim.patient_loader import load_patient
 
 from . import dicom_series as made
 

@@ -16,7 +16,8 @@ from carm_core.transforms import RigidTransform
 from carm_sim.drr.solids import Material, SolidSet
 from carm_sim.hardware import FINDINGS, HARDWARE, MissingLandmarkError, equip, materials
 from carm_sim.hardware.site import Site
-from carm_sim.patient import Patient, load_patient, make_patient
+from carm_sim.patient import Patient, make_patient
+from carm_sim.patient_loader import load_patient
 from carm_sim.volume import Volume
 
 DOCS = Path(__file__).parents[2] / "docs" / "patients.md"

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 from carm_core.errors import PatientError
 from carm_sim import patient as patients
+from carm_sim import patient_loader
 from carm_sim.ct_io import (
     LANDMARK_FILE,
     LandmarkFile,
@@ -20,7 +21,8 @@ from carm_sim.ct_io import (
     write_landmarks,
     write_nifti,
 )
-from carm_sim.patient import load_patient, place_on_table
+from carm_sim.patient import place_on_table
+from carm_sim.patient_loader import load_patient
 from carm_sim.volume import Volume
 
 from .ct_files import RIGHT_BEAD_MM, body
@@ -162,7 +164,7 @@ def test_phantom_needs_a_seed(spec: str) -> None:
 
 
 def test_missing_chest_ct_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patients, "_CHEST_CT_WHEEL", ("no-such-wheel", "x", "pip install it"))
+    monkeypatch.setattr(patient_loader, "_CHEST_CT_WHEEL", ("no-such-wheel", "x", "pip install it"))
     with pytest.raises(PatientError, match="pip install it"):
         load_patient("chest_ct")
 

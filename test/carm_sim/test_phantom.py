@@ -13,7 +13,7 @@ import pytest
 
 from carm_core.errors import PatientError
 from carm_core.landmarks import EXTRA_LANDMARKS, LANDMARKS, find_landmark
-from carm_sim.patient import load_patient
+from carm_sim.patient_loader import load_patient
 from carm_sim.phantom import (
     BodyRecord,
     PhantomBody,

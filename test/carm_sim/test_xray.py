@@ -17,7 +17,8 @@ from carm_core.paths import config_file
 from carm_core.robot.joint_history import JointHistory, JointStatesMissingError
 from carm_core.robot.kinematics import CArm
 from carm_sim.drr.solids import Material, Solid, SolidSet, sphere
-from carm_sim.patient import load_patient, make_patient
+from carm_sim.patient import make_patient
+from carm_sim.patient_loader import load_patient
 from carm_sim.physics.beam import beam
 from carm_sim.physics.detector import DetectorModel
 from carm_sim.physics.dose import DoseAlarm

@@ -84,7 +84,7 @@ def make_planner(patient: str) -> Planner:
     from carm_agent.collision.obstacles import Obstacles, Surface, staff_zones
     from carm_agent.planning.planner import Planner
     from carm_core.robot.kinematics import CArm
-    from carm_sim.patient import load_patient
+    from carm_sim.patient_loader import load_patient
     from carm_sim.surface import patient_surface
 
     mesh = patient_surface(load_patient(patient))

@@ -68,7 +68,7 @@ def sheet(patients: list[str], tile_px: int = TILE_PX, progress: bool = False) -
     from tqdm import tqdm
 
     from carm_core.robot.kinematics import CArm
-    from carm_sim.patient import load_patient
+    from carm_sim.patient_loader import load_patient
 
     carm = CArm.from_config()
     picture = Image.new("L", (tile_px * len(patients), _LABEL_PX + tile_px * len(VIEWS)))

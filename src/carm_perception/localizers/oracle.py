@@ -33,14 +33,14 @@ class OracleLocalizer(Localizer):
         """Load the patient.
 
         Args:
-            patient: As for ``carm_sim.patient.load_patient``.
+            patient: As for ``carm_sim.patient_loader.load_patient``.
             noise_mm: Standard deviation added to each component.
             seed: Seed of the noise.
 
         Raises:
             PatientError: The patient cannot be loaded.
         """
-        from carm_sim.patient import load_patient
+        from carm_sim.patient_loader import load_patient
 
         self._landmarks = load_patient(patient).landmarks_table_mm
         self._noise_mm = noise_mm

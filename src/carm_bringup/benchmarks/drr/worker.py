@@ -31,7 +31,7 @@ class Job:
 
     Attributes:
         renderer: Name in :data:`carm_bringup.benchmarks.drr.renderers.CANDIDATES`.
-        patient: As for :func:`carm_sim.patient.load_patient`.
+        patient: As for :func:`carm_sim.patient_loader.load_patient`.
         threads: Threads.
         sizes: Image sizes, pixels.
         frames: Most frames per size and pose.
@@ -84,7 +84,7 @@ def work(job: Job) -> dict[str, Any]:
     """
     from carm_bringup.benchmarks.drr.renderers import CANDIDATES
     from carm_sim.drr.mapping import water_equivalent
-    from carm_sim.patient import load_patient
+    from carm_sim.patient_loader import load_patient
 
     kind = CANDIDATES[job.renderer]
     volume = load_patient(job.patient).volume

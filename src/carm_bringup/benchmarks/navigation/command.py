@@ -178,7 +178,7 @@ class Runner:
 
         from carm_bringup.benchmarks.navigation.episode import Room, draw_episodes
         from carm_core.robot.kinematics import CArm
-        from carm_sim.patient import load_patient
+        from carm_sim.patient_loader import load_patient
 
         carm = CArm.from_config()
         chosen = suite(job.suite)

@@ -119,7 +119,7 @@ def run(episodes: Sequence[Episode], contender: Contender, localizer: str, seed:
     from carm_bringup.benchmarks.navigation.episode import Room, run_episode
     from carm_bringup.benchmarks.navigation.suites import make_localizer
     from carm_core.robot.kinematics import CArm
-    from carm_sim.patient import load_patient
+    from carm_sim.patient_loader import load_patient
 
     carm, comparisons = CArm.from_config(), []
     for episode in episodes:

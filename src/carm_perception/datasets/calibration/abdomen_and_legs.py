@@ -70,7 +70,7 @@ def leg_images() -> NDArray[np.uint8]:
     Raises:
         ConfigurationError: The cache cannot be written.
     """
-    from carm_sim.patient import load_patient
+    from carm_sim.patient_loader import load_patient
 
     folder = views_folder(VIEWS)
     images = []
