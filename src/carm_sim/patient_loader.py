@@ -37,7 +37,7 @@ def load_patient(spec: str) -> Patient:
         spec: `chest_ct`, `phantom:SEED`, `phantom-validation:SEED`, or the path of a CT (`carm_sim.ct_io.open_ct`),
             with a `landmarks.yaml` beside (for a folder: in) it if ground truth is known. Options may follow the path:
             `ct.nii.gz?remove_table&spacing=1.5`, `folder?series=UID`; `phantom:7?whole_body` reaches to the feet.
-            Hardware and findings (`carm_sim.hardware`) follow behind plus signs: `phantom:7+pacemaker+ecg`,
+            Hardware and findings (`carm_sim.devices`) follow behind plus signs: `phantom:7+pacemaker+ecg`,
             `chest_ct+table`.
 
     Raises:
@@ -47,7 +47,7 @@ def load_patient(spec: str) -> Patient:
     """
     text = str(spec).strip()
     if "+" in text and not Path(text).expanduser().exists():
-        from carm_sim.hardware import equip
+        from carm_sim.devices import equip
 
         plain, *hardware = text.split("+")
         return equip(load_patient(plain), hardware)

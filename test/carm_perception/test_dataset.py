@@ -39,8 +39,8 @@ from carm_perception.datasets.storage.dataset import DatasetSpec, generate
 from carm_perception.datasets.storage.shards import StorageError
 from carm_perception.datasets.views import ViewDistribution
 from carm_perception.training import commands
-from carm_sim.hardware import HARDWARE
-from carm_sim.hardware.catalog import FINDINGS
+from carm_sim.devices import HARDWARE
+from carm_sim.devices.catalog import FINDINGS
 from carm_sim.physics.detector import DetectorModel
 
 from .beads import BeadBody, BeadSpec

@@ -13,9 +13,9 @@ import pytest
 from carm_core.errors import PatientError, UnknownNameError
 from carm_core.robot.kinematics import CArm
 from carm_core.transforms import RigidTransform
+from carm_sim.devices import FINDINGS, HARDWARE, MissingLandmarkError, equip, materials
+from carm_sim.devices.site import Site
 from carm_sim.drr.solids import Material, SolidSet
-from carm_sim.hardware import FINDINGS, HARDWARE, MissingLandmarkError, equip, materials
-from carm_sim.hardware.site import Site
 from carm_sim.patient import Patient, make_patient
 from carm_sim.patient_loader import load_patient
 from carm_sim.volume import Volume

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from carm_core.errors import PatientError
-from carm_sim.hardware.shapes import unit
-from carm_sim.hardware.site import (
+from carm_sim.devices.shapes import unit
+from carm_sim.devices.site import (
     BACK,
     CARINA,
     ELBOWS,

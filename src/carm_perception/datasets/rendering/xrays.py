@@ -19,11 +19,11 @@ from carm_perception.datasets.rendering.integrals import EXTRA_RAISED
 from carm_perception.datasets.rendering.render import SOURCE_DETECTOR_MM, SOURCE_ISOCENTER_MM, make_variant
 from carm_perception.datasets.storage.shards import FLAGS, IMAGE, NUMBERS, png
 from carm_perception.datasets.views import LIMB_IDS, SampledView, ViewDistribution, sample_view
+from carm_sim.devices import equip
 from carm_sim.display import display_image
 from carm_sim.drr import Region, Renderer
 from carm_sim.drr.bands import Bands
 from carm_sim.drr.scene import Scene
-from carm_sim.hardware import equip
 from carm_sim.patient import Patient, make_patient
 from carm_sim.phantom import PhantomBody
 from carm_sim.physics.attenuation import bone_of_hu, water_of_hu
@@ -54,7 +54,7 @@ HARDWARE = {
     "surgeon_hand": 1.0,
     "pleural_effusion": 1.0,
 }
-"""What may be in the beam, by name of :mod:`carm_sim.hardware`, with how often it is drawn."""
+"""What may be in the beam, by name of :mod:`carm_sim.devices`, with how often it is drawn."""
 
 FIELDS = {
     "patient": "string",

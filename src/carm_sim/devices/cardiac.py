@@ -6,31 +6,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_sim.devices.materials import CONDUCTOR, EPOXY, NITINOL, PLATINUM, SILICONE, STEEL, STRIPE, TITANIUM, Substance
+from carm_sim.devices.shapes import frames_along, rounded_plate, smooth, unit
+from carm_sim.devices.site import CARINA, FRONT, HEMIDIAPHRAGMS, HUMERAL_HEADS, LEFT, LEFT_SIDE, T1, T12, UP, Site
 from carm_sim.drr.solids import Body, Material, Solid, box, capsule, cylinder, tube
-from carm_sim.hardware.materials import (
-    CONDUCTOR,
-    EPOXY,
-    NITINOL,
-    PLATINUM,
-    SILICONE,
-    STEEL,
-    STRIPE,
-    TITANIUM,
-    Substance,
-)
-from carm_sim.hardware.shapes import frames_along, rounded_plate, smooth, unit
-from carm_sim.hardware.site import (
-    CARINA,
-    FRONT,
-    HEMIDIAPHRAGMS,
-    HUMERAL_HEADS,
-    LEFT,
-    LEFT_SIDE,
-    T1,
-    T12,
-    UP,
-    Site,
-)
 
 Array = NDArray[np.float64]
 

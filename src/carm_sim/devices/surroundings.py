@@ -6,10 +6,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_sim.devices.materials import ALUMINUM, CARBON_FIBER, CORTEX, EPOXY, FOAM, SPONGIOSA, STEEL, TISSUE
+from carm_sim.devices.shapes import unit
+from carm_sim.devices.site import CARINA, FRONT, HEMIDIAPHRAGMS, HUMERAL_HEADS, LEFT, T1, UP, Site
 from carm_sim.drr.solids import Body, Solid, SolidSet, axes_along, box, capsule, cylinder, ellipsoid
-from carm_sim.hardware.materials import ALUMINUM, CARBON_FIBER, CORTEX, EPOXY, FOAM, SPONGIOSA, STEEL, TISSUE
-from carm_sim.hardware.shapes import unit
-from carm_sim.hardware.site import CARINA, FRONT, HEMIDIAPHRAGMS, HUMERAL_HEADS, LEFT, T1, UP, Site
 
 Array = NDArray[np.float64]
 

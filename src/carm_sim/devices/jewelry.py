@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from carm_sim.devices.materials import GOLD, SILVER
+from carm_sim.devices.shapes import circle, frames_along, smooth, unit
+from carm_sim.devices.site import BACK, ELBOWS, FRONT, LEFT, LEFT_SIDE, SKULL, T1, UP, WRISTS, Site
 from carm_sim.drr.solids import Body, Solid, axes_along, box, sphere, tube
-from carm_sim.hardware.materials import GOLD, SILVER
-from carm_sim.hardware.shapes import circle, frames_along, smooth, unit
-from carm_sim.hardware.site import BACK, ELBOWS, FRONT, LEFT, LEFT_SIDE, SKULL, T1, UP, WRISTS, Site
 
 Array = NDArray[np.float64]
 

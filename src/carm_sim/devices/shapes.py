@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import CubicSpline, PchipInterpolator
 
+from carm_sim.devices.materials import COPPER, STRIPE, VINYL, Substance
 from carm_sim.drr.solids import Body, Solid, axes_along, box, cylinder, tube
-from carm_sim.hardware.materials import COPPER, STRIPE, VINYL, Substance
 
 Array = NDArray[np.float64]
 

@@ -6,10 +6,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_sim.drr.solids import Solid, axes_along, cylinder, ellipsoid, tube
-from carm_sim.hardware.materials import FOAM, POLYURETHANE, SILVER, STEEL, TISSUE, VINYL
-from carm_sim.hardware.shapes import beside, cable, drain, smooth, unit
-from carm_sim.hardware.site import (
+from carm_sim.devices.materials import FOAM, POLYURETHANE, SILVER, STEEL, TISSUE, VINYL
+from carm_sim.devices.shapes import beside, cable, drain, smooth, unit
+from carm_sim.devices.site import (
     BACK,
     CARINA,
     FRONT,
@@ -24,6 +23,7 @@ from carm_sim.hardware.site import (
     UP,
     Site,
 )
+from carm_sim.drr.solids import Solid, axes_along, cylinder, ellipsoid, tube
 
 Array = NDArray[np.float64]
 

@@ -6,10 +6,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_sim.drr.solids import Body, Solid, axes_along, box, cylinder, ellipsoid, sphere, tube
-from carm_sim.hardware.materials import COBALT_CHROME, POLYETHYLENE, STEEL, TITANIUM
-from carm_sim.hardware.shapes import circle, smooth, threaded, unit
-from carm_sim.hardware.site import (
+from carm_sim.devices.materials import COBALT_CHROME, POLYETHYLENE, STEEL, TITANIUM
+from carm_sim.devices.shapes import circle, smooth, threaded, unit
+from carm_sim.devices.site import (
     BACK,
     ELBOWS,
     FEMORAL_HEADS,
@@ -24,6 +23,7 @@ from carm_sim.hardware.site import (
     UP,
     Site,
 )
+from carm_sim.drr.solids import Body, Solid, axes_along, box, cylinder, ellipsoid, sphere, tube
 
 Array = NDArray[np.float64]
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from carm_core.errors import PatientError, UnknownNameError
+from carm_sim.devices import cardiac, implants, jewelry, lines, surroundings
+from carm_sim.devices.site import Site
 from carm_sim.drr.solids import Solid, SolidSet
-from carm_sim.hardware import cardiac, findings, fractures, implants, jewellery, lines, surroundings
-from carm_sim.hardware.site import Site
+from carm_sim.hardware import findings, fractures
 from carm_sim.patient import Patient
 from carm_sim.volume import Volume
 
@@ -29,7 +30,7 @@ HARDWARE: dict[str, Callable[[Site], list[Solid]]] = {
     "tubes": lines.tubes,
     "catheter": cardiac.catheter,
     "guide_wire": cardiac.guide_wire,
-    "jewellery": jewellery.jewellery,
+    "jewellery": jewelry.jewellery,
     "table": surroundings.table,
     "surgeon_hand": surroundings.surgeon_hand,
 }
