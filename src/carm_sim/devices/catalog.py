@@ -12,9 +12,9 @@ import numpy as np
 
 from carm_core.errors import PatientError, UnknownNameError
 from carm_sim.devices import cardiac, implants, jewelry, lines, surroundings
+from carm_sim.devices.pathology import findings, fractures
 from carm_sim.devices.site import Site
 from carm_sim.drr.solids import Solid, SolidSet
-from carm_sim.hardware import findings, fractures
 from carm_sim.patient import Patient
 from carm_sim.volume import Volume
 
