@@ -18,8 +18,8 @@ from carm_core.imaging.projection import Detector, XrayView
 from carm_core.robot.kinematics import CArm
 from carm_sim.display import display_image
 from carm_sim.drr import Region, Renderer, make_renderer
-from carm_sim.drr.bands import Bands
 from carm_sim.drr.buffers import Buffers
+from carm_sim.drr.parallel import Bands
 from carm_sim.drr.scene import MATERIALS, Scene, SolidSet
 from carm_sim.patient import Patient
 from carm_sim.physics.attenuation import bone_of_hu, material_weights, water_of_hu

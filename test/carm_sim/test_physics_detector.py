@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carm_sim.drr.bands import Bands
+from carm_sim.drr.parallel import Bands
 from carm_sim.physics.beam import beam
 from carm_sim.physics.blur import CELL_MM, coarse_grid, smoothed, taps
 from carm_sim.physics.detector import DetectorModel, Panel, Pulse

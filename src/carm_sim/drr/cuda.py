@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.imaging.projection import XrayView
-from carm_sim.drr.mapping import Mapping, water_equivalent
+from carm_sim.drr.hu_mapping import Mapping, water_equivalent
 from carm_sim.drr.region import Region
 from carm_sim.drr.renderer import Renderer, VoxelGrid
 

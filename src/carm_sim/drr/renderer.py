@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from carm_core.errors import ConfigurationError
 from carm_core.imaging.projection import XrayView
 from carm_sim.drr import kernels
-from carm_sim.drr.bands import Bands
 from carm_sim.drr.buffers import Buffers
 from carm_sim.drr.factorization import FINEST_PITCH, Factorization, Rays, factorize, principal_axis
-from carm_sim.drr.mapping import Mapping, tabulate, water_equivalent
+from carm_sim.drr.hu_mapping import Mapping, tabulate, water_equivalent
+from carm_sim.drr.parallel import Bands
 from carm_sim.drr.region import Region, checked_out, checked_region
 from carm_sim.drr.stack import (
     Extent,

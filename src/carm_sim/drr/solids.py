@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from carm_core.errors import ConfigurationError
 from carm_core.imaging.projection import XrayView
 from carm_core.transforms import RigidTransform
-from carm_sim.drr.bands import Bands
-from carm_sim.drr.chords import BOX, CAPSULE, ELLIPSOID, FRUSTUM, add_chords
+from carm_sim.drr.parallel import Bands
+from carm_sim.drr.ray_intervals import BOX, CAPSULE, ELLIPSOID, FRUSTUM, add_chords
 from carm_sim.drr.region import Region, checked_region
 
 Array = NDArray[np.float64]
@@ -47,7 +47,7 @@ class Body:
     """A convex body: a unit body of its kind, stretched, turned and moved.
 
     Attributes:
-        kind: One of the kinds of :mod:`carm_sim.drr.chords`.
+        kind: One of the kinds of :mod:`carm_sim.drr.ray_intervals`.
         center_mm: Center (3,), mm.
         axes: Unit vectors of the body's own axes as columns (3, 3).
         sizes_mm: Half size along each own axis (3,), mm; of a capsule its radius, three times.
@@ -230,7 +230,7 @@ class Solid:
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """All solids as arrays; names as in :func:`carm_sim.drr.chords.add_chords`."""
+    """All solids as arrays; names as in :func:`carm_sim.drr.ray_intervals.add_chords`."""
 
     kinds: NDArray[np.int64]
     parameters: Array

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_sim.drr import kernels, voxels
-from carm_sim.drr.bands import Bands
+from carm_sim.drr.parallel import Bands
 
 SLICE_STEP_MM = 1.5
 """Thin slices are averaged in groups up to this thickness: half the work, at an error below 0.01 %."""

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from carm_sim.drr.bands import Bands
 from carm_sim.drr.buffers import Buffers
+from carm_sim.drr.parallel import Bands
 from carm_sim.physics import kernels
 from carm_sim.physics.beam import BONE_STEP_MM, WATER_STEP_MM, Beam
 from carm_sim.physics.blur import CoarseGrid, coarse_grid, smoothed, taps

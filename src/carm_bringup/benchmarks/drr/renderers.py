@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from carm_bringup import __version__
 from carm_core.imaging.projection import XrayView
 from carm_sim.drr import Renderer
-from carm_sim.drr.bands import Bands
-from carm_sim.drr.mapping import water_equivalent
+from carm_sim.drr.hu_mapping import water_equivalent
+from carm_sim.drr.parallel import Bands
 from carm_sim.physics.attenuation import CORTICAL_BONE_HU, bone_of_hu, water_of_hu
 from carm_sim.physics.beam import beam
 from carm_sim.physics.detector import DetectorModel, Panel, Pulse

@@ -83,7 +83,7 @@ def work(job: Job) -> dict[str, Any]:
         Metrics; a value of None was not measured.
     """
     from carm_bringup.benchmarks.drr.renderers import CANDIDATES
-    from carm_sim.drr.mapping import water_equivalent
+    from carm_sim.drr.hu_mapping import water_equivalent
     from carm_sim.patient_loader import load_patient
 
     kind = CANDIDATES[job.renderer]

@@ -22,7 +22,7 @@ from carm_perception.datasets.views import LIMB_IDS, SampledView, ViewDistributi
 from carm_sim.devices import equip
 from carm_sim.display import display_image
 from carm_sim.drr import Region, Renderer
-from carm_sim.drr.bands import Bands
+from carm_sim.drr.parallel import Bands
 from carm_sim.drr.scene import Scene
 from carm_sim.patient import Patient, make_patient
 from carm_sim.phantom import PhantomBody
