@@ -13,7 +13,7 @@ from carm_core.imaging.projection import Detector, XrayView
 from carm_core.transforms import rotation_about
 from carm_sim.drr import Renderer
 from carm_sim.drr.reference import march
-from carm_sim.drr.renderer import water_equivalent
+from carm_sim.drr.shear_warp.renderer import water_equivalent
 from carm_sim.volume import Volume
 
 MU_WATER = 0.02

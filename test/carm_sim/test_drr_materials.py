@@ -10,7 +10,7 @@ import pytest
 from carm_core.imaging.projection import Detector, XrayView
 from carm_core.transforms import rotation_about
 from carm_sim.drr import Renderer
-from carm_sim.drr.lanes import LANES, SLACK, load_ints, store, take
+from carm_sim.drr.shear_warp.simd import LANES, SLACK, load_ints, store, take
 from carm_sim.volume import Volume
 
 

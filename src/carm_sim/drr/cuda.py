@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from carm_core.imaging.projection import XrayView
 from carm_sim.drr.hu_mapping import Mapping, water_equivalent
 from carm_sim.drr.region import Region
-from carm_sim.drr.renderer import Renderer, VoxelGrid
+from carm_sim.drr.shear_warp.renderer import Renderer, VoxelGrid
 
 SAMPLES_PER_VOXEL = 2.0
 """Samples along a ray per smallest voxel spacing."""
@@ -36,7 +36,7 @@ def cuda_available() -> bool:
 def make_renderer(
     volume: VoxelGrid, mu_of_hu: Mapping | Sequence[Mapping] = water_equivalent, *, threads: int = 2
 ) -> Renderer:
-    """The fastest renderer of this machine; arguments as those of :class:`carm_sim.drr.renderer.Renderer`."""
+    """The fastest renderer of this machine; arguments as of :class:`carm_sim.drr.shear_warp.renderer.Renderer`."""
     if cuda_available():
         return NanodrrRenderer(volume, mu_of_hu, threads=threads)
     return Renderer(volume, mu_of_hu, threads=threads)
@@ -45,7 +45,7 @@ def make_renderer(
 class NanodrrRenderer(Renderer):
     """Line integrals by nanodrr: a fused kernel on CUDA, plain torch on the CPU (slow, for comparison).
 
-    Interpolation and geometry are those of :class:`carm_sim.drr.renderer.Renderer`; images differ by how finely each
+    Interpolation and geometry are those of :class:`carm_sim.drr.shear_warp.renderer.Renderer`; images differ by how finely each
     samples its rays.
     """
 
@@ -62,7 +62,7 @@ class NanodrrRenderer(Renderer):
 
         Args:
             volume: Voxels and their affine.
-            mu_of_hu: Attenuation of HU, as for :class:`carm_sim.drr.renderer.Renderer`.
+            mu_of_hu: Attenuation of HU, as for :class:`carm_sim.drr.shear_warp.renderer.Renderer`.
             device: Where to render.
             samples: Samples along each ray; 0: :data:`SAMPLES_PER_VOXEL`.
             threads: Threads on the CPU.

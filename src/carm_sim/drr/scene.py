@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from carm_core.errors import ConfigurationError
 from carm_core.imaging.projection import XrayView
 from carm_sim.drr.region import Region, checked_out, checked_region
-from carm_sim.drr.renderer import Renderer
+from carm_sim.drr.shear_warp.renderer import Renderer
 
 MATERIALS = ("soft tissue", "cortical bone", "metal")
 """Materials by index: mm of water, mm of cortical bone (ICRU-44, 1.92 g/cm³), mm of titanium."""

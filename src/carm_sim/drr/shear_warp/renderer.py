@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
 from carm_core.imaging.projection import XrayView
-from carm_sim.drr import kernels
 from carm_sim.drr.buffers import Buffers
-from carm_sim.drr.factorization import FINEST_PITCH, Factorization, Rays, factorize, principal_axis
 from carm_sim.drr.hu_mapping import Mapping, tabulate, water_equivalent
 from carm_sim.drr.parallel import Bands
 from carm_sim.drr.region import Region, checked_out, checked_region
-from carm_sim.drr.stack import (
+from carm_sim.drr.shear_warp import kernels
+from carm_sim.drr.shear_warp.factorization import FINEST_PITCH, Factorization, Rays, factorize, principal_axis
+from carm_sim.drr.shear_warp.slice_stack import (
     Extent,
     SliceStack,
     axis_steps,
@@ -297,7 +297,7 @@ class Renderer:
         return images
 
     def _smeared(self, images: NDArray[np.float32], plan: Factorization) -> NDArray[np.float32]:
-        """Account for the slip of slanted rays within a slice; see :func:`carm_sim.drr.kernels.smear`."""
+        """Account for the slip of slanted rays within a slice; see :func:`carm_sim.drr.shear_warp.kernels.smear`."""
         spread = float(np.sqrt(1 / 6)) * plan.slant
         far = max(plan.foot[0], plan.shape[0] - plan.foot[0]), max(plan.foot[1], plan.shape[1] - plan.foot[1])
         needed = spread**2 * (far[0] ** 2 + far[1] ** 2)

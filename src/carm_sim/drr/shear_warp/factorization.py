@@ -75,7 +75,7 @@ class Factorization:
         origin: Row and column of the intermediate image's first pixel on the plane, in voxels.
         pitch: Spacing of its pixels along rows and columns, in voxels.
         shape: Rows and columns of the intermediate image.
-        horizontal: Homography to its columns (3,): see :func:`carm_sim.drr.kernels.warp`.
+        horizontal: Homography to its columns (3,): see :func:`carm_sim.drr.shear_warp.kernels.warp`.
         vertical: Homography to its rows (3,).
         depth: Denominator of both (3,).
         foot: Row and column of the intermediate image on the perpendicular from the source, in pixels.

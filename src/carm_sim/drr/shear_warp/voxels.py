@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_sim.drr.kernels import compiled
+from carm_sim.drr.shear_warp.kernels import compiled
 
 F32 = np.float32
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_sim.drr import kernels, voxels
 from carm_sim.drr.parallel import Bands
+from carm_sim.drr.shear_warp import kernels, voxels
 
 SLICE_STEP_MM = 1.5
 """Thin slices are averaged in groups up to this thickness: half the work, at an error below 0.01 %."""

@@ -15,7 +15,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_sim.drr.lanes import (
+from carm_sim.drr.shear_warp.simd import (
     LANES,
     SLACK,
     first_of,
