@@ -17,6 +17,7 @@ from carm_core.paths import config_file
 from carm_core.robot.joint_history import JointHistory, JointStatesMissingError
 from carm_core.robot.kinematics import CArm
 from carm_sim.drr.solids import Material, Solid, SolidSet, sphere
+from carm_sim.nodes.parameters import XrayParameters
 from carm_sim.patient import make_patient
 from carm_sim.patient_loader import load_patient
 from carm_sim.physics.beam import beam
@@ -25,7 +26,6 @@ from carm_sim.physics.dose import DoseAlarm
 from carm_sim.physics.tube import Tube, air_kerma_gy
 from carm_sim.volume import Volume
 from carm_sim.xray import Request, XrayConfig, XraySystem, field_region, read_out
-from carm_sim.xray_parameters import XrayParameters
 
 CARM = CArm.from_config()
 SHAPE, SPACING_MM = (151, 75, 101), 2.0
