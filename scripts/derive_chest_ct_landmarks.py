@@ -24,8 +24,8 @@ from scipy import ndimage
 from carm_core.errors import CarmError
 from carm_core.landmarks import landmark
 from carm_sim.ct_io import LandmarkFile, ct_checksum, read_ct, write_landmarks
+from carm_sim.patient.volume import Volume
 from carm_sim.patient_loader import chest_ct_path
-from carm_sim.volume import Volume
 
 Array = NDArray[np.float64]
 OUTPUT = Path(__file__).resolve().parents[1] / "src" / "carm_sim" / "data" / "chest_ct" / "landmarks.yaml"

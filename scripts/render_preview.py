@@ -10,8 +10,8 @@ from carm_agent.planning.preview import preview
 from carm_agent.planning.standard_views import find_view
 from carm_core.landmarks import find_landmark
 from carm_core.robot.kinematics import CArm
+from carm_sim.patient.surface import patient_surface
 from carm_sim.patient_loader import load_patient
-from carm_sim.surface import patient_surface
 
 STAFF = "-0.8 -1.5 -0.95 0.0 -0.80 0.9"
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from carm_core.errors import PatientError
 from carm_core.paths import cache_dir
-from carm_sim.volume import Volume
+from carm_sim.patient.volume import Volume
 
 VERSION = 2
 """Counts up when a file is decoded otherwise than before."""

@@ -22,7 +22,7 @@ from carm_sim.ct_nifti import is_nifti_content, open_nifti
 from carm_sim.ct_processing import CtOptions, blank_slices, image_of, padding_of, process
 from carm_sim.ct_raw import is_meta_content, is_nrrd_content, open_meta, open_nrrd
 from carm_sim.ct_source import CtSource, laid_in_lps, one_line
-from carm_sim.volume import AIR_HU, BODY_THRESHOLD_HU, Volume
+from carm_sim.patient.volume import AIR_HU, BODY_THRESHOLD_HU, Volume
 
 LANDMARK_FILE = "landmarks.yaml"
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from carm_core.errors import PatientError
-from carm_sim.volume import AIR_HU, BODY_THRESHOLD_HU, Volume
+from carm_sim.patient.volume import AIR_HU, BODY_THRESHOLD_HU, Volume
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

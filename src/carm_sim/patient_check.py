@@ -19,12 +19,12 @@ from scipy import ndimage
 
 from carm_core.errors import ConfigurationError, PatientError
 from carm_sim.ct_source import laid_in_lps, shown
-from carm_sim.volume import Volume
+from carm_sim.patient.volume import Volume
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from carm_sim.patient import Patient
+    from carm_sim.patient.patient import Patient
 
 _AXIS_WORDS = (("left", "right"), ("back", "front"), ("head", "feet"))
 _LUNG_HU = (-950, -500)

@@ -15,7 +15,7 @@ from carm_sim.ct_dicom import is_dicom_file
 from carm_sim.ct_io import LANDMARK_FILE, SUFFIXES, has_checksum, is_image, open_ct, read_landmarks, read_source
 from carm_sim.ct_processing import CtOptions
 from carm_sim.ct_source import CtSource
-from carm_sim.patient import Patient, make_patient
+from carm_sim.patient.patient import Patient, make_patient
 
 CHEST_CT = "chest_ct"
 

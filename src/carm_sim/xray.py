@@ -21,14 +21,14 @@ from carm_sim.drr import Region, Renderer, make_renderer
 from carm_sim.drr.buffers import Buffers
 from carm_sim.drr.parallel import Bands
 from carm_sim.drr.scene import MATERIALS, Scene, SolidSet
-from carm_sim.patient import Patient
+from carm_sim.patient.patient import Patient
+from carm_sim.patient.volume import Volume
 from carm_sim.physics.attenuation import bone_of_hu, material_weights, water_of_hu
 from carm_sim.physics.beam import beam
 from carm_sim.physics.detector import DetectorModel, Panel, Pulse
 from carm_sim.physics.dose import DoseAlarm, DoseMeter
 from carm_sim.physics.exposure_control import ExposureControl, Field
 from carm_sim.physics.tube import Technique, Tube, effective_energy_kev
-from carm_sim.volume import Volume
 
 SMALLEST_READOUT_PX = 64
 _CONTROL_RAYS = 32  # along each side of the field

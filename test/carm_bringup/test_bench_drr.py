@@ -16,7 +16,7 @@ from carm_bringup.benchmarks.drr import worker as drr_worker
 from carm_bringup.benchmarks.drr.renderers import CANDIDATES, Rtk
 from carm_bringup.nodes.stream_probe import Arrival
 from carm_core.errors import ConfigurationError
-from carm_sim.volume import Volume
+from carm_sim.patient.volume import Volume
 
 
 def options(module, *words):

@@ -29,7 +29,7 @@ from carm_core.localization import LandmarkEstimate, Localization, Localizer, Qu
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.trajectory import Trajectory
 from carm_perception.evaluation.scoring.figures import wilson_interval
-from carm_sim.patient import Patient
+from carm_sim.patient.patient import Patient
 from carm_sim.patient_loader import load_patient
 
 CONTRACT = {

@@ -8,8 +8,8 @@ from carm_agent.planning.planner import Planner
 from carm_bringup.benchmarks.navigation.collision_judge import Judge, Surroundings
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.trajectory import Trajectory
-from carm_sim.patient import make_patient
-from carm_sim.volume import AIR_HU, Volume
+from carm_sim.patient.patient import make_patient
+from carm_sim.patient.volume import AIR_HU, Volume
 
 CARM = CArm.from_config()
 

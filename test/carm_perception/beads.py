@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from carm_core.landmarks import LANDMARKS
 from carm_perception.datasets.storage.dataset import DatasetSpec
-from carm_sim.volume import Volume
+from carm_sim.patient.volume import Volume
 
 
 class BeadBody:

@@ -23,7 +23,7 @@ from carm_perception.networks.loaded_model import LoadedModel
 from carm_perception.networks.model_folder import COMPACT_FOLDER, LOCALIZER_FILE
 from carm_perception.networks.preprocessing import FIELD_MM, model_gray, to_field
 from carm_perception.protocols.parsing import parse, parse_pointing, parse_reevaluation
-from carm_sim.patient import Patient
+from carm_sim.patient.patient import Patient
 from carm_sim.patient_loader import load_patient
 from carm_sim.xray import XraySystem
 

@@ -36,8 +36,8 @@ from carm_perception.training.compact.losses import displacement_loss, ordinal_l
 from carm_perception.training.compact.questions import COMMANDS, QuestionPacker
 from carm_perception.training.compact.recipe import RecipeOptions, fresh, train_compact
 from carm_perception.training.compact.stages import StageOptions, answer_logits, stage_two
+from carm_sim.patient.volume import Volume
 from carm_sim.phantom import PhantomBody
-from carm_sim.volume import Volume
 
 TINY = CompactSize(stem=8, channels=(8, 8, 16, 16), blocks=(1, 1, 1, 1), hidden=32, layers=1, intermediate=32)
 TINY = CompactSize(TINY.stem, TINY.channels, TINY.blocks, 32, 1, 2, 1, 32)

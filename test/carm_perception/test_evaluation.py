@@ -29,8 +29,8 @@ from carm_perception.evaluation.suites.cases import Case, patient_cases
 from carm_perception.evaluation.suites.falsification import KINDS
 from carm_perception.evaluation.suites.shifts import RolledCArm
 from carm_perception.evaluation.suites.suites import DEFAULT_SUITES, GROUPS, SHIFTS, SUITE_NAMES, Suite, resolve, suite
-from carm_sim.patient import Patient, make_patient
-from carm_sim.volume import Volume
+from carm_sim.patient.patient import Patient, make_patient
+from carm_sim.patient.volume import Volume
 
 
 def test_suites_are_as_large_as_promised() -> None:

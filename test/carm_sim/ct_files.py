@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from carm_sim.volume import Volume
+from carm_sim.patient.volume import Volume
 
 RIGHT_BEAD_MM = np.array([-40.0, -10.0, 25.0])
 

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import Tag
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from carm_sim.volume import Volume
+from carm_sim.patient.volume import Volume
 
 SPACING_MM = (5.0, 6.0, 6.0)
 BEAD = np.array([26, 9, 9])

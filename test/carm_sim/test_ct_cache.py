@@ -8,7 +8,7 @@ import pytest
 
 from carm_sim import ct_cache
 from carm_sim.ct_cache import cached_ct
-from carm_sim.volume import Volume
+from carm_sim.patient.volume import Volume
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from carm_core.errors import PatientError
 from carm_sim.ct_io import LANDMARK_FILE, LandmarkFile, ct_checksum, has_checksum, open_ct, read_ct, write_landmarks
 from carm_sim.ct_io import write_nifti as write_by_itk
 from carm_sim.ct_processing import image_of
+from carm_sim.patient.volume import Volume
 from carm_sim.patient_loader import load_patient
-from carm_sim.volume import Volume
 
 from . import dicom_series as made
 from .ct_files import body, reoriented

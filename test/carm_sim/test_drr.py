@@ -14,7 +14,7 @@ from carm_core.transforms import rotation_about
 from carm_sim.drr import Renderer
 from carm_sim.drr.reference import march
 from carm_sim.drr.shear_warp.renderer import water_equivalent
-from carm_sim.volume import Volume
+from carm_sim.patient.volume import Volume
 
 MU_WATER = 0.02
 SDD_MM, SOD_MM = 1020.0, 530.0

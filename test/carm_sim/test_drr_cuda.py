@@ -12,7 +12,7 @@ from carm_core.imaging.projection import Detector, XrayView
 from carm_core.transforms import rotation_about
 from carm_sim.drr import Renderer
 from carm_sim.drr.cuda import NanodrrRenderer, camera, cuda_available, make_renderer
-from carm_sim.volume import Volume
+from carm_sim.patient.volume import Volume
 
 needs_nanodrr = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("nanodrr", "torchio", "roma", "jaxtyping")),

@@ -11,7 +11,7 @@ from carm_core.imaging.projection import Detector, XrayView
 from carm_core.transforms import rotation_about
 from carm_sim.drr import Renderer
 from carm_sim.drr.shear_warp.simd import LANES, SLACK, load_ints, store, take
-from carm_sim.volume import Volume
+from carm_sim.patient.volume import Volume
 
 
 def soft(hu):

@@ -10,7 +10,7 @@ from carm_core.errors import ConfigurationError
 from carm_core.imaging.projection import Detector, XrayView
 from carm_sim.drr import Renderer
 from carm_sim.drr.scene import MATERIALS, Scene
-from carm_sim.volume import Volume
+from carm_sim.patient.volume import Volume
 
 DETECTOR = Detector(48, 64, 2.0)
 WEIGHTS = (0.02, 0.05, 0.2)

@@ -16,9 +16,9 @@ from carm_core.transforms import RigidTransform
 from carm_sim.devices import FINDINGS, HARDWARE, MissingLandmarkError, equip, materials
 from carm_sim.devices.site import Site
 from carm_sim.drr.solids import Material, SolidSet
-from carm_sim.patient import Patient, make_patient
+from carm_sim.patient.patient import Patient, make_patient
+from carm_sim.patient.volume import Volume
 from carm_sim.patient_loader import load_patient
-from carm_sim.volume import Volume
 
 DOCS = Path(__file__).parents[2] / "docs" / "patients.md"
 SPACING_MM = 4.0

@@ -11,7 +11,6 @@ import pytest
 import SimpleITK as sitk
 
 from carm_core.errors import PatientError
-from carm_sim import patient as patients
 from carm_sim import patient_loader
 from carm_sim.ct_io import (
     LANDMARK_FILE,
@@ -21,9 +20,10 @@ from carm_sim.ct_io import (
     write_landmarks,
     write_nifti,
 )
-from carm_sim.patient import place_on_table
+from carm_sim.patient import patient as patients
+from carm_sim.patient.patient import place_on_table
+from carm_sim.patient.volume import Volume
 from carm_sim.patient_loader import load_patient
-from carm_sim.volume import Volume
 
 from .ct_files import RIGHT_BEAD_MM, body
 

@@ -25,7 +25,7 @@ from carm_sim.drr.solids import (
     sphere,
     tube,
 )
-from carm_sim.volume import Volume
+from carm_sim.patient.volume import Volume
 
 DETECTOR = Detector(61, 81, 3.0)
 AXES = axes_along((0.3, -0.5, 0.8))

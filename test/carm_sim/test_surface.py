@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from carm_core.errors import PatientError
-from carm_sim.patient import make_patient
-from carm_sim.surface import patient_surface
-from carm_sim.volume import AIR_HU, Volume
+from carm_sim.patient.patient import make_patient
+from carm_sim.patient.surface import patient_surface
+from carm_sim.patient.volume import AIR_HU, Volume
 
 
 def body(table: bool = False) -> Volume:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from carm_core.errors import PatientError
-from carm_sim.volume import Volume
+from carm_sim.patient.volume import Volume
 
 OFFSETS = st.tuples(*[st.floats(-300, 300)] * 3)
 SPACINGS = st.tuples(*[st.floats(0.3, 5)] * 3)

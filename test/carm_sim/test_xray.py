@@ -18,13 +18,13 @@ from carm_core.robot.joint_history import JointHistory, JointStatesMissingError
 from carm_core.robot.kinematics import CArm
 from carm_sim.drr.solids import Material, Solid, SolidSet, sphere
 from carm_sim.nodes.parameters import XrayParameters
-from carm_sim.patient import make_patient
+from carm_sim.patient.patient import make_patient
+from carm_sim.patient.volume import Volume
 from carm_sim.patient_loader import load_patient
 from carm_sim.physics.beam import beam
 from carm_sim.physics.detector import DetectorModel
 from carm_sim.physics.dose import DoseAlarm
 from carm_sim.physics.tube import Tube, air_kerma_gy
-from carm_sim.volume import Volume
 from carm_sim.xray import Request, XrayConfig, XraySystem, field_region, read_out
 
 CARM = CArm.from_config()

@@ -84,8 +84,8 @@ def make_planner(patient: str) -> Planner:
     from carm_agent.collision.obstacles import Obstacles, Surface, staff_zones
     from carm_agent.planning.planner import Planner
     from carm_core.robot.kinematics import CArm
+    from carm_sim.patient.surface import patient_surface
     from carm_sim.patient_loader import load_patient
-    from carm_sim.surface import patient_surface
 
     mesh = patient_surface(load_patient(patient))
     obstacles = Obstacles(Surface(mesh.vertices_m, mesh.triangles), staff=staff_zones(_STAFF))

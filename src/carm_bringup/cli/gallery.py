@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from carm_core.robot.kinematics import CArm
-    from carm_sim.patient import Patient
+    from carm_sim.patient.patient import Patient
 
 PHANTOMS = 8
 TILE_PX = 256

@@ -109,8 +109,8 @@ def write_patient(name: str, folder: Path | None = None) -> Path:
     """
     import trimesh
 
+    from carm_sim.patient.surface import patient_surface
     from carm_sim.patient_loader import load_patient
-    from carm_sim.surface import patient_surface
 
     folder = folder or cache_dir() / "gazebo" / hashlib.sha256(name.encode()).hexdigest()[:16]
     surface = patient_surface(load_patient(name))

@@ -15,8 +15,8 @@ from carm_sim.devices import cardiac, implants, jewelry, lines, surroundings
 from carm_sim.devices.pathology import findings, fractures
 from carm_sim.devices.site import Site
 from carm_sim.drr.solids import Solid, SolidSet
-from carm_sim.patient import Patient
-from carm_sim.volume import Volume
+from carm_sim.patient.patient import Patient
+from carm_sim.patient.volume import Volume
 
 _SAMPLES = 2
 

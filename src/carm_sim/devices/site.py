@@ -13,7 +13,7 @@ from scipy import ndimage
 from carm_core.errors import PatientError
 from carm_core.landmarks import landmark
 from carm_sim.devices.shapes import smooth, unit
-from carm_sim.patient import Patient
+from carm_sim.patient.patient import Patient
 
 Array = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from shape_msgs.msg import Mesh, MeshTriangle
 from std_msgs.msg import Header
 
 from carm_ros.messages import FRAME
-from carm_sim.surface import SurfaceMesh
+from carm_sim.patient.surface import SurfaceMesh
 from carm_sim.xray import Exposure
 
 

@@ -40,9 +40,9 @@ from carm_ros.parameters import declare_parameters
 from carm_sim.nodes import xray_messages as messages
 from carm_sim.nodes.logs import RosLogHandler
 from carm_sim.nodes.parameters import XrayParameters
-from carm_sim.patient import Patient
+from carm_sim.patient.patient import Patient
+from carm_sim.patient.surface import patient_surface
 from carm_sim.patient_loader import load_patient
-from carm_sim.surface import patient_surface
 from carm_sim.xray import Exposure, Request, XraySystem, read_out
 
 NAMESPACE = "carm"

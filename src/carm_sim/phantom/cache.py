@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.paths import cache_dir
+from carm_sim.patient.volume import Volume
 from carm_sim.phantom.generator import GENERATOR_VERSION, PhantomBody, generate_phantom
 from carm_sim.phantom.record import BodyRecord
-from carm_sim.volume import Volume
 
 _logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from carm_sim.patient.volume import AIR_HU, Volume
 from carm_sim.phantom.generator import PhantomBody
-from carm_sim.volume import AIR_HU, Volume
 
 
 def crop_to_ct_field(body: PhantomBody, seed: int) -> PhantomBody:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_sim.patient.volume import Volume
 from carm_sim.phantom.abdomen import build_abdomen
 from carm_sim.phantom.body import BodyPlan, plan_body
 from carm_sim.phantom.bones import rasterize
@@ -18,7 +19,6 @@ from carm_sim.phantom.posture import PosedSkeleton, pose_skeleton
 from carm_sim.phantom.record import BodyRecord, body_record
 from carm_sim.phantom.skeleton import SIDES
 from carm_sim.phantom.tissue import draw_tissue, fill_tissue
-from carm_sim.volume import Volume
 
 GENERATOR_VERSION = 7
 

@@ -15,11 +15,11 @@ from carm_core.imaging.projection import XrayView
 from carm_sim.drr import Renderer
 from carm_sim.drr.hu_mapping import water_equivalent
 from carm_sim.drr.parallel import Bands
+from carm_sim.patient.volume import Volume
 from carm_sim.physics.attenuation import CORTICAL_BONE_HU, bone_of_hu, water_of_hu
 from carm_sim.physics.beam import beam
 from carm_sim.physics.detector import DetectorModel, Panel, Pulse
 from carm_sim.physics.tube import Tube
-from carm_sim.volume import Volume
 
 Image = NDArray[np.float32]
 TORCH_SAMPLES = 500

@@ -19,9 +19,9 @@ from carm_core.robot.kinematics import CArm
 from carm_core.robot.shapes import RobotGeometry, link_poses
 from carm_core.robot.trajectory import Trajectory
 from carm_core.transforms import Array
-from carm_sim.patient import Patient
-from carm_sim.surface import patient_surface
-from carm_sim.volume import BODY_THRESHOLD_HU
+from carm_sim.patient.patient import Patient
+from carm_sim.patient.surface import patient_surface
+from carm_sim.patient.volume import BODY_THRESHOLD_HU
 
 _POINT_MM = 10.0
 _TABLE_STEP_M = 0.03

@@ -28,7 +28,7 @@ from carm_core.robot.kinematics import CArm
 from carm_core.robot.trajectory import Trajectory
 from carm_core.transforms import rotation_about
 from carm_perception.evaluation.suites.shifts import SHIFTS, Scene, Shift, expose, prepare
-from carm_sim.patient import Patient
+from carm_sim.patient.patient import Patient
 from carm_sim.xray import Request, XraySystem
 
 EXPOSURE_S = 0.5

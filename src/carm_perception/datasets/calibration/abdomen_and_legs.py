@@ -16,7 +16,7 @@ from carm_perception.datasets.calibration.patient_views import FIRST_SEED, views
 from carm_perception.networks.preprocessing import model_gray
 
 if TYPE_CHECKING:
-    from carm_sim.patient import Patient
+    from carm_sim.patient.patient import Patient
 
 AWAY_MM = 160.0
 """Least distance of every landmark from the center of such an image: twice half the field."""

@@ -76,7 +76,7 @@ def render(patient: str, views: int) -> PatientViews:
     Raises:
         ConfigurationError: No view is within reach of the arm.
     """
-    from carm_sim.patient import make_patient
+    from carm_sim.patient.patient import make_patient
     from carm_sim.phantom import generate_phantom
     from carm_sim.xray import XrayConfig, XraySystem
 

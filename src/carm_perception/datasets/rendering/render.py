@@ -13,7 +13,7 @@ from carm_core.imaging.projection import Detector, display_from_raw
 from carm_core.landmarks import LANDMARKS
 from carm_perception.datasets.views import Array, SampledView, ViewDistribution, sample_view
 from carm_sim.drr import Renderer
-from carm_sim.volume import Volume
+from carm_sim.patient.volume import Volume
 
 SOURCE_DETECTOR_MM = 1020.0
 SOURCE_ISOCENTER_MM = 530.0

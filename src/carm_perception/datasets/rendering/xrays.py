@@ -24,7 +24,7 @@ from carm_sim.display import display_image
 from carm_sim.drr import Region, Renderer
 from carm_sim.drr.parallel import Bands
 from carm_sim.drr.scene import Scene
-from carm_sim.patient import Patient, make_patient
+from carm_sim.patient.patient import Patient, make_patient
 from carm_sim.phantom import PhantomBody
 from carm_sim.physics.attenuation import bone_of_hu, water_of_hu
 from carm_sim.physics.beam import beam

@@ -24,9 +24,9 @@ from carm_core.robot.kinematics import CArm
 from carm_core.transforms import RigidTransform
 from carm_perception.datasets.calibration.abdomen_and_legs import leg_frames
 from carm_perception.evaluation.suites.suites import FIRST_WHOLE_BODY_SEED
-from carm_sim.patient import Patient
+from carm_sim.patient.patient import Patient
+from carm_sim.patient.volume import AIR_HU, Volume
 from carm_sim.patient_loader import load_patient
-from carm_sim.volume import AIR_HU, Volume
 from carm_sim.xray import XrayConfig, XraySystem
 
 _STREAM = 83

@@ -15,7 +15,7 @@ from carm_core.landmarks import LANDMARKS
 from carm_core.robot.kinematics import CArm
 from carm_core.transforms import Array, rotation_about
 from carm_sim.devices import equip
-from carm_sim.patient import Patient, make_patient
+from carm_sim.patient.patient import Patient, make_patient
 from carm_sim.patient_loader import load_patient
 from carm_sim.phantom import cached_phantom
 from carm_sim.phantom.crop import crop_to_ct_field

@@ -10,7 +10,7 @@ from scipy import ndimage
 from carm_core.errors import PatientError
 from carm_sim.devices.shapes import unit
 from carm_sim.devices.site import BACK, CARINA, LEFT, LEFT_SIDE, UP, Site
-from carm_sim.volume import Volume
+from carm_sim.patient.volume import Volume
 
 Array = NDArray[np.float64]
 

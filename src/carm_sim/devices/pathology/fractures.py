@@ -32,7 +32,7 @@ from carm_sim.devices.site import (
     MissingLandmarkError,
     Site,
 )
-from carm_sim.volume import Volume
+from carm_sim.patient.volume import Volume
 
 Array = NDArray[np.float64]
 

@@ -37,7 +37,7 @@ _ROWS_PER_BAND = 64
 
 
 class VoxelGrid(Protocol):
-    """What the renderer needs of a volume; :class:`carm_sim.volume.Volume` has it."""
+    """What the renderer needs of a volume; :class:`carm_sim.patient.volume.Volume` has it."""
 
     @property
     def hu(self) -> NDArray[np.int16]:

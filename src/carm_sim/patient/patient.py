@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from carm_core.errors import PatientError
 from carm_core.transforms import RigidTransform
 from carm_sim.drr.solids import SolidSet
-from carm_sim.volume import Volume
+from carm_sim.patient.volume import Volume
 
 _ROTATION_LPS_TO_TABLE = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from carm_core.errors import PatientError
-from carm_sim.patient import Patient
-from carm_sim.volume import BODY_THRESHOLD_HU, Volume
+from carm_sim.patient.patient import Patient
+from carm_sim.patient.volume import BODY_THRESHOLD_HU, Volume
 
 _GRID_MM = 6.0
 _CELLS = 2
