@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from carm_core.errors import CarmError
 from carm_core.landmarks import landmark
-from carm_sim.ct_io import LandmarkFile, ct_checksum, read_ct, write_landmarks
+from carm_sim.patient.ct.files import LandmarkFile, ct_checksum, read_ct, write_landmarks
 from carm_sim.patient.volume import Volume
 from carm_sim.patient_loader import chest_ct_path
 

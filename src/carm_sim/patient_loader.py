@@ -11,10 +11,18 @@ from importlib.resources import files
 from pathlib import Path
 
 from carm_core.errors import PatientError, UnknownNameError
-from carm_sim.ct_dicom import is_dicom_file
-from carm_sim.ct_io import LANDMARK_FILE, SUFFIXES, has_checksum, is_image, open_ct, read_landmarks, read_source
-from carm_sim.ct_processing import CtOptions
-from carm_sim.ct_source import CtSource
+from carm_sim.patient.ct.dicom import is_dicom_file
+from carm_sim.patient.ct.files import (
+    LANDMARK_FILE,
+    SUFFIXES,
+    has_checksum,
+    is_image,
+    open_ct,
+    read_landmarks,
+    read_source,
+)
+from carm_sim.patient.ct.processing import CtOptions
+from carm_sim.patient.ct.source import CtSource
 from carm_sim.patient.patient import Patient, make_patient
 
 CHEST_CT = "chest_ct"
@@ -34,7 +42,7 @@ def load_patient(spec: str) -> Patient:
     """Load a patient.
 
     Args:
-        spec: `chest_ct`, `phantom:SEED`, `phantom-validation:SEED`, or the path of a CT (`carm_sim.ct_io.open_ct`),
+        spec: `chest_ct`, `phantom:SEED`, `phantom-validation:SEED`, or the path of a CT (`carm_sim.patient.ct.files.open_ct`),
             with a `landmarks.yaml` beside (for a folder: in) it if ground truth is known. Options may follow the path:
             `ct.nii.gz?remove_table&spacing=1.5`, `folder?series=UID`; `phantom:7?whole_body` reaches to the feet.
             Hardware and findings (`carm_sim.devices`) follow behind plus signs: `phantom:7+pacemaker+ecg`,
@@ -83,7 +91,7 @@ def load_ct_patient(path: Path, options: CtOptions | None = None) -> Patient:
     """Load a CT from disk with the `landmarks.yaml` beside it, if there is one.
 
     Args:
-        path: As for `carm_sim.ct_io.open_ct`.
+        path: As for `carm_sim.patient.ct.files.open_ct`.
         options: Which series of a folder, whether to resample it, to take the scanner's table off.
 
     Raises:

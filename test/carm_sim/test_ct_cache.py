@@ -6,15 +6,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from carm_sim import ct_cache
-from carm_sim.ct_cache import cached_ct
+from carm_sim.patient.ct import cache
+from carm_sim.patient.ct.cache import cached_ct
 from carm_sim.patient.volume import Volume
 
 
 @pytest.fixture
 def source(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(ct_cache, "WORTH_VOXELS", 1)
+    monkeypatch.setattr(cache, "WORTH_VOXELS", 1)
     file = tmp_path / "ct.nii"
     file.write_text("a")
     return file
@@ -62,7 +62,7 @@ def test_a_damaged_cache_file_is_replaced(source, tmp_path):
 
 
 def test_old_entries_go(source, monkeypatch, tmp_path):
-    monkeypatch.setattr(ct_cache, "MOST_ENTRIES", 2)
+    monkeypatch.setattr(cache, "MOST_ENTRIES", 2)
     for setting in "abcd":
         cached_ct([source], setting, Reader())
     assert len(list((tmp_path / "cache/carm/ct").iterdir())) == 4
@@ -76,6 +76,6 @@ def test_without_a_cache_folder_the_ct_is_read(source, tmp_path, monkeypatch):
 
 
 def test_small_cts_are_not_kept(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(ct_cache, "WORTH_VOXELS", 25)
+    monkeypatch.setattr(cache, "WORTH_VOXELS", 25)
     cached_ct([source], "", Reader())
     assert not (tmp_path / "cache").exists()

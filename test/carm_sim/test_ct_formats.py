@@ -17,9 +17,17 @@ import pytest
 import SimpleITK as sitk
 
 from carm_core.errors import PatientError
-from carm_sim.ct_io import LANDMARK_FILE, LandmarkFile, ct_checksum, has_checksum, open_ct, read_ct, write_landmarks
-from carm_sim.ct_io import write_nifti as write_by_itk
-from carm_sim.ct_processing import image_of
+from carm_sim.patient.ct.files import (
+    LANDMARK_FILE,
+    LandmarkFile,
+    ct_checksum,
+    has_checksum,
+    open_ct,
+    read_ct,
+    write_landmarks,
+)
+from carm_sim.patient.ct.files import write_nifti as write_by_itk
+from carm_sim.patient.ct.processing import image_of
 from carm_sim.patient.volume import Volume
 from carm_sim.patient_loader import load_patient
 

@@ -10,8 +10,16 @@ import numpy as np
 import pytest
 
 from carm_core.errors import PatientError
-from carm_sim.ct_io import LANDMARK_FILE, MAX_HU, LandmarkFile, ct_checksum, read_ct, write_landmarks, write_nifti
-from carm_sim.ct_processing import CtOptions, padding_of, resampled, without_table
+from carm_sim.patient.ct.files import (
+    LANDMARK_FILE,
+    MAX_HU,
+    LandmarkFile,
+    ct_checksum,
+    read_ct,
+    write_landmarks,
+    write_nifti,
+)
+from carm_sim.patient.ct.processing import CtOptions, padding_of, resampled, without_table
 from carm_sim.patient.patient import place_on_table
 from carm_sim.patient.volume import Volume
 from carm_sim.patient_loader import load_patient

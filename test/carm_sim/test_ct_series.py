@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
 
 from carm_core.errors import PatientError
-from carm_sim.ct_io import read_ct
+from carm_sim.patient.ct.files import read_ct
 from carm_sim.patient_loader import load_patient
 
 from . import dicom_series as made

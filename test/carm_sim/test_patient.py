@@ -12,7 +12,8 @@ import SimpleITK as sitk
 
 from carm_core.errors import PatientError
 from carm_sim import patient_loader
-from carm_sim.ct_io import (
+from carm_sim.patient import patient as patients
+from carm_sim.patient.ct.files import (
     LANDMARK_FILE,
     LandmarkFile,
     ct_checksum,
@@ -20,7 +21,6 @@ from carm_sim.ct_io import (
     write_landmarks,
     write_nifti,
 )
-from carm_sim.patient import patient as patients
 from carm_sim.patient.patient import place_on_table
 from carm_sim.patient.volume import Volume
 from carm_sim.patient_loader import load_patient

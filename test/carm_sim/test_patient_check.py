@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from carm_bringup.cli import app as cli
-from carm_sim.ct_io import LANDMARK_FILE, LandmarkFile, ct_checksum, write_landmarks, write_nifti
 from carm_sim.nodes.logs import RosLogHandler
+from carm_sim.patient.check import contact_sheet, examine, lung_liters, orientation
+from carm_sim.patient.ct.files import LANDMARK_FILE, LandmarkFile, ct_checksum, write_landmarks, write_nifti
 from carm_sim.patient.volume import Volume
-from carm_sim.patient_check import contact_sheet, examine, lung_liters, orientation
 
 from . import dicom_series as made
 from .ct_files import body, reoriented
@@ -119,7 +119,7 @@ def test_what_the_importer_warns_of_goes_to_the_nodes_log() -> None:
 
     ros = RosLogger()
     handler = RosLogHandler(ros)
-    logger = logging.getLogger("carm_sim.ct_dicom")
+    logger = logging.getLogger("carm_sim.patient.ct.dicom")
     logger.info("nothing")
     logger.warning("%d copies", 3)
     logger.error("bad")

@@ -232,8 +232,8 @@ VERBS: tuple[Verb, ...] = (
         "patient check",
         "say what the importer makes of a CT, and draw it on one sheet",
         "carm patient check my_ct.nii.gz --sheet my_ct.png",
-        "carm_sim.patient_check:run",
-        "carm_sim.patient_check:add_arguments",
+        "carm_sim.patient.check:run",
+        "carm_sim.patient.check:add_arguments",
     ),
     Verb(
         "dataset",

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import PatientError
-from carm_sim.ct_pixels import PixelReader
-from carm_sim.ct_source import FARTHEST_MM, MIN_VOXELS, SPACING_RANGE_MM
+from carm_sim.patient.ct.pixels import PixelReader
+from carm_sim.patient.ct.source import FARTHEST_MM, MIN_VOXELS, SPACING_RANGE_MM
 
 SLICE_TOLERANCE = 0.05
 

@@ -12,7 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import PatientError
-from carm_sim.ct_source import CtSource, check_affine, check_amount, check_size, inflated, one_line, read_bytes, shown
+from carm_sim.patient.ct.source import (
+    CtSource,
+    check_affine,
+    check_amount,
+    check_size,
+    inflated,
+    one_line,
+    read_bytes,
+    shown,
+)
 
 _GZIP = b"\x1f\x8b"
 _HEADER_BYTES = 544

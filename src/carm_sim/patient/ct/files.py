@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from carm_core.errors import PatientError
 from carm_core.landmarks import EXTRA_LANDMARKS, LANDMARKS
-from carm_sim.ct_cache import cached_ct, cached_text
-from carm_sim.ct_dicom import is_dicom_content, open_dicom
-from carm_sim.ct_nifti import is_nifti_content, open_nifti
-from carm_sim.ct_processing import CtOptions, blank_slices, image_of, padding_of, process
-from carm_sim.ct_raw import is_meta_content, is_nrrd_content, open_meta, open_nrrd
-from carm_sim.ct_source import CtSource, laid_in_lps, one_line
+from carm_sim.patient.ct.cache import cached_ct, cached_text
+from carm_sim.patient.ct.dicom import is_dicom_content, open_dicom
+from carm_sim.patient.ct.nifti import is_nifti_content, open_nifti
+from carm_sim.patient.ct.processing import CtOptions, blank_slices, image_of, padding_of, process
+from carm_sim.patient.ct.raw import is_meta_content, is_nrrd_content, open_meta, open_nrrd
+from carm_sim.patient.ct.source import CtSource, laid_in_lps, one_line
 from carm_sim.patient.volume import AIR_HU, BODY_THRESHOLD_HU, Volume
 
 LANDMARK_FILE = "landmarks.yaml"

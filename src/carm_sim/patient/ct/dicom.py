@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import PatientError
-from carm_sim.ct_pixels import PixelReader, read_dataset
-from carm_sim.ct_slices import Slice, arranged, slices_of
-from carm_sim.ct_source import MIN_VOXELS, CtSource, check_affine, check_size
+from carm_sim.patient.ct.pixels import PixelReader, read_dataset
+from carm_sim.patient.ct.slices import Slice, arranged, slices_of
+from carm_sim.patient.ct.source import MIN_VOXELS, CtSource, check_affine, check_size
 
 _MOST_FILES = 50_000
 _EQUAL_CLAIM = 0.5

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import PatientError
-from carm_sim.ct_source import one_line
+from carm_sim.patient.ct.source import one_line
 
 _JPEG_FAMILY = "1.2.840.10008.1.2.4."
 _PLUGINS = {"80": "pyjpegls", "81": "pyjpegls", "90": "pylibjpeg", "91": "pylibjpeg", "20": "pylibjpeg"}

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import PatientError
-from carm_sim.ct_source import CtSource, check_affine, check_amount, check_size, inflated, one_line, read_bytes
+from carm_sim.patient.ct.source import CtSource, check_affine, check_amount, check_size, inflated, one_line, read_bytes
 
 _HEADER_LIMIT = 1 << 20
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from carm_core.errors import ConfigurationError, PatientError
-from carm_sim.ct_source import laid_in_lps, shown
+from carm_sim.patient.ct.source import laid_in_lps, shown
 from carm_sim.patient.volume import Volume
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def examine(text: str) -> tuple[Report, Patient | None]:
     Returns:
         The report, and the patient unless it is refused.
     """
-    from carm_sim.ct_io import open_ct
+    from carm_sim.patient.ct.files import open_ct
     from carm_sim.patient_loader import path_and_options, patient_of, single_image
 
     report = Report(text)
