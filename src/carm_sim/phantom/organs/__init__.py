@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Soft tissue of the generated bodies: chest, abdomen, envelope."""
