@@ -9,7 +9,7 @@ import pytest
 from carm_sim.phantom import sample_landmarks
 from carm_sim.phantom.body import BodyPlan, plan_body
 from carm_sim.phantom.population import landmark_population
-from carm_sim.phantom.posture import pose_skeleton
+from carm_sim.phantom.skeleton.posture import pose_skeleton
 
 SAMPLES = 200
 MEAN_TOLERANCE_MM = 6.0

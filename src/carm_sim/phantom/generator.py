@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from carm_sim.patient.volume import Volume
 from carm_sim.phantom.body import BodyPlan, plan_body
-from carm_sim.phantom.bones import rasterize
 from carm_sim.phantom.grid import Grid
 from carm_sim.phantom.organs.abdomen import build_abdomen
 from carm_sim.phantom.organs.chest import build_chest
 from carm_sim.phantom.organs.envelope import build_envelope
 from carm_sim.phantom.organs.tissue import draw_tissue, fill_tissue
-from carm_sim.phantom.posture import PosedSkeleton, pose_skeleton
 from carm_sim.phantom.record import BodyRecord, body_record
-from carm_sim.phantom.skeleton import SIDES
+from carm_sim.phantom.skeleton.bones import rasterize
+from carm_sim.phantom.skeleton.posture import PosedSkeleton, pose_skeleton
+from carm_sim.phantom.skeleton.skeleton import SIDES
 
 GENERATOR_VERSION = 7
 

@@ -12,8 +12,8 @@ import numpy as np
 from carm_sim.patient.volume import Volume
 from carm_sim.phantom.body import BodyPlan
 from carm_sim.phantom.grid import compiled
-from carm_sim.phantom.posture import PosedSkeleton
-from carm_sim.phantom.skeleton import SIDES
+from carm_sim.phantom.skeleton.posture import PosedSkeleton
+from carm_sim.phantom.skeleton.skeleton import SIDES
 
 _LUNG_TO_SOFT_HU = (-1000.0, -100.0, 100.0, 3000.0)
 _DENSITY_G_CM3 = (0.0, 0.93, 1.07, 2.40)

@@ -12,7 +12,7 @@ from carm_sim.phantom.body import BodyPlan
 from carm_sim.phantom.grid import Array, Field, capsule_union, smooth_noise
 from carm_sim.phantom.organs.chest import FAR_MM, Chest
 from carm_sim.phantom.organs.envelope import Envelope
-from carm_sim.phantom.posture import PosedSkeleton
+from carm_sim.phantom.skeleton.posture import PosedSkeleton
 
 
 @dataclass(frozen=True)

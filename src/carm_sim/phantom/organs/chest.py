@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from carm_sim.phantom.body import BodyPlan
 from carm_sim.phantom.grid import Array, Field, Grid, capsule_union, smooth_noise, splat
 from carm_sim.phantom.organs.envelope import Envelope
-from carm_sim.phantom.posture import PosedSkeleton
+from carm_sim.phantom.skeleton.posture import PosedSkeleton
 
 FAR_MM = 500.0
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from carm_sim.phantom.body import BodyPlan
-from carm_sim.phantom.bones import surface_points
 from carm_sim.phantom.grid import Array, Field, Grid, capsule_union, compiled, fill_planes, in_slabs, smooth_min
-from carm_sim.phantom.posture import PosedSkeleton
-from carm_sim.phantom.skeleton import SIDES
+from carm_sim.phantom.skeleton.bones import surface_points
+from carm_sim.phantom.skeleton.posture import PosedSkeleton
+from carm_sim.phantom.skeleton.skeleton import SIDES
 
 _ANGLES = 72
 _LEVEL_MM = 8.0

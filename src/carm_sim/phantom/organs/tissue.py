@@ -9,11 +9,11 @@ import numpy as np
 from scipy import ndimage
 
 from carm_sim.phantom.body import BodyPlan
-from carm_sim.phantom.bones import BoneFractions
 from carm_sim.phantom.grid import Field, Grid, Resampler, compiled, in_slabs, occupancy, resample, smooth_noise
 from carm_sim.phantom.organs.abdomen import Abdomen
 from carm_sim.phantom.organs.chest import Chest, vessel_mass
 from carm_sim.phantom.organs.envelope import Envelope
+from carm_sim.phantom.skeleton.bones import BoneFractions
 
 AIR_HU = -1000.0
 SLICE_BLUR_SHARE = 0.5

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from carm_sim.phantom.grid import Array, Field, Grid, compiled, fill_planes, in_order, splat
-from carm_sim.phantom.skeleton import Bone
+from carm_sim.phantom.skeleton.skeleton import Bone
 
 _CORTEX_MM = (
     (r"humerus|femur|tibia", 2.6),

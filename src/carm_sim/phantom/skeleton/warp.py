@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from carm_sim.phantom.anatomy import Anatomy
 from carm_sim.phantom.body import BodyPlan
+from carm_sim.phantom.skeleton.anatomy import Anatomy
 
 Array = NDArray[np.float64]
 

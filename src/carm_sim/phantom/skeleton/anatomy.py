@@ -12,8 +12,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from carm_core.landmarks import EXTRA_LANDMARKS
-from carm_sim.phantom.shape import vertebra_of
-from carm_sim.phantom.skeleton import SIDES, Attached, SkeletonModel
+from carm_sim.phantom.skeleton.shape import vertebra_of
+from carm_sim.phantom.skeleton.skeleton import SIDES, Attached, SkeletonModel
 
 Array = NDArray[np.float64]
 
