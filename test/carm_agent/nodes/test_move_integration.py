@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`move` through the real agent and motion nodes: surface in, clearance out, previews, names."""
+
+import math
+import sys
+
+import pytest
+import rclpy
+from carm_interfaces.action import MoveCArm
+from carm_interfaces.msg import CArmState
+from carm_interfaces.srv import SavePosition
+from geometry_msgs.msg import Point
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from shape_msgs.msg import Mesh, MeshTriangle
+
+from ..collision.test_collision import box
+from .test_agent_node import AGENT, MOTION, Client, Spawn
+
+pytestmark = pytest.mark.integration
+Goal, Result = MoveCArm.Goal, MoveCArm.Result
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+def mesh(height_m: float) -> Mesh:
+    surface = box((-1.0, -0.24, 0.0), (1.0, 0.24, height_m))
+    return Mesh(
+        vertices=[Point(x=x, y=y, z=z) for x, y, z in surface.vertices_m.tolist()],
+        triangles=[MeshTriangle(vertex_indices=indices) for indices in surface.triangles.astype("uint32")],
+    )
+
+
+def near(client: Client, distance_m: float) -> bool:
+    state: CArmState | None = client.state
+    return state is not None and math.isfinite(state.clearance) and abs(state.clearance - distance_m) < 0.002
+
+
+def test_previews_names_and_surfaces_over_ros(spawn: Spawn) -> None:
+    for command in (MOTION, AGENT):
+        assert command[0] == sys.executable
+        spawn(command)
+    client = Client()
+    try:
+        client.until(client.mover.server_is_ready, 60.0, "agent")
+        client.until(lambda: client.state is not None and math.isfinite(client.state.clearance), 30.0, "clearance")
+        shown = client.run(client.mover, Goal(goal_type=Goal.GOAL_NAMED, name="LAO 30", plan_only=True)).result
+        assert shown.error_code == Result.ERROR_NONE
+        assert len(shown.clearances) == len(shown.trajectory.points)
+        assert bytes(shown.preview_png[:4]) == b"\x89PNG"
+        assert math.degrees(shown.final_primary_angle) == pytest.approx(30.0)
+
+        surface = client.node.create_publisher(Mesh, "patient_surface", LATCHED)
+        surface.publish(mesh(0.50))
+        client.until(lambda: near(client, 0.60 - 0.50 - 0.02), 30.0, "the agent minds the surface")
+        stale = client.run(client.mover, Goal(goal_type=Goal.GOAL_PLAN, plan_id=shown.plan_id)).result
+        assert stale.error_code == Result.ERROR_STALE_PLAN
+
+        down = Goal(goal_type=Goal.GOAL_VIEW, keep_angles=True, isocenter=Point(x=0.0, y=0.0, z=0.02))
+        refused = client.run(client.mover, down).result
+        assert refused.error_code == Result.ERROR_COLLISION
+        assert "patient" in refused.error_msg
+
+        again = client.run(client.mover, Goal(goal_type=Goal.GOAL_NAMED, name="CRAN 3", plan_only=True)).result
+        moved = client.run(client.mover, Goal(goal_type=Goal.GOAL_PLAN, plan_id=again.plan_id)).result
+        assert moved.error_code == Result.ERROR_NONE
+        assert save(client, "my view") == ["my view"]
+        back = client.run(client.mover, Goal(goal_type=Goal.GOAL_NAMED, name="before")).result
+        assert back.error_code == Result.ERROR_NONE
+        assert math.degrees(back.final_secondary_angle) == pytest.approx(0.0, abs=0.01)
+        assert save(client, "my view", forget=True) == []
+
+        handle = client.send(client.mover, Goal(goal_type=Goal.GOAL_JOINTS, joint_names=["lift"], positions=[0.35]))
+        client.until(client.moving, what="rising")
+        assert client.result(handle).result.error_code == Result.ERROR_NONE
+        handle = client.send(client.mover, Goal(goal_type=Goal.GOAL_JOINTS, joint_names=["lift"], positions=[0.12]))
+        client.until(client.moving, what="sinking")
+        surface.publish(mesh(0.63))
+        result = client.result(handle).result
+        assert result.error_code == Result.ERROR_CANCELED
+        assert "patient" in result.error_msg
+        assert client.joints.position[2] > 0.12
+    finally:
+        client.close()
+    assert not rclpy.ok()
+
+
+def save(client: Client, name: str, forget: bool = False) -> list[str]:
+    service = client.node.create_client(SavePosition, "save_position")
+    client.until(service.service_is_ready, what="save_position")
+    future = service.call_async(SavePosition.Request(name=name, forget=forget))
+    client.until(future.done, what="save_position")
+    answer = future.result()
+    assert answer.error_code == SavePosition.Response.ERROR_NONE, answer.error_msg
+    return list(answer.names)

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which nodes and settings the launch arguments of the three graphs ask for, and what an arm's monitor says."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from carm_bringup.graph import description as graph
+from carm_bringup.graph import launcher
+from carm_control import OperatingState
+from carm_control.arm_monitor import ArmMonitor, StateParameters
+from carm_core.paths import config_file
+from carm_core.robot.kinematics import JOINT_NAMES, CArm
+
+ROOT = Path(__file__).resolve().parents[3]
+CARM = CArm.from_config()
+
+
+def names(values: dict[str, graph.Value]) -> list[str]:
+    return [spec.name for spec in graph.nodes(values)]
+
+
+def spec(name: str) -> graph.NodeSpec:
+    return next(s for s in graph.ALL_NODES if s.name == name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "expected"),
+    [
+        ("sim", [], ["motion_node", "xray_node", "localizer_node", "agent_node"]),
+        ("sim", ["simulator:=gazebo"], ["state_node", "xray_node", "localizer_node", "agent_node"]),
+        ("hardware", [], ["state_node", "localizer_node", "agent_node"]),
+        ("hardware", ["use_mock_hardware:=true"], ["state_node", "xray_node", "localizer_node", "agent_node"]),
+        ("hardware", ["can:=virtual"], ["drive_node", "xray_node", "localizer_node", "agent_node"]),
+        ("hardware", ["can:=socketcan:can0", "drives:=d.yaml"], ["drive_node", "localizer_node", "agent_node"]),
+        ("hardware", ["xray:=simulated"], ["state_node", "xray_node", "localizer_node", "agent_node"]),
+        ("replay", ["bag:=b"], ["localizer_node"]),
+        ("sim", ["localizer:=external"], ["motion_node", "xray_node", "agent_node"]),
+    ],
+)
+def test_nodes(kind: str, words: list[str], expected: list[str]) -> None:
+    values = graph.resolve(words, kind)
+    assert graph.kind_of(values) == kind
+    assert names(values) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "policy", "localizer"),
+    [
+        ([], "default", "fused"),
+        (["policy:=pointing"], "pointing", "compact"),
+        (["policy:=xml"], "xml", "compact"),
+        (["policy:=regression"], "regression", "regression"),
+        (["policy:=xml", "localizer:=openai"], "xml", "openai"),
+    ],
+)
+def test_policy_chooses_the_localizer(words: list[str], policy: str, localizer: str) -> None:
+    values = graph.resolve(words)
+    assert graph.parameters(spec("agent_node"), values)["policy"] == policy
+    assert graph.parameters(spec("localizer_node"), values)["localizer"] == localizer
+
+
+def test_controller_and_joint_states_reach_the_nodes() -> None:
+    values = graph.resolve(["controller:=/lab/jtc", "joint_states:=/lab/joint_states"], "hardware")
+    for name in ("agent_node", "state_node"):
+        assert graph.parameters(spec(name), values)["controller"] == "/lab/jtc"
+        assert graph.remappings(spec(name), values) == (("joint_states", "/lab/joint_states"),)
+    assert "controller" not in graph.parameters(spec("localizer_node"), values)
+
+
+def test_optional_files_reach_their_nodes_when_named() -> None:
+    plain = graph.resolve(["can:=virtual"], "hardware")
+    assert "drives_config" not in graph.parameters(spec("drive_node"), plain)
+    assert "adapter" not in graph.parameters(spec("localizer_node"), plain)
+    named = graph.resolve(["can:=socketcan:can0", "drives:=/lab/drives.yaml", "adapter:=/lab/adapter"], "hardware")
+    assert graph.parameters(spec("drive_node"), named)["drives_config"] == "/lab/drives.yaml"
+    assert graph.parameters(spec("localizer_node"), named)["adapter"] == "/lab/adapter"
+
+
+def test_simulated_time() -> None:
+    for kind, word, on in (
+        ("sim", "simulator:=gazebo", True),
+        ("sim", "simulator:=embedded", False),
+        ("hardware", "use_sim_time:=true", True),
+        ("replay", "bag:=b", True),
+    ):
+        values = graph.resolve([word], kind)
+        assert all(graph.parameters(s, values).get("use_sim_time", False) is on for s in graph.nodes(values)), word
+
+
+@pytest.mark.parametrize(
+    ("command", "unknown"),
+    [
+        (["ros2", "launch", "carm_bringup", "sim.launch.py"], ["patinet:=phantom:7"]),
+        (["ros2", "launch", "launch/sim.launch.py"], ["patinet:=phantom:7"]),
+        (["ros2", "launch", "lab_bringup", "sim.launch.py"], []),
+        (["ros2", "launch", "/lab/sim.launch.py"], []),
+        (["ros2", "launch", "carm_bringup", "hardware.launch.py"], []),
+    ],
+)
+def test_misspelled_arguments_of_ros2_launch(command: list[str], unknown: list[str]) -> None:
+    words = ["patinet:=phantom:7", "localizer:=oracle", "launch-prefix:=nice"]
+    assert graph.strangers(words, "sim", [*command, *words], str(ROOT / "launch/sim.launch.py")) == unknown
+    for word in unknown:
+        with pytest.raises(graph.ArgumentError, match="did you mean patient"):
+            graph.resolve([word])
+
+
+def test_frame_prefix_reaches_every_node_that_names_frames() -> None:
+    values = graph.resolve(["frame_prefix:=left_arm/", "scene:=true"])
+    prefixed = {s.name for s in graph.nodes(values) if graph.parameters(s, values).get("frame_prefix") == "left_arm/"}
+    assert prefixed == {"motion_node", "xray_node", "localizer_node", "scene_node"}
+    for name in ("state_node", "drive_node"):
+        assert graph.parameters(spec(name), values)["frame_prefix"] == "left_arm/"
+    assert graph.viewer_words(values) == ["--fixed-frame", "left_arm/table"]
+    plain = graph.resolve(["scene:=true"])
+    assert not any("frame_prefix" in graph.parameters(s, plain) for s in graph.nodes(plain))
+    assert graph.viewer_words(plain) == []
+    with pytest.raises(graph.ArgumentError, match="frame id"):
+        graph.resolve(["frame_prefix:=/left arm"])
+
+
+def test_description_is_published_once() -> None:
+    for words, ours in (([], True), (["use_mock_hardware:=true"], False)):
+        values = graph.resolve(words, "hardware")
+        assert graph.parameters(spec("state_node"), values)["publish_description"] is ours
+
+
+def test_no_exposure_is_made_on_a_real_detector() -> None:
+    command = launcher.readiness_command(graph.resolve([], "hardware"), 0.0)
+    assert "--no-exposure" in command.words
+    assert "--no-exposure" not in launcher.readiness_command(graph.resolve([]), 0.0).words
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "reason"),
+    [
+        ("hardware", ["use_mock_hardware:=true", "can:=virtual"], "exclude each other"),
+        ("hardware", ["use_sim_time:=true", "can:=virtual"], "exclude each other"),
+        ("hardware", ["can:=socketcan:can0"], "needs drives:=FILE"),
+        ("replay", [], "bag:= needs a value"),
+        ("replay", ["bag:=b", "speed:=0"], "outside"),
+        ("sim", ["policy:=guess"], "one of: default, pointing, xml, regression"),
+        ("hardware", ["simulator:=gazebo"], "unknown launch argument"),
+    ],
+)
+def test_contradictions_are_refused(kind: str, words: list[str], reason: str) -> None:
+    with pytest.raises(graph.ArgumentError, match=reason):
+        graph.resolve(words, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "word", "wanted"),
+    [("sim", "simulator:=gazebo", "gz-ros2-control"), ("hardware", "use_mock_hardware:=true", "ros2-controllers")],
+)
+def test_what_needs_a_ros_machine_says_so(
+    kind: str, word: str, wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launcher.launch([word], kind) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith(word)
+    assert wanted in line
+
+
+def test_controllers_are_those_of_the_arm() -> None:
+    content = yaml.safe_load(config_file("controllers.yaml").read_text(encoding="utf-8"))
+    motion = yaml.safe_load(config_file("motion.yaml").read_text(encoding="utf-8"))["/**"]["ros__parameters"]
+    manager = content["/**/controller_manager"]["ros__parameters"]
+    for controller in ("joint_state_broadcaster", "joint_trajectory_controller"):
+        assert manager[controller]["type"].startswith(f"{controller}/")
+        assert content[f"/**/{controller}"]["ros__parameters"]["joints"] == list(JOINT_NAMES)
+    settings = content["/**/joint_trajectory_controller"]["ros__parameters"]
+    constraints = settings["constraints"]
+    assert "state_publish_rate" not in settings
+    assert settings["interpolate_from_desired_state"] is True
+    assert constraints["decelerate_on_cancel"] is True
+    assert constraints["goal_time"] == motion["goal_time_s"]
+    for joint in CARM.joints:
+        assert constraints[joint.name]["trajectory"] == motion[f"path_tolerance_{joint.unit}"]
+        assert constraints[joint.name]["goal"] == motion[f"goal_tolerance_{joint.unit}"]
+        assert constraints[joint.name]["max_deceleration_on_cancel"] == pytest.approx(joint.acceleration, rel=1e-4)
+
+
+class TestArmMonitor:
+    def monitor(self) -> ArmMonitor:
+        return ArmMonitor(CARM, StateParameters())
+
+    def test_starts_unknown_then_rests_then_moves(self) -> None:
+        monitor = self.monitor()
+        assert monitor.judge(0.0)[0] is OperatingState.STARTING
+        monitor.observe(CARM.home, np.zeros(6), 1.0)
+        assert monitor.judge(1.1)[0] is OperatingState.IDLE
+        monitor.observe(CARM.home, np.array([0.0, 0.003, 0, 0, 0, 0]), 1.2)
+        assert monitor.judge(1.2)[0] is OperatingState.MOVING
+        monitor.observe(CARM.home, np.array([0.0, 0, 0, 0, 0, 0.004]), 1.3)
+        assert monitor.judge(1.3)[0] is OperatingState.IDLE
+        monitor.goals(True)
+        assert monitor.judge(1.3)[0] is OperatingState.MOVING
+        assert not monitor.must_cancel
+
+    def test_stop_latches_until_a_reset_at_rest(self) -> None:
+        monitor = self.monitor()
+        monitor.observe(CARM.home, np.zeros(6), 0.0)
+        monitor.goals(True)
+        monitor.stop("stop was pressed")
+        monitor.stop("again")
+        assert monitor.must_cancel
+        assert monitor.judge(0.1) == (OperatingState.STOPPING, "stop was pressed")
+        assert not monitor.reset(0.1)[0]
+        monitor.goals(False)
+        assert monitor.judge(0.1) == (OperatingState.STOPPED, "stop was pressed")
+        monitor.goals(True)  # somebody sends another goal
+        assert monitor.must_cancel
+        monitor.goals(False)
+        assert monitor.reset(0.2) == (True, "ready")
+        assert monitor.judge(0.2)[0] is OperatingState.IDLE
+
+    def test_silence_of_the_joints_stops_and_stays_stopped(self) -> None:
+        monitor = self.monitor()
+        monitor.observe(CARM.home, np.zeros(6), 0.0)
+        monitor.goals(True)
+        assert monitor.judge(0.6)[0] is OperatingState.FAULT
+        assert monitor.must_cancel
+        assert not monitor.reset(0.7)[0]
+        monitor.goals(False)
+        monitor.observe(CARM.home, np.zeros(6), 0.8)
+        assert monitor.judge(0.8)[0] is OperatingState.STOPPED
+        assert monitor.reset(0.8)[0]
+
+    def test_reset_before_anything_is_known(self) -> None:
+        monitor = self.monitor()
+        assert monitor.reset(math.inf) == (True, "no stop was latched")
+        monitor.stop("x")
+        assert not monitor.reset(0.0)[0]
