@@ -429,7 +429,10 @@ def set_up(extras: Sequence[str] = ()) -> None:
     renderer = [ROOT / "src/carm_sim" / name for name in ("drr", "physics")]
     title = "5/5 a first X-ray (compiles the renderer, so that the graph starts fast)"
     step(
-        STAMPS["renderer"], title, digest(packages_key, *(p for r in renderer for p in r.glob("*.py"))), take_first_xray
+        STAMPS["renderer"],
+        title,
+        digest(packages_key, *(p for r in renderer for p in sorted(r.rglob("*.py")))),
+        take_first_xray,
     )
 
 

@@ -42,7 +42,8 @@ def load_patient(spec: str) -> Patient:
     """Load a patient.
 
     Args:
-        spec: `chest_ct`, `phantom:SEED`, `phantom-validation:SEED`, or the path of a CT (`carm_sim.patient.ct.files.open_ct`),
+        spec: `chest_ct`, `phantom:SEED`, `phantom-validation:SEED`, or the path of a CT
+            (`carm_sim.patient.ct.files.open_ct`),
             with a `landmarks.yaml` beside (for a folder: in) it if ground truth is known. Options may follow the path:
             `ct.nii.gz?remove_table&spacing=1.5`, `folder?series=UID`; `phantom:7?whole_body` reaches to the feet.
             Hardware and findings (`carm_sim.devices`) follow behind plus signs: `phantom:7+pacemaker+ecg`,

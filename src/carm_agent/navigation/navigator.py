@@ -2,7 +2,8 @@
 """The navigation policy: acquire, localize, decide, move, verify, until the target is in the image center.
 
 Each exposure is shown to the localizer; its answer is weighed against what earlier images of the task say
-(`carm_agent.navigation.landmark_filter`). A trusted answer leads to a motion of the isocenter along the display axes, with the angles
+(`carm_agent.navigation.landmark_filter`). A trusted answer leads to a motion of the isocenter along the display axes,
+with the angles
 kept, or to success once a further image confirms it. A doubtful one leads first to another exposure, then to a short
 cautious motion, then to the end, with a reason. The arm is at rest whenever `Navigator.run` returns.
 """

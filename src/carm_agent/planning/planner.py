@@ -3,7 +3,8 @@
 
 The inverse kinematics gives all joint positions of a view in closed form; the quickest one that is reached clear of
 everything is chosen, by a straight line in joint space if there is one, else by a way around what stands there
-(`carm_agent.planning.detours`). Near people the motion is slower (`carm_agent.collision.clearance.Margins`). A plan is run from rest to
+(`carm_agent.planning.detours`). Near people the motion is slower (`carm_agent.collision.clearance.Margins`). A plan is
+run from rest to
 rest as fast as the joints' velocity, acceleration and jerk limits allow (`carm_agent.planning.timed_path`).
 """
 

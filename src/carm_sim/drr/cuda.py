@@ -45,8 +45,8 @@ def make_renderer(
 class NanodrrRenderer(Renderer):
     """Line integrals by nanodrr: a fused kernel on CUDA, plain torch on the CPU (slow, for comparison).
 
-    Interpolation and geometry are those of :class:`carm_sim.drr.shear_warp.renderer.Renderer`; images differ by how finely each
-    samples its rays.
+    Interpolation and geometry are those of :class:`carm_sim.drr.shear_warp.renderer.Renderer`; images differ by how
+    finely each samples its rays.
     """
 
     def __init__(

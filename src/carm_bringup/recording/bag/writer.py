@@ -85,7 +85,8 @@ class BagWriter:
         Args:
             name: Full topic name.
             type_name: For example ``"sensor_msgs/msg/Image"``.
-            definition: Text of the type and those it uses (:func:`carm_bringup.recording.bag.message_definitions.definition`).
+            definition: Text of the type and those it uses
+                (:func:`carm_bringup.recording.bag.message_definitions.definition`).
             qos: QoS profiles that publishers offer, in the words of ``metadata.yaml``.
             type_hash: ``RIHS01_...``; may be empty.
         """

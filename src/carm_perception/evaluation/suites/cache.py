@@ -42,10 +42,12 @@ _GEOMETRY = 19
 def fingerprint() -> str:
     """Hash of everything in the sources that the images depend on."""
     sim, core, perception = (Path(str(m.__file__)).parent for m in (carm_sim, carm_core, carm_perception))
-    sources = [p for p in sim.rglob("*.py") if not {"motion", "nodes", "drives"} & set(p.parts)]
-    sources += [core / f"{name}.py" for name in ("geometry", "kinematics", "landmarks", "transforms")]
-    sources += [perception / "data" / "views.py"]
-    sources += [perception / "evaluation" / f"{name}.py" for name in ("suites", "cases", "shifts", "falsification")]
+    sources = [p for p in sim.rglob("*.py") if "nodes" not in p.parts]
+    sources += [core / f"{name}.py" for name in ("imaging/projection", "robot/kinematics", "landmarks", "transforms")]
+    sources += [perception / "datasets" / "views.py"]
+    sources += [
+        perception / "evaluation" / "suites" / f"{name}.py" for name in ("suites", "cases", "shifts", "falsification")
+    ]
     digest = hashlib.sha256()
     for path in sorted(sources):
         digest.update(path.name.encode() + path.read_bytes())
