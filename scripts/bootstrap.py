@@ -57,7 +57,9 @@ DISTRIBUTIONS = ("jazzy", "kilted", "lyrical")
 UNUSED = (
     "cmeel.prefix/include",
     "mujoco/include",
-    "torch/bin",
+    "torch/bin/protoc*",
+    "torch/bin/test_*",
+    "torch/bin/upgrader_models",
     "torch/include",
     "torch/test",
     "**/tests",

@@ -18,7 +18,7 @@ from carm_sim.patient.ct.files import LANDMARK_FILE, LandmarkFile, ct_checksum, 
 from carm_sim.patient.volume import Volume
 
 from . import dicom_series as made
-from .patient.ct_files import body, reoriented
+from .ct_files import body, reoriented
 
 
 def check(*words: object) -> int:

@@ -32,7 +32,7 @@ from carm_sim.patient.volume import Volume
 from carm_sim.patient_loader import load_patient
 
 from . import dicom_series as made
-from .patient.ct_files import body, reoriented
+from .ct_files import body, reoriented
 
 RAS = np.diag([-1.0, -1, 1, 1]) @ made.block().transform_voxel_to_lps
 TURNED = np.array([[0.96, -0.28, 0], [0.28, 0.96, 0], [0, 0, 1]])
