@@ -71,6 +71,13 @@ def test_nothing_moves_without_a_yes() -> None:
         conformance.confirm(joints, False, lambda text: "")
 
 
+def exit_code(words: list[str]) -> int:
+    try:
+        return cli.run(words)
+    except SystemExit as refused:
+        return int(str(refused.code))
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -80,7 +87,7 @@ def test_nothing_moves_without_a_yes() -> None:
     ],
 )
 def test_bad_input_is_one_line(words: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["doctor", *words]) == 2
+    assert exit_code(["doctor", *words]) == 2
     error = capsys.readouterr().err
     assert reason in error
     assert len(error.strip().splitlines()) == 1

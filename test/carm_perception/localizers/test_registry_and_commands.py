@@ -62,8 +62,8 @@ def parse(add: object, text: str) -> argparse.Namespace:
 
 
 def test_commands_refuse_bad_input_in_one_line() -> None:
-    with pytest.raises(ConfigurationError, match="positive"):
-        commands.run_train(parse(commands.add_train_arguments, "--minutes -1 --output x"))
+    with pytest.raises(SystemExit):
+        parse(commands.add_train_arguments, "--minutes -1 --output x")
     with pytest.raises(SystemExit):
         parse(commands.add_dataset_arguments, "--patients 0")
 
