@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from carm_bringup.graph import description as graph
 from carm_core.cli.arguments import number, output_file, whole, words
-from carm_core.landmarks import LANDMARKS
 
 AddOptions = Callable[[argparse.ArgumentParser], None]
 
@@ -61,6 +60,8 @@ def _patience(parser: argparse.ArgumentParser) -> None:
 
 
 def _landmarks() -> str:
+    from carm_core.landmarks import LANDMARKS
+
     lines = [f"  {mark.id:>2}  {', '.join((mark.name, *mark.synonyms))}" for mark in LANDMARKS]
     return "landmarks:\n" + "\n".join(lines)
 

@@ -11,7 +11,6 @@ import pytest
 
 from carm_bringup.benchmarks import dialogue
 from carm_bringup.benchmarks.dialogue import OUTCOMES, RULES, bench, outcome_of, run
-from carm_core.errors import ConfigurationError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.language.commands import Command, Navigate, Nudge, Rotate, Stop, Unknown
 from carm_core.localization import Localization, Localizer, Query
@@ -67,5 +66,5 @@ def test_the_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.Captur
     assert run(parser.parse_args(["--localizer", RULES, "--sentences", "40", "--json", str(file)])) == 0
     figures = json.loads(file.read_text(encoding="utf-8"))["results"][RULES]
     assert f"done {figures['done']:.3f}" in capsys.readouterr().out
-    with pytest.raises(ConfigurationError, match="--sentences 0"):
-        run(parser.parse_args(["--sentences", "0"]))
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--sentences", "0"])

@@ -153,10 +153,10 @@ FULL_DISK = """
 import os, resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_recording import STRING, schemas, BagWriter, BagWriteError
+from test_recording import STRING, message_definitions, BagWriter, BagWriteError
 from test_recording import cdr
 bag = BagWriter(Path(sys.argv[1]))
-channel = bag.add_topic("/carm/count", STRING, schemas.definition(STRING))
+channel = bag.add_topic("/carm/count", STRING, message_definitions.definition(STRING))
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 try:
     for number in range(10_000):
