@@ -6,37 +6,33 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from carm_interfaces.action import Localize
 from carm_interfaces.msg import Utterance
 from carm_interfaces.srv import Expose
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from rclpy.clock import Clock, ClockType
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from carm_agent import phrases
 from carm_agent.dialogue.actions import Errand
-from carm_agent.dialogue.confirmation import Consent
 from carm_agent.dialogue.conversation import Conversation, Hands, Kind, Limits
 from carm_agent.dialogue.parser import Topic, read
 from carm_agent.dialogue.stop_words import is_stop
 from carm_agent.llm import HeadCode, HeadResult
 from carm_agent.navigation.task import NavigationGoal, NavigationResult
 from carm_agent.nodes.llm_tools import HeadDesk
+from carm_agent.nodes.task_runner import TaskRunner
 from carm_agent.parameters import NO_HEAD
 from carm_agent.planning.move import MoveCode, MoveResult
-from carm_agent.planning.saved_positions import PositionMemory
 from carm_agent.ports import Interrupt
 from carm_core.errors import AnswerError
 from carm_core.language.commands import Command, Confirm, command_from_text
 from carm_core.localization import Protocol
-
-if TYPE_CHECKING:
-    from carm_agent.nodes.agent_node import AgentNode
+from carm_ros.managed import ManagedNode
 
 _TICK_S = 0.05
 _KEPT_WORDS = 1000
@@ -45,28 +41,26 @@ _MOST_A_SECOND = 20
 
 
 class Clinician(Hands):
-    """Connects a `Conversation` with the agent node."""
+    """Connects a `Conversation` with ROS and with what runs tasks."""
 
-    def __init__(self, node: AgentNode, memory: PositionMemory) -> None:
+    def __init__(self, node: ManagedNode, runner: TaskRunner) -> None:
         """Listen on `clinician`.
 
         Args:
-            node: the agent node; its graph and its settings are there.
-            memory: of positions; `before` is kept in it.
+            node: the agent node.
+            runner: of the tasks that the clinician's words begin.
         """
-        self._node, self._graph, self._memory, settings = node, node.graph, memory, node.settings
+        self._node, self._runner, self._graph, settings = node, runner, runner.graph, runner.graph.parameters
         limits = Limits(nudge_mm=1000.0 * settings.max_nudge_m, model_patience_s=settings.command_timeout_s)
         self.conversation = Conversation(self, time.monotonic, limits)
-        self.moves_consent = Consent(self._ask_consent, settings.confirm_timeout_s)
-        self._head = HeadDesk(node) if settings.head_url not in ("", NO_HEAD) else None
+        runner.on_consent_asked = self.conversation.forget_question
+        runner.on_ended = self._task_ended
+        self._head = HeadDesk(runner, self._request_stop) if settings.head_url not in ("", NO_HEAD) else None
         self._queued: tuple[Errand | None, str] | None = None
         self._asked: tuple[int, Any] | None = None
-        self._before: tuple[float, ...] | None = None
-        self._noted: Interrupt | None = None
         self._last_result = ""
         self._heard_s: deque[float] = deque(maxlen=_MOST_A_SECOND)
         self._flooded_s = -math.inf
-        self._stop = node.create_client(Trigger, "stop")
         node.create_subscription(String, "clinician", self._on_words, _KEPT_WORDS)
         node.create_timer(_TICK_S, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -99,10 +93,6 @@ class Clinician(Hands):
             self.say(Kind.WARNING, "Too many words at once: I listen for a stop only.", words)
         return True
 
-    def _ask_consent(self, question: str) -> None:
-        self.conversation.forget_question()
-        self._node.say(Utterance.KIND_QUESTION, question)
-
     def _hand_over(self, words: str) -> None:
         """Let the larger language model handle a sentence."""
         first = f"I break off {self.task}. " if self.task else ""
@@ -112,25 +102,7 @@ class Clinician(Hands):
     def _tick(self) -> None:
         self.conversation.tick()
 
-    @property
-    def stop_is_ready(self) -> bool:
-        """Whether the stop service is there."""
-        return bool(self._stop.service_is_ready())
-
-    # What the agent node tells
-
-    def note_before(self, positions: NDArray[np.float64], interrupt: Interrupt) -> None:
-        """Note where the arm is before the first motion of a task, for "go back" and `before`; on the task's thread.
-
-        Args:
-            positions: (6,), m and rad.
-            interrupt: of the task.
-        """
-        if interrupt is not self._noted:
-            self._noted, self._before = interrupt, tuple(positions.tolist())
-            self._memory.note_before(positions)
-
-    def task_ended(self) -> None:
+    def _task_ended(self) -> None:
         """Begin what waits for the end of the task before it."""
         queued, self._queued = self._queued, None
         if queued is not None:
@@ -140,29 +112,29 @@ class Clinician(Hands):
 
     def say(self, kind: Kind, text: str, in_reply_to: str) -> None:
         """See `Hands.say`."""
-        self._node.say(int(kind), text, in_reply_to=in_reply_to)
+        self._runner.say(int(kind), text, in_reply_to=in_reply_to)
 
     def stop(self, words: str) -> None:
         """See `Hands.stop`."""
-        self.request_stop(f'the clinician said "{words}"', words)
-        if self._stop.service_is_ready():
+        self._request_stop(f'the clinician said "{words}"', words)
+        if self._graph.stop.service_is_ready():
             self.say(Kind.INFO, "Stopping. Nothing moves until you reset.", words)
         else:
             text = "The stop service does not answer! I ended my own task; use the emergency stop if the arm moves."
             self.say(Kind.WARNING, text, words)
 
-    def request_stop(self, message: str, words: str = "") -> None:
+    def _request_stop(self, message: str, words: str = "") -> None:
         """Call the stop service and end the running task.
 
         Args:
             message: why.
             words: of the clinician, when they are why.
         """
-        request = self._stop.call_async(Trigger.Request())
+        request = self._graph.stop.call_async(Trigger.Request())
         request.add_done_callback(lambda done: self._stop_answered(done.result(), words))
         self._queued = None
-        self.moves_consent.give(False)
-        self._node.stopped_by_words(message)
+        self._runner.consent.give(False)
+        self._runner.stopped(message)
 
     def _stop_answered(self, response: Any, words: str) -> None:
         if response is None or not response.success:
@@ -189,9 +161,9 @@ class Clinician(Hands):
     def _queue(self, errand: Errand | None, words: str) -> None:
         if self._inactive(words):
             return
-        if self._node.busy:
+        if self._runner.busy:
             self._queued = (errand, words)
-            self._node.interrupt("the clinician asked for something else")
+            self._runner.interrupt("the clinician asked for something else")
         else:
             self._start(errand, words)
 
@@ -244,14 +216,14 @@ class Clinician(Hands):
 
     def consent(self, yes: bool) -> bool:
         """See `Hands.consent`."""
-        awaited = self.moves_consent.awaited
-        self.moves_consent.give(yes)
+        awaited = self._runner.consent.awaited
+        self._runner.consent.give(yes)
         return awaited
 
     @property
     def task(self) -> str:
         """See `Hands.task`."""
-        return self._node.task
+        return self._runner.task
 
     def status(self) -> str:
         """See `Hands.status`."""
@@ -268,15 +240,16 @@ class Clinician(Hands):
         return phrases.angles(float(primary), float(secondary))
 
     def _way_back(self) -> str:
-        if self._before is None or not self._graph.joint_states_known:
+        before = self._runner.before
+        if before is None or not self._graph.joint_states_known:
             return ""
         carm = self._graph.carm
-        away_mm = 1000.0 * np.linalg.norm(carm.isocenter(self._before) - carm.isocenter(self._graph.joint_positions()))
-        return f'Before, it was at {self._angles(self._before)}, {away_mm:.0f} mm away; say "go back" to return there.'
+        away_mm = 1000.0 * np.linalg.norm(carm.isocenter(before) - carm.isocenter(self._graph.joint_positions()))
+        return f'Before, it was at {self._angles(before)}, {away_mm:.0f} mm away; say "go back" to return there.'
 
     def earlier(self) -> tuple[float, ...] | None:
         """See `Hands.earlier`."""
-        return self._before
+        return self._runner.before
 
     # Errands
 
@@ -287,7 +260,7 @@ class Clinician(Hands):
                 lambda done: self._session_ended(done.result()[0], done.result()[1], words)
             )
             return
-        ended = self._node.begin(errand.doing, lambda interrupt: self._carry_out(errand, interrupt))
+        ended = self._runner.begin(errand.doing, lambda interrupt: self._carry_out(errand, interrupt))
         ended.add_done_callback(lambda done: self._finished(done.result()[0], done.result()[1], words))
 
     def _carry_out(self, errand: Errand, interrupt: Interrupt) -> NavigationResult | MoveResult:
@@ -295,16 +268,12 @@ class Clinician(Hands):
         outcome: NavigationResult | MoveResult = MoveResult(MoveCode.NONE)
         for step in errand.steps:
             if isinstance(step, NavigationGoal):
-                outcome = self._node.navigate_now(step, interrupt)
+                outcome = self._runner.navigate(step, interrupt)
             else:
-                outcome = self._node.move_now(self._goal_of(step), interrupt)
+                outcome = self._runner.move_from_here(step, interrupt)
             if outcome.error_code:
                 return outcome
         return outcome
-
-    def _goal_of(self, step: Any) -> Callable[[], Any]:
-        graph = self._graph
-        return lambda: step.goal(graph.carm, graph.joint_positions())
 
     def _session_ended(self, result: HeadResult | None, failure: Exception | None, words: str) -> None:
         if result is None:
@@ -314,7 +283,7 @@ class Clinician(Hands):
             self.conversation.hear(words)
         else:
             self._last_result = f"Last: {result.text}"
-            self._node.say(Utterance.KIND_RESULT, result.text, result.code.value, words)
+            self._runner.say(Utterance.KIND_RESULT, result.text, result.code.value, words)
 
     def _finished(self, result: Any, failure: Exception | None, words: str) -> None:
         reason = ""
@@ -329,7 +298,7 @@ class Clinician(Hands):
         else:
             text, reason = f"I could not do that: {result.error_msg}", result.error_code.name.lower()
         self._last_result = f"Last: {text}"
-        self._node.say(Utterance.KIND_RESULT, text, reason, words)
+        self._runner.say(Utterance.KIND_RESULT, text, reason, words)
 
 
 def _needs_no_head(words: str) -> bool:

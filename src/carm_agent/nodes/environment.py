@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -42,22 +41,20 @@ _STANDING = 2e-3
 class Surroundings:
     """Keeps the planner's obstacles up to date and publishes the present clearance."""
 
-    def __init__(
-        self, node: Node, graph: CArmGraph, planner: Planner, on_danger: Callable[[str], None] = lambda message: None
-    ) -> None:
+    def __init__(self, node: Node, graph: CArmGraph, planner: Planner) -> None:
         """Listen on `patient_surface`, publish `clearance`, serve `save_position`.
 
         Args:
             node: the agent node.
-            graph: says where the arm is.
+            graph: says where the arm is; a task is interrupted when the arm, as it moves now, would touch people before
+                it could come to rest.
             planner: plans among these surroundings; it has a collision model.
-            on_danger: told when the arm, as it moves now, would touch people before it could come to rest.
 
         Raises:
             ConfigurationError: the file of saved positions is malformed.
         """
         assert planner.collision is not None
-        self._node, self._graph, self._planner, self._on_danger = node, graph, planner, on_danger
+        self._node, self._graph, self.planner = node, graph, planner
         self.plans = PlanStore()
         self.memory = PositionMemory(planner.carm)
         self._watcher = planner.collision.copy()
@@ -80,21 +77,21 @@ class Surroundings:
         Args:
             arm: of the task.
         """
-        return Mover(self._planner, arm, self.plans, self.memory, notes_before=False)
+        return Mover(self.planner, arm, self.plans, self.memory, notes_before=False)
 
     def take_over(self, settings: AgentParameters) -> None:
         """Change speed, and where people stand, from the next plan on; what was previewed is void then."""
-        self._planner.set_velocity_scaling(settings.velocity_scaling)
-        assert self._planner.collision is not None
-        obstacles, staff = self._planner.collision.obstacles, staff_zones(settings.staff_zones)
+        self.planner.set_velocity_scaling(settings.velocity_scaling)
+        assert self.planner.collision is not None
+        obstacles, staff = self.planner.collision.obstacles, staff_zones(settings.staff_zones)
         if staff != obstacles.staff:
             self._replace(replace(obstacles, staff=staff))
 
     def _replace(self, obstacles: Obstacles) -> None:
-        model = self._planner.collision
+        model = self.planner.collision
         assert model is not None
-        watcher = CollisionModel(self._planner.carm, obstacles, model.margins, model.geometry)
-        self._planner.set_obstacles(obstacles)
+        watcher = CollisionModel(self.planner.carm, obstacles, model.margins, model.geometry)
+        self.planner.set_obstacles(obstacles)
         self._watcher = watcher
 
     def _on_surface(self, message: Mesh) -> None:
@@ -104,9 +101,9 @@ class Surroundings:
     def _take(self, message: Mesh, number: int) -> None:
         try:
             surface = surface_from_message(message)
-            assert self._planner.collision is not None
+            assert self.planner.collision is not None
             if number == self._received:
-                self._replace(Obstacles(surface, staff=self._planner.collision.obstacles.staff))
+                self._replace(Obstacles(surface, staff=self.planner.collision.obstacles.staff))
         except CarmError as error:
             self._node.get_logger().error(f"patient_surface is of no use, the old obstacles stay: {error}")
             self._taken = max(self._taken, number)
@@ -127,7 +124,7 @@ class Surroundings:
         if np.abs(velocities).max() > _STANDING:
             ahead = self._watcher.clearance(positions + _AHEAD_S * velocities)
             if ahead.people_m < min(0.0, now.people_m):
-                self._on_danger(
+                self._graph.interrupt.cancel(
                     f"{ahead.part} would touch {ahead.obstacle}; the surroundings are not what was planned for"
                 )
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from carm_interfaces.msg import Utterance
 
 from carm_agent.dialogue.actions import Shift, Turn
 from carm_agent.errors import CanceledError, StoppedError
 from carm_agent.llm import Budget, ChatServer, HeadCode, HeadOptions, HeadResult, Session, Transcript
 from carm_agent.llm.tools import HeadHands, ToolError
 from carm_agent.nodes.ros_ports import RosImager, RosLocalizer
+from carm_agent.nodes.task_runner import LATCHED, TaskRunner
 from carm_agent.planning.move import MoveCode
 from carm_agent.ports import Interrupt
 from carm_core.imaging.frame import XrayFrame
@@ -22,23 +25,21 @@ from carm_core.landmarks import landmark
 from carm_core.localization import Protocol, Query
 from carm_core.paths import cache_dir
 
-if TYPE_CHECKING:
-    from carm_agent.nodes.agent_node import AgentNode
-
 
 class HeadDesk:
     """Starts sessions, one at a time, and passes the clinician's answers on to the one that runs."""
 
-    def __init__(self, node: AgentNode) -> None:
+    def __init__(self, runner: TaskRunner, request_stop: Callable[[str], None]) -> None:
         """Check the settings; nothing is sent.
 
         Args:
-            node: the agent node.
+            runner: runs sessions and their moves.
+            request_stop: brings everything to rest; told why.
 
         Raises:
             ConfigurationError: the server's address is none.
         """
-        self._node, settings = node, node.settings
+        self._runner, self._request_stop, settings = runner, request_stop, runner.graph.parameters
         self._server = ChatServer(
             HeadOptions(settings.head_url, settings.head_model, reply_timeout_s=settings.head_reply_timeout_s)
         )
@@ -58,13 +59,12 @@ class HeadDesk:
 
     def begin(self, words: str) -> Any:
         """Begin a session; return the future of its result and exception."""
-        return self._node.begin(f'working on "{words}"', lambda interrupt: self._run(words, interrupt))
+        return self._runner.begin(f'working on "{words}"', lambda interrupt: self._run(words, interrupt))
 
     def _run(self, words: str, interrupt: Interrupt) -> HeadResult:
-        if self._node.graph.stays_stopped(interrupt):
-            text = "Stop is latched; the arm is at rest. Reset first."
-            return HeadResult(HeadCode.STOPPED, False, text, 0, 0, 0.0)
-        hands = self._hands = NodeHeadHands(self._node, interrupt, self._node.settings.confirm_timeout_s)
+        if self._runner.graph.stays_stopped(interrupt):
+            return HeadResult(HeadCode.STOPPED, False, LATCHED, 0, 0, 0.0)
+        hands = self._hands = NodeHeadHands(self._runner, self._request_stop, interrupt)
         try:
             return Session(self._server, hands, interrupt, Transcript(self._folder), self._budget).run(words)
         finally:
@@ -74,17 +74,18 @@ class HeadDesk:
 class NodeHeadHands(HeadHands):
     """Tools of one session. Its calls block the task's thread; `answer` comes from the executor's."""
 
-    def __init__(self, node: AgentNode, interrupt: Interrupt, ask_timeout_s: float) -> None:
+    def __init__(self, runner: TaskRunner, request_stop: Callable[[str], None], interrupt: Interrupt) -> None:
         """Serve one session.
 
         Args:
-            node: the agent node.
+            runner: moves, and says what is asked.
+            request_stop: brings everything to rest; told why.
             interrupt: of the task.
-            ask_timeout_s: longest wait for the clinician's answer, s.
         """
-        self._node, self._graph, self._interrupt = node, node.graph, interrupt
-        self._imager, self._localizer = RosImager(node.graph, interrupt), RosLocalizer(node.graph, interrupt)
-        self._ask_timeout_s = ask_timeout_s
+        self._runner, self._request_stop, self._interrupt = runner, request_stop, interrupt
+        self._graph = graph = runner.graph
+        self._imager, self._localizer = RosImager(graph, interrupt), RosLocalizer(graph, interrupt)
+        self._ask_timeout_s = graph.parameters.confirm_timeout_s
         self._frame: XrayFrame | None = None
         self._lock = threading.Lock()
         self._awaits = False
@@ -135,7 +136,7 @@ class NodeHeadHands(HeadHands):
         """See `HeadHands.ask`."""
         with self._lock:
             self._awaits, self._heard = True, None
-        self._node.ask(question)
+        self._runner.say(Utterance.KIND_QUESTION, question)
         answered = self._interrupt.wait_for(lambda: self._heard is not None, self._ask_timeout_s)
         with self._lock:
             self._awaits = False
@@ -143,12 +144,11 @@ class NodeHeadHands(HeadHands):
 
     def stop(self, reason: str) -> dict[str, Any]:
         """See `HeadHands.stop`."""
-        self._node.request_stop(f"the language model asked for it: {reason}")
+        self._request_stop(f"the language model asked for it: {reason}")
         return {"stopped": True}
 
     def _moved(self, step: Shift | Turn) -> dict[str, Any]:
-        graph = self._graph
-        result = self._node.move_now(lambda: step.goal(graph.carm, graph.joint_positions()), self._interrupt)
+        result = self._runner.move_from_here(step, self._interrupt)
         if result.error_code == MoveCode.STOPPED:
             raise StoppedError(result.error_msg)
         if result.error_code == MoveCode.CANCELED:

@@ -9,7 +9,6 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.srv import GetState
 from rclpy.node import Node
 
-from carm_agent.nodes.clinician import Clinician
 from carm_agent.nodes.environment import Surroundings
 from carm_agent.nodes.ros_ports import CArmGraph
 from carm_agent.ports import Interrupt
@@ -21,16 +20,15 @@ _NOT_ACTIVE = ("unconfigured", "inactive", "finalized")
 class ReadinessGate:
     """Opens once, when all parts have been heard from; from then on each task says itself what it lacks."""
 
-    def __init__(self, node: Node, graph: CArmGraph, surroundings: Surroundings, clinician: Clinician) -> None:
+    def __init__(self, node: Node, graph: CArmGraph, surroundings: Surroundings) -> None:
         """Listen to the diagnostics of the localizer and of the X-ray node.
 
         Args:
             node: the agent node.
             graph: what the other nodes say.
             surroundings: know whether the patient's surface has come.
-            clinician: knows whether the stop service is there.
         """
-        self._node, self._graph, self._surroundings, self._clinician = node, graph, surroundings, clinician
+        self._node, self._graph, self._surroundings = node, graph, surroundings
         self._loading = False
         self._inactive: set[str] = set()
         self._open = False
@@ -70,7 +68,7 @@ class ReadinessGate:
             "follow_joint_trajectory": graph.follow.server_is_ready(),
             "xray/expose": graph.expose.service_is_ready(),
             "localize": graph.localize.server_is_ready() and not self._loading,
-            "stop": self._clinician.stop_is_ready,
+            "stop": graph.stop.service_is_ready(),
         }
         if self._node.count_publishers("patient_surface"):
             found["patient_surface"] = self._surroundings.surface_heard

@@ -23,6 +23,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_srvs.srv import Trigger
 
 from carm_agent.errors import (
     ImagingError,
@@ -84,6 +85,7 @@ class CArmGraph:
         self.doses: dict[int, float] = {}
         self.stamps: dict[float, Time] = {}
         self.expose = node.create_client(Expose, "xray/expose")
+        self.stop = node.create_client(Trigger, "stop")
         self.localize = ActionClient(node, Localize, "localize")
         follow = f"{parameters.controller}/follow_joint_trajectory"
         self.follow = ActionClient(node, FollowJointTrajectory, follow)

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs tasks, one at a time, each on a thread of its own; the executor's one thread never waits for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from carm_interfaces.msg import Utterance
+from numpy.typing import NDArray
+from rclpy.task import Future
+from std_msgs.msg import String
+
+from carm_agent.dialogue.actions import Recall, Shift, Turn
+from carm_agent.dialogue.confirmation import Consent, ConsentedArm, NotedArm
+from carm_agent.errors import CanceledError, InterruptedTaskError, StoppedError
+from carm_agent.navigation.navigator import Navigator
+from carm_agent.navigation.task import NavigationCode, NavigationGoal, NavigationResult, Progress
+from carm_agent.nodes.environment import Surroundings
+from carm_agent.nodes.ros_ports import CArmGraph, RosArm, RosClock, RosImager, RosLocalizer
+from carm_agent.planning.move import MoveCode, MoveGoal, MoveResult
+from carm_agent.ports import Arm, Interrupt
+from carm_core.errors import CarmError
+
+LATCHED = "Stop is latched; the arm is at rest. Reset first."
+
+
+class TaskRunner:
+    """Runs at most one task. Methods are called on the executor's thread, unless they say otherwise.
+
+    Attributes:
+        graph: what the other nodes say; its parameters are those of the agent node.
+        say: says something to the clinician; arguments as of `AgentNode.say`.
+        task: what is being done, for the clinician; empty when nothing is.
+        before: joint positions (J,) before the first motion of the last task that moved, m or rad; None: none did.
+        consent: where a motion waits for a yes, when each motion needs one.
+        on_consent_asked: called when a motion begins to wait for a yes, on the task's thread.
+        on_ended: called after each task.
+    """
+
+    def __init__(
+        self,
+        graph: CArmGraph,
+        surroundings: Surroundings,
+        say: Callable[..., None],
+        refusal: Callable[[Interrupt, float], str],
+    ) -> None:
+        """Run nothing yet.
+
+        Args:
+            graph: what the other nodes say.
+            surroundings: with the planner, the previewed plans and the saved positions.
+            say: says something to the clinician; called on the task's thread too.
+            refusal: waits for missing parts of the graph, at most so many s; returns why nothing may move yet, or "".
+        """
+        self.graph, self.say, self._surroundings, self._missing_parts = graph, say, surroundings, refusal
+        self.task = ""
+        self.before: tuple[float, ...] | None = None
+        self.consent = Consent(self._ask_consent, graph.parameters.confirm_timeout_s)
+        self.on_consent_asked: Callable[[], None] = lambda: None
+        self.on_ended: Callable[[], None] = lambda: None
+        self._noted: Interrupt | None = None
+        self._ended: Future | None = None
+        self._tasks = graph.node.create_publisher(String, "agent/task", 10)
+        graph.on_stopped = lambda message: self.stopped(message or "stop was pressed")
+
+    @property
+    def busy(self) -> bool:
+        """Whether a task runs."""
+        return bool(self.task)
+
+    def interrupt(self, message: str) -> None:
+        """Ask the running task, if any, to end."""
+        self.graph.interrupt.cancel(message)
+
+    def stopped(self, message: str) -> None:
+        """Tell the running task, if any, that stop was asked for."""
+        if self.busy:
+            self.graph.interrupt.stop(message)
+
+    def give_up(self, message: str) -> None:
+        """End a task that does not end by itself, for those who wait for it."""
+        executor, ended = self.graph.node.executor, self._ended
+        if executor is not None and ended is not None and not ended.done():
+            executor.create_task(ended.set_result, (None, CanceledError(message)))
+
+    async def all_ended(self) -> None:
+        """Wait until no task runs."""
+        if self.busy and self._ended is not None:
+            await self._ended
+
+    def begin(self, description: str, work: Callable[[Interrupt], Any]) -> Future:
+        """Run `work` on a thread of its own, as the one task.
+
+        Args:
+            description: what is being done, as in "I am turning to LAO 30".
+            work: the task; ends early when its interrupt trips.
+
+        Returns:
+            A future, resolved on the executor, of the result and the exception.
+        """
+        self.task = description
+        interrupt = self.graph.interrupt = Interrupt()
+        executor = self.graph.node.executor
+        ended = self._ended = Future(executor=executor)
+
+        def finish(result: Any, error: Exception | None) -> None:
+            self.task = ""
+            if not ended.done():
+                ended.set_result((result, error))
+            executor.create_task(self.on_ended)
+
+        def run() -> None:
+            result, error = None, None
+            try:
+                result = work(interrupt)
+            except Exception as caught:
+                error = caught
+            executor.create_task(finish, result, error)
+
+        threading.Thread(target=run, name=description, daemon=True).start()
+        return ended
+
+    # On the task's thread
+
+    def navigate(
+        self, goal: NavigationGoal, interrupt: Interrupt, report: Callable[[Progress], None] | None = None
+    ) -> NavigationResult:
+        """Run one navigation to its end, on the task's thread.
+
+        Args:
+            goal: what to bring where.
+            interrupt: of the task.
+            report: told each step; None: decisions are told to the clinician.
+        """
+        refusal = self._refusal(interrupt, NavigationCode)
+        if refusal:
+            return NavigationResult(*refusal, summary="I am not ready; nothing moves yet.")
+        graph = self.graph
+        self._tasks.publish(String(data=json.dumps(dataclasses.asdict(goal))))
+        if graph.stays_stopped(interrupt):
+            return NavigationResult(NavigationCode.STOPPED, "stop is latched; reset first", summary=LATCHED)
+        navigator = Navigator(
+            self._surroundings.planner,
+            RosImager(graph, interrupt),
+            RosLocalizer(graph, interrupt),
+            self._arm(interrupt),
+            RosClock(graph.node),
+            interrupt,
+            graph.parameters.navigator_config(),
+        )
+        return navigator.run(goal, report or self.tell)
+
+    def tell(self, progress: Progress) -> None:
+        """Tell the clinician a step of a navigation, if it is a decision; on any thread."""
+        if progress.decision:
+            self.say(Utterance.KIND_WARNING if progress.warning else Utterance.KIND_REASON, progress.reasoning)
+
+    def move(self, goal: MoveGoal, interrupt: Interrupt, tell: Callable[..., None]) -> MoveResult:
+        """Run one move to its end, on the task's thread.
+
+        Args:
+            goal: where to.
+            interrupt: of the task.
+            tell: told each stage, and the share of the way.
+        """
+        if not goal.plan_only and self.graph.stays_stopped(interrupt):
+            return MoveResult(MoveCode.STOPPED, "stop is latched; reset first")
+        refusal = None if goal.plan_only else self._refusal(interrupt, MoveCode)
+        if refusal:
+            return MoveResult(*refusal)
+        arm = self._arm(interrupt, lambda share: tell("moving", share))
+        return self._surroundings.mover(arm).run(goal, tell)
+
+    def move_from_here(self, step: Shift | Turn | Recall, interrupt: Interrupt) -> MoveResult:
+        """Run one move by words to its end, on the task's thread.
+
+        Args:
+            step: makes the goal from where the arm is.
+            interrupt: of the task.
+        """
+        try:
+            goal = step.goal(self.graph.carm, self.graph.joint_positions())
+        except CarmError as error:
+            return MoveResult(MoveCode.NO_JOINT_STATES, str(error))
+        return self.move(goal, interrupt, lambda stage, progress=0.0: None)
+
+    def _refusal(self, interrupt: Interrupt, codes: Any) -> tuple[Any, str] | None:
+        """Wait for the graph to be complete; return code and reason when nothing may move yet."""
+        settings = self.graph.parameters
+        try:
+            reason = settings.wait_for_all and self._missing_parts(interrupt, settings.server_timeout_s)
+        except InterruptedTaskError as error:
+            return codes.STOPPED if isinstance(error, StoppedError) else codes.CANCELED, str(error)
+        return (codes.NOT_READY, reason) if reason else None
+
+    def _arm(self, interrupt: Interrupt, progress: Callable[[float], None] = lambda share: None) -> Arm:
+        arm = NotedArm(RosArm(self.graph, interrupt, progress), lambda place: self._note_before(place, interrupt))
+        return ConsentedArm(arm, self.consent, interrupt) if self.graph.parameters.confirm_moves else arm
+
+    def _note_before(self, positions: NDArray[np.float64], interrupt: Interrupt) -> None:
+        """Note where the arm is before the first motion of a task, for "go back" and `before`."""
+        if interrupt is not self._noted:
+            self._noted, self.before = interrupt, tuple(positions.tolist())
+            self._surroundings.memory.note_before(positions)
+
+    def _ask_consent(self, question: str) -> None:
+        self.on_consent_asked()
+        self.say(Utterance.KIND_QUESTION, question)
