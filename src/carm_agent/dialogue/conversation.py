@@ -16,8 +16,7 @@ from enum import IntEnum
 from carm_agent import phrases
 from carm_agent.dialogue import actions
 from carm_agent.dialogue.actions import Errand, Shift
-from carm_agent.dialogue.parser import Reading, Topic, chosen, doubted, read
-from carm_agent.dialogue.stop_words import is_stop
+from carm_agent.dialogue.parser import Heard, Reading, Topic, chosen, doubted
 from carm_core.landmarks import LANDMARKS, landmark
 from carm_core.language.commands import (
     Command,
@@ -125,12 +124,11 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class _Heard:
+class _Pending:
     """A sentence that the language model is reading."""
 
     number: int
-    words: str
-    reading: Reading
+    heard: Heard
     until_s: float
 
 
@@ -155,7 +153,7 @@ class Conversation:
             limits: bounds of what words can ask for.
         """
         self._hands, self._now_s, self._limits = hands, now_s, limits or Limits()
-        self._heard: _Heard | None = None
+        self._pending: _Pending | None = None
         self._question: _Question | None = None
         self._count = 0
         self._target_id: int | None = None
@@ -168,26 +166,25 @@ class Conversation:
         """Drop an open question, because another one has been put since: a yes answers the newest."""
         self._question = None
 
-    def hear(self, words: str) -> None:
+    def hear(self, heard: Heard) -> None:
         """Take one utterance of the clinician."""
-        if is_stop(words):
-            self._heard = self._question = None
-            self._hands.stop(words)
+        if heard.is_stop:
+            self._pending = self._question = None
+            self._hands.stop(heard.words)
             return
-        if self._heard is not None:
-            self._say(Kind.ANSWER, "I drop this for what you said next.", self._heard.words)
-            self._heard = None
-        reading = read(words)
+        if self._pending is not None:
+            self._say(Kind.ANSWER, "I drop this for what you said next.", self._pending.heard.words)
+            self._pending = None
         question = self._open_question()
         self._question = None
-        if question is not None and self._completed(question, reading, words):
+        if question is not None and self._completed(question, heard):
             return
-        if self._replied(reading, words):
+        if self._replied(heard.intent, heard.words):
             return
         self._count += 1
         until_s = self._now_s() + self._limits.model_patience_s
-        self._heard = _Heard(self._count, words, reading, until_s)
-        if not self._hands.ask_model(self._count, words):
+        self._pending = _Pending(self._count, heard, until_s)
+        if not self._hands.ask_model(self._count, heard.words):
             self._settle(None)
 
     def model_answered(self, number: int, command: Command | None) -> None:
@@ -197,12 +194,12 @@ class Conversation:
             number: of the sentence, as in `Hands.ask_model`; a late answer about an earlier one is dropped.
             command: the reading; None when the model has none.
         """
-        if self._heard is not None and self._heard.number == number:
+        if self._pending is not None and self._pending.number == number:
             self._settle(command)
 
     def tick(self) -> None:
         """Let time pass: a model that is too slow is not waited for."""
-        if self._heard is not None and self._now_s() >= self._heard.until_s:
+        if self._pending is not None and self._now_s() >= self._pending.until_s:
             self._settle(None)
 
     def _say(self, kind: Kind, text: str, words: str) -> None:
@@ -218,8 +215,9 @@ class Conversation:
         self._question = _Question(words, options, self._now_s() + self._limits.question_patience_s)
         self._say(Kind.QUESTION, text, words)
 
-    def _completed(self, question: _Question, reading: Reading, words: str) -> bool:
-        """Take words as the answer to a question; return whether they are one."""
+    def _completed(self, question: _Question, heard: Heard) -> bool:
+        """Take an utterance as the answer to a question; return whether it is one."""
+        words, reading = heard.words, heard.intent
         if question.options:
             if reading.topic is Topic.DECLINE:
                 self._say(Kind.ANSWER, "All right, I leave it.", words)
@@ -234,7 +232,7 @@ class Conversation:
             else:
                 return False
             return True
-        whole = read(f"{question.words} {words}")
+        whole = Heard(f"{question.words} {words}").intent
         if isinstance(whole.command, Unknown):
             return False
         if whole.certain:
@@ -272,9 +270,10 @@ class Conversation:
 
     def _settle(self, command: Command | None) -> None:
         """Compare the two readings of a sentence, and act or ask."""
-        heard, self._heard = self._heard, None
-        assert heard is not None
-        words, reading, ruled = heard.words, heard.reading, heard.reading.command
+        pending, self._pending = self._pending, None
+        assert pending is not None
+        words, reading = pending.heard.words, pending.heard.intent
+        ruled = reading.command
         if command == ruled and not isinstance(command, Unknown):
             self._obey(ruled, words)
         elif isinstance(command, Stop) and not (reading.certain and not isinstance(ruled, Unknown)):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,7 @@ from std_srvs.srv import Trigger
 from carm_agent import phrases
 from carm_agent.dialogue.actions import Errand
 from carm_agent.dialogue.conversation import Conversation, Hands, Kind, Limits
-from carm_agent.dialogue.parser import Topic, read
-from carm_agent.dialogue.stop_words import is_stop
+from carm_agent.dialogue.parser import Heard, Topic
 from carm_agent.llm import HeadCode, HeadResult
 from carm_agent.navigation.task import NavigationGoal, NavigationResult
 from carm_agent.nodes.llm_tools import HeadDesk
@@ -56,7 +56,7 @@ class Clinician(Hands):
         runner.on_consent_asked = self.conversation.forget_question
         runner.on_ended = self._task_ended
         self._head = HeadDesk(runner, self._request_stop) if settings.head_url not in ("", NO_HEAD) else None
-        self._queued: tuple[Errand | None, str] | None = None
+        self._queued: Callable[[], None] | None = None
         self._asked: tuple[int, Any] | None = None
         self._last_result = ""
         self._heard_s: deque[float] = deque(maxlen=_MOST_A_SECOND)
@@ -67,20 +67,20 @@ class Clinician(Hands):
     def _on_words(self, message: String) -> None:
         words = message.data
         try:
-            self._hear(words)
+            self._hear(Heard(words))
         except Exception as error:  # no sentence may end the node that hears "stop"
             self._node.get_logger().error(f"{words[:200]!r} was not read: {type(error).__name__}: {error}")
             self.say(Kind.WARNING, "I could not read that. Nothing new happens.", words)
 
-    def _hear(self, words: str) -> None:
-        if not is_stop(words) and self._floods(words):
+    def _hear(self, heard: Heard) -> None:
+        if not heard.is_stop and self._floods(heard.words):
             return
-        if self._head is None or is_stop(words) or _needs_no_head(words):
-            self.conversation.hear(words)
-        elif self._head.answer(words):
-            self.say(Kind.INFO, "I pass that on.", words)
+        if self._head is None or heard.is_stop or _needs_no_head(heard):
+            self.conversation.hear(heard)
+        elif self._head.answer(heard.words):
+            self.say(Kind.INFO, "I pass that on.", heard.words)
         else:
-            self._hand_over(words)
+            self._hand_over(self._head, heard)
 
     def _floods(self, words: str) -> bool:
         """Whether words come too fast to be read; this is said once a second."""
@@ -93,11 +93,11 @@ class Clinician(Hands):
             self.say(Kind.WARNING, "Too many words at once: I listen for a stop only.", words)
         return True
 
-    def _hand_over(self, words: str) -> None:
+    def _hand_over(self, head: HeadDesk, heard: Heard) -> None:
         """Let the larger language model handle a sentence."""
         first = f"I break off {self.task}. " if self.task else ""
-        self.say(Kind.INFO, f'{first}Now working on "{words}".', words)
-        self._queue(None, words)
+        self.say(Kind.INFO, f'{first}Now working on "{heard.words}".', heard.words)
+        self._queue(lambda: self._start_session(head, heard), heard.words)
 
     def _tick(self) -> None:
         self.conversation.tick()
@@ -106,7 +106,7 @@ class Clinician(Hands):
         """Begin what waits for the end of the task before it."""
         queued, self._queued = self._queued, None
         if queued is not None:
-            self._start(*queued)
+            queued()
 
     # Hands
 
@@ -145,7 +145,7 @@ class Clinician(Hands):
 
     def begin(self, errand: Errand, words: str) -> None:
         """See `Hands.begin`."""
-        self._queue(errand, words)
+        self._queue(lambda: self._start(errand, words), words)
 
     def drop_queued(self) -> None:
         """Forget what waits for the end of the running task."""
@@ -158,14 +158,15 @@ class Clinician(Hands):
             self.say(Kind.WARNING, f"Nothing is done: {reason}.", words)
         return bool(reason)
 
-    def _queue(self, errand: Errand | None, words: str) -> None:
+    def _queue(self, start: Callable[[], None], words: str) -> None:
+        """Start a task, after the running one has ended."""
         if self._inactive(words):
             return
         if self._runner.busy:
-            self._queued = (errand, words)
+            self._queued = start
             self._runner.interrupt("the clinician asked for something else")
         else:
-            self._start(errand, words)
+            start()
 
     def expose(self, words: str) -> None:
         """See `Hands.expose`."""
@@ -253,13 +254,7 @@ class Clinician(Hands):
 
     # Errands
 
-    def _start(self, errand: Errand | None, words: str) -> None:
-        if errand is None:
-            assert self._head is not None
-            self._head.begin(words).add_done_callback(
-                lambda done: self._session_ended(done.result()[0], done.result()[1], words)
-            )
-            return
+    def _start(self, errand: Errand, words: str) -> None:
         ended = self._runner.begin(errand.doing, lambda interrupt: self._carry_out(errand, interrupt))
         ended.add_done_callback(lambda done: self._finished(done.result()[0], done.result()[1], words))
 
@@ -275,12 +270,17 @@ class Clinician(Hands):
                 return outcome
         return outcome
 
-    def _session_ended(self, result: HeadResult | None, failure: Exception | None, words: str) -> None:
+    def _start_session(self, head: HeadDesk, heard: Heard) -> None:
+        ended = head.begin(heard.words)
+        ended.add_done_callback(lambda done: self._session_ended(done.result()[0], done.result()[1], heard))
+
+    def _session_ended(self, result: HeadResult | None, failure: Exception | None, heard: Heard) -> None:
+        words = heard.words
         if result is None:
             self._finished(None, failure, words)
         elif result.code is HeadCode.SERVER and result.steps <= 1:
             self.say(Kind.WARNING, f"{result.text} I go on without the larger language model.", words)
-            self.conversation.hear(words)
+            self.conversation.hear(heard)
         else:
             self._last_result = f"Last: {result.text}"
             self._runner.say(Utterance.KIND_RESULT, result.text, result.code.value, words)
@@ -301,8 +301,8 @@ class Clinician(Hands):
         self._runner.say(Utterance.KIND_RESULT, text, reason, words)
 
 
-def _needs_no_head(words: str) -> bool:
+def _needs_no_head(heard: Heard) -> bool:
     """Whether rules alone answer a sentence, whoever else listens."""
-    reading = read(words)
+    reading = heard.intent
     direct = (Topic.DECLINE, Topic.STATUS, Topic.LIMITS, Topic.LONG, Topic.BACK)
     return isinstance(reading.command, Confirm) or reading.topic in direct

@@ -12,6 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from carm_agent.dialogue.conversation import Conversation, Hands, Kind
+from carm_agent.dialogue.parser import Heard
 from carm_core.cli import results_file
 from carm_core.cli.arguments import output_file, seed, whole
 from carm_core.errors import AnswerError
@@ -147,7 +148,7 @@ def outcome_of(words: str, wanted: Command, localizer: Localizer | None) -> str:
     hands = _Still()
     conversation = _Noted(hands, lambda: 0.0)
     conversation.target_is(_TARGET)
-    conversation.hear(words)
+    conversation.hear(Heard(words))
     if hands.number:
         conversation.model_answered(hands.number, None if localizer is None else _reading(localizer, words))
     if isinstance(wanted, Stop) or hands.stopped:

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carm_agent import phrases
-from carm_agent.dialogue import actions
+from carm_agent.dialogue import actions, parser
 from carm_agent.dialogue.actions import Errand, Recall, Shift, Turn
 from carm_agent.dialogue.conversation import ABILITIES, Conversation, Hands, Kind, Limits
+from carm_agent.dialogue.parser import Heard
 from carm_agent.dialogue.stop_words import is_stop
 from carm_agent.navigation.task import NavigationGoal
 from carm_core.errors import JointLimitError
@@ -107,7 +108,7 @@ class FakeHands(Hands):
         """Say sentences one after the other; return what is said last."""
         for words in sentences:
             before = len(self.said)
-            self.conversation.hear(words)
+            self.conversation.hear(Heard(words))
             replies = [reply for reply in self.said[before:] if reply[2] == words]
             assert replies or self.answers_later, f"no answer to {words!r}"
         return self.said[-1][1] if self.said else ""
@@ -120,6 +121,19 @@ class FakeHands(Hands):
 @pytest.fixture
 def hands() -> FakeHands:
     return FakeHands()
+
+
+@pytest.mark.parametrize(("words", "readings"), [("stop now", 0), ("bring the carina to the center", 1), ("hm", 1)])
+def test_an_utterance_is_read_once(
+    hands: FakeHands, monkeypatch: pytest.MonkeyPatch, words: str, readings: int
+) -> None:
+    read: dict[str, list[str]] = {"is_stop": [], "_read": []}
+    for name, texts in read.items():
+        function = getattr(parser, name)
+        monkeypatch.setattr(parser, name, lambda text, f=function, noted=texts: (noted.append(text), f(text))[1])
+    hands.model = lambda _: Unknown()
+    hands.hear(words)
+    assert read == {"is_stop": [words], "_read": [words] * readings}
 
 
 # Stop

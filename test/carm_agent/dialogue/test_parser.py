@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carm_agent.dialogue.parser import Topic, read
+from carm_agent.dialogue.parser import Heard, Topic
 from carm_agent.dialogue.quantities import NUMBER, Text, number
 from carm_core.language.commands import Confirm, Correct, Expose, Hint, Navigate, Nudge, Rotate, Stop, Unknown
 from carm_core.language.mentions import mentions, split_words
@@ -24,7 +24,7 @@ MOTIONS = (Navigate, Nudge, Rotate, Expose, Correct, Confirm)
 def test_rules_and_generator_agree(split: Split) -> None:
     rng = np.random.default_rng(7)
     drawn = [sample(rng, split) for _ in range(2000)]
-    wrong = [(text, command, read(text)) for text, command in drawn if read(text).command != command]
+    wrong = [(text, command, Heard(text).intent) for text, command in drawn if Heard(text).intent.command != command]
     assert len(wrong) <= 0.005 * len(drawn), wrong[:5]
     assert [case for case in wrong if isinstance(case[2].command, MOTIONS) and case[2].certain] == []
 
@@ -34,7 +34,7 @@ def test_every_stop_of_the_generator_is_one() -> None:
     for split in ("train", "test"):
         for _ in range(2000):
             text, command = sample(rng, split)  # type: ignore[arg-type]
-            assert (command == Stop()) == (read(text).command == Stop()), text
+            assert (command == Stop()) == (Heard(text).intent.command == Stop()), text
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -96,23 +96,23 @@ def test_mentions(text: str, ids: list[set[int]]) -> None:
     ],
 )
 def test_by_hand(text: str, command: object, topic: Topic) -> None:
-    reading = read(text)
+    reading = Heard(text).intent
     assert (reading.command, reading.topic) == (command, topic)
 
 
 @pytest.mark.parametrize("text", ["show me the carina in depth too", "left wrist in 3d please", "biplane of the T1"])
 def test_every_word_about_depth_is_known(text: str) -> None:
-    assert read(text).certain
+    assert Heard(text).intent.certain
 
 
 def test_thirty_degrees_lao_may_mean_two_things() -> None:
-    assert not read("30 degrees LAO").certain
+    assert not Heard("30 degrees LAO").intent.certain
 
 
 @given(st.text(max_size=300))
 def test_any_text_is_read_in_no_time(text: str) -> None:
     started = time.monotonic()
-    read(text)
+    assert Heard(text).intent is not None
     assert time.monotonic() - started < 0.5
 
 
@@ -121,5 +121,5 @@ def test_any_text_is_read_in_no_time(text: str) -> None:
 )
 def test_long_texts_do_not_hold_the_executor(text: str) -> None:
     started = time.monotonic()
-    assert read(text).command in (Unknown(), Stop())
+    assert Heard(text).intent.command in (Unknown(), Stop())
     assert time.monotonic() - started < 0.5
