@@ -3,19 +3,101 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from carm_agent import phrases
+from carm_agent.navigation.budget import Ending
+from carm_agent.navigation.landmark_filter import Belief
 from carm_agent.navigation.localizer_queries import placed
+from carm_agent.navigation.task import NavigationCode, NavigatorConfig
+from carm_agent.planning.planner import Plan, Planner
 from carm_core.errors import GoalError
 from carm_core.imaging.triangulation import Sighting, Triangulation, triangulate
+from carm_core.landmarks import Landmark
 from carm_core.localization import LandmarkEstimate, Localization
 
 DEPTH_90_PER_STD = 1.645
 """Half the interval that holds 90 % of a Gaussian along a line, in units of its standard deviation."""
 BETWEEN_DEG = 40.0
 """Angle between the two views, deg. The depth's error falls with its sine; localizers know views up to about 25°."""
+
+
+@dataclass(frozen=True, eq=False)
+class DepthPlace:
+    """Where two views show the target.
+
+    Attributes:
+        plan: the motion of the isocenter to there.
+        reasoning: the line that goes with it.
+        told: a sentence on how well the depth is known.
+        belief: where the target is.
+    """
+
+    plan: Plan
+    reasoning: str
+    told: str
+    belief: Belief
+
+
+class Biplane:
+    """Plans the two views of one target, and the motion to the place in space that both show."""
+
+    def __init__(
+        self, planner: Planner, config: NavigatorConfig, landmark: Landmark, start: NDArray[np.float64]
+    ) -> None:
+        """Choose the views.
+
+        Args:
+            planner: plans the motions.
+            config: limits of angle and depth.
+            landmark: the target.
+            start: joint positions (J,), m or rad; their angles are returned to.
+        """
+        self._planner, self._config, self._name = planner, config, phrases.called(landmark)
+        self._angles, self._isocenter_m = planner.carm.angles(start), planner.carm.isocenter(start)
+        self.primaries_deg = biplane_primaries_deg(float(np.degrees(self._angles[0])), config.biplane_primary_deg)
+
+    def view_name(self, primary_deg: float) -> str:
+        """Name the view at a primary angle, deg."""
+        return phrases.angles(primary_deg, float(np.degrees(self._angles[1])))
+
+    def view(self, now: NDArray[np.float64], primary_deg: float) -> tuple[Plan, str]:
+        """Return the motion from joint positions (J,) to a primary angle, deg, and the line that goes with it.
+
+        Raises:
+            Ending: it is out of reach.
+        """
+        view_name = self.view_name(primary_deg)
+        try:
+            plan = self._planner.to_view(now, None, (math.radians(primary_deg), self._angles[1]))
+        except GoalError as error:
+            reason = f"the depth of {self._name} needs {view_name}: {phrases.refusal(error)}"
+            raise Ending(NavigationCode.UNREACHABLE, reason) from error
+        return plan, f"Turning about the isocenter to {view_name}, to see the depth of {self._name}."
+
+    def place(self, now: NDArray[np.float64], sightings: Sequence[Sighting]) -> DepthPlace:
+        """Return where the sightings show the target, and the motion from joint positions (J,) to there.
+
+        Raises:
+            Ending: the depth is not known well enough, or is out of reach.
+        """
+        try:
+            place, depth_mm = fixed(sightings, self._config.max_depth_mm)
+            plan = self._planner.to_view(now, place.point_mm / 1000.0, self._angles)
+        except GoalError as error:
+            reason = f"the depth of {self._name} is not found: {phrases.refusal(error)}"
+            raise Ending(NavigationCode.LOST_CONFIDENCE, reason) from error
+        away_mm = float(np.linalg.norm(place.point_mm - 1000.0 * self._isocenter_m))
+        shown = f"Two views {place.angle_deg:.0f}° apart show {self._name} {away_mm:.0f} mm from the isocenter"
+        told = f" Two views fix its depth to ±{depth_mm:.0f} mm."
+        return DepthPlace(
+            plan, f"{shown}; putting the isocenter there.", told, Belief(place.point_mm, place.covariance_mm2)
+        )
 
 
 def biplane_primaries_deg(primary_deg: float, limit_deg: float) -> tuple[float, float]:

@@ -43,6 +43,10 @@ class Evidence:
         distance = math.hypot(*estimate.displacement_mm)
         return math.hypot(max(stated, self._config.min_std_mm), self._config.relative_std * distance)
 
+    def is_placed(self, view: XrayView) -> bool:
+        """Return whether the images say well where the landmark is: then another image is due, not another place."""
+        return self.belief is not None and self.belief.radius_90_mm(view) <= self._config.max_radius_mm
+
     def field_mm(self, view: XrayView) -> float:
         """Return the side of the field, mm, that shows where the landmark is believed to be; 0: the whole detector.
 

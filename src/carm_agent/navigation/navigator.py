@@ -9,19 +9,33 @@ cautious motion, then to the end, with a reason. The arm is at rest whenever `Na
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from carm_agent import phrases
 from carm_agent.errors import NoJointStatesError, NotAtRestError
-from carm_agent.navigation.biplane import biplane_primaries_deg, fixed, trusted
+from carm_agent.navigation.biplane import Biplane, trusted
 from carm_agent.navigation.budget import Ending, Ledger, code_of
-from carm_agent.navigation.landmark_filter import RADIUS_90_PER_STD, Belief
+from carm_agent.navigation.landmark_filter import RADIUS_90_PER_STD
 from carm_agent.navigation.landmark_tracker import Evidence
 from carm_agent.navigation.localizer_queries import Questions, placed
-from carm_agent.navigation.neighbor_search import Search, SearchConfig
+from carm_agent.navigation.neighbor_search import Lead, Search, SearchConfig
+from carm_agent.navigation.recovery import (
+    ASIDE_MM,
+    Doubt,
+    History,
+    Motion,
+    Step,
+    doubts_in_a_row,
+    look_aside,
+    may_search,
+    middle_of_trunk,
+    next_step,
+    ways_from_nowhere,
+    ways_towards,
+)
 from carm_agent.navigation.task import NavigationCode, NavigationGoal, NavigationResult, NavigatorConfig, Report, Stage
 from carm_agent.navigation.view_shift import plan_shift, share_of_the_way, traveled_m
 from carm_agent.planning.planner import Plan, Planner
@@ -33,6 +47,25 @@ from carm_core.imaging.triangulation import Sighting
 from carm_core.landmarks import Landmark
 from carm_core.landmarks import landmark as find_by_id
 from carm_core.localization import LandmarkEstimate, Localization, Localizer
+
+Array = NDArray[np.float64]
+_AWAY = {
+    Step.GO_ON: "going on",
+    Step.GO_BACK: "going back half the way",
+    Step.TO_TRUNK: "going to the middle of the trunk",
+}
+
+
+@dataclass(frozen=True)
+class _World:
+    """What a task works with; see `Navigator`."""
+
+    planner: Planner
+    imager: Imager
+    localizer: Localizer
+    arm: Arm
+    clock: Clock
+    interrupt: Interrupt
 
 
 class Navigator:
@@ -59,12 +92,7 @@ class Navigator:
             interrupt: ends the task from outside; the ports heed the same one.
             config: bounds and habits.
         """
-        self._planner = planner
-        self._imager = imager
-        self._localizer = localizer
-        self._arm = arm
-        self._clock = clock
-        self._interrupt = interrupt or Interrupt()
+        self._world = _World(planner, imager, localizer, arm, clock, interrupt or Interrupt())
         self._config = config or NavigatorConfig()
 
     def run(self, goal: NavigationGoal, report: Report = lambda progress: None) -> NavigationResult:
@@ -77,13 +105,19 @@ class Navigator:
         Returns:
             How the task ended. Expected failures are results, not exceptions.
         """
-        started_s = self._clock.now_s()
+        started_s = self._world.clock.now_s()
         try:
             landmark = goal.landmark()
             goal.check()
         except (UnknownNameError, GoalError) as error:
             return NavigationResult(code_of(error), str(error), summary=f"I did not start: {error}.")
-        task = _Task(self, goal, landmark, report, started_s)
+        config = replace(
+            self._config,
+            tolerance_mm=goal.tolerance_mm or self._config.tolerance_mm,
+            max_exposures=goal.max_exposures or self._config.max_exposures,
+            max_duration_s=goal.max_duration_s or self._config.max_duration_s,
+        )
+        task = _Task(self._world, config, goal, landmark, report, Ledger(config, self._world.clock, started_s))
         code, message = task.run()
         return task.result(code, message)
 
@@ -92,40 +126,34 @@ class _Task:
     """The state of one run of the policy."""
 
     def __init__(
-        self, navigator: Navigator, goal: NavigationGoal, landmark: Landmark, report: Report, started_s: float
+        self,
+        world: _World,
+        config: NavigatorConfig,
+        goal: NavigationGoal,
+        landmark: Landmark,
+        report: Report,
+        ledger: Ledger,
     ) -> None:
-        config = navigator._config
-        self._config = replace(
-            config,
-            tolerance_mm=goal.tolerance_mm or config.tolerance_mm,
-            max_exposures=goal.max_exposures or config.max_exposures,
-            max_duration_s=goal.max_duration_s or config.max_duration_s,
-        )
-        self._planner, self._arm = navigator._planner, navigator._arm
-        self._imager, self._interrupt = navigator._imager, navigator._interrupt
-        self._landmark, self._tell = landmark, report
+        self._planner, self._arm = world.planner, world.arm
+        self._imager, self._interrupt = world.imager, world.interrupt
+        self._config, self._landmark, self._tell, self._ledger = config, landmark, report, ledger
         self._questions = Questions(
-            navigator._localizer,
-            navigator._interrupt,
+            world.localizer,
+            world.interrupt,
             goal,
             landmark,
             config.policy,
             lambda line: self._say(Stage.LOCALIZING, line),
         )
-        self._evidence = Evidence(self._config)
-        self._search = Search(
-            landmark.id,
-            SearchConfig(
-                min_confidence=config.min_confidence,
-                max_displacement_mm=config.max_displacement_mm,
-            ),
-        )
-        self._doubts = 0
+        self._evidence = Evidence(config)
+        search = SearchConfig(min_confidence=config.min_confidence, max_displacement_mm=config.max_displacement_mm)
+        self._search = Search(landmark.id, search)
+        self._history: History = ()
+        self._last = Motion()
         self._failures = 0
         self._verifying = False
         self._biplane = goal.biplane
         self._depth = ""
-        self._ledger = Ledger(self._config, navigator._clock, started_s)
 
     def run(self) -> tuple[NavigationCode, str]:
         """Loop until the task ends."""
@@ -155,33 +183,15 @@ class _Task:
 
     def _center_in_depth(self) -> None:
         """Turn to two views, and put the isocenter on the place in space that both show."""
-        start = self._arm.joint_positions()
-        angles = self._planner.carm.angles(start)
-        name, secondary = phrases.called(self._landmark), float(np.degrees(angles[1]))
+        biplane = Biplane(self._planner, self._config, self._landmark, self._arm.joint_positions())
         sightings = []
-        for primary in biplane_primaries_deg(float(np.degrees(angles[0])), self._config.biplane_primary_deg):
-            now = self._arm.joint_positions()
-            view_name = phrases.angles(primary, secondary)
-            try:
-                plan = self._planner.to_view(now, None, (math.radians(primary), angles[1]))
-            except GoalError as error:
-                reason = f"the depth of {name} needs {view_name}: {phrases.refusal(error)}"
-                raise Ending(NavigationCode.UNREACHABLE, reason) from error
-            self._carry_out(plan, f"Turning about the isocenter to {view_name}, to see the depth of {name}.")
-            sightings.append(self._sighting(view_name))
-        try:
-            place, depth_mm = fixed(sightings, self._config.max_depth_mm)
-            plan = self._planner.to_view(self._arm.joint_positions(), place.point_mm / 1000.0, angles)
-        except GoalError as error:
-            reason = f"the depth of {name} is not found: {phrases.refusal(error)}"
-            raise Ending(NavigationCode.LOST_CONFIDENCE, reason) from error
-        shift_mm = place.point_mm - 1000.0 * self._planner.carm.isocenter(start)
-        self._depth = f" Two views fix its depth to ±{depth_mm:.0f} mm."
-        line = (
-            f"Two views {place.angle_deg:.0f}° apart show {name} {np.linalg.norm(shift_mm):.0f} mm from the isocenter"
-        )
-        self._carry_out(plan, f"{line}; putting the isocenter there.")
-        self._evidence = Evidence(self._config, Belief(place.point_mm, place.covariance_mm2))
+        for primary in biplane.primaries_deg:
+            self._carry_out(*biplane.view(self._arm.joint_positions(), primary))
+            sightings.append(self._sighting(biplane.view_name(primary)))
+        place = biplane.place(self._arm.joint_positions(), sightings)
+        self._carry_out(place.plan, place.reasoning)
+        self._depth = place.told
+        self._evidence = Evidence(self._config, place.belief)
         self._ledger.verified, self._verifying = False, True
 
     def _sighting(self, view_name: str) -> Sighting:
@@ -212,7 +222,7 @@ class _Task:
             return
         self._carry_out(plan, f"{now}; turning to AP first, where landmarks are known best.")
 
-    def _to_ap(self, start: NDArray[np.float64]) -> Plan:
+    def _to_ap(self, start: Array) -> Plan:
         """Plan the way to 0/0: about the isocenter, or, where something is in the way of that, around it."""
         try:
             return self._planner.to_view(start, None, (0.0, 0.0))
@@ -232,7 +242,7 @@ class _Task:
 
     def _field_mm(self) -> float:
         """Return the side of the field that the next image needs, mm; 0: the whole detector."""
-        if not self._verifying or self._doubts or self._failures:
+        if not self._verifying or doubts_in_a_row(self._history) or self._failures:
             return 0.0
         return self._evidence.field_mm(self._planner.carm.view(self._arm.joint_positions()))
 
@@ -245,93 +255,94 @@ class _Task:
         self._failures = 0
         if estimate is None:
             reason = f"the localizer abstains ({localization.message or 'not sure enough'})"
-            if not self._follow(frame, view, None, reason) and not self._go_elsewhere(view, reason):
-                self._doubt(view, None, reason)
-            return False
-        self._search.recognized()
-        self._ledger.distance_mm = math.hypot(*estimate.displacement_mm)
-        self._ledger.radius_mm = RADIUS_90_PER_STD * self._evidence.std_mm(estimate)
-        if self._questions.is_denied(view, estimate):
-            reason = "it seems to be where you say that it is not"
         else:
-            reason = self._evidence.weigh(view, estimate)
-        if reason:
-            if not self._follow(frame, view, estimate, reason):
-                self._doubt(view, estimate, reason)
-            return False
-        return self._approach(frame, view, estimate)
+            self._history += (Step.RECOGNIZE,)
+            self._ledger.distance_mm = math.hypot(*estimate.displacement_mm)
+            self._ledger.radius_mm = RADIUS_90_PER_STD * self._evidence.std_mm(estimate)
+            if self._questions.is_denied(view, estimate):
+                reason = "it seems to be where you say that it is not"
+            else:
+                reason = self._evidence.weigh(view, estimate)
+            if not reason:
+                return self._approach(frame, view, estimate)
+        self._recover(frame, view, estimate, reason)
+        return False
 
-    def _follow(self, frame: XrayFrame, view: XrayView, estimate: LandmarkEstimate | None, reason: str) -> bool:
-        """Look for a target that was never surely seen by way of its neighbors; return whether there is a way."""
-        if self._is_placed(view):
-            return False
-        lead = self._search.lead(estimate, lambda other: self._questions.other(frame, other))
-        if lead is None:
-            return False
+    def _next(self, ways: dict[Step, Array], *, acceptable: bool = False) -> Step:
+        step = next_step(Doubt(ways, acceptable, self._config.max_doubts), self._history)
+        self._history += (step,)
+        return step
+
+    def _recover(self, frame: XrayFrame, view: XrayView, estimate: LandmarkEstimate | None, reason: str) -> None:
+        """Do what is left to do about an image that leaves open where the target is."""
+        name = phrases.called(self._landmark)
+        lead, ways = self._ways(frame, view, estimate)
+        towards = ways_towards(self._evidence, view, estimate)
+        step = self._next(ways | towards)
+        if step in _AWAY and not self._go_away(view, step, ways[step], f"Not sure about {name}: {reason}"):
+            step = self._next(towards)
+        if step is Step.FOLLOW and lead is not None:
+            self._follow(view, lead, f"Not sure about {name}: {reason}")
+        elif step is Step.EXPOSE:
+            line = f"Not sure about {name}: {reason}; taking another exposure."
+            self._say(Stage.DECIDING, line, decision=True, warning=True)
+        elif step is Step.CREEP:
+            self._creep(view, towards[step], f"Still not sure about {name}: {reason}")
+        elif step is Step.GIVE_UP:
+            raise Ending(NavigationCode.LOST_CONFIDENCE, f"I am not sure where {name} is: {reason}")
+
+    def _ways(
+        self, frame: XrayFrame, view: XrayView, estimate: LandmarkEstimate | None
+    ) -> tuple[Lead | None, dict[Step, Array]]:
+        """Return the ways to elsewhere: by a neighbor, or away from where nothing is recognized."""
+        if self._evidence.is_placed(view):
+            return None, {}
+        if may_search(self._history):
+            lead = self._search.lead(estimate, lambda other: self._questions.other(frame, other))
+            if lead is not None:
+                return lead, {Step.FOLLOW: lead.offset_mm}
+        if estimate is not None:
+            return None, {}
+        trunk_mm = middle_of_trunk(self._planner, view)
+        return None, ways_from_nowhere(self._landmark.id, self._last, trunk_mm, self._config.max_step_mm)
+
+    def _follow(self, view: XrayView, lead: Lead, why: str) -> None:
+        """Look for a target that was never surely seen by way of its neighbors."""
         self._evidence = Evidence(self._config)
-        name, guide = phrases.called(self._landmark), phrases.called(find_by_id(lead.guide_id))
-        where = phrases.displacement(view, lead.offset_mm)
+        guide, where = phrases.called(find_by_id(lead.guide_id)), phrases.displacement(view, lead.offset_mm)
         if lead.sure:
             how = f"{guide} leads there and is {where} of the image center; going there first"
         else:
             how = f"trying {where}, where {guide if lead.guide_id != self._landmark.id else 'it'} seems to be"
         step = lead.offset_mm * min(1.0, self._config.max_step_mm / float(np.linalg.norm(lead.offset_mm)))
-        self._move(view, step, float(np.linalg.norm(step)), f"Not sure about {name}: {reason}; {how}.")
-        return True
+        self._move(view, step, float(np.linalg.norm(step)), f"{why}; {how}.")
 
-    def _is_placed(self, view: XrayView) -> bool:
-        """Whether earlier images say well where the target is: then another image is due, not another place."""
-        belief = self._evidence.belief
-        return belief is not None and belief.radius_90_mm(view) <= self._config.max_radius_mm
-
-    def _go_elsewhere(self, view: XrayView, reason: str) -> bool:
-        """Move from where nothing is recognized: on along a limb, half the way back, or to the middle of the trunk.
-
-        Returns:
-            Whether that may help.
-        """
-        if self._is_placed(view):
-            return False
-        on = self._search.go_on()
-        how, step = "going on", on
-        if step is None:
-            how, step = "going back half the way", self._search.back()
-        if step is None:
-            how, step = "going to the middle of the trunk", self._to_trunk(view)
-        if step is None:
-            return False
-        where = phrases.displacement(view, step)
-        line = f"Not sure about {phrases.called(self._landmark)}: {reason}; {how}, {where}."
+    def _go_away(self, view: XrayView, step: Step, way_mm: Array, why: str) -> bool:
+        """Go away from where nothing is recognized; return whether that is possible."""
+        line = f"{why}; {_AWAY[step]}, {phrases.displacement(view, way_mm)}."
         try:
-            self._move(view, step, float(np.linalg.norm(step)), line)
+            self._move(view, way_mm, float(np.linalg.norm(way_mm)), line)
         except Ending as ending:
             if ending.code is not NavigationCode.UNREACHABLE:
                 raise
             return False
-        if on is None:  # what was believed has led astray
+        if step is not Step.GO_ON:  # what was believed has led astray
             self._evidence = Evidence(self._config)
         return True
 
-    def _to_trunk(self, view: XrayView) -> NDArray[np.float64] | None:
-        """Return the step to the middle of the trunk (2,), mm, as the patient's surface says; None without one."""
-        model = self._planner.collision
-        surface = model.obstacles.surface if model is not None else None
-        if surface is None:
-            return None
-        middle = np.array([*(1000.0 * surface.trunk_m), view.isocenter_mm[2]])
-        step = self._search.to_trunk(np.asarray(view.displacement_mm(middle)))
-        return None if step is None else step * min(1.0, self._config.max_step_mm / float(np.linalg.norm(step)))
-
-    def _look_again(self, view: XrayView, offset_mm: NDArray[np.float64], reason: str) -> bool:
+    def _look_closer(self, view: XrayView, offset_mm: Array, reason: str) -> bool:
         """Look at a target that is nearly sure from aside, then from another angle; return whether that was done."""
-        name = phrases.called(self._landmark)
-        aside = self._search.aside()
-        if aside is not None:
-            line = f"Not sure about {name}: {reason}; looking from aside."
-            self._move(view, offset_mm + aside, float(np.linalg.norm(aside)), line)
-            return True
-        if self._ledger.motions_left < 2 or not self._search.turn():
-            return False
+        why = f"Not sure about {phrases.called(self._landmark)}: {reason}"
+        ways = {Step.ASIDE: look_aside(offset_mm, self._last)}
+        if self._ledger.motions_left >= 2:
+            ways[Step.TURN] = np.zeros(2)
+        step = self._next(ways, acceptable=True)
+        if step is Step.ASIDE:
+            self._move(view, ways[step], ASIDE_MM, f"{why}; looking from aside.")
+        return step is Step.ASIDE or (step is Step.TURN and self._turn(why))
+
+    def _turn(self, why: str) -> bool:
+        """Look from another angle and turn back; return whether that is possible."""
         start = self._arm.joint_positions()
         angles = self._planner.carm.angles(start)
         primary = float(np.degrees(angles[0]))
@@ -341,7 +352,7 @@ class _Task:
         except GoalError:
             return False
         view_name = phrases.angles(turned, float(np.degrees(angles[1])))
-        self._carry_out(there, f"Not sure about {name}: {reason}; looking from another angle, {view_name}.")
+        self._carry_out(there, f"{why}; looking from another angle, {view_name}.")
         frame, aslant = self._acquire()
         seen = self._questions.target(frame)
         estimate = placed(seen, self._landmark.id) if seen.ok else None
@@ -360,25 +371,11 @@ class _Task:
             raise Ending(NavigationCode.LOCALIZER, f"the localizer failed twice in a row: {why}")
         self._say(Stage.DECIDING, f"The localizer gave no usable answer ({why}); trying once more.", warning=True)
 
-    def _doubt(self, view: XrayView, estimate: LandmarkEstimate | None, reason: str) -> None:
-        """Look again, then move a little, then give up."""
-        self._doubts += 1
-        name = phrases.called(self._landmark)
-        if self._doubts >= self._config.max_doubts:
-            raise Ending(NavigationCode.LOST_CONFIDENCE, f"I am not sure where {name} is: {reason}")
-        if self._doubts == 1:
-            line = f"Not sure about {name}: {reason}; taking another exposure."
-            self._say(Stage.DECIDING, line, decision=True, warning=True)
-            return
-        towards = self._evidence.belief.offset_mm(view) if self._evidence.belief is not None else None
-        if towards is None and estimate is not None and math.hypot(*estimate.displacement_mm) < 1e3:
-            towards = np.asarray(estimate.displacement_mm)
-        if towards is None:
-            raise Ending(NavigationCode.LOST_CONFIDENCE, f"I am not sure where {name} is: {reason}")
-        distance = float(np.linalg.norm(towards))
-        step = towards * min(0.5, self._config.cautious_step_mm / max(distance, 1e-9))
+    def _creep(self, view: XrayView, towards_mm: Array, why: str) -> None:
+        """Move cautiously towards where the target seems to be."""
+        step = towards_mm * min(0.5, self._config.cautious_step_mm / max(float(np.linalg.norm(towards_mm)), 1e-9))
         way = phrases.displacement(view, step) or "0 mm"
-        line = f"Still not sure about {name}: {reason}; moving a cautious {way} for a better look."
+        line = f"{why}; moving a cautious {way} for a better look."
         self._move(view, step, self._config.tolerance_mm, line, warning=True)
 
     def _approach(self, frame: XrayFrame, view: XrayView, estimate: LandmarkEstimate) -> bool:
@@ -391,20 +388,19 @@ class _Task:
         if self._ledger.distance_mm <= self._config.tolerance_mm:
             reason = f"it seems to be in the center, but only to ±{radius:.0f} mm"
             vague = self._config.sure_mm < radius <= self._config.nearly_mm
-            if vague and self._look_again(view, offset, reason):
+            if vague and self._look_closer(view, offset, reason):
                 return False
             if radius > self._config.max_radius_mm:
-                if not self._follow(frame, view, estimate, reason):
-                    self._doubt(view, None, reason)
+                self._recover(frame, view, estimate, reason)
                 return False
-            self._doubts = 0
+            self._history += (Step.APPROACH,)
             if self._evidence.agreeing >= 2:
                 self._say(Stage.VERIFYING, f"{where}, as earlier images said; done.", decision=True)
                 return True
             self._verifying = True
             self._say(Stage.DECIDING, f"{where}, within tolerance; one more exposure to verify.", decision=True)
             return False
-        self._doubts = 0
+        self._history += (Step.APPROACH,)
         fraction = share_of_the_way(view, self._ledger.distance_mm, radius, self._config)
         how = "moving there" if fraction > 0.99 else f"moving {100 * fraction:.0f} % of the way for a better look"
         self._move(view, fraction * offset, radius, f"{where}; {how}.")
@@ -413,7 +409,7 @@ class _Task:
     def _move(
         self,
         view: XrayView,
-        step_mm: NDArray[np.float64],
+        step_mm: Array,
         slack_mm: float,
         reasoning: str,
         *,
@@ -428,7 +424,7 @@ class _Task:
             raise Ending(NavigationCode.UNREACHABLE, line) from error
         self._carry_out(shift.plan, reasoning + shift.told, warning=warning or bool(shift.told))
         self._ledger.verified, self._verifying = False, True
-        self._search.moved(step_mm)
+        self._last = self._last.then(step_mm)
 
     def _carry_out(self, plan: Plan, reasoning: str, *, warning: bool = False) -> None:
         self._ledger.check_motion(plan)

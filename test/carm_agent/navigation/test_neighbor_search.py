@@ -82,12 +82,6 @@ def test_landmarks_of_the_trunk_are_not_guessed_after() -> None:
     assert (lead.guide_id, lead.sure) == (T1, True)
 
 
-def test_search_ends() -> None:
-    search = Search(WRIST)
-    leads = [search.lead(estimate(WRIST, (90, 0), 0.1), lambda i: estimate(i, (200, 0), 0.9)) for _ in range(20)]
-    assert sum(lead is not None for lead in leads) == SearchConfig().max_motions
-
-
 def in_sight(reach_mm: float) -> object:
     """Answers surely about what lies within ``reach_mm``, wildly and unsurely about the rest."""
 
@@ -116,51 +110,3 @@ def test_search_in_vain_ends_with_a_reason() -> None:
     result, _ = navigate(world, NavigationGoal(target_id=WRIST))
     assert result.error_code in (NavigationCode.LOST_CONFIDENCE, NavigationCode.UNREACHABLE)
     assert world.arm.at_rest
-
-
-def test_the_way_is_gone_on_where_nothing_is_recognized_but_not_for_ever() -> None:
-    search = Search(9)
-    assert search.go_on() is None
-    search.moved(np.array([0.0, 120.0]))
-    search.moved(np.array([1.0, 0.0]))
-    for _ in range(2):
-        np.testing.assert_allclose(search.go_on(), [0.0, 80.0])
-    assert search.go_on() is None
-    search.recognized()
-    assert search.go_on() is not None
-    trunk = Search(11)
-    trunk.moved(np.array([0.0, 120.0]))
-    assert trunk.go_on() is None
-
-
-def test_the_look_from_aside_goes_back_the_way_and_comes_once() -> None:
-    search = Search(4)
-    search.moved(np.array([0.0, -90.0]))
-    np.testing.assert_allclose(search.aside(), [0.0, 40.0])
-    assert search.aside() is None
-    np.testing.assert_allclose(Search(4).aside(), [0.0, 40.0])
-
-
-def test_a_long_way_is_gone_half_back_once() -> None:
-    search = Search(11)
-    assert search.back() is None
-    search.moved(np.array([-300.0, 0.0]))
-    np.testing.assert_allclose(search.back(), [150.0, 0.0])
-    assert search.back() is None
-    near = Search(11)
-    near.moved(np.array([0.0, 60.0]))
-    assert near.back() is None
-
-
-def test_the_trunk_is_gone_to_once_and_not_half_back_from() -> None:
-    search = Search(11)
-    search.moved(np.array([-300.0, 0.0]))
-    assert search.to_trunk(np.array([20.0, 30.0])) is None
-    np.testing.assert_allclose(search.to_trunk(np.array([200.0, 30.0])), [200.0, 30.0])
-    assert search.to_trunk(np.array([200.0, 30.0])) is None
-    assert search.back() is None
-
-
-def test_the_look_from_another_angle_comes_once() -> None:
-    search = Search(4)
-    assert [search.turn(), search.turn()] == [True, False]
