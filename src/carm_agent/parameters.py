@@ -67,6 +67,10 @@ class AgentParameters:
         NO_HEAD, "OpenAI-compatible API of a larger language model that acts by tools; none: no such", read_only=True
     )
     head_model: str = parameter("default", "name of that model on its server", read_only=True)
+    head_verify_tls: bool = parameter(True, "check the certificate of that server", read_only=True)
+    head_ca_file: str = parameter(
+        "", "certificates (PEM) to check it against; empty: those of this machine", read_only=True
+    )
     head_reply_timeout_s: float = parameter(
         60.0, "wait for one reply of that model", unit="s", lower=0.1, upper=600.0, read_only=True
     )

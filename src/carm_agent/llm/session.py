@@ -11,12 +11,13 @@ from enum import StrEnum
 from typing import Any
 
 from carm_agent.errors import CanceledError, InterruptedTaskError, StoppedError
-from carm_agent.llm.client import ChatServer, HeadServerError, Reply, ToolCall
+from carm_agent.llm.client import ChatServer, Reply, ToolCall
 from carm_agent.llm.tools import TOOLS, HeadHands, ToolError, checked_arguments
 from carm_agent.llm.transcript import Transcript
 from carm_agent.ports import Interrupt
 from carm_core.errors import CarmError
 from carm_core.landmarks import LANDMARKS
+from carm_core.language.chat_client import ChatError
 
 INSTRUCTIONS = (
     "You steer an X-ray C-arm over a supine patient by calling tools, one at a time. Take an image, localize the"
@@ -160,7 +161,7 @@ class Session:
         left_s = self._budget.duration_s - (self._now_s() - self._started_s)
         try:
             reply = self._server.complete(self._messages, self._tools, self._interrupt, left_s)
-        except HeadServerError as error:
+        except ChatError as error:
             self._transcript.add("server", problem=str(error))
             raise _End(HeadCode.SERVER, f"I gave up: {error}.") from None
         self._tokens += reply.tokens

@@ -37,11 +37,17 @@ class HeadDesk:
             request_stop: brings everything to rest; told why.
 
         Raises:
-            ConfigurationError: the server's address is none.
+            ConfigurationError: the server's address or certificates cannot be used.
         """
         self._runner, self._request_stop, settings = runner, request_stop, runner.graph.parameters
         self._server = ChatServer(
-            HeadOptions(settings.head_url, settings.head_model, reply_timeout_s=settings.head_reply_timeout_s)
+            HeadOptions(
+                settings.head_url,
+                timeout_s=settings.head_reply_timeout_s,
+                verify_tls=settings.head_verify_tls,
+                ca_file=settings.head_ca_file,
+                model=settings.head_model,
+            )
         )
         self._budget = Budget(
             steps=settings.head_max_steps,

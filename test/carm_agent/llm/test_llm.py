@@ -88,7 +88,7 @@ class Desk:
         self.transcript: Transcript | None = None
 
     def run(self, script: str, timeout_s: float = 10.0, **budget: Any) -> HeadResult:
-        server = ChatServer(HeadOptions(self.serve(script), reply_timeout_s=timeout_s))
+        server = ChatServer(HeadOptions(self.serve(script), timeout_s=timeout_s))
         self.transcript = Transcript(self.folder)
         return Session(server, self.hands, self.interrupt, self.transcript, Budget(**budget)).run("show me the carina")
 

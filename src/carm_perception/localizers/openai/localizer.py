@@ -12,9 +12,9 @@ import base64
 import io
 import logging
 import math
-import threading
 import time
 from collections.abc import Coroutine, Sequence
+from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -23,8 +23,8 @@ import numpy as np
 from carm_core.errors import AnswerError, ConfigurationError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
+from carm_core.language.chat_client import ChatClient, ChatError
 from carm_core.localization import Localization, Localizer, Protocol, Query
-from carm_perception.localizers.openai.client import ChatClient, ServerError
 from carm_perception.localizers.openai.options import COMPACT_MODEL, ServerOptions
 from carm_perception.networks.preprocessing import FIELD_MM, MODEL_PX, check_frame, model_gray
 from carm_perception.protocols.estimates import estimates_of
@@ -58,12 +58,11 @@ class OpenAiLocalizer(Localizer):
             ConfigurationError: An option cannot be used.
         """
         self._options = options or ServerOptions()
+        self._options.check()
         self._client = ChatClient(self._options)
         self._model = self._options.model
         self._known = bool(self._model)
-        self._runner = asyncio.Runner()
-        self._running: asyncio.Task[Any] | None = None
-        self._lock = threading.Lock()
+        self._running: Future[Any] | None = None
 
     def warm_up(self) -> None:
         """Ask about a gray image. A server that is not there yet is noted, not waited for longer.
@@ -77,7 +76,7 @@ class OpenAiLocalizer(Localizer):
             self._run(self._ask(gray, Query(Protocol.POINTING, 1), deadline_s))
         except AnswerError:
             return
-        except ServerError as error:
+        except ChatError as error:
             if error.status in _FATAL:
                 raise ConfigurationError(str(error)) from error
             logger.warning("%s", error)
@@ -98,31 +97,22 @@ class OpenAiLocalizer(Localizer):
         start = time.perf_counter()
         try:
             return self._run(self._answer_all(frame, queries, start))
-        except asyncio.CancelledError:
+        except CancelledError:
             return [self._reply(query, start, error="internal", message="canceled") for query in queries]
 
     def cancel(self) -> None:
         """Break off the request that is on its way, from any thread."""
-        with self._lock:
-            if self._running is not None:
-                self._running.get_loop().call_soon_threadsafe(self._running.cancel)
+        if self._running is not None:
+            self._running.cancel()
 
     def close(self) -> None:
         """Close the connections."""
-        self._runner.run(self._client.close())
-        self._runner.close()
+        self._client.close()
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        async def tracked() -> T:
-            with self._lock:
-                self._running = asyncio.current_task()
-            try:
-                return await work
-            finally:
-                with self._lock:
-                    self._running = None
-
-        return self._runner.run(tracked())
+        running = self._client.submit(work)
+        self._running = running
+        return running.result()
 
     def _reply(self, query: Query, start: float, **content: Any) -> Localization:
         content.setdefault("answer", "")
@@ -146,7 +136,7 @@ class OpenAiLocalizer(Localizer):
             answer, parsed = await self._ask(frame, query, deadline_s)
         except AnswerError as error:
             return self._reply(query, start, answer=error.answer, error="malformed", message=str(error))
-        except LocalizerError as error:
+        except (ChatError, LocalizerError) as error:
             return self._reply(query, start, error="internal", message=str(error))
         estimates = reasoned(parsed) if isinstance(parsed, ReevaluationAnswer) else ()
         return self._reply(query, start, answer=answer, estimates=estimates or estimates_of(parsed, query.target_id))
@@ -156,7 +146,7 @@ class OpenAiLocalizer(Localizer):
 
         Raises:
             AnswerError: Both answers break it.
-            ServerError: There is no answer in time.
+            ChatError: There is no answer in time.
             LocalizerError: The image cannot be read.
         """
         if query.protocol is not Protocol.COMMAND:
@@ -167,21 +157,28 @@ class OpenAiLocalizer(Localizer):
             query = replace(query, correction=earlier_list(query.correction))
         prompt = short_prompt(query) if ours else full_prompt(query, _field_mm(frame))
         image = None if query.protocol is Protocol.COMMAND else self._image(frame, ours)
-        answer = await self._client.complete(self._payload(query, prompt, image, ours), deadline_s)
+        answer = await self._complete(self._payload(query, prompt, image, ours), deadline_s)
         try:
             return answer, parse(answer, query)
         except AnswerError:
             if ours:
                 raise  # it decodes without chance, and was trained on these words alone
-        answer = await self._client.complete(self._payload(query, prompt + REPEAT, image, ours), deadline_s)
+        answer = await self._complete(self._payload(query, prompt + REPEAT, image, ours), deadline_s)
         return answer, parse(answer, query)
+
+    async def _complete(self, payload: dict[str, Any], deadline_s: float) -> str:
+        reply = await self._client.complete(payload, deadline_s)
+        text = reply["choices"][0]["message"].get("content")
+        if not isinstance(text, str):
+            raise ChatError(f"{self._options.url} replies without a message")
+        return text
 
     async def _resolve(self, deadline_s: float) -> None:
         if self._known:
             return
         models = await self._client.models(deadline_s)
         if not models:
-            raise ServerError(f"{self._options.url} has no model")
+            raise ChatError(f"{self._options.url} has no model")
         self._model, self._known = models[0]["id"], True
         logger.info("%s: model %s", self._options.url, self._model)
 
