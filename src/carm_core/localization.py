@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from carm_core.imaging.frame import XrayFrame
 
@@ -121,6 +123,12 @@ class Localizer(ABC):
     def localize_batch(self, frame: XrayFrame, queries: Sequence[Query]) -> list[Localization]:
         """Answer questions about one frame, one reply each; together, where the localizer gains from it."""
         return [self.localize(frame, query) for query in queries]
+
+    def _reply(self, query: Query, start_s: float, **content: Any) -> Localization:
+        """Return a reply to a question that came at ``start_s`` of ``time.perf_counter``; ``content``: its fields."""
+        content.setdefault("answer", "")
+        latency_s = time.perf_counter() - start_s
+        return Localization(self.name, self.model_version, query, latency_s=latency_s, **content)
 
     def cancel(self) -> None:  # noqa: B027
         """Break off what is being answered, from any thread; may do nothing, and harms no later question."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,16 +19,14 @@ from numpy.typing import NDArray
 from carm_core.errors import AnswerError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
-from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
+from carm_core.localization import LandmarkEstimate, Localization, Protocol, Query
+from carm_perception.localizers.base import CalibratedLocalizer
 from carm_perception.localizers.constrained_decoding import Grammars
-from carm_perception.networks.loaded_model import LoadedModel
-from carm_perception.networks.preprocessing import MODEL_PX
 from carm_perception.protocols.estimates import confidence, estimates_of
 from carm_perception.protocols.parsing import LIMIT_MM, PointingAnswer, ReevaluationAnswer, parse
 from carm_perception.protocols.prompts import FIRST_PROTOCOLS, SHORT_PROTOCOLS, short_prompt
 from carm_perception.protocols.reevaluation import allowed, earlier_list, reasoned
-from carm_perception.uncertainty.abstention import DEFAULT_RISK
-from carm_perception.uncertainty.answer_filter import Guard, in_field
+from carm_perception.uncertainty.answer_filter import in_field
 
 LONGEST_ANSWER = 200
 """Bound on the length of an answer, tokens. The grammar ends every answer before, also when it is spelled in small."""
@@ -44,7 +42,49 @@ BEFORE_LENGTH = (
 """Tokens that a length in mm follows."""
 
 
-class CompactLocalizer(Localizer):
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen.
+
+    Attributes:
+        temperature: 0: always the most probable token.
+        top_p: Least probability that the tokens drawn from have together.
+        seed: Of the draws; None: as it comes.
+        max_tokens: Longest text, tokens; more than `LONGEST_ANSWER` is cut to that.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    max_tokens: int = LONGEST_ANSWER
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of Hugging Face's ``generate``."""
+        if self.temperature <= 0:
+            return {"do_sample": False}
+        return {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One text of the model.
+
+    Attributes:
+        text: Without special tokens.
+        prompt_tokens: Tokens of the prompt, those of the image with it.
+        tokens: Tokens of the text.
+        finished: Whether the model ended it by itself.
+        numbers: Distribution (801,) over the millimeters at each number token, in order.
+    """
+
+    text: str
+    prompt_tokens: int
+    tokens: int
+    finished: bool
+    numbers: tuple[NDArray[np.float64], ...]
+
+
+class CompactLocalizer(CalibratedLocalizer):
     """Answers every text protocol. Pointing without a target asks for every landmark.
 
     Attributes:
@@ -53,30 +93,7 @@ class CompactLocalizer(Localizer):
 
     name = "compact"
 
-    def __init__(
-        self,
-        folder: Path | LoadedModel | None = None,
-        maximum_std_mm: float = 0.0,
-        threads: int = 1,
-        maximum_risk: float = DEFAULT_RISK,
-    ) -> None:
-        """Load the model.
-
-        Args:
-            folder: Model folder, or its loaded content; None: the one that ships.
-            maximum_std_mm: Abstain when the standard deviation of the target exceeds this; 0: never.
-            threads: CPU threads of torch; 0: leave as they are.
-            maximum_risk: Abstain so that no more than this part of the answers given is wrong, and on images that
-                show none of the landmarks; 0: never. Needs a calibration of the weights.
-
-        Raises:
-            LocalizerError: The folder is incomplete or its content is no such model.
-            ConfigurationError: The risk is out of range.
-        """
-        self._loaded = folder if isinstance(folder, LoadedModel) else LoadedModel(folder, threads)
-        self._maximum_std_mm = maximum_std_mm
-        self._guard = Guard(self._loaded, self.name, maximum_risk)
-        self.model_version = self._loaded.version
+    def _prepare(self) -> None:
         tokens = [str(value) for value in range(-LIMIT_MM, LIMIT_MM + 1)]
         self._number_ids: list[int] = self._loaded.tokenizer.convert_tokens_to_ids(tokens)
         if None in self._number_ids or len(set(self._number_ids)) != len(tokens):
@@ -86,16 +103,6 @@ class CompactLocalizer(Localizer):
         self._before_length: list[int] = [token for token in found if token is not None]
         self.protocols = SHORT_PROTOCOLS if len(self._before_length) == len(found) else FIRST_PROTOCOLS
         self._values = np.arange(-LIMIT_MM, LIMIT_MM + 1, dtype=np.float64)
-
-    def set_caution(self, maximum_std_mm: float, maximum_risk: float) -> None:
-        """See :class:`~carm_perception.uncertainty.answer_filter.Cautious`."""
-        self._guard.set_risk(maximum_risk)
-        self._maximum_std_mm = maximum_std_mm
-
-    def warm_up(self) -> None:
-        """Answer one question about a gray image."""
-        gray = np.full((MODEL_PX, MODEL_PX), 128, np.uint8)
-        self.localize(XrayFrame(gray, 1.21, 0.0), Query(Protocol.POINTING, LANDMARKS[0].id))
 
     def localize(self, frame: XrayFrame, query: Query) -> Localization:
         """Answer one question about a frame."""
@@ -113,13 +120,14 @@ class CompactLocalizer(Localizer):
             strange = self._strange(seen)
             if strange:
                 return self._reply(query, start, abstained=True, message=strange)
-            answers, numbers = self._generate(seen, questions)
-            estimates = [self._estimates(*item) for item in zip(questions, answers, numbers, strict=True)]
+            answers = self._ask(seen, questions)
+            estimates = [self._estimates(*item) for item in zip(questions, answers, strict=True)]
         except AnswerError as error:
             return self._reply(query, start, answer=error.answer, error="malformed", message=str(error))
         except LocalizerError as error:
             return self._reply(query, start, error="internal", message=str(error))
-        return self._judged(query, start, "\n".join(answers), [one for group in estimates for one in group])
+        text = "\n".join(answer.text for answer in answers)
+        return self._judged(query, start, text, [one for group in estimates for one in group])
 
     def localize_batch(self, frame: XrayFrame, queries: Sequence[Query]) -> list[Localization]:
         """Answer questions about a frame: where single landmarks are, all at once."""
@@ -132,19 +140,14 @@ class CompactLocalizer(Localizer):
             if strange:
                 replies = [self._reply(query, start, abstained=True, message=strange) for query in pointing]
             else:
-                answers, numbers = self._generate(frame, pointing)
                 replies = [
-                    self._judged(query, start, answer, list(self._estimates(query, answer, own)))
-                    for query, answer, own in zip(pointing, answers, numbers, strict=True)
+                    self._judged(query, start, answer.text, list(self._estimates(query, answer)))
+                    for query, answer in zip(pointing, self._ask(frame, pointing), strict=True)
                 ]
         except (AnswerError, LocalizerError):  # told for each question
             return super().localize_batch(frame, queries)
         known = dict(zip(pointing, replies, strict=True))
         return [known[query] if query in known else self.localize(frame, query) for query in queries]
-
-    def _reply(self, query: Query, start: float, **content: Any) -> Localization:
-        content.setdefault("answer", "")
-        return Localization(self.name, self.model_version, query, latency_s=time.perf_counter() - start, **content)
 
     def _judged(self, query: Query, start: float, text: str, estimates: list[LandmarkEstimate]) -> Localization:
         """The reply: places get their radii, and one that is not sure enough is kept back."""
@@ -153,7 +156,7 @@ class CompactLocalizer(Localizer):
         placed = [self._guard.calibrated(estimate, in_field(estimate)) for estimate in estimates]
         if not query.target_id:
             placed.sort(key=lambda estimate: math.hypot(*estimate.displacement_mm))
-        elif unsure := self._unsure(placed[0]):
+        elif unsure := self._unsure(placed[0], in_field(placed[0])):
             return self._reply(query, start, answer=text, abstained=True, message=unsure)
         return self._reply(query, start, answer=text, estimates=tuple(placed))
 
@@ -162,42 +165,63 @@ class CompactLocalizer(Localizer):
             return ""
         return self._guard.strange(self._loaded.read(frame))
 
-    def _unsure(self, estimate: LandmarkEstimate) -> str:
-        if 0 < self._maximum_std_mm < estimate.std_mm:
-            return f"standard deviation {estimate.std_mm:.0f} mm exceeds {self._maximum_std_mm:.0f} mm"
-        return self._guard.unsure(estimate, in_field(estimate))
+    def _ask(self, frame: XrayFrame | None, questions: list[Query]) -> list[Generated]:
+        """Ask questions of one protocol about one image, or without an image."""
+        expressions = [allowed(question).regex for question in questions]
+        return self.generate_text(frame, [short_prompt(question) for question in questions], expressions)
 
-    def _generate(
-        self, frame: XrayFrame | None, questions: list[Query]
-    ) -> tuple[list[str], list[list[NDArray[np.float64]]]]:
-        """Ask questions of one protocol about one image, which is read once, or without an image.
+    def generate_text(
+        self,
+        frame: XrayFrame | None,
+        prompts: Sequence[str],
+        constraints: Sequence[str] = (),
+        sampling: Sampling | None = None,
+    ) -> list[Generated]:
+        """Continue prompts about one image, which is read once, or without an image.
+
+        Args:
+            frame: The image; None: the prompts stand alone.
+            prompts: Questions in the short words, n of them.
+            constraints: Regular expression of each whole answer (n); empty: the answers are free.
+            sampling: How tokens are chosen; None: the most probable ones.
 
         Returns:
-            Answers, and for each the distributions (801,) at the positions where it holds a number token.
+            One text for each prompt.
+
+        Raises:
+            ConfigurationError: A constraint is no grammar.
+            LocalizerError: The image cannot be read.
         """
         import torch
 
+        sampling = sampling or Sampling()
         model, tokenizer = self._loaded.model, self._loaded.tokenizer
-        expressions = [allowed(question).regex for question in questions]
+        processors: list[Any] = [self._grammars.constraint(constraints)] if constraints else []
+        if frame is not None:
+            processors.append(self._choose_median)
+        if sampling.temperature > 0 and sampling.seed is not None:
+            torch.manual_seed(sampling.seed)
         with torch.inference_mode():
-            embedded, mask = self._embedded(frame, [short_prompt(question) for question in questions])
-            constraints: list[Any] = [self._grammars.constraint(expressions)]
-            if frame is not None:
-                constraints.append(self._choose_median)
+            embedded, mask = self._embedded(frame, prompts)
             out = model.generate(
                 inputs_embeds=embedded,
                 attention_mask=mask,
-                max_new_tokens=LONGEST_ANSWER,
-                do_sample=False,
+                max_new_tokens=min(sampling.max_tokens, LONGEST_ANSWER),
                 output_logits=True,
                 return_dict_in_generate=True,
-                logits_processor=constraints,
+                logits_processor=processors,
+                **sampling.arguments(),
             )
-            logits = torch.stack(out.logits, dim=1)
-            chosen = logits[:, :, self._number_ids].double().softmax(-1).numpy()
-        answers = tokenizer.batch_decode(out.sequences, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        numeric = np.isin(out.sequences.numpy(), self._number_ids)
-        return answers, [[chosen[i, j] for j in np.flatnonzero(row)] for i, row in enumerate(numeric)]
+            numbers = torch.stack(out.logits, dim=1)[:, :, self._number_ids].double().softmax(-1).numpy()
+        texts = tokenizer.batch_decode(out.sequences, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        done = []
+        rows = zip(texts, out.sequences.numpy(), mask.sum(-1).tolist(), numbers, strict=True)
+        for text, tokens, length, chosen in rows:
+            kept = tokens[tokens != tokenizer.pad_token_id]
+            finished = bool(kept.size) and int(kept[-1]) == tokenizer.eos_token_id
+            numeric = np.flatnonzero(np.isin(tokens, self._number_ids))
+            done.append(Generated(text, length, kept.size, finished, tuple(chosen[numeric])))
+        return done
 
     def _choose_median(self, ids: Any, scores: Any) -> Any:
         """Decode a displacement as the median of its distribution, which has the least expected absolute error.
@@ -220,7 +244,7 @@ class CompactLocalizer(Localizer):
         forced = torch.full_like(scores, float("-inf")).scatter(1, chosen[:, None], 0.0)
         return torch.where(rows[:, None], forced, scores)
 
-    def _embedded(self, frame: XrayFrame | None, prompts: list[str]) -> tuple[Any, Any]:
+    def _embedded(self, frame: XrayFrame | None, prompts: Sequence[str]) -> tuple[Any, Any]:
         """Embedded questions (n, length, width) behind the image's tokens, and their attention mask (n, length)."""
         model, processor = self._loaded.model, self._loaded.processor
         texts = [self._chat(prompt, frame is not None) for prompt in prompts]
@@ -241,9 +265,7 @@ class CompactLocalizer(Localizer):
         text: str = self._loaded.processor.apply_chat_template([message], add_generation_prompt=True)
         return text
 
-    def _estimates(
-        self, question: Query, answer: str, numbers: list[NDArray[np.float64]]
-    ) -> tuple[LandmarkEstimate, ...]:
+    def _estimates(self, question: Query, answer: Generated) -> tuple[LandmarkEstimate, ...]:
         """Parse an answer; for pointing, add the uncertainty that the number tokens carry.
 
         An answer that spells its numbers digit by digit carries none, and is not believed to be exact.
@@ -251,7 +273,7 @@ class CompactLocalizer(Localizer):
         Raises:
             AnswerError: The answer breaks its protocol.
         """
-        parsed = parse(answer, question)
+        parsed, numbers = parse(answer.text, question), answer.numbers
         if isinstance(parsed, ReevaluationAnswer):
             return reasoned(parsed)
         if not isinstance(parsed, PointingAnswer):

@@ -13,72 +13,36 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from carm_core.errors import LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import landmark
-from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
+from carm_core.localization import LandmarkEstimate, Localization, Protocol, Query
+from carm_perception.localizers.base import CalibratedLocalizer
 from carm_perception.localizers.compact import CompactLocalizer
 from carm_perception.localizers.regression import RegressionLocalizer, written
 from carm_perception.networks.landmark_reader import Reading
-from carm_perception.networks.loaded_model import LoadedModel
 from carm_perception.protocols.estimates import confidence, expected_mm
 from carm_perception.protocols.parsing import LIMIT_MM, LOCALIZED, RETRIEVED, ReevaluationAnswer
 from carm_perception.protocols.reevaluation import earlier_ids
 from carm_perception.protocols.remarks import read_remark, revise
-from carm_perception.uncertainty.abstention import DEFAULT_RISK
-from carm_perception.uncertainty.answer_filter import Guard
 from carm_perception.uncertainty.fusion import RADIUS_90_PER_STD, REFEREE, Fusion, Joint, Opinion, join
 
 LISTS = (Protocol.LOCALIZATION, Protocol.RETRIEVAL)
 
 
-class FusedLocalizer(Localizer):
+class FusedLocalizer(CalibratedLocalizer):
     """Asks both: points from both, lists and second looks from the one that orders better, the rest from the model."""
 
     name = "fused"
 
-    def __init__(
-        self,
-        folder: Path | LoadedModel | None = None,
-        maximum_std_mm: float = 0.0,
-        threads: int = 1,
-        maximum_risk: float = DEFAULT_RISK,
-    ) -> None:
-        """Load the model once for both.
-
-        Args:
-            folder: Model folder, or its loaded content; None: the one that ships.
-            maximum_std_mm: Abstain when the standard deviation of the target exceeds this; 0: never.
-            threads: CPU threads of torch; 0: leave as they are.
-            maximum_risk: Abstain so that no more than this part of the answers given is wrong, and on images that
-                show none of the landmarks; 0: never. Needs a calibration of the weights.
-
-        Raises:
-            LocalizerError: The folder is incomplete or its content is no such model.
-            ConfigurationError: The risk is out of range.
-        """
-        loaded = folder if isinstance(folder, LoadedModel) else LoadedModel(folder, threads)
-        self._guard = Guard(loaded, self.name, maximum_risk)
-        self._speaker = CompactLocalizer(loaded, maximum_risk=0.0)
-        self._referee = RegressionLocalizer(loaded, maximum_risk=0.0)
-        self._maximum_std_mm = maximum_std_mm
+    def _prepare(self) -> None:
+        self._speaker = CompactLocalizer(self._loaded, maximum_risk=0.0)
+        self._referee = RegressionLocalizer(self._loaded, maximum_risk=0.0)
         calibration = self._guard.calibration
         self._fusion = Fusion.from_dict(calibration.fusion) if calibration is not None else Fusion()
-        self.model_version = self._speaker.model_version
-
-    def set_caution(self, maximum_std_mm: float, maximum_risk: float) -> None:
-        """See :class:`~carm_perception.uncertainty.answer_filter.Cautious`."""
-        self._guard.set_risk(maximum_risk)
-        self._maximum_std_mm = maximum_std_mm
-
-    def warm_up(self) -> None:
-        """Let both read a gray image."""
-        self._speaker.warm_up()
-        self._referee.warm_up()
 
     def localize(self, frame: XrayFrame, query: Query) -> Localization:
         """Answer one question about a frame."""
@@ -195,9 +159,7 @@ class FusedLocalizer(Localizer):
         """The reply with its estimates, or an abstention."""
         if reply.query.target_id:
             one = estimates[0]
-            unsure = self._guard.unsure(one, reading.sees(one.id))
-            if 0 < self._maximum_std_mm < one.std_mm:
-                unsure = f"standard deviation {one.std_mm:.0f} mm exceeds {self._maximum_std_mm:.0f} mm"
+            unsure = self._unsure(one, reading.sees(one.id))
             if unsure:
                 message = f"{unsure}; {reply.message}" if reply.message else unsure
                 return replace(reply, estimates=(), abstained=True, message=message)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
 
 import numpy as np
 
@@ -49,26 +48,22 @@ class OracleLocalizer(Localizer):
     def localize(self, frame: XrayFrame, query: Query) -> Localization:
         """Answer one question about a frame."""
         start = time.perf_counter()
-
-        def reply(**content: Any) -> Localization:
-            content.setdefault("answer", "")
-            return Localization(self.name, "", query, latency_s=time.perf_counter() - start, **content)
-
         if query.protocol is Protocol.COMMAND:
-            return reply(abstained=True, message="the oracle reads no sentences")
+            return self._reply(query, start, abstained=True, message="the oracle reads no sentences")
         if frame.view is None:
-            return reply(error="internal", message="the oracle needs the view of a frame")
+            return self._reply(query, start, error="internal", message="the oracle needs the view of a frame")
         ids = [mark.id for mark in LANDMARKS if mark.id in self._landmarks]
         if query.target_id and query.target_id not in ids:
             message = f"the patient's landmark {query.target_id} is unknown or outside the CT"
-            return reply(abstained=True, message=message)
+            return self._reply(query, start, abstained=True, message=message)
         true = frame.view.displacement_mm(np.array([self._landmarks[i] for i in ids]))
         seen = true + self._rng.normal(0, self._noise_mm, true.shape) if self._noise_mm else true
         places = {i: (float(p[0]), float(p[1])) for i, p in zip(ids, seen, strict=True) if math.isfinite(p[0])}
         estimates = nearest_first(places, dict.fromkeys(ids, max(self._noise_mm, 0.1)))
         if query.target_id:
             estimates = tuple(e for e in estimates if e.id == query.target_id)
-        return reply(answer=self._text(query, tuple(e.id for e in estimates), places), estimates=estimates)
+        text = self._text(query, tuple(e.id for e in estimates), places)
+        return self._reply(query, start, answer=text, estimates=estimates)
 
     def _text(self, query: Query, ids: tuple[int, ...], places: dict[int, tuple[float, float]]) -> str:
         if query.protocol is Protocol.RETRIEVAL:

@@ -83,48 +83,23 @@ class CompactBackend(Backend):
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[Completion]:
         """Answer questions about one image."""
-        import torch
-
-        from carm_perception.localizers.compact import LONGEST_ANSWER
+        from carm_perception.localizers.compact import Sampling
 
         first = requests[0]
-        frame, prompts = None, []
-        for request in requests:
-            image, prompt = _question(request)
-            prompts.append(prompt)
-            frame = _frame(image)
-        model, tokenizer = self._localizer._loaded.model, self._localizer._loaded.tokenizer
-        constraints: list[Any] = [self._localizer._choose_median]
-        if first.regex:
-            constraints.insert(0, self._constraint([request.regex for request in requests]))
-        sampling: dict[str, Any] = {"do_sample": False}
-        if first.temperature > 0:
-            sampling = {"do_sample": True, "temperature": first.temperature, "top_p": first.top_p, "top_k": 0}
-            if first.seed is not None:
-                torch.manual_seed(first.seed)
-        with torch.inference_mode():
-            embedded, mask = self._localizer._embedded(frame, prompts)
-            out = model.generate(
-                inputs_embeds=embedded,
-                attention_mask=mask,
-                max_new_tokens=min(first.max_tokens, LONGEST_ANSWER),
-                logits_processor=constraints,
-                **sampling,
-            )
-        done = []
-        for row, length in zip(out.tolist(), mask.sum(-1).tolist(), strict=True):
-            kept = [token for token in row if token != tokenizer.pad_token_id]
-            text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            cut = min((place for place in map(text.find, first.stop) if place >= 0), default=None)
-            finished = cut is not None or (bool(kept) and kept[-1] == tokenizer.eos_token_id)
-            done.append(Completion(text[:cut], length, len(kept), finished))
-        return done
-
-    def _constraint(self, expressions: Sequence[str]) -> Any:
+        asked = [_question(request) for request in requests]
+        sampling = Sampling(first.temperature, first.top_p, first.seed, first.max_tokens)
+        expressions = [request.regex for request in requests] if first.regex else []
         try:
-            return self._localizer._grammars.constraint(expressions)
+            texts = self._localizer.generate_text(
+                _frame(asked[0][0]), [prompt for _, prompt in asked], expressions, sampling
+            )
         except ConfigurationError as error:
             raise ApiError(400, str(error), param="structured_outputs") from error
+        done = []
+        for one in texts:
+            cut = min((place for place in map(one.text.find, first.stop) if place >= 0), default=None)
+            done.append(Completion(one.text[:cut], one.prompt_tokens, one.tokens, one.finished or cut is not None))
+        return done
 
 
 def _question(request: ChatRequest) -> tuple[Any, str]:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -69,6 +71,15 @@ class Guard:
             ConfigurationError: The risk is out of range.
         """
         self._risk = tabulated_risk(maximum_risk) if maximum_risk != 0 else 0.0
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Never abstain within the block."""
+        risk, self._risk = self._risk, 0.0
+        try:
+            yield
+        finally:
+            self._risk = risk
 
     @property
     def may_abstain(self) -> bool:

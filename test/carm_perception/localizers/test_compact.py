@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from carm_core.errors import LocalizerError
+from carm_core.errors import ConfigurationError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import Localizer, Protocol, Query
 from carm_core.robot.kinematics import CArm
-from carm_perception.localizers.compact import CompactLocalizer
+from carm_perception.localizers.compact import CompactLocalizer, Sampling
 from carm_perception.localizers.fused import FusedLocalizer
 from carm_perception.localizers.oracle import OracleLocalizer
 from carm_perception.localizers.regression import RegressionLocalizer
@@ -23,6 +23,7 @@ from carm_perception.networks.loaded_model import LoadedModel
 from carm_perception.networks.model_folder import COMPACT_FOLDER, LOCALIZER_FILE
 from carm_perception.networks.preprocessing import FIELD_MM, model_gray, to_field
 from carm_perception.protocols.parsing import parse, parse_pointing, parse_reevaluation
+from carm_perception.protocols.prompts import short_prompt
 from carm_sim.patient.patient import Patient
 from carm_sim.patient_loader import load_patient
 from carm_sim.xray import XraySystem
@@ -258,6 +259,35 @@ def test_questions_that_come_together_are_answered_as_one_by_one(frames: dict[in
         for one, other in zip(alone.estimates, reply.estimates, strict=True):
             assert one.displacement_mm == pytest.approx(other.displacement_mm, abs=1.0, nan_ok=True)
     assert [e.id for e in together[0].estimates] == [11]
+
+
+def test_text_is_generated_under_a_constraint_and_by_chance(frames: dict[int, XrayFrame]) -> None:
+    localizer, query = CompactLocalizer(), Query(Protocol.LOCALIZATION)
+    prompts = [short_prompt(query)] * 2
+    first, second = localizer.generate_text(frames[11], prompts, ["NONE", r"\[1, 2\]"])
+    assert (first.text, second.text) == ("NONE", "[1, 2]")
+    assert first.finished
+    assert first.prompt_tokens == second.prompt_tokens > first.tokens
+    draws = [localizer.generate_text(frames[11], prompts[:1], (), Sampling(2.0, seed=n))[0].text for n in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+    assert localizer.generate_text(None, prompts[:1], (), Sampling(max_tokens=2))[0].tokens == 2
+    with pytest.raises(ConfigurationError):
+        localizer.generate_text(None, prompts[:1], ["("])
+
+
+@pytest.mark.parametrize("kind", [CompactLocalizer, FusedLocalizer])
+def test_warm_up_uses_the_language_model_whatever_the_caution(
+    kind: type[CompactLocalizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    localizer, asked = kind(), []
+    generate = CompactLocalizer.generate_text
+    monkeypatch.setattr(
+        CompactLocalizer, "generate_text", lambda self, *given: asked.append(given) or generate(self, *given)
+    )
+    localizer.warm_up()
+    assert asked
+    gray = XrayFrame(np.full((128, 128), 128, np.uint8), 1.21, 0.0)
+    assert localizer.localize(gray, Query(Protocol.POINTING, 11)).abstained
 
 
 def test_no_answer_is_malformed_whatever_the_weights(tmp_path: Path) -> None:

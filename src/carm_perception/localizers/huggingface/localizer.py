@@ -79,23 +79,19 @@ class HuggingFaceLocalizer(Localizer):
     def localize(self, frame: XrayFrame, query: Query) -> Localization:
         """Answer one question about a frame."""
         start = time.perf_counter()
-
-        def reply(**content: Any) -> Localization:
-            content.setdefault("answer", "")
-            return Localization(self.name, self.model_version, query, latency_s=time.perf_counter() - start, **content)
-
         try:
             if query.protocol is not Protocol.COMMAND:
                 check_frame(frame)
         except LocalizerError as error:
-            return reply(error="internal", message=str(error))
+            return self._reply(query, start, error="internal", message=str(error))
         try:
             answer, parsed = ask_strictly(lambda prompt: self._ask(frame, prompt, query), _prompt(frame, query), query)
         except AnswerError as error:
-            return reply(answer=error.answer, error="malformed", message=str(error))
+            return self._reply(query, start, answer=error.answer, error="malformed", message=str(error))
         except (CarmError, RuntimeError, ValueError, IndexError) as error:
-            return reply(error="internal", message=f"the model failed: {(str(error).splitlines() or [''])[0]}")
-        return reply(answer=answer, estimates=estimates_of(parsed, query.target_id))
+            message = f"the model failed: {(str(error).splitlines() or [''])[0]}"
+            return self._reply(query, start, error="internal", message=message)
+        return self._reply(query, start, answer=answer, estimates=estimates_of(parsed, query.target_id))
 
     def warm_up(self) -> None:
         """Answer one question about a gray image, and find out whether the model's prompts can be cached.

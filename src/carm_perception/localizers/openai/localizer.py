@@ -114,11 +114,6 @@ class OpenAiLocalizer(Localizer):
         self._running = running
         return running.result()
 
-    def _reply(self, query: Query, start: float, **content: Any) -> Localization:
-        content.setdefault("answer", "")
-        latency_s = time.perf_counter() - start
-        return Localization(self.name, self.model_version, query, latency_s=latency_s, **content)
-
     async def _answer_all(self, frame: XrayFrame, queries: Sequence[Query], start: float) -> list[Localization]:
         slots = asyncio.Semaphore(_CONCURRENT)
         deadline_s = time.monotonic() + self._options.timeout_s
