@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 from carm_core.errors import ConfigurationError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Protocol, Query
-from carm_perception.localizers.huggingface.loader import choose_device
+from carm_perception.localizers.huggingface import loader
+from carm_perception.localizers.huggingface.loader import Placement, choose_device
 from carm_perception.localizers.huggingface.localizer import HuggingFaceLocalizer
 from carm_perception.localizers.registry import make_localizer
 
@@ -132,6 +134,29 @@ def test_cuda_is_refused_where_there_is_none() -> None:
     for device, four in (("cuda", False), ("auto", True), ("cpu", True), ("tpu", False)):
         with pytest.raises(ConfigurationError):
             choose_device(device, four)
+
+
+@pytest.mark.parametrize(
+    ("placement", "device_map"),
+    [
+        (Placement("cpu", "float32", ""), None),
+        (Placement("cuda", "bfloat16", ""), {"": 1}),
+        (Placement("cuda", "nf4", ""), {"": 1}),
+    ],
+)
+def test_weights_go_straight_to_their_gpu(
+    placement: Placement, device_map: dict[str, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(loader, "load_processor", lambda place: SimpleNamespace(chat_template="yes"))
+    monkeypatch.setattr(
+        transformers.AutoModelForImageTextToText, "from_pretrained", lambda model, **given: asked.update(given)
+    )
+    loader.load_base(loader.Source("m", "", "m"), placement, 1)
+    assert asked.get("device_map") == device_map
+    assert asked["dtype"] is placement.torch_dtype
 
 
 def test_image_that_cannot_be_read_is_a_typed_failure(folders: dict[str, Path]) -> None:

@@ -312,12 +312,11 @@ def load_base(source: Source, placement: Placement, device_index: int = 0) -> tu
         arguments["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=placement.torch_dtype
         )
+    if placement.device == "cuda":
         arguments["device_map"] = {"": device_index}
     try:
         processor = load_processor(source.processor)
         model = AutoModelForImageTextToText.from_pretrained(source.model, **arguments)
-        if placement.dtype != "nf4":
-            model = model.to(f"cuda:{device_index}" if placement.device == "cuda" else "cpu")
     except Exception as error:  # transformers, the hub and CUDA raise many unrelated types
         raise _cannot_load("model", source.model, error) from error
     if getattr(processor, "chat_template", None) is None:
