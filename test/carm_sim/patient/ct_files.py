@@ -51,6 +51,20 @@ def reoriented(volume: Volume, axes: np.ndarray) -> Volume:  # type: ignore[type
     return Volume(np.ascontiguousarray(hu), affine)
 
 
+def image_of(volume: Volume) -> sitk.Image:
+    """The volume as an ITK image."""
+    affine, spacing = volume.transform_voxel_to_lps, volume.spacing_mm
+    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.hu.T))
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+    return image
+
+
+def write_nifti(volume: Volume, path: Path) -> None:
+    sitk.WriteImage(image_of(volume), str(path))
+
+
 def bead_center(volume: Volume) -> np.ndarray:  # type: ignore[type-arg]
     """LPS position of the bead in `body`."""
     return volume.lps_from_voxel(np.argwhere(volume.hu > 1000).astype(float)).mean(0)

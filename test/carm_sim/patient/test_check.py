@@ -14,11 +14,11 @@ from PIL import Image
 from carm_bringup.cli import app as cli
 from carm_sim.nodes.logs import RosLogHandler
 from carm_sim.patient.check import contact_sheet, examine, lung_liters, orientation
-from carm_sim.patient.ct.files import LANDMARK_FILE, LandmarkFile, ct_checksum, write_landmarks, write_nifti
+from carm_sim.patient.ct.files import LANDMARK_FILE, LandmarkFile, ct_checksum, write_landmarks
 from carm_sim.patient.volume import Volume
 
 from . import dicom_series as made
-from .ct_files import body, reoriented
+from .ct_files import body, reoriented, write_nifti
 
 
 def check(*words: object) -> int:

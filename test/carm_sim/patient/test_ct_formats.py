@@ -26,13 +26,11 @@ from carm_sim.patient.ct.files import (
     read_ct,
     write_landmarks,
 )
-from carm_sim.patient.ct.files import write_nifti as write_by_itk
-from carm_sim.patient.ct.processing import image_of
 from carm_sim.patient.volume import Volume
 from carm_sim.patient_loader import load_patient
 
 from . import dicom_series as made
-from .ct_files import body, reoriented
+from .ct_files import body, image_of, reoriented, write_nifti
 
 RAS = np.diag([-1.0, -1, 1, 1]) @ made.block().transform_voxel_to_lps
 TURNED = np.array([[0.96, -0.28, 0], [0.28, 0.96, 0], [0, 0, 1]])
@@ -337,7 +335,7 @@ def test_the_checksum_is_of_voxels_and_place_not_of_bytes(tmp_path: Path) -> Non
     made.write(tmp_path / "series")
     flipped = Volume(np.ascontiguousarray(volume.hu[::-1]), volume.transform_voxel_to_lps @ np.array(
         [[-1.0, 0, 0, 39], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))  # fmt: skip
-    write_by_itk(flipped, tmp_path / "flipped.nii.gz")
+    write_nifti(flipped, tmp_path / "flipped.nii.gz")
     paths = [
         nifti(tmp_path / "a.nii"),
         nifti(tmp_path / "b.nii.gz"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from carm_core.errors import PatientError
 from carm_sim.patient.ct.files import (
@@ -17,14 +18,23 @@ from carm_sim.patient.ct.files import (
     ct_checksum,
     read_ct,
     write_landmarks,
-    write_nifti,
 )
 from carm_sim.patient.ct.processing import CtOptions, padding_of, resampled, without_table
 from carm_sim.patient.patient import place_on_table
 from carm_sim.patient.volume import Volume
 from carm_sim.patient_loader import load_patient
 
-from .ct_files import POSITIONS, RIGHT_BEAD_MM, bead_center, body, reoriented, set_element, write_dicom
+from .ct_files import (
+    POSITIONS,
+    RIGHT_BEAD_MM,
+    bead_center,
+    body,
+    image_of,
+    reoriented,
+    set_element,
+    write_dicom,
+    write_nifti,
+)
 
 AXES = [
     np.eye(3)[list(order)].T * signs
@@ -213,6 +223,20 @@ def test_resampling_keeps_place_and_mass(spacing_mm: float, axes: np.ndarray) ->
     assert mass == pytest.approx(old_mass, rel=0.01)
     np.testing.assert_allclose(center, old_center, atol=0.3)
     assert volume.sample(RIGHT_BEAD_MM) > (1300 if spacing_mm < 4 else 400)
+
+
+@pytest.mark.parametrize("spacing_mm", [2.0, 3.3, 6.0, 9.0])
+def test_resampling_is_that_of_itk(spacing_mm: float) -> None:
+    straight = reoriented(body(), AXES[21])
+    noise = np.random.default_rng(0).integers(-1000, 2000, straight.shape, dtype=np.int16)
+    volume = Volume(noise, straight.transform_voxel_to_lps)
+    ours = resampled(volume, spacing_mm)
+    growth = spacing_mm / volume.spacing_mm
+    sigma_mm = np.where(growth > 1.05, 0.42 * np.sqrt(np.maximum(growth**2 - 1, 0)) * volume.spacing_mm, 0)
+    image = sitk.DiscreteGaussian(sitk.Cast(image_of(volume), sitk.sitkFloat32), variance=(sigma_mm**2).tolist())
+    theirs = sitk.GetArrayFromImage(sitk.Resample(image, image_of(ours), sitk.Transform(), sitk.sitkLinear, -1000.0)).T
+    assert np.abs(ours.hu - theirs).mean() < 5
+    assert np.corrcoef(ours.hu.ravel(), theirs.ravel())[0, 1] > 0.9999
 
 
 def test_options_behind_the_path(tmp_path: Path) -> None:

@@ -19,13 +19,12 @@ from carm_sim.patient.ct.files import (
     ct_checksum,
     read_landmarks,
     write_landmarks,
-    write_nifti,
 )
 from carm_sim.patient.patient import place_on_table
 from carm_sim.patient.volume import Volume
 from carm_sim.patient_loader import load_patient
 
-from .ct_files import RIGHT_BEAD_MM, body
+from .ct_files import RIGHT_BEAD_MM, body, write_nifti
 
 
 def with_landmarks(volume: Volume, folder: Path) -> Path:

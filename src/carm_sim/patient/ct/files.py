@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading and writing CT volumes (NIfTI file or DICOM series folder) and the landmark file beside them."""
+"""Reading CT volumes (a file or the folder of a DICOM series); the landmark file beside them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from carm_core.landmarks import EXTRA_LANDMARKS, LANDMARKS
 from carm_sim.patient.ct.cache import cached_ct, cached_text
 from carm_sim.patient.ct.dicom import is_dicom_content, open_dicom
 from carm_sim.patient.ct.nifti import is_nifti_content, open_nifti
-from carm_sim.patient.ct.processing import CtOptions, blank_slices, image_of, padding_of, process
+from carm_sim.patient.ct.processing import CtOptions, blank_slices, padding_of, process
 from carm_sim.patient.ct.raw import is_meta_content, is_nrrd_content, open_meta, open_nrrd
 from carm_sim.patient.ct.source import CtSource, laid_in_lps, one_line
 from carm_sim.patient.volume import AIR_HU, BODY_THRESHOLD_HU, Volume
@@ -179,21 +179,6 @@ def read_source(source: CtSource, options: CtOptions) -> Volume:
             raise PatientError(f"{source.path}: the CT does not fit into this machine's memory") from error
 
     return cached_ct(source.files, repr(options), read)
-
-
-def write_nifti(volume: Volume, path: Path) -> None:
-    """Write a volume as NIfTI; its axes must be orthogonal.
-
-    Raises:
-        PatientError: If the file cannot be written.
-    """
-    import SimpleITK as sitk
-
-    image = image_of(volume)
-    try:
-        sitk.WriteImage(image, str(path))
-    except RuntimeError as error:
-        raise PatientError(f"{path}: cannot be written ({one_line(error)})") from error
 
 
 def read_landmarks(path: Path) -> LandmarkFile:

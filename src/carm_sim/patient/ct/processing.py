@@ -3,19 +3,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, special
 
 from carm_core.errors import PatientError
 from carm_sim.patient.volume import AIR_HU, BODY_THRESHOLD_HU, Volume
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
 
 FINEST_MM, COARSEST_MM = 0.3, 10.0
 
@@ -23,6 +21,11 @@ _PADDING_SHARE = 0.005
 _TABLE_GRID_MM = 3.0
 _TABLE_THICKNESS_MM = 14.0
 _PART_SHARE = 0.01
+_GROWTH_WITHOUT_BLUR = 1.05
+_BLUR_OF_GROWTH = 0.42
+"""Standard deviation of the blur before voxels grow, in units of the new voxel where it is much larger: about that of
+a box as wide as the voxel (0.29) and of the linear interpolation (0.41)."""
+_KERNEL_REACH = 4
 
 
 @dataclass(frozen=True)
@@ -74,18 +77,6 @@ def process(volume: Volume, options: CtOptions) -> Volume:
     if options.spacing_mm is not None:
         volume = resampled(volume, options.spacing_mm)
     return volume
-
-
-def image_of(volume: Volume) -> sitk.Image:
-    """The volume as an ITK image; its axes must be orthogonal."""
-    import SimpleITK as sitk
-
-    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.hu.transpose(2, 1, 0)))
-    affine, spacing = volume.transform_voxel_to_lps, volume.spacing_mm
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(affine[:3, 3].tolist())
-    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
-    return image
 
 
 def padding_of(values: NDArray[Any], along: int, highest: float) -> NDArray[np.bool_] | None:
@@ -177,24 +168,30 @@ def resampled(volume: Volume, spacing_mm: float) -> Volume:
         volume: The CT.
         spacing_mm: Edge length of the new voxels.
     """
-    import SimpleITK as sitk
-
-    image = sitk.Cast(image_of(volume), sitk.sitkFloat32)
-    old = volume.spacing_mm
+    old, sizes = volume.spacing_mm, np.array(volume.shape)
     growth = spacing_mm / old
-    sigma = np.where(growth > 1.05, 0.42 * np.sqrt(np.maximum(growth**2 - 1, 0)) * old, 0.0)
-    if sigma.any():
-        image = sitk.DiscreteGaussian(image, variance=(sigma**2).tolist(), maximumKernelWidth=64, useImageSpacing=True)
-    size = np.maximum(1, np.ceil(np.array(volume.shape) / growth - 1e-6)).astype(int)
-    directions = volume.transform_voxel_to_lps[:3, :3] / old
-    first = (np.array(volume.shape) * old - size * spacing_mm) / 2 + (spacing_mm - old) / 2
-    origin = volume.transform_voxel_to_lps[:3, 3] + directions @ first
-    image = sitk.Resample(
-        image, size.tolist(), sitk.Transform(), sitk.sitkLinear, origin.tolist(), [spacing_mm] * 3,
-        directions.ravel().tolist(), float(AIR_HU),
-    )  # fmt: skip
-    hu = np.rint(sitk.GetArrayFromImage(image)).astype(np.int16).T
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = directions * spacing_mm, origin
+    values = volume.hu.T.astype(np.float32)
+    for axis in np.flatnonzero(growth > _GROWTH_WITHOUT_BLUR):
+        kernel = _gaussian(_BLUR_OF_GROWTH**2 * (growth[axis] ** 2 - 1))
+        ndimage.correlate1d(values, kernel, 2 - axis, output=values, mode="nearest")
+    new_sizes = np.maximum(1, np.ceil(sizes / growth - 1e-6)).astype(int)
+    first = (sizes - new_sizes * growth) / 2 + (growth - 1) / 2
+    values = ndimage.affine_transform(
+        values, growth[::-1], first[::-1], tuple(new_sizes[::-1]), order=1, mode="nearest"
+    )
+    hu = np.rint(values).astype(np.int16).T
     hu.setflags(write=False)
+    affine = np.eye(4)
+    affine[:3, :3] = volume.transform_voxel_to_lps[:3, :3] * growth
+    affine[:3, 3] = volume.lps_from_voxel(first)
     return Volume(hu, affine)
+
+
+def _gaussian(variance: float) -> NDArray[np.float64]:
+    """Return the discrete Gaussian kernel of a variance in squared voxels: it keeps its variance however narrow it is.
+
+    Source: Lindeberg, "Scale-space for discrete signals", IEEE PAMI 12(3), 1990.
+    """
+    radius = math.ceil(_KERNEL_REACH * math.sqrt(variance)) + 1
+    weights = special.ive(np.arange(-radius, radius + 1), variance)
+    return np.asarray(weights / weights.sum())
