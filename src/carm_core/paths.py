@@ -36,18 +36,19 @@ def executable(name: str) -> Path | None:
 
 
 def share_dir() -> Path:
-    """Return the folder that holds ``config/``: the checkout, or the installed ROS package's share.
+    """Return the folder that holds ``config/``: the checkout, or ``share/carm_bringup`` of where it is installed.
 
     Raises:
         ConfigurationError: Neither is there.
     """
-    candidates = [Path(__file__).resolve().parents[2], Path(sys.prefix) / "share" / "carm_bringup"]
+    here = Path(__file__).resolve()
+    candidates = [here.parents[2], *(folder / "share" / "carm_bringup" for folder in here.parents[1:])]
     prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
     candidates += [Path(prefix) / "share" / "carm_bringup" for prefix in prefixes if prefix]
     for candidate in candidates:
         if (candidate / "config" / "carm.yaml").is_file():
             return candidate
-    raise ConfigurationError(f"config/carm.yaml not found; looked in {', '.join(map(str, candidates))}")
+    raise ConfigurationError(f"config/carm.yaml not found; looked around {here.parent} and in AMENT_PREFIX_PATH")
 
 
 def config_file(name: str) -> Path:

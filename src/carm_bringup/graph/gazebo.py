@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gazebo Harmonic: the world around the C-arm, and the patient on its table.
+"""Gazebo: the world around the C-arm, and the patient on its table.
 
 ``python -m carm_bringup.graph.gazebo patient --patient phantom:7`` writes the patient's model and prints its path.
 """

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
 import os
 import queue
@@ -23,6 +24,8 @@ from carm_bringup.graph.domain_lock import InstanceLock, domain_id
 from carm_bringup.graph.readiness import EXIT_RUNNING_ALREADY
 from carm_core.errors import CarmError
 from carm_core.paths import config_file, executable, share_dir
+from carm_ros.distribution import distribution
+from carm_ros.entry import missing
 
 STOP_LADDER: tuple[tuple[signal.Signals, float], ...] = ((signal.SIGTERM, 3.0), (signal.SIGKILL, 1.0))
 """Signals to end a process group with, and how long to wait after each, s; together under 5 s.
@@ -90,7 +93,8 @@ def graph_commands(values: Mapping[str, graph.Value]) -> list[Command]:
     if values["rviz"]:
         viewer = shutil.which("rviz2")
         if viewer is None:
-            raise LaunchError("rviz:=true needs rviz2 (ros-jazzy-rviz2); scene:=true publishes what Foxglove shows")
+            package = distribution().packages("rviz2")
+            raise LaunchError(f"rviz:=true needs rviz2 ({package}); scene:=true publishes what Foxglove shows")
         remaps = (word for pair in graph.viewer_remappings(values) for word in ("-r", ":=".join(pair)))
         settings = ("-d", str(share_dir() / "rviz" / "carm.rviz"), *graph.viewer_words(values), "--ros-args", *remaps)
         commands.append(Command("rviz", (viewer, *settings), ends_graph=False))
@@ -234,13 +238,19 @@ def launch(words: Sequence[str], kind: str = "sim") -> int:
 
     Returns:
         0 after Ctrl-C, 1 when a node failed, 2 on bad input or when a graph already runs in this domain.
+
+    Raises:
+        LaunchError: ROS 2, the project's messages or a program is not installed.
     """
     start_s = time.monotonic()
     values = graph.resolve(words, kind)
     argument, packages = graph.needs(values)
     if argument:
-        print(f"{argument} needs a machine with ROS 2 Jazzy, `ros2 launch`, and {packages}", file=sys.stderr)
+        print(f"{argument} needs a machine with ROS 2, `ros2 launch`, and {packages}", file=sys.stderr)
         return 2
+    for name in ("rclpy", "carm_interfaces"):
+        if importlib.util.find_spec(name) is None:
+            raise LaunchError(missing(ModuleNotFoundError(name=name)))
     lock = claim_domain(values)
     if lock is None:
         return 2

@@ -30,6 +30,7 @@ from carm_bringup.graph import gazebo, launcher
 from carm_core.paths import cache_dir, config_file, share_dir
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.urdf import Variant, urdf
+from carm_ros.distribution import distribution
 
 STOP_PATIENCE_S = ("3", "1.5")
 """How long a process may take after SIGINT, and after SIGTERM, s: a node needs 2 s; all have ended within 5 s."""
@@ -105,7 +106,9 @@ def require(values: Values) -> None:
         try:
             get_package_share_directory(package)
         except PackageNotFoundError:
-            argument, source = graph.needs(values) if package != "rviz2" else ("rviz:=true", "ros-jazzy-rviz2")
+            argument, source = (
+                ("rviz:=true", distribution().packages("rviz2")) if package == "rviz2" else graph.needs(values)
+            )
             raise graph.ArgumentError(
                 f"{argument} needs the ROS package {package}, which is not installed: install {source}"
             ) from None

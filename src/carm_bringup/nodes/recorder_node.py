@@ -85,7 +85,7 @@ class RecorderNode(Node):
         super().__init__("recorder_node", namespace=options.namespace, start_parameter_services=False)
         self._options = options
         self._collector = None if options.dicom is None else ExposureCollector(options.dicom)
-        self.bag = BagWriter(options.folder, os.environ.get("ROS_DISTRO", "jazzy"))
+        self.bag = BagWriter(options.folder)
         self._skipped: set[str] = set()
         self._asked: dict[str, AsyncParameterClient] = {}
         self._model = ("", "")

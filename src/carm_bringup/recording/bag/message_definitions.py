@@ -16,6 +16,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from carm_bringup.recording.errors import SchemaError
+from carm_ros.distribution import distribution
 
 _SEPARATOR = "=" * 80
 _FEEDBACK_MESSAGE = "unique_identifier_msgs/UUID goal_id\n{package}/action/{name}_Feedback feedback\n"
@@ -56,8 +57,8 @@ def add_types(store: Typestore, type_name: str, text: str) -> None:
 
 
 def standard_types() -> Typestore:
-    """Return a type store with the standard messages of ROS 2 Jazzy."""
-    return get_typestore(Stores.ROS2_JAZZY)
+    """Return a type store with the standard messages of this ROS 2 distribution."""
+    return get_typestore(Stores[f"ROS2_{distribution().name.upper()}"])
 
 
 def type_hash(type_name: str) -> str:

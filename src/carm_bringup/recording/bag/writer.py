@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a rosbag2 bag (mcap) that outlives its writer: killed, it lacks at most what came after the last flush.
 
-A bag is a folder with one ``.mcap`` file and ``metadata.yaml``, in the form of ROS 2 Jazzy (version 9). Messages are
-collected into compressed chunks; :meth:`BagWriter.flush` ends a chunk and hands it to the operating system.
+A bag is a folder with one ``.mcap`` file and ``metadata.yaml``, in the form that rosbag2 has had since ROS 2 Jazzy.
+Messages are collected into compressed chunks; :meth:`BagWriter.flush` ends a chunk and hands it to the system.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ import yaml
 from mcap.writer import CompressionType, Writer
 
 from carm_bringup.recording.errors import BagWriteError
+from carm_ros.distribution import BAG_VERSION, distribution
 
-VERSION = 9
-"""Version of ``metadata.yaml`` in ROS 2 Jazzy."""
 INFORMATION = "rosbag2"
 """Metadata record of the ``.mcap`` file with the content of ``metadata.yaml`` (rosbag2_storage_mcap)."""
 _CHUNK_BYTES = 4 << 20
@@ -48,19 +47,17 @@ class BagWriter:
         messages: Messages so far.
     """
 
-    def __init__(self, folder: Path, distribution: str = "jazzy") -> None:
+    def __init__(self, folder: Path) -> None:
         """Create the bag.
 
         Args:
             folder: Made here; must not exist.
-            distribution: ROS distribution, for ``metadata.yaml``.
 
         Raises:
             BagWriteError: It cannot be created.
         """
         self.folder, self.messages = folder, 0
         self.file = folder / f"{folder.name}_0.mcap"
-        self._distribution = distribution
         self._custom: dict[str, str] = {}
         self._topics: dict[int, _Topic] = {}
         self._schemas: dict[str, int] = {}
@@ -212,7 +209,7 @@ class BagWriter:
             for topic in self._topics.values()
         ]
         return {
-            "version": VERSION,
+            "version": BAG_VERSION,
             "storage_identifier": "mcap",
             **self._span(),
             "topics_with_message_count": topics,
@@ -221,7 +218,7 @@ class BagWriter:
             "relative_file_paths": [self.file.name],
             "files": [{"path": self.file.name, **self._span()}],
             "custom_data": dict(self._custom) or None,
-            "ros_distro": self._distribution,
+            "ros_distro": distribution().name,
         }
 
     def _span(self) -> dict[str, Any]:
