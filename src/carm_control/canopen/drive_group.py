@@ -22,7 +22,7 @@ from carm_control.canopen.config import DriveConfig
 from carm_control.canopen.drive import OPERATIONAL, Axis, Timing
 from carm_control.canopen.homing import reference_run
 from carm_control.trajectory.hardware import Measurement
-from carm_control.trajectory.spline import Array
+from carm_core.transforms import Array
 
 MASTER_ID = 127
 """CANopen node of this driver."""

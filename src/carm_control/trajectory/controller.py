@@ -33,11 +33,12 @@ from carm_control.trajectory.goal import (
 )
 from carm_control.trajectory.hardware import Drives, Measurement
 from carm_control.trajectory.limits import JointLimits
-from carm_control.trajectory.spline import Array, State
+from carm_control.trajectory.spline import State
 from carm_control.trajectory.stop_profile import StopProfile
 from carm_control.trajectory.tolerances import Tolerances, Violation, violated
 from carm_control.trajectory.validation import CheckedGoal, check_goal
 from carm_core.robot.kinematics import Joint
+from carm_core.transforms import Array
 
 
 class OperatingState(IntEnum):

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_control.trajectory.spline import Array
+from carm_core.transforms import Array
 
 
 class Measurement(NamedTuple):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from carm_control.trajectory.spline import Array
 from carm_core.robot.kinematics import Joint
+from carm_core.transforms import Array
 
 _NEAR_LIMIT = {"m": 1e-3, "rad": np.deg2rad(0.1)}
 

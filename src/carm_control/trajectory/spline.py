@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from carm_core.transforms import Array
 
 COEFFICIENTS = 6
 """Coefficients per segment and joint, constant first: enough for a quintic."""

@@ -7,8 +7,9 @@ import numpy as np
 import ruckig
 
 from carm_control.trajectory.limits import JointLimits
-from carm_control.trajectory.spline import COEFFICIENTS, Array, Spline, State
+from carm_control.trajectory.spline import COEFFICIENTS, Spline, State
 from carm_control.trajectory.validation import POSITION_SLACK
+from carm_core.transforms import Array
 
 _HARDER = 2.0
 _MOST_HARDER = 2.0**20

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from carm_control.trajectory.goal import ErrorCode, GoalRefusedError, JointTolerance, TrajectoryGoal
 from carm_control.trajectory.limits import JointLimits
-from carm_control.trajectory.spline import Array
+from carm_core.transforms import Array
 
 Mask = NDArray[np.bool_]
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from carm_control.trajectory.goal import ErrorCode, GoalRefusedError, TrajectoryGoal, TrajectoryPoint
 from carm_control.trajectory.limits import JointLimits
-from carm_control.trajectory.spline import Array, Excess, Spline, Waypoints
+from carm_control.trajectory.spline import Excess, Spline, Waypoints
 from carm_core.errors import outside
+from carm_core.transforms import Array
 
 MAX_END_SPEED = float(np.finfo(np.float32).eps)
 """Speed that counts as rest at the last point, m/s or rad/s; joint_trajectory_controller's value."""

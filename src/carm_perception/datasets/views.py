@@ -6,13 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from carm_core.imaging.projection import Detector, XrayView
 from carm_core.robot.kinematics import ROTATION_OPTICAL_TO_CARM
-from carm_core.transforms import rotation_about
-
-Array = NDArray[np.float64]
+from carm_core.transforms import Array, rotation_about
 
 ROTATION_TABLE_TO_LPS: Array = np.array([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]])
 """Table axes (x head, y patient's right, z up) of a supine patient in LPS."""

@@ -14,7 +14,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from carm_core.transforms import Array
 
 WRONG_MM = 30.0
 """An answer is wrong when it is off by more than this ..."""

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from carm_core.errors import LocalizerError
 from carm_core.landmarks import LANDMARKS
-
-Array = NDArray[np.float64]
+from carm_core.transforms import Array
 
 LEVELS = (0.90, 0.95, 0.97)
 """Coverage of the three radii."""

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import LocalizerError
-
-Array = NDArray[np.float64]
+from carm_core.transforms import Array
 
 RADIUS_90_PER_STD = 2.146
 """Radius of 90 per cent of a round normal distribution, in standard deviations of a component."""

@@ -20,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import LocalizerError
+from carm_core.transforms import Array
 from carm_perception.uncertainty.conformal import conformal_quantile
-
-Array = NDArray[np.float64]
 
 FALSE_ABSTENTION = 0.0075
 """Part of the calibration views with a landmark in the image that counts as strange, over all families."""

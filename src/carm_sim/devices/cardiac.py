@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from carm_core.transforms import Array
 from carm_sim.devices.materials import CONDUCTOR, EPOXY, NITINOL, PLATINUM, SILICONE, STEEL, STRIPE, TITANIUM, Substance
 from carm_sim.devices.shapes import frames_along, rounded_plate, smooth, unit
 from carm_sim.devices.site import CARINA, FRONT, HEMIDIAPHRAGMS, HUMERAL_HEADS, LEFT, LEFT_SIDE, T1, T12, UP, Site
 from carm_sim.drr.solids import Body, Material, Solid, box, capsule, cylinder, tube
-
-Array = NDArray[np.float64]
 
 _BATTERY = Substance(Material.METAL, 0.9)
 _CIRCUIT = Substance(Material.METAL, 0.8)

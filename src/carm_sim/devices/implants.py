@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from carm_core.transforms import Array
 from carm_sim.devices.materials import COBALT_CHROME, POLYETHYLENE, STEEL, TITANIUM
 from carm_sim.devices.shapes import circle, smooth, threaded, unit
 from carm_sim.devices.site import (
@@ -24,8 +24,6 @@ from carm_sim.devices.site import (
     Site,
 )
 from carm_sim.drr.solids import Body, Solid, axes_along, box, cylinder, ellipsoid, sphere, tube
-
-Array = NDArray[np.float64]
 
 
 def screws_rods(site: Site) -> list[Solid]:

@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
+from carm_core.transforms import Array
 from carm_sim.devices.materials import GOLD, SILVER
 from carm_sim.devices.shapes import circle, frames_along, smooth, unit
 from carm_sim.devices.site import BACK, ELBOWS, FRONT, LEFT, LEFT_SIDE, SKULL, T1, UP, WRISTS, Site
 from carm_sim.drr.solids import Body, Solid, axes_along, box, sphere, tube
-
-Array = NDArray[np.float64]
 
 _LINK_MM = 3.6
 

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from carm_core.transforms import Array
 from carm_sim.devices.materials import FOAM, POLYURETHANE, SILVER, STEEL, TISSUE, VINYL
 from carm_sim.devices.shapes import beside, cable, drain, smooth, unit
 from carm_sim.devices.site import (
@@ -24,8 +24,6 @@ from carm_sim.devices.site import (
     Site,
 )
 from carm_sim.drr.solids import Solid, axes_along, cylinder, ellipsoid, tube
-
-Array = NDArray[np.float64]
 
 
 def ecg(site: Site) -> list[Solid]:

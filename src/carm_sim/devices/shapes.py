@@ -6,13 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.interpolate import CubicSpline, PchipInterpolator
 
+from carm_core.transforms import Array
 from carm_sim.devices.materials import COPPER, STRIPE, VINYL, Substance
 from carm_sim.drr.solids import Body, Solid, axes_along, box, cylinder, tube
-
-Array = NDArray[np.float64]
 
 
 def unit(vector: ArrayLike) -> Array:

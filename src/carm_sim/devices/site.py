@@ -12,10 +12,9 @@ from scipy import ndimage
 
 from carm_core.errors import PatientError
 from carm_core.landmarks import landmark
+from carm_core.transforms import Array
 from carm_sim.devices.shapes import smooth, unit
 from carm_sim.patient.patient import Patient
-
-Array = NDArray[np.float64]
 
 LEFT, BACK, UP = np.eye(3)
 FRONT = -BACK

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from carm_core.transforms import Array
 from carm_sim.devices.materials import ALUMINUM, CARBON_FIBER, CORTEX, EPOXY, FOAM, SPONGIOSA, STEEL, TISSUE
 from carm_sim.devices.shapes import unit
 from carm_sim.devices.site import CARINA, FRONT, HEMIDIAPHRAGMS, HUMERAL_HEADS, LEFT, T1, UP, Site
 from carm_sim.drr.solids import Body, Solid, SolidSet, axes_along, box, capsule, cylinder, ellipsoid
-
-Array = NDArray[np.float64]
 
 TABLE_HALF_LENGTH_MM, TABLE_HALF_WIDTH_MM = 1000.0, 260.0
 MATTRESS_MM, PLATE_MM, SKIN_MM, EDGE_MM = 50.0, 38.0, 1.6, 9.0

@@ -20,12 +20,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from carm_core.errors import ConfigurationError
 from carm_core.imaging.projection import XrayView
-from carm_core.transforms import RigidTransform
+from carm_core.transforms import Array, RigidTransform
 from carm_sim.drr.parallel import Bands
 from carm_sim.drr.ray_intervals import BOX, CAPSULE, ELLIPSOID, FRUSTUM, add_chords
 from carm_sim.drr.region import Region, checked_region
-
-Array = NDArray[np.float64]
 
 _CORNERS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=np.float64)
 _NEAREST_MM = 1.0

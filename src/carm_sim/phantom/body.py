@@ -6,12 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from carm_core.transforms import Array
 from carm_sim.phantom.population import landmark_population
 from carm_sim.phantom.traits import Traits, draw_traits
-
-Array = NDArray[np.float64]
 
 STYLES = ("standard", "validation")
 ARM_POSES = ("crossed", "along", "one_up", "raised")

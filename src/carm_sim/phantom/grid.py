@@ -12,7 +12,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from carm_core.transforms import Array
+
 Field = NDArray[np.float32]
 
 _Job = TypeVar("_Job")

@@ -8,11 +8,10 @@ Materials by index: water, cortical bone (ICRU-44), titanium.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from carm_core.transforms import Array
 from carm_sim.physics.tables import tables
-
-Array = NDArray[np.float64]
 
 DENSITY_G_CM3 = {
     "water": 1.0,

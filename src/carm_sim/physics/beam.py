@@ -14,10 +14,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_core.transforms import Array
 from carm_sim.physics.attenuation import mass_attenuation_cm2_g, mu_bone, mu_metal, mu_water
 from carm_sim.physics.tube import Tube, spectrum
-
-Array = NDArray[np.float64]
 
 WATER_STEP_MM, WATER_NODES = 4.0, 201
 BONE_STEP_MM, BONE_NODES = 1.0, 201

@@ -8,9 +8,8 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from carm_core.transforms import Array
 
 _FILE = Path(__file__).resolve().parents[1] / "data/xray_physics.npz"
 _SUFFIX = "_cm2_g"

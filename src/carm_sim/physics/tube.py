@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
+from carm_core.transforms import Array
 from carm_sim.physics.attenuation import air_absorption, mu
 from carm_sim.physics.tables import tables
-
-Array = NDArray[np.float64]
 
 LOWEST_KV = 40.0
 HIGHEST_KV = 125.0

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from carm_core.imaging.display import Window
 from carm_core.imaging.projection import Detector
+from carm_core.transforms import Array
 from carm_sim.physics.detector import DetectorModel
 from carm_sim.physics.scatter import ScatterModel
 
-Array = NDArray[np.float64]
 Gray = NDArray[np.float32]
 
 DETECTOR_PX, DETECTOR_PITCH_MM = 1536, 0.194

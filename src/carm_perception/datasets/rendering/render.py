@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from carm_core.imaging.projection import Detector, display_from_raw
 from carm_core.landmarks import LANDMARKS
-from carm_perception.datasets.views import Array, SampledView, ViewDistribution, sample_view
+from carm_core.transforms import Array
+from carm_perception.datasets.views import SampledView, ViewDistribution, sample_view
 from carm_sim.drr import Renderer
 from carm_sim.patient.volume import Volume
 

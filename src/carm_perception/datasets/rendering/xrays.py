@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from carm_core.errors import PatientError
 from carm_core.imaging.projection import XrayView, display_from_raw
 from carm_core.landmarks import LANDMARKS
-from carm_perception.datasets.rendering.acquisition import Array, Capture, Gray, Sheet, develop, draw_capture, finish
+from carm_core.transforms import Array
+from carm_perception.datasets.rendering.acquisition import Capture, Gray, Sheet, develop, draw_capture, finish
 from carm_perception.datasets.rendering.integrals import EXTRA_RAISED
 from carm_perception.datasets.rendering.render import SOURCE_DETECTOR_MM, SOURCE_ISOCENTER_MM, make_variant
 from carm_perception.datasets.storage.shards import FLAGS, IMAGE, NUMBERS, png

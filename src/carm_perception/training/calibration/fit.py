@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.landmarks import IDS
+from carm_core.transforms import Array
 from carm_perception.evaluation.metrics import closest, hit, precision
 from carm_perception.networks.preprocessing import FIELD_MM
 from carm_perception.protocols.estimates import nearest_first
@@ -22,7 +23,6 @@ from carm_perception.uncertainty.conformal import CASES, LEVELS, RadiusTable, ca
 from carm_perception.uncertainty.fusion import DISAGREEMENTS, REFEREE, SPEAKER, WEIGHTS, Fusion, Joint, Opinion, join
 from carm_perception.uncertainty.out_of_distribution import LIMIT, Familiarity
 
-Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Strange = Mapping[str, tuple[Array, Array]]
 """Name of a family of strange images to the standard deviations and presences (m, 14) that are read from them."""

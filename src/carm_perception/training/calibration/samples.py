@@ -16,10 +16,9 @@ from carm_core.errors import ConfigurationError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import IDS, LANDMARKS
 from carm_core.localization import Protocol, Query
+from carm_core.transforms import Array
 from carm_perception.datasets.calibration.patient_views import PatientViews, load_views
 from carm_perception.networks.preprocessing import FIELD_MM, MODEL_PX
-
-Array = NDArray[np.float64]
 
 LISTED = 3
 """Landmarks kept of the language model's lists."""

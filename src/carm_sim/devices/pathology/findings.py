@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from carm_core.errors import PatientError
+from carm_core.transforms import Array
 from carm_sim.devices.shapes import unit
 from carm_sim.devices.site import BACK, CARINA, LEFT, LEFT_SIDE, UP, Site
 from carm_sim.patient.volume import Volume
-
-Array = NDArray[np.float64]
 
 _LUNG_HU, _FLUID_HU = -400, 12
 _COARSE_MM = 6.0

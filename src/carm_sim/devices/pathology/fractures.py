@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from carm_core.errors import PatientError
+from carm_core.transforms import Array
 from carm_sim.devices.shapes import unit
 from carm_sim.devices.site import (
     BACK,
@@ -33,8 +34,6 @@ from carm_sim.devices.site import (
     Site,
 )
 from carm_sim.patient.volume import Volume
-
-Array = NDArray[np.float64]
 
 _BONE_HU, _BLOOD_HU = 160.0, 45.0
 _TAPER_MM = 10.0

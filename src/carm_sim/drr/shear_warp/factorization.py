@@ -12,12 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
 from carm_core.imaging.projection import XrayView
-
-Array = NDArray[np.float64]
+from carm_core.transforms import Array
 
 FINEST_PITCH = 0.4
 """The intermediate image need not be finer than this, in voxels: the cubic warp restores the rest."""

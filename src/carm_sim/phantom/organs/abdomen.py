@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from carm_core.transforms import Array
 from carm_sim.phantom.body import BodyPlan
-from carm_sim.phantom.grid import Array, Field, capsule_union, smooth_noise
+from carm_sim.phantom.grid import Field, capsule_union, smooth_noise
 from carm_sim.phantom.organs.chest import FAR_MM, Chest
 from carm_sim.phantom.organs.envelope import Envelope
 from carm_sim.phantom.skeleton.posture import PosedSkeleton

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_core.transforms import Array
 from carm_sim.phantom.body import BodyPlan
-from carm_sim.phantom.grid import Array, Field, Grid, capsule_union, smooth_noise, splat
+from carm_sim.phantom.grid import Field, Grid, capsule_union, smooth_noise, splat
 from carm_sim.phantom.organs.envelope import Envelope
 from carm_sim.phantom.skeleton.posture import PosedSkeleton
 

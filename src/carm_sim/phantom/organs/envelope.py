@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from carm_core.transforms import Array
 from carm_sim.phantom.body import BodyPlan
-from carm_sim.phantom.grid import Array, Field, Grid, capsule_union, compiled, fill_planes, in_slabs, smooth_min
+from carm_sim.phantom.grid import Field, Grid, capsule_union, compiled, fill_planes, in_slabs, smooth_min
 from carm_sim.phantom.skeleton.bones import surface_points
 from carm_sim.phantom.skeleton.posture import PosedSkeleton
 from carm_sim.phantom.skeleton.skeleton import SIDES

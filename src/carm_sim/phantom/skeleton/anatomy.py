@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from carm_core.landmarks import EXTRA_LANDMARKS
+from carm_core.transforms import Array
 from carm_sim.phantom.skeleton.shape import vertebra_of
 from carm_sim.phantom.skeleton.skeleton import SIDES, Attached, SkeletonModel
-
-Array = NDArray[np.float64]
 
 T1_MESH, T12_MESH = "torso_geom_12_thoracic1_s", "torso_geom_1_thoracic12_s"
 RIBCAGE, SACRUM, CERVICAL, SKULL, JAW = (

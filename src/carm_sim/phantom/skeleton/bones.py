@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from carm_sim.phantom.grid import Array, Field, Grid, compiled, fill_planes, in_order, splat
+from carm_core.transforms import Array
+from carm_sim.phantom.grid import Field, Grid, compiled, fill_planes, in_order, splat
 from carm_sim.phantom.skeleton.skeleton import Bone
 
 _CORTEX_MM = (

@@ -7,15 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from carm_core.transforms import Array
 from carm_sim.phantom.body import ALONG, UP, BodyPlan
 from carm_sim.phantom.skeleton.anatomy import HEAD_BODY, SKULL, T1_MESH, T12_MESH, Anatomy, anatomy_of
 from carm_sim.phantom.skeleton.shape import draw_shapes
 from carm_sim.phantom.skeleton.skeleton import SIDES, Bone, Pose, SkeletonModel, skeleton_model
 from carm_sim.phantom.skeleton.warp import Warp
-
-Array = NDArray[np.float64]
 
 _SIDE_LANDMARKS = {
     "r": {"head": 2, "angle": 4, "elbow": 6, "wrist": 8},

@@ -9,11 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from carm_core.transforms import Array
 from carm_sim.phantom.body import BodyPlan
-
-Array = NDArray[np.float64]
 
 _WAVES = 5
 _STREAM = 7

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from carm_core.transforms import Array
 
 SIDES = {"r": -1.0, "l": 1.0}
 _GROUPS = (

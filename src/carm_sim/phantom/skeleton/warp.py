@@ -4,13 +4,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from carm_core.transforms import Array
 from carm_sim.phantom.body import BodyPlan
 from carm_sim.phantom.skeleton.anatomy import Anatomy
-
-Array = NDArray[np.float64]
 
 _TRUNK_MM = 258.0
 _FADE_ABOVE, _FADE_BELOW = 0.18, 0.25
