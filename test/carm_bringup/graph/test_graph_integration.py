@@ -95,7 +95,7 @@ def test_main_job_with_the_oracle(sim: Callable[..., Terminal], tmp_path: Path) 
 
     assert carm("view", "--primary", "20").returncode == 0
     refused = carm("view", "--isocenter", "5", "0", "0.2")
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert len(refused.stderr.strip().splitlines()) == 1
 
     assert carm("stop").returncode == 0
