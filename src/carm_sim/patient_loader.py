@@ -124,7 +124,7 @@ def _with_landmarks(name: str, ct: CtSource, landmark_path: Path, source: str, o
     if not has_checksum(ct, landmarks.ct_sha256):
         raise PatientError(
             f"{landmark_path}: these are the landmarks of another CT (its ct_sha256, {landmarks.ct_sha256[:12]}...,"
-            f" is not that of {ct.path})"
+            f" fits neither the voxels of {ct.path} nor, as in older files, its bytes)"
         )
     return make_patient(name, volume, landmarks.positions_mm, source)
 

@@ -265,7 +265,7 @@ def _navigate(graph: Session, goal: Any, name: str) -> int:
             return
         shown.append(line)
         distance = "" if math.isnan(feedback.distance) else f", {1000 * feedback.distance:.0f} mm away"
-        print(f"[{feedback.stage}] {feedback.reasoning} ({feedback.exposures} exposures{distance})", flush=True)
+        print(f"[{feedback.stage}] {feedback.reasoning} ({_exposures(feedback.exposures)}{distance})", flush=True)
 
     outcome = graph.run_when_ready(Navigate, "navigate", goal, show)
     result = outcome.result
@@ -273,13 +273,17 @@ def _navigate(graph: Session, goal: Any, name: str) -> int:
     print(result.summary or result.error_msg or ("done" if succeeded else "failed"))
     distance = "not seen" if math.isnan(result.final_distance) else f"{1000 * result.final_distance:.1f} mm"
     print(
-        f"{name}: {distance} from the image center, {result.exposures} exposures, "
+        f"{name}: {distance} from the image center, {_exposures(result.exposures)}, "
         f"{1e6 * result.dose_area_product_gym2:.2f} µGy·m², {result.path_length:.3f} m, {result.duration_s:.1f} s"
     )
     if succeeded:
         return 0
     bad_input = (Navigate.Result.ERROR_UNKNOWN_TARGET, Navigate.Result.ERROR_INVALID_GOAL)
     return fail(result.error_msg or "navigation failed", result.error_code, result.error_code in bad_input)
+
+
+def _exposures(number: int) -> str:
+    return f"{number} exposure{'' if number == 1 else 's'}"
 
 
 def navigate_when_ready(namespace: str, target_id: int, biplane: bool) -> tuple[list[str], Any]:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from carm_core.errors import LocalizerError
+from carm_core.errors import ConfigurationError, LocalizerError
 
 COMPACT_FOLDER = Path(__file__).parents[1] / "models" / "compact"
 LOCALIZER_FILE, HEAD_FILE = "localizer.safetensors", "displacement_head.safetensors"
@@ -19,6 +19,10 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 REQUIRED = ("config.json", "tokenizer_config.json", "processor_config.json")
 
 
+class ModelFolderError(LocalizerError, ConfigurationError):
+    """A folder that was given holds no complete model or adapter."""
+
+
 def check_model_folder(folder: Path, required: tuple[str, ...] = ("config.json",)) -> None:
     """Check that a model folder is complete before the slow imports begin.
 
@@ -27,7 +31,7 @@ def check_model_folder(folder: Path, required: tuple[str, ...] = ("config.json",
         required: Files that it must hold besides the weights.
 
     Raises:
-        LocalizerError: The folder, a required file or a shard of the weights is missing or damaged; names it.
+        ModelFolderError: The folder, a required file or a shard of the weights is missing or damaged; names it.
     """
     _check_files("model", folder, required)
     for index in (folder / "model.safetensors.index.json", folder / "pytorch_model.bin.index.json"):
@@ -37,7 +41,7 @@ def check_model_folder(folder: Path, required: tuple[str, ...] = ("config.json",
     else:
         others = {LOCALIZER_FILE, HEAD_FILE, *ADAPTER_WEIGHTS}
         if not {file.name for pattern in _WEIGHTS for file in folder.glob(pattern)} - others:
-            raise LocalizerError(f"model folder {folder} lacks model.safetensors")
+            raise ModelFolderError(f"model folder {folder} lacks model.safetensors")
     _check_weights("model", folder)
 
 
@@ -48,29 +52,29 @@ def check_adapter_folder(folder: Path) -> None:
         folder: The folder.
 
     Raises:
-        LocalizerError: The folder, its configuration or its weights are missing or damaged; names the file.
+        ModelFolderError: The folder, its configuration or its weights are missing or damaged; names the file.
     """
     _check_files("adapter", folder, (ADAPTER_CONFIG,))
     if not any((folder / name).is_file() for name in ADAPTER_WEIGHTS):
-        raise LocalizerError(f"adapter folder {folder} lacks {ADAPTER_WEIGHTS[0]}")
+        raise ModelFolderError(f"adapter folder {folder} lacks {ADAPTER_WEIGHTS[0]}")
     _check_weights("adapter", folder)
 
 
 def _check_files(kind: str, folder: Path, names: Sequence[str]) -> None:
     if folder.is_file():
-        raise LocalizerError(f"{folder} is a file; give the {kind}'s folder")
+        raise ModelFolderError(f"{folder} is a file; give the {kind}'s folder")
     if not folder.is_dir():
-        raise LocalizerError(f"{kind} folder {folder} does not exist")
+        raise ModelFolderError(f"{kind} folder {folder} does not exist")
     for name in names:
         if not (folder / name).is_file():
-            raise LocalizerError(f"{kind} folder {folder} lacks {name}")
+            raise ModelFolderError(f"{kind} folder {folder} lacks {name}")
 
 
 def _shards(index: Path) -> list[str]:
     try:
         return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise LocalizerError(f"model folder {index.parent}: {index.name} is damaged") from error
+        raise ModelFolderError(f"model folder {index.parent}: {index.name} is damaged") from error
 
 
 def _check_weights(kind: str, folder: Path) -> None:
@@ -83,7 +87,7 @@ def _check_weights(kind: str, folder: Path) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             reason = f"{file.name} is damaged, incomplete, or a pointer of Git LFS ({error})"
-            raise LocalizerError(f"{kind} folder {folder} cannot be loaded: {reason}") from error
+            raise ModelFolderError(f"{kind} folder {folder} cannot be loaded: {reason}") from error
 
 
 def weights_hash(folder: Path) -> str:

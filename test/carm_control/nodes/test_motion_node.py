@@ -244,6 +244,7 @@ def test_speed_scaling_query_and_state_of_the_controller(client: Client, durabil
     for wrong in (-0.5, 1.5, float("nan")):
         scaling.publish(SpeedScalingFactor(factor=wrong))
     handle = client.send(move(2.0, lift=0.02))
+    client.until(lambda: any(states[-1].reference.velocities), "the begin of the trajectory")
     client.until(lambda: 0.5 < seconds(states[-1].reference.time_from_start) < 1.5, "the middle of the trajectory")
     state = states[-1]
     assert list(state.joint_names) == list(CARM.joint_names)

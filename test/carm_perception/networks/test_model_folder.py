@@ -44,7 +44,7 @@ def test_adapter_without_weights_names_them(tmp_path: Path, capsys: pytest.Captu
     (folder / "adapter_model.safetensors").unlink()
     assert refusal(folder) == f"adapter folder {folder} lacks adapter_model.safetensors"
     assert refusal(model(tmp_path / "base"), str(folder)).endswith("lacks adapter_model.safetensors")
-    assert run(["serve", "--port", "0", "--model", str(folder)]) == 1
+    assert run(["serve", "--port", "0", "--model", str(folder)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "lacks adapter_model.safetensors" in line
 
