@@ -11,14 +11,19 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 
 try:
-    from carm_core.robot.kinematics import CArm
+    from carm_bringup.graph.description import strangers, unknown_argument
 except ImportError:  # launched from a checkout that is not installed into this interpreter's environment
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-    from carm_core.robot.kinematics import CArm
+    from carm_bringup.graph.description import strangers, unknown_argument
+from carm_core.robot.kinematics import CArm
 from carm_core.robot.moveit import move_group_parameters
+
+ARGUMENTS = ("namespace", "use_sim_time")
 
 
 def _move_group(context: LaunchContext) -> list[Node]:
+    for word in strangers(context.argv, ARGUMENTS, sys.argv, __file__):
+        raise unknown_argument(word.partition(":=")[0], ARGUMENTS)
     settings = context.launch_configurations
     parameters = move_group_parameters(CArm.from_config())
     parameters["use_sim_time"] = settings["use_sim_time"] == "true"

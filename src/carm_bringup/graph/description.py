@@ -13,7 +13,7 @@ import difflib
 import itertools
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -334,20 +334,27 @@ def namespace(values: Mapping[str, Value]) -> str:
     return "/" + str(values["namespace"]).strip("/")
 
 
-def strangers(words: Sequence[str], kind: str, command: Sequence[str], path: str) -> list[str]:
+def strangers(words: Sequence[str], known: Collection[str], command: Sequence[str], path: str) -> list[str]:
     """Return the arguments of `ros2 launch` that a launch file does not have.
 
     Args:
         words: ``name:=value`` each, as typed.
-        kind: Key of :data:`ARGUMENTS_OF`.
+        known: Names of the launch file's arguments.
         command: The whole command line. Where another launch file includes ours the arguments are for that one.
         path: Our launch file.
     """
-    file = f"{kind}.launch.py"
+    file = Path(path).name
     ours = (PACKAGE, file) in itertools.pairwise(command)
     ours = ours or any(Path(word).resolve() == Path(path).resolve() for word in command if word.endswith(file))
-    known = {argument.name for argument in ARGUMENTS_OF[kind]} | {"launch-prefix", "launch-prefix-filter"}
-    return [word for word in words if ours and word.partition(":=")[0] not in known]
+    own = {"launch-prefix", "launch-prefix-filter"}  # of ros2 launch
+    return [word for word in words if ours and word.partition(":=")[0] not in own.union(known)]
+
+
+def unknown_argument(name: str, known: Collection[str]) -> ArgumentError:
+    """Return the refusal of a launch argument, with the nearest name that is known, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    return ArgumentError(f"unknown launch argument {name!r}; {hint}")
 
 
 def resolve(words: Sequence[str], kind: str = "sim") -> dict[str, Value]:
@@ -370,9 +377,7 @@ def resolve(words: Sequence[str], kind: str = "sim") -> dict[str, Value]:
         if not separator:
             raise ArgumentError(f"{word!r} is not of the form name:=value, for example patient:=phantom:7")
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise ArgumentError(f"unknown launch argument {name!r}; {hint}")
+            raise unknown_argument(name, known)
         values[name] = known[name].parse(text)
     if values["localizer"] == AUTO:
         values["localizer"] = LOCALIZERS[str(values["policy"])]

@@ -65,9 +65,10 @@ def start(context: LaunchContext, kind: str) -> list[Any]:
     Raises:
         ArgumentError: A value is not allowed, or a package that it needs is not installed.
     """
-    words = [f"{a.name}:={context.launch_configurations[a.name]}" for a in graph.ARGUMENTS_OF[kind]]
-    here = str(context.get_locals_as_dict().get("current_launch_file_path", ""))
-    values = graph.resolve([*graph.strangers(context.argv, kind, sys.argv, here), *words], kind)
+    known = [argument.name for argument in graph.ARGUMENTS_OF[kind]]
+    words = [f"{name}:={context.launch_configurations[name]}" for name in known]
+    here = str(context.get_locals_as_dict().get("current_launch_file_path", f"{kind}.launch.py"))
+    values = graph.resolve([*graph.strangers(context.argv, known, sys.argv, here), *words], kind)
     pushed = context.launch_configurations.get("ros_namespace", "").strip("/")  # of a GroupAction around us
     if pushed:
         values["namespace"] = f"{pushed}{graph.namespace(values)}"

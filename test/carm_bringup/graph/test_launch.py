@@ -103,10 +103,17 @@ def test_simulated_time() -> None:
 )
 def test_misspelled_arguments_of_ros2_launch(command: list[str], unknown: list[str]) -> None:
     words = ["patinet:=phantom:7", "localizer:=oracle", "launch-prefix:=nice"]
-    assert graph.strangers(words, "sim", [*command, *words], str(ROOT / "launch/sim.launch.py")) == unknown
+    known = [argument.name for argument in graph.ARGUMENTS_OF["sim"]]
+    assert graph.strangers(words, known, [*command, *words], str(ROOT / "launch/sim.launch.py")) == unknown
     for word in unknown:
         with pytest.raises(graph.ArgumentError, match="did you mean patient"):
             graph.resolve([word])
+    other = ["ros2", "launch", "carm_bringup", "moveit.launch.py", "namespce:=lab"]
+    known = ["namespace", "use_sim_time"]
+    (word,) = graph.strangers(other[4:], known, other, str(ROOT / "launch/moveit.launch.py"))
+    assert "did you mean namespace" in str(
+        graph.unknown_argument(word.partition(":=")[0], ["namespace", "use_sim_time"])
+    )
 
 
 def test_frame_prefix_reaches_every_node_that_names_frames() -> None:
