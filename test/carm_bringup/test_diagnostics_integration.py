@@ -109,7 +109,7 @@ def test_diagnostics_and_parameters(
             assert info.qos_profile.reliability is ReliabilityPolicy.RELIABLE, topic
 
     assert listener.set("agent_node", tolerance_m=0.02, velocity_scaling=0.5) == ""
-    assert "outside" in listener.set("agent_node", tolerance_m=5.0)
+    assert "out of range" in listener.set("agent_node", tolerance_m=5.0)
     assert "one of: default" in listener.set("agent_node", policy="guess")
     assert "read-only" in listener.set("agent_node", controller="other")
     assert listener.set("localizer_node", maximum_risk=0.0) == ""
@@ -118,7 +118,7 @@ def test_diagnostics_and_parameters(
     assert "did you mean" in listener.set("localizer_node", target="carinna")
     assert "read-only" in listener.set("localizer_node", localizer="compact")
     assert listener.set("xray_node", rate_hz=5.0) == ""
-    assert "outside" in listener.set("xray_node", rate_hz=100.0)
+    assert "out of range" in listener.set("xray_node", rate_hz=100.0)
     assert "read-only" in listener.set("xray_node", binning=1)
     assert listener.set("scene_node", rate_hz=1.0) == ""
     assert "read-only" in listener.set("motion_node", control_rate_hz=200.0)

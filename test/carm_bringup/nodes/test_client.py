@@ -13,7 +13,7 @@ import pytest
 from carm_bringup.graph.domain_lock import InstanceLock
 
 CARM = (sys.executable, "-c", "from carm_bringup.cli.app import main; main()")
-AGENT = Path(__file__).parent / "fakes" / "slow_agent.py"
+AGENT = Path(__file__).parents[1] / "fakes" / "slow_agent.py"
 PATIENCE_S = 90
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
