@@ -13,7 +13,12 @@ from typing import Any
 
 from carm_core.errors import ConfigurationError, LocalizerError
 from carm_perception.localizers.huggingface.processor import load_processor
-from carm_perception.networks.model_folder import ADAPTER_CONFIG, check_adapter_folder, check_model_folder
+from carm_perception.networks.model_folder import (
+    ADAPTER_CONFIG,
+    ModelFolderError,
+    check_adapter_folder,
+    check_model_folder,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -220,18 +225,18 @@ def resolve_source(model: str, adapter: str = "") -> Source:
         adapter: PEFT adapter on top, id or folder; empty: none.
 
     Raises:
-        LocalizerError: A folder or a file in it is missing, or damaged.
+        ModelFolderError: A folder or a file in it is missing, or damaged.
     """
     folder = Path(model)
     if not (folder / ADAPTER_CONFIG).is_file() or (folder / "config.json").is_file():
         if folder.is_dir() and not (folder / "config.json").is_file():
-            raise LocalizerError(f"model folder {folder} lacks config.json, and {ADAPTER_CONFIG} of an adapter, too")
+            raise ModelFolderError(f"model folder {folder} lacks config.json, and {ADAPTER_CONFIG} of an adapter, too")
         for place, check in ((model, check_model_folder), (adapter, check_adapter_folder)):
             if place and (Path(place).exists() or place.startswith(("/", "."))):
                 check(Path(place))
         return Source(model, adapter, model)
     if adapter:
-        raise LocalizerError(f"{model} is an adapter itself; the adapter {adapter} cannot go on top of it")
+        raise ModelFolderError(f"{model} is an adapter itself; the adapter {adapter} cannot go on top of it")
     check_adapter_folder(folder)
     base = _base_of(folder)
     complete = (folder / "tokenizer_config.json").is_file()
@@ -243,13 +248,13 @@ def _base_of(adapter: Path) -> str:
     try:
         base = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError) as error:
-        raise LocalizerError(f"adapter folder {adapter}: {ADAPTER_CONFIG} is damaged") from error
+        raise ModelFolderError(f"adapter folder {adapter}: {ADAPTER_CONFIG} is damaged") from error
     if not isinstance(base, str) or not base:
-        raise LocalizerError(f"adapter folder {adapter}: {ADAPTER_CONFIG} names no base_model_name_or_path")
+        raise ModelFolderError(f"adapter folder {adapter}: {ADAPTER_CONFIG} names no base_model_name_or_path")
     if Path(base).is_dir():
         check_model_folder(Path(base))
     elif not _HUB_ID.fullmatch(base):
-        raise LocalizerError(
+        raise ModelFolderError(
             f"adapter folder {adapter} belongs to {base}, which is not here: "
             "give the place of the base model as model, and this folder as adapter"
         )
