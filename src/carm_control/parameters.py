@@ -111,7 +111,7 @@ class MotionParameters(ControllerParameters):
     velocity_noise_rad_s: float = parameter(
         0.0002, "standard deviation of measured speeds", unit="rad/s", lower=0.0, read_only=True
     )
-    seed: int = parameter(0, "seed of the noise", lower=0, read_only=True)
+    seed: int = parameter(0, "seed of the noise", lower=0, upper=2**31 - 1, read_only=True)
     blocked_joint: str = parameter(
         "", "fault injection: the drive of this joint does not move; empty: none; may change at any time"
     )
