@@ -25,7 +25,7 @@ class ImagingError(AgentError):
 
 
 class MotionError(AgentError):
-    """The arm did not follow a trajectory; it is at rest, unless `NotAtRestError`."""
+    """The arm did not follow a trajectory; it is at rest, unless ``NotAtRestError``."""
 
 
 class NotAtRestError(MotionError):

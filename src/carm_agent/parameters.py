@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters of the agent node; `config/agent.yaml` has the same names."""
+"""Parameters of the agent node; ``config/agent.yaml`` has the same names."""
 
 from dataclasses import dataclass
 

@@ -15,7 +15,7 @@ _TOWARDS = (
     ("towards the patient's right", "towards the patient's left"),
     ("anteriorly", "posteriorly"),
 )
-"""Words for the positive and the negative direction of each axis of frame `table`."""
+"""Words for the positive and the negative direction of each axis of frame ``table``."""
 
 _JOINT_WORDS = {
     "cart_longitudinal": "cart along the table",
@@ -40,7 +40,7 @@ def called(landmark: Landmark, *, start: bool = False) -> str:
 
 
 def direction(vector: NDArray[np.float64]) -> str:
-    """Return words for the anatomical direction that is nearest to a vector (3,) in frame `table`."""
+    """Return words for the anatomical direction that is nearest to a vector (3,) in frame ``table``."""
     axis = int(np.abs(vector).argmax())
     return _TOWARDS[axis][0 if vector[axis] > 0 else 1]
 

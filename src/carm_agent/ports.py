@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a navigation task needs from the world: four small ports and the token that interrupts them.
 
-A port belongs to one task. Its blocking calls return early, by an `InterruptedTaskError`, when the task's
-`Interrupt` trips; `Arm.execute` brings the arm to rest first.
+A port belongs to one task. Its blocking calls return early, by an ``InterruptedTaskError``, when the task's
+``Interrupt`` trips; ``Arm.execute`` brings the arm to rest first.
 """
 
 import threading
@@ -50,29 +50,29 @@ class Interrupt:
         """Return if the task may go on.
 
         Raises:
-            InterruptedTaskError: it may not; the kind says why.
+            InterruptedTaskError: It may not; the kind says why.
         """
         if self._error is not None:
             raise self._error
 
     def notify(self) -> None:
-        """Wake `wait_for`, after something that its predicate reads has changed."""
+        """Wake ``wait_for``, after something that its predicate reads has changed."""
         with self._condition:
             self._condition.notify_all()
 
     def wait_for(self, predicate: Callable[[], bool], timeout_s: float, *, uninterrupted: bool = False) -> bool:
-        """Wait until `predicate` holds.
+        """Wait until ``predicate`` holds.
 
         Args:
-            predicate: read under a lock, so it must be short and must not wait itself.
-            timeout_s: longest wait, s.
-            uninterrupted: wait on although the task is interrupted (to see the arm come to rest).
+            predicate: Read under a lock, so it must be short and must not wait itself.
+            timeout_s: Longest wait, s.
+            uninterrupted: Wait on although the task is interrupted (to see the arm come to rest).
 
         Returns:
             Whether the predicate holds; False after the time-out.
 
         Raises:
-            InterruptedTaskError: the task is to end, unless `uninterrupted`.
+            InterruptedTaskError: The task is to end, unless ``uninterrupted``.
         """
         with self._condition:
             held = self._condition.wait_for(lambda: predicate() or (self.tripped and not uninterrupted), timeout_s)
@@ -86,8 +86,8 @@ class Acquisition:
     """One exposure.
 
     Attributes:
-        frame: the image, in display orientation.
-        dose_area_product_gym2: of this exposure, Gy m^2; NaN when not reported.
+        frame: The image, in display orientation.
+        dose_area_product_gym2: Of this exposure, Gy m^2; NaN when not reported.
     """
 
     frame: XrayFrame
@@ -102,12 +102,12 @@ class Imager(ABC):
         """Take one exposure with the arm as it stands.
 
         Args:
-            field_mm: side of the square field about the image center that is exposed, at isocenter depth, mm; 0: the
+            field_mm: Side of the square field about the image center that is exposed, at isocenter depth, mm; 0: the
                 whole detector.
 
         Raises:
-            ImagingError: no image came.
-            InterruptedTaskError: the task is to end.
+            ImagingError: No image came.
+            InterruptedTaskError: The task is to end.
         """
 
 
@@ -119,7 +119,7 @@ class Arm(ABC):
         """Return the present joint positions, shape (J,), m or rad.
 
         Raises:
-            NoJointStatesError: they are unknown.
+            NoJointStatesError: They are unknown.
         """
 
     @abstractmethod
@@ -127,9 +127,9 @@ class Arm(ABC):
         """Follow a trajectory that starts at the present joint positions; return with the arm at rest at its end.
 
         Raises:
-            NotAtRestError: nobody says that the arm is at rest, whatever else happened.
-            MotionError: the arm did not follow; it is at rest.
-            InterruptedTaskError: the task is to end; the arm is at rest.
+            NotAtRestError: Nobody says that the arm is at rest, whatever else happened.
+            MotionError: The arm did not follow; it is at rest.
+            InterruptedTaskError: The task is to end; the arm is at rest.
         """
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an arm is doing, judged from its joint states and its controller's goals alone.
 
-For motors whose controller knows nothing of this project: :mod:`carm_control.nodes.state_node` asks it what to say on
+For motors whose controller knows nothing of this project: ``carm_control.nodes.state_node`` asks it what to say on
 ``state``, and when goals have to be canceled.
 """
 

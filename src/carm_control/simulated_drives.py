@@ -167,7 +167,7 @@ class DriveModel:
         return self._position + self._tau * self._velocity
 
     def realign(self, joints: NDArray[np.bool_]) -> Array:
-        """Take :meth:`bumpless_command` as the present set-point of some joints, so that none of them jumps.
+        """Take ``bumpless_command`` as the present set-point of some joints, so that none of them jumps.
 
         Args:
             joints: Mask (J,).

@@ -121,7 +121,7 @@ _LONGEST_COMPARED = 200
 
 
 def _likeness(first: str, second: str) -> float:
-    """How alike two names are, 0 to 1, whatever the case."""
+    """Return how alike two names are, 0 to 1, whatever the case."""
     return SequenceMatcher(None, second.lower(), first[:_LONGEST_COMPARED].lower()).ratio()
 
 

@@ -107,7 +107,7 @@ LANDMARKS: tuple[Landmark, ...] = (
 
 
 def _extra_landmarks() -> tuple[Landmark, ...]:
-    """Landmarks from id 101 on, without those that `LANDMARKS` already holds (T1, T12)."""
+    """Return the landmarks from id 101 on, without those that ``LANDMARKS`` already holds (T1, T12)."""
     ordinals = (
         *("first", "second", "third", "fourth", "fifth", "sixth"),
         *("seventh", "eighth", "ninth", "tenth", "eleventh"),
@@ -157,7 +157,7 @@ def landmark(landmark_id: int, extra: bool = False) -> Landmark:
 
     Args:
         landmark_id: Id, for example 11.
-        extra: Look among `EXTRA_LANDMARKS` too.
+        extra: Look among ``EXTRA_LANDMARKS`` too.
 
     Returns:
         The landmark.
@@ -173,7 +173,7 @@ def landmark(landmark_id: int, extra: bool = False) -> Landmark:
 
 
 def describe_landmarks(near: str = "") -> list[str]:
-    """Return what can be named: id, name and the shortest synonyms of each of :data:`LANDMARKS`.
+    """Return what can be named: id, name and the shortest synonyms of each of ``LANDMARKS``.
 
     Args:
         near: The nearest to this text come first; empty: in the order of their ids.
@@ -192,7 +192,7 @@ def find_landmark(text: str, extra: bool = False) -> Landmark:
 
     Args:
         text: What a person wrote, for example ``"left shoulder"`` or ``"11"``.
-        extra: Look among `EXTRA_LANDMARKS` too, for example for ``"L3"``.
+        extra: Look among ``EXTRA_LANDMARKS`` too, for example for ``"L3"``.
 
     Returns:
         The landmark.

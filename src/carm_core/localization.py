@@ -54,8 +54,8 @@ class LandmarkEstimate:
         std_mm: Standard deviation of either component, mm; NaN when unknown.
         radius_90_mm: Radius that holds the landmark in 90 of 100 cases, mm; NaN when not calibrated.
         confidence: 0 to 1; NaN when unknown.
-        radius_95_mm: As `radius_90_mm`, in 95 of 100 cases.
-        radius_97_mm: As `radius_90_mm`, in 97 of 100 cases.
+        radius_95_mm: As ``radius_90_mm``, in 95 of 100 cases.
+        radius_97_mm: As ``radius_90_mm``, in 97 of 100 cases.
     """
 
     id: int

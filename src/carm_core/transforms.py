@@ -87,7 +87,7 @@ class RigidTransform:
 
 
 def rotation_about(axis: str, angle_rad: float) -> Array:
-    """Rotation matrix (3, 3) about a coordinate axis, right-handed.
+    """Return the rotation matrix (3, 3) about a coordinate axis, right-handed.
 
     Args:
         axis: ``"x"``, ``"y"`` or ``"z"``.

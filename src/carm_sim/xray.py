@@ -119,7 +119,7 @@ class Exposure:
     warning: str = ""
 
     def frame(self, stamp_s: float = 0.0) -> XrayFrame:
-        """The display image as models and the agent see it, at a time, s."""
+        """Return the display image as models and the agent see it, at a time, s."""
         return XrayFrame(
             self.display,
             self.view.mm_per_px_at_isocenter,
@@ -132,7 +132,7 @@ class Exposure:
 
 @dataclass(frozen=True, eq=False)
 class _Images:
-    """Images of one exposure, as in :class:`Exposure`."""
+    """Images of one exposure, as in ``Exposure``."""
 
     raw: NDArray[np.uint16]
     display: NDArray[np.uint8]
@@ -159,7 +159,7 @@ class XraySystem:
         seed: int = 0,
         solids: Sequence[SolidSet] = (),
     ) -> None:
-        """Set up; the renderer's copies of the volume are made when needed, or by :meth:`prepare`.
+        """Set up; the renderer's copies of the volume are made when needed, or by ``prepare``.
 
         Args:
             patient: Who lies on the table.
@@ -221,7 +221,7 @@ class XraySystem:
             return self._exposure(positions, view, region, technique, images, hit)
 
     def line_integrals(self, view: XrayView, voltage_kv: float, region: Region | None = None) -> NDArray[np.float32]:
-        """Noise-free line integrals float32 (rows, columns), raw orientation, of a view in frame ``table``.
+        """Return the noise-free line integrals float32 (rows, columns), raw orientation, of a view in frame ``table``.
 
         Raises:
             ConfigurationError: The voltage is out of range.
@@ -244,7 +244,7 @@ class XraySystem:
     def _images(
         self, view_lps: XrayView, region: Region, technique: Technique, wanted: Request, sequence: int
     ) -> _Images:
-        """What the detector and the display show."""
+        """Return what the detector and the display show."""
         left, top, right, bottom = region
         tube, detector = self.config.tube, view_lps.detector
         paths = self._buffers.shared("paths", (len(MATERIALS), bottom - top, right - left))
@@ -303,7 +303,7 @@ class XraySystem:
 
 
 def _thinned(volume: Volume) -> Volume:
-    """Every few voxels of a volume: enough for what the exposure control measures."""
+    """Return every few voxels of a volume: enough for what the exposure control measures."""
     steps = [max(1, round(_CONTROL_SPACING_MM / spacing)) for spacing in volume.spacing_mm]
     first = [(count - 1) % step // 2 for count, step in zip(volume.hu.shape, steps, strict=True)]
     hu = volume.hu[tuple(slice(at, None, step) for at, step in zip(first, steps, strict=True))]
@@ -313,14 +313,14 @@ def _thinned(volume: Volume) -> Volume:
 
 
 def read_out(view: XrayView, side_px: int) -> XrayView:
-    """The view of the central square of a detector.
+    """Return the view of the central square of a detector.
 
     Args:
         view: Geometry of the whole detector.
         side_px: Side of the square, pixels after binning; 0: the whole detector.
 
     Raises:
-        ConfigurationError: The square is smaller than :data:`SMALLEST_READOUT_PX`, larger than the detector, or not
+        ConfigurationError: The square is smaller than ``SMALLEST_READOUT_PX``, larger than the detector, or not
             centered on whole pixels.
     """
     if side_px == 0:
@@ -335,7 +335,7 @@ def read_out(view: XrayView, side_px: int) -> XrayView:
 
 
 def field_region(view: XrayView, field_m: tuple[float, float]) -> Region:
-    """Raw pixels that a centered field exposes.
+    """Return the raw pixels that a centered field exposes.
 
     Args:
         view: Geometry.

@@ -17,16 +17,16 @@ class CollisionError(GoalError):
     """A path comes too close to something.
 
     Attributes:
-        clearance: the smallest clearance that was found, with what it is to.
+        clearance: The smallest clearance that was found, with what it is to.
     """
 
     def __init__(self, clearance: Clearance, limit_m: float, where: str) -> None:
         """Say what comes too close to what.
 
         Args:
-            clearance: the smallest clearance that was found.
-            limit_m: the smallest one allowed, m.
-            where: where on the path.
+            clearance: The smallest clearance that was found.
+            limit_m: The smallest one allowed, m.
+            where: Where on the path.
         """
         self.clearance = clearance
         near = f"would come within {1000 * clearance.distance_m:z.0f} mm of"
@@ -49,11 +49,11 @@ class Margins:
     """How close is too close.
 
     Attributes:
-        patient_m: added around the patient's surface, m.
-        collision_m: a smaller clearance is a collision, m.
-        warning_m: a smaller one is a warning, m.
-        slow_m: motions that come nearer to people than this are slowed down, m.
-        slowest: share of the velocity that is left when they come as near as they may.
+        patient_m: Added around the patient's surface, m.
+        collision_m: A smaller clearance is a collision, m.
+        warning_m: A smaller one is a warning, m.
+        slow_m: Motions that come nearer to people than this are slowed down, m.
+        slowest: Share of the velocity that is left when they come as near as they may.
     """
 
     patient_m: float = 0.02
@@ -66,7 +66,7 @@ class Margins:
         """Check the order.
 
         Raises:
-            ConfigurationError: a number is negative, or a warning comes later than a collision.
+            ConfigurationError: A number is negative, or a warning comes later than a collision.
         """
         if not 0 <= self.collision_m <= self.warning_m or self.patient_m < 0 or self.slow_m <= self.collision_m:
             raise ConfigurationError(
@@ -90,10 +90,10 @@ class Clearance:
     """The smallest distance of the machine to anything.
 
     Attributes:
-        distance_m: m; negative inside.
-        part: part of the machine.
-        obstacle: patient, staff, table, floor, or another part of the machine.
-        people_m: smallest distance to patient and staff, m; infinite without any.
+        distance_m: M; negative inside.
+        part: Part of the machine.
+        obstacle: Patient, staff, table, floor, or another part of the machine.
+        people_m: Smallest distance to patient and staff, m; infinite without any.
     """
 
     distance_m: float

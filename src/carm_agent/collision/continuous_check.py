@@ -27,11 +27,11 @@ class PathCheck:
     """What a path comes close to.
 
     Attributes:
-        closest: smallest clearance found on the path.
-        people_m: smallest distance to people found on the path, m.
-        at: progress along the path there, 0 to 1.
-        bound_m: no point of the path has a smaller clearance than this, m.
-        evaluations: positions checked.
+        closest: Smallest clearance found on the path.
+        people_m: Smallest distance to people found on the path, m.
+        at: Progress along the path there, 0 to 1.
+        bound_m: No point of the path has a smaller clearance than this, m.
+        evaluations: Positions checked.
     """
 
     closest: Clearance
@@ -42,14 +42,14 @@ class PathCheck:
 
 
 class Distances(Protocol):
-    """What tells how close the machine comes: `carm_agent.collision.model.CollisionModel`."""
+    """What tells how close the machine comes: ``carm_agent.collision.model.CollisionModel``."""
 
     def clearance(self, positions: ArrayLike, *, named: bool = True, deepest: bool = False) -> Clearance:
         """Return the smallest distance at joint positions (6,), m or rad."""
         ...
 
     def motion_bound_m(self, travel: ArrayLike) -> float:
-        """Return how far any point of the machine moves at most, m, when the joints cover `travel` (6,), m or rad."""
+        """Return how far any point of the machine moves at most, m, when the joints cover ``travel`` (6,), m or rad."""
         ...
 
 
@@ -66,10 +66,10 @@ class PathSearch:
         """Begin with no stretch.
 
         Args:
-            model: tells distances.
-            position: joint positions (6,) at a progress from 0 to 1.
-            travel: bound of each joint's travel (6,) between two progresses.
-            limit_m: smallest clearance allowed, m.
+            model: Tells distances.
+            position: Joint positions (6,) at a progress from 0 to 1.
+            travel: Bound of each joint's travel (6,) between two progresses.
+            limit_m: Smallest clearance allowed, m.
         """
         self._model, self._position, self._travel, self._limit_m = model, position, travel, limit_m
         self._known: dict[float, Clearance] = {}
@@ -95,7 +95,7 @@ class PathSearch:
         """Return the clearance at a progress.
 
         Raises:
-            CollisionError: it is smaller than allowed.
+            CollisionError: It is smaller than allowed.
         """
         if progress not in self._known:
             clearance = self._model.clearance(self._position(progress), named=False, deepest=self._limit_m < 0.0)
@@ -119,11 +119,11 @@ class PathSearch:
         """Halve stretches until the smallest clearance is known; return its lower bound, m.
 
         Args:
-            resolution: accuracy of the smallest clearance, as a share of it.
-            most_evaluations: positions after which a path that cannot be told from a collision is given up.
+            resolution: Accuracy of the smallest clearance, as a share of it.
+            most_evaluations: Positions after which a path that cannot be told from a collision is given up.
 
         Raises:
-            CollisionError: the path comes closer than allowed, or so close that it cannot be told apart.
+            CollisionError: The path comes closer than allowed, or so close that it cannot be told apart.
         """
         if not self._heap:
             return self.at(0.0).distance_m

@@ -17,7 +17,7 @@ class SolidGroup:
         """Put them into one tree.
 
         Args:
-            solids: where they stand.
+            solids: Where they stand.
         """
         self._solids = solids
         self._manager = broad_phase(solids)

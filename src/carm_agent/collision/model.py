@@ -21,7 +21,7 @@ from carm_core.transforms import Array
 
 
 class CollisionModel:
-    """The machine among obstacles. Not thread-safe: one per thread, see :meth:`copy`."""
+    """The machine among obstacles. Not thread-safe: one per thread, see ``copy``."""
 
     def __init__(
         self,
@@ -33,10 +33,10 @@ class CollisionModel:
         """Build the solids.
 
         Args:
-            carm: the arm.
-            obstacles: what stands around it; None: a patient of unknown shape, no staff.
-            margins: how close is too close.
-            geometry: the machine's solids; None: those of `config/carm.yaml`.
+            carm: The arm.
+            obstacles: What stands around it; None: a patient of unknown shape, no staff.
+            margins: How close is too close.
+            geometry: The machine's solids; None: those of ``config/carm.yaml``.
         """
         self.carm = carm
         self.obstacles = obstacles or Obstacles()
@@ -100,7 +100,7 @@ class CollisionModel:
         """Return how far any point of the machine moves at most, m.
 
         Args:
-            travel: distance that each joint covers (6,), m or rad.
+            travel: Distance that each joint covers (6,), m or rad.
         """
         travelled = np.abs(np.asarray(travel, dtype=np.float64)) * self._weights
         return float(np.linalg.norm(travelled[:3]) + travelled[3:].sum())
@@ -110,8 +110,8 @@ class CollisionModel:
 
         Args:
             positions: (6,), m and rad.
-            named: say which part of the machine is the closest; the part is empty otherwise, unless known anyway.
-            deepest: on contact, return the deepest of all; any one otherwise, which is quicker.
+            named: Say which part of the machine is the closest; the part is empty otherwise, unless known anyway.
+            deepest: On contact, return the deepest of all; any one otherwise, which is quicker.
         """
         rotations, centers = self._place(np.asarray(positions, dtype=np.float64))
         best = self._floor(rotations, centers)
@@ -147,7 +147,7 @@ class CollisionModel:
         return rotations, centers
 
     def _floor(self, rotations: Array, centers: Array) -> tuple[float, str, str]:
-        """The cart's parts stand on the floor; the others are boxes or lie in one."""
+        """Return the cart's parts stand on the floor; the others are boxes or lie in one."""
         lowest = centers[:, 2] - (np.abs(rotations[:, 2, :]) * self._half).sum(axis=1) + self.carm.table_height_m
         lowest = np.where(self._on_floor, np.inf, lowest)
         index = int(lowest.argmin())
@@ -182,15 +182,15 @@ class CollisionModel:
         """Check a whole path, and find its smallest clearance.
 
         Args:
-            position: joint positions (6,) at a progress from 0 to 1.
-            travel: bound of each joint's travel (6,) between two progresses.
-            knots: progresses at which to look first, from 0 to 1.
-            limit_m: smallest clearance allowed, m; None: that of the margins.
-            resolution: the smallest clearance is found to this accuracy, as a share of it.
-            most_evaluations: a path that grazes something for long is given up after so many positions.
+            position: Joint positions (6,) at a progress from 0 to 1.
+            travel: Bound of each joint's travel (6,) between two progresses.
+            knots: Progresses at which to look first, from 0 to 1.
+            limit_m: Smallest clearance allowed, m; None: that of the margins.
+            resolution: The smallest clearance is found to this accuracy, as a share of it.
+            most_evaluations: A path that grazes something for long is given up after so many positions.
 
         Raises:
-            CollisionError: the path comes closer than allowed, or so close that it cannot be told apart.
+            CollisionError: The path comes closer than allowed, or so close that it cannot be told apart.
         """
         limit = self.margins.collision_m if limit_m is None else limit_m
         search = PathSearch(self, position, travel, limit)

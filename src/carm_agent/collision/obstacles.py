@@ -19,9 +19,9 @@ from carm_core.errors import ConfigurationError
 from carm_core.transforms import Array
 
 DEFAULT_LENGTH_M = (-1.0, 1.0)
-"""Where a patient of unknown shape lies along x, frame `table`, m: on the whole table."""
+"""Where a patient of unknown shape lies along x, frame ``table``, m: on the whole table."""
 DEFAULT_PROFILE_M = ((0.25, 0.0), (0.30, 0.06), (0.30, 0.22), (0.20, 0.34))
-"""Half the width at a height, frame `table`, m: a large supine body with its arms at its sides."""
+"""Half the width at a height, frame ``table``, m: a large supine body with its arms at its sides."""
 _CELL_M = (0.06, 0.09)
 """The surface is cut into columns of this size along x and y, m; each column's hull is one convex piece."""
 _TRUNK_BELOW_TOP_M = 0.4
@@ -36,8 +36,8 @@ class StaffZone:
     """A box in which people stand.
 
     Attributes:
-        low_m: lower corner, frame `table`, m.
-        high_m: upper corner, frame `table`, m.
+        low_m: Lower corner, frame ``table``, m.
+        high_m: Upper corner, frame ``table``, m.
     """
 
     low_m: tuple[float, float, float]
@@ -45,13 +45,13 @@ class StaffZone:
 
 
 def staff_zones(text: str) -> tuple[StaffZone, ...]:
-    """Read staff zones: six numbers each, lower and upper corner, frame `table`, m, between blanks or commas.
+    """Read staff zones: six numbers each, lower and upper corner, frame ``table``, m, between blanks or commas.
 
     Args:
-        text: for example `-0.6 -1.3 -0.95 0.2 -0.75 0.9`; empty for none.
+        text: For example ``-0.6 -1.3 -0.95 0.2 -0.75 0.9``; empty for none.
 
     Raises:
-        ConfigurationError: a word is no number, their count is wrong, or corners are not in order.
+        ConfigurationError: A word is no number, their count is wrong, or corners are not in order.
     """
     try:
         values = np.array([float(word) for word in text.replace(",", " ").replace(";", " ").split()])
@@ -67,11 +67,11 @@ def staff_zones(text: str) -> tuple[StaffZone, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """A triangle mesh around the patient, in frame `table`.
+    """A triangle mesh around the patient, in frame ``table``.
 
     Attributes:
         vertices_m: (V, 3), m.
-        triangles: indices of vertices (T, 3).
+        triangles: Indices of vertices (T, 3).
     """
 
     vertices_m: Array
@@ -81,7 +81,7 @@ class Surface:
         """Check the mesh.
 
         Raises:
-            ConfigurationError: it is empty, not finite, or an index is out of range.
+            ConfigurationError: It is empty, not finite, or an index is out of range.
         """
         vertices = np.asarray(self.vertices_m, dtype=np.float64)
         triangles = np.asarray(self.triangles, dtype=np.int64)
@@ -162,9 +162,9 @@ class Obstacles:
     """What the machine must not touch, besides table, floor and itself.
 
     Attributes:
-        surface: of the patient; None: unknown.
-        assume_patient: a generous body stands for what no surface shows; False: only what is known counts.
-        staff: where people stand.
+        surface: Of the patient; None: unknown.
+        assume_patient: A generous body stands for what no surface shows; False: only what is known counts.
+        staff: Where people stand.
     """
 
     surface: Surface | None = None

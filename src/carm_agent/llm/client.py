@@ -38,8 +38,8 @@ class ToolCall:
     """A call as the model wrote it, unchecked.
 
     Attributes:
-        id: of the call.
-        name: of the tool.
+        id: Of the call.
+        name: Of the tool.
         arguments: JSON text.
     """
 
@@ -53,10 +53,10 @@ class Reply:
     """One reply of the model.
 
     Attributes:
-        content: text beside the calls; empty when there is none.
-        calls: tool calls, in order.
-        tokens: of prompt and reply, as the server counts, or estimated from the characters.
-        raw: the message, as it goes back into the conversation.
+        content: Text beside the calls; empty when there is none.
+        calls: Tool calls, in order.
+        tokens: Of prompt and reply, as the server counts, or estimated from the characters.
+        raw: The message, as it goes back into the conversation.
     """
 
     content: str
@@ -72,7 +72,7 @@ class ChatServer:
         """Check the options; nothing is sent.
 
         Args:
-            options: which server, and how it is asked.
+            options: Which server, and how it is asked.
 
         Raises:
             ConfigurationError: an option cannot be used.
@@ -86,10 +86,10 @@ class ChatServer:
         """Ask for the next message. An interrupt ends the wait at once; what comes later is dropped.
 
         Args:
-            messages: so far.
+            messages: So far.
             tools: declarations.
-            interrupt: of the task.
-            timeout_s: longest wait, s; the options' one if that is shorter.
+            interrupt: Of the task.
+            timeout_s: Longest wait, s; the options' one if that is shorter.
 
         Raises:
             ChatError: no usable reply came in time.

@@ -50,12 +50,12 @@ class Budget:
     """What one session may use.
 
     Attributes:
-        steps: replies of the model.
-        tokens: of all requests and replies.
+        steps: Replies of the model.
+        tokens: Of all requests and replies.
         duration_s: s.
-        exposures: calls of `expose`; more are refused.
-        calls_per_reply: tool calls in one reply; more are refused as a flood.
-        nonsense: replies in a row without a usable call, after which the session ends.
+        exposures: Calls of ``expose``; more are refused.
+        calls_per_reply: Tool calls in one reply; more are refused as a flood.
+        nonsense: Replies in a row without a usable call, after which the session ends.
     """
 
     steps: int = 20
@@ -72,9 +72,9 @@ class HeadResult:
 
     Attributes:
         code: why.
-        success: whether the model reports success.
-        text: for the clinician.
-        steps: replies of the model.
+        success: Whether the model reports success.
+        text: For the clinician.
+        steps: Replies of the model.
         tokens: used.
         duration_s: s.
     """
@@ -110,12 +110,12 @@ class Session:
         """Prepare.
 
         Args:
-            server: is asked for tool calls.
-            hands: carry them out.
-            interrupt: ends the session.
-            transcript: of everything that is said and done.
-            budget: what may be used.
-            now_s: monotonic time, s.
+            server: Is asked for tool calls.
+            hands: Carry them out.
+            interrupt: Ends the session.
+            transcript: Of everything that is said and done.
+            budget: What may be used.
+            now_s: Monotonic time, s.
         """
         self._server, self._hands, self._interrupt = server, hands, interrupt
         self._transcript, self._budget, self._now_s = transcript, budget or Budget(), now_s
@@ -128,7 +128,7 @@ class Session:
         """Handle one sentence of the clinician's.
 
         Args:
-            words: what the clinician wants.
+            words: What the clinician wants.
 
         Returns:
             How it ended. Expected failures are results, not exceptions.

@@ -36,7 +36,7 @@ class HeadHands(ABC):
         """Ask the localizer for a landmark in the last image.
 
         Raises:
-            ToolError: there is no image of the present view.
+            ToolError: There is no image of the present view.
         """
 
     @abstractmethod
@@ -61,10 +61,10 @@ class Tool:
     """One tool.
 
     Attributes:
-        name: as it is called.
-        description: for the model.
+        name: As it is called.
+        description: For the model.
         properties: JSON schemas of the arguments; all are required, no others are allowed.
-        run: calls the hands with the checked arguments; None for the tool that ends the session.
+        run: Calls the hands with the checked arguments; None for the tool that ends the session.
     """
 
     name: str
@@ -159,14 +159,14 @@ def checked_arguments(name: str, text: str) -> dict[str, Any]:
     """Check a call.
 
     Args:
-        name: of the tool.
+        name: Of the tool.
         text: JSON of the arguments, as the model wrote it.
 
     Returns:
         The arguments.
 
     Raises:
-        ToolError: there is no such tool, or the arguments do not meet its schema; the message tells the model why.
+        ToolError: There is no such tool, or the arguments do not meet its schema; the message tells the model why.
     """
     if name not in TOOLS:
         raise ToolError(f"there is no tool {name[:40]!r}; the tools are {', '.join(TOOLS)}")

@@ -18,10 +18,10 @@ class Transcript:
         """Open a new file, named by the time.
 
         Args:
-            folder: made if it is not there; None keeps no record.
+            folder: Made if it is not there; None keeps no record.
 
         Raises:
-            ConfigurationError: the file cannot be made.
+            ConfigurationError: The file cannot be made.
         """
         self.path: Path | None = None
         self._file: TextIO | None = None

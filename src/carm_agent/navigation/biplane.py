@@ -101,11 +101,11 @@ class Biplane:
 
 
 def biplane_primaries_deg(primary_deg: float, limit_deg: float) -> tuple[float, float]:
-    """Primary angles of two views :data:`BETWEEN_DEG` apart, about the present one as far as a limit allows.
+    """Return the primary angles of two views ``BETWEEN_DEG`` apart, about the present one as far as a limit allows.
 
     Args:
-        primary_deg: the present one.
-        limit_deg: largest size of either; at least half of the angle between them.
+        primary_deg: The present one.
+        limit_deg: Largest size of either; at least half of the angle between them.
 
     Returns:
         The nearer one first.
@@ -130,7 +130,7 @@ def fixed(sightings: Sequence[Sighting], max_depth_mm: float) -> tuple[Triangula
     """Return the place that sightings have in common, and how far its depth may be off in 90 of 100 cases, mm.
 
     Raises:
-        GoalError: the rays do not meet, or the depth may be off by more than `max_depth_mm`.
+        GoalError: The rays do not meet, or the depth may be off by more than ``max_depth_mm``.
     """
     place = triangulate(sightings)
     depth_mm = DEPTH_90_PER_STD * place.std_mm

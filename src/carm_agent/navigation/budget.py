@@ -44,21 +44,21 @@ class Ledger:
     """Counts what one task costs.
 
     Attributes:
-        exposures: so far.
-        steps: motions so far.
-        distance_mm: last distance of the target from the image center, mm; NaN when not seen yet.
+        exposures: So far.
+        steps: Motions so far.
+        distance_mm: Last distance of the target from the image center, mm; NaN when not seen yet.
         radius_mm: 90 % radius of that, mm; NaN when unknown.
-        verified: whether an image was judged since the last motion.
-        at_rest: whether the arm is known to stand still.
+        verified: Whether an image was judged since the last motion.
+        at_rest: Whether the arm is known to stand still.
     """
 
     def __init__(self, config: NavigatorConfig, clock: Clock, started_s: float) -> None:
         """Begin with nothing spent.
 
         Args:
-            config: bounds of the task.
-            clock: times the task.
-            started_s: when it began, by that clock, s.
+            config: Bounds of the task.
+            clock: Times the task.
+            started_s: When it began, by that clock, s.
         """
         self._config, self._clock, self._started_s = config, clock, started_s
         self._dose_gym2 = 0.0
@@ -79,7 +79,7 @@ class Ledger:
         """Refuse another exposure when none is left, or no time.
 
         Raises:
-            Ending: the budget is used up.
+            Ending: The budget is used up.
         """
         end = "" if self.verified else "; the last motion is not verified"
         if self.exposures >= self._config.max_exposures:
@@ -96,7 +96,7 @@ class Ledger:
         """Refuse another motion when none is left.
 
         Raises:
-            Ending: the budget is used up.
+            Ending: The budget is used up.
         """
         if self.motions_left <= 0:
             raise Ending(NavigationCode.BUDGET, f"all {self._config.max_steps} motions are used up")
@@ -105,7 +105,7 @@ class Ledger:
         """Refuse a motion that would take too long.
 
         Raises:
-            Ending: the time is too short.
+            Ending: The time is too short.
         """
         if self.elapsed_s + plan.duration_s > self._config.max_duration_s:
             raise Ending(
@@ -124,8 +124,8 @@ class Ledger:
         """Count a motion.
 
         Args:
-            path_m: path of the isocenter, m.
-            whole: whether it came to its end.
+            path_m: Path of the isocenter, m.
+            whole: Whether it came to its end.
         """
         self._path_m += path_m
         self.steps += whole
@@ -138,10 +138,10 @@ class Ledger:
         """Sum the task up.
 
         Args:
-            landmark: the target.
-            code: how it ended.
-            message: why, when it failed.
-            addition: a sentence on a success.
+            landmark: The target.
+            code: How it ended.
+            message: Why, when it failed.
+            addition: A sentence on a success.
         """
         cost = f"{self.exposures} exposure{'s' if self.exposures != 1 else ''}"
         name = phrases.called(landmark, start=True)

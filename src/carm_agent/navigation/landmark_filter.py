@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the agent believes a landmark to be: a Gaussian over its position in frame `table`.
+"""Where the agent believes a landmark to be: a Gaussian over its position in frame ``table``.
 
 A localizer measures a displacement in the image, which leaves the depth along the beam open. An iterated extended
 Kalman filter (Bell and Cathey 1993) fuses the measurements of one task: as the arm moves, the parallax between
@@ -25,8 +25,8 @@ class Belief:
     """Gaussian belief about one landmark.
 
     Attributes:
-        mean_mm: shape (3,), frame `table`, mm.
-        covariance_mm2: shape (3, 3), mm^2.
+        mean_mm: Shape (3,), frame ``table``, mm.
+        covariance_mm2: Shape (3, 3), mm^2.
     """
 
     mean_mm: NDArray[np.float64]
@@ -36,13 +36,13 @@ class Belief:
     def from_measurement(
         cls, view: XrayView, displacement_mm: ArrayLike, std_mm: float, depth_std_mm: float
     ) -> "Belief":
-        """Believe one measurement: on its ray, at isocenter depth give or take `depth_std_mm`.
+        """Believe one measurement: on its ray, at isocenter depth give or take ``depth_std_mm``.
 
         Args:
-            view: the view that was measured in, frame `table`.
-            displacement_mm: shape (2,), right and up in the display image, at isocenter depth, mm.
-            std_mm: standard deviation of either component, mm.
-            depth_std_mm: standard deviation along the ray, mm.
+            view: The view that was measured in, frame ``table``.
+            displacement_mm: Shape (2,), right and up in the display image, at isocenter depth, mm.
+            std_mm: Standard deviation of either component, mm.
+            depth_std_mm: Standard deviation along the ray, mm.
         """
         axes = np.array(view.display_axes)
         mean = view.isocenter_mm + np.asarray(displacement_mm, dtype=np.float64) @ axes
@@ -54,7 +54,7 @@ class Belief:
         return np.asarray(view.displacement_mm(self.mean_mm), dtype=np.float64)
 
     def radius_90_mm(self, view: XrayView) -> float:
-        """Return a radius around `offset_mm` that holds the landmark in at least 90 of 100 cases, mm."""
+        """Return a radius around ``offset_mm`` that holds the landmark in at least 90 of 100 cases, mm."""
         slope = _slope(view, self.mean_mm)
         spread = slope @ self.covariance_mm2 @ slope.T
         return RADIUS_90_PER_STD * math.sqrt(float(np.linalg.eigvalsh(spread)[-1]))
@@ -70,9 +70,9 @@ class Belief:
         """Fuse a measurement.
 
         Args:
-            view: the view that was measured in, frame `table`.
-            displacement_mm: shape (2,), right and up in the display image, at isocenter depth, mm.
-            std_mm: standard deviation of either component, mm.
+            view: The view that was measured in, frame ``table``.
+            displacement_mm: Shape (2,), right and up in the display image, at isocenter depth, mm.
+            std_mm: Standard deviation of either component, mm.
         """
         measured = np.asarray(displacement_mm, dtype=np.float64)
         point, noise = self.mean_mm, std_mm**2 * np.eye(2)
@@ -85,12 +85,12 @@ class Belief:
         return Belief(point, kept @ self.covariance_mm2 @ kept.T + gain @ noise @ gain.T)
 
     def diffused(self, std_mm: float) -> "Belief":
-        """Grow less sure, by `std_mm` in every direction: the patient breathes, errors of like images are alike."""
+        """Grow less sure, by ``std_mm`` in every direction: the patient breathes, errors of like images are alike."""
         return Belief(self.mean_mm, self.covariance_mm2 + std_mm**2 * np.eye(3))
 
 
 def _slope(view: XrayView, point_mm: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the derivative (2, 3) of `XrayView.displacement_mm` by the point, mm/mm."""
+    """Return the derivative (2, 3) of ``XrayView.displacement_mm`` by the point, mm/mm."""
     x, y, z = view.rotation.T @ (point_mm - view.source_mm)
     local = np.array([[1.0 / z, 0.0, -x / z**2], [0.0, 1.0 / z, -y / z**2]])
     return -view.source_isocenter_mm * local @ view.rotation.T

@@ -18,16 +18,16 @@ class Evidence:
     replace what was believed.
 
     Attributes:
-        belief: where the landmark is believed to be; None before the first trusted answer.
-        agreeing: trusted answers in a row that agree with each other.
+        belief: Where the landmark is believed to be; None before the first trusted answer.
+        agreeing: Trusted answers in a row that agree with each other.
     """
 
     def __init__(self, config: NavigatorConfig, belief: Belief | None = None) -> None:
         """Start knowing nothing, or with what is known from elsewhere.
 
         Args:
-            config: what to trust.
-            belief: where the landmark is believed to be.
+            config: What to trust.
+            belief: Where the landmark is believed to be.
         """
         self._config = config
         self._contender: Belief | None = None
@@ -51,7 +51,7 @@ class Evidence:
         """Return the side of the field, mm, that shows where the landmark is believed to be; 0: the whole detector.
 
         Args:
-            view: the view that will be exposed, frame `table`.
+            view: The view that will be exposed, frame ``table``.
         """
         margin = self._config.collimation_margin_mm
         if self.belief is None or margin <= 0:
@@ -65,7 +65,7 @@ class Evidence:
         """Take an estimate in, or say why not.
 
         Args:
-            view: the view of the image, frame `table`.
+            view: The view of the image, frame ``table``.
             estimate: finite.
 
         Returns:

@@ -35,11 +35,11 @@ class Questions:
 
         Args:
             localizer: answers.
-            interrupt: ends the task from outside.
-            goal: with the clinician's words.
-            landmark: the target.
-            policy: what the localizer is asked for.
-            say: tells the clinician what is looked for.
+            interrupt: Ends the task from outside.
+            goal: With the clinician's words.
+            landmark: The target.
+            policy: What the localizer is asked for.
+            say: Tells the clinician what is looked for.
         """
         self._localizer, self._interrupt, self._landmark, self._say = localizer, interrupt, landmark, say
         self._doubted, self._denied = goal.doubt is not Doubt.NONE, goal.doubt is Doubt.DENIED
@@ -69,7 +69,7 @@ class Questions:
         """Return whether an answer is the place where the clinician says that the target is not: the first center.
 
         Args:
-            view: the view that it was seen in.
+            view: The view that it was seen in.
             estimate: finite.
         """
         if not self._denied:

@@ -68,9 +68,9 @@ class Lead:
     """Where to look next.
 
     Attributes:
-        guide_id: landmark to go towards.
-        offset_mm: displacement of the motion (2,), right and up in the display image, at isocenter depth, mm.
-        sure: whether the guide was found, or the motion only tries its likely direction.
+        guide_id: Landmark to go towards.
+        offset_mm: Displacement of the motion (2,), right and up in the display image, at isocenter depth, mm.
+        sure: Whether the guide was found, or the motion only tries its likely direction.
     """
 
     guide_id: int
@@ -85,7 +85,7 @@ class Search:
         """Start with nothing reached.
 
         Args:
-            target_id: landmark that is looked for.
+            target_id: Landmark that is looked for.
             config: habits.
         """
         self._config = config or SearchConfig()
@@ -98,8 +98,8 @@ class Search:
         """Say where to look next, from an image in which the target is not surely found.
 
         Args:
-            target: what the localizer says about the target, for want of better; None: nothing.
-            ask: asks about a neighbor.
+            target: What the localizer says about the target, for want of better; None: nothing.
+            ask: Asks about a neighbor.
 
         Returns:
             None when there is nothing left to try.

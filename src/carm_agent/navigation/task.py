@@ -13,7 +13,7 @@ NAN = float("nan")
 
 
 class NavigationCode(IntEnum):
-    """How a task ended; values as in `Navigate.action`."""
+    """How a task ended; values as in ``Navigate.action``."""
 
     NONE = 0
     UNKNOWN_TARGET = 1
@@ -41,7 +41,7 @@ class Policy(StrEnum):
 
 
 class Stage(StrEnum):
-    """What the task is doing; values as in `Navigate.action`."""
+    """What the task is doing; values as in ``Navigate.action``."""
 
     ACQUIRING = "acquiring"
     LOCALIZING = "localizing"
@@ -65,14 +65,14 @@ class NavigationGoal:
     """Bring a landmark to the image center.
 
     Attributes:
-        target_id: landmark id; 0 to use `target_name`.
-        target_name: name or synonym; ignored when `target_id` is set.
-        tolerance_mm: success within this distance at isocenter depth, mm; 0 for the default.
+        target_id: Landmark id; 0 to use ``target_name``.
+        target_name: Name or synonym; ignored when ``target_id`` is set.
+        tolerance_mm: Success within this distance at isocenter depth, mm; 0 for the default.
         max_exposures: 0 for the default.
-        max_duration_s: s; 0 for the default.
-        hint: what the clinician added, in plain words; passed on to the localizer.
-        doubt: what the clinician says about the place where the arm stands.
-        biplane: find the landmark in depth as well, by two more views, and put the isocenter on it, so that it stays in
+        max_duration_s: S; 0 for the default.
+        hint: What the clinician added, in plain words; passed on to the localizer.
+        doubt: What the clinician says about the place where the arm stands.
+        biplane: Find the landmark in depth as well, by two more views, and put the isocenter on it, so that it stays in
             the image center when the angles change.
     """
 
@@ -89,7 +89,7 @@ class NavigationGoal:
         """Return the landmark that is asked for.
 
         Raises:
-            UnknownNameError: there is none; the error suggests the nearest name.
+            UnknownNameError: There is none; the error suggests the nearest name.
         """
         if self.target_id:
             return landmark(self.target_id)
@@ -99,7 +99,7 @@ class NavigationGoal:
         """Check the numbers.
 
         Raises:
-            GoalError: one is negative or not finite.
+            GoalError: One is negative or not finite.
         """
         for name in ("tolerance_mm", "max_exposures", "max_duration_s"):
             value = getattr(self, name)
@@ -112,36 +112,36 @@ class NavigatorConfig:
     """Bounds and habits of the navigation policy.
 
     Attributes:
-        tolerance_mm: success within this distance of the image center, mm.
-        max_exposures: of one task.
-        max_duration_s: of one task, s.
-        max_steps: motions of one task.
-        max_doubts: consecutive doubtful answers after which the task ends.
-        min_confidence: answers that state less are doubtful; 0 to 1.
-        max_radius_mm: success needs a 90 % radius below this, mm.
-        sure_mm: above this radius, a look from aside and one from another angle come before success is claimed, mm.
-        nearly_mm: up to this radius, they come before a search, mm.
-        turn_deg: between the angle of that look and the task's.
-        default_std_mm: assumed standard deviation of an answer that states none, mm.
-        min_std_mm: no answer is believed to be better than this, mm.
-        relative_std: added standard deviation per distance from the center.
-        depth_std_mm: spread of the landmarks' depth around the isocenter, mm.
-        drift_std_mm: by which a belief grows less sure from exposure to exposure, mm.
-        drift_per_motion: by which it does so in addition, per distance that the isocenter has moved: what is seen
+        tolerance_mm: Success within this distance of the image center, mm.
+        max_exposures: Of one task.
+        max_duration_s: Of one task, s.
+        max_steps: Motions of one task.
+        max_doubts: Consecutive doubtful answers after which the task ends.
+        min_confidence: Answers that state less are doubtful; 0 to 1.
+        max_radius_mm: Success needs a 90 % radius below this, mm.
+        sure_mm: Above this radius, a look from aside and one from another angle come before success is claimed, mm.
+        nearly_mm: Up to this radius, they come before a search, mm.
+        turn_deg: Between the angle of that look and the task's.
+        default_std_mm: Assumed standard deviation of an answer that states none, mm.
+        min_std_mm: No answer is believed to be better than this, mm.
+        relative_std: Added standard deviation per distance from the center.
+        depth_std_mm: Spread of the landmarks' depth around the isocenter, mm.
+        drift_std_mm: By which a belief grows less sure from exposure to exposure, mm.
+        drift_per_motion: By which it does so in addition, per distance that the isocenter has moved: what is seen
             from afar is no further proof of what is seen from near.
-        max_surprise: answers further from what was expected, in standard deviations, are doubtful.
-        max_displacement_mm: no body is larger: answers beyond are doubtful, mm.
-        cautious_step_mm: longest motion on a doubtful answer, mm.
-        max_step_mm: longest motion, mm.
-        min_step_fraction: an uncertain long motion covers at least this share of the way.
-        policy: what the localizer is asked for.
-        max_primary_deg: views with a larger primary angle are left for one at 0/0 first: localizers do not know them.
-        max_secondary_deg: the same for the secondary angle.
-        max_depth_mm: success in depth needs a 90 % interval of the depth below this in either direction, mm.
-        biplane_primary_deg: the largest primary angle of the views that show the depth.
-        collimation_margin_mm: an image that only has to confirm where the target is shows no more than the place
+        max_surprise: Answers further from what was expected, in standard deviations, are doubtful.
+        max_displacement_mm: No body is larger: answers beyond are doubtful, mm.
+        cautious_step_mm: Longest motion on a doubtful answer, mm.
+        max_step_mm: Longest motion, mm.
+        min_step_fraction: An uncertain long motion covers at least this share of the way.
+        policy: What the localizer is asked for.
+        max_primary_deg: Views with a larger primary angle are left for one at 0/0 first: localizers do not know them.
+        max_secondary_deg: The same for the secondary angle.
+        max_depth_mm: Success in depth needs a 90 % interval of the depth below this in either direction, mm.
+        biplane_primary_deg: The largest primary angle of the views that show the depth.
+        collimation_margin_mm: An image that only has to confirm where the target is shows no more than the place
             where it is believed to be, its 90 % radius and this around it, mm; 0: always the whole detector.
-        least_field_mm: but at least a field of this side, mm.
+        least_field_mm: But at least a field of this side, mm.
     """
 
     tolerance_mm: float = 10.0
@@ -179,13 +179,13 @@ class Progress:
     """One step of a task.
 
     Attributes:
-        stage: what the task is doing.
-        reasoning: one line: what was seen, what follows.
-        exposures: so far.
-        distance_mm: last measured distance of the target, mm; NaN when not seen yet.
-        radius_90_mm: of the last localization, mm; NaN when unknown.
-        decision: whether the line says something new to the clinician, beyond the stage.
-        warning: whether something is not as it should be.
+        stage: What the task is doing.
+        reasoning: One line: what was seen, what follows.
+        exposures: So far.
+        distance_mm: Last measured distance of the target, mm; NaN when not seen yet.
+        radius_90_mm: Of the last localization, mm; NaN when unknown.
+        decision: Whether the line says something new to the clinician, beyond the stage.
+        warning: Whether something is not as it should be.
     """
 
     stage: Stage
@@ -206,14 +206,14 @@ class NavigationResult:
 
     Attributes:
         error_code: why.
-        error_msg: one line; empty on success.
-        final_distance_m: last measured distance of the target from the image center, m; NaN when never seen.
-        exposures: of this task.
-        dose_area_product_gym2: of this task, Gy m^2.
-        path_length_m: of the isocenter, m.
+        error_msg: One line; empty on success.
+        final_distance_m: Last measured distance of the target from the image center, m; NaN when never seen.
+        exposures: Of this task.
+        dose_area_product_gym2: Of this task, Gy m^2.
+        path_length_m: Of the isocenter, m.
         duration_s: s.
         steps: motions.
-        summary: one or two sentences for the clinician.
+        summary: One or two sentences for the clinician.
     """
 
     error_code: NavigationCode

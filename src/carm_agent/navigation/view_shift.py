@@ -28,9 +28,9 @@ class Shift:
     """A planned shift.
 
     Attributes:
-        plan: the motion.
-        lacking_mm: by which it falls short, mm.
-        refused: why; None if nothing is lacking.
+        plan: The motion.
+        lacking_mm: By which it falls short, mm.
+        refused: Why; None if nothing is lacking.
     """
 
     plan: Plan
@@ -52,14 +52,14 @@ def plan_shift(
     """Plan a shift, with the angles kept.
 
     Args:
-        planner: plans the motion.
-        start: present joint positions (6,), m and rad.
-        view: the view that the shift refers to, frame `table`.
-        step_mm: right and up in the display image (2,), at isocenter depth, mm.
-        slack_mm: by which it may fall short, mm.
+        planner: Plans the motion.
+        start: Present joint positions (6,), m and rad.
+        view: The view that the shift refers to, frame ``table``.
+        step_mm: Right and up in the display image (2,), at isocenter depth, mm.
+        slack_mm: By which it may fall short, mm.
 
     Raises:
-        GoalError: less than that is within reach; why.
+        GoalError: Less than that is within reach; why.
     """
     axes = np.array(view.display_axes)
     isocenter = planner.carm.isocenter(start)
@@ -84,10 +84,10 @@ def share_of_the_way(view: XrayView, distance_mm: float, radius_mm: float, confi
     """Return the share of the way to a target to cover: all, unless it might then be out of view, or it is far.
 
     Args:
-        view: the view that it was seen in.
-        distance_mm: its distance from the image center, mm.
+        view: The view that it was seen in.
+        distance_mm: Its distance from the image center, mm.
         radius_mm: 90 % radius of that, mm.
-        config: longest motion, and smallest share.
+        config: Longest motion, and smallest share.
     """
     detector = view.detector
     half_view = 0.5 * min(detector.rows, detector.columns) * view.mm_per_px_at_isocenter
@@ -107,7 +107,7 @@ def traveled_m(carm: CArm, arm: Arm, plan: Plan) -> float:
 def _furthest(
     plan: Callable[[NDArray[np.float64]], Plan], start_mm: NDArray[np.float64], step_mm: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the end of the largest part of a step from `start_mm` that can be planned, by bisection."""
+    """Return the end of the largest part of a step from ``start_mm`` that can be planned, by bisection."""
     low, high = 0.0, 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2

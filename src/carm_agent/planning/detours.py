@@ -2,7 +2,7 @@
 """Ways around obstacles: first through a few plain intermediate views, then sampled by OMPL's RRT-Connect.
 
 Sampled ways are found by trial at discrete positions, shortened, and only believed after the continuous check of
-:mod:`carm_agent.collision.model`; so is every plain one.
+``carm_agent.collision.model``; so is every plain one.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def certified(model: CollisionModel, waypoints: list[Array], limit_m: float) -> 
     """Lay a path through waypoints and check all of it.
 
     Args:
-        model: the machine among obstacles.
-        waypoints: joint positions (6,), m and rad.
-        limit_m: smallest clearance allowed, m.
+        model: The machine among obstacles.
+        waypoints: Joint positions (6,), m and rad.
+        limit_m: Smallest clearance allowed, m.
 
     Raises:
-        CollisionError: it comes too close.
+        CollisionError: It comes too close.
     """
     path = JointPath(model.carm, waypoints)
     return path, model.check_path(path.position, path.travel, path.knots, limit_m, most_evaluations=_MOST_EVALUATIONS)
@@ -75,11 +75,11 @@ def detour(
     """Find a way around what stands between two positions that are themselves clear.
 
     Args:
-        model: the machine among obstacles.
-        start: joint positions (6,), m and rad.
-        goal: joint positions (6,), m and rad.
-        limit_m: smallest clearance allowed, m.
-        deadline_s: give up at this time (`time.monotonic`), s.
+        model: The machine among obstacles.
+        start: Joint positions (6,), m and rad.
+        goal: Joint positions (6,), m and rad.
+        limit_m: Smallest clearance allowed, m.
+        deadline_s: Give up at this time (``time.monotonic``), s.
 
     Returns:
         The quickest way found; None if none was.
@@ -161,10 +161,10 @@ def shortened(model: CollisionModel, points: list[Array], limit_m: float, deadli
     """Cut corners of a polyline, at random, as long as the cut is clear and time is left.
 
     Args:
-        model: the machine among obstacles.
-        points: joint positions (6,), m and rad.
-        limit_m: smallest clearance allowed, m.
-        deadline_s: stop at this time (`time.monotonic`), s.
+        model: The machine among obstacles.
+        points: Joint positions (6,), m and rad.
+        limit_m: Smallest clearance allowed, m.
+        deadline_s: Stop at this time (``time.monotonic``), s.
     """
     generator = np.random.default_rng(_SEED)
     points = list(points)

@@ -33,7 +33,7 @@ _KEPT_PLANS = 16
 
 
 class MoveCode(IntEnum):
-    """How a move ended; values as in `MoveCArm.action`."""
+    """How a move ended; values as in ``MoveCArm.action``."""
 
     NONE = 0
     INVALID_GOAL = 1
@@ -75,14 +75,14 @@ class MoveGoal:
     """Where to move: named joint positions, a view, a name, or by a plan that was previewed.
 
     Attributes:
-        joint_names: joints to move, the others stay; empty for a view goal.
-        positions: one per name, m or rad.
-        isocenter_m: of a view goal, frame `table`, m; None keeps the present one.
-        angles_rad: of a view goal: primary, secondary; None keeps the present ones.
+        joint_names: Joints to move, the others stay; empty for a view goal.
+        positions: One per name, m or rad.
+        isocenter_m: Of a view goal, frame ``table``, m; None keeps the present one.
+        angles_rad: Of a view goal: primary, secondary; None keeps the present ones.
         velocity_scaling: 0 < scaling <= 1; None for the planner's default.
-        plan_only: plan and check, do not move; the result holds a preview.
-        name: a standard view, which keeps the isocenter, a saved position, or `before`; empty for other goals.
-        plan_id: of a plan that was previewed; empty for other goals.
+        plan_only: Plan and check, do not move; the result holds a preview.
+        name: A standard view, which keeps the isocenter, a saved position, or ``before``; empty for other goals.
+        plan_id: Of a plan that was previewed; empty for other goals.
     """
 
     joint_names: Sequence[str] = ()
@@ -102,10 +102,10 @@ class MoveResult:
 
     Attributes:
         error_code: why.
-        error_msg: one line; empty on success.
-        plan: as far as one was made.
-        plan_id: under which the plan can be run; empty when there is none.
-        preview: of the plan; None unless it was asked for.
+        error_msg: One line; empty on success.
+        plan: As far as one was made.
+        plan_id: Under which the plan can be run; empty when there is none.
+        preview: Of the plan; None unless it was asked for.
     """
 
     error_code: MoveCode
@@ -126,8 +126,8 @@ class PlanStore:
         """Keep a plan.
 
         Args:
-            plan: to be kept.
-            version: of what it depends on (`Planner.version`).
+            plan: To be kept.
+            version: Of what it depends on (``Planner.version``).
 
         Returns:
             Its id.
@@ -142,12 +142,12 @@ class PlanStore:
         """Return a plan, if nothing that it depends on has changed.
 
         Args:
-            plan_id: from :meth:`keep`.
-            version: of what plans depend on now.
-            positions: where the arm is now (6,), m and rad.
+            plan_id: From ``keep``.
+            version: Of what plans depend on now.
+            positions: Where the arm is now (6,), m and rad.
 
         Raises:
-            StalePlanError: the plan is unknown, or something has changed.
+            StalePlanError: The plan is unknown, or something has changed.
         """
         if plan_id not in self._plans:
             raise StalePlanError(f"there is no plan {plan_id!r} (any more); preview again")
@@ -178,9 +178,9 @@ class Mover:
         Args:
             planner: plans.
             arm: moves.
-            plans: previewed plans; None: none are kept.
-            memory: saved positions; None: there are none.
-            notes_before: note in the memory where each motion begins; otherwise somebody else does.
+            plans: Previewed plans; None: none are kept.
+            memory: Saved positions; None: there are none.
+            notes_before: Note in the memory where each motion begins; otherwise somebody else does.
         """
         self._planner = planner
         self._arm = arm
@@ -192,8 +192,8 @@ class Mover:
         """Run one move to its end.
 
         Args:
-            goal: where to.
-            report: told each stage: planning, checking, moving.
+            goal: Where to.
+            report: Told each stage: planning, checking, moving.
 
         Returns:
             How the move ended. Expected failures are results, not exceptions.

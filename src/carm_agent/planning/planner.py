@@ -5,7 +5,7 @@ The inverse kinematics gives all joint positions of a view in closed form; the q
 everything is chosen, by a straight line in joint space if there is one, else by a way around what stands there
 (`carm_agent.planning.detours`). Near people the motion is slower (`carm_agent.collision.clearance.Margins`). A plan is
 run from rest to
-rest as fast as the joints' velocity, acceleration and jerk limits allow (`carm_agent.planning.timed_path`).
+rest as fast as the joints' velocity, acceleration and jerk limits allow (``carm_agent.planning.timed_path``).
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class Plan:
     """A trajectory and what it does.
 
     Attributes:
-        trajectory: from the start to the goal, at rest at both.
-        start: joint positions, shape (J,), m or rad.
-        goal: joint positions, shape (J,), m or rad.
-        isocenter_path_m: length of the isocenter's path, m.
-        check: what the path comes close to; None without a collision model.
-        verdict: clear or warning.
-        velocity_scaling: share of the velocity limits that is used, after slowing down near people.
-        corners: intermediate positions, 0 for a straight line.
+        trajectory: From the start to the goal, at rest at both.
+        start: Joint positions, shape (J,), m or rad.
+        goal: Joint positions, shape (J,), m or rad.
+        isocenter_path_m: Length of the isocenter's path, m.
+        check: What the path comes close to; None without a collision model.
+        verdict: Clear or warning.
+        velocity_scaling: Share of the velocity limits that is used, after slowing down near people.
+        corners: Intermediate positions, 0 for a straight line.
     """
 
     trajectory: Trajectory
@@ -90,13 +90,13 @@ class Planner:
         """Plan for one arm.
 
         Args:
-            carm: the arm, with its limits.
-            velocity_scaling: default share of the velocity limits that plans use, 0 < scaling <= 1.
-            collision: the machine among obstacles; None: nothing is checked.
-            detour_s: time that the search for a way around obstacles may take, s.
+            carm: The arm, with its limits.
+            velocity_scaling: Default share of the velocity limits that plans use, 0 < scaling <= 1.
+            collision: The machine among obstacles; None: nothing is checked.
+            detour_s: Time that the search for a way around obstacles may take, s.
 
         Raises:
-            GoalError: the scaling is out of range.
+            GoalError: The scaling is out of range.
         """
         self._carm = carm
         self.set_velocity_scaling(velocity_scaling)
@@ -107,7 +107,7 @@ class Planner:
         """Change the default share of the velocity limits that plans use, 0 < scaling <= 1.
 
         Raises:
-            GoalError: the scaling is out of range.
+            GoalError: The scaling is out of range.
         """
         self._velocity_scaling = _checked_scaling(scaling)
 
@@ -145,15 +145,15 @@ class Planner:
         """Plan to joint positions.
 
         Args:
-            start: present joint positions at rest, shape (J,), m or rad.
-            goal: shape (J,), or the positions by name of the joints that are to move; m or rad.
+            start: Present joint positions at rest, shape (J,), m or rad.
+            goal: Shape (J,), or the positions by name of the joints that are to move; m or rad.
             velocity_scaling: 0 < scaling <= 1; the default of the planner if None.
-            detours: search for a way around what stands on the straight line.
+            detours: Search for a way around what stands on the straight line.
 
         Raises:
-            GoalError: unknown joint, wrong length, NaN, or a scaling out of range.
-            JointLimitError: the goal is outside a joint's limits. (A start outside them, by noise, may come back.)
-            CollisionError: the goal is too close to something, or no way leads there.
+            GoalError: Unknown joint, wrong length, NaN, or a scaling out of range.
+            JointLimitError: The goal is outside a joint's limits. (A start outside them, by noise, may come back.)
+            CollisionError: The goal is too close to something, or no way leads there.
         """
         start_q = self._joint_vector(start)
         goal_q = self._joint_vector(self._merged(start_q, goal) if isinstance(goal, Mapping) else goal)
@@ -175,17 +175,17 @@ class Planner:
         The present wigwag angle is kept if the view can be reached with it, else another is taken.
 
         Args:
-            start: present joint positions at rest, shape (J,), m or rad.
-            isocenter_m: isocenter in frame `table`, shape (3,), m; None keeps the present one, on the way as well.
-            angles_rad: primary (LAO positive) and secondary (cranial positive) angle; None keeps the present ones.
+            start: Present joint positions at rest, shape (J,), m or rad.
+            isocenter_m: Isocenter in frame ``table``, shape (3,), m; None keeps the present one, on the way as well.
+            angles_rad: Primary (LAO positive) and secondary (cranial positive) angle; None keeps the present ones.
             velocity_scaling: 0 < scaling <= 1; the default of the planner if None.
-            detours: search for a way around what stands on the straight line.
+            detours: Search for a way around what stands on the straight line.
 
         Raises:
             GoalError: NaN, wrong length, or a scaling out of range.
-            JointLimitError: the view needs a joint beyond its limits.
-            UnreachableError: no joint position gives the view.
-            CollisionError: the view is too close to something, or no way leads there.
+            JointLimitError: The view needs a joint beyond its limits.
+            UnreachableError: No joint position gives the view.
+            CollisionError: The view is too close to something, or no way leads there.
         """
         start_q = self._joint_vector(start)
         isocenter = np.asarray(self._carm.isocenter(start_q) if isocenter_m is None else isocenter_m, dtype=float)
@@ -224,7 +224,7 @@ class Planner:
         """Return the plan to the best goal of the first group that holds one with a direct way, else by a detour.
 
         Raises:
-            CollisionError: there is no clear way to any of the goals.
+            CollisionError: There is no clear way to any of the goals.
         """
         refusal: CollisionError | None = None
         clear_goals: list[NDArray[np.float64]] = []
@@ -313,7 +313,7 @@ def _check_goal(model: CollisionModel, goal: NDArray[np.float64], limit_m: float
     """Check that a goal is clear, or at least no closer to something than a start that already is too close.
 
     Raises:
-        CollisionError: it is not.
+        CollisionError: It is not.
     """
     clearance = model.clearance(goal, deepest=limit_m < 0.0)
     needed = model.margins.collision_m if limit_m >= model.margins.collision_m - _ROUNDING_M else limit_m + _ESCAPE_M

@@ -45,10 +45,10 @@ class Preview:
     """What a plan would do.
 
     Attributes:
-        clearances_m: smallest distance at each point of the trajectory (N,), m.
-        primary_rad: final primary angle, LAO positive, rad.
-        secondary_rad: final secondary angle, cranial positive, rad.
-        isocenter_m: final isocenter (3,), frame `table`, m.
+        clearances_m: Smallest distance at each point of the trajectory (N,), m.
+        primary_rad: Final primary angle, LAO positive, rad.
+        secondary_rad: Final secondary angle, cranial positive, rad.
+        isocenter_m: Final isocenter (3,), frame ``table``, m.
         picture: (rows, columns, 3), BGR.
     """
 
@@ -68,8 +68,8 @@ def preview(model: CollisionModel, plan: Plan) -> Preview:
     """Work out what a plan would do.
 
     Args:
-        model: the machine among obstacles.
-        plan: to be shown.
+        model: The machine among obstacles.
+        plan: To be shown.
     """
     trajectory = plan.trajectory
     clearances = np.array([model.clearance(q, named=False).distance_m for q in trajectory.positions])

@@ -33,7 +33,7 @@ class PositionStorageError(CarmError):
 
 
 def data_dir() -> Path:
-    """Return the user's data folder: `$XDG_DATA_HOME/carm` or `~/.local/share/carm`. It may not exist yet."""
+    """Return the user's data folder: ``$XDG_DATA_HOME/carm`` or ``~/.local/share/carm``. It may not exist yet."""
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "carm"
 
 
@@ -44,11 +44,11 @@ class PositionMemory:
         """Read what was saved.
 
         Args:
-            carm: the arm, whose joints are meant.
-            file: JSON file, which need not exist; None: `positions.json` in the user's data folder.
+            carm: The arm, whose joints are meant.
+            file: JSON file, which need not exist; None: ``positions.json`` in the user's data folder.
 
         Raises:
-            ConfigurationError: the file is there but malformed, or of another arm.
+            ConfigurationError: The file is there but malformed, or of another arm.
         """
         self._carm = carm
         self._file = file if file is not None else data_dir() / "positions.json"
@@ -74,7 +74,7 @@ class PositionMemory:
 
     @property
     def names(self) -> list[str]:
-        """Names of all saved positions, in alphabetical order, without `before`."""
+        """Names of all saved positions, in alphabetical order, without ``before``."""
         with self._lock:
             return sorted(name for name in self._positions if name != BEFORE)
 
@@ -82,12 +82,12 @@ class PositionMemory:
         """Save a position, in place of an earlier one of the same name.
 
         Args:
-            name: upper and lower case are the same.
+            name: Upper and lower case are the same.
             positions: (6,), m and rad.
 
         Raises:
-            PositionNameError: the name is empty, too long, or means a standard view or `before`.
-            PositionStorageError: the file cannot be written; nothing is saved.
+            PositionNameError: The name is empty, too long, or means a standard view or ``before``.
+            PositionStorageError: The file cannot be written; nothing is saved.
         """
         key = _key(name)
         if not key or len(key) > _LONGEST_NAME or not key.isprintable():
@@ -127,8 +127,8 @@ class PositionMemory:
         """Forget a position.
 
         Raises:
-            UnknownNameError: nothing is saved under this name.
-            PositionStorageError: the file cannot be written; nothing is forgotten.
+            UnknownNameError: Nothing is saved under this name.
+            PositionStorageError: The file cannot be written; nothing is forgotten.
         """
         with self._lock:
             key = self._known(name)
@@ -137,10 +137,10 @@ class PositionMemory:
             self._positions = kept
 
     def recall(self, name: str) -> NDArray[np.float64]:
-        """Return a saved position (6,), m and rad; `before` for where the arm was before its last motion.
+        """Return a saved position (6,), m and rad; ``before`` for where the arm was before its last motion.
 
         Raises:
-            UnknownNameError: nothing is saved under this name; the error lists them, the nearest first.
+            UnknownNameError: Nothing is saved under this name; the error lists them, the nearest first.
         """
         with self._lock:
             return np.array(self._positions[self._known(name)])

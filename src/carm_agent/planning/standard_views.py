@@ -19,11 +19,11 @@ class StandardView:
     """A view by name.
 
     Attributes:
-        name: as shown.
+        name: As shown.
         primary_deg: DICOM positioner primary angle, LAO positive, deg.
         secondary_deg: DICOM positioner secondary angle, cranial positive, deg.
-        synonyms: other names, lower case.
-        description: what it is for, one line; empty for views that are just their angles.
+        synonyms: Other names, lower case.
+        description: What it is for, one line; empty for views that are just their angles.
     """
 
     name: str
@@ -70,11 +70,11 @@ def find_view(text: str) -> StandardView:
     """Return the view that a name or a combination of angles stands for.
 
     Args:
-        text: for example `spider`, `the AP view`, `LAO 30`, `RAO 30 CRAN 20`, `30° LAO / 20° caudal`.
+        text: For example ``spider``, ``the AP view``, ``LAO 30``, ``RAO 30 CRAN 20``, ``30° LAO / 20° caudal``.
 
     Raises:
-        UnknownNameError: it is neither; the error lists them, the nearest first.
-        GoalError: an angle is named twice, or is outside what a C-arm can mean (190 and 90 degrees).
+        UnknownNameError: It is neither; the error lists them, the nearest first.
+        GoalError: An angle is named twice, or is outside what a C-arm can mean (190 and 90 degrees).
     """
     words = " ".join(_FILLERS.sub(" ", text.lower()).split())
     by_name = {name: view for view in STANDARD_VIEWS for name in (view.name.lower(), *view.synonyms)}
@@ -101,11 +101,11 @@ def _from_terms(text: str, terms: list[re.Match[str]]) -> StandardView:
 
 
 def described(primary_deg: float, secondary_deg: float) -> str:
-    """Return angles as clinicians write them, for example `LAO 30 CRAN 20`; `AP` for zero.
+    """Return angles as clinicians write them, for example ``LAO 30 CRAN 20``; ``AP`` for zero.
 
     Args:
         primary_deg: LAO positive, deg.
-        secondary_deg: cranial positive, deg.
+        secondary_deg: Cranial positive, deg.
     """
     parts = []
     for value, (positive, negative) in ((primary_deg, ("LAO", "RAO")), (secondary_deg, ("CRAN", "CAUD"))):

@@ -36,7 +36,7 @@ _STEEPEST = 1.5, 6.0
 
 @dataclass(frozen=True, eq=False)
 class _Piece:
-    """A line (`after` is None) or a rounded corner; parameters in s, joint positions in m or rad."""
+    """A line (``after`` is None) or a rounded corner; parameters in s, joint positions in m or rad."""
 
     begin: float
     length: float
@@ -49,7 +49,7 @@ class _Piece:
         return self.begin + self.length
 
     def at(self, parameter: float) -> tuple[Array, Array, Array]:
-        """Position and its first two derivatives by the parameter, each (J,)."""
+        """Return the position and its first two derivatives by the parameter, each (J,)."""
         tau = parameter - self.begin
         if self.after is None:
             return self.origin + tau * self.before, self.before, np.zeros_like(self.before)
@@ -73,8 +73,8 @@ class JointPath:
         """Lay the path.
 
         Args:
-            carm: the arm, with its velocity limits.
-            waypoints: joint positions (6,), m and rad; the first is the start, the last the goal; the corners between
+            carm: The arm, with its velocity limits.
+            waypoints: Joint positions (6,), m and rad; the first is the start, the last the goal; the corners between
                 are rounded off.
         """
         self.carm = carm
@@ -135,10 +135,10 @@ class JointPath:
         """Return the fastest motion along the path from rest to rest within the joints' limits.
 
         Args:
-            scaling: share of the velocity limits, 0 to 1.
+            scaling: Share of the velocity limits, 0 to 1.
 
         Raises:
-            GoalError: no timing was found.
+            GoalError: No timing was found.
         """
         names = tuple(self.carm.joint_names)
         if not self.pieces:
@@ -222,23 +222,23 @@ def _tightest(limits: Sequence[float], direction: Array, moving: NDArray[np.bool
 def timed_line(
     length: float, speeds: tuple[float, float], velocity: float, acceleration: float, jerk: float
 ) -> tuple[Array, Array, Array, Array] | None:
-    """Return the time-optimal motion from 0 to `length`, at the given speeds and no acceleration at its ends.
+    """Return the time-optimal motion from 0 to ``length``, at the given speeds and no acceleration at its ends.
 
     The samples contain every instant at which the jerk changes: between two of them the motion is a cubic in time,
     which the quintic Hermite spline of a trajectory controller reproduces exactly, so that no limit is overshot.
 
     Args:
-        length: way, in any unit.
-        speeds: at the start and at the end, units/s.
-        velocity: limit, units/s.
-        acceleration: limit, units/s².
-        jerk: limit, units/s³.
+        length: Way, in any unit.
+        speeds: At the start and at the end, units/s.
+        velocity: Limit, units/s.
+        acceleration: Limit, units/s².
+        jerk: Limit, units/s³.
 
     Returns:
         Times, s, positions, velocities and accelerations, each (N,); None if the way is too short for the speeds.
 
     Raises:
-        GoalError: ruckig finds no motion.
+        GoalError: Ruckig finds no motion.
     """
     problem = ruckig.InputParameter(1)
     problem.target_position = [length]

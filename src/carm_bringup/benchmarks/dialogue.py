@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`carm bench dialogue`: what the agent makes of a clinician's sentences, in words that no model was trained on.
+"""``carm bench dialogue``: what the agent makes of a clinician's sentences, in words that no model was trained on.
 
 The agent's own conversation hears each sentence, with its stop words, its rules and the language model's reading; what
 it then does is compared with what was meant. Nothing moves.
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         Exit code 0.
 
     Raises:
-        CarmError: bad input; nothing was run.
+        CarmError: Bad input; nothing was run.
     """
     from tqdm import tqdm
 
@@ -72,10 +72,10 @@ def bench(localizer: Localizer | None, count: int, seed: int, progress: Any = la
     """Return the share of each outcome over sentences drawn from words that training never sees.
 
     Args:
-        localizer: reads sentences (protocol 6); None: rules alone.
-        count: number of sentences.
-        seed: of the sentences.
-        progress: told 1 after each.
+        localizer: Reads sentences (protocol 6); None: rules alone.
+        count: Number of sentences.
+        seed: Of the sentences.
+        progress: Told 1 after each.
     """
     import numpy as np
 
@@ -144,7 +144,7 @@ class _Noted(Conversation):
 
 
 def outcome_of(words: str, wanted: Command, localizer: Localizer | None) -> str:
-    """Return what the agent makes of one sentence, one of :data:`OUTCOMES`."""
+    """Return what the agent makes of one sentence, one of ``OUTCOMES``."""
     hands = _Still()
     conversation = _Noted(hands, lambda: 0.0)
     conversation.target_is(_TARGET)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`carm bench plan`: how long planning takes, among the real patient's surface, table, floor and staff."""
+"""``carm bench plan``: how long planning takes, among the real patient's surface, table, floor and staff."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         Exit code 0.
 
     Raises:
-        CarmError: bad input; nothing was run.
+        CarmError: Bad input; nothing was run.
     """
     import numpy as np
     from tqdm import tqdm
@@ -78,7 +78,7 @@ def make_planner(patient: str) -> Planner:
     """Return a planner among the surface of a patient and one member of the staff.
 
     Raises:
-        PatientError: there is no such patient.
+        PatientError: There is no such patient.
     """
     from carm_agent.collision.model import CollisionModel
     from carm_agent.collision.obstacles import Obstacles, Surface, staff_zones

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`carm bench stream`: fluoroscopy end to end, real processes over DDS; the localizer runs for its own topic only."""
+"""``carm bench stream``: fluoroscopy end to end, real processes over DDS; the localizer runs for its own topic only."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def figures_of(arrivals: Sequence[Arrival], rate_hz: float) -> dict[str, Any]:
-    """Figures of a stream, the first images left out.
+    """Return the figures of a stream, the first images left out.
 
     Args:
         arrivals: Images in order.
@@ -173,7 +173,7 @@ def _stream(binning: int, readout: int, args: argparse.Namespace) -> tuple[float
 
 
 def command_line(args: argparse.Namespace) -> str:
-    """The command line that gives these figures."""
+    """Return the command line that gives these figures."""
     words = ["carm bench stream", *(f"--binning {binning}" for binning in args.binning or ())]
     words += [f"--readout {args.readout}"] if args.readout else []
     words += [f"--rate {args.rate:g}", f"--topic {args.topic}", f"--patient {args.patient}", f"--seed {args.seed}"]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `carm` command."""
+"""The ``carm`` command."""

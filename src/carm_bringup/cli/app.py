@@ -106,12 +106,12 @@ def parse(verb: Verb, words: Sequence[str]) -> argparse.Namespace:
 
 
 def run_sim(options: argparse.Namespace) -> int:
-    """Start the graph: by `ros2 launch` where it is installed, else by the launcher."""
+    """Start the graph: by ``ros2 launch`` where it is installed, else by the launcher."""
     return _start("sim", options.arguments)
 
 
 def run_hardware(options: argparse.Namespace) -> int:
-    """Start the graph on real motors, as :func:`run_sim` does on the simulator."""
+    """Start the graph on real motors, as ``run_sim`` does on the simulator."""
     return _start("hardware", options.arguments)
 
 

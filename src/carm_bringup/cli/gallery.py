@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`carm snapshot --gallery`: generated bodies beside the real chest CT, at the same views, on one sheet."""
+"""``carm snapshot --gallery``: generated bodies beside the real chest CT, at the same views, on one sheet."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def sheet(patients: list[str], tile_px: int = TILE_PX, progress: bool = False) -
 
 
 def _tiles(patient: Patient, carm: CArm) -> list[NDArray[np.uint8]]:
-    """One display image for each view; black where the view is out of reach."""
+    """Return one display image for each view; black where the view is out of reach."""
     from carm_sim.xray import XraySystem
 
     system = XraySystem(patient, carm, seed=0)

@@ -92,7 +92,7 @@ class Argument:
 AUTO = "auto"
 NONE = "none"
 OPTIONAL = ("drives_config", "adapter", "frame_prefix")
-"""Parameters that keep their own default when the launch argument is :data:`NONE`."""
+"""Parameters that keep their own default when the launch argument is ``NONE``."""
 EXTERNAL = "external"
 LOCALIZERS = {"default": "fused", "pointing": "compact", "xml": "compact", "regression": "regression"}
 """Policy -> localizer that it uses unless another is named."""
@@ -247,7 +247,7 @@ def kind_of(values: Mapping[str, Value]) -> str:
 
 
 def stack(values: Mapping[str, Value]) -> str:
-    """Return the key of :data:`PACKAGES` that says what else runs beside the nodes; empty when nothing does."""
+    """Return the key of ``PACKAGES`` that says what else runs beside the nodes; empty when nothing does."""
     if kind_of(values) == "replay":
         return "replay"
     if values.get("simulator") == "gazebo":
@@ -362,7 +362,7 @@ def resolve(words: Sequence[str], kind: str = "sim") -> dict[str, Value]:
 
     Args:
         words: ``name:=value`` each.
-        kind: Key of :data:`ARGUMENTS_OF`.
+        kind: Key of ``ARGUMENTS_OF``.
 
     Returns:
         A value for every argument of the graph; ``localizer`` is what the policy wants unless it was named.

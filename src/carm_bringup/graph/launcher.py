@@ -170,11 +170,11 @@ class Supervisor:
         self._events.put(name)
 
     def interrupt(self) -> None:
-        """Let :meth:`run` return, from a signal handler or another thread."""
+        """Let ``run`` return, from a signal handler or another thread."""
         self._events.put("")
 
     def run(self) -> int:
-        """Wait for the first process that ends the graph, or for :meth:`interrupt`; return an exit code."""
+        """Wait for the first process that ends the graph, or for ``interrupt``; return an exit code."""
         while True:
             name = self._events.get()
             if not name:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The graphs of :mod:`carm_bringup.graph.description` for ``ros2 launch``; each launch file calls :func:`describe`."""
+"""The graphs of ``carm_bringup.graph.description`` for ``ros2 launch``; each launch file calls ``describe``."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def describe(kind: str) -> LaunchDescription:
     """Declare the arguments of a graph and start what its values ask for.
 
     Args:
-        kind: Key of :data:`carm_bringup.graph.description.ARGUMENTS_OF`.
+        kind: Key of ``carm_bringup.graph.description.ARGUMENTS_OF``.
     """
     arguments = [
         DeclareLaunchArgument(
@@ -141,7 +141,7 @@ def _node(spec: graph.NodeSpec, values: Values, around: list[Any]) -> Node:
 
 
 def _the_end(name: str) -> Callable[[ProcessExited, LaunchContext], None]:
-    """Return what ends the graph with one of its processes, by an error: so `ros2 launch` ends with exit code 1."""
+    """Return what ends the graph with one of its processes, by an error: so ``ros2 launch`` ends with exit code 1."""
 
     def on_exit(event: ProcessExited, context: LaunchContext) -> None:
         if not context.is_shutdown:

@@ -123,7 +123,7 @@ class Session:
         return future.result()
 
     def require(self, ready: Callable[[], bool], what: str) -> None:
-        """Wait for a server; as long as a graph is there that may still start, up to `wait_s`.
+        """Wait for a server; as long as a graph is there that may still start, up to ``wait_s``.
 
         Raises:
             ClientError: It is not there.
@@ -167,7 +167,7 @@ class Session:
         return received[0]
 
     def run_when_ready(self, action: Any, name: str, goal: Any, on_feedback: Callable[[Any], None]) -> Any:
-        """As :meth:`run_action`; a goal that comes too early for a graph that starts is sent again, up to `wait_s`."""
+        """As ``run_action``; a goal that comes too early for a graph that starts is sent again, up to ``wait_s``."""
         until_s = time.monotonic() + self.wait_s
         told = ""
         while True:
@@ -181,7 +181,7 @@ class Session:
             self.spin_until(lambda: False, ASK_AGAIN_S)
 
     def agent_ready(self) -> None:
-        """Wait, up to `wait_s`, while the agent says that the graph is not complete yet."""
+        """Wait, up to ``wait_s``, while the agent says that the graph is not complete yet."""
         said: list[str] = []
 
         def on_diagnostics(message: DiagnosticArray) -> None:
@@ -227,7 +227,7 @@ class Session:
 
 @contextmanager
 def session(namespace: str, wait_s: float = SERVER_TIMEOUT_S) -> Iterator[Session]:
-    """Join the graph as a node for the length of a ``with`` block; `wait_s` as of :class:`Session`."""
+    """Join the graph as a node for the length of a ``with`` block; ``wait_s`` as of ``Session``."""
     prepare_middleware()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = Node("carm_command", namespace=namespace, start_parameter_services=False, enable_rosout=False)

@@ -46,7 +46,7 @@ class SceneNode(OrderlyNode):
         """Declare parameters and subscribe.
 
         Args:
-            **node_arguments: Passed to :class:`OrderlyNode`.
+            **node_arguments: Passed to ``OrderlyNode``.
 
         Raises:
             CarmError: A parameter is not allowed.
@@ -167,7 +167,7 @@ def _make_marker(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the scene node; see :func:`carm_ros.node.run_node`.
+    """Run the scene node; see ``carm_ros.node.run_node``.
 
     Args:
         arguments: ROS arguments; None: those of the process.

@@ -43,7 +43,7 @@ def open_network(name: str, bitrate: int, populate: Callable[[Network], None] | 
     """Connect to a bus.
 
     Args:
-        name: See :func:`bus_arguments`.
+        name: See ``bus_arguments``.
         bitrate: bit/s.
         populate: Called before frames are received; puts nodes and listeners on the network.
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """All drives of the arm: what the trajectory controller moves, and what stops everything when one drive fails.
 
-:meth:`DriveGroup.step` runs in the control loop: it judges what the drives said last, sends each its controlword
+``DriveGroup.step`` runs in the control loop: it judges what the drives said last, sends each its controlword
 and set-point, and then SYNC, at which all act and answer. Other methods may be called from any thread.
 """
 
@@ -46,12 +46,12 @@ class Phase(Enum):
 
 
 class DriveGroup:
-    """CiA 402 drives, one per joint; satisfies :class:`carm_control.trajectory.hardware.Drives`."""
+    """CiA 402 drives, one per joint; satisfies ``carm_control.trajectory.hardware.Drives``."""
 
     def __init__(
         self, network: Network, configs: Sequence[DriveConfig], timing: Timing, clock: Callable[[], float]
     ) -> None:
-        """Join the network; :meth:`connect` starts.
+        """Join the network; ``connect`` starts.
 
         Args:
             network: A connected network.
@@ -113,7 +113,7 @@ class DriveGroup:
         return self._phase is not Phase.READY
 
     def connect(self) -> None:
-        """Configure all drives by SDO, and begin to enable them in :meth:`step`.
+        """Configure all drives by SDO, and begin to enable them in ``step``.
 
         Raises:
             DriveError: A drive does not answer or refuses a value, or the bus is lost.
@@ -179,7 +179,7 @@ class DriveGroup:
                 self._fail(DriveError(joint, "homing interrupted by a stop"))
 
     def recover(self) -> None:
-        """Begin to reset faults and to enable the drives again; :attr:`phase` tells how it ends.
+        """Begin to reset faults and to enable the drives again; ``phase`` tells how it ends.
 
         Raises:
             DriveError: A drive that has restarted cannot be configured.
@@ -195,7 +195,7 @@ class DriveGroup:
             self._begin(Phase.ENABLING)
 
     def home(self) -> None:
-        """Begin the reference runs of all joints that have one, one after the other; :attr:`phase` tells the end.
+        """Begin the reference runs of all joints that have one, one after the other; ``phase`` tells the end.
 
         Raises:
             DriveError: The drives are not ready.

@@ -69,7 +69,7 @@ class Plant:
         """Let the position loop follow a target.
 
         Args:
-            target: counts, where the encoder should be at the end of the step.
+            target: Counts, where the encoder should be at the end of the step.
             feed: Its speed, counts/s.
             dt_s: Length of the step, s.
             acceleration: Limit, counts/s²; None: that of the motor.

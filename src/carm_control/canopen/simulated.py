@@ -366,7 +366,7 @@ class Simulation:
         """Open the bus a second time and start.
 
         Args:
-            bus: Name of the bus, see :func:`carm_control.canopen.can_bus.bus_arguments`.
+            bus: Name of the bus, see ``carm_control.canopen.can_bus.bus_arguments``.
             bitrate: bit/s.
             configs: One per joint.
             carm: The C-arm.

@@ -41,7 +41,7 @@ class Schedule:
 
         Args:
             rate_hz: How often it should be due, Hz.
-            loop_rate_hz: How often :meth:`due` is called, Hz.
+            loop_rate_hz: How often ``due`` is called, Hz.
         """
         self._period_s = 1.0 / rate_hz
         self._slack_s = 0.5 / loop_rate_hz
@@ -82,7 +82,7 @@ class ControlLoop:
     """Calls a function at a fixed rate, at absolute times of the monotonic clock, at real-time priority if allowed."""
 
     def __init__(self, rate_hz: float, cycle: Callable[[], None], failed: Callable[[Exception], None]) -> None:
-        """Prepare; :meth:`start` starts.
+        """Prepare; ``start`` starts.
 
         Args:
             rate_hz: Rate, Hz.

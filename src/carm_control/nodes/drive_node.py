@@ -37,7 +37,7 @@ class DriveNode(TrajectoryNode):
     """Trajectory controller of a C-arm whose joints CANopen drives move."""
 
     def __init__(self) -> None:
-        """Start; see :class:`TrajectoryNode`."""
+        """Start; see ``TrajectoryNode``."""
         super().__init__("drive_node", DriveParameters)
         self.create_service(Trigger, "home", self._on_home, callback_group=MutuallyExclusiveCallbackGroup())
 

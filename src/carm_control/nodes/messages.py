@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between ROS messages and the types of :mod:`carm_control`."""
+"""Between ROS messages and the types of ``carm_control``."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def controller_state(names: Sequence[str], snapshot: Snapshot, stamp: Time) -> J
 
 
 def _points(snapshot: Snapshot) -> tuple[JointTrajectoryPoint, JointTrajectoryPoint, JointTrajectoryPoint]:
-    """Desired state, measured state, and desired minus measured."""
+    """Return the desired state, measured state, and desired minus measured."""
     desired, measured = snapshot.desired, snapshot.measured
     return (
         JointTrajectoryPoint(

@@ -19,7 +19,7 @@ class MotionNode(TrajectoryNode):
     """Trajectory controller, drives and joint sensors of the simulated C-arm."""
 
     def __init__(self) -> None:
-        """Start; see :class:`TrajectoryNode`."""
+        """Start; see ``TrajectoryNode``."""
         super().__init__("motion_node", MotionParameters)
         self.add_on_set_parameters_callback(self._on_parameters)
 

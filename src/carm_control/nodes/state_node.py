@@ -52,7 +52,7 @@ class StateNode(OrderlyNode):
         """Declare parameters and begin to watch.
 
         Args:
-            **node_arguments: Passed to :class:`OrderlyNode`.
+            **node_arguments: Passed to ``OrderlyNode``.
 
         Raises:
             CarmError: A parameter is not allowed.
@@ -137,12 +137,12 @@ class StateNode(OrderlyNode):
         self._watch()
 
     def end_goals(self, reason: str) -> None:
-        """See :meth:`OrderlyNode.end_goals`."""
+        """See ``OrderlyNode.end_goals``."""
         if not self.at_rest:
             self.stop(reason)
 
     def has_ended(self) -> bool:
-        """See :meth:`OrderlyNode.has_ended`."""
+        """See ``OrderlyNode.has_ended``."""
         return self.at_rest and super().has_ended()
 
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -206,7 +206,7 @@ class StateNode(OrderlyNode):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the state node; what still moves at its end is canceled. See :func:`carm_ros.node.run_node`.
+    """Run the state node; what still moves at its end is canceled. See ``carm_ros.node.run_node``.
 
     Args:
         arguments: ROS arguments; None: those of the process.

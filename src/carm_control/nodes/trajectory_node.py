@@ -149,13 +149,13 @@ class TrajectoryNode(OrderlyNode):
         self._controller.stop(reason)
 
     def has_ended(self) -> bool:
-        """Whether the arm rests and no goal is open."""
+        """Return whether the arm rests and no goal is open."""
         snapshot = self._snapshot
         moves = snapshot is not None and snapshot.state in (OperatingState.MOVING, OperatingState.STOPPING)
         return (self._halted.is_set() or not moves) and super().has_ended()
 
     def give_up(self) -> None:
-        """See :meth:`OrderlyNode.give_up`."""
+        """See ``OrderlyNode.give_up``."""
         self._halted.set()
         self._outcomes.close()
 
@@ -164,7 +164,7 @@ class TrajectoryNode(OrderlyNode):
         raise NotImplementedError
 
     def _joints_known(self) -> bool:
-        """Whether the positions measured last are of now; where they are not, no joint states are published."""
+        """Return whether the positions measured last are of now; where they are not, no joint states are published."""
         return True
 
     def _make_publishers(self, description: str) -> None:
@@ -377,7 +377,7 @@ class TrajectoryNode(OrderlyNode):
 
 
 def run(name: str, make_node: Callable[[], TrajectoryNode], arguments: list[str] | None, end_s: float = END_S) -> int:
-    """Run a node that moves the arm; see :func:`carm_ros.node.run_node`.
+    """Run a node that moves the arm; see ``carm_ros.node.run_node``.
 
     Args:
         name: What its complaints begin with.

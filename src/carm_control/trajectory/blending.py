@@ -79,14 +79,14 @@ def enter(
 
 
 def _fading(difference: State, duration_s: float) -> Spline:
-    """A difference (each (J,)) that fades to none in a time, s, without a step up to the acceleration."""
+    """Return a difference (each (J,)) that fades to none in a time, s, without a step up to the acceleration."""
     return Spline.through(
         Waypoints(np.array([0.0, duration_s]), *(np.stack([value, np.zeros_like(value)]) for value in difference))
     )
 
 
 def _approach(goal: CheckedGoal, command: State, place: State, at_least_s: float, limit_tolerance: float) -> Spline:
-    """The way from the present motion to a place near by, in the first time that the limits allow."""
+    """Return the way from the present motion to a place near by, in the first time that the limits allow."""
     duration_s = at_least_s
     for _ in range(_MOST_APPROACHES):
         way = Spline.through(
@@ -122,11 +122,11 @@ class _Ahead:
         return Spline(self.points.times_s, self.coefficients).sample(0.0)
 
     def from_now(self) -> Spline:
-        """What lies ahead of a trajectory that has begun."""
+        """Return what lies ahead of a trajectory that has begun."""
         return Spline(self.points.times_s, self.coefficients).cut(0.0)
 
     def bridge(self, origin: State, k: int) -> Spline:
-        """One segment from a state now to point k."""
+        """Return one segment from a state now to point k."""
         velocity = self.points.velocities[k]
         if np.isnan(velocity).any() and np.abs(origin.velocity).max() > _SAME:
             velocity = self.coefficients[k, 1] if k < len(self.coefficients) else np.zeros_like(velocity)

@@ -9,7 +9,7 @@ the limits of acceleration and jerk; and ``stop`` latches until ``reset``. A goa
 violation is reported when the arm rests. A fault of the drives latches too: the drives brake by themselves, the
 set-points follow them, and the goal is aborted. ``docs/motion_controller.md`` lists the differences.
 
-All methods may be called from any thread; :meth:`TrajectoryController.step` from one.
+All methods may be called from any thread; ``TrajectoryController.step`` from one.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class TrajectoryController:
         self._latched = False
 
     def check(self, goal: TrajectoryGoal, now_s: float) -> Acceptance:
-        """Say what :meth:`accept` would say, and do nothing.
+        """Say what ``accept`` would say, and do nothing.
 
         Args:
             goal: As it came in.
@@ -193,7 +193,7 @@ class TrajectoryController:
             return True
 
     def stop(self, reason: str = "stop requested") -> None:
-        """Stop category 1: decelerate to rest, from the next step on, and stay there until :meth:`reset`.
+        """Stop category 1: decelerate to rest, from the next step on, and stay there until ``reset``.
 
         Args:
             reason: One line, shown in the state.
@@ -317,7 +317,7 @@ class TrajectoryController:
             )
 
     def _check(self, goal: TrajectoryGoal, now_s: float) -> tuple[CheckedGoal, Tolerances]:
-        """The part of the check that takes time and needs no lock."""
+        """Return the part of the check that takes time and needs no lock."""
         self._refuse_when_latched()
         checked = check_goal(
             goal,
@@ -354,7 +354,7 @@ class TrajectoryController:
         return Following(spline, indices, others, stop, checked.limits, rate)
 
     def _origin(self) -> State:
-        """The commanded state; of joints that do not follow it, where they are and how they move."""
+        """Return the commanded state; of joints that do not follow it, where they are and how they move."""
         astray, command = self._drive.astray, self._command
         return State(
             np.where(astray, self._drive.bumpless_command(), command.position),

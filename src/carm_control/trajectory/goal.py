@@ -2,7 +2,7 @@
 """What a client asks of the trajectory controller, and what it is told.
 
 The types mirror ``control_msgs/action/FollowJointTrajectory`` field by field, without ROS. They hold whatever
-came in, malformed or not; :mod:`carm_control.trajectory.validation` judges it.
+came in, malformed or not; ``carm_control.trajectory.validation`` judges it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class JointTolerance:
 
     Attributes:
         name: Joint.
-        position: m or rad.
+        position: M or rad.
         velocity: m/s or rad/s.
         acceleration: m/s² or rad/s²; accepted and, as the drives do not measure it, never violated.
     """

@@ -215,7 +215,7 @@ class Spline:
     def hull_outside(self, lower: Array, upper: Array) -> NDArray[np.bool_]:
         """Return which joints (J,) may leave position bounds (J,): those whose Bernstein coefficients do.
 
-        Faster than :meth:`excess` and, for polynomials that bend, on the safe side.
+        Faster than ``excess`` and, for polynomials that bend, on the safe side.
         """
         _, hull = self._hull(0)
         return np.asarray(((hull < lower) | (hull > upper)).any(axis=(0, 1)))
@@ -230,7 +230,7 @@ class Spline:
 
 
 def _present(start: Array, end: Array) -> NDArray[np.bool_]:
-    """Whether both ends of each segment carry a value (M, J), as (M, 1, 1)."""
+    """Return whether both ends of each segment carry a value (M, J), as (M, 1, 1)."""
     missing = np.isnan(start) | np.isnan(end)
     return np.logical_not(missing.any(axis=1)).reshape(-1, 1, 1)
 
@@ -241,7 +241,7 @@ def _beyond(excess: Excess, lower: Array, upper: Array) -> float:
 
 
 def _bernstein(degree: int) -> Array:
-    """Matrix (degree + 1, degree + 1) from monomial to Bernstein coefficients on [0, 1]."""
+    """Return the matrix (degree + 1, degree + 1) from monomial to Bernstein coefficients on [0, 1]."""
     return np.array(
         [[comb(i, k) / comb(degree, k) if k <= i else 0.0 for k in range(degree + 1)] for i in range(degree + 1)]
     )

@@ -57,7 +57,7 @@ class StopProfile:
 
 
 def _brake(acceleration: Array, jerk: Array, start: State) -> Spline:
-    """Time-optimal jerk-limited stop of each joint, as one spline of piecewise constant jerk."""
+    """Return the time-optimal jerk-limited stop of each joint, as one spline of piecewise constant jerk."""
     joints = len(acceleration)
     request = ruckig.InputParameter(joints)
     request.control_interface = ruckig.ControlInterface.Velocity

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frame of every `--json` file: what was run, on what, and what came out."""
+"""The frame of every ``--json`` file: what was run, on what, and what came out."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def document(command: str, seed: int, results: dict[str, Any]) -> dict[str, Any]
     """Return the content of a file of figures.
 
     Args:
-        command: command line that gives the figures.
-        seed: seed of all that is random.
-        results: suite or model to metrics.
+        command: Command line that gives the figures.
+        seed: Seed of all that is random.
+        results: Suite or model to metrics.
     """
     return {
         "command": command,
@@ -39,7 +39,7 @@ def check_file(file: Path | None) -> None:
     """Check, before anything runs, that a file of figures can be there.
 
     Raises:
-        ConfigurationError: it cannot be written.
+        ConfigurationError: It cannot be written.
     """
     reason = "" if file is None else why_not_writable(file)
     if reason:
@@ -50,13 +50,13 @@ def write(file: Path, content: dict[str, Any], *, allow_nan: bool = True) -> Non
     """Write a file of figures.
 
     Args:
-        file: where to.
-        content: of :func:`document`.
-        allow_nan: write NaN and infinity, which JSON itself does not know.
+        file: Where to.
+        content: Of ``document``.
+        allow_nan: Write NaN and infinity, which JSON itself does not know.
 
     Raises:
-        ConfigurationError: it cannot be written.
-        ValueError: a number is not finite and that is not allowed.
+        ConfigurationError: It cannot be written.
+        ValueError: A number is not finite and that is not allowed.
     """
     try:
         file.write_text(json.dumps(content, indent=1, allow_nan=allow_nan) + "\n", encoding="utf-8")
@@ -65,7 +65,7 @@ def write(file: Path, content: dict[str, Any], *, allow_nan: bool = True) -> Non
 
 
 def _commit() -> str:
-    """Return the commit of this checkout, with `+` when files differ from it; empty outside one."""
+    """Return the commit of this checkout, with ``+`` when files differ from it; empty outside one."""
     folder = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:

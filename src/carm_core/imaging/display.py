@@ -45,7 +45,7 @@ class Window:
 
 
 def gray_table(raw: NDArray[np.uint16], window: Window) -> NDArray[np.uint8]:
-    """Gray value of each raw value (65536,): linear in the logarithm within the window of ``raw``."""
+    """Return the gray value of each raw value (65536,): linear in the logarithm within the window of ``raw``."""
     step = max(1, min(raw.shape) // _SAMPLES)
     sample = np.maximum(raw[::step, ::step], 1)
     low, middle, high = np.percentile(sample, (window.bright_percentile, 50.0, window.dark_percentile))
@@ -107,7 +107,7 @@ def shallow(picture: Image) -> Image:
     """Turn 16 bits of gray into 8 by the full range, as file formats define it; others stay as they are.
 
     Args:
-        picture: From :func:`open_picture`.
+        picture: From ``open_picture``.
 
     Raises:
         ImageError: The 16 bits are nearly unused, so that the picture would be black: it needs a window.

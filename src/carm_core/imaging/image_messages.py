@@ -3,7 +3,7 @@
 
 Images of 8 bits are display images. Images of 16 bits of gray are a detector's signal, as on ``xray/image_raw``: seen
 from the source, bright where there is air; they are windowed and mirrored into display images. Messages are anything
-with the fields of the message types, so that bags are read without ROS. Where ROS has `cv_bridge`, it unpacks pixels.
+with the fields of the message types, so that bags are read without ROS. Where ROS has ``cv_bridge``, it unpacks pixels.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _EIGHT_TO_SIXTEEN = 257  # 65535 / 255
 
 
 def display_pixels(message: Any, *, signal: bool = False) -> NDArray[np.uint8]:
-    """Display image of an image message.
+    """Return the display image of an image message.
 
     Args:
         message: ``sensor_msgs/Image`` or ``sensor_msgs/CompressedImage``.
@@ -57,7 +57,7 @@ def display_pixels(message: Any, *, signal: bool = False) -> NDArray[np.uint8]:
 
 
 def signal_pixels(message: Any) -> NDArray[np.uint16]:
-    """Signal uint16 (rows, columns) of a ``sensor_msgs/Image``, raw orientation.
+    """Return the signal uint16 (rows, columns) of a ``sensor_msgs/Image``, raw orientation.
 
     Raises:
         ImageError: The image is no detector's signal, or cannot be read.
@@ -68,7 +68,7 @@ def signal_pixels(message: Any) -> NDArray[np.uint16]:
 
 
 def unpacked(message: Any) -> NDArray[Any]:
-    """Pixels of a ``sensor_msgs/Image``, without padding, in this machine's byte order.
+    """Return the pixels of a ``sensor_msgs/Image``, without padding, in this machine's byte order.
 
     Returns:
         uint8 or uint16, (rows, columns) or (rows, columns, channels).
@@ -98,7 +98,7 @@ def unpacked(message: Any) -> NDArray[Any]:
 
 @cache
 def cv_bridge() -> Any:
-    """ROS's converter of images; None where it is not installed."""
+    """Return the ROS's converter of images; None where it is not installed."""
     try:
         return importlib.import_module("cv_bridge").CvBridge()
     except ImportError:
@@ -106,7 +106,7 @@ def cv_bridge() -> Any:
 
 
 def _gray(pixels: NDArray[Any], encoding: str) -> NDArray[Any]:
-    """Luma of colors; gray stays as it is."""
+    """Return the luma of colors; gray stays as it is."""
     if pixels.ndim == 2:
         return pixels
     from PIL import Image
@@ -116,7 +116,7 @@ def _gray(pixels: NDArray[Any], encoding: str) -> NDArray[Any]:
 
 
 def _decompressed(message: Any) -> tuple[NDArray[Any], bool]:
-    """Gray values, and whether they are a detector's signal.
+    """Return the gray values, and whether they are a detector's signal.
 
     The format reads ``ENCODING; CODEC compressed ...``: the encoding is that of the image before it was compressed.
     """

@@ -3,7 +3,7 @@
 
 Pixel positions are (column, row) with the origin at the center of the top left pixel. The raw image
 (``image_raw``) has the axes of the frame ``xray_optical``: x right, y down, z from source to detector. The display
-image, which people and models see, is the raw image with its columns mirrored (see :func:`display_from_raw`).
+image, which people and models see, is the raw image with its columns mirrored (see ``display_from_raw``).
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class XrayView:
         return self.source_detector_mm / self.detector.pitch_mm
 
     def central(self, columns: int, rows: int) -> XrayView:
-        """The same view on the central part of the detector.
+        """Return the same view on the central part of the detector.
 
         Args:
             columns: Width, px; at most the detector's, and even or odd as it is.
@@ -178,6 +178,6 @@ class XrayView:
 
 
 def displacement_to_pixel_display(displacement_mm: ArrayLike, view: XrayView) -> Array:
-    """Position (..., 2) in the display image of a displacement (..., 2) at isocenter depth, mm."""
+    """Return the position (..., 2) in the display image of a displacement (..., 2) at isocenter depth, mm."""
     offset = np.asarray(displacement_mm, dtype=np.float64) / view.mm_per_px_at_isocenter
     return flip_pixels(np.asarray(view.center_px) - offset, view.detector.columns)

@@ -25,9 +25,9 @@ class Sighting:
     """A landmark in one view.
 
     Attributes:
-        view: where source and detector were, frame `table`.
-        displacement_mm: from the image center at isocenter depth, right and up in the display image (2,), mm.
-        std_mm: standard deviation of each component, mm.
+        view: Where source and detector were, frame ``table``.
+        displacement_mm: From the image center at isocenter depth, right and up in the display image (2,), mm.
+        std_mm: Standard deviation of each component, mm.
     """
 
     view: XrayView
@@ -36,7 +36,7 @@ class Sighting:
 
     @property
     def ray(self) -> tuple[Array, Array]:
-        """The source (3,), mm, and the unit direction (3,) from it to the landmark, frame `table`."""
+        """The source (3,), mm, and the unit direction (3,) from it to the landmark, frame ``table``."""
         right, up = self.view.display_axes
         x, y = self.displacement_mm
         toward = self.view.source_isocenter_mm * self.view.forward + x * right + y * up
@@ -48,10 +48,10 @@ class Triangulation:
     """A point in space.
 
     Attributes:
-        point_mm: (3,), frame `table`, mm.
+        point_mm: (3,), frame ``table``, mm.
         covariance_mm2: (3, 3), mm².
-        angle_deg: largest angle by which two views differ, deg.
-        miss_mm: root mean square distance of the rays from the point, mm.
+        angle_deg: Largest angle by which two views differ, deg.
+        miss_mm: Root mean square distance of the rays from the point, mm.
     """
 
     point_mm: Array
@@ -79,11 +79,11 @@ def triangulate(sightings: Sequence[Sighting], min_angle_deg: float = MIN_ANGLE_
     Image Understanding 68(2), 1997, iterated linear method).
 
     Args:
-        sightings: of the same landmark.
-        min_angle_deg: two of the views must differ by this angle at least, deg.
+        sightings: Of the same landmark.
+        min_angle_deg: Two of the views must differ by this angle at least, deg.
 
     Raises:
-        GoalError: fewer than two sightings, numbers that are not finite, views too much alike, rays that miss each
+        GoalError: Fewer than two sightings, numbers that are not finite, views too much alike, rays that miss each
             other by more than their uncertainty explains, or a point that is not between source and detector.
     """
     if len(sightings) < 2:

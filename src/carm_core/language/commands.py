@@ -139,7 +139,7 @@ class Rotate:
         return Intent.ROTATE
 
     def text(self) -> str:
-        """Write the command in its standard form; `relative` as 0 or 1."""
+        """Write the command in its standard form; ``relative`` as 0 or 1."""
         return (
             f'{{"intent": "rotate", "primary_deg": {self.primary_deg}, "secondary_deg": {self.secondary_deg},'
             f' "relative": {int(self.relative)}}}'
@@ -231,7 +231,7 @@ _FORMS = tuple((re.compile(rf'\{{"intent": ?"{intent}"{rest}\}}', re.ASCII), mak
 
 
 def command_from_text(text: str) -> Command:
-    """Read a command as :meth:`Nudge.text` and its like write it; a space after a comma or colon may be missing.
+    """Read a command as ``Nudge.text`` and its like write it; a space after a comma or colon may be missing.
 
     Raises:
         AnswerError: The text is not exactly such a command, a landmark is unknown, or a number leaves its range.

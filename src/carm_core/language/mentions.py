@@ -46,7 +46,7 @@ def split_words(text: str) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _names() -> dict[tuple[str, ...], tuple[Landmark, ...]]:
-    """Names without their side to the landmarks that bear them, longest names first."""
+    """Return the names without their side to the landmarks that bear them, longest names first."""
     table: dict[tuple[str, ...], dict[int, Landmark]] = {}
     for mark in LANDMARKS:
         for name in (mark.name, *mark.synonyms):
@@ -57,7 +57,7 @@ def _names() -> dict[tuple[str, ...], tuple[Landmark, ...]]:
 
 
 def _match(words: list[str], start: int, name: tuple[str, ...]) -> int | None:
-    """Position after a name that starts here, as in "head of the left humerus"; None when it does not."""
+    """Return the position after a name that starts here, as in "head of the left humerus"; None when it does not."""
     place = start
     for number, wanted in enumerate(name):
         while number and name[number - 1] == "the" and place < len(words) and _inside(words[place]):
@@ -73,7 +73,7 @@ def _inside(word: str) -> bool:
 
 
 def _is_direction(words: list[str], start: int, stop: int) -> bool:
-    """Whether "head" is a direction ("towards the head") or a verb ("head to ...")."""
+    """Return whether "head" is a direction ("towards the head") or a verb ("head to ...")."""
     if words[start:stop] != ["head"]:
         return False
     if stop < len(words) and words[stop] in _NEXT_TO_VERB and (not start or words[start - 1] not in _ARTICLES):
@@ -85,7 +85,7 @@ def _is_direction(words: list[str], start: int, stop: int) -> bool:
 
 
 def _side(words: list[str], start: int, stop: int) -> tuple[str, int, int]:
-    """The side of a name at a span, and the span with the words that say the side."""
+    """Return the side of a name at a span, and the span with the words that say the side."""
     for place in range(start, stop):
         if words[place] in SIDES:
             return SIDES[words[place]], start, stop
@@ -111,7 +111,7 @@ def mentions(words: list[str]) -> tuple[Mention, ...]:
     """Find the landmarks that are named, in their order.
 
     Args:
-        words: As from :func:`split_words`.
+        words: As from ``split_words``.
     """
     found: list[Mention] = []
     place = 0

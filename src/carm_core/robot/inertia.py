@@ -38,7 +38,7 @@ class Inertia:
 
 @dataclass(frozen=True, eq=False)
 class Dynamics:
-    """What a physics engine needs besides the geometry. Build it with :meth:`from_config`.
+    """What a physics engine needs besides the geometry. Build it with ``from_config``.
 
     Attributes:
         masses_kg: Link -> mass, kg.
@@ -79,10 +79,10 @@ class Dynamics:
                 raise ValueError(f"{name}: {bad[0]} = {given[bad[0]]} is not positive")
 
     def inertia(self, link: str, geometry: RobotGeometry) -> Inertia:
-        """Spread a link's mass evenly over its shapes.
+        """Return the spread a link's mass evenly over its shapes.
 
         Args:
-            link: One of :data:`~carm_core.robot.shapes.LINKS`.
+            link: One of ``~carm_core.robot.shapes.LINKS``.
             geometry: The shapes.
         """
         mass = self.masses_kg[link]
@@ -110,7 +110,7 @@ def _volume(shape: Shape) -> float:
 
 
 def _unit_inertia(shape: Shape) -> Array:
-    """Principal moments (3,) of a homogeneous solid of 1 kg about its center, m²."""
+    """Return the principal moments (3,) of a homogeneous solid of 1 kg about its center, m²."""
     if shape.kind == "box":
         x, y, z = (length**2 for length in shape.size_m)
         return np.array([y + z, x + z, x + y]) / 12

@@ -60,7 +60,7 @@ class JointHistory:
         return True
 
     def at(self, stamp_s: float) -> NDArray[np.float64]:
-        """Joint positions at a time, linear between the states around it.
+        """Return the joint positions at a time, linear between the states around it.
 
         Waits a moment for the state after it; when none comes the last one counts.
 

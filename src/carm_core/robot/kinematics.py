@@ -62,10 +62,10 @@ class Joint:
 
 @dataclass(frozen=True, eq=False)
 class CArm:
-    """A mobile C-arm. Build it with :meth:`from_config`.
+    """A mobile C-arm. Build it with ``from_config``.
 
     Attributes:
-        joints: The six joints, in the order of :data:`JOINT_NAMES`.
+        joints: The six joints, in the order of ``JOINT_NAMES``.
         home: Start position (6,), m and rad.
         source_detector_m: Source to detector, m.
         source_isocenter_m: Source to isocenter, m.
@@ -172,16 +172,16 @@ class CArm:
         return RigidTransform(turn @ rotation_about("y", tilt) @ rotation_about("x", orbital), column + arm)
 
     def isocenter(self, positions: ArrayLike) -> Array:
-        """Isocenter (3,) in frame ``table``, m."""
+        """Return the isocenter (3,) in frame ``table``, m."""
         return self.transform_carm_to_table(positions).translation
 
     def angles(self, positions: ArrayLike) -> tuple[float, float]:
-        """DICOM positioner angles (primary, secondary), rad: LAO and cranial positive."""
+        """Return the DICOM positioner angles (primary, secondary), rad: LAO and cranial positive."""
         head, right, up = self.transform_carm_to_table(positions).rotation[:, 2]
         return math.atan2(-right, up), math.asin(max(-1.0, min(1.0, head)))
 
     def view(self, positions: ArrayLike, binning: int = 3) -> XrayView:
-        """Source and detector in frame ``table``, mm.
+        """Return the source and detector in frame ``table``, mm.
 
         Args:
             positions: (6,), m and rad.
@@ -229,7 +229,7 @@ class CArm:
         wigwag_rad: float = 0.0,
         seed: ArrayLike | None = None,
     ) -> list[Array]:
-        """Joint positions that put the isocenter and the beam where they are wanted, in closed form.
+        """Return the joint positions that put the isocenter and the beam where they are wanted, in closed form.
 
         Args:
             isocenter_m: Isocenter (3,) in frame ``table``, m.
@@ -279,7 +279,7 @@ class CArm:
     def _orientations(
         self, primary: float, secondary: float, wigwag: float, tilt_now: float
     ) -> list[tuple[float, float]]:
-        """All (tilt, orbital) with tilt in ±3 pi/2 that give the beam direction."""
+        """Return all (tilt, orbital) with tilt in ±3 pi/2 that give the beam direction."""
         cs = math.cos(secondary)
         direction = np.array([math.sin(secondary), -cs * math.sin(primary), cs * math.cos(primary)])
         head, right, up = rotation_about("z", -wigwag) @ direction

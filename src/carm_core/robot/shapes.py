@@ -2,7 +2,7 @@
 """The solid parts of the machine and the table, from ``config/carm.yaml``: boxes and cylinders fixed to links.
 
 Collision checks, the robot description and pictures all read them here. Links are those of the robot description
-(:mod:`carm_core.robot.urdf`); :func:`link_poses` says where they are.
+(``carm_core.robot.urdf``); ``link_poses`` says where they are.
 """
 
 from __future__ import annotations
@@ -94,10 +94,10 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class RobotGeometry:
-    """All solids of the machine and the table. Build it with :meth:`from_config`.
+    """All solids of the machine and the table. Build it with ``from_config``.
 
     Attributes:
-        shapes: In the order of :data:`LINKS`.
+        shapes: In the order of ``LINKS``.
         ignored_pairs: Pairs of part names that are not checked against each other.
     """
 
@@ -169,7 +169,7 @@ def link_frames(carm: CArm, positions: ArrayLike) -> tuple[Array, Array]:
         positions: (6,), m and rad.
 
     Returns:
-        Rotations (L, 3, 3) and origins (L, 3), m, in the order of :data:`LINKS`.
+        Rotations (L, 3, 3) and origins (L, 3), m, in the order of ``LINKS``.
     """
     x, y, lift, wigwag, tilt, orbital = (float(value) for value in np.asarray(positions))
     cw, sw, ct, st, co, so = (f(a) for a in (wigwag, tilt, orbital) for f in (math.cos, math.sin))

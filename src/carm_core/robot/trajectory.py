@@ -87,7 +87,7 @@ class Trajectory:
         return position, velocity, acceleration
 
     def _segment(self, k: int) -> Array:
-        """Polynomial coefficients (degree + 1, J) of segment k, lowest power first."""
+        """Return the polynomial coefficients (degree + 1, J) of segment k, lowest power first."""
         h = self.times_s[k + 1] - self.times_s[k]
         p0, p1 = self.positions[k], self.positions[k + 1]
         if self.velocities is None:

@@ -39,7 +39,7 @@ class Variant:
     """What differs between uses of one robot description.
 
     Attributes:
-        hardware: ``none``, a key of :data:`PLUGINS`, or the name of a ros2_control hardware plugin.
+        hardware: ``none``, a key of ``PLUGINS``, or the name of a ros2_control hardware plugin.
         meshes: URI of the folder with the meshes.
         controllers: Gazebo: path of the controllers' parameter file.
         namespace: Gazebo: namespace of the controllers.
@@ -90,14 +90,14 @@ def urdf(carm: CArm, variant: Variant | None = None, geometry: RobotGeometry | N
 
 
 def xacro(carm: CArm, geometry: RobotGeometry | None = None) -> str:
-    """Describe the C-arm as xacro, with an argument for each attribute of a :class:`Variant`.
+    """Describe the C-arm as xacro, with an argument for each attribute of a ``Variant``.
 
     Args:
         carm: The C-arm.
         geometry: The solids; None: those of the shipped configuration.
 
     Returns:
-        The XML text; processed with the arguments of a variant it is :func:`urdf` of that variant.
+        The XML text; processed with the arguments of a variant it is ``urdf`` of that variant.
     """
     ET.register_namespace("xacro", XACRO_NAMESPACE)
     robot = _robot(carm, geometry or RobotGeometry.from_config(), "$(arg meshes)")

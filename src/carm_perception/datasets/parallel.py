@@ -30,7 +30,7 @@ class WorkerError(CarmError):
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -38,7 +38,7 @@ def run(engine: str, work: Work[Task, Result], tasks: Sequence[Task], workers: i
     """Do all tasks; results come in the order in which they are ready.
 
     Args:
-        engine: One of :data:`ENGINES`.
+        engine: One of ``ENGINES``.
         work: A function of a module.
         tasks: Its arguments.
         workers: Processes of ``local``; tasks in flight at once of ``ray``, 0: as many as the cluster has cores.

@@ -135,7 +135,7 @@ def _localizer(name: str, args: argparse.Namespace) -> Any:
 
 
 def line(name: str, figures: dict[str, Any]) -> str:
-    """One line of the table on the terminal."""
+    """Return one line of the table on the terminal."""
     shown = ("hit_1", "hit_2", "p_at_1", "p_at_3", "mirror_swap", "abstained", "malformed")
     parts = [f"{key} {figures[key]:.3f}" for key in shown if figures.get(key) is not None]
     if figures.get("error_mean_mm") is not None:

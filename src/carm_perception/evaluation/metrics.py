@@ -12,7 +12,7 @@ _MIRROR = {mark.id: mark.mirror_id for mark in LANDMARKS}
 
 
 def closest(displacement_mm: NDArray[np.floating], count: int) -> tuple[int, ...]:
-    """Ids of the ``count`` landmarks closest to the image center, closest first.
+    """Return the ids of the ``count`` landmarks closest to the image center, closest first.
 
     Args:
         displacement_mm: (14, 2), NaN for unknown landmarks, which come last.
@@ -24,17 +24,17 @@ def closest(displacement_mm: NDArray[np.floating], count: int) -> tuple[int, ...
 
 
 def hit(truth_id: int, answer_ids: tuple[int, ...], k: int) -> bool:
-    """Whether the landmark that is truly closest is among the first ``k`` of the answer."""
+    """Return whether the landmark that is truly closest is among the first ``k`` of the answer."""
     return truth_id in answer_ids[:k]
 
 
 def precision(truth_ids: tuple[int, ...], answer_ids: tuple[int, ...], k: int) -> float:
-    """Fraction of the first ``k`` answers that belong to the true closest landmarks."""
+    """Return the fraction of the first ``k`` answers that belong to the true closest landmarks."""
     return sum(i in truth_ids for i in answer_ids[:k]) / k
 
 
 def recall(truth_ids: tuple[int, ...], answer_ids: tuple[int, ...], k: int) -> float:
-    """Fraction of the true closest landmarks that are among the first ``k`` answers."""
+    """Return the fraction of the true closest landmarks that are among the first ``k`` answers."""
     return sum(i in truth_ids for i in answer_ids[:k]) / len(truth_ids)
 
 
@@ -45,14 +45,14 @@ def average_precision(truth_ids: tuple[int, ...], answer_ids: tuple[int, ...], k
 
 
 def mirror_swap(truth_id: int, answer_ids: tuple[int, ...]) -> bool:
-    """Whether the first answer is the true landmark's counterpart on the other side."""
+    """Return whether the first answer is the true landmark's counterpart on the other side."""
     return bool(answer_ids) and _MIRROR[truth_id] is not None and answer_ids[0] == _MIRROR[truth_id]
 
 
 def regression_figures(
     predicted_mm: NDArray[np.floating], truth_mm: NDArray[np.floating], half_field_mm: float
 ) -> dict[str, float]:
-    """Figures of predicted displacements (n, 14, 2) against the truth.
+    """Return the figures of predicted displacements (n, 14, 2) against the truth.
 
     Args:
         predicted_mm: Predictions.

@@ -62,7 +62,7 @@ def confusion_png(confusion: Mapping[str, Any], title: str) -> bytes:
 
 
 def coverage_png(evaluations: Sequence[Evaluation]) -> bytes:
-    """Fraction of landmarks within the stated radius against the stated probability.
+    """Return the fraction of landmarks within the stated radius against the stated probability.
 
     Lines: radii of a round normal distribution of the stated standard deviation; crosses: calibrated radii.
     """
@@ -88,7 +88,7 @@ def coverage_png(evaluations: Sequence[Evaluation]) -> bytes:
 
 
 def error_png(evaluations: Sequence[Evaluation]) -> bytes:
-    """Cumulative distribution of the error of landmarks in view."""
+    """Return the cumulative distribution of the error of landmarks in view."""
     figure, axes = _pyplot().subplots(figsize=(6.4, 5.4))
     for evaluation in evaluations:
         errors = np.sort([r.error_mm for r in _answered(evaluation)])
@@ -103,7 +103,7 @@ def error_png(evaluations: Sequence[Evaluation]) -> bytes:
 
 
 def landmark_error_png(evaluation: Evaluation) -> bytes:
-    """Error by landmark: quartiles, whiskers at 5 and 95 per cent."""
+    """Return the error by landmark: quartiles, whiskers at 5 and 95 per cent."""
     groups = [[r.error_mm for r in _answered(evaluation) if r.target == mark.id] for mark in LANDMARKS]
     figure, axes = _pyplot().subplots(figsize=(7.4, 4.6))
     axes.boxplot(groups, orientation="horizontal", whis=(5, 95), showfliers=False)
@@ -120,7 +120,7 @@ def _legend(axes: Any) -> None:
 
 
 def worst_png(worst: Sequence[Worst], columns: int = 4) -> bytes:
-    """The worst answers on their images: true landmarks green, the answer red."""
+    """Return the worst answers on their images: true landmarks green, the answer red."""
     tiles = [_tile(one) for one in worst]
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
     rows = [np.hstack(tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
@@ -129,7 +129,7 @@ def worst_png(worst: Sequence[Worst], columns: int = 4) -> bytes:
 
 
 def _tile(worst: Worst) -> NDArray[np.uint8]:
-    """One image with truth, answer and two lines of text below (rows, columns, 3)."""
+    """Return one image with truth, answer and two lines of text below (rows, columns, 3)."""
     frame = worst.case.frame
     scale_px = _TILE_PX / frame.image.shape[1]
     shown = cv2.resize(frame.image, None, fx=scale_px, fy=scale_px, interpolation=cv2.INTER_AREA)

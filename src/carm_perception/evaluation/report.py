@@ -72,10 +72,10 @@ def write_report(folder: Path, evaluations: Sequence[Evaluation], document: Mapp
 
 
 def html_page(evaluations: Sequence[Evaluation], document: Mapping[str, Any]) -> str:
-    """The page as text; images are inside.
+    """Return the page as text; images are inside.
 
     Raises:
-        ConfigurationError: matplotlib is missing.
+        ConfigurationError: Matplotlib is missing.
     """
     results: Mapping[str, Mapping[str, Any]] = document["results"]
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())

@@ -56,12 +56,12 @@ class LocalizerSize:
     fine: int = 64
 
     def as_json(self) -> str:
-        """Text that :meth:`from_json` reads."""
+        """Return the text that ``from_json`` reads."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> LocalizerSize:
-        """Read what :meth:`as_json` wrote.
+        """Read what ``as_json`` wrote.
 
         Raises:
             ValueError: It is no such text.
@@ -74,7 +74,7 @@ class LocalizerSize:
 
 
 def _mixed(channels: int) -> nn.Module:
-    """A 3 x 3 convolution with its normalization."""
+    """Return a 3 x 3 convolution with its normalization."""
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
     )

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DISPLACEMENT, PRESENCE = "displacement.", "presence."
-"""Prefixes of the weights of either head in :data:`HEAD_FILE`."""
+"""Prefixes of the weights of either head in ``HEAD_FILE``."""
 SIZE = "size"
-"""Key of the widths and depths among the metadata of :data:`LOCALIZER_FILE`."""
+"""Key of the widths and depths among the metadata of ``LOCALIZER_FILE``."""
 
 _ROWS = {mark.id: row for row, mark in enumerate(LANDMARKS)}
 
@@ -83,11 +83,11 @@ class Reading:
     presence: NDArray[np.float64]
 
     def moved(self, by_mm: NDArray[np.float64]) -> Reading:
-        """The same with all landmarks moved (2,), right and up, mm."""
+        """Return the same with all landmarks moved (2,), right and up, mm."""
         return replace(self, displacement_mm=self.displacement_mm + by_mm)
 
     def sees(self, landmark_id: int) -> bool:
-        """Whether a landmark was seen in the image."""
+        """Return whether a landmark was seen in the image."""
         return bool(self.seen[_ROWS[landmark_id]])
 
 
@@ -98,9 +98,9 @@ class LandmarkReader:
         """Take what was trained.
 
         Args:
-            network: A :class:`carm_perception.networks.landmark_network.LandmarkLocalizer`.
-            displacement: A :class:`carm_perception.networks.vision_language_model.DisplacementHead`.
-            presence: A :class:`carm_perception.networks.vision_language_model.PresenceHead`.
+            network: A ``carm_perception.networks.landmark_network.LandmarkLocalizer``.
+            displacement: A ``carm_perception.networks.vision_language_model.DisplacementHead``.
+            presence: A ``carm_perception.networks.vision_language_model.PresenceHead``.
         """
         self._network, self._displacement, self._presence = network.eval(), displacement.eval(), presence.eval()
 
@@ -170,7 +170,7 @@ def _weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def shifted(gray: NDArray[np.uint8], right_px: int, down_px: int) -> NDArray[np.uint8]:
-    """An image (rows, columns) moved by whole pixels; its edges are repeated."""
+    """Return an image (rows, columns) moved by whole pixels; its edges are repeated."""
     reach = max(abs(right_px), abs(down_px))
     padded = np.pad(gray, reach, mode="edge")
     rows, columns = gray.shape
@@ -198,7 +198,7 @@ def joined(readings: Sequence[Reading], shares: Sequence[float]) -> Reading:
 
 
 def combined(mean: Tensor, log_scale: Tensor, logits: Tensor, cells: Cells) -> Reading:
-    """One reading of both outputs for an image.
+    """Return one reading of both outputs for an image.
 
     Args:
         mean: Displacement (14, 2) in units of 100 mm.
@@ -220,7 +220,7 @@ def combined(mean: Tensor, log_scale: Tensor, logits: Tensor, cells: Cells) -> R
 
 
 def peak(probability: NDArray[np.float64], cells: Cells) -> tuple[NDArray[np.float64], float, float]:
-    """The likeliest square of cells.
+    """Return the likeliest square of cells.
 
     Args:
         probability: Of each cell, row by row as displayed, then of absence: (side * side + 1,).

@@ -66,7 +66,7 @@ class LoadedModel:
         return self._reader
 
     def read(self, frame: XrayFrame) -> Reading:
-        """What the deep-learning localizer says about a frame; the last one is remembered.
+        """Return what the deep-learning localizer says about a frame; the last one is remembered.
 
         Raises:
             LocalizerError: The image cannot be read, or the localizer's file is missing or damaged.
@@ -76,7 +76,7 @@ class LoadedModel:
         return self._last[1]
 
     def image_tokens(self, frame: XrayFrame) -> Any:
-        """Projected image tokens (1, tokens, width) of a frame; the last ones are remembered.
+        """Return the projected image tokens (1, tokens, width) of a frame; the last ones are remembered.
 
         Raises:
             LocalizerError: The image cannot be read.
@@ -91,7 +91,7 @@ class LoadedModel:
         return self._tokens[1]
 
     def pixels(self, frame: XrayFrame) -> Any:
-        """Model input (1, 3, 128, 128) of a frame.
+        """Return the model input (1, 3, 128, 128) of a frame.
 
         Raises:
             LocalizerError: The image cannot be read.

@@ -91,7 +91,7 @@ def _check_weights(kind: str, folder: Path) -> None:
 
 
 def weights_hash(folder: Path) -> str:
-    """Short hash (12 hex digits) of all weights in a folder; empty when there are none."""
+    """Return the short hash (12 hex digits) of all weights in a folder; empty when there are none."""
     digest, found = hashlib.sha256(), False
     for file in sorted(folder.glob("*.safetensors")):
         found = True

@@ -32,7 +32,7 @@ def check_frame(frame: XrayFrame) -> None:
 
 
 def to_field(frame: XrayFrame) -> NDArray[np.uint8]:
-    """Cut or pad (with black) the image about its center to the square field :data:`FIELD_MM`.
+    """Cut or pad (with black) the image about its center to the square field ``FIELD_MM``.
 
     Args:
         frame: Display image with its scale.
@@ -56,7 +56,7 @@ def to_field(frame: XrayFrame) -> NDArray[np.uint8]:
 
 
 def model_gray(frame: XrayFrame) -> NDArray[np.uint8]:
-    """Gray image uint8 (128, 128) of the trained field.
+    """Return the gray image uint8 (128, 128) of the trained field.
 
     Raises:
         LocalizerError: The image cannot be read.

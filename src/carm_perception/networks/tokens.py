@@ -30,6 +30,6 @@ CHAT_TEMPLATE = (
 
 
 def number_token_ids(tokenizer: Any) -> list[int]:
-    """Ids of the tokens of -400 to 400, in this order."""
+    """Return the ids of the tokens of -400 to 400, in this order."""
     ids: list[int] = tokenizer.convert_tokens_to_ids(list(NUMBERS))
     return ids

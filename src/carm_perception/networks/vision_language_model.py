@@ -2,7 +2,7 @@
 """The compact model: FastVLM (convolutional tower, projector, decoder-only language model) with a small configuration.
 
 Everything is an ordinary ``transformers`` class, so the saved folder loads with ``AutoProcessor`` and
-``AutoModelForImageTextToText``. A :class:`DisplacementHead` reads the same projected image tokens; it trains the
+``AutoModelForImageTextToText``. A ``DisplacementHead`` reads the same projected image tokens; it trains the
 tower first, and is the deep-learning localizer beside the language model.
 """
 
@@ -24,7 +24,7 @@ REDUCTION = 32
 GRID = IMAGE_PX // REDUCTION
 IMAGE_TOKENS = GRID * GRID
 CELLS_PER_TOKEN = 4
-"""Cells along each side of a token's field in :class:`PresenceHead`."""
+"""Cells along each side of a token's field in ``PresenceHead``."""
 ABSENT_ODDS = 6.0
 """A landmark is about this many times more often outside a view than in it."""
 MEAN, STD = 0.5, 0.25
@@ -61,7 +61,7 @@ def build_model(tokenizer: Any, size: CompactSize | None = None) -> Any:
     """Build the model with random weights.
 
     Args:
-        tokenizer: From :func:`carm_perception.training.compact.tokenizer.build_tokenizer`.
+        tokenizer: From ``carm_perception.training.compact.tokenizer.build_tokenizer``.
         size: Widths and depths.
 
     Returns:
@@ -113,7 +113,7 @@ def build_model(tokenizer: Any, size: CompactSize | None = None) -> Any:
 
 
 def smooth_embeddings(width: int, std: float = 0.02) -> Tensor:
-    """Embeddings (801, width) of -400 to 400 in which near numbers are alike: sines of many wave lengths.
+    """Return the embeddings (801, width) of -400 to 400 in which near numbers are alike: sines of many wave lengths.
 
     Args:
         width: Embedding width.
@@ -202,11 +202,11 @@ def train_on_gray(model: Any) -> None:
 
 
 def image_tokens(model: Any, pixels: Tensor) -> Tensor:
-    """Projected image tokens (batch, tokens, width) of pixels (batch, 3, rows, columns)."""
+    """Return the projected image tokens (batch, tokens, width) of pixels (batch, 3, rows, columns)."""
     features: Tensor = model.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
     return features
 
 
 def normalize(gray: Tensor) -> Tensor:
-    """Model input (batch, 3, rows, columns) of gray values (batch, rows, columns) in 0 to 1."""
+    """Return the model input (batch, 3, rows, columns) of gray values (batch, rows, columns) in 0 to 1."""
     return ((gray - MEAN) / STD)[:, None].expand(-1, 3, -1, -1)

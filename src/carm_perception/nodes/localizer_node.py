@@ -71,7 +71,7 @@ class LocalizerNode(ManagedNode):
     """Publishes ``landmarks`` for each frame and serves the action ``localize``, while it is active."""
 
     def __init__(self) -> None:
-        """Declare parameters; :meth:`configure` loads the localizer.
+        """Declare parameters; ``configure`` loads the localizer.
 
         Raises:
             CarmError: A parameter is not allowed.
@@ -137,7 +137,7 @@ class LocalizerNode(ManagedNode):
         gc.freeze()  # a model is hundreds of thousands of objects: to go through them takes as long as an answer
 
     def end_goals(self, reason: str) -> None:
-        """See :meth:`OrderlyNode.end_goals`."""
+        """See ``OrderlyNode.end_goals``."""
         for ticket in list(self._open):
             self._service.cancel(ticket, reason)
 
@@ -345,7 +345,7 @@ def _set_caution(localizer: Localizer, settings: LocalizerParameters) -> None:
 
 
 def goal_query(goal: Localize.Goal) -> Query:
-    """Question of an action goal.
+    """Return the question of an action goal.
 
     Raises:
         UnknownNameError: The target or the protocol is unknown; carries the nearest one.
@@ -375,7 +375,7 @@ def _load_libraries(words: list[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the localizer node; see :func:`carm_ros.node.run_node`.
+    """Run the localizer node; see ``carm_ros.node.run_node``.
 
     Args:
         arguments: ROS arguments; None: those of the process.

@@ -22,7 +22,7 @@ FRAME = "xray_optical"
 
 
 def landmark_message(estimate: LandmarkEstimate, frame: XrayFrame) -> Landmark:
-    """One estimate."""
+    """Return one estimate."""
     message = Landmark(id=estimate.id, name=landmark(estimate.id).name, in_view=in_view(estimate, frame))
     message.pixel = np.array(pixel_of(estimate, frame), np.float32)
     message.displacement = np.array(estimate.displacement_mm, np.float32) / np.float32(1000)
@@ -35,7 +35,7 @@ def landmark_message(estimate: LandmarkEstimate, frame: XrayFrame) -> Landmark:
 def landmark_array(
     stamp: Time, now: Time, frame: XrayFrame, reply: Localization, frame_prefix: str = ""
 ) -> LandmarkArray:
-    """What a localizer says about a frame."""
+    """Return what a localizer says about a frame."""
     message = LandmarkArray(header=Header(stamp=stamp, frame_id=frame_prefix + FRAME))
     message.localizer, message.model_version = reply.localizer, reply.model_version
     message.protocol, message.target_id = str(reply.query.protocol), reply.query.target_id or 0
@@ -47,7 +47,7 @@ def landmark_array(
 
 
 def rgb_image(stamp: Time, pixels: NDArray[np.uint8], frame_prefix: str = "") -> Image:
-    """Image message of uint8 (rows, columns, 3)."""
+    """Return the image message of uint8 (rows, columns, 3)."""
     rows, columns, _ = pixels.shape
     header = Header(stamp=stamp, frame_id=frame_prefix + FRAME)
     message = Image(header=header, height=rows, width=columns, encoding="rgb8")

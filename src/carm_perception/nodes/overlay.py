@@ -18,14 +18,14 @@ RADIUS_90_PER_STD = 2.15
 
 
 def pixel_of(estimate: LandmarkEstimate, frame: XrayFrame) -> tuple[float, float]:
-    """Position (column, row) of an estimate in the display image; NaN when it has no displacement."""
+    """Return the position (column, row) of an estimate in the display image; NaN when it has no displacement."""
     rows, columns = frame.image.shape
     dx, dy = (value / frame.mm_per_px_at_isocenter for value in estimate.displacement_mm)
     return (columns - 1) / 2 + dx, (rows - 1) / 2 - dy
 
 
 def in_view(estimate: LandmarkEstimate, frame: XrayFrame) -> bool:
-    """Whether an estimate lies inside the image."""
+    """Return whether an estimate lies inside the image."""
     column, row = pixel_of(estimate, frame)
     rows, columns = frame.image.shape
     return bool(-0.5 <= column <= columns - 0.5 and -0.5 <= row <= rows - 0.5)

@@ -92,7 +92,7 @@ class LocalizerParameters:
     )
 
     def options(self) -> LocalizerOptions:
-        """Options for :func:`carm_perception.localizers.registry.make_localizer`."""
+        """Return the options for ``carm_perception.localizers.registry.make_localizer``."""
         return LocalizerOptions(
             folder=Path(self.model_folder) if self.model_folder else None,
             adapter=self.adapter,

@@ -102,7 +102,7 @@ class LocalizationService:
         kept_frames: int = 8,
         frame_timeout_s: float = 2.0,
     ) -> None:
-        """Prepare; :meth:`start` begins.
+        """Prepare; ``start`` begins.
 
         Args:
             make: Makes the localizer, on the worker thread.
@@ -184,7 +184,7 @@ class LocalizationService:
         Args:
             query: The question.
             stamp_s: Stamp of the frame to use, s; None: the newest.
-            on_end: As in :class:`Ticket`.
+            on_end: As in ``Ticket``.
         """
         ticket = Ticket(query, stamp_s, on_end=on_end)
         with self._changed:
@@ -301,7 +301,7 @@ class LocalizationService:
         return next((f for s, f in self._frames.items() if abs(s - stamp_s) < STAMP_TOLERANCE_S), None)
 
     def _localize(self, localizer: Localizer, frame: XrayFrame, queries: list[Query]) -> list[Localization]:
-        """Replies to questions; one that was just answered about this frame is not asked again."""
+        """Return the replies to questions; one that was just answered about this frame is not asked again."""
         known = dict(self._last[1]) if self._last[0] == frame.stamp_s else {}
         asked = [query for query in dict.fromkeys(queries) if query not in known]
         if not asked:

@@ -11,7 +11,7 @@ from carm_perception.protocols.parsing import EXTENTS, Answer, Extent, Navigatio
 
 
 def estimates_of(answer: Answer, target_id: int | None = None) -> tuple[LandmarkEstimate, ...]:
-    """Estimates that an answer alone supports.
+    """Return the estimates that an answer alone supports.
 
     Args:
         answer: From pointing comes a displacement; from navigation a rough one, as far as the words typically mean;
@@ -34,14 +34,14 @@ def _directed(answer: NavigationAnswer, target_id: int) -> LandmarkEstimate:
 
 
 def typical_mm(extent: Extent) -> float:
-    """Length that a word of the navigation protocol stands for, mm."""
+    """Return the length that a word of the navigation protocol stands for, mm."""
     return EXTENTS[extent][1]
 
 
 def nearest_first(
     displacement_mm: Mapping[int, tuple[float, float]], std_mm: Mapping[int, float]
 ) -> tuple[LandmarkEstimate, ...]:
-    """Estimates ordered by expected distance from the image center.
+    """Return the estimates ordered by expected distance from the image center.
 
     Args:
         displacement_mm: Landmark id to displacement at isocenter depth.

@@ -41,25 +41,25 @@ class Grammar:
     longest: int
 
     def __add__(self, other: Grammar) -> Grammar:
-        """Texts of this set, each followed by one of the other."""
+        """Return the texts of this set, each followed by one of the other."""
         return Grammar(self.regex + other.regex, self.longest + other.longest)
 
     def __or__(self, other: Grammar) -> Grammar:
-        """Texts of either set."""
+        """Return the texts of either set."""
         return Grammar(f"(?:{self.regex}|{other.regex})", max(self.longest, other.longest))
 
     def admits(self, text: str) -> bool:
-        """Whether a text is in the set."""
+        """Return whether a text is in the set."""
         return re.fullmatch(self.regex, text) is not None
 
 
 def literal(text: str) -> Grammar:
-    """The set of one text."""
+    """Return the set of one text."""
     return Grammar(_SPECIAL.sub(r"\\\g<0>", text), len(text))
 
 
 def choice(options: Iterable[Grammar]) -> Grammar:
-    """Texts of any of the sets.
+    """Return the texts of any of the sets.
 
     Raises:
         ValueError: There is no set.
@@ -73,17 +73,17 @@ def choice(options: Iterable[Grammar]) -> Grammar:
 
 
 def words(*options: str) -> Grammar:
-    """The set of these texts."""
+    """Return the set of these texts."""
     return choice(map(literal, options))
 
 
 def free_text(longest: int = REASON_CHARACTERS) -> Grammar:
-    """Printable ASCII without angle brackets, up to a length."""
+    """Return the printable ASCII without angle brackets, up to a length."""
     return Grammar(f"{_PRINTABLE}{{0,{longest}}}", longest)
 
 
 def integer(limit: int) -> Grammar:
-    """Whole numbers from ``-limit`` to ``limit``, without leading zeros and without a negative zero."""
+    """Return whole numbers from ``-limit`` to ``limit``, without leading zeros and without a negative zero."""
     digits = str(limit)
     options = [f"[1-9]{_digits(count)}" for count in range(len(digits) - 1)]
     for place, digit in enumerate(digits):
@@ -174,7 +174,7 @@ def _command(query: Query) -> Grammar:
 
 
 def measured(query: Query, first_ids: frozenset[int] = _ALL, denied_ids: frozenset[int] = frozenset()) -> Grammar:
-    """What the compact model may answer: as :func:`grammar`, with reasons in the form that it was taught.
+    """Return what the compact model may answer: as ``grammar``, with reasons in the form that it was taught.
 
     Its answers are short, so that a bound on their length never cuts one off.
 
@@ -237,12 +237,12 @@ def _cached(protocol: Protocol, target_id: int | None) -> Grammar:
 
 
 def grammar(query: Query) -> Grammar:
-    """What the answer to a question may be."""
+    """Return what the answer to a question may be."""
     return _cached(query.protocol, query.target_id)
 
 
 def json_schema(query: Query) -> dict[str, Any] | None:
-    """JSON schema of the answer to a question; None for protocols whose answer is no JSON."""
+    """Return the JSON schema of the answer to a question; None for protocols whose answer is no JSON."""
     if query.protocol is not Protocol.POINTING:
         return None
     number = {"type": "integer", "minimum": -LIMIT_MM, "maximum": LIMIT_MM}

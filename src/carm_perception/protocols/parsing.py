@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text protocols between the project and any multimodal LLM: prompts, and strict parsers of the answers.
 
-A parser returns a typed answer or raises :class:`~carm_core.errors.AnswerError`. Tolerated are white space around
+A parser returns a typed answer or raises ``~carm_core.errors.AnswerError``. Tolerated are white space around
 the answer, a code fence around it, and a space after a comma; nothing else.
 """
 
@@ -36,7 +36,7 @@ EXTENTS: dict[Extent, tuple[float, float, float]] = {
 
 
 def extent(value_mm: float) -> Extent:
-    """The word for a length, mm, of either sign."""
+    """Return the word for a length, mm, of either sign."""
     return next(word for word, (limit, _, _) in EXTENTS.items() if abs(value_mm) < limit)
 
 

@@ -70,7 +70,7 @@ LONGEST_SENTENCE = 200
 
 
 def clean_sentence(text: str) -> str:
-    """A clinician's words as a model may see them: one line, no brackets that could pass for special tokens."""
+    """Return a clinician's words as a model may see them: one line, no brackets that could pass for special tokens."""
     return re.sub(r"[\s<>\x00-\x1f]+", " ", text).strip()[:LONGEST_SENTENCE]
 
 
@@ -94,10 +94,10 @@ def _target_name(query: Query) -> str:
 
 
 def short_prompt(query: Query) -> str:
-    """Question for the compact model.
+    """Return the question for the compact model.
 
     Raises:
-        KeyError: The protocol is not one of :data:`SHORT_PROTOCOLS`.
+        KeyError: The protocol is not one of ``SHORT_PROTOCOLS``.
         UnknownNameError: The target is no landmark.
     """
     question = _SHORT[query.protocol].format(
@@ -111,7 +111,7 @@ def short_prompt(query: Query) -> str:
 
 
 def full_prompt(query: Query, field_mm: tuple[float, float]) -> str:
-    """Question for a large model, self-contained.
+    """Return the question for a large model, self-contained.
 
     Args:
         query: The question.

@@ -28,13 +28,13 @@ def earlier_ids(text: str) -> tuple[int, ...]:
 
 
 def earlier_list(text: str) -> str:
-    """An earlier answer of any protocol as the list of its landmarks; empty when it is no answer."""
+    """Return an earlier answer of any protocol as the list of its landmarks; empty when it is no answer."""
     ids = earlier_ids(text)
     return f"[{','.join(map(str, ids))}]" if ids else ""
 
 
 def allowed(question: Query) -> Grammar:
-    """What the model may answer: after a remark that is understood by rule, nothing that contradicts it."""
+    """Return what the model may answer: after a remark that is understood by rule, nothing that contradicts it."""
     if question.protocol is Protocol.REEVALUATION:
         said = read_remark(question.hint, earlier_ids(question.correction))
         if said is not None:
@@ -43,7 +43,7 @@ def allowed(question: Query) -> Grammar:
 
 
 def reasoned(answer: ReevaluationAnswer) -> tuple[LandmarkEstimate, ...]:
-    """Estimates of a second look, with the places that the reasoning gives."""
+    """Return the estimates of a second look, with the places that the reasoning gives."""
     places = {}
     for name, right, up in _REASONING.findall(answer.visual_reasoning):
         places[name] = (float(right), float(up))

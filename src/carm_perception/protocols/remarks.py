@@ -63,7 +63,7 @@ class Constraint:
     way: str = ""
 
     def seen(self, places_mm: Mapping[int, tuple[float, float]]) -> Constraint:
-        """The same with the candidates that lie the way that was said in this image, where there are any.
+        """Return the same with the candidates that lie the way that was said in this image, where there are any.
 
         Args:
             places_mm: Landmark id to its place, to the patient's left and towards the head.
@@ -134,7 +134,7 @@ def revise(ranking: Sequence[int], constraint: Constraint, count: int = 2) -> tu
 
 
 def _named(words: list[str]) -> tuple[frozenset[int], frozenset[int]]:
-    """Ids that are denied, and ids that are named."""
+    """Return the ids that are denied, and ids that are named."""
     denied: set[int] = set()
     named: set[int] = set()
     last = 0
@@ -174,6 +174,6 @@ def _is_about_sides(words: list[str], way: str | None) -> bool:
 
 
 def side_of(identifier: int) -> str:
-    """``"left"``, ``"right"`` or, for a landmark in the midline, nothing."""
+    """Return ``"left"``, ``"right"`` or, for a landmark in the midline, nothing."""
     mark = landmark(identifier)
     return mark.name.split()[0].lower() if mark.mirror_id else ""

@@ -16,7 +16,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def default_data() -> Path:
-    """Folder of the data set when none is given."""
+    """Return the folder of the data set when none is given."""
     return cache_dir() / "dataset"
 
 

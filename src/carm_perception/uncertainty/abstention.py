@@ -41,7 +41,7 @@ FIRST_SHARE = 0.1
 
 
 def allowed_mm(distance_mm: Array, seen: NDArray[np.bool_]) -> Array:
-    """Largest error of a right answer.
+    """Return the largest error of a right answer.
 
     Args:
         distance_mm: Distances from the image center.
@@ -51,7 +51,7 @@ def allowed_mm(distance_mm: Array, seen: NDArray[np.bool_]) -> Array:
 
 
 def wrong(error_mm: Array, distance_mm: Array, seen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which answers are wrong.
+    """Return which answers are wrong.
 
     Args:
         error_mm: Radial errors.
@@ -62,7 +62,7 @@ def wrong(error_mm: Array, distance_mm: Array, seen: NDArray[np.bool_]) -> NDArr
 
 
 def doubt(radius_mm: Array, place_mm: Array, seen: NDArray[np.bool_]) -> Array:
-    """How little an answer is to be trusted (...): its 90 % radius against the error that it may have.
+    """Return how little an answer is to be trusted (...): its 90 % radius against the error that it may have.
 
     Args:
         radius_mm: 90 % radii (...).
@@ -90,7 +90,7 @@ def design_effect(bad: NDArray[np.bool_], patient: NDArray[np.int64]) -> float:
 
 
 def upper_bound(bad: int, count: int, confidence: float = CONFIDENCE, effect: float = 1.0) -> float:
-    """Clopper-Pearson upper bound of a rate.
+    """Return the Clopper-Pearson upper bound of a rate.
 
     Args:
         bad: Wrong answers.
@@ -108,7 +108,7 @@ def upper_bound(bad: int, count: int, confidence: float = CONFIDENCE, effect: fl
 def risk_threshold(
     score: Array, bad: NDArray[np.bool_], patient: NDArray[np.int64], risk: float, confidence: float = CONFIDENCE
 ) -> float:
-    """The largest score up to which answers may be given.
+    """Return the largest score up to which answers may be given.
 
     Args:
         score: Uncertainty of each answer (n,), larger is less sure.

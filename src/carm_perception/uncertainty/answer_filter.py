@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def in_field(estimate: LandmarkEstimate) -> bool:
-    """Whether a landmark is said to lie in the image."""
+    """Return whether a landmark is said to lie in the image."""
     return max(abs(value) for value in estimate.displacement_mm) <= FIELD_MM / 2
 
 
@@ -54,7 +54,7 @@ class Guard:
             loaded: The model.
             name: Name of the localizer.
             maximum_risk: Largest rate of wrong answers among those given, see
-                :data:`carm_perception.uncertainty.abstention.WRONG_MM`; 0: never abstain.
+                ``carm_perception.uncertainty.abstention.WRONG_MM``; 0: never abstain.
             calibration: Calibration of the model; None: read it from the folder.
 
         Raises:
@@ -87,7 +87,7 @@ class Guard:
         return self._risk > 0 and self.calibration is not None
 
     def strange(self, reading: Reading) -> str:
-        """Why an image is to be left alone: nothing like it was seen before; empty when it is fine."""
+        """Return why an image is to be left alone: nothing like it was seen before; empty when it is fine."""
         if self.calibration is None or not self._risk:
             return ""
         score = self.calibration.familiarity.score(reading.std_mm, reading.presence)
@@ -96,11 +96,11 @@ class Guard:
         return f"this is no X-ray image of the landmarks (strangeness {score:.1f}, limit {LIMIT:.0f})"
 
     def calibrated(self, estimate: LandmarkEstimate, seen: bool) -> LandmarkEstimate:
-        """An estimate with conformal radii, where there are any."""
+        """Return an estimate with conformal radii, where there are any."""
         return self._radii.with_radii(estimate, seen) if self._radii is not None else estimate
 
     def unsure(self, estimate: LandmarkEstimate, seen: bool) -> str:
-        """Why a calibrated estimate is to be kept back; empty when it may be given."""
+        """Return why a calibrated estimate is to be kept back; empty when it may be given."""
         if self._radii is None or not self._risk:
             return ""
         limit, radius = self._radii.limit(estimate, seen, self._risk), estimate.radius_90_mm

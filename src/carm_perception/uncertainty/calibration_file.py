@@ -28,12 +28,12 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class CaseCalibration:
-    """One case of one localizer, see :data:`carm_perception.uncertainty.conformal.CASES`.
+    """One case of one localizer, see ``carm_perception.uncertainty.conformal.CASES``.
 
     Attributes:
         table: Conformal radii.
-        thresholds: For each of :data:`RISKS`, the largest doubt
-            (:func:`carm_perception.uncertainty.abstention.doubt`) with which an answer is given; infinite: all answers
+        thresholds: For each of ``RISKS``, the largest doubt
+            (``carm_perception.uncertainty.abstention.doubt``) with which an answer is given; infinite: all answers
             are, minus infinity: none is.
     """
 
@@ -41,13 +41,13 @@ class CaseCalibration:
     thresholds: tuple[float, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Content for JSON."""
+        """Return the content for JSON."""
         shown = ["all" if t == math.inf else "none" if t == -math.inf else round(t, 4) for t in self.thresholds]
         return {"radii": self.table.as_dict(), "thresholds": shown}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> CaseCalibration:
-        """Read what :meth:`as_dict` wrote."""
+        """Read what ``as_dict`` wrote."""
         words = {"all": math.inf, "none": -math.inf}
         limits = tuple(words[t] if isinstance(t, str) else float(t) for t in content["thresholds"])
         if len(limits) != len(RISKS):
@@ -60,13 +60,13 @@ class LocalizerCalibration:
     """One localizer.
 
     Attributes:
-        cases: One for each of :data:`carm_perception.uncertainty.conformal.CASES`.
+        cases: One for each of ``carm_perception.uncertainty.conformal.CASES``.
     """
 
     cases: tuple[CaseCalibration, ...]
 
     def case(self, estimate: LandmarkEstimate, seen: bool) -> CaseCalibration:
-        """The case of an answer."""
+        """Return the case of an answer."""
         place = np.array(estimate.displacement_mm, dtype=np.float64)
         return self.cases[int(case_index(np.array(seen), place))]
 
@@ -80,12 +80,12 @@ class LocalizerCalibration:
         return replace(estimate, radius_90_mm=r90, radius_95_mm=r95, radius_97_mm=r97)
 
     def limit(self, estimate: LandmarkEstimate, seen: bool, risk: float) -> float:
-        """The largest doubt with which an answer may be given at a risk of :func:`tabulated_risk`."""
+        """Return the largest doubt with which an answer may be given at a risk of ``tabulated_risk``."""
         return self.case(estimate, seen).thresholds[RISKS.index(risk)]
 
 
 def tabulated_risk(maximum_risk: float) -> float:
-    """The largest risk with a threshold that does not exceed the one asked for.
+    """Return the largest risk with a threshold that does not exceed the one asked for.
 
     Raises:
         ConfigurationError: It is no fraction, or below the smallest for which there is a threshold.
@@ -105,7 +105,7 @@ class Calibration:
         familiarity: Which images are like those of the calibration patients.
         patients: Their names.
         views: Views of each.
-        fusion: How the fused localizer joins its two opinions, from :class:`carm_perception.localizers.fused.Fusion`.
+        fusion: How the fused localizer joins its two opinions, from ``carm_perception.localizers.fused.Fusion``.
         held_out: Figures on patients that were left out in turn.
     """
 
@@ -176,7 +176,7 @@ def read_calibration(folder: Path) -> Calibration:
 
 
 def load_calibration(folder: Path, model_version: str) -> Calibration | None:
-    """The calibration of a model folder, if it fits the weights.
+    """Return the calibration of a model folder, if it fits the weights.
 
     Args:
         folder: Model folder.

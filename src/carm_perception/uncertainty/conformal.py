@@ -26,7 +26,7 @@ LEVELS = (0.90, 0.95, 0.97)
 """Coverage of the three radii."""
 
 CASES = ("seen", "near", "far")
-"""Landmarks that are seen, and inferred ones, see :data:`NEAR_MM`."""
+"""Landmarks that are seen, and inferred ones, see ``NEAR_MM``."""
 
 NEAR_MM = 150.0
 """An inferred landmark within this distance of the image center is near: about where errors of the size of the image
@@ -36,14 +36,14 @@ MINIMUM_SAMPLES = 120
 """A landmark with fewer samples is calibrated together with its counterpart, else with all others that lack samples."""
 
 POWERS = (0.0, 0.5, 1.0)
-"""Powers of the stated standard deviation that are tried; the one with the best :func:`interval_score` is kept."""
+"""Powers of the stated standard deviation that are tried; the one with the best ``interval_score`` is kept."""
 
 MINIMUM_STD_MM = 1.0
 """Stated standard deviations below this count as this, mm."""
 
 
 def case_index(seen: NDArray[np.bool_], place_mm: Array) -> NDArray[np.int64]:
-    """Position in :data:`CASES` (...) of answers.
+    """Return the position in ``CASES`` (...) of answers.
 
     Args:
         seen: Whether each landmark is seen in the image (...).
@@ -53,7 +53,7 @@ def case_index(seen: NDArray[np.bool_], place_mm: Array) -> NDArray[np.int64]:
 
 
 def conformal_quantile(scores: Array, level: float) -> float:
-    """Quantile of calibration scores with the finite-sample correction.
+    """Return the quantile of calibration scores with the finite-sample correction.
 
     Args:
         scores: Finite scores (n,).
@@ -82,24 +82,24 @@ class RadiusTable:
     factors: Array
 
     def radii_mm(self, std_mm: Array) -> Array:
-        """Radii (..., 14, levels) for stated standard deviations (..., 14), mm."""
+        """Return the radii (..., 14, levels) for stated standard deviations (..., 14), mm."""
         scale = np.maximum(std_mm, MINIMUM_STD_MM) ** self.power
         radii: Array = scale[..., None] * self.factors
         return radii
 
     def radius_mm(self, row: int, std_mm: float) -> tuple[float, ...]:
-        """Radii (levels) of the landmark in one row of the table, mm; infinite when not calibrated."""
+        """Return the radii (levels) of the landmark in one row of the table, mm; infinite when not calibrated."""
         scale = max(std_mm, MINIMUM_STD_MM) ** self.power
         return tuple(float(scale * factor) for factor in self.factors[row])
 
     def as_dict(self) -> dict[str, Any]:
-        """Content for JSON; infinity is null."""
+        """Return the content for JSON; infinity is null."""
         rows = [[round(v, 4) if math.isfinite(v) else None for v in row] for row in self.factors.tolist()]
         return {"power": self.power, "factors": rows}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> RadiusTable:
-        """Read what :meth:`as_dict` wrote.
+        """Read what ``as_dict`` wrote.
 
         Raises:
             LocalizerError: It is something else.
@@ -115,7 +115,7 @@ class RadiusTable:
 
 
 def interval_score(error_mm: Array, radius_mm: Array, level: float = LEVELS[0]) -> float:
-    """Mean of the radius and of what the errors exceed it by, mm; the smaller the better.
+    """Return the mean of the radius and of what the errors exceed it by, mm; the smaller the better.
 
     It is smallest for radii that hold at their level under every circumstance, not on average alone (Gneiting and
     Raftery 2007, J. Am. Stat. Assoc. 102, for intervals from 0).
@@ -129,7 +129,7 @@ def interval_score(error_mm: Array, radius_mm: Array, level: float = LEVELS[0]) 
 
 
 def _pools(counts: NDArray[np.int64]) -> list[list[int]]:
-    """Rows whose samples are taken together for each landmark.
+    """Return the rows whose samples are taken together for each landmark.
 
     The pools are a partition wherever there are enough samples, so that coverage is exact over all landmarks too.
     """
@@ -155,7 +155,7 @@ def fit_radii(error_mm: Array, std_mm: Array, case: NDArray[np.bool_]) -> Radius
         case: Which samples belong to the case (n, 14).
 
     Returns:
-        The table whose radii of :data:`LEVELS` [0] have the best interval score.
+        The table whose radii of ``LEVELS`` [0] have the best interval score.
     """
     valid = case & np.isfinite(error_mm) & np.isfinite(std_mm)
     pools = _pools(valid.sum(axis=0))

@@ -51,12 +51,12 @@ class Fusion:
     retrieval: str = SPEAKER
 
     def as_dict(self) -> dict[str, Any]:
-        """Content for JSON."""
+        """Return the content for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Fusion:
-        """Read what :meth:`as_dict` wrote; an empty dictionary gives the defaults.
+        """Read what ``as_dict`` wrote; an empty dictionary gives the defaults.
 
         Raises:
             LocalizerError: It is something else.

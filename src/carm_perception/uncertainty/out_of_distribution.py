@@ -46,7 +46,7 @@ _ORDERED = (0, 3, 7)
 
 
 def describe(std_mm: Array, presence: Array) -> Array:
-    """What an image is judged by (n, features).
+    """Return what an image is judged by (n, features).
 
     Args:
         std_mm: Standard deviation of each landmark's place (n, 14).
@@ -73,11 +73,11 @@ class Familiarity:
     thresholds: Array
 
     def score(self, std_mm: Array, presence: Array) -> float:
-        """How strange an image is: its reading's standard deviations (14,) and presences (14,)."""
+        """Return how strange an image is: its reading's standard deviations (14,) and presences (14,)."""
         return float(self.scores(std_mm[None], presence[None])[0])
 
     def scores(self, std_mm: Array, presence: Array) -> Array:
-        """Strangeness (n,) of many images: the largest over the families, in units of its threshold."""
+        """Return the strangeness (n,) of many images: the largest over the families, in units of its threshold."""
         scores: Array = ((describe(std_mm, presence) - self.mean) @ self.weights.T / self.thresholds).max(1)
         return scores
 
@@ -120,7 +120,7 @@ class Familiarity:
         return cls(mean, np.array(weights), np.array(thresholds))
 
     def as_dict(self) -> dict[str, Any]:
-        """Content for JSON."""
+        """Return the content for JSON."""
         return {
             "mean": [float(f"{v:.6g}") for v in self.mean],
             "weights": [[float(f"{v:.6g}") for v in row] for row in self.weights],
@@ -129,7 +129,7 @@ class Familiarity:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Familiarity:
-        """Read what :meth:`as_dict` wrote.
+        """Read what ``as_dict`` wrote.
 
         Raises:
             LocalizerError: It is something else.

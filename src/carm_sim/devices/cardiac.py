@@ -16,7 +16,7 @@ _CIRCUIT = Substance(Material.METAL, 0.8)
 
 
 def pacemaker(site: Site) -> list[Solid]:
-    """A pacemaker's can under the left collarbone, with leads to the right atrium and the right ventricle."""
+    """Return a pacemaker's can under the left collarbone, with leads to the right atrium and the right ventricle."""
     head, spine_top = site.mark(HUMERAL_HEADS[LEFT_SIDE]), site.mark(T1)
     site.mark(CARINA), site.mark(HEMIDIAPHRAGMS[LEFT_SIDE]), site.mark(T12)
     x = spine_top[0] + site.vary(0.56, 0.66) * (head[0] - spine_top[0])
@@ -32,7 +32,7 @@ def pacemaker(site: Site) -> list[Solid]:
 
 
 def _can(center: Array, axes: Array, ports: list[Array]) -> list[Solid]:
-    """Titanium case, battery, circuit, and the connector block with its set screws."""
+    """Return the titanium case, battery, circuit, and the connector block with its set screws."""
 
     def at(x: float, y: float, z: float = 0.0) -> Array:
         return np.asarray(center + axes @ np.array([x, y, z]))
@@ -85,14 +85,14 @@ def _leads(site: Site, center: Array, axes: Array, ports: list[Array]) -> list[S
 
 
 def _turn(center: Array, axes: Array, n: int) -> list[Array]:
-    """Slack behind the can: once around its rim, from the connector's mouth."""
+    """Return the slack behind the can: once around its rim, from the connector's mouth."""
     angles = np.deg2rad(np.array([165, 215, 265, 315, 5, 50]))
     rim = np.stack([np.cos(angles) * (29 + 3 * n), np.sin(angles) * (26 + 3 * n), np.full(6, -4.0 - n)], 1)
     return list(center + rim @ axes.T)
 
 
 def _lead(line: Array, kind: str) -> list[Solid]:
-    """A bipolar pacing lead along a polyline: insulation, coil, ring and tip electrode, tines."""
+    """Return a bipolar pacing lead along a polyline: insulation, coil, ring and tip electrode, tines."""
     end, along = line[-1], unit(line[-1] - line[-2])
     ring = line[-5:-3] if len(line) > 6 else line[-2:]
     coil = tube(line[:-1], 0.75)
@@ -112,7 +112,7 @@ def _lead(line: Array, kind: str) -> list[Solid]:
 
 
 def aorta(site: Site) -> Array:
-    """Middle of the aorta (N, 3) from below the diaphragm up, over the arch and down to its root."""
+    """Return the middle of the aorta (N, 3) from below the diaphragm up, over the arch and down to its root."""
     spine = site.spine
     below = site.spine_at(max(spine[11, 2] - 90, site.box_mm[0][2] + 5))
     stops = [below + 8 * LEFT + 34 * FRONT]
@@ -129,7 +129,7 @@ def aorta(site: Site) -> Array:
 
 
 def catheter(site: Site) -> list[Solid]:
-    """A pigtail catheter for angiography, from the groin through the aorta to its root."""
+    """Return a pigtail catheter for angiography, from the groin through the aorta to its root."""
     line = aorta(site) + site.jitter((2, 2, 0))
     end, along = line[-1], unit(line[-1] - line[-3])
     side = unit(np.cross(along, FRONT))
@@ -140,7 +140,7 @@ def catheter(site: Site) -> list[Solid]:
 
 
 def guide_wire(site: Site) -> list[Solid]:
-    """A guide wire from the groin up the inferior vena cava and through the right atrium, with a J tip."""
+    """Return a guide wire from the groin up the inferior vena cava and through the right atrium, with a J tip."""
     spine = site.spine
     below = site.spine_at(max(spine[11, 2] - 90, site.box_mm[0][2] + 5))
     stops = [below + 20 * -LEFT + 30 * FRONT, spine[11] - 22 * LEFT + 34 * FRONT, spine[9] - 24 * LEFT + 44 * FRONT]

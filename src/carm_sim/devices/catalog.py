@@ -44,7 +44,7 @@ FINDINGS: dict[str, Callable[[Site], Volume]] = {
 
 
 class UnknownHardwareError(PatientError, UnknownNameError):
-    """No hardware or finding has this name; `suggestion` is the nearest one."""
+    """No hardware or finding has this name; ``suggestion`` is the nearest one."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Item:
 
     @classmethod
     def parse(cls, text: str) -> Item:
-        """Read `NAME` or `NAME:SEED`.
+        """Read ``NAME`` or ``NAME:SEED``.
 
         Raises:
             UnknownHardwareError: There is nothing of this name.
@@ -77,11 +77,11 @@ class Item:
 
 
 def equip(patient: Patient, names: Sequence[str]) -> Patient:
-    """A patient with hardware and findings.
+    """Return a patient with hardware and findings.
 
     Args:
         patient: The patient.
-        names: Names, each with a variant behind a colon if wanted: `pacemaker`, `pacemaker:3`.
+        names: Names, each with a variant behind a colon if wanted: ``pacemaker``, ``pacemaker:3``.
 
     Returns:
         The patient with the names in its name; landmarks as before.

@@ -27,7 +27,7 @@ from carm_sim.drr.solids import Body, Solid, axes_along, box, cylinder, ellipsoi
 
 
 def screws_rods(site: Site) -> list[Solid]:
-    """Pedicle screws on both sides of three to six thoracic vertebrae in a row, joined by two rods."""
+    """Return the pedicle screws on both sides of three to six thoracic vertebrae in a row, joined by two rods."""
     site.mark(T1), site.mark(T12)
     count = int(site.rng.integers(3, 7))
     first = int(site.rng.integers(2, 12 - count))
@@ -57,7 +57,7 @@ def _quarter_turn() -> Array:
 
 
 def hip_implant(site: Site) -> list[Solid]:
-    """A total hip replacement on one side: cup with liner and screw, ball, tapered stem in the femur."""
+    """Return a total hip replacement on one side: cup with liner and screw, ball, tapered stem in the femur."""
     side = site.side
     center, knee = site.mark(FEMORAL_HEADS[side]), site.mark(KNEES[side])
     trochanter = site.mark(TROCHANTERS[side])
@@ -90,7 +90,7 @@ def hip_implant(site: Site) -> list[Solid]:
 
 
 def _stem(start: Array, end: Array, radius: float, end_radius: float, wide: Array) -> Body:
-    """A frustum that is widest along a direction."""
+    """Return a frustum that is widest along a direction."""
     flat = cylinder(start, end, radius, end_radius, flatten=0.75)
     axes = axes_along(end - start, np.cross(end - start, wide))
     return Body(flat.kind, flat.center_mm, axes, flat.sizes_mm, flat.parameter)
@@ -127,7 +127,7 @@ def shoulder_implant(site: Site) -> list[Solid]:
 
 
 def _shaft(site: Site, head: Array) -> Array:
-    """Direction of the humerus's shaft: where most bone lies at 45 to 65 mm from the head."""
+    """Return the direction of the humerus's shaft: where most bone lies at 45 to 65 mm from the head."""
     outward = LEFT if head[0] > site.mark(T1)[0] else -LEFT
     azimuth, polar = np.meshgrid(np.linspace(0, 2 * np.pi, 48, endpoint=False), np.linspace(0.1, 2.2, 22))
     side_axis = np.cross(UP, outward)
@@ -145,7 +145,7 @@ def _shaft(site: Site, head: Array) -> Array:
 
 
 def sternal_wires(site: Site) -> list[Solid]:
-    """Five to seven steel wires around the sternum, each with its ends twisted in front of it."""
+    """Return five to seven steel wires around the sternum, each with its ends twisted in front of it."""
     line = site.sternum
     count = int(site.rng.integers(5, 8))
     solids = []
@@ -172,7 +172,7 @@ def sternal_wires(site: Site) -> list[Solid]:
 
 
 def _twist(start: Array, end: Array, radius: float, turn_mm: float = 2.8) -> list[Body]:
-    """Two strands twisted around each other."""
+    """Return two strands twisted around each other."""
     axes = axes_along(end - start)
     length = float(np.linalg.norm(end - start))
     share = np.linspace(0, 1, max(8, int(length / turn_mm * 10)))

@@ -16,7 +16,7 @@ _LINK_MM = 3.6
 
 
 def jewellery(site: Site) -> list[Solid]:
-    """A necklace with a pendant; earrings if the head is known, a ring if a hand is."""
+    """Return a necklace with a pendant; earrings if the head is known, a ring if a hand is."""
     solids = _necklace(site)
     if site.has(SKULL):
         solids += _earrings(site)
@@ -26,7 +26,7 @@ def jewellery(site: Site) -> list[Solid]:
 
 
 def _necklace(site: Site) -> list[Solid]:
-    """Links along a loop on the skin, from the nape down to the chest."""
+    """Return the links along a loop on the skin, from the nape down to the chest."""
     center = site.mark(T1) + 22 * FRONT
     drop = site.vary(45, 90)
     angles = np.linspace(-np.pi, np.pi, 41)
@@ -59,7 +59,7 @@ def _necklace(site: Site) -> list[Solid]:
 
 
 def _even(line: Array, step_mm: float) -> Array:
-    """Points at even distances along a polyline."""
+    """Return the points at even distances along a polyline."""
     at = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
     stops = np.arange(0, at[-1], step_mm)
     return np.stack([np.interp(stops, at, line[:, i]) for i in range(3)], 1)

@@ -27,7 +27,7 @@ from carm_sim.drr.solids import Solid, axes_along, cylinder, ellipsoid, tube
 
 
 def ecg(site: Site) -> list[Solid]:
-    """Five electrodes on the chest with snaps, their cables to a yoke, and the trunk cable."""
+    """Return five electrodes on the chest with snaps, their cables to a yoke, and the trunk cable."""
     right, left = site.mark(HUMERAL_HEADS[RIGHT_SIDE]), site.mark(HUMERAL_HEADS[LEFT_SIDE])
     domes = [site.mark(HEMIDIAPHRAGMS[side]) for side in (RIGHT_SIDE, LEFT_SIDE)]
     middle = site.mark(T1)[0]
@@ -65,7 +65,7 @@ def ecg(site: Site) -> list[Solid]:
 
 
 def _electrode(skin: Array, normal: Array) -> list[Solid]:
-    """Foam, gel, and a snap in the cable's socket."""
+    """Return the foam, gel, and a snap in the cable's socket."""
 
     def at(height: float) -> Array:
         return np.asarray(skin + height * normal)
@@ -82,12 +82,12 @@ def _electrode(skin: Array, normal: Array) -> list[Solid]:
 
 
 def tubes(site: Site) -> list[Solid]:
-    """An endotracheal tube above the carina, a stomach tube, and a chest drain on one side."""
+    """Return an endotracheal tube above the carina, a stomach tube, and a chest drain on one side."""
     return [*_endotracheal(site), *_nasogastric(site), *_chest_drain(site)]
 
 
 def _mouth(site: Site, tame: float) -> list[Array]:
-    """Way from the throat out of the mouth; straight up where the patient ends at the neck."""
+    """Return the way from the throat out of the mouth; straight up where the patient ends at the neck."""
     top = site.mark(T1)
     if not site.has(SKULL):
         return [top + 60 * UP + (34 + tame) * FRONT, top + 120 * UP + (40 + tame) * FRONT]
@@ -146,7 +146,7 @@ def _chest_drain(site: Site) -> list[Solid]:
 
 
 def _chest_wall(site: Site, inside: Array, outward: Array) -> Array:
-    """Outer border of the lung's side (3,): the last air on the way out."""
+    """Return the outer border of the lung's side (3,): the last air on the way out."""
     points = inside + np.arange(0, 240.0)[:, None] * outward
     air = site.patient.volume.sample(points) < -500
     lung = np.flatnonzero(air & (np.arange(240) < 170))

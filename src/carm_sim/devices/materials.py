@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What hardware is made of, in terms of the three materials of a scene.
 
-Factors are ratios of linear attenuation at 60 keV, near the mean energy of a chest spectrum, from `xraydb`'s tables
+Factors are ratios of linear attenuation at 60 keV, near the mean energy of a chest spectrum, from ``xraydb``'s tables
 and the densities given; heavier metals harden the beam in their own way, which a factor cannot say.
 """
 
@@ -26,11 +26,11 @@ class Substance:
     factor: float
 
     def solid(self, bodies: Body | Iterable[Body], holes: Iterable[Body] = ()) -> Solid:
-        """A solid of this substance."""
+        """Return a solid of this substance."""
         return Solid.of(bodies, self.material, self.factor, holes)
 
     def shell(self, bodies: Body | Iterable[Body], wall_mm: float, *, ends: bool = True) -> Solid:
-        """A hollow solid of this substance."""
+        """Return a hollow solid of this substance."""
         return Solid.shell(bodies, wall_mm, self.material, self.factor, ends=ends)
 
 

@@ -15,13 +15,13 @@ from carm_sim.drr.solids import Body, Solid, axes_along, box, cylinder, tube
 
 
 def unit(vector: ArrayLike) -> Array:
-    """A vector (3,) at length 1."""
+    """Return a vector (3,) at length 1."""
     array = np.asarray(vector, dtype=np.float64)
     return array / np.linalg.norm(array)
 
 
 def smooth(points_mm: Sequence[ArrayLike] | Array, step_mm: float = 5.0, *, tame: bool = False) -> Array:
-    """A smooth curve through points, as a polyline (N, 3).
+    """Return a smooth curve through points, as a polyline (N, 3).
 
     Args:
         points_mm: Points (P, 3) to pass through.
@@ -46,7 +46,7 @@ def frames_along(line_mm: Array) -> Array:
 
 
 def beside(line_mm: Array, radius_mm: float, angle_rad: float | Array = 0.0) -> Array:
-    """A polyline (N, 3) at a distance from another, at an angle around it."""
+    """Return a polyline (N, 3) at a distance from another, at an angle around it."""
     frames, angle = frames_along(line_mm), np.broadcast_to(np.asarray(angle_rad, np.float64), len(line_mm))
     return np.asarray(
         line_mm + radius_mm * (np.cos(angle)[:, None] * frames[:, :, 0] + np.sin(angle)[:, None] * frames[:, :, 1])
@@ -63,7 +63,7 @@ def circle(
 
 
 def threaded(start_mm: ArrayLike, tip_mm: ArrayLike, core_mm: float, crest_mm: float, pitch_mm: float) -> list[Body]:
-    """A screw's shaft from its head to its tip: a core with ridges, and a point.
+    """Return a screw's shaft from its head to its tip: a core with ridges, and a point.
 
     Args:
         start_mm: Where the thread begins (3,).
@@ -91,7 +91,7 @@ def threaded(start_mm: ArrayLike, tip_mm: ArrayLike, core_mm: float, crest_mm: f
 def rounded_plate(
     center_mm: ArrayLike, axes: Array, half_mm: tuple[float, float], thick_mm: float, corner_mm: float
 ) -> list[Body]:
-    """A plate with rounded corners in the plane of the first two axes."""
+    """Return a plate with rounded corners in the plane of the first two axes."""
     center = np.asarray(center_mm, np.float64)
     (width, height), half = half_mm, thick_mm / 2
     bodies = [
@@ -106,7 +106,7 @@ def rounded_plate(
 
 
 def cable(line_mm: Array, radius_mm: float, conductor_mm: float, metal: Substance = COPPER) -> list[Solid]:
-    """An insulated conductor along a polyline."""
+    """Return an insulated conductor along a polyline."""
     core = tube(line_mm, conductor_mm)
     return [VINYL.solid(tube(line_mm, radius_mm), core), metal.solid(core)]
 
@@ -114,7 +114,7 @@ def cable(line_mm: Array, radius_mm: float, conductor_mm: float, metal: Substanc
 def drain(
     line_mm: Array, radius_mm: float, wall_mm: float, stripe_mm: float = 0.5, plastic: Substance = VINYL
 ) -> list[Solid]:
-    """A plastic tube along a polyline with a radiopaque stripe in its wall."""
+    """Return a plastic tube along a polyline with a radiopaque stripe in its wall."""
     ends = [2 * line_mm[0] - line_mm[1], *line_mm, 2 * line_mm[-1] - line_mm[-2]]
     stripe = tube(beside(line_mm, radius_mm - wall_mm / 2), stripe_mm)
     return [plastic.solid(tube(line_mm, radius_mm), tube(np.array(ends), radius_mm - wall_mm)), STRIPE.solid(stripe)]

@@ -61,11 +61,11 @@ class Site:
         return {**self.patient.extra_landmarks_mm, **self.patient.landmarks_mm}
 
     def has(self, *ids: int) -> bool:
-        """Whether the patient has all of these landmarks."""
+        """Return whether the patient has all of these landmarks."""
         return all(identifier in self.marks for identifier in ids)
 
     def mark(self, identifier: int) -> Array:
-        """Position (3,) of a landmark.
+        """Return the position (3,) of a landmark.
 
         Raises:
             MissingLandmarkError: The patient does not have it.
@@ -89,11 +89,11 @@ class Site:
             )
 
     def jitter(self, spread_mm: float | ArrayLike) -> Array:
-        """A random offset (3,), normal, cut at twice the spread."""
+        """Return a random offset (3,), normal, cut at twice the spread."""
         return np.asarray(np.clip(self.rng.normal(size=3), -2, 2) * np.asarray(spread_mm))
 
     def vary(self, low: float, high: float) -> float:
-        """A random number in a range."""
+        """Return a random number in a range."""
         return float(self.rng.uniform(low, high))
 
     @cached_property
@@ -141,18 +141,18 @@ class Site:
         return np.asarray(points[first + inside[0]] if len(inside) else target_mm, np.float64)
 
     def front_skin(self, x: float, z: float) -> Array:
-        """Skin (3,) in front of a place in the coronal plane."""
+        """Return the skin (3,) in front of a place in the coronal plane."""
         return self.skin((x, self.mid_y, z), BACK)
 
     def front_normal(self, x: float, z: float, step_mm: float = 18.0) -> Array:
-        """Direction (3,) out of the skin in front of a place."""
+        """Return the direction (3,) out of the skin in front of a place."""
         across = self.front_skin(x + step_mm, z) - self.front_skin(x - step_mm, z)
         along = self.front_skin(x, z + step_mm) - self.front_skin(x, z - step_mm)
         tilt = [np.clip(v[1] / (2 * step_mm), -1.0, 1.0) for v in (across, along)]
         return unit([tilt[0], -1.0, tilt[1]])
 
     def on_front(self, points_xz: ArrayLike, above_mm: float, step_mm: float = 8.0) -> Array:
-        """A curve (N, 3) over the skin of the front through places in the coronal plane (P, 2)."""
+        """Return a curve (N, 3) over the skin of the front through places in the coronal plane (P, 2)."""
         flat = np.asarray(points_xz, np.float64)
         curve = smooth(np.stack([flat[:, 0], np.zeros(len(flat)), flat[:, 1]], 1), step_mm)
         depth = np.array([self.front_skin(x, z)[1] for x, _, z in curve])
@@ -184,7 +184,7 @@ class Site:
         return line
 
     def _bodies_by_canal(self, line: Array) -> Array:
-        """Centers (12, 3) of the vertebral bodies in front of the spinal canal, NaN where no canal is found.
+        """Return the centers (12, 3) of the vertebral bodies in front of the spinal canal, NaN where no canal is found.
 
         The canal is a hole in the bone of some slices seen on top of each other. It is followed from T12 upwards, until
         the upper thoracic spine leans too much.
@@ -200,14 +200,14 @@ class Site:
         return np.asarray(centers)
 
     def spine_axes(self, level: int) -> Array:
-        """Axes of a vertebra (0 is T1) as columns (3, 3): left, front, up along the spine."""
+        """Return the axes of a vertebra (0 is T1) as columns (3, 3): left, front, up along the spine."""
         line = self.spine
         up = unit(line[max(level - 1, 0)] - line[min(level + 1, len(line) - 1)])
         left = unit(LEFT - up * up[0])
         return np.stack([left, np.cross(left, up) * np.sign(np.cross(left, up) @ FRONT), up], 1)
 
     def spine_at(self, z: float) -> Array:
-        """Center (3,) of the spine at a height; beyond T1 and T12 on their line."""
+        """Return the center (3,) of the spine at a height; beyond T1 and T12 on their line."""
         line = self.spine[::-1]
         if z < line[0, 2]:
             along = unit(0.3 * (line[1] - line[0]) + 20 * UP)
@@ -248,7 +248,7 @@ class Site:
         return [float(points[at[0], 1]) for at in (near, inner) if len(at)]
 
     def behind_sternum(self, z: float) -> float:
-        """Depth y of the sternum's front at a height, beyond its ends that of the end."""
+        """Return the depth y of the sternum's front at a height, beyond its ends that of the end."""
         line = self.sternum[::-1]
         return float(np.interp(z, line[:, 2], line[:, 1]))
 
@@ -278,7 +278,7 @@ class Site:
 
 
 def _canals(site: Site, near_mm: Array, step_mm: float = 1.5) -> list[Array]:
-    """Centers (3,) of what may be the spinal canal around a place: holes in the bone of 20 mm of height."""
+    """Return the centers (3,) of what may be the spinal canal around a place: holes in the bone of 20 mm of height."""
     across, deep = np.arange(-45, 46, step_mm), np.arange(-25, 111, step_mm)
     flat = np.stack(np.meshgrid(across, deep, [0.0], indexing="ij"), -1)[:, :, 0]
     heights = (np.array([0, 0, dz]) for dz in np.arange(-10, 11, 4.0))

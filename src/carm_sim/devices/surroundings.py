@@ -16,7 +16,7 @@ MATTRESS_MM, PLATE_MM, SKIN_MM, EDGE_MM = 50.0, 38.0, 1.6, 9.0
 
 
 def table(site: Site) -> list[Solid]:
-    """Mattress, carbon fiber plate with a foam core and thicker edges, and steel rails on its sides.
+    """Return the mattress, carbon fiber plate with a foam core and thicker edges, and steel rails on its sides.
 
     Laid out in the table frame, where the patient's back rests on z = 0: the mattress is below that.
     """
@@ -50,7 +50,7 @@ _PHALANGES = ((34, 26), (42, 26, 19), (46, 30, 20), (43, 28, 20), (34, 20, 18))
 
 
 def surgeon_hand(site: Site) -> list[Solid]:
-    """A hand and a forearm, somewhat bent, that come from the side over the chest, well above the skin."""
+    """Return a hand and a forearm, somewhat bent, that come from the side over the chest, well above the skin."""
     top, low = site.mark(T1)[2], site.mark(CARINA)[2]
     if site.has(*HEMIDIAPHRAGMS):
         low = min(site.mark(i)[2] for i in HEMIDIAPHRAGMS)
@@ -131,7 +131,7 @@ def _hand(frame: Array, wrist: Array, site: Site) -> tuple[list[tuple[Body, bool
 
 
 def _long_bone(start: Array, end: Array, radius: float, end_radius: float = 0.0) -> list[tuple[Body, bool]]:
-    """A waisted shaft with broader ends."""
+    """Return a waisted shaft with broader ends."""
     along = end - start
     near = end_radius or 1.3 * radius
     shaft = 0.82 * radius

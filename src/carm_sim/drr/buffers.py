@@ -14,7 +14,7 @@ _CACHE_LINE = 64
 
 
 def aligned_zeros(count: int, dtype: type) -> NDArray[Any]:
-    """Zeros (count,) that start at a cache line, where vectors are read and written fastest."""
+    """Return the zeros (count,) that start at a cache line, where vectors are read and written fastest."""
     size = count * np.dtype(dtype).itemsize
     memory = np.zeros(size + _CACHE_LINE, np.uint8)
     start = -memory.ctypes.data % _CACHE_LINE

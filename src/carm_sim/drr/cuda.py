@@ -21,7 +21,7 @@ SAMPLES_PER_VOXEL = 2.0
 
 
 def cuda_available() -> bool:
-    """Whether nanodrr is installed and torch sees a GPU; torch, slow to import, is asked last."""
+    """Return whether nanodrr is installed and torch sees a GPU; torch, slow to import, is asked last."""
     if importlib.util.find_spec("nanodrr") is None:
         return False
     try:
@@ -36,7 +36,7 @@ def cuda_available() -> bool:
 def make_renderer(
     volume: VoxelGrid, mu_of_hu: Mapping | Sequence[Mapping] = water_equivalent, *, threads: int = 2
 ) -> Renderer:
-    """The fastest renderer of this machine; arguments as of :class:`carm_sim.drr.shear_warp.renderer.Renderer`."""
+    """Return the fastest renderer of this machine; arguments as of ``carm_sim.drr.shear_warp.renderer.Renderer``."""
     if cuda_available():
         return NanodrrRenderer(volume, mu_of_hu, threads=threads)
     return Renderer(volume, mu_of_hu, threads=threads)
@@ -45,7 +45,7 @@ def make_renderer(
 class NanodrrRenderer(Renderer):
     """Line integrals by nanodrr: a fused kernel on CUDA, plain torch on the CPU (slow, for comparison).
 
-    Interpolation and geometry are those of :class:`carm_sim.drr.shear_warp.renderer.Renderer`; images differ by how
+    Interpolation and geometry are those of ``carm_sim.drr.shear_warp.renderer.Renderer``; images differ by how
     finely each samples its rays.
     """
 
@@ -62,9 +62,9 @@ class NanodrrRenderer(Renderer):
 
         Args:
             volume: Voxels and their affine.
-            mu_of_hu: Attenuation of HU, as for :class:`carm_sim.drr.shear_warp.renderer.Renderer`.
+            mu_of_hu: Attenuation of HU, as for ``carm_sim.drr.shear_warp.renderer.Renderer``.
             device: Where to render.
-            samples: Samples along each ray; 0: :data:`SAMPLES_PER_VOXEL`.
+            samples: Samples along each ray; 0: ``SAMPLES_PER_VOXEL``.
             threads: Threads on the CPU.
 
         Raises:
@@ -85,7 +85,7 @@ class NanodrrRenderer(Renderer):
         self._subjects.clear()
 
     def _subject(self, material: int) -> Any:
-        """The volume of one material on the device; None where it does not occur."""
+        """Return the volume of one material on the device; None where it does not occur."""
         if material not in self._subjects:
             import torch
             from nanodrr.data import Subject
@@ -139,7 +139,7 @@ class NanodrrRenderer(Renderer):
 
 
 def camera(view: XrayView, region: Region) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A view as nanodrr wants it.
+    """Return a view as nanodrr wants it.
 
     Args:
         view: Source and detector in LPS, mm.

@@ -19,7 +19,7 @@ MOST_MATERIALS = 8
 
 
 def water_equivalent(hu: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Attenuation relative to water, ``1 + HU / 1000``; 0 below -950 HU: air and the noise in it."""
+    """Return the attenuation relative to water, ``1 + HU / 1000``; 0 below -950 HU: air and the noise in it."""
     return np.where(hu < -950, 0.0, 1 + hu / 1000)
 
 

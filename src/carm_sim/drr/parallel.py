@@ -44,5 +44,5 @@ class Bands:
             other.result()
 
     def split(self, count: int) -> int:
-        """Band size that gives each thread a few bands of ``count`` rows."""
+        """Return the band size that gives each thread a few bands of ``count`` rows."""
         return max(1, -(-count // (self.threads if self.threads == 1 else 4 * self.threads)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inner loops of :mod:`carm_sim.drr.solids`: where rays enter and leave convex bodies, and unions of such intervals.
+"""Inner loops of ``carm_sim.drr.solids``: where rays enter and leave convex bodies, and unions of such intervals.
 
 A body is a unit body of its kind under an affine map. In its coordinates a ray is ``origin + t · direction`` with t
 from 0 (source) to 1 (detector); the direction is linear in the pixel's column and row.
@@ -46,13 +46,13 @@ def _quadratic(a: float, b: float, c: float) -> tuple[float, float]:
 
 @_inlined
 def _away_from_zero(d: float) -> float:
-    """A number that can be divided by: rays along a face never come nearer to it."""
+    """Return a number that can be divided by: rays along a face never come nearer to it."""
     return d if abs(d) >= 1e-300 else 1e-300
 
 
 @_compiled
 def _slab(o: float, d: float, half: float, low: float, high: float) -> tuple[float, float]:
-    """The part of an interval where o + t·d lies within -half and half."""
+    """Return the part of an interval where o + t·d lies within -half and half."""
     if abs(d) < 1e-300:
         return (low, high) if abs(o) <= half else (1.0, 0.0)
     one, other = (-half - o) / d, (half - o) / d
@@ -105,7 +105,7 @@ def interval(
     """Where a ray is inside a body, between source (0) and detector (1).
 
     Args:
-        kind: One of :data:`ELLIPSOID`, :data:`BOX`, :data:`FRUSTUM`, :data:`CAPSULE`.
+        kind: One of ``ELLIPSOID``, ``BOX``, ``FRUSTUM``, ``CAPSULE``.
         parameter: Taper of a frustum, half length of a capsule.
         o: Source in the body's coordinates.
         d: From source to pixel in the body's coordinates.
@@ -190,7 +190,7 @@ def _difference(
     hole_leaves: NDArray[np.float64],
     holes: int,
 ) -> float:
-    """Length of a union of intervals without that of another."""
+    """Return the length of a union of intervals without that of another."""
     total = 0.0
     for i in range(count):
         total += leaves[i] - enters[i]
@@ -218,7 +218,7 @@ def _pixel(
     hole_enters: NDArray[np.float64],
     hole_leaves: NDArray[np.float64],
 ) -> float:
-    """Mean length, mm, within a solid of the rays of a pixel; the arrays are as in :func:`add_chords`."""
+    """Return the mean length, mm, within a solid of the rays of a pixel; the arrays are as in ``add_chords``."""
     distance, middle_column, middle_row, pitch = geometry
     share, total = 1.0 / rays, 0.0
     for below in range(rays):
@@ -249,7 +249,7 @@ def _within(
     lefts: NDArray[np.int64],
     rights: NDArray[np.int64],
 ) -> int:
-    """Bodies of a range that a row may see, sorted by the first column that may; their number.
+    """Return the bodies of a range that a row may see, sorted by the first column that may; their number.
 
     ``which`` gets the bodies, ``lefts`` and ``rights`` the columns, the last one exclusive.
     """
@@ -289,8 +289,8 @@ def _box_row(
 
     Args:
         origin: Source in the box's coordinates (3,).
-        directions: As in :func:`add_chords`, of the box (3, 3).
-        geometry: As in :func:`add_chords`.
+        directions: As in ``add_chords``, of the box (3, 3).
+        geometry: As in ``add_chords``.
         factor: Factor of the solid.
         row: Raw row.
         left: First raw column.

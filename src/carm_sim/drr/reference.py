@@ -55,7 +55,7 @@ def march(
     pixels: NDArray[np.float64],
     step_mm: float = 0.2,
 ) -> NDArray[np.float64]:
-    """Line integrals (N,) of ``mu`` [i, j, k] along the rays to raw pixels (column, row) (N, 2)."""
+    """Return the line integrals (N,) of ``mu`` [i, j, k] along the rays to raw pixels (column, row) (N, 2)."""
     pitch = view.detector.pitch_mm
     column, row = view.center_px
     corner = view.source_detector_mm * view.forward - pitch * (column * view.right + row * view.down)

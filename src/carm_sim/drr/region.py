@@ -14,7 +14,7 @@ Region = tuple[int, int, int, int]
 
 
 def checked_region(view: XrayView, region: Region | None) -> Region:
-    """A region of the detector; all of it for None.
+    """Return a region of the detector; all of it for None.
 
     Raises:
         ConfigurationError: The region is empty or outside the detector.
@@ -29,7 +29,7 @@ def checked_region(view: XrayView, region: Region | None) -> Region:
 
 
 def checked_out(out: NDArray[np.float32] | None, count: int, region: Region) -> NDArray[np.float32]:
-    """An array (count, rows, columns) for a region's images; a new one for None.
+    """Return an array (count, rows, columns) for a region's images; a new one for None.
 
     Raises:
         ConfigurationError: The array given has another shape or type, or is not contiguous.

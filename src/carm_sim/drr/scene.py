@@ -19,7 +19,7 @@ MATERIALS = ("soft tissue", "cortical bone", "metal")
 
 
 class SolidSet(Protocol):
-    """Solids with exact chords; :mod:`carm_sim.drr.solids` has them."""
+    """Solids with exact chords; ``carm_sim.drr.solids`` has them."""
 
     def material_integrals(self, view_lps: XrayView, region: Region, out: NDArray[np.float32]) -> None:
         """Add path lengths, mm, to ``out`` (materials, rows, columns), raw orientation, of a region."""
@@ -56,7 +56,7 @@ class Scene:
     def material_integrals(
         self, view_lps: XrayView, region: Region | None = None, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Path length in each material along the ray of each pixel.
+        """Return the path length in each material along the ray of each pixel.
 
         Args:
             view_lps: Source and detector in LPS, mm.
@@ -64,7 +64,7 @@ class Scene:
             out: Array for the result, contiguous.
 
         Returns:
-            float32 (3, rows, columns) of the region, raw orientation, mm; :data:`MATERIALS` names them.
+            float32 (3, rows, columns) of the region, raw orientation, mm; ``MATERIALS`` names them.
 
         Raises:
             ConfigurationError: The region is empty or outside the detector, the field is too wide, or ``out`` has the
@@ -87,7 +87,7 @@ class Scene:
         weights: Sequence[float],
         out: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
-        """Attenuation along the ray of each pixel.
+        """Return the attenuation along the ray of each pixel.
 
         Args:
             view_lps: Source and detector in LPS, mm.
@@ -99,7 +99,7 @@ class Scene:
             Line integrals float32 (rows, columns) of the region, raw orientation.
 
         Raises:
-            ConfigurationError: As in :meth:`material_integrals`, or there are not three weights.
+            ConfigurationError: As in ``material_integrals``, or there are not three weights.
         """
         if len(weights) != len(MATERIALS):
             raise ConfigurationError(f"a scene has {len(MATERIALS)} materials, got {len(weights)} weights")
@@ -113,7 +113,7 @@ class Scene:
         return out
 
     def hit_fraction(self, view_lps: XrayView, region: Region | None = None) -> float:
-        """Fraction of the field whose rays meet the patient's volume; 1 in a scene of solids only.
+        """Return the fraction of the field whose rays meet the patient's volume; 1 in a scene of solids only.
 
         Args:
             view_lps: Source and detector in LPS, mm.

@@ -45,7 +45,7 @@ class Body:
     """A convex body: a unit body of its kind, stretched, turned and moved.
 
     Attributes:
-        kind: One of the kinds of :mod:`carm_sim.drr.ray_intervals`.
+        kind: One of the kinds of ``carm_sim.drr.ray_intervals``.
         center_mm: Center (3,), mm.
         axes: Unit vectors of the body's own axes as columns (3, 3).
         sizes_mm: Half size along each own axis (3,), mm; of a capsule its radius, three times.
@@ -70,12 +70,12 @@ class Body:
             raise ConfigurationError(f"a solid's sizes must be finite and positive, not {self.sizes_mm.tolist()} mm")
 
     def transformed(self, transform_here_to_there: RigidTransform) -> Body:
-        """The same body in another frame (mm)."""
+        """Return the same body in another frame (mm)."""
         move = transform_here_to_there
         return replace(self, center_mm=move.apply(self.center_mm), axes=move.rotation @ self.axes)
 
     def shrunk(self, wall_mm: float, ends: bool = True) -> Body:
-        """The hole that leaves a wall of this thickness; without ends, a cylinder or frustum is open.
+        """Return the hole that leaves a wall of this thickness; without ends, a cylinder or frustum is open.
 
         The wall of an ellipsoid, and of a capsule towards its ends, is that along the axes.
 
@@ -100,7 +100,7 @@ def _vector(values: ArrayLike) -> Array:
 
 
 def axes_along(direction: ArrayLike, hint: ArrayLike = (0.0, 0.0, 1.0)) -> Array:
-    """Right-handed axes as columns (3, 3), the third along a direction, the second close to a hint."""
+    """Return the right-handed axes as columns (3, 3), the third along a direction, the second close to a hint."""
     forward = _vector(direction)
     forward = forward / max(float(np.linalg.norm(forward)), 1e-300)
     upward = _vector(hint)
@@ -112,31 +112,31 @@ def axes_along(direction: ArrayLike, hint: ArrayLike = (0.0, 0.0, 1.0)) -> Array
 
 
 def ellipsoid(center_mm: ArrayLike, radii_mm: ArrayLike, axes: Array | None = None) -> Body:
-    """An ellipsoid; ``axes`` are its own axes as columns (3, 3), None: those of the frame."""
+    """Return an ellipsoid; ``axes`` are its own axes as columns (3, 3), None: those of the frame."""
     return Body(ELLIPSOID, _vector(center_mm), np.eye(3) if axes is None else axes, _vector(radii_mm))
 
 
 def sphere(center_mm: ArrayLike, radius_mm: float) -> Body:
-    """A ball."""
+    """Return a ball."""
     return ellipsoid(center_mm, (radius_mm,) * 3)
 
 
 def box(center_mm: ArrayLike, half_sizes_mm: ArrayLike, axes: Array | None = None) -> Body:
-    """A box; ``axes`` are its own axes as columns (3, 3), None: those of the frame."""
+    """Return a box; ``axes`` are its own axes as columns (3, 3), None: those of the frame."""
     return Body(BOX, _vector(center_mm), np.eye(3) if axes is None else axes, _vector(half_sizes_mm))
 
 
 def cylinder(
     start_mm: ArrayLike, end_mm: ArrayLike, radius_mm: float, end_radius_mm: float | None = None, flatten: float = 1.0
 ) -> Body:
-    """A cylinder with flat ends, or a frustum.
+    """Return a cylinder with flat ends, or a frustum.
 
     Args:
         start_mm: Center of one end (3,), mm.
         end_mm: Center of the other (3,), mm.
         radius_mm: Radius at the start, mm.
         end_radius_mm: Radius at the end, mm; None: the same.
-        flatten: Half size across, relative to the radius, along the body's second axis (see :func:`axes_along`).
+        flatten: Half size across, relative to the radius, along the body's second axis (see ``axes_along``).
     """
     start, end = _vector(start_mm), _vector(end_mm)
     last = radius_mm if end_radius_mm is None else end_radius_mm
@@ -147,7 +147,7 @@ def cylinder(
 
 
 def capsule(start_mm: ArrayLike, end_mm: ArrayLike, radius_mm: float) -> Body:
-    """All points within a radius of a segment."""
+    """Return all points within a radius of a segment."""
     start, end = _vector(start_mm), _vector(end_mm)
     half = float(np.linalg.norm(end - start)) / 2
     axes = axes_along(end - start) if half > 0 else np.eye(3)
@@ -155,7 +155,7 @@ def capsule(start_mm: ArrayLike, end_mm: ArrayLike, radius_mm: float) -> Body:
 
 
 def tube(points_mm: ArrayLike, radius_mm: float) -> list[Body]:
-    """All points within a radius of a polyline (N, 3), mm: a chain of capsules, long ones divided.
+    """Return all points within a radius of a polyline (N, 3), mm: a chain of capsules, long ones divided.
 
     Raises:
         ConfigurationError: There are fewer than two points.
@@ -213,12 +213,12 @@ class Solid:
         *,
         ends: bool = True,
     ) -> Solid:
-        """A hollow solid: each body less the same, smaller by the wall; a chain of capsules becomes a pipe."""
+        """Return a hollow solid: each body less the same, smaller by the wall; a chain of capsules becomes a pipe."""
         parts = (bodies,) if isinstance(bodies, Body) else tuple(bodies)
         return cls.of(parts, material, factor, [body.shrunk(wall_mm, ends) for body in parts])
 
     def transformed(self, transform_here_to_there: RigidTransform) -> Solid:
-        """The same solid in another frame (mm)."""
+        """Return the same solid in another frame (mm)."""
         return replace(
             self,
             bodies=tuple(body.transformed(transform_here_to_there) for body in self.bodies),
@@ -228,7 +228,7 @@ class Solid:
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """All solids as arrays; names as in :func:`carm_sim.drr.ray_intervals.add_chords`."""
+    """All solids as arrays; names as in ``carm_sim.drr.ray_intervals.add_chords``."""
 
     kinds: NDArray[np.int64]
     parameters: Array
@@ -260,7 +260,7 @@ class _Table:
         )
 
     def places(self, view: XrayView, region: Region) -> tuple[NDArray[np.int64], Array]:
-        """Boxes and strips of pixels of a region that may see each body (bodies, 4)."""
+        """Return the boxes and strips of pixels of a region that may see each body (bodies, 4)."""
         reach = np.ones((len(self.kinds), 3))
         reach[self.kinds == FRUSTUM, :2] += np.abs(self.parameters[self.kinds == FRUSTUM])[:, None]
         reach[self.kinds == CAPSULE, 2] += self.parameters[self.kinds == CAPSULE]
@@ -300,7 +300,7 @@ class SolidSet:
 
     Attributes:
         solids: The solids; they add up where they overlap.
-        samples: Rays along each side of a pixel, averaged, for solids thinner than :data:`THIN_MM`, which are about as
+        samples: Rays along each side of a pixel, averaged, for solids thinner than ``THIN_MM``, which are about as
             fine as pixels; all others, and all with 1, have the ray of the pixel's center.
         threads: Threads for rendering; any number gives the same image.
     """
@@ -324,19 +324,19 @@ class SolidSet:
         object.__setattr__(self, "_bands", Bands(self.threads))
 
     def __len__(self) -> int:
-        """Number of solids."""
+        """Return the number of solids."""
         return len(self.solids)
 
     def __add__(self, other: SolidSet) -> SolidSet:
-        """Solids of both, with the finer sampling."""
+        """Return the solids of both, with the finer sampling."""
         return SolidSet(self.solids + other.solids, max(self.samples, other.samples), max(self.threads, other.threads))
 
     def with_threads(self, threads: int) -> SolidSet:
-        """The same solids, rendered on another number of threads."""
+        """Return the same solids, rendered on another number of threads."""
         return SolidSet(self.solids, self.samples, threads)
 
     def transformed(self, transform_here_to_there: RigidTransform) -> SolidSet:
-        """The same solids in another frame (mm)."""
+        """Return the same solids in another frame (mm)."""
         solids = tuple(solid.transformed(transform_here_to_there) for solid in self.solids)
         return SolidSet(solids, self.samples, self.threads)
 
@@ -346,7 +346,7 @@ class SolidSet:
         Args:
             view: Source and detector in the solids' frame, mm.
             region: Part of the detector; None: all of it.
-            out: float32 (3, rows, columns) of the region, raw orientation, mm of each :class:`Material`; added to.
+            out: float32 (3, rows, columns) of the region, raw orientation, mm of each ``Material``; added to.
 
         Raises:
             ConfigurationError: The region is empty or outside the detector, or ``out`` has the wrong shape or type.

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class RosLogHandler(logging.Handler):
-    """Hands log records of `carm_sim`, from warnings up, to a node's logger until it is closed."""
+    """Hands log records of ``carm_sim``, from warnings up, to a node's logger until it is closed."""
 
     def __init__(self, logger: Any) -> None:
         """Start to listen.

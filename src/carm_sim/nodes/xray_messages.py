@@ -17,12 +17,12 @@ from carm_sim.xray import Exposure
 
 
 def exposure_header(stamp: Time, frame_prefix: str = "") -> Header:
-    """Header of everything that belongs to one exposure."""
+    """Return the header of everything that belongs to one exposure."""
     return Header(stamp=stamp, frame_id=frame_prefix + FRAME)
 
 
 def exposure(result: Exposure, header: Header, fluoroscopy: bool) -> ExposureMessage:
-    """Technique and dose of an exposure."""
+    """Return the technique and dose of an exposure."""
     return ExposureMessage(
         header=header,
         sequence=result.sequence,
@@ -39,7 +39,7 @@ def exposure(result: Exposure, header: Header, fluoroscopy: bool) -> ExposureMes
 
 
 def dose_values(result: Exposure) -> dict[str, str]:
-    """Dose since the start and the share of scatter, for the diagnostics."""
+    """Return the dose since the start and the share of scatter, for the diagnostics."""
     return {
         "cumulative air kerma (mGy)": f"{1e3 * result.cumulative_air_kerma_gy:.4g}",
         "cumulative dose-area product (µGy·m²)": f"{1e6 * result.cumulative_dose_area_product_gym2:.4g}",
@@ -48,7 +48,7 @@ def dose_values(result: Exposure) -> dict[str, str]:
 
 
 def diagnostics(name: str, level: bytes, text: str, values: dict[str, str], stamp: Time) -> DiagnosticArray:
-    """One diagnostic status."""
+    """Return one diagnostic status."""
     status = DiagnosticStatus(level=level, name=name, message=text)
     status.values = [KeyValue(key=key, value=value) for key, value in values.items()]
     message = DiagnosticArray(status=[status])
@@ -57,7 +57,7 @@ def diagnostics(name: str, level: bytes, text: str, values: dict[str, str], stam
 
 
 def surface_message(surface: SurfaceMesh) -> Mesh:
-    """Report the patient's outer surface, frame `table`, m."""
+    """Report the patient's outer surface, frame ``table``, m."""
     return Mesh(
         vertices=[Point(x=x, y=y, z=z) for x, y, z in surface.vertices_m.tolist()],
         triangles=[MeshTriangle(vertex_indices=indices) for indices in surface.triangles.astype(np.uint32)],

@@ -83,7 +83,7 @@ class XrayNode(ManagedNode):
     """Tube, detector and patient of the simulated C-arm. Configured: the patient lies there. Active: it exposes."""
 
     def __init__(self) -> None:
-        """Declare parameters; :meth:`configure` loads the patient.
+        """Declare parameters; ``configure`` loads the patient.
 
         Raises:
             CarmError: A parameter is not allowed.
@@ -175,7 +175,7 @@ class XrayNode(ManagedNode):
         gc.collect()
 
     def close(self) -> None:
-        """See :meth:`OrderlyNode.close`."""
+        """See ``OrderlyNode.close``."""
         self._beam.clear()
         self._dismissed.set()
         self._jobs.put(None)
@@ -413,7 +413,7 @@ class XrayNode(ManagedNode):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the X-ray node; see :func:`carm_ros.node.run_node`.
+    """Run the X-ray node; see ``carm_ros.node.run_node``.
 
     Args:
         arguments: ROS arguments; None: those of the process.

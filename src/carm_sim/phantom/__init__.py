@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generated patients: random bodies around the `myo-sim` skeleton, with exact landmarks."""
+"""Generated patients: random bodies around the ``myo-sim`` skeleton, with exact landmarks."""
 
 from carm_sim.phantom.cache import cached_phantom
 from carm_sim.phantom.crop import crop_to_ct_field

@@ -24,9 +24,9 @@ class BodyPlan:
 
     Attributes:
         seed: Seed that the plan was drawn from.
-        style: One of `STYLES`.
-        arms: One of `ARM_POSES`.
-        arm_sides: `up`, `along` or `crossed` for the sides `r` and `l`.
+        style: One of ``STYLES``.
+        arms: One of ``ARM_POSES``.
+        arm_sides: ``up``, ``along`` or ``crossed`` for the sides ``r`` and ``l``.
         targets_mm: Landmark id to (inferior, left) relative to T1 in the body's own upright axes.
         tilt_rad: Rotation of the whole body in the coronal plane.
         frame_scale: Trunk length against the model's.
@@ -69,11 +69,11 @@ def plan_body(seed: int, style: str = "standard", arms: str | None = None) -> Bo
 
     Args:
         seed: Any whole number from 0.
-        style: `standard`, or `validation` for bodies with other habits (wider proportions).
-        arms: One of `ARM_POSES`; None draws it, mostly crossed.
+        style: ``standard``, or ``validation`` for bodies with other habits (wider proportions).
+        arms: One of ``ARM_POSES``; None draws it, mostly crossed.
 
     Raises:
-        ValueError: If `style` or `arms` is unknown.
+        ValueError: If ``style`` or ``arms`` is unknown.
     """
     if style not in STYLES:
         raise ValueError(f"unknown phantom style {style!r}; known are {', '.join(STYLES)}")
@@ -123,7 +123,7 @@ def plan_body(seed: int, style: str = "standard", arms: str | None = None) -> Bo
 
 
 def _share_of_women(targets: dict[int, Array]) -> float:
-    """Chance that a body of this trunk length and shoulder breadth is a woman's; 45 % on average."""
+    """Return the chance that a body of this trunk length and shoulder breadth is a woman's; 45 % on average."""
     population = landmark_population()
     row = {int(key): index for index, key in enumerate(population.ids)}
     mean, count = population.mean_mm, len(population.ids)

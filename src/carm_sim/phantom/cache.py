@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 def cached_phantom(
     seed: int, spacing_mm: float = 2.0, style: str = "standard", whole_body: bool = False
 ) -> PhantomBody:
-    """The body of a seed, from the cache if it is there.
+    """Return the body of a seed, from the cache if it is there.
 
     A cache file that cannot be read is replaced. Without write permission the body is made anew each time.
     """

@@ -15,7 +15,7 @@ def crop_to_ct_field(body: PhantomBody, seed: int) -> PhantomBody:
     """Cut a body to what a CT scanner would have covered.
 
     A random length around the chest is kept, from the lower neck or shoulders to the upper abdomen or pelvis, and in it
-    a round field of view. `landmarks_mm` then holds what is left inside; `anatomical_landmarks_mm` stays complete.
+    a round field of view. ``landmarks_mm`` then holds what is left inside; ``anatomical_landmarks_mm`` stays complete.
 
     Args:
         body: A whole body.

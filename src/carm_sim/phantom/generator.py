@@ -33,11 +33,11 @@ class PhantomBody:
 
     Attributes:
         seed: Its seed.
-        style: `standard` or `validation`.
+        style: ``standard`` or ``validation``.
         volume: CT in LPS.
         landmarks_mm: Landmark id to LPS position (3,) in mm, exact; only landmarks inside the volume.
         anatomical_landmarks_mm: All fourteen, also those that a cropped volume does not cover.
-        extra_landmarks_mm: Id of each of `carm_core.landmarks.EXTRA_LANDMARKS` to its LPS position (3,) in mm, exact,
+        extra_landmarks_mm: Id of each of ``carm_core.landmarks.EXTRA_LANDMARKS`` to its LPS position (3,) in mm, exact,
             whether inside the volume or not.
         record: Who the body belongs to: sex, age, stature, mass, ... .
     """
@@ -52,7 +52,7 @@ class PhantomBody:
 
 
 def sample_landmarks(seed: int, style: str = "standard", arms: str | None = None) -> dict[int, NDArray[np.float64]]:
-    """Landmarks of a body without building it (fast): id to LPS position in mm.
+    """Return the landmarks of a body without building it (fast): id to LPS position in mm.
 
     Depths of carina and hemidiaphragms are approximate here; the coronal plane is as in the built body.
     """
@@ -62,7 +62,7 @@ def sample_landmarks(seed: int, style: str = "standard", arms: str | None = None
 def sample_extra_landmarks(
     seed: int, style: str = "standard", arms: str | None = None
 ) -> dict[int, NDArray[np.float64]]:
-    """`PhantomBody.extra_landmarks_mm` of a body without building it (fast)."""
+    """``PhantomBody.extra_landmarks_mm`` of a body without building it (fast)."""
     return pose_skeleton(plan_body(seed, style, arms), with_bones=False).extra_mm
 
 
@@ -74,8 +74,8 @@ def generate_phantom(
     Args:
         seed: Whole number from 0; the same seed gives the same body.
         spacing_mm: Edge length of the cubic voxels.
-        style: `standard`, or `validation` for bodies made in a deliberately different way.
-        arms: `crossed`, `along`, `one_up` or `raised`; None draws it.
+        style: ``standard``, or ``validation`` for bodies made in a deliberately different way.
+        arms: ``crossed``, ``along``, ``one_up`` or ``raised``; None draws it.
         whole_body: Whether the volume reaches to the feet, not only to the thighs. The same body, with other fine
             texture, in half as much time again.
     """
@@ -101,7 +101,7 @@ def generate_phantom(
 
 
 def _grid_for(plan: BodyPlan, skeleton: PosedSkeleton, spacing_mm: float) -> Grid:
-    """Grid from below the hips to above the head, and around every landmark."""
+    """Return the grid from below the hips to above the head, and around every landmark."""
     t1 = skeleton.landmarks_mm[10]
     marks = np.array(list(skeleton.landmarks_mm.values()))
     bottom = min(t1[2] - BELOW_T1_MM, marks[:, 2].min() - 110)

@@ -62,24 +62,24 @@ class Grid:
 
     @staticmethod
     def around(low_mm: Array, high_mm: Array, spacing_mm: float) -> Grid:
-        """The grid that covers a box."""
+        """Return the grid that covers a box."""
         count = np.ceil((high_mm - low_mm) / spacing_mm).astype(int) + 1
         return Grid(np.array(low_mm, float), spacing_mm, (int(count[0]), int(count[1]), int(count[2])))
 
     def coarse(self, factor: int = 2) -> Grid:
-        """A grid `factor` times coarser that covers this one, with the same first voxel center."""
+        """Return a grid ``factor`` times coarser that covers this one, with the same first voxel center."""
         count = [-(-(size - 1) // factor) + 2 for size in self.shape]
         return Grid(self.origin_mm, self.spacing_mm * factor, (count[0], count[1], count[2]))
 
     def axes(self) -> tuple[Field, Field, Field]:
-        """Coordinates along x, y, z in mm, shaped to broadcast: (I, 1, 1), (1, J, 1), (1, 1, K)."""
+        """Return the coordinates along x, y, z in mm, shaped to broadcast: (I, 1, 1), (1, J, 1), (1, 1, K)."""
         x, y, z = (
             (self.origin_mm[a] + self.spacing_mm * np.arange(self.shape[a])).astype(np.float32) for a in range(3)
         )
         return x[:, None, None], y[None, :, None], z[None, None, :]
 
     def index_of(self, points_mm: Array) -> Array:
-        """Fractional voxel indices of LPS points, (..., 3)."""
+        """Return the fractional voxel indices of LPS points, (..., 3)."""
         return np.asarray((points_mm - self.origin_mm) / self.spacing_mm)
 
     def box(self, low_mm: Array, high_mm: Array) -> tuple[slice, slice, slice]:
@@ -89,7 +89,7 @@ class Grid:
         return slice(start[0], stop[0]), slice(start[1], stop[1]), slice(start[2], stop[2])
 
     def part(self, box: tuple[slice, slice, slice]) -> Grid:
-        """The grid of a box of this grid."""
+        """Return the grid of a box of this grid."""
         start = np.array([edge.start for edge in box])
         size = [edge.stop - edge.start for edge in box]
         return Grid(self.origin_mm + start * self.spacing_mm, self.spacing_mm, (size[0], size[1], size[2]))
@@ -200,7 +200,7 @@ class Resampler:
 
 
 def resample(coarse: Field, source: Grid, target: Grid) -> Field:
-    """Trilinear values of a coarse field on another grid; the border value continues outwards."""
+    """Return the trilinear values of a coarse field on another grid; the border value continues outwards."""
     out = np.empty(target.shape, np.float32)
     resampler = Resampler.of(coarse, source, target)
     in_slabs(lambda first, last: resampler.planes(first, out[first:last]), target.shape[0])
@@ -208,7 +208,7 @@ def resample(coarse: Field, source: Grid, target: Grid) -> Field:
 
 
 def smooth_noise(grid: Grid, scale_mm: float, rng: np.random.Generator) -> Field:
-    """Band-limited noise of about unit variance whose features are `scale_mm` wide."""
+    """Return the band-limited noise of about unit variance whose features are ``scale_mm`` wide."""
     extent = np.array(grid.shape) * grid.spacing_mm
     count = np.ceil(extent / scale_mm).astype(int) + 3
     coarse = rng.standard_normal(count, dtype=np.float32) * np.float32(1.8)
@@ -220,7 +220,7 @@ def smooth_noise(grid: Grid, scale_mm: float, rng: np.random.Generator) -> Field
 def capsule_union(field: Any, origin: Any, spacing: float, capsules: Any, blend: float) -> None:
     """Union of a signed distance field with tapered capsules, in place.
 
-    `capsules` is [N, 8]: start, end, radius at start, radius at end (mm). `blend` (mm) rounds the seams.
+    ``capsules`` is [N, 8]: start, end, radius at start, radius at end (mm). ``blend`` (mm) rounds the seams.
     """
     size_i, size_j, size_k = field.shape
     for n in range(capsules.shape[0]):
@@ -249,13 +249,13 @@ def capsule_union(field: Any, origin: Any, spacing: float, capsules: Any, blend:
 
 
 def occupancy(distance: Field, spacing_mm: float) -> Field:
-    """Share of each voxel inside a surface, from its signed distance (negative inside), with soft edges."""
+    """Return the share of each voxel inside a surface, from its signed distance (negative inside), with soft edges."""
     share = distance * np.float32(-1 / spacing_mm)
     share += np.float32(0.5)
     return np.asarray(np.clip(share, 0, 1, out=share))
 
 
 def smooth_min(first: Field, second: Field, blend_mm: float) -> Field:
-    """Union of two signed distance fields with a rounded seam (polynomial smooth minimum)."""
+    """Return the union of two signed distance fields with a rounded seam (polynomial smooth minimum)."""
     h = np.maximum(np.float32(blend_mm) - np.abs(first - second), 0) / np.float32(blend_mm)
     return np.asarray(np.minimum(first, second) - h * h * np.float32(blend_mm * 0.25))

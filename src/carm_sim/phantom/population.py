@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How landmark positions vary in a human population.
 
-`population.json` holds mean and covariance of 14 landmarks in the coronal plane relative to T1, computed from the
-public annotation table (`data/classification.csv`) in the repository of the paper 'Autonomous skeletal landmark
+``population.json`` holds mean and covariance of 14 landmarks in the coronal plane relative to T1, computed from the
+public annotation table (``data/classification.csv``) in the repository of the paper 'Autonomous skeletal landmark
 localization towards agentic C-arm control': 161 supine bodies with arms crossed over the abdomen.
 """
 
@@ -52,14 +52,14 @@ class LandmarkPopulation:
 
 @lru_cache(maxsize=4)
 def _square_root(population: LandmarkPopulation) -> NDArray[np.float64]:
-    """Matrix A with A A^T = covariance."""
+    """Return the matrix A with A A^T = covariance."""
     values, vectors = np.linalg.eigh(population.covariance_mm2)
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0)))
 
 
 @lru_cache(maxsize=1)
 def landmark_population() -> LandmarkPopulation:
-    """The population that ships with the package."""
+    """Return the population that ships with the package."""
     content = json.loads(files("carm_sim.phantom").joinpath("population.json").read_text(encoding="utf-8"))
     count = len(content["landmarks"])
     return LandmarkPopulation(

@@ -24,12 +24,12 @@ class BodyRecord:
     """Parameters of a generated body.
 
     Attributes:
-        sex: `female` or `male`.
+        sex: ``female`` or ``male``.
         age_years: Age.
         stature_mm: From heel to crown.
         mass_kg: Mass of the body as built, with the part of the legs below the volume added as cones.
         bmi_kg_m2: Body mass index.
-        arms: `crossed`, `along`, `one_up` or `raised`.
+        arms: ``crossed``, ``along``, ``one_up`` or ``raised``.
         bone_density: Against a healthy young adult's, about 0.4 to 1.4.
         fatness: 0 (slim) to 1 (obese), and beyond in rare bodies.
         muscle: Thickness factor of the muscles, about 1.
@@ -59,17 +59,17 @@ class BodyRecord:
     compression_fractures: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as plain values, for JSON."""
+        """Return the record as plain values, for JSON."""
         return asdict(self) | {"compression_fractures": list(self.compression_fractures)}
 
     @staticmethod
     def from_dict(content: dict[str, Any]) -> BodyRecord:
-        """The record that `as_dict` wrote."""
+        """Return the record that ``as_dict`` wrote."""
         return BodyRecord(**content | {"compression_fractures": tuple(content["compression_fractures"])})
 
 
 def body_record(plan: BodyPlan, skeleton: PosedSkeleton, volume: Volume) -> BodyRecord:
-    """The record of a built body."""
+    """Return the record of a built body."""
     mass = _mass_kg(volume) + _legs_below_kg(plan, skeleton, volume)
     traits = plan.traits
     return BodyRecord(
@@ -102,7 +102,7 @@ def _count(hu: Any, counts: Any) -> None:
 
 
 def _mass_kg(volume: Volume) -> float:
-    """Mass from Hounsfield units: water-like density up to bone (piecewise linear)."""
+    """Return the mass from Hounsfield units: water-like density up to bone (piecewise linear)."""
     table = np.interp(np.arange(-1000, 3001), _LUNG_TO_SOFT_HU, _DENSITY_G_CM3)
     counts = np.zeros(len(table), np.int64)
     _count(volume.hu, counts)
@@ -110,7 +110,7 @@ def _mass_kg(volume: Volume) -> float:
 
 
 def _legs_below_kg(plan: BodyPlan, skeleton: PosedSkeleton, volume: Volume) -> float:
-    """Mass of the legs below the volume, as truncated cones of density 1.04 g/cm3."""
+    """Return the mass of the legs below the volume, as truncated cones of density 1.04 g/cm3."""
     bottom = float(volume.lps_from_voxel(np.zeros(3))[2])
     bulk = plan.muscle * plan.frame_scale**0.5
     fat = 6.0 + 16.0 * plan.fatness

@@ -30,7 +30,7 @@ class Traits:
         aorta: 0 (straight) to 1 (wide and unfolded).
         gas: Amount of gas in stomach and bowel, about 1.
         shape: Strength of the random shape of each bone, about 1.
-        wedges: Vertebrae (`T8`, `L1`, ...) to the share of front height that a compression fracture has taken.
+        wedges: Vertebrae (``T8``, ``L1``, ...) to the share of front height that a compression fracture has taken.
         barrel: Share that the chest is deeper than wide against the typical one; lungs are over-inflated with it.
     """
 
@@ -55,7 +55,7 @@ def draw_traits(seed: int, style: str, female: bool) -> Traits:
 
     Args:
         seed: The body's seed.
-        style: `standard` or `validation`; the latter has more rare deviations.
+        style: ``standard`` or ``validation``; the latter has more rare deviations.
         female: Sex.
     """
     rng = np.random.default_rng([seed, len(style), _STREAM])
@@ -91,7 +91,7 @@ def draw_traits(seed: int, style: str, female: bool) -> Traits:
 
 
 def _wedges(rng: np.random.Generator, share: float) -> dict[str, float]:
-    """Compression fractures, most often about T8 and T12 to L1."""
+    """Return the compression fractures, most often about T8 and T12 to L1."""
     names = ["T6", "T7", "T8", "T9", "T11", "T12", "L1", "L2"]
     picked = rng.choice(names, size=2, replace=False, p=[0.06, 0.12, 0.16, 0.08, 0.1, 0.2, 0.2, 0.08])
     depth = rng.uniform(0.15, 0.45, 2)

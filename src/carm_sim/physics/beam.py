@@ -25,7 +25,7 @@ _GROUPING_WATER_MM, _GROUPING_METAL_MM = 100.0, 20.0
 
 
 def absorbed_fraction(energy_kev: Array, scintillator_g_cm2: float) -> Array:
-    """Fraction of photons that a layer of CsI absorbs.
+    """Return the fraction of photons that a layer of CsI absorbs.
 
     Args:
         energy_kev: Photon energies, keV.
@@ -58,7 +58,7 @@ class Beam:
     groups: NDArray[np.float32]
 
     def transmission(self, paths_mm: NDArray[np.floating]) -> Array:
-        """Signal relative to the open beam, integrated over all energies.
+        """Return the signal relative to the open beam, integrated over all energies.
 
         Args:
             paths_mm: Path lengths in water, bone and, if given, metal (2 or 3, ...), mm.
@@ -68,7 +68,7 @@ class Beam:
         return np.asarray(np.exp(-depth) @ self.shares)
 
     def quantum_kev(self, paths_mm: NDArray[np.floating]) -> Array:
-        """Variance of the energy absorbed relative to its mean, keV. Arguments as in :meth:`transmission`."""
+        """Return the variance of the energy absorbed relative to its mean, keV. Arguments as in ``transmission``."""
         paths = np.asarray(paths_mm, np.float64)
         behind = np.exp(-np.tensordot(paths, self.mu[: len(paths)], (0, 0))) * self.shares
         return np.asarray(behind @ self.energy_kev / behind.sum(-1))

@@ -19,7 +19,7 @@ CELL_MM = 8.0
 
 @lru_cache(maxsize=64)
 def taps(spread_px: float) -> NDArray[np.float32]:
-    """Discrete Gaussian (Lindeberg, IEEE PAMI 12:234, 1990): variance exact at any width, sum 1.
+    """Return the discrete Gaussian (Lindeberg, IEEE PAMI 12:234, 1990): variance exact at any width, sum 1.
 
     Args:
         spread_px: Standard deviation, pixels.
@@ -60,7 +60,7 @@ class CoarseGrid:
         return np.concatenate([wide, wide[-1:]])
 
     def means(self, image: NDArray[np.uint16], step: int) -> NDArray[np.float64]:
-        """Mean of each cell (rows, columns) of an image from every ``step``-th pixel of each axis."""
+        """Return the mean of each cell (rows, columns) of an image from every ``step``-th pixel of each axis."""
         rows, columns = (np.arange(0, length, min(step, self.block)) for length in image.shape)
         sample = image[np.ix_(rows, columns)].astype(np.float64)
         starts = [np.flatnonzero(np.diff(index // self.block, prepend=-1)) for index in (rows, columns)]
@@ -71,7 +71,7 @@ class CoarseGrid:
 
 @lru_cache(maxsize=16)
 def coarse_grid(rows: int, columns: int, pitch_mm: float) -> CoarseGrid:
-    """Grid of about :data:`CELL_MM` over an image of pixels of ``pitch_mm``."""
+    """Return the grid of about ``CELL_MM`` over an image of pixels of ``pitch_mm``."""
     block = max(1, round(CELL_MM / pitch_mm))
     shape = -(-rows // block), -(-columns // block)
 

@@ -72,7 +72,7 @@ class DetectorModel:
 
     @classmethod
     def ideal(cls) -> DetectorModel:
-        """A detector without noise, blur, scatter, glare and lag, behind no grid."""
+        """Return a detector without noise, blur, scatter, glare and lag, behind no grid."""
         return cls(
             quantum_noise=False,
             electronic_noise_adu=0.0,
@@ -83,7 +83,7 @@ class DetectorModel:
         )
 
     def open_adu(self, beam: Beam, charge_mas: float, source_detector_mm: float) -> float:
-        """Signal of the open beam without scatter, digital units.
+        """Return the signal of the open beam without scatter, digital units.
 
         Args:
             beam: The beam.
@@ -177,7 +177,7 @@ class Panel:
     def scatter_estimate(
         self, field: NDArray[np.uint16], pitch_mm: float, pulse: Pulse
     ) -> tuple[CoarseGrid, NDArray[np.float32]]:
-        """Scatter that an imaging chain finds in a raw image, which knows the technique and the grid.
+        """Return the scatter that an imaging chain finds in a raw image, which knows the technique and the grid.
 
         Args:
             field: The exposed part of the raw image (rows, columns).
@@ -265,7 +265,7 @@ class Panel:
             raw.reshape(-1)[self._dead_pixels(raw.shape)] = 0
 
     def _lag(self, shape: tuple[int, int], since_last_s: float) -> tuple[float, float]:
-        """Shares trapped and kept; traps are empty after a pause and after a change of the field."""
+        """Return the shares trapped and kept; traps are empty after a pause and after a change of the field."""
         fraction = self.model.lag_fraction
         if fraction == 0 or since_last_s == math.inf:
             self._trapped = np.zeros((1, 1), np.float32)
@@ -285,7 +285,7 @@ class Panel:
 
 
 def middle_ratio(scatter: NDArray[np.float64], primary: NDArray[np.float64]) -> float:
-    """Median of scatter / primary over the middle half of a field, both (rows, columns)."""
+    """Return the median of scatter / primary over the middle half of a field, both (rows, columns)."""
     rows, columns = primary.shape
     middle = slice(rows // 4, rows - rows // 4), slice(columns // 4, columns - columns // 4)
     return float(np.median(scatter[middle] / primary[middle]))
@@ -295,7 +295,7 @@ _readout: dict[int, NDArray[np.float32]] = {}
 
 
 def _readout_noise(columns: int) -> NDArray[np.float32]:
-    """Normal numbers from which rows are taken at random places (65536 + columns,)."""
+    """Return the normal numbers from which rows are taken at random places (65536 + columns,)."""
     if columns not in _readout:
         _readout[columns] = np.resize(_SHUFFLED, len(_SHUFFLED) + columns)
     return _readout[columns]

@@ -33,7 +33,7 @@ class Field:
     source_detector_mm: float
 
     def middle(self, image: NDArray[np.floating]) -> NDArray[np.floating]:
-        """The middle half (..., rows, columns) along both axes."""
+        """Return the middle half (..., rows, columns) along both axes."""
         rows, columns = image.shape[-2:]
         return image[..., rows // 4 : rows - rows // 4, columns // 4 : columns - columns // 4]
 
@@ -99,7 +99,7 @@ class ExposureControl:
         return Technique(voltage_kv, charge_mas / time_s, time_s)
 
     def target_adu(self, detector: DetectorModel) -> float:
-        """Signal that is held behind the patient, digital units."""
+        """Return the signal that is held behind the patient, digital units."""
         absorbed = float(absorbed_fraction(np.array(_REFERENCE_ENERGY_KEV), detector.scintillator_g_cm2))
         return energy_fluence_of_kerma_kev_mm2(self.detector_dose_gy) * absorbed * detector.adu_per_kev_mm2
 
@@ -120,5 +120,5 @@ class ExposureControl:
 
 
 def energy_fluence_of_kerma_kev_mm2(air_kerma_gy: float) -> float:
-    """Energy fluence that makes an air kerma, at 60 keV, keV/mm²."""
+    """Return the energy fluence that makes an air kerma, at 60 keV, keV/mm²."""
     return air_kerma_gy / (GY_PER_KEV_MM2_KG_M2 * float(air_absorption(_REFERENCE_ENERGY_KEV)))

@@ -105,10 +105,10 @@ def transmit(
 
     Args:
         paths: Path lengths (2 or 3, rows, columns), mm.
-        table: :attr:`carm_sim.physics.beam.Beam.log2_table`.
-        energies: :attr:`carm_sim.physics.beam.Beam.quantum_table`.
+        table: ``carm_sim.physics.beam.Beam.log2_table``.
+        energies: ``carm_sim.physics.beam.Beam.quantum_table``.
         steps: Steps of the tables, mm.
-        groups: :attr:`carm_sim.physics.beam.Beam.groups`.
+        groups: ``carm_sim.physics.beam.Beam.groups``.
         metal: Whether ``paths`` has metal.
         block: Pixels along each side of a cell.
         first: First row of cells.

@@ -36,7 +36,7 @@ class ScatterModel:
     grid_scatter: float = 0.08
 
     def scatter(self, source: NDArray[np.floating], cell_mm: float) -> NDArray[np.float64]:
-        """Scatter behind the grid, relative to the open beam's primary behind the grid.
+        """Return the scatter behind the grid, relative to the open beam's primary behind the grid.
 
         Args:
             source: ``p ln(1 / p)`` of cells (rows, columns), p: transmission.
@@ -48,7 +48,7 @@ class ScatterModel:
         return factor * smoothed(source, self.spread_mm / cell_mm)
 
     def estimate(self, light: NDArray[np.floating], cell_mm: float, rounds: int = 6) -> NDArray[np.float64]:
-        """Scatter in what a detector has seen, as an imaging chain estimates it from the image.
+        """Return the scatter in what a detector has seen, as an imaging chain estimates it from the image.
 
         Looks for the primary that together with its own scatter makes the light, in multiplicative steps.
 

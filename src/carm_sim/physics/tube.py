@@ -111,7 +111,7 @@ def check_voltage(voltage_kv: float) -> float:
 
 @lru_cache(maxsize=64)
 def spectrum(voltage_kv: float, tube: Tube = DEFAULT_TUBE) -> Spectrum:
-    """Spectrum at a voltage, linear between whole kilovolts.
+    """Return the spectrum at a voltage, linear between whole kilovolts.
 
     Args:
         voltage_kv: Peak tube voltage, kV.
@@ -137,7 +137,7 @@ def spectrum(voltage_kv: float, tube: Tube = DEFAULT_TUBE) -> Spectrum:
 
 
 def effective_energy_kev(voltage_kv: float, tube: Tube = DEFAULT_TUBE) -> float:
-    """Energy whose attenuation in 200 mm of water equals the spectrum's, energy-weighted, keV.
+    """Return the energy whose attenuation in 200 mm of water equals the spectrum's, energy-weighted, keV.
 
     Raises:
         ConfigurationError: The voltage is outside the tube's range.
@@ -146,12 +146,12 @@ def effective_energy_kev(voltage_kv: float, tube: Tube = DEFAULT_TUBE) -> float:
 
 
 def inverse_square(distance_mm: float) -> float:
-    """Fluence at a distance from the source, mm, relative to that at 1 m."""
+    """Return the fluence at a distance from the source, mm, relative to that at 1 m."""
     return (_TABLE_DISTANCE_MM / distance_mm) ** 2
 
 
 def fluence_per_mm2(voltage_kv: float, charge_mas: float, distance_mm: float, tube: Tube = DEFAULT_TUBE) -> float:
-    """Photons per mm² in air at a distance from the source.
+    """Return the photons per mm² in air at a distance from the source.
 
     Args:
         voltage_kv: Peak tube voltage, kV.
@@ -166,7 +166,7 @@ def fluence_per_mm2(voltage_kv: float, charge_mas: float, distance_mm: float, tu
 
 
 def air_kerma_gy(voltage_kv: float, charge_mas: float, distance_mm: float, tube: Tube = DEFAULT_TUBE) -> float:
-    """Air kerma free in air at a distance from the source, Gy. Arguments as in :func:`fluence_per_mm2`."""
+    """Return the air kerma free in air at a distance from the source, Gy. Arguments as in ``fluence_per_mm2``."""
     whole = Tube(tube.aluminum_mm, tube.copper_mm)  # dose has the whole spectrum, whatever the image has
     return spectrum(voltage_kv, whole).air_kerma_gy_mas * charge_mas * inverse_square(distance_mm)
 
@@ -174,7 +174,7 @@ def air_kerma_gy(voltage_kv: float, charge_mas: float, distance_mm: float, tube:
 def dose_area_product_gym2(
     voltage_kv: float, charge_mas: float, area_mm2: float, distance_mm: float, tube: Tube = DEFAULT_TUBE
 ) -> float:
-    """Dose-area product, Gy m²: the same at every distance.
+    """Return the dose-area product, Gy m²: the same at every distance.
 
     Args:
         voltage_kv: Peak tube voltage, kV.

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`carm bench drr`: renderers side by side."""
+"""``carm bench drr``: renderers side by side."""

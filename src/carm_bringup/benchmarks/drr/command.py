@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def job_of(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """The job of one renderer's process; see :class:`carm_bringup.benchmarks.drr.worker.Job`."""
+    """Return the job of one renderer's process; see ``carm_bringup.benchmarks.drr.worker.Job``."""
     job: dict[str, Any] = {"renderer": name, "patient": args.patient, "threads": args.threads, "seed": args.seed}
     job["sizes"] = [512] if args.quick else [512, 1024, 1536]
     if args.quick:
@@ -134,7 +134,7 @@ def add_ratios(results: dict[str, dict[str, Any]]) -> None:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """The figures as a table."""
+    """Return the figures as a table."""
     titles: tuple[str, ...] = ("renderer", *SPEEDS, "error %", "rss MB", "ours is faster by")
     rows = [titles]
     for name, metrics in results.items():
@@ -155,7 +155,7 @@ def _shown(value: float | None, form: str) -> str:
 
 
 def command_line(args: argparse.Namespace) -> str:
-    """The command line that gives these figures."""
+    """Return the command line that gives these figures."""
     words = ["carm bench drr", *(f"--renderer {name}" for name in args.renderer or ())]
     words += [f"--patient {args.patient}", f"--threads {args.threads}", f"--seed {args.seed}"]
     words += [f"--{name}" for name in ("quick", "sweep") if getattr(args, name)]

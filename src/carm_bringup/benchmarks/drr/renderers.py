@@ -43,15 +43,15 @@ class Candidate(ABC):
 
     @abstractmethod
     def render(self, view: XrayView) -> Image:
-        """Line integrals float32 (rows, columns), raw orientation, mm of water."""
+        """Return the line integrals float32 (rows, columns), raw orientation, mm of water."""
 
     def line_integrals(self, image: Image) -> Image:
-        """Line integrals of what :meth:`render` returned; computed after the clock has stopped."""
+        """Return the line integrals of what ``render`` returned; computed after the clock has stopped."""
         return image
 
     @classmethod
     def version(cls) -> str:
-        """Version of the package."""
+        """Return the version of the package."""
         return importlib.metadata.version(cls.package) if cls.package else __version__
 
 
@@ -90,7 +90,7 @@ class OursImage(Candidate):
         """Make the raw image.
 
         Returns:
-            The path lengths, whose water-equivalent sum :meth:`line_integrals` takes, of the last image.
+            The path lengths, whose water-equivalent sum ``line_integrals`` takes, of the last image.
         """
         rows, columns = view.detector.rows, view.detector.columns
         if rows not in self._room:
@@ -103,7 +103,7 @@ class OursImage(Candidate):
         return paths
 
     def line_integrals(self, image: Image) -> Image:
-        """Water-equivalent line integrals of what :meth:`render` returned."""
+        """Return the water-equivalent line integrals of what ``render`` returned."""
         whole: Image = image[0] + self._bone * image[1]
         return whole
 

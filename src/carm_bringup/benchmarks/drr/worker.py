@@ -30,8 +30,8 @@ class Job:
     """What a worker does.
 
     Attributes:
-        renderer: Name in :data:`carm_bringup.benchmarks.drr.renderers.CANDIDATES`.
-        patient: As for :func:`carm_sim.patient_loader.load_patient`.
+        renderer: Name in ``carm_bringup.benchmarks.drr.renderers.CANDIDATES``.
+        patient: As for ``carm_sim.patient_loader.load_patient``.
         threads: Threads.
         sizes: Image sizes, pixels.
         frames: Most frames per size and pose.
@@ -52,12 +52,12 @@ class Job:
     seed: int = 0
 
     def to_json(self) -> str:
-        """The job as a line."""
+        """Return the job as a line."""
         return json.dumps(asdict(self))
 
 
 def view_of(center_mm: NDArray[np.float64], primary_deg: float, secondary_deg: float, size_px: int) -> XrayView:
-    """A view in LPS of a supine patient.
+    """Return a view in LPS of a supine patient.
 
     Args:
         center_mm: Isocenter (3,) in LPS.
@@ -112,7 +112,7 @@ def work(job: Job) -> dict[str, Any]:
 
 
 def _median_s(candidate: Any, center: NDArray[np.float64], pose: tuple[float, float], size: int, job: Job) -> float:
-    """Median time of a frame; each view differs a little from the one before."""
+    """Return the median time of a frame; each view differs a little from the one before."""
     begin = time.perf_counter()
     candidate.render(view_of(center, *pose, size))
     times: list[float] = []
@@ -128,7 +128,7 @@ def _median_s(candidate: Any, center: NDArray[np.float64], pose: tuple[float, fl
 def _errors(
     candidate: Any, mu: NDArray[np.float32], transform: NDArray[np.float64], center: NDArray[np.float64], job: Job
 ) -> list[float]:
-    """Mean relative error of the line integrals of each view, per cent."""
+    """Return the mean relative error of the line integrals of each view, per cent."""
     from carm_sim.drr.reference import march
 
     rng = np.random.default_rng(job.seed)

@@ -24,11 +24,11 @@ class Baseline:
         """Wire the baseline to the world, as the navigator is.
 
         Args:
-            planner: plans the motions.
-            imager: takes the images.
-            localizer: finds landmarks in them.
+            planner: Plans the motions.
+            imager: Takes the images.
+            localizer: Finds landmarks in them.
             arm: moves.
-            clock: times the task.
+            clock: Times the task.
         """
         self._planner, self._imager, self._localizer = planner, imager, localizer
         self._arm, self._clock = arm, clock
@@ -42,8 +42,8 @@ class Baseline:
         """Run one task to its end.
 
         Args:
-            goal: what to bring where.
-            report: told each step.
+            goal: What to bring where.
+            report: Told each step.
         """
         started_s, dose, path_m = self._clock.now_s(), 0.0, 0.0
         code, exposures, steps = NavigationCode.BUDGET, 0, 0
@@ -106,7 +106,7 @@ CONTENT_MM = 12.0
 class Operator(Baseline):
     """A person at the console, who knows every landmark when it is in view and guesses where it is otherwise.
 
-    A model with assumed spreads (:data:`OUT_OF_VIEW`, :data:`IN_VIEW`), not a measured person. It reads the truth.
+    A model with assumed spreads (``OUT_OF_VIEW``, ``IN_VIEW``), not a measured person. It reads the truth.
     """
 
     def __init__(
@@ -122,13 +122,13 @@ class Operator(Baseline):
         """Wire the operator to the world.
 
         Args:
-            planner: plans the motions.
-            imager: takes the images.
-            localizer: not asked.
+            planner: Plans the motions.
+            imager: Takes the images.
+            localizer: Not asked.
             arm: moves.
-            clock: times the task.
-            point_mm: true position of the target (3,), frame `table`.
-            seed: of the errors.
+            clock: Times the task.
+            point_mm: True position of the target (3,), frame ``table``.
+            seed: Of the errors.
         """
         super().__init__(planner, imager, localizer, arm, clock)
         self._point_mm, self._generator = point_mm, np.random.default_rng([seed, 17])

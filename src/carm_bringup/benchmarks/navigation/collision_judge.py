@@ -37,8 +37,8 @@ class Judge:
         """Take the patient's body and the table as points.
 
         Args:
-            patient: on the table.
-            carm: the arm.
+            patient: On the table.
+            carm: The arm.
         """
         geometry = RobotGeometry.from_config()
         self._carm, self._shapes = carm, geometry.moving
@@ -81,8 +81,8 @@ class Surroundings:
     """A patient as planner and judge know it.
 
     Attributes:
-        model: for the planner.
-        judge: for the figures.
+        model: For the planner.
+        judge: For the figures.
     """
 
     model: CollisionModel
@@ -97,7 +97,7 @@ class Surroundings:
 
 
 def _body_points(patient: Patient) -> Array:
-    """Return points (N, 3) of the body's outside, frame `table`, m."""
+    """Return points (N, 3) of the body's outside, frame ``table``, m."""
     volume = patient.volume
     step = np.maximum(1, np.round(_POINT_MM / volume.spacing_mm)).astype(int)
     solid: NDArray[np.bool_] = volume.hu[:: step[0], :: step[1], :: step[2]] > BODY_THRESHOLD_HU

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`carm bench nav`: the whole loop, headless and in one process, over seeded suites of episodes."""
+"""``carm bench nav``: the whole loop, headless and in one process, over seeded suites of episodes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         Exit code 0; 1 when the agent decides otherwise in the real graph.
 
     Raises:
-        CarmError: bad input; nothing was run.
+        CarmError: Bad input; nothing was run.
     """
     from carm_bringup.benchmarks.navigation import html_page
     from carm_bringup.benchmarks.navigation import report as nav_report
@@ -143,15 +143,15 @@ class Job:
     """The episodes of one patient; they depend on nothing else.
 
     Attributes:
-        patient: name of the patient.
-        index: of the patient in its suite.
-        episodes: how many.
+        patient: Name of the patient.
+        index: Of the patient in its suite.
+        episodes: How many.
         localizer: name.
-        seed: of the bench.
-        trace: folder for pictures; None: no pictures.
-        suite: name of the suite.
-        policy: of the agent, or a baseline.
-        options: of a localizer of the user's.
+        seed: Of the bench.
+        trace: Folder for pictures; None: no pictures.
+        suite: Name of the suite.
+        policy: Of the agent, or a baseline.
+        options: Of a localizer of the user's.
     """
 
     patient: str

@@ -51,10 +51,10 @@ class Episode:
     """What an episode starts from.
 
     Attributes:
-        patient: name of the patient.
-        target_id: landmark to be centered.
-        start: joint positions (6,), m and rad.
-        seed: of the noise.
+        patient: Name of the patient.
+        target_id: Landmark to be centered.
+        start: Joint positions (6,), m and rad.
+        seed: Of the noise.
     """
 
     patient: str
@@ -68,14 +68,14 @@ class Outcome:
     """How an episode ended.
 
     Attributes:
-        episode: what it started from.
-        result: what the navigator says.
-        start_distance_mm: true distance of the target from the image center at the start, at isocenter depth, mm.
-        distance_mm: the same at the end.
-        limit_violations: trajectories that exceed a joint's limits.
-        clearances_m: smallest true distance to body, table and floor of each trajectory, m; empty if nobody looked.
-        latencies_s: of the localizer, measured on this machine, s.
-        turned_mm: how far the target truly is from the image center when the view then turns by :data:`TURN_DEG` about
+        episode: What it started from.
+        result: What the navigator says.
+        start_distance_mm: True distance of the target from the image center at the start, at isocenter depth, mm.
+        distance_mm: The same at the end.
+        limit_violations: Trajectories that exceed a joint's limits.
+        clearances_m: Smallest true distance to body, table and floor of each trajectory, m; empty if nobody looked.
+        latencies_s: Of the localizer, measured on this machine, s.
+        turned_mm: How far the target truly is from the image center when the view then turns by ``TURN_DEG`` about
             the isocenter, at isocenter depth, mm: small when the isocenter lies on the landmark in depth as well.
     """
 
@@ -89,7 +89,7 @@ class Outcome:
     turned_mm: float = math.nan
 
     def success(self, within_mm: float) -> bool:
-        """Whether the navigator claims success and the target truly is within a distance of the image center."""
+        """Return whether the navigator claims success and the target truly is within a distance of the image center."""
         return self.result.success and self.distance_mm <= within_mm
 
     @property
@@ -103,10 +103,10 @@ class Step:
     """One exposure of an episode, for pictures.
 
     Attributes:
-        frame: the image.
-        localization: the answer; None before it came.
-        truth_mm: true displacement of the target (2,), mm.
-        reasoning: what the navigator made of it.
+        frame: The image.
+        localization: The answer; None before it came.
+        truth_mm: True displacement of the target (2,), mm.
+        reasoning: What the navigator made of it.
     """
 
     frame: XrayFrame
@@ -136,10 +136,10 @@ class SimulatedArm(Arm):
         """Stand at a start.
 
         Args:
-            carm: kinematics and limits.
-            clock: advanced by each motion.
-            start: joint positions (6,), m and rad.
-            judge: measures how close each trajectory comes to body and table; None: nobody does.
+            carm: Kinematics and limits.
+            clock: Advanced by each motion.
+            start: Joint positions (6,), m and rad.
+            judge: Measures how close each trajectory comes to body and table; None: nobody does.
         """
         self._judge = judge
         self.clearances_m: list[float] = []
@@ -168,9 +168,9 @@ class SimulatedImager(Imager):
         """Look at a patient from where the arm stands.
 
         Args:
-            system: the X-ray system.
-            arm: the arm.
-            clock: advanced by each exposure.
+            system: The X-ray system.
+            arm: The arm.
+            clock: Advanced by each exposure.
         """
         self._system, self._arm, self._clock = system, arm, clock
 
@@ -189,11 +189,11 @@ class ShiftedImager(Imager):
         """Look at a scene from where the arm stands.
 
         Args:
-            scene: patient and X-ray system.
-            shift: what is out of the ordinary.
-            arm: the arm.
-            clock: advanced by each exposure.
-            seed: of the shift's randomness.
+            scene: Patient and X-ray system.
+            shift: What is out of the ordinary.
+            arm: The arm.
+            clock: Advanced by each exposure.
+            seed: Of the shift's randomness.
         """
         self._scene, self._shift, self._arm, self._clock = scene, shift, arm, clock
         self._generator = np.random.default_rng([seed, 23])
@@ -211,11 +211,11 @@ class Room:
     """A patient on the table under the arm, as episodes need it.
 
     Attributes:
-        name: name of the patient.
-        carm: the arm.
-        points_mm: landmarks that can be imaged, id to position (3,) in frame `table`, mm.
-        imager: makes what takes the images, from the arm, the clock and a seed.
-        surroundings: what planner and judge know of the patient's body; None: nothing is in the way.
+        name: Name of the patient.
+        carm: The arm.
+        points_mm: Landmarks that can be imaged, id to position (3,) in frame ``table``, mm.
+        imager: Makes what takes the images, from the arm, the clock and a seed.
+        surroundings: What planner and judge know of the patient's body; None: nothing is in the way.
     """
 
     name: str
@@ -238,11 +238,11 @@ class Room:
         """Put a patient on the table as a shift wants it.
 
         Args:
-            name: for `load_patient`.
-            number: of the patient in its suite.
-            shift_name: one of `carm_perception.evaluation.suites.shifts.SHIFTS`.
-            carm: the arm.
-            seed: of the shift and the noise.
+            name: For ``load_patient``.
+            number: Of the patient in its suite.
+            shift_name: One of ``carm_perception.evaluation.suites.shifts.SHIFTS``.
+            carm: The arm.
+            seed: Of the shift and the noise.
         """
         shift = SHIFTS[shift_name]
         scene = prepare(name, number, shift, carm, np.random.default_rng([seed, number, 29]), seed)
@@ -262,7 +262,7 @@ class RecordingLocalizer(Localizer):
 
         Args:
             localizer: answers.
-            clock: advanced by each answer.
+            clock: Advanced by each answer.
         """
         self.name, self.model_version = localizer.name, localizer.model_version
         self._localizer, self._clock = localizer, clock
@@ -308,12 +308,12 @@ def run_episode(
     """Run one episode.
 
     Args:
-        episode: what to start from.
-        room: who lies on the table.
-        localizer: finds the landmarks.
-        on_step: told each exposure with what followed from it, for pictures.
-        policy: of the agent, `biplane`, or `coarse` or `operator`, which are baselines.
-        on_report: told everything that the navigator says.
+        episode: What to start from.
+        room: Who lies on the table.
+        localizer: Finds the landmarks.
+        on_step: Told each exposure with what followed from it, for pictures.
+        policy: Of the agent, ``biplane``, or ``coarse`` or ``operator``, which are baselines.
+        on_report: Told everything that the navigator says.
     """
     carm = room.carm
     point = room.points_mm[episode.target_id]
@@ -384,13 +384,13 @@ def draw_episodes(
     """Draw episodes of one patient: random starts, all reachable targets in random order.
 
     Args:
-        room: who lies on the table.
-        count: how many; targets repeat only after all had their turn.
-        generator: source of all that is random.
-        starts: where the arm starts; None: over the upper body.
+        room: Who lies on the table.
+        count: How many; targets repeat only after all had their turn.
+        generator: Source of all that is random.
+        starts: Where the arm starts; None: over the upper body.
 
     Returns:
-        The episodes; fewer than `count` only if no target is within reach.
+        The episodes; fewer than ``count`` only if no target is within reach.
     """
     points, carm = room.points_mm, room.carm
     starts = starts or Starts()

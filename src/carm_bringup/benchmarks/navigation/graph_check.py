@@ -46,13 +46,13 @@ class Comparison:
     """One episode in both.
 
     Attributes:
-        patient: name of the patient.
-        target_id: landmark to be centered.
-        differences: lines, ``-`` of the bench's process, ``+`` of the graph; empty when the decisions are the same.
-        lines: that the agent said.
-        apart: largest difference of a number in them.
-        error_code: how the task ended in the graph.
-        duration_s: of the task in the graph.
+        patient: Name of the patient.
+        target_id: Landmark to be centered.
+        differences: Lines, ``-`` of the bench's process, ``+`` of the graph; empty when the decisions are the same.
+        lines: That the agent said.
+        apart: Largest difference of a number in them.
+        error_code: How the task ended in the graph.
+        duration_s: Of the task in the graph.
     """
 
     patient: str
@@ -64,7 +64,7 @@ class Comparison:
     duration_s: float
 
     def as_dict(self) -> dict[str, Any]:
-        """Content for JSON."""
+        """Return the content for JSON."""
         return {
             "patient": self.patient,
             "target_id": self.target_id,
@@ -81,7 +81,7 @@ def compare(first: Sequence[str], second: Sequence[str]) -> tuple[tuple[str, ...
     """Compare what was said line by line.
 
     Returns:
-        Lines that differ in a word, or in a number by more than :data:`APART`, and the largest difference of a number.
+        Lines that differ in a word, or in a number by more than ``APART``, and the largest difference of a number.
     """
     differences: list[str] = []
     largest = 0.0
@@ -99,7 +99,7 @@ def compare(first: Sequence[str], second: Sequence[str]) -> tuple[tuple[str, ...
 
 
 def sample(episodes: Sequence[Episode], count: int) -> list[Episode]:
-    """A few episodes, spread over all."""
+    """Return a few episodes, spread over all."""
     kept = min(count, len(episodes))
     return [episodes[index * len(episodes) // kept] for index in range(kept)]
 
@@ -108,13 +108,13 @@ def run(episodes: Sequence[Episode], contender: Contender, localizer: str, seed:
     """Run episodes in this process and through the graph.
 
     Args:
-        episodes: of patients without a shift.
-        contender: policy of the agent.
+        episodes: Of patients without a shift.
+        contender: Policy of the agent.
         localizer: name.
-        seed: of the localizer.
+        seed: Of the localizer.
 
     Raises:
-        CarmError: a part of it cannot be started.
+        CarmError: A part of it cannot be started.
     """
     from carm_bringup.benchmarks.navigation.episode import Room, run_episode
     from carm_bringup.benchmarks.navigation.suites import make_localizer
@@ -168,7 +168,7 @@ def _through_graph(episode: Episode, contender: Contender, localizer: str) -> tu
 
 
 def _config_from(start: NDArray[np.float64]) -> str:
-    """The arm's description, whose simulator starts elsewhere."""
+    """Return the arm's description, whose simulator starts elsewhere."""
     import yaml
 
     from carm_core.paths import config_file
@@ -183,7 +183,7 @@ def _config_from(start: NDArray[np.float64]) -> str:
 
 
 def report(name: str, comparisons: Sequence[Comparison]) -> str:
-    """Lines for the terminal."""
+    """Return the lines for the terminal."""
     same = sum(not one.differences for one in comparisons)
     apart = max((one.apart for one in comparisons), default=0.0)
     lines = [

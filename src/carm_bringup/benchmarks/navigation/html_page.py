@@ -40,15 +40,15 @@ def write(folder: Path, outcomes: Mapping[str, Sequence[Outcome]], document: Map
     """Write the page.
 
     Args:
-        folder: where; exists.
-        outcomes: episodes of each suite.
-        document: the figures as written to JSON.
+        folder: Where; exists.
+        outcomes: Episodes of each suite.
+        document: The figures as written to JSON.
 
     Returns:
         The page.
 
     Raises:
-        ConfigurationError: it cannot be written.
+        ConfigurationError: It cannot be written.
     """
     try:
         with tempfile.TemporaryDirectory() as scratch:

@@ -31,9 +31,9 @@ def metrics(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Sum episodes up.
 
     Returns:
-        Rates as fractions of all episodes with their 95 % Wilson intervals (`..._ci95`), counts of violations, and
-        medians. `collisions` counts trajectories that touch body, table or floor, as a judge sees it that shares
-        nothing with the planner (`carm_bringup.benchmarks.navigation.collision_judge`); None if nobody looked.
+        Rates as fractions of all episodes with their 95 % Wilson intervals (``..._ci95``), counts of violations, and
+        medians. ``collisions`` counts trajectories that touch body, table or floor, as a judge sees it that shares
+        nothing with the planner (``carm_bringup.benchmarks.navigation.collision_judge``); None if nobody looked.
     """
     count = len(outcomes)
     rates = {f"success_{mm}mm": sum(outcome.success(mm) for outcome in outcomes) for mm in SUCCESS_MM}
@@ -146,7 +146,7 @@ def plot(suites: Mapping[str, Sequence[Outcome]], file: Path) -> None:
     """Plot success over distance, and success per landmark, of each suite.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: The file cannot be written.
     """
     import matplotlib
 
@@ -246,13 +246,13 @@ def write_trace(steps: Sequence[Step], target_id: int, folder: Path, name: str) 
     """Write a PNG of each exposure and one GIF of all.
 
     Args:
-        steps: of one episode.
-        target_id: the target.
-        folder: must exist.
-        name: start of each file name.
+        steps: Of one episode.
+        target_id: The target.
+        folder: Must exist.
+        name: Start of each file name.
 
     Raises:
-        OSError: a file cannot be written.
+        OSError: A file cannot be written.
     """
     from PIL import Image
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from carm_core.localization import Localizer
 
 Points = dict[int, NDArray[np.float64]]
-"""Landmark id to its position (3,) in frame `table`, mm."""
+"""Landmark id to its position (3,) in frame ``table``, mm."""
 
 FIRST_PHANTOM_SEED = 950_000
 """First seed of the phantoms; nothing is trained, calibrated or tuned on phantoms from here on."""
@@ -33,12 +33,12 @@ class Starts:
     """Where episodes start.
 
     Attributes:
-        across_mm: starts lie within this distance of the body's middle plane, mm.
-        margin_mm: and between this far below T12 and above T1, mm.
-        depth_mm: the isocenter's height is the landmarks' mean height give or take this, mm.
-        primary_deg: least and largest size of the primary angle, deg; both signs.
-        secondary_deg: largest size of the secondary angle, deg.
-        apart_mm: the start lies near a landmark at least this far from the target, mm; 0: anywhere over the upper body.
+        across_mm: Starts lie within this distance of the body's middle plane, mm.
+        margin_mm: And between this far below T12 and above T1, mm.
+        depth_mm: The isocenter's height is the landmarks' mean height give or take this, mm.
+        primary_deg: Least and largest size of the primary angle, deg; both signs.
+        secondary_deg: Largest size of the secondary angle, deg.
+        apart_mm: The start lies near a landmark at least this far from the target, mm; 0: anywhere over the upper body.
     """
 
     across_mm: float = 100.0
@@ -54,10 +54,10 @@ class Starts:
         """Draw a start.
 
         Args:
-            points: the patient's landmarks.
-            target_id: landmark to be centered.
-            carm: the arm.
-            generator: source of all that is random.
+            points: The patient's landmarks.
+            target_id: Landmark to be centered.
+            carm: The arm.
+            generator: Source of all that is random.
 
         Returns:
             Joint positions (6,), m and rad; None when the draw is out of reach.
@@ -102,13 +102,13 @@ class NavigationSuite:
     """A seeded set of episodes.
 
     Attributes:
-        name: name in reports.
-        patients: default number of patients.
-        episodes: default number of episodes.
-        description: one line.
-        starts: where the arm starts.
-        patient: name of a patient, with `{seed}` where the seed of a phantom goes.
-        shift: name of what differs from the images that the models were trained on; empty: nothing.
+        name: Name in reports.
+        patients: Default number of patients.
+        episodes: Default number of episodes.
+        description: One line.
+        starts: Where the arm starts.
+        patient: Name of a patient, with ``{seed}`` where the seed of a phantom goes.
+        shift: Name of what differs from the images that the models were trained on; empty: nothing.
     """
 
     name: str
@@ -120,7 +120,7 @@ class NavigationSuite:
     shift: str = ""
 
     def names(self, count: int) -> list[str]:
-        """Return the names of the first `count` patients."""
+        """Return the names of the first ``count`` patients."""
         if "{seed}" not in self.patient:
             return [self.patient]
         if self.shift in SHIFTS_OF_BODIES:
@@ -153,7 +153,7 @@ def suite(name: str) -> NavigationSuite:
     """Return a suite by name.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: There is none.
     """
     found = SUITES.get(ALIASES.get(name, name))
     if found is None:
@@ -166,9 +166,9 @@ class Contender:
     """Who decides in an episode.
 
     Attributes:
-        localizer: name of the localizer it asks.
-        policy: what it asks and how it acts: a policy of the agent, or a baseline of the bench.
-        description: one line.
+        localizer: Name of the localizer it asks.
+        policy: What it asks and how it acts: a policy of the agent, or a baseline of the bench.
+        description: One line.
     """
 
     localizer: str
@@ -191,9 +191,9 @@ POLICIES: dict[str, Contender] = {
 
 
 def make_localizer(name: str, patient: str, seed: int, options: LocalizerOptions | None = None) -> Localizer:
-    """Return a localizer by name; `oracle` knows the patient's true landmarks.
+    """Return a localizer by name; ``oracle`` knows the patient's true landmarks.
 
     Raises:
-        CarmError: there is none of this name, or it cannot be loaded.
+        CarmError: There is none of this name, or it cannot be loaded.
     """
     return registry.make_localizer(name, replace(options or LocalizerOptions(), patient=patient, seed=seed, threads=1))

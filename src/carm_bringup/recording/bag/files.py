@@ -105,7 +105,7 @@ def _regular_files(folder: Path) -> list[Path]:
 
 
 def _bare(name: str) -> str:
-    """A file's name without its suffixes."""
+    """Return a file's name without its suffixes."""
     return PurePath(name.removesuffix(".zstd")).stem
 
 
@@ -115,7 +115,7 @@ def _part_number(file: Path) -> int:
 
 
 def _listed(folder: Path, notes: list[str]) -> list[str]:
-    """File names in ``metadata.yaml``; none where there is none that can be read."""
+    """Return the file names in ``metadata.yaml``; none where there is none that can be read."""
     file = folder / METADATA
     if not file.is_file():
         return []
@@ -131,7 +131,7 @@ def _listed(folder: Path, notes: list[str]) -> list[str]:
 
 
 def _same_file(listed: Path) -> Path | None:
-    """The file itself, or the same one compressed or unpacked meanwhile."""
+    """Return the file itself, or the same one compressed or unpacked meanwhile."""
     names = [listed.name, f"{listed.name}.zstd", listed.name.removesuffix(".zstd")]
     try:
         return next((file for name in names if name and (file := listed.parent / name).is_file()), None)
@@ -220,7 +220,7 @@ def _summary(file: Path) -> list[Any]:
 
 
 def _plain(chunk: Chunk) -> Chunk:
-    """The same chunk, not compressed."""
+    """Return the same chunk, not compressed."""
     if chunk.compression not in ("", "zstd", "lz4"):
         raise ValueError(f"compression {chunk.compression!r} is not supported")
     data = unpacked(chunk.data, LARGEST_BYTES) if chunk.compression else chunk.data

@@ -48,9 +48,9 @@ def add_types(store: Typestore, type_name: str, text: str) -> None:
     """Teach a type store the types of a definition; those that it knows already stay as they are.
 
     Args:
-        store: From :func:`standard_types`.
+        store: From ``standard_types``.
         type_name: The first type of the text.
-        text: As :func:`definition` makes it.
+        text: As ``definition`` makes it.
     """
     types = get_types_from_msg(text, type_name)
     store.register({name: fields for name, fields in types.items() if name not in store.fielddefs})

@@ -3,7 +3,7 @@
 
 Files are read from front to back, so that one without its end (a killed recorder, a full disk, a broken copy) still
 gives all that is whole. Messages are decoded by the definitions that the bag brings along. Bags of ROS 1 are left to
-`rosbags`.
+``rosbags``.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class _Decoder:
         self.messages = 0
 
     def notes(self) -> list[str]:
-        """What was skipped, one line for each topic."""
+        """Return what was skipped, one line for each topic."""
         return [
             f"{len(reasons)} messages of {topic} are skipped: {reasons[0]}" for topic, reasons in self._skipped.items()
         ]

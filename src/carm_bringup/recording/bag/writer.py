@@ -77,13 +77,13 @@ class BagWriter:
     def add_topic(
         self, name: str, type_name: str, definition: str, qos: Sequence[Mapping[str, Any]] = (), type_hash: str = ""
     ) -> int:
-        """Announce a topic; return its channel for :meth:`write`.
+        """Announce a topic; return its channel for ``write``.
 
         Args:
             name: Full topic name.
             type_name: For example ``"sensor_msgs/msg/Image"``.
             definition: Text of the type and those it uses
-                (:func:`carm_bringup.recording.bag.message_definitions.definition`).
+                (``carm_bringup.recording.bag.message_definitions.definition``).
             qos: QoS profiles that publishers offer, in the words of ``metadata.yaml``.
             type_hash: ``RIHS01_...``; may be empty.
         """
@@ -103,7 +103,7 @@ class BagWriter:
         """Add a message.
 
         Args:
-            channel: From :meth:`add_topic`.
+            channel: From ``add_topic``.
             data: CDR with its header.
             received_ns: When it came, ns since 1970.
             published_ns: When it was sent, ns since 1970; as received when left out.
@@ -135,7 +135,7 @@ class BagWriter:
             raise self._failed(error) from error
 
     def describe(self, key: str, value: str) -> None:
-        """Set an entry of ``custom_data`` in ``metadata.yaml``; `ros2 bag info -v` shows it."""
+        """Set an entry of ``custom_data`` in ``metadata.yaml``; ``ros2 bag info -v`` shows it."""
         self._custom[key] = value
 
     def flush(self) -> None:

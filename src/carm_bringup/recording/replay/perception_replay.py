@@ -137,7 +137,7 @@ def _frame(recorded: RecordedFrame, settings: LocalizerParameters, frames: Frame
 
 
 def _free_query(settings: LocalizerParameters) -> Query:
-    """What the node asks about a frame that nobody asks about."""
+    """Return what the node asks about a frame that nobody asks about."""
     return Query(Protocol.POINTING if settings.localizer in NAMES else Protocol.LOCALIZATION)
 
 

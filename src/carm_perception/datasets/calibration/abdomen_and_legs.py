@@ -33,7 +33,7 @@ _TRIES = 400
 
 
 def leg_frames(patient: Patient, count: int, carm: CArm, rng: np.random.Generator) -> list[XrayFrame]:
-    """Views from L4 to the ankles of a whole body, no landmark within :data:`AWAY_MM` of the image center.
+    """Return the views from L4 to the ankles of a whole body, no landmark within ``AWAY_MM`` of the image center.
 
     Args:
         patient: A whole body.
@@ -65,7 +65,7 @@ def leg_frames(patient: Patient, count: int, carm: CArm, rng: np.random.Generato
 
 
 def leg_images() -> NDArray[np.uint8]:
-    """Images uint8 (n, 128, 128) of the calibration's whole bodies, kept in the user's cache.
+    """Return the images uint8 (n, 128, 128) of the calibration's whole bodies, kept in the user's cache.
 
     Raises:
         ConfigurationError: The cache cannot be written.

@@ -49,12 +49,12 @@ class PatientViews:
     displacement_mm: NDArray[np.float64]
 
     def frame(self, index: int) -> XrayFrame:
-        """One view as a localizer gets it."""
+        """Return one view as a localizer gets it."""
         return XrayFrame(self.images[index], FIELD_MM / MODEL_PX, float(index))
 
 
 def patient_names(nominal: int, shifted: int) -> tuple[str, ...]:
-    """Names of calibration patients.
+    """Return the names of calibration patients.
 
     Args:
         nominal: Phantoms of the style of the training.
@@ -101,7 +101,7 @@ def render(patient: str, views: int) -> PatientViews:
 def _positions(
     points: dict[int, NDArray[np.float64]], centered: bool, carm: CArm, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Joint positions of a random view within reach. Table frame: head, right, up."""
+    """Return the joint positions of a random view within reach. Table frame: head, right, up."""
     spread = ViewDistribution()
     trunk = np.mean([points[i] for i in TRUNK_IDS if i in points] or list(points.values()), axis=0)
     for _ in range(_TRIES):
@@ -122,7 +122,7 @@ def _positions(
 
 
 def views_folder(views: int) -> Path:
-    """Folder of the images in the user's cache, by what they depend on besides the patient."""
+    """Return the folder of the images in the user's cache, by what they depend on besides the patient."""
     from carm_sim.phantom.generator import GENERATOR_VERSION
 
     return cache_dir() / "calibration" / f"v{GENERATOR_VERSION}-{MODEL_PX}px-{views}"
@@ -160,7 +160,7 @@ def prepare_views(
         progress: Called once for each patient.
 
     Returns:
-        A file for each patient, for :func:`load_views`.
+        A file for each patient, for ``load_views``.
 
     Raises:
         ConfigurationError: The cache cannot be written.

@@ -18,7 +18,7 @@ LEAVES, NOISES = 80, 40
 
 
 def strangers(seed: int = 0) -> NDArray[np.uint8]:
-    """Images uint8 (n, 128, 128), the same for the same seed."""
+    """Return the images uint8 (n, 128, 128), the same for the same seed."""
     rng = np.random.default_rng([seed, 41])
     return np.stack([_leaves(rng) for _ in range(LEAVES)] + [_noise(rng) for _ in range(NOISES)])
 

@@ -20,7 +20,7 @@ _DEGREES = ("degrees", "degrees", "degrees", "deg", "degree", "°")
 
 
 def number_words(value: int) -> str:
-    """A number from 0 to 99 in words."""
+    """Return a number from 0 to 99 in words."""
     if value < len(_SMALL):
         return _SMALL[value]
     return _TENS[value // 10] + (f" {_SMALL[value % 10]}" if value % 10 else "")

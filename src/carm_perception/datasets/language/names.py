@@ -23,7 +23,7 @@ _IN_IMAGE = ("the {part} on the {other} of the image", "the {part} on the {other
 
 @lru_cache(maxsize=64)
 def parts(identifier: int) -> tuple[str, ...]:
-    """All names of a landmark, lower case, without the side."""
+    """Return all names of a landmark, lower case, without the side."""
     mark = landmark(identifier)
     names = [name.lower() for name in (mark.name, *mark.synonyms)]
     side = side_of(identifier)
@@ -32,7 +32,7 @@ def parts(identifier: int) -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def _known(identifier: int, split: Split) -> tuple[str, ...]:
-    """Names of a split: a name of a pair that training hears for one side only is held out for the other."""
+    """Return the names of a split: a name of a pair that training hears for one side only is held out for the other."""
     names = parts(identifier)
     if split == "test" or not side_of(identifier):
         return names
@@ -45,13 +45,13 @@ def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
 
 
 def part(rng: np.random.Generator, identifier: int, split: Split) -> str:
-    """A name without the side; the first ones, which are common, more often."""
+    """Return a name without the side; the first ones, which are common, more often."""
     names = _known(identifier, split)
     return names[int(len(names) * rng.random() ** 1.3)]
 
 
 def phrase(rng: np.random.Generator, identifier: int, split: Split) -> str:
-    """Words for a landmark with its side, for example ``the elbow on the left``."""
+    """Return the words for a landmark with its side, for example ``the elbow on the left``."""
     name = part(rng, identifier, split)
     side = side_of(identifier)
     if not side:
@@ -68,7 +68,7 @@ def phrase(rng: np.random.Generator, identifier: int, split: Split) -> str:
 
 
 def another(rng: np.random.Generator, identifier: int) -> int:
-    """A different landmark, the other side's more often."""
+    """Return a different landmark, the other side's more often."""
     mirror = landmark(identifier).mirror_id
     if mirror and rng.random() < 0.3:
         return mirror

@@ -228,7 +228,7 @@ def sample(rng: np.random.Generator, split: Split = "train") -> tuple[str, Comma
         split: ``"train"``, or ``"test"`` with templates and words that training never sees.
 
     Returns:
-        The sentence, at most :data:`WORD_LIMIT` words, and its command.
+        The sentence, at most ``WORD_LIMIT`` words, and its command.
     """
     while True:
         kind = _KINDS[int(rng.choice(len(_KINDS), p=[share for share, _ in _KINDS]))][1]

@@ -56,7 +56,7 @@ class Capture:
         coarse: Resolution relative to the detector's that the image went through.
         crop: Part of the display image that is kept: left, top, width, height, of its size.
         scale: Size of the image file relative to the cropped image.
-        orientation: One of :data:`ORIENTATIONS`.
+        orientation: One of ``ORIENTATIONS``.
         jpeg_quality: Of a JPEG that the image went through; 0: none.
     """
 
@@ -173,7 +173,7 @@ def develop(gray: Gray, field: tuple[int, int, int, int], capture: Capture) -> G
 
 
 def _with_marker(image: Gray, place: tuple[float, float]) -> Gray:
-    """A lead letter R on the patient's right, the left of the image, or L on the other side."""
+    """Return a lead letter R on the patient's right, the left of the image, or L on the other side."""
     rows, columns = image.shape
     on_left = place[1] < 0.6
     across = place[0] if on_left else 1 - place[0]
@@ -206,7 +206,7 @@ class Sheet:
         height: Rows that are kept.
         columns: Width of the file.
         rows: Height of the file.
-        orientation: One of :data:`ORIENTATIONS`.
+        orientation: One of ``ORIENTATIONS``.
     """
 
     left: int
@@ -219,7 +219,7 @@ class Sheet:
 
     @classmethod
     def of(cls, shape: tuple[int, int], capture: Capture) -> Sheet:
-        """The sheet that a capture cuts out of an image (rows, columns)."""
+        """Return the sheet that a capture cuts out of an image (rows, columns)."""
         rows, columns = shape
         left, top, width, height = capture.crop
         first = round(left * columns), round(top * rows)
@@ -240,12 +240,12 @@ class Sheet:
         return np.ascontiguousarray(cut)
 
     def upright(self, pixels: Array) -> Array:
-        """Positions (..., 2) in the display image as (column, row) in the file, were it upright."""
+        """Return the positions (..., 2) in the display image as (column, row) in the file, were it upright."""
         scale = np.array([self.columns / self.width, self.rows / self.height])
         return np.asarray((pixels - (self.left, self.top) + 0.5) * scale - 0.5)
 
     def pixels(self, pixels: Array) -> Array:
-        """Positions (..., 2) in the display image as (column, row) in the file."""
+        """Return the positions (..., 2) in the display image as (column, row) in the file."""
         placed = self.upright(pixels)
         if self.orientation in (MIRRORED, TURNED):
             placed[..., 0] = self.columns - 1 - placed[..., 0]
@@ -254,7 +254,7 @@ class Sheet:
         return placed
 
     def displacement_mm(self, pixels: Array, mm_per_px: float) -> Array:
-        """Displacements (..., 2) from the file's center, right and up in the upright image, mm.
+        """Return the displacements (..., 2) from the file's center, right and up in the upright image, mm.
 
         Args:
             pixels: Positions in the display image.
@@ -264,12 +264,12 @@ class Sheet:
         return np.asarray((pixels - middle) * (mm_per_px, -mm_per_px))
 
     def mm_per_px(self, mm_per_px: float) -> float:
-        """Pixel spacing of the file; along the rows it differs by rounding to whole pixels only."""
+        """Return the pixel spacing of the file; along the rows it differs by rounding to whole pixels only."""
         return mm_per_px * self.width / self.columns
 
 
 def finish(image: Gray, capture: Capture, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Noise of the display chain, 8 bits, and a passage through JPEG."""
+    """Return the noise of the display chain, 8 bits, and a passage through JPEG."""
     if capture.noise:
         image = image + rng.normal(0, capture.noise, image.shape).astype(np.float32)
     gray: NDArray[np.uint8] = np.clip(np.rint(image * 255), 0, 255).astype(np.uint8)

@@ -18,7 +18,7 @@ EXTRA_RAISED = 0.12
 """Fraction of bodies whose arms are raised in any case, as for a chest CT; more come from the generator's own draw."""
 
 WHOLE_BODIES = 0.05
-"""Fraction of bodies that reach to the feet; :data:`ELSEWHERE` of their views are centered anywhere along them."""
+"""Fraction of bodies that reach to the feet; ``ELSEWHERE`` of their views are centered anywhere along them."""
 
 ELSEWHERE = 0.7
 

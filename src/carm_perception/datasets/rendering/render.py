@@ -63,7 +63,7 @@ class Variant:
 
 
 def stored_detector() -> Detector:
-    """The detector of the stored views before averaging: wider than the real one by the margin."""
+    """Return the detector of the stored views before averaging: wider than the real one by the margin."""
     pitch = DETECTOR_SIDE_MM / MODEL_PX
     side = STORED_PX * SUPERSAMPLING
     return Detector(side, side, pitch / SUPERSAMPLING)

@@ -55,7 +55,7 @@ HARDWARE = {
     "surgeon_hand": 1.0,
     "pleural_effusion": 1.0,
 }
-"""What may be in the beam, by name of :mod:`carm_sim.devices`, with how often it is drawn."""
+"""What may be in the beam, by name of ``carm_sim.devices``, with how often it is drawn."""
 
 FIELDS = {
     "patient": "string",
@@ -172,7 +172,7 @@ def draw_scan(rng: np.random.Generator, body: PhantomBody, name: str) -> Scan:
 
 
 def _equipped(patient: Patient, rng: np.random.Generator) -> Patient:
-    """The patient with up to three things; what does not fit on this body is left out."""
+    """Return the patient with up to three things; what does not fit on this body is left out."""
     count = int(rng.integers(1, 4)) if rng.random() < HARDWARE_CHANCE else 0
     weights = np.array(list(HARDWARE.values()))
     names = rng.choice(list(HARDWARE), size=count, replace=False, p=weights / weights.sum())
@@ -307,7 +307,7 @@ def _labeled(
 def rows(
     seed: int, style: str, split: str, patient: str, views: int, distribution: ViewDistribution
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one patient; arguments as in :func:`carm_perception.datasets.rendering.integrals.rows`."""
+    """Rows of one patient; arguments as in ``carm_perception.datasets.rendering.integrals.rows``."""
     from carm_sim.phantom import generate_phantom
 
     rng = np.random.default_rng([seed, 91])

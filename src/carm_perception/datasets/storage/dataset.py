@@ -59,13 +59,13 @@ class DatasetSpec:
     """What to generate.
 
     Attributes:
-        split: One of :data:`SPLITS`.
+        split: One of ``SPLITS``.
         patients: Number of phantoms.
         views: Views of each phantom.
         patients_per_shard: Phantoms in one Parquet file.
         first: Index of the first phantom within the split.
         distribution: Spread of the views; None: that of the format.
-        format: One of :data:`FORMATS`.
+        format: One of ``FORMATS``.
     """
 
     split: str = "train"
@@ -102,7 +102,7 @@ class DatasetSpec:
         return self.distribution or FORMATS[self.format].distribution
 
     def shards(self) -> dict[str, list[int]]:
-        """File name of each shard and the seeds of its phantoms."""
+        """Return the file name of each shard and the seeds of its phantoms."""
         base = SPLITS[self.split][1]
         seeds = [base + index for index in range(self.first, self.first + self.patients)]
         size = self.patients_per_shard
@@ -147,7 +147,7 @@ def generate(folder: Path, spec: DatasetSpec, workers: int = 2, progress: bool =
         spec: What to generate.
         workers: Processes; 0: all cores.
         progress: Show a progress bar.
-        engine: One of :data:`carm_perception.datasets.parallel.ENGINES`.
+        engine: One of ``carm_perception.datasets.parallel.ENGINES``.
 
     Returns:
         Number of shards that were made now.

@@ -30,7 +30,7 @@ class StorageError(CarmError):
 
 
 def png(image: NDArray[np.uint8]) -> dict[str, Any]:
-    """A gray image (rows, columns) as a value of an image column."""
+    """Return a gray image (rows, columns) as a value of an image column."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -39,7 +39,7 @@ def png(image: NDArray[np.uint8]) -> dict[str, Any]:
 
 
 def schema(fields: Mapping[str, str]) -> Any:
-    """Arrow schema, with the metadata that ``datasets`` reads.
+    """Return the arrow schema, with the metadata that ``datasets`` reads.
 
     Args:
         fields: Column to type: ``string``, ``int32``, ``int64``, ``float32``, ``bool``, or one of the above.
@@ -76,7 +76,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Any) -> N
     Args:
         path: The shard.
         rows: Its rows.
-        columns: From :func:`schema`.
+        columns: From ``schema``.
 
     Raises:
         StorageError: It cannot be written; nothing is left behind.
@@ -98,7 +98,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Any) -> N
 
 
 def storage_message(path: Path, error: OSError) -> str:
-    """One line for a failure to write."""
+    """Return one line for a failure to write."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     why = "the disk is full" if full else (os.strerror(error.errno) if error.errno else str(error).splitlines()[0])
     return f"cannot write {path}: {why}; finished shards are kept, the same command goes on from them"

@@ -59,11 +59,11 @@ class ViewStore:
         self._arrays: dict[str, NDArray[Any]] = {}
 
     def __len__(self) -> int:
-        """Number of views."""
+        """Return the number of views."""
         return len(self._arrays["displacement_mm"]) if self._arrays else 0
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        """A column for all views: see :meth:`add_shard`."""
+        """Return a column for all views: see ``add_shard``."""
         return self._arrays[name]
 
     def refresh(self, folder: Path, split: str, limit: int = 0) -> int:
@@ -119,7 +119,7 @@ class ViewStore:
         self._loaded.add(path.name)
 
     def arrays(self, index: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-        """Views by index.
+        """Return the views by index.
 
         Returns:
             ``soft`` and ``bone`` (n, side, side) in mm of water, ``displacement_mm`` (n, 14, 2), ``mm_per_px`` (n,).

@@ -25,7 +25,7 @@ NO_ANSWER = "no answer"
 
 
 def rate(successes: Iterable[bool]) -> float | None:
-    """Fraction of true values, to four digits; None without any value."""
+    """Return the fraction of true values, to four digits; None without any value."""
     values = list(successes)
     return round(float(np.mean(values)), 4) if values else None
 
@@ -47,19 +47,19 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def wilson(successes: Sequence[bool]) -> list[float] | None:
-    """Wilson's 95 % interval of a rate, to four digits; None without any value."""
+    """Return the Wilson's 95 % interval of a rate, to four digits; None without any value."""
     if not successes:
         return None
     return [round(bound, 4) for bound in wilson_interval(int(sum(successes)), len(successes))]
 
 
 def with_interval(name: str, successes: Sequence[bool]) -> dict[str, Any]:
-    """A rate and its interval by their names in reports."""
+    """Return a rate and its interval by their names in reports."""
     return {name: rate(successes), f"{name}_ci95": wilson(successes)}
 
 
 def distances(name: str, values_mm: Sequence[float]) -> dict[str, float | None]:
-    """Mean, median and 95th percentile of lengths by their names in reports, mm."""
+    """Return the mean, median and 95th percentile of lengths by their names in reports, mm."""
     if not len(values_mm):
         return dict.fromkeys((f"{name}_mean_mm", f"{name}_median_mm", f"{name}_p95_mm"))
     mean, (median, high) = np.mean(values_mm), np.percentile(values_mm, (50, 95))
@@ -71,7 +71,7 @@ def distances(name: str, values_mm: Sequence[float]) -> dict[str, float | None]:
 
 
 def summarize(records: Sequence[Record], cases: int) -> dict[str, Any]:
-    """All figures of one localizer on one suite.
+    """Return all figures of one localizer on one suite.
 
     Args:
         records: Every question that was asked, in order.
@@ -95,7 +95,7 @@ def summarize(records: Sequence[Record], cases: int) -> dict[str, Any]:
 
 
 def hit_figures(hits: Sequence[ListRecord]) -> dict[str, Any]:
-    """Whether the truly closest landmark is the first answer, or among the first two; swaps of sides."""
+    """Return whether the truly closest landmark is the first answer, or among the first two; swaps of sides."""
     figures: dict[str, Any] = {}
     for k in (1, 2):
         right = [hit(r.truth_ids[0], r.answer_ids, k) for r in hits]
@@ -105,7 +105,7 @@ def hit_figures(hits: Sequence[ListRecord]) -> dict[str, Any]:
 
 
 def retrieval_figures(retrieved: Sequence[ListRecord]) -> dict[str, Any]:
-    """Precision, recall and average precision at 1 to 3."""
+    """Return the precision, recall and average precision at 1 to 3."""
     figures: dict[str, Any] = {}
     for k in RETRIEVAL_K:
         for name, of in (("p", precision), ("r", recall), ("ap", average_precision)):
@@ -134,7 +134,7 @@ def _errors(points: Sequence[PointRecord]) -> dict[str, Any]:
 
 
 def coverage(answered: Sequence[PointRecord]) -> dict[str, Any]:
-    """Fraction of landmarks within the stated radius, and the median radius, at each level."""
+    """Return the fraction of landmarks within the stated radius, and the median radius, at each level."""
     figures: dict[str, Any] = {}
     calibrated = [bool(r.radii_mm) for r in answered]
     figures["radius_source"] = "calibrated" if calibrated and all(calibrated) else "standard deviation"
@@ -146,7 +146,7 @@ def coverage(answered: Sequence[PointRecord]) -> dict[str, Any]:
 
 
 def landmark_figures(hits: Sequence[ListRecord], points: Sequence[PointRecord], identifier: int) -> dict[str, Any]:
-    """Figures of views whose closest landmark is this one, and of pointing to it."""
+    """Return the figures of views whose closest landmark is this one, and of pointing to it."""
     own = [r for r in hits if r.truth_ids[0] == identifier]
     answered = [r for r in points if r.target == identifier and np.isfinite(r.error_mm)]
     within = [r.error_mm <= r.radius_mm(90) for r in answered if np.isfinite(r.radius_mm(90))]
@@ -182,7 +182,7 @@ def left_right_gap(per_landmark: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def confusion(hits: Sequence[ListRecord]) -> dict[str, Any]:
-    """Counts (14 rows: true closest landmark; 15 columns: first of the answer, last :data:`NO_ANSWER`)."""
+    """Return the counts (14 rows: true closest landmark; 15 columns: first of the answer, last ``NO_ANSWER``)."""
     names = [mark.name for mark in LANDMARKS]
     row_of = {mark.id: row for row, mark in enumerate(LANDMARKS)}
     counts = np.zeros((len(names), len(names) + 1), int)
@@ -193,7 +193,7 @@ def confusion(hits: Sequence[ListRecord]) -> dict[str, Any]:
 
 
 def _falsification(records: Sequence[Record]) -> dict[str, Any]:
-    """Abstention over all questions, by kind of image and by protocol."""
+    """Return the abstention over all questions, by kind of image and by protocol."""
     figures = with_interval("abstained", [r.status is Status.ABSTAINED for r in records])
     figures |= with_interval("false_answers", [r.status is Status.ANSWERED for r in records])
     groups: dict[str, list[bool]] = {}
@@ -209,13 +209,13 @@ COMPARED = ("hit_1", "hit_2", "p_at_1", "p_at_3", "error_mean_mm", "mirror_swap"
 
 
 def to_nominal(figures: Mapping[str, Any], nominal: Mapping[str, Any]) -> dict[str, float | None]:
-    """By how much each of :data:`COMPARED` exceeds the nominal suite's; None where either is missing."""
+    """By how much each of ``COMPARED`` exceeds the nominal suite's; None where either is missing."""
     pairs = {name: (figures.get(name), nominal.get(name)) for name in COMPARED}
     return {k: None if one is None or other is None else round(one - other, 4) for k, (one, other) in pairs.items()}
 
 
 def latencies(values_s: Sequence[float]) -> dict[str, float | None]:
-    """Median and 99th percentile without the first call, which is given apart, ms."""
+    """Return the median and 99th percentile without the first call, which is given apart, ms."""
     milliseconds = 1e3 * np.array([value for value in values_s if np.isfinite(value)])
     rest = milliseconds[1:]
     percentiles = {f"latency_p{p}_ms": round(float(np.percentile(rest, p)), 1) if len(rest) else None for p in (50, 99)}

@@ -83,7 +83,7 @@ class Evaluation:
         return f"{self.localizer}/{self.suite.name}"
 
     def figures(self) -> dict[str, Any]:
-        """Figures by their names in reports; rates are fractions, lengths mm, times ms."""
+        """Return the figures by their names in reports; rates are fractions, lengths mm, times ms."""
         return {**summarize(self.records, self.cases), "warm_up_ms": round(1e3 * self.warm_up_s, 1)}
 
 
@@ -132,7 +132,7 @@ def timed(localizer: Localizer, case: Case, query: Query) -> tuple[Localization,
 
 
 def order_of(reply: Localization) -> tuple[int, ...]:
-    """Landmarks of an answer, closest first, word for word; empty when there is none."""
+    """Return the landmarks of an answer, closest first, word for word; empty when there is none."""
     return tuple(estimate.id for estimate in reply.estimates) if reply.ok else ()
 
 

@@ -58,7 +58,7 @@ def read_targets(path: Path, column: str = "") -> dict[str, tuple[int, ...]]:
 
     Args:
         path: CSV file.
-        column: Column of the landmarks; empty: the one of :data:`TARGET_COLUMNS` that is there.
+        column: Column of the landmarks; empty: the one of ``TARGET_COLUMNS`` that is there.
 
     Returns:
         Image file to its closest landmarks, closest first.
@@ -98,7 +98,7 @@ def score(path: Path, targets: Mapping[str, tuple[int, ...]], protocol: Protocol
 
     Args:
         path: CSV file.
-        targets: From :func:`read_targets`; files are matched by their whole path, else by their name.
+        targets: From ``read_targets``; files are matched by their whole path, else by their name.
         protocol: Form of the outputs: localization, retrieval or re-evaluation.
 
     Returns:
@@ -154,7 +154,7 @@ def _answer(text: str, protocol: Protocol) -> tuple[Status, tuple[int, ...]]:
 
 
 def _standard_name(match: re.Match[str]) -> str:
-    """An entry ``id: name`` with the standard name, if the name is a synonym of that landmark; else as it is."""
+    """Return an entry ``id: name`` with the standard name, if the name is a synonym of that landmark; else as it is."""
     identifier, name = int(match.group(1)), match.group(2).strip()
     try:
         fits = name.lower() in _FURTHER_NAMES.get(identifier, ()) or find_landmark(name).id == identifier
@@ -180,7 +180,7 @@ def _name(file: str) -> str:
 
 
 def _by_name(targets: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """File name to target, for names that are there once."""
+    """Return the file name to target, for names that are there once."""
     count = Counter(_name(file) for file in targets)
     return {_name(file): file for file in targets if count[_name(file)] == 1}
 

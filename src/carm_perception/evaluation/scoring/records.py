@@ -23,14 +23,14 @@ class Status(StrEnum):
 
 
 def status_of(reply: Localization) -> Status:
-    """What came of a question."""
+    """Return what came of a question."""
     if reply.error is not None:
         return Status.MALFORMED if reply.error == "malformed" else Status.FAILED
     return Status.ABSTAINED if reply.abstained else Status.ANSWERED
 
 
 def round_normal_radius(std_mm: float, share: float) -> float:
-    """Radius about its mean that holds a share of a round normal distribution, mm (Rayleigh's distribution).
+    """Return the radius about its mean that holds a share of a round normal distribution, mm (Rayleigh's distribution).
 
     Args:
         std_mm: Standard deviation of either component, mm.
@@ -104,7 +104,7 @@ class PointRecord:
 
 
 def calibrated_radii(estimate: LandmarkEstimate) -> dict[int, float]:
-    """Calibrated radii that an estimate carries, by level in per cent."""
+    """Return the calibrated radii that an estimate carries, by level in per cent."""
     found = {level: float(getattr(estimate, f"radius_{level}_mm", NAN)) for level in LEVELS}
     return {level: radius for level, radius in found.items() if math.isfinite(radius)}
 

@@ -40,7 +40,7 @@ _GEOMETRY = 19
 
 @lru_cache(maxsize=1)
 def fingerprint() -> str:
-    """Hash of everything in the sources that the images depend on."""
+    """Return the hash of everything in the sources that the images depend on."""
     sim, core, perception = (Path(str(m.__file__)).parent for m in (carm_sim, carm_core, carm_perception))
     sources = [p for p in sim.rglob("*.py") if "nodes" not in p.parts]
     sources += [core / f"{name}.py" for name in ("imaging/projection", "robot/kinematics", "landmarks", "transforms")]

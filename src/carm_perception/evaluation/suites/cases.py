@@ -130,7 +130,7 @@ def truth_mm(exposure: Exposure, points_mm: Mapping[int, Array]) -> Array:
 def draw_positions(
     points: Mapping[int, Array], target: int, spread: ViewDistribution, carm: CArm, rng: np.random.Generator
 ) -> NDArray[np.float64] | None:
-    """Joint positions (6,) of a random view, or None when it is out of reach.
+    """Return the joint positions (6,) of a random view, or None when it is out of reach.
 
     Args:
         points: Landmark id to its position (3,) in the table frame, mm.

@@ -3,7 +3,7 @@
 
 - ``air``: the bare beam, with the noise of the detector.
 - ``abdomen-legs``: from L4 to the ankles of whole bodies; no landmark within
-  :data:`~carm_perception.datasets.calibration.abdomen_and_legs.AWAY_MM` of the image center.
+  ``~carm_perception.datasets.calibration.abdomen_and_legs.AWAY_MM`` of the image center.
 - ``photograph``: parts of the photograph of Grace Hopper (US Navy, public domain) that comes with matplotlib, in gray,
   turned and mirrored.
 - ``noise``: white noise, noise with a 1/f spectrum, and uniform gray in turn.
@@ -92,7 +92,7 @@ def _noise(number: int, count: int, carm: CArm, seed: int) -> list[XrayFrame]:
 
 
 def _frame(image: NDArray[np.uint8], carm: CArm) -> XrayFrame:
-    """A square image at the size and the scale of the detector's."""
+    """Return a square image at the size and the scale of the detector's."""
     view = carm.view(carm.home)
     side = view.detector.rows
     resized = cv2.resize(np.ascontiguousarray(image), (side, side), interpolation=cv2.INTER_AREA)

@@ -79,7 +79,7 @@ SHIFTS: Mapping[str, Shift] = {
     "rotation": Shift(roll_deg=(10.0, 25.0)),
     "inverted": Shift(inverted=True),
 }
-"""By the names of :data:`carm_perception.evaluation.suites.suites.SHIFTS`, which describes them; empty: nominal."""
+"""By the names of ``carm_perception.evaluation.suites.suites.SHIFTS``, which describes them; empty: nominal."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +94,11 @@ class RolledCArm(CArm):
 
     @classmethod
     def of(cls, carm: CArm, roll_rad: float) -> RolledCArm:
-        """The same arm, turned."""
+        """Return the same arm, turned."""
         return cls(**{f.name: getattr(carm, f.name) for f in fields(carm) if f.name != "roll_rad"}, roll_rad=roll_rad)
 
     def view(self, positions: ArrayLike, binning: int = 3) -> XrayView:
-        """As of :class:`CArm`, turned."""
+        """As of ``CArm``, turned."""
         view = super().view(positions, binning)
         return replace(view, rotation=view.rotation @ rotation_about("z", self.roll_rad))
 
@@ -157,7 +157,7 @@ def prepare(name: str, number: int, shift: Shift, carm: CArm, rng: np.random.Gen
 
 
 def equipped(patient: Patient, count: int, rng: np.random.Generator) -> Patient:
-    """A patient with so many pieces of hardware; what cannot be placed is passed over for the next."""
+    """Return a patient with so many pieces of hardware; what cannot be placed is passed over for the next."""
     placed = 0
     for item in rng.permutation(HARDWARE):
         if placed == count:
@@ -171,7 +171,7 @@ def equipped(patient: Patient, count: int, rng: np.random.Generator) -> Patient:
 
 
 def _truncated(name: str, seed: int) -> tuple[Patient, dict[int, Array]]:
-    """A phantom whose volume ends as a chest CT does, and where all its landmarks are in the table frame."""
+    """Return a phantom whose volume ends as a chest CT does, and where all its landmarks are in the table frame."""
     body = crop_to_ct_field(cached_phantom(int(name.removeprefix("phantom:"))), seed)
     patient = make_patient(f"{name} (truncated)", body.volume, body.landmarks_mm, "truncated phantom")
     known = {mark.id for mark in LANDMARKS}

@@ -57,7 +57,7 @@ class Suite:
         patients: Names for ``load_patient``; of the falsification suite, ``KIND:NUMBER``.
         views: Views over all patients.
         description: One line.
-        shift: One of :data:`SHIFTS`; empty: none.
+        shift: One of ``SHIFTS``; empty: none.
         inside_fraction: A view counts when at least this part of its rays meets the CT.
     """
 
@@ -76,7 +76,7 @@ class Suite:
 
 
 def resolve(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of suites from names, aliases and groups, each once.
+    """Return the names of suites from names, aliases and groups, each once.
 
     Raises:
         UnknownNameError: There is no such suite; carries the nearest name.
@@ -96,7 +96,7 @@ def suite(name: str, patients: int = 0, views: int = 0) -> Suite:
     """Make a suite.
 
     Args:
-        name: One of :data:`SUITE_NAMES` or :data:`ALIASES`.
+        name: One of ``SUITE_NAMES`` or ``ALIASES``.
         patients: Number of patients; 0: the suite's own.
         views: Views over all patients; 0: as many of each patient as in the suite.
 

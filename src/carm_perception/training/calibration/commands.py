@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def report(held_out: dict[str, Any]) -> list[str]:
-    """Lines that say how the calibration holds on patients left out."""
+    """Return the lines that say how the calibration holds on patients left out."""
     from carm_perception.uncertainty.out_of_distribution import LEGS, NO_BODY
 
     lines = []

@@ -28,7 +28,7 @@ Strange = Mapping[str, tuple[Array, Array]]
 """Name of a family of strange images to the standard deviations and presences (m, 14) that are read from them."""
 
 Tables = tuple[RadiusTable, ...]
-"""A table for each of :data:`CASES`."""
+"""A table for each of ``CASES``."""
 
 FOLDS = 5
 
@@ -48,39 +48,39 @@ class Answers:
     seen: Mask
 
     def error_mm(self, samples: Samples) -> Array:
-        """Radial errors (n, 14); NaN without an answer or without truth."""
+        """Return the radial errors (n, 14); NaN without an answer or without truth."""
         error: Array = np.linalg.norm(self.place_mm - samples.truth_mm, axis=-1)
         return error
 
     @property
     def case(self) -> NDArray[np.int64]:
-        """Position of each answer in :data:`CASES` (n, 14)."""
+        """Position of each answer in ``CASES`` (n, 14)."""
         return case_index(self.seen, self.place_mm)
 
     def radii_mm(self, tables: Tables) -> Array:
-        """Radii (n, 14, levels) from the table of each case."""
+        """Return the radii (n, 14, levels) from the table of each case."""
         by_case = np.stack([table.radii_mm(self.std_mm) for table in tables])
         radii: Array = np.take_along_axis(by_case, self.case[None, ..., None], axis=0)[0]
         return radii
 
     def doubt(self, tables: Tables) -> Array:
-        """How little each answer is to be trusted (n, 14)."""
+        """Return how little each answer is to be trusted (n, 14)."""
         return doubt(self.radii_mm(tables)[..., 0], self.place_mm, self.seen)
 
 
 def speaker_answers(samples: Samples) -> Answers:
-    """The language model's: what it places in the image counts as seen."""
+    """Return the language model's: what it places in the image counts as seen."""
     inside = (np.abs(samples.speaker_mm) <= FIELD_MM / 2).all(-1)
     return Answers(samples.speaker_mm, samples.speaker_std_mm, np.asarray(inside))
 
 
 def referee_answers(samples: Samples) -> Answers:
-    """The deep-learning localizer's."""
+    """Return the deep-learning localizer's."""
     return Answers(samples.referee_mm, samples.referee_std_mm, samples.seen)
 
 
 def radius_tables(samples: Samples, answers: Answers) -> Tables:
-    """A table for each case."""
+    """Return a table for each case."""
     error, case = answers.error_mm(samples), answers.case
     return tuple(fit_radii(error, answers.std_mm, case == number) for number in range(len(CASES)))
 
@@ -189,7 +189,7 @@ def fit(samples: Samples, strange: Strange, model_version: str) -> Calibration:
 
 
 def answers_of(name: str, samples: Samples, calibration: Calibration) -> Answers:
-    """Answers of a localizer, joined as a calibration says."""
+    """Return the answers of a localizer, joined as a calibration says."""
     if name == "compact":
         return speaker_answers(samples)
     if name == "regression":
@@ -220,11 +220,11 @@ class _Judged:
         return cls(error, answers.radii_mm(tables), given, case, bad, samples.in_image)
 
     def of_views(self, chosen: Mask) -> _Judged:
-        """Some of the views (n,)."""
+        """Return some of the views (n,)."""
         return _Judged(*(getattr(self, f.name)[chosen] for f in fields(self)))
 
     def figures(self) -> dict[str, Any]:
-        """Coverage and mean radius at each level, risk and share of answers at each risk."""
+        """Return the coverage and mean radius at each level, risk and share of answers at each risk."""
         valid = np.isfinite(self.error_mm)
         masks = {"all": valid, "in_image": valid & self.in_image}
         masks |= {case: valid & (self.case == number) for number, case in enumerate(CASES)}
@@ -250,7 +250,7 @@ def _concatenated(parts: list[_Judged]) -> _Judged:
 
 
 def check(samples: Samples, strange: Strange, groups: dict[str, Mask]) -> dict[str, Any]:
-    """How a calibration holds on patients left out: each is judged by one that was made without it.
+    """Return how a calibration holds on patients left out: each is judged by one that was made without it.
 
     Args:
         samples: Views of the calibration patients.

@@ -53,11 +53,11 @@ class Samples:
     of_two: NDArray[np.bool_]
 
     def __len__(self) -> int:
-        """Number of views."""
+        """Return the number of views."""
         return len(self.patient)
 
     def of(self, chosen: NDArray[np.bool_]) -> Samples:
-        """Some of the views (n,)."""
+        """Return some of the views (n,)."""
         return Samples(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
 
     @property
@@ -73,7 +73,7 @@ class Samples:
 
 
 def join_samples(parts: list[Samples]) -> Samples:
-    """All views of several parts."""
+    """Return all views of several parts."""
     return Samples(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Samples)})
 
 
@@ -107,7 +107,7 @@ class Reader:
         return Samples(patient=patient, truth_mm=views.displacement_mm, **columns)
 
     def read_strangers(self, images: NDArray[np.uint8]) -> tuple[Array, Array]:
-        """Standard deviations and presences (n, 14) of images without truth (n, 128, 128)."""
+        """Return the standard deviations and presences (n, 14) of images without truth (n, 128, 128)."""
         frames = [XrayFrame(image, FIELD_MM / MODEL_PX, 0.0) for image in images]
         readings = [self._referee.read(frame) for frame in frames]
         return np.array([r.std_mm for r in readings]), np.array([r.presence for r in readings])
@@ -153,7 +153,7 @@ def collect(folder: Path, paths: list[Path], workers: int, progress: Callable[[]
 
     Args:
         folder: Model folder.
-        paths: A file for each patient, from :func:`carm_perception.datasets.calibration.patient_views.prepare_views`.
+        paths: A file for each patient, from ``carm_perception.datasets.calibration.patient_views.prepare_views``.
         workers: Processes, each with one thread.
         progress: Called once for each patient.
 

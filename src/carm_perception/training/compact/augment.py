@@ -76,7 +76,7 @@ def random_crop(batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tenso
     """Shift, rotate, zoom and deform the field over the stored views; displacements follow.
 
     Returns:
-        As :func:`center_crop`.
+        As ``center_crop``.
     """
     count, stored = batch.soft.shape[0], batch.soft.shape[-1]
     margin = (stored - IMAGE_PX) / 2
@@ -127,7 +127,7 @@ def _deformed(marks_mm: Tensor, field: Tensor, mm_per_px: Tensor) -> Tensor:
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of (batch, rows, columns), borders repeated."""
+    """Return the Gaussian blur of (batch, rows, columns), borders repeated."""
     radius = max(1, math.ceil(2.5 * sigma))
     taps = torch.arange(-radius, radius + 1, dtype=image.dtype)
     kernel = torch.exp(-0.5 * (taps / sigma) ** 2)
@@ -138,7 +138,7 @@ def blur(image: Tensor, sigma: float) -> Tensor:
 
 
 def wide_blur(image: Tensor, sigma: float) -> Tensor:
-    """Nearly :func:`blur` for a wide kernel, on an eighth of the resolution."""
+    """Return the nearly ``blur`` for a wide kernel, on an eighth of the resolution."""
     small = blur(functional.avg_pool2d(image[:, None], 8)[:, 0], sigma / 8)
     return functional.interpolate(small[:, None], scale_factor=8, mode="bilinear", align_corners=False)[:, 0]
 
@@ -169,14 +169,14 @@ def _floor(logarithmic: Tensor, depth: Tensor) -> Tensor:
 
 
 def plain_display(soft: Tensor, bone: Tensor, bone_weight: float = 1.5) -> Tensor:
-    """Display image without any randomness, as the X-ray system windows it."""
+    """Return the display image without any randomness, as the X-ray system windows it."""
     count = soft.shape[0]
     attenuation = _floor(WATER_PER_MM * (soft + bone_weight * bone), torch.full((count, 1, 1), 2.5))
     return window(attenuation, torch.full((count, 1, 1), 0.005), torch.full((count, 1, 1), 0.995))
 
 
 def random_display(soft: Tensor, bone: Tensor, generator: torch.Generator) -> Tensor:
-    """Random tissue, exposure and display processing of (batch, 128, 128).
+    """Return the random tissue, exposure and display processing of (batch, 128, 128).
 
     Returns:
         Gray values 0 to 1.

@@ -87,7 +87,7 @@ class Average(Generic[Module]):
 
 
 def make_optimizer(groups: list[tuple[nn.Module, float]], weight_decay: float = 0.03) -> torch.optim.AdamW:
-    """AdamW with a peak learning rate per module; vectors are not decayed.
+    """Return the AdamW with a peak learning rate per module; vectors are not decayed.
 
     Args:
         groups: Modules with their peak learning rates; a parameter belongs to the first module that has it.

@@ -21,7 +21,7 @@ MAXIMUM_BYTES = 25_000_000
 
 
 def build_processor(tokenizer: Any) -> Any:
-    """Processor that resizes any image to the model's input and expands the image token.
+    """Return the processor that resizes any image to the model's input and expands the image token.
 
     Args:
         tokenizer: The compact model's tokenizer.

@@ -25,7 +25,7 @@ TOWER_RATE = 0.4
 def localizer_loss(
     localizer: LandmarkLocalizer, gray: Tensor, marks: Tensor, mm_per_px: Tensor, progress: float
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss of both readings."""
+    """Return the loss of both readings."""
     mean, log_scale, logits = localizer(gray)
     regression = displacement_loss(mean, log_scale, marks)
     presence = presence_loss(logits, marks, mm_per_px, FINE_CELL_SIGMA)
@@ -34,7 +34,7 @@ def localizer_loss(
 
 @torch.no_grad()
 def evaluate_localizer(localizer: LandmarkLocalizer, store: ViewStore, limit: int = 1000) -> dict[str, float]:
-    """Figures of its readings of plainly displayed views."""
+    """Return the figures of its readings of plainly displayed views."""
     localizer.eval()
     guesses, truth = [], []
     for start in range(0, min(limit, len(store)), 50):

@@ -13,7 +13,7 @@ FOCUS_MM = 90.0
 """Landmarks within about this distance of the center count up to three times."""
 
 CELL_SIGMA = 0.6
-"""Standard deviation of the soft label of :func:`presence_loss` with 16 x 16 cells, in cells."""
+"""Standard deviation of the soft label of ``presence_loss`` with 16 x 16 cells, in cells."""
 FINE_CELL_SIGMA = 0.8
 """The same with 32 x 32 cells."""
 
@@ -22,7 +22,7 @@ IN_VIEW_WEIGHT = 3.0
 
 
 def displacement_loss(mean: Tensor, log_scale: Tensor, truth_mm: Tensor) -> Tensor:
-    """Negative log-likelihood of displacements under a Laplace distribution with learned scale.
+    """Return the negative log-likelihood of displacements under a Laplace distribution with learned scale.
 
     Args:
         mean: (batch, 14, 2) in units of 100 mm.
@@ -40,7 +40,7 @@ def displacement_loss(mean: Tensor, log_scale: Tensor, truth_mm: Tensor) -> Tens
 
 
 def ordinal_loss(logits: Tensor, truth_mm: Tensor, number_ids: Tensor, sigma_mm: float) -> Tensor:
-    """Cross-entropy of number tokens against a Gaussian around the true value: near misses cost less.
+    """Return the cross-entropy of number tokens against a Gaussian around the true value: near misses cost less.
 
     Args:
         logits: (n, vocabulary).
@@ -61,7 +61,7 @@ def ordinal_loss(logits: Tensor, truth_mm: Tensor, number_ids: Tensor, sigma_mm:
 
 
 def presence_loss(logits: Tensor, truth_mm: Tensor, mm_per_px: Tensor, sigma: float = CELL_SIGMA) -> Tensor:
-    """Cross-entropy of the cell in which each landmark lies, or of its absence.
+    """Return the cross-entropy of the cell in which each landmark lies, or of its absence.
 
     Args:
         logits: (batch, 14, cells + 1), cells row by row as displayed, then absence.

@@ -147,7 +147,7 @@ class QuestionPacker:
         return self._packed(rows, self.prefix)
 
     def pack_commands(self, rows: int, rng: np.random.Generator) -> Packed:
-        """Draw sentences of a clinician, :data:`COMMANDS` in each of ``rows`` sequences without an image."""
+        """Draw sentences of a clinician, ``COMMANDS`` in each of ``rows`` sequences without an image."""
         return self._packed([[self._command(rng) for _ in range(COMMANDS)] for _ in range(rows)], self.prefix[:1])
 
     def pack_all(self, truth_mm: NDArray[np.floating]) -> Packed:

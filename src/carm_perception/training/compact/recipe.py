@@ -79,7 +79,7 @@ class RecipeOptions:
 
 
 def fresh(size: CompactSize, seed: int) -> tuple[Compact, Any]:
-    """Model with random weights, and its tokenizer."""
+    """Return the model with random weights, and its tokenizer."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, size)
@@ -171,7 +171,7 @@ def train_compact(options: RecipeOptions, progress: bool = True) -> Path:
 
 
 def _fresh_localizer(options: RecipeOptions, compact: Compact) -> LandmarkLocalizer:
-    """The localizer as stage 3 begins: as an earlier run left it, else with the model's tower."""
+    """Return the localizer as stage 3 begins: as an earlier run left it, else with the model's tower."""
     localizer = LandmarkLocalizer(options.localizer_size)
     earlier = options.start.with_name("localizer.pt") if options.start is not None else None
     if earlier is not None and earlier.exists():

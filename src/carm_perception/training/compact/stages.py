@@ -3,7 +3,7 @@
 
 Stage 1 trains the tower and the projector by two heads. Stage 2 attaches the language model
 and trains everything on packed questions, with the heads' losses beside it. For stage 3, the deep-learning localizer,
-see :mod:`carm_perception.training.compact.landmark_stage`.
+see ``carm_perception.training.compact.landmark_stage``.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Compact(nn.Module):
         """Join them.
 
         Args:
-            model: From :func:`carm_perception.networks.vision_language_model.build_model`.
+            model: From ``carm_perception.networks.vision_language_model.build_model``.
             head: Displacement head of the same width.
             presence: Presence head of the same width.
         """
@@ -106,19 +106,19 @@ class Compact(nn.Module):
         self.model, self.head, self.presence = model, head, presence
 
     def tokens(self, gray: Tensor) -> Tensor:
-        """Projected image tokens of gray values (batch, 128, 128)."""
+        """Return the projected image tokens of gray values (batch, 128, 128)."""
         pixels = normalize(gray).contiguous(memory_format=torch.channels_last)
         return image_tokens(self.model, pixels)
 
 
 def load_batch(store: ViewStore, index: np.ndarray[Any, Any]) -> Batch:
-    """Views of the store as tensors."""
+    """Return the views of the store as tensors."""
     return Batch(**{name: torch.from_numpy(array) for name, array in store.arrays(index).items()})
 
 
 @torch.no_grad()
 def evaluate_head(compact: Compact, store: ViewStore, limit: int = 1000) -> dict[str, float]:
-    """Figures of the displacement head on plainly displayed views."""
+    """Return the figures of the displacement head on plainly displayed views."""
     compact.eval()
     predicted, truth, spacing = [], [], 1.0
     for start in range(0, min(limit, len(store)), 100):
@@ -279,7 +279,7 @@ class Stage(Generic[Module]):
 
 
 def heads_loss(compact: Compact, tokens: Tensor, marks: Tensor, mm_per_px: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Loss of both heads on projected image tokens, with figures for the log."""
+    """Return the loss of both heads on projected image tokens, with figures for the log."""
     mean, log_scale = compact.head(tokens)
     regression = displacement_loss(mean, log_scale, marks)
     presence = presence_loss(compact.presence(tokens), marks, mm_per_px)
@@ -290,7 +290,7 @@ def heads_loss(compact: Compact, tokens: Tensor, marks: Tensor, mm_per_px: Tenso
 def tower_loss(
     compact: Compact, gray: Tensor, marks: Tensor, mm_per_px: Tensor, progress: float
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss of stage 1."""
+    """Return the loss of stage 1."""
     return heads_loss(compact, compact.tokens(gray), marks, mm_per_px)
 
 
@@ -316,7 +316,7 @@ class QuestionLoss:
     def __call__(
         self, compact: Compact, gray: Tensor, marks: Tensor, mm_per_px: Tensor, progress: float
     ) -> tuple[Tensor, dict[str, float]]:
-        """Loss of a batch."""
+        """Return the loss of a batch."""
         tokens = compact.tokens(gray)
         heads, figures = heads_loss(compact, tokens, marks, mm_per_px)
         asked = max(1, round(QUESTIONED_FRACTIONS[progress > LATE] * len(marks)))
@@ -329,7 +329,7 @@ class QuestionLoss:
         return text + SENTENCES_WEIGHT * spoken + heads, figures
 
     def _spoken(self, compact: Compact, rows: int) -> Tensor:
-        """Loss of sentences of a clinician, which are read without an image."""
+        """Return the loss of sentences of a clinician, which are read without an image."""
         packed = self._packer.pack_commands(rows, self._rng)
         labels, weights = packed.labels.flatten(), packed.weights.flatten()
         logits = answer_logits(compact.model, None, packed).flatten(0, 1).float()
@@ -350,7 +350,7 @@ class QuestionLoss:
 
 
 def answer_logits(model: Any, tokens: Tensor | None, packed: Packed) -> Tensor:
-    """Logits (batch, p, vocabulary) at the positions that predict the answers of packed questions.
+    """Return the logits (batch, p, vocabulary) at the positions that predict the answers of packed questions.
 
     Args:
         model: The language model with its tower.
@@ -385,7 +385,7 @@ def stage_one(compact: Compact, options: StageOptions, folder: Path) -> Stage[Co
 def stage_two(
     compact: Compact, tokenizer: Any, options: StageOptions, folder: Path, sigma_start_mm: float = SIGMA_START_MM
 ) -> Stage[Compact]:
-    """Prepare stage 2: everything, the tower at a lower rate. For the width see :class:`QuestionLoss`."""
+    """Prepare stage 2: everything, the tower at a lower rate. For the width see ``QuestionLoss``."""
     model = compact.model.model
     train_on_gray(compact.model)
     model.vision_tower.to(memory_format=torch.channels_last)

@@ -55,12 +55,12 @@ def _joined(texts: Iterable[str], separator: str, weight: float) -> list[Piece]:
 
 
 def text(pieces: Iterable[Piece]) -> str:
-    """The answer as it is written."""
+    """Return the answer as it is written."""
     return "".join(piece.text for piece in pieces)
 
 
 def pointing(target: int, truth_mm: Displacements) -> list[Piece]:
-    """Answer of the pointing protocol.
+    """Return the answer of the pointing protocol.
 
     Args:
         target: Landmark id.
@@ -72,13 +72,13 @@ def pointing(target: int, truth_mm: Displacements) -> list[Piece]:
 
 
 def localization(truth_mm: Displacements) -> list[Piece]:
-    """Answer of the localization protocol."""
+    """Return the answer of the localization protocol."""
     ids = map(str, closest(truth_mm, LOCALIZED))
     return [Piece("["), *_joined(ids, ",", 1.0), Piece("]")]
 
 
 def retrieval(truth_mm: Displacements) -> list[Piece]:
-    """Answer of the retrieval protocol."""
+    """Return the answer of the retrieval protocol."""
     pieces = [Piece("[")]
     for number, identifier in enumerate(closest(truth_mm, RETRIEVED)):
         pieces += [Piece(", ")] if number else []
@@ -87,7 +87,7 @@ def retrieval(truth_mm: Displacements) -> list[Piece]:
 
 
 def navigation(target: int, truth_mm: Displacements) -> list[Piece]:
-    """Answer of the navigation protocol; the reasons say how far, in millimeters."""
+    """Return the answer of the navigation protocol; the reasons say how far, in millimeters."""
     half_mm = FIELD_MM / 2
     seen = [i for i in closest(truth_mm, CONTEXT_COUNT) if bool((np.abs(truth_mm[i - 1]) <= half_mm).all())]
     right, up = (float(value) for value in truth_mm[target - 1])
@@ -154,7 +154,7 @@ def earlier_answer(truth_mm: Displacements, rng: np.random.Generator) -> tuple[i
 
 
 def token_texts() -> tuple[str, ...]:
-    """Every text that a piece of an answer can have, numbers and names of landmarks apart."""
+    """Return every text that a piece of an answer can have, numbers and names of landmarks apart."""
     zero = np.full((len(IDS), 2), math.nan)
     zero[:3] = [[-20.0, -20.0], [20.0, 20.0], [500.0, 500.0]]
     nothing = np.where(np.isnan(zero), zero, 900.0)

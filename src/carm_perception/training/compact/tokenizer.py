@@ -34,7 +34,7 @@ MERGED_TOKENS = 1000
 
 
 def corpus() -> list[str]:
-    """Sentences on which the merges are learned: prompts, names and synonyms."""
+    """Return the sentences on which the merges are learned: prompts, names and synonyms."""
     lines = []
     for mark in LANDMARKS:
         lines += [mark.name, *mark.synonyms, *(s.capitalize() for s in mark.synonyms)]
@@ -55,7 +55,7 @@ def corpus() -> list[str]:
 
 
 def command_texts() -> tuple[str, ...]:
-    """What a command's text consists of, numbers apart."""
+    """Return what a command's text consists of, numbers apart."""
     rng = np.random.default_rng(1)
     texts = {language.sample(rng)[1].text() for _ in range(SENTENCES)}
     return tuple(sorted({piece for text in texts for piece in re.split(r"-?\d+", text) if piece}))

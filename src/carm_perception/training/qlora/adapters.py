@@ -30,7 +30,7 @@ _LOGIT_COPIES = 3
 
 
 def language_model(model: Any) -> tuple[str, Any]:
-    """Name and module of the part of a model that reads and writes text.
+    """Return the name and module of the part of a model that reads and writes text.
 
     Raises:
         LocalizerError: There is none to be told from the rest.
@@ -84,7 +84,7 @@ def training_bytes(config: Any, adapter_parameters: int, micro_batch: int, token
 
 
 def adapter_parameters(model: Any, rank: int) -> int:
-    """Parameters of the adapters of a model, which may be on the meta device."""
+    """Return the parameters of the adapters of a model, which may be on the meta device."""
     pattern = re.compile(target_modules(model))
     layers = [module for name, module in model.named_modules() if pattern.fullmatch(name)]
     return sum(rank * (layer.in_features + layer.out_features) for layer in layers)

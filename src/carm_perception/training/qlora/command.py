@@ -39,7 +39,7 @@ def run(args: argparse.Namespace, data: Path) -> int:
         data: Folder of the data set.
 
     Raises:
-        CarmError: As :func:`carm_perception.training.qlora.trainer.train_qlora`.
+        CarmError: As ``carm_perception.training.qlora.trainer.train_qlora``.
     """
     from carm_perception.training.qlora.options import QloraOptions
 

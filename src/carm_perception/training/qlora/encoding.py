@@ -20,7 +20,7 @@ _MARK = "carm-answer"
 
 
 def messages(picture: Picture, question: Question) -> list[dict[str, Any]]:
-    """The conversation up to the answer, as the localizer puts it."""
+    """Return the conversation up to the answer, as the localizer puts it."""
     from PIL import Image
 
     content: list[dict[str, Any]] = [{"type": "text", "text": full_prompt(question.query, picture.field_mm)}]
@@ -30,7 +30,7 @@ def messages(picture: Picture, question: Question) -> list[dict[str, Any]]:
 
 
 def end_of_turn(processor: Any, ends: Sequence[int]) -> int:
-    """Token that ends an answer: what the chat template puts there, if generation stops at it.
+    """Return the token that ends an answer: what the chat template puts there, if generation stops at it.
 
     Args:
         processor: The model's processor.
@@ -68,7 +68,7 @@ class Encoder:
         self._end = end_of_turn(processor, ends)
 
     def encode(self, picture: Picture, question: Question) -> dict[str, Tensor]:
-        """Tensors of one example, a batch of one; labels cover the answer and its end, nothing else.
+        """Return the tensors of one example, a batch of one; labels cover the answer and its end, nothing else.
 
         The answer's tokens follow the prompt's as they do in generation: the two are never tokenized together.
         """
@@ -93,7 +93,7 @@ class Encoder:
         return out
 
     def collate(self, examples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """One batch of several examples, padded on the right.
+        """Return one batch of several examples, padded on the right.
 
         Raises:
             ConfigurationError: The model's images differ in size, so that they go one at a time only.

@@ -76,7 +76,7 @@ class Pictures:
             )
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return self._first[-1]
 
     def __getitem__(self, index: int) -> Picture:
@@ -112,7 +112,7 @@ class Examples:
         self._seed = seed
 
     def __getitem__(self, number: int) -> tuple[Picture, Question]:
-        """An image with a question about it; the same number gives the same."""
+        """Return an image with a question about it; the same number gives the same."""
         epoch, place = divmod(number, len(self._pictures))
         picture = self._pictures[int(_order(self._seed, epoch, len(self._pictures))[place])]
         rng = np.random.default_rng([self._seed, _QUESTION, number])

@@ -70,7 +70,7 @@ def _plain(value: Any) -> Any:
 
 
 def card(summary: Summary, base: str) -> str:
-    """The model card.
+    """Return the model card.
 
     Args:
         summary: What the run did.

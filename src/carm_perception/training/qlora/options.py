@@ -86,7 +86,7 @@ class QloraOptions:
         return self.work or self.output / "work"
 
     def accumulation(self, processes: int) -> int:
-        """Micro batches of each process in one step.
+        """Return the micro batches of each process in one step.
 
         Raises:
             ConfigurationError: The batch cannot be shared out evenly.
@@ -99,7 +99,7 @@ class QloraOptions:
         return self.batch // share
 
     def fingerprint(self, steps: int, images: int) -> dict[str, Any]:
-        """What must be the same for a run to go on: all but places, memory and how often to save.
+        """Return what must be the same for a run to go on: all but places, memory and how often to save.
 
         Args:
             steps: Optimizer steps in all.

@@ -61,7 +61,7 @@ def draw_question(
     Args:
         rng: Source of randomness.
         displacement_mm: Displacements of all landmarks (14, 2), mm; NaN when unknown.
-        orientation: How the image is shown, one of :data:`carm_perception.datasets.rendering.acquisition.ORIENTATIONS`.
+        orientation: How the image is shown, one of ``carm_perception.datasets.rendering.acquisition.ORIENTATIONS``.
     """
     known = np.isfinite(displacement_mm).all(-1)
     possible = [Protocol.COMMAND]

@@ -29,7 +29,7 @@ _VALIDATION_SEED = 7
 
 
 def learning_rate(step: int, steps: int, options: QloraOptions) -> float:
-    """Learning rate of a step: a linear rise, then half a cosine down to a twentieth.
+    """Return the learning rate of a step: a linear rise, then half a cosine down to a twentieth.
 
     Args:
         step: From 0.
@@ -78,7 +78,7 @@ class Run:
             yield self.batch(self.examples, range(start, start + size))
 
     def batch(self, examples: Examples, numbers: range) -> dict[str, Any]:
-        """A batch of examples by number, on this process's device."""
+        """Return a batch of examples by number, on this process's device."""
         encoded = self.encoder.collate([self.encoder.encode(*examples[number]) for number in numbers])
         dtype = self.accelerator.unwrap_model(self.model).dtype
         return {
@@ -87,7 +87,7 @@ class Run:
         }
 
     def step(self, number: int) -> dict[str, float]:
-        """One optimizer step.
+        """Return one optimizer step.
 
         Returns:
             Figures for the log: loss, learning rate, norm of the gradient.
@@ -118,7 +118,7 @@ class Run:
         return loss.detach()
 
     def validate(self) -> float | None:
-        """Mean loss of the validation examples; None: there are none."""
+        """Return the mean loss of the validation examples; None: there are none."""
         if self.validation is None or not self.options.evaluate:
             return None
         self.model.eval()

@@ -63,7 +63,7 @@ class Break:
 
 
 def fracture(site: Site) -> Volume:
-    """A broken bone: rib, collarbone, upper arm, forearm or thigh by variant, the next one that the patient has.
+    """Return a broken bone: rib, collarbone, upper arm, forearm or thigh by variant, the next one that the patient has.
 
     Raises:
         PatientError: None of these bones is found.
@@ -80,7 +80,7 @@ def fracture(site: Site) -> Volume:
 
 
 def rib(site: Site) -> Break:
-    """A rib at the side of the chest, somewhat in front or behind: the first bone outside the lung."""
+    """Return a rib at the side of the chest, somewhat in front or behind: the first bone outside the lung."""
     carina, low = site.mark(CARINA), site.mark(T12)[2]
     aside = LEFT if site.side == LEFT_SIDE else -LEFT
     turn = site.vary(0.4, 0.8) * (1 if site.rng.random() < 0.6 else -1)
@@ -100,7 +100,7 @@ def rib(site: Site) -> Break:
 
 
 def collarbone(site: Site) -> Break:
-    """The middle of a collarbone: the uppermost bone in front, between spine and shoulder."""
+    """Return the middle of a collarbone: the uppermost bone in front, between spine and shoulder."""
     head, spine = site.mark(HUMERAL_HEADS[site.side]), site.mark(T1)
     x = spine[0] + site.vary(0.52, 0.62) * (head[0] - spine[0])
     deep, high = np.arange(-95.0, 15.0), np.arange(-45.0, 75.0)
@@ -116,12 +116,12 @@ def collarbone(site: Site) -> Break:
 
 
 def upper_arm(site: Site) -> Break:
-    """The shaft of a humerus."""
+    """Return the shaft of a humerus."""
     return _shaft(site, HUMERAL_HEADS, ELBOWS, (0.35, 0.6), 13.0, 75.0)
 
 
 def forearm(site: Site) -> Break:
-    """Radius and ulna, a finger's breadth above the wrist."""
+    """Return the radius and ulna, a finger's breadth above the wrist."""
     wrist, elbow = site.mark(WRISTS[site.side]), site.mark(ELBOWS[site.side])
     site.within(wrist)
     along = unit(elbow - wrist)
@@ -130,7 +130,7 @@ def forearm(site: Site) -> Break:
 
 
 def thigh(site: Site) -> Break:
-    """The shaft of a femur."""
+    """Return the shaft of a femur."""
     return _shaft(site, FEMORAL_HEADS, KNEES, (0.4, 0.6), 18.0, 110.0)
 
 
@@ -139,7 +139,7 @@ BONES: tuple[Callable[[Site], Break], ...] = (rib, collarbone, upper_arm, forear
 
 
 def broken(site: Site, at: Break) -> Volume:
-    """The patient's volume with a broken bone; voxels away from the break are as they were."""
+    """Return the patient's volume with a broken bone; voxels away from the break are as they were."""
     volume = site.patient.volume
     outer = at.radius_mm + _TAPER_MM
     slack = float(np.linalg.norm(at.shift_mm)) + outer * float(np.linalg.norm(at.slope)) + 3.0
@@ -171,7 +171,7 @@ def broken(site: Site, at: Break) -> Volume:
 
 
 def _shift(at: Break, points: Array, marks: Array) -> Array:
-    """Shift (..., 3) of what is at points (..., 3), were it part of the fragment."""
+    """Return the shift (..., 3) of what is at points (..., 3), were it part of the fragment."""
     offset = points - at.center_mm
     along = offset @ at.axis
     beside = np.linalg.norm(offset - along[..., None] * at.axis, axis=-1)
@@ -185,7 +185,7 @@ def _shift(at: Break, points: Array, marks: Array) -> Array:
 
 
 def _before(at: Break, points: Array) -> NDArray[np.bool_]:
-    """Whether points (..., 3) belong to the fragment that stays; the break is ragged."""
+    """Return whether points (..., 3) belong to the fragment that stays; the break is ragged."""
     offset = points - at.center_mm
     first, second = _across(at.axis)
     u, v = offset @ first, offset @ second
@@ -194,7 +194,7 @@ def _before(at: Break, points: Array) -> NDArray[np.bool_]:
 
 
 def _across(axis: Array) -> tuple[Array, Array]:
-    """Two directions across an axis; the first one is seen in a frontal view as far as the axis allows."""
+    """Return two directions across an axis; the first one is seen in a frontal view as far as the axis allows."""
     first = np.cross(axis, BACK)
     first = unit(first if np.linalg.norm(first) > 0.2 else np.cross(axis, UP))
     return first, np.cross(axis, first)
@@ -209,7 +209,7 @@ def _rise(share: Array) -> Array:
 def _shaft(
     site: Site, tops: tuple[int, int], ends: tuple[int, int], shares: tuple[float, float], radius: float, reach: float
 ) -> Break:
-    """A long bone between two landmarks, broken at a share of its length; the far fragment moves."""
+    """Return a long bone between two landmarks, broken at a share of its length; the far fragment moves."""
     top, end = site.mark(tops[site.side]), site.mark(ends[site.side])
     site.within(end)
     along = unit(end - top)
@@ -221,7 +221,7 @@ def _shaft(
 def _break(
     site: Site, center: Array, axis: Array, radius: float, reach: float, slip: float, gap: tuple[float, float]
 ) -> Break:
-    """A break with a random shift of about a share of the radius, mostly seen in a frontal view."""
+    """Return a break with a random shift of about a share of the radius, mostly seen in a frontal view."""
     first, second = _across(axis)
     turn = site.vary(-0.7, 0.7) + (np.pi if site.rng.random() < 0.5 else 0.0)
     across = np.cos(turn) * first + np.sin(turn) * second
@@ -231,7 +231,7 @@ def _break(
 
 
 def _bone(site: Site, near_mm: Array, reach_mm: float, along: Array | None = None) -> tuple[Array, Array, float]:
-    """Middle (3,) and axis (3,) of the bone near a place, and its radius.
+    """Return the middle (3,) and axis (3,) of the bone near a place, and its radius.
 
     Args:
         site: The patient.

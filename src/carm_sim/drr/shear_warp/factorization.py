@@ -57,7 +57,7 @@ class Rays:
         )
 
     def toward(self, columns: Array, rows: Array) -> Array:
-        """Vectors (..., 3) from the source to pixels."""
+        """Return the vectors (..., 3) from the source to pixels."""
         return self.origin + columns[..., None] * self.right + rows[..., None] * self.down
 
 
@@ -73,7 +73,7 @@ class Factorization:
         origin: Row and column of the intermediate image's first pixel on the plane, in voxels.
         pitch: Spacing of its pixels along rows and columns, in voxels.
         shape: Rows and columns of the intermediate image.
-        horizontal: Homography to its columns (3,): see :func:`carm_sim.drr.shear_warp.kernels.warp`.
+        horizontal: Homography to its columns (3,): see ``carm_sim.drr.shear_warp.kernels.warp``.
         vertical: Homography to its rows (3,).
         depth: Denominator of both (3,).
         foot: Row and column of the intermediate image on the perpendicular from the source, in pixels.
@@ -95,7 +95,7 @@ class Factorization:
 
 
 def principal_axis(rays: Rays, corners: Array, steps: Array) -> int:
-    """The axis along which the flattest ray of the field still crosses the most slices.
+    """Return the axis along which the flattest ray of the field still crosses the most slices.
 
     Args:
         rays: Rays in voxel indices.

@@ -43,7 +43,7 @@ F32 = np.float32
 TILE_COLUMNS = 512
 """Columns of the intermediate image that are finished together: their lines stay in the cache."""
 LINE_STRIDE = TILE_COLUMNS + LANES
-"""Distance between the lines that :func:`shear` keeps."""
+"""Distance between the lines that ``shear`` keeps."""
 PREFETCHED_ROWS = 4
 """Rows of a slice that are fetched ahead: they lie too far apart for the processor to guess."""
 
@@ -71,7 +71,7 @@ def _blend(lines, line, blocks, weight, factor, image, at):  # type: ignore[no-u
 
 @_inlined
 def _blend_twice(lines, line, blocks, weight, next_weight, factor, image, at, width):  # type: ignore[no-untyped-def]
-    """As :func:`_blend`, for two rows of the intermediate image between the same two lines."""
+    """As ``_blend``, for two rows of the intermediate image between the same two lines."""
     below, next_below = weight * factor, next_weight * factor
     above, next_above = factor - below, factor - next_below
     for k in range(0, blocks * LANES, LANES):
@@ -106,7 +106,7 @@ def shear(
     Args:
         stack: Flat slices, float32 or uint16, with a border of zeros; ``SLACK`` elements behind the end.
         shape: Slices, rows, columns.
-        boxes: Bounds of what is not zero, from :func:`find_boxes`.
+        boxes: Bounds of what is not zero, from ``find_boxes``.
         scales: Distance of each slice from the source, in units of the plane's (slices,); not positive: left out.
         source: Row and column of the source.
         origin: Row and column of ``image[0, 0]`` on the plane.
@@ -252,9 +252,9 @@ def warp(
     Args:
         images: Flat intermediate images with a margin of two pixels; ``SLACK`` elements behind the end.
         shape: Materials, rows, columns.
-        horizontal: h (3,).
-        vertical: v (3,).
-        depth: d (3,): slices crossed between source and pixel.
+        horizontal: H (3,).
+        vertical: V (3,).
+        depth: D (3,): slices crossed between source and pixel.
         distance: Source-detector distance, mm, and principal point, column and row.
         pitch_mm: Detector pixel, mm.
         factor: Scale of the result.

@@ -37,7 +37,7 @@ _ROWS_PER_BAND = 64
 
 
 class VoxelGrid(Protocol):
-    """What the renderer needs of a volume; :class:`carm_sim.patient.volume.Volume` has it."""
+    """What the renderer needs of a volume; ``carm_sim.patient.volume.Volume`` has it."""
 
     @property
     def hu(self) -> NDArray[np.int16]:
@@ -56,7 +56,7 @@ class Renderer:
     nothing, one that occurs in a part of it costs that part.
 
     A stack of slices per material and principal axis is built when a view first needs it (some 100 ms);
-    :meth:`prepare` builds all. From then on a frame allocates nothing when it is given its ``out``.
+    ``prepare`` builds all. From then on a frame allocates nothing when it is given its ``out``.
     A renderer serves one thread at a time: concurrent calls wait for each other.
 
     Attributes:
@@ -183,7 +183,7 @@ class Renderer:
             Line integrals float32 (channels, rows, columns) of the region, raw orientation.
 
         Raises:
-            ConfigurationError: As in :meth:`line_integrals`.
+            ConfigurationError: As in ``line_integrals``.
         """
         area = checked_region(view, region)
         images = checked_out(out, self.channels, area)
@@ -191,7 +191,7 @@ class Renderer:
             return self._render(view, area, [(c, c, 1.0) for c in range(self.channels)], images, add=add)
 
     def hit_fraction(self, view: XrayView, region: Region | None = None, samples: int = 33) -> float:
-        """Fraction of the field whose rays meet the volume between source and detector.
+        """Return the fraction of the field whose rays meet the volume between source and detector.
 
         Args:
             view: Source and detector in LPS, mm.
@@ -217,7 +217,7 @@ class Renderer:
         self._stacks.clear()
 
     def _stacks_across(self, axis: int) -> dict[int, SliceStack]:
-        """Stacks of the materials that occur, by material."""
+        """Return the stacks of the materials that occur, by material."""
         if axis not in self._stacks:
             hu = contiguous(self.volume.hu)
             if self._extents is None:
@@ -260,7 +260,7 @@ class Renderer:
     def _sheared(
         self, plan: Factorization, stacks: dict[int, SliceStack], parts: Sequence[tuple[int, int, float]], count: int
     ) -> NDArray[np.float32]:
-        """Intermediate images (count, rows, columns)."""
+        """Return the intermediate images (count, rows, columns)."""
         images = self._buffers.shared("images", (count, *plan.shape), kernels.SLACK)
         lines = max((stack.data.shape[1] + 3 for stack in stacks.values()), default=0) * kernels.LINE_STRIDE
 
@@ -297,7 +297,7 @@ class Renderer:
         return images
 
     def _smeared(self, images: NDArray[np.float32], plan: Factorization) -> NDArray[np.float32]:
-        """Account for the slip of slanted rays within a slice; see :func:`carm_sim.drr.shear_warp.kernels.smear`."""
+        """Account for the slip of slanted rays within a slice; see ``carm_sim.drr.shear_warp.kernels.smear``."""
         spread = float(np.sqrt(1 / 6)) * plan.slant
         far = max(plan.foot[0], plan.shape[0] - plan.foot[0]), max(plan.foot[1], plan.shape[1] - plan.foot[1])
         needed = spread**2 * (far[0] ** 2 + far[1] ** 2)

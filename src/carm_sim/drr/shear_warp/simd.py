@@ -2,7 +2,7 @@
 """Vectors of a few numbers inside compiled kernels, and reads of near neighbors by permutation.
 
 Resampling a row reads ``source[start + index]`` for many ``index`` that lie close together. A compiler turns that into
-one load per number, which is most of the time of a renderer. :func:`take` is one load of the whole run and one
+one load per number, which is most of the time of a renderer. ``take`` is one load of the whole run and one
 permutation of a register where the processor has that (AVX-512, AVX2), and single loads elsewhere. Vectors live inside
 compiled functions only; LLVM maps their arithmetic to whatever the processor has.
 """
@@ -26,7 +26,7 @@ _PERMUTE = {16: "llvm.x86.avx512.permvar.sf.512", 8: "llvm.x86.avx2.permps"}
 
 
 def _permutable() -> int:
-    """Numbers in the widest register that this processor can permute; 0: none."""
+    """Return the numbers in the widest register that this processor can permute; 0: none."""
     if config.CPU_NAME or config.CPU_FEATURES:
         return 0
     features = llvmlite.binding.get_host_cpu_features()
@@ -37,7 +37,7 @@ _PERMUTABLE = _permutable()
 LANES = _PERMUTABLE or 8
 """Numbers in a vector."""
 SLACK = 2 * LANES
-"""Elements behind the end of a source that :func:`take` may read; their values do not matter."""
+"""Elements behind the end of a source that ``take`` may read; their values do not matter."""
 
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
@@ -68,7 +68,7 @@ class _Memory:
     element: Any
 
     def vector(self, builder: Any, at: Any) -> Any:
-        """Pointer to the vector of elements that starts at one."""
+        """Return the pointer to the vector of elements that starts at one."""
         start = builder.gep(self.pointer, [at])
         return builder.bitcast(start, ir.VectorType(self.element, LANES).as_pointer())
 
@@ -122,20 +122,20 @@ def _spread(builder: Any, value: Any, kind: ir.VectorType) -> Any:
 
 @_intrinsic(floats, types.float32)
 def splat(builder: Any, value: Any) -> Any:
-    """The same float32 in all lanes."""
+    """Return the same float32 in all lanes."""
     return _spread(builder, value, _FLOATS)
 
 
 @_intrinsic(floats)
 def ramp(builder: Any) -> Any:
-    """0, 1, 2 ..."""
+    """Return 0, 1, 2 ..."""
     del builder
     return ir.Constant(_FLOATS, [float(lane) for lane in range(LANES)])
 
 
 @_intrinsic(floats, types.Array, types.intp)
 def load(builder: Any, source: _Memory, at: Any) -> Any:
-    """Vector of ``source[at : at + LANES]``, float32 or uint16."""
+    """Return the vector of ``source[at : at + LANES]``, float32 or uint16."""
     values = builder.load(source.vector(builder, at), align=source.size)
     if isinstance(source.element, ir.FloatType):
         return values
@@ -144,7 +144,7 @@ def load(builder: Any, source: _Memory, at: Any) -> Any:
 
 @_intrinsic(ints, types.Array, types.intp)
 def load_ints(builder: Any, source: _Memory, at: Any) -> Any:
-    """Vector of ``source[at : at + LANES]``, int32."""
+    """Return the vector of ``source[at : at + LANES]``, int32."""
     return builder.load(source.vector(builder, at), align=4)
 
 
@@ -173,31 +173,31 @@ def prefetch(builder: Any, source: _Memory, at: Any) -> None:
 
 @_intrinsic(ints, floats)
 def truncate(builder: Any, values: Any) -> Any:
-    """Integers towards zero."""
+    """Return the integers towards zero."""
     return builder.fptosi(values, _INTS)
 
 
 @_intrinsic(floats, ints)
 def floating(builder: Any, values: Any) -> Any:
-    """The same numbers as float32."""
+    """Return the same numbers as float32."""
     return builder.sitofp(values, _FLOATS)
 
 
 @_intrinsic(ints, ints, types.int32)
 def shifted(builder: Any, values: Any, by: Any) -> Any:
-    """Integers less a number."""
+    """Return the integers less a number."""
     return builder.sub(values, _spread(builder, by, _INTS))
 
 
 @_intrinsic(types.int32, ints)
 def first_of(builder: Any, values: Any) -> Any:
-    """Number in the first lane."""
+    """Return the number in the first lane."""
     return builder.extract_element(values, ir.Constant(ir.IntType(32), 0))
 
 
 @_intrinsic(types.int32, ints)
 def last_of(builder: Any, values: Any) -> Any:
-    """Number in the last lane."""
+    """Return the number in the last lane."""
     return builder.extract_element(values, ir.Constant(ir.IntType(32), LANES - 1))
 
 
@@ -244,7 +244,7 @@ for _symbol, _name in (
 
 
 def _singly(builder: Any, source: _Memory, start: Any, index: Any) -> Any:
-    """One load per lane."""
+    """Return one load per lane."""
     result = ir.Constant(_FLOATS, ir.Undefined)
     for lane in range(LANES):
         position = ir.Constant(ir.IntType(32), lane)
@@ -257,7 +257,7 @@ def _singly(builder: Any, source: _Memory, start: Any, index: Any) -> Any:
 
 
 def _permuted(builder: Any, source: _Memory, start: Any, index: Any, registers: int) -> Any:
-    """Loads of neighboring registers, permuted."""
+    """Return the loads of neighboring registers, permuted."""
     parts = []
     for register in range(registers):
         at = builder.add(start, ir.Constant(start.type, register * LANES))

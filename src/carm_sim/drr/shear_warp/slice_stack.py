@@ -57,7 +57,7 @@ class SliceStack:
         return cls(axes, lows, (counts[0], counts[1], counts[2]), group, data, flat, np.zeros((shape[0], 4), np.int64))
 
     def from_voxels(self, position: tuple[float, float]) -> tuple[float, float]:
-        """Row and column in ``data`` of a row and column in voxels."""
+        """Return the row and column in ``data`` of a row and column in voxels."""
         return position[0] - self.lows[1] + 1, position[1] - self.lows[2] + 1
 
     def fill(self, hu: NDArray[np.int16], lut: NDArray[np.float32], bands: Bands) -> None:
@@ -87,24 +87,24 @@ def slice_axes(axis: int, spacing_mm: NDArray[np.float64]) -> tuple[int, int, in
 
 
 def slice_group(spacing_mm: float) -> int:
-    """Volume slices that make one stack slice."""
+    """Return the volume slices that make one stack slice."""
     return max(1, int(SLICE_STEP_MM / spacing_mm + 0.01))
 
 
 def slice_positions(count: int, spacing_mm: float) -> NDArray[np.float64]:
-    """Voxel index along an axis of each stack slice of ``count`` volume slices."""
+    """Return the voxel index along an axis of each stack slice of ``count`` volume slices."""
     group = slice_group(spacing_mm)
     return np.asarray(np.arange(-(-count // group)) * float(group) + (group - 1) / 2, np.float64)
 
 
 def axis_steps(spacing_mm: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Voxels per stack slice along each axis (3,); thick slices, less exact, count up to double."""
+    """Return the voxels per stack slice along each axis (3,); thick slices, less exact, count up to double."""
     groups = np.array([slice_group(float(s)) for s in spacing_mm], dtype=np.float64)
     return np.asarray(groups * np.clip(groups * spacing_mm / SLICE_STEP_MM, 1.0, 2.0))
 
 
 def find_extents(hu: NDArray[np.int16], used: NDArray[np.bool_], bands: Bands) -> list[Extent | None]:
-    """The voxels that hold each material.
+    """Return the voxels that hold each material.
 
     Args:
         hu: Volume int16 [i, j, k], contiguous in either order.
@@ -138,12 +138,12 @@ def find_extents(hu: NDArray[np.int16], used: NDArray[np.bool_], bands: Bands) -
 
 
 def contiguous(hu: NDArray[np.int16]) -> NDArray[np.int16]:
-    """The volume in one piece of memory; copied only if it is not."""
+    """Return the volume in one piece of memory; copied only if it is not."""
     return hu if hu.flags.f_contiguous or hu.flags.c_contiguous else np.ascontiguousarray(hu)
 
 
 def flattened(hu: NDArray[np.int16]) -> tuple[NDArray[np.int16], tuple[int, int, int]]:
-    """A flat view of a contiguous volume and its strides in voxels."""
+    """Return a flat view of a contiguous volume and its strides in voxels."""
     if hu.flags.f_contiguous:
         return hu.T.reshape(-1), (1, hu.shape[0], hu.shape[0] * hu.shape[1])
     return hu.reshape(-1), (hu.shape[1] * hu.shape[2], hu.shape[2], 1)

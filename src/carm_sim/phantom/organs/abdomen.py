@@ -84,7 +84,7 @@ def _organ_capsules(plan: BodyPlan, envelope: Envelope, chest: Chest, rng: np.ra
 def _bowel_capsules(
     plan: BodyPlan, skeleton: PosedSkeleton, envelope: Envelope, chest: Chest, rng: np.random.Generator
 ) -> tuple[Array, Array]:
-    """Loops with contents, and the gas in them; gas rises to the front in a supine body."""
+    """Return the loops with contents, and the gas in them; gas rises to the front in a supine body."""
     left = chest.landmarks_mm[13]
     gas = plan.traits.gas
     bubble = float(np.clip(rng.uniform(8, 31) * gas**0.4, 6, 42)) * plan.frame_scale**0.5

@@ -92,7 +92,7 @@ def _dome_apex(aim: Array, envelope: Envelope) -> Array:
 
 
 def _diaphragm_height(plan: BodyPlan, domes: dict[int, Array], envelope: Envelope, rng: np.random.Generator) -> Field:
-    """Height of the diaphragm over x and y of the coarse grid, mm."""
+    """Return the height of the diaphragm over x and y of the coarse grid, mm."""
     x, y, _ = (axis.reshape(-1) for axis in envelope.grid.axes())
     fall = rng.uniform(42, 75) * (1.1 if plan.style == "validation" else 1.0)
     power = rng.uniform(0.95, 1.35)
@@ -120,7 +120,7 @@ def _diaphragm_height(plan: BodyPlan, domes: dict[int, Array], envelope: Envelop
 def _heart_capsules(
     plan: BodyPlan, carina: Array, domes: dict[int, Array], envelope: Envelope, rng: np.random.Generator
 ) -> tuple[Array, Array]:
-    """Heart chambers and great vessels as capsules (N, 8), and the roots of the lung vessels (2, 3)."""
+    """Return the heart chambers and great vessels as capsules (N, 8), and the roots of the lung vessels (2, 3)."""
     size = plan.frame_scale**0.6 * plan.traits.heart * rng.normal(1.0, 0.10 if plan.style == "standard" else 0.15)
     unfolded = plan.traits.aorta - 0.3
     floor = 0.5 * (domes[12][2] + domes[13][2]) - 12.0
@@ -169,7 +169,7 @@ def _heart_capsules(
 
 
 def _vein_capsules(carina: Array, organs: Array) -> Array:
-    """Superior vena cava from the right atrium up, and both brachiocephalic veins, (N, 8)."""
+    """Return the superior vena cava from the right atrium up, and both brachiocephalic veins, (N, 8)."""
     top, confluence = carina + np.array([-22.0, -14.0, 52.0]), carina + np.array([-20.0, -16.0, 10.0])
     entry = organs[np.argmin(np.abs(organs[:, 3:6] - confluence).sum(1)), :3]
     pieces = [
@@ -181,7 +181,7 @@ def _vein_capsules(carina: Array, organs: Array) -> Array:
 
 
 def _mediastinal_capsules(plan: BodyPlan, carina: Array, envelope: Envelope, rng: np.random.Generator) -> Array:
-    """Spine column, esophagus, paratracheal and thymic tissue, (N, 8)."""
+    """Return the spine column, esophagus, paratracheal and thymic tissue, (N, 8)."""
     unit, spine = plan.frame_scale**0.5, envelope.spine
     levels = np.linspace(carina[2] - 230, envelope.top_of_chest_mm + 30, 9)
     capsules = []
@@ -210,7 +210,7 @@ def _septum(plan: BodyPlan, envelope: Envelope, floor_mm: float, rng: np.random.
 def _airway_capsules(
     plan: BodyPlan, carina: Array, skeleton: PosedSkeleton, envelope: Envelope, rng: np.random.Generator
 ) -> Array:
-    """Pharynx, larynx, trachea, main and lobar bronchi as capsules (N, 8)."""
+    """Return the pharynx, larynx, trachea, main and lobar bronchi as capsules (N, 8)."""
     unit = plan.frame_scale**0.5
     cervical = skeleton.bones["hat_cervical"].vertices
     bottom, top = cervical[:, 2].min(), cervical[:, 2].max()
@@ -254,7 +254,7 @@ def vessel_mass(grid: Grid, lungs: Field, hila_mm: Array, rng: np.random.Generat
     """Share of each voxel that is lung vessel: a branching tree from each hilum to random points of its lung.
 
     Args:
-        grid: The grid of `lungs`.
+        grid: The grid of ``lungs``.
         lungs: Signed distance of the lungs on that grid.
         hila_mm: Roots, (2, 3): right, left.
         rng: Source of randomness.
@@ -280,7 +280,7 @@ def vessel_mass(grid: Grid, lungs: Field, hila_mm: Array, rng: np.random.Generat
 def _tree_points(
     root: Array, ends: Array, rng: np.random.Generator, spacing: float
 ) -> tuple[Array, NDArray[np.float64]]:
-    """Points (N, 3) along a vascular tree and the blood volume (N,) in mm^3 that each stands for."""
+    """Return the points (N, 3) along a vascular tree and the blood volume (N,) in mm^3 that each stands for."""
     order = np.argsort(np.linalg.norm(ends - root, axis=1) * rng.uniform(0.8, 1.2, len(ends)))
     nodes = np.concatenate([root[None], ends[order]])
     reach = np.zeros(len(nodes))

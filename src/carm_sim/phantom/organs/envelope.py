@@ -33,7 +33,7 @@ class SpineCurve:
     xy_mm: Array
 
     def __call__(self, z_mm: Array | float) -> Array:
-        """Position (..., 2) of the spine in x and y at heights z."""
+        """Return the position (..., 2) of the spine in x and y at heights z."""
         return np.stack([np.interp(z_mm, self.z_mm, self.xy_mm[:, axis]) for axis in (0, 1)], axis=-1)
 
 
@@ -43,7 +43,7 @@ class Tube:
 
     Attributes:
         z_mm: Levels, shape (L,), equally spaced, ascending.
-        axis_mm: x and y of the axis at each level, shape (L, 2).
+        axis_mm: X and y of the axis at each level, shape (L, 2).
         radius_mm: Shape (L, A); angle 0 points to the patient's left, a quarter turn to the back.
     """
 
@@ -52,22 +52,22 @@ class Tube:
     radius_mm: Array
 
     def radius_at(self, z_mm: float, angle_rad: float) -> float:
-        """Radius at the nearest level and angle."""
+        """Return the radius at the nearest level and angle."""
         level = int(np.abs(self.z_mm - z_mm).argmin())
         return float(self.radius_mm[level, round(angle_rad / (2 * np.pi) * _ANGLES) % _ANGLES])
 
     def closed_above(self, top_mm: float, over_mm: float = 80.0) -> Tube:
-        """The tube, narrowing to a rounded end over the last `over_mm` below `top_mm`."""
+        """Return the tube, narrowing to a rounded end over the last ``over_mm`` below ``top_mm``."""
         drop = np.clip((self.z_mm - (top_mm - over_mm)) / over_mm, 0, 1)
         return Tube(self.z_mm, self.axis_mm, self.radius_mm * np.sqrt(1 - 0.97 * drop**2)[:, None])
 
     def inflated(self, by_mm: Array | float) -> Tube:
-        """The same tube, thicker."""
+        """Return the same tube, thicker."""
         return Tube(self.z_mm, self.axis_mm, self.radius_mm + by_mm)
 
 
 def distances(tubes: Sequence[Tube], grid: Grid) -> NDArray[np.float32]:
-    """Signed distances (about; negative inside) to tubes about one axis, on a grid: (tubes, I, J, K)."""
+    """Return the signed distances (about; negative inside) to tubes about one axis, on a grid: (tubes, I, J, K)."""
     axis = tubes[0]
     out = np.empty((len(tubes), *grid.shape), np.float32)
     radii = np.stack([tube.radius_mm for tube in tubes])
@@ -129,7 +129,7 @@ def _tube_distances(out: Any, first: int, origin: Any, spacing: float, z: Any, a
 
 
 def spine_curve(skeleton: PosedSkeleton) -> SpineCurve:
-    """The spine through the bodies of L5 to T1."""
+    """Return the spine through the bodies of L5 to T1."""
     centers = []
     for name, bone in skeleton.bones.items():
         if _VERTEBRA.search(name):
@@ -143,7 +143,7 @@ def fit_tube(
     points_mm: Array, spine: SpineCurve, forward_mm: float, z_range: tuple[float, float], outermost: bool,
     blur: tuple[float, float] = (1.8, 2.2),
 ) -> Tube:  # fmt: skip
-    """A smooth tube through a cloud of points (N, 3), around an axis `forward_mm` in front of the spine."""
+    """Return a smooth tube through a cloud of points (N, 3), around an axis ``forward_mm`` in front of the spine."""
     z = np.arange(z_range[0], z_range[1] + _LEVEL_MM, _LEVEL_MM)
     axis = spine(z) - np.array([0.0, forward_mm])
     level = np.round((points_mm[:, 2] - z[0]) / _LEVEL_MM).astype(int)
@@ -165,7 +165,7 @@ def fit_tube(
 
 
 def _vertices(skeleton: PosedSkeleton, pattern: str) -> Array:
-    """Vertices and face centers of the bones whose name matches."""
+    """Return the vertices and face centers of the bones whose name matches."""
     clouds = []
     for name, bone in skeleton.bones.items():
         if re.search(pattern, name):
@@ -193,7 +193,7 @@ def _belly_points(plan: BodyPlan, spine: SpineCurve, ribs: Array, pelvis: Array,
 
 
 def _capsules(plan: BodyPlan, skeleton: PosedSkeleton, spine: SpineCurve, fat: float) -> tuple[Array, Array]:
-    """Shoulder girdle, neck and thighs; then free limbs. Each (N, 8); `fat` is added to the radii."""
+    """Return the shoulder girdle, neck and thighs; then free limbs. Each (N, 8); ``fat`` is added to the radii."""
     joint, marks, bulk = skeleton.joints_mm, skeleton.landmarks_mm, plan.muscle * plan.frame_scale**0.5
     t1 = marks[10]
     cervical = skeleton.bones["hat_cervical"].vertices
@@ -260,7 +260,7 @@ def _ends(vertices: Array) -> Array:
 
 
 def _head_distance(skeleton: PosedSkeleton, grid: Grid) -> tuple[tuple[slice, slice, slice], Field]:
-    """Signed distance to the closed hull of skull and jaw, in a box of the grid."""
+    """Return the signed distance to the closed hull of skull and jaw, in a box of the grid."""
     rng = np.random.default_rng(0)
     shells = [surface_points(skeleton.bones[name], 0.2, rng)[0] for name in ("hat_skull", "hat_jaw")]
     points = np.concatenate([*shells, _vertices(skeleton, "hat_skull|hat_jaw")])
@@ -279,7 +279,7 @@ def _head_distance(skeleton: PosedSkeleton, grid: Grid) -> tuple[tuple[slice, sl
 
 
 def build_envelope(plan: BodyPlan, skeleton: PosedSkeleton, grid: Grid, rng: np.random.Generator) -> Envelope:
-    """Signed distance fields of skin, muscle and chest cavity.
+    """Return the signed distance fields of skin, muscle and chest cavity.
 
     Args:
         plan: The body.
@@ -337,7 +337,7 @@ def _above_perineum(pelvis: Array, grid: Grid) -> Field:
 
 
 def _superellipse(tube: Tube, power: float) -> Tube:
-    """The tube with each level replaced by a superellipse of the same half axes."""
+    """Return the tube with each level replaced by a superellipse of the same half axes."""
     angle = np.arange(_ANGLES) / _ANGLES * 2 * np.pi
     quarter = _ANGLES // 4
     left, back, right, front = (tube.radius_mm[:, index] for index in (0, quarter, 2 * quarter, 3 * quarter))
@@ -348,7 +348,7 @@ def _superellipse(tube: Tube, power: float) -> Tube:
 
 
 def _layers(plan: BodyPlan, outer: Tube, skeleton: PosedSkeleton, fat: float) -> tuple[Array, Array]:
-    """Thickness of muscle and of subcutaneous fat over the torso, by level and angle, each (L, A) in mm."""
+    """Return the thickness of muscle and of subcutaneous fat over the torso, by level and angle, each (L, A) in mm."""
     angle = np.arange(_ANGLES) / _ANGLES * 2 * np.pi
     front, side = np.maximum(-np.sin(angle), 0), np.abs(np.cos(angle))
     t1, t12 = skeleton.landmarks_mm[10][2], skeleton.landmarks_mm[14][2]

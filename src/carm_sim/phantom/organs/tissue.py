@@ -62,7 +62,7 @@ def draw_tissue(plan: BodyPlan, rng: np.random.Generator) -> Tissue:
 
 
 def _exhaled(plan: BodyPlan, rng: np.random.Generator) -> float:
-    """HU that lungs are denser by when less than a full breath is in them."""
+    """Return the HU that lungs are denser by when less than a full breath is in them."""
     if plan.inspiration > 0.3:
         return 0.0
     return float(rng.uniform(0, 90)) + 120 * float(np.clip(-plan.inspiration - 0.15, 0, 0.4))
@@ -112,7 +112,7 @@ def fill_tissue(
     plan: BodyPlan, grid: Grid, envelope: Envelope, chest: Chest, abdomen: Abdomen, bones: BoneFractions,
     tissue: Tissue, rng: np.random.Generator,
 ) -> Field:  # fmt: skip
-    """Hounsfield units on the fine grid, (I, J, K) float32."""
+    """Return the Hounsfield units on the fine grid, (I, J, K) float32."""
     edge = grid.spacing_mm
     marble = smooth_noise(grid, float(rng.uniform(9, 22)), rng)
     hu = np.empty(grid.shape, np.float32)
@@ -201,7 +201,7 @@ def _add_opacities(plan: BodyPlan, part: Grid, value: Field, rng: np.random.Gene
 
 
 def _box_of(coarse: Grid, distance: Field, fine: Grid) -> tuple[slice, slice, slice]:
-    """Fine-grid box around the inside of a coarse distance field."""
+    """Return the fine-grid box around the inside of a coarse distance field."""
     inside = np.argwhere(distance < 2 * coarse.spacing_mm)
     if len(inside) == 0:
         return slice(0, 2), slice(0, 2), slice(0, 2)

@@ -35,9 +35,9 @@ class Anatomy:
         neck_base_mm: Lower end of the cervical spine.
         angle_mm: Side to the inferior angle of the scapula.
         wrist_mm: Side to the center of the lunate.
-        sternum_front_mm: y of the front of the sternum.
+        sternum_front_mm: Y of the front of the sternum.
         heel_mm: Lowest point of the right heel.
-        extra: Id of each of `EXTRA_LANDMARKS` to where it is attached; those of the neck are on `HEAD_BODY`.
+        extra: Id of each of ``EXTRA_LANDMARKS`` to where it is attached; those of the neck are on ``HEAD_BODY``.
         bone_centers_mm: Mesh name to the point that its random shape leaves in place.
         bone_boxes_mm: Mesh name to its bounding box, (2, 3).
     """
@@ -57,13 +57,13 @@ class Anatomy:
 
 
 def vertebral_center(vertices: Array) -> Array:
-    """Center of the vertebral body: the mean of the anterior half of the vertices, (V, 3) -> (3,)."""
+    """Return the center of the vertebral body: the mean of the anterior half of the vertices, (V, 3) -> (3,)."""
     return np.asarray(vertices[vertices[:, 1] < np.median(vertices[:, 1])].mean(0))
 
 
 @lru_cache(maxsize=2)
 def anatomy_of(model: SkeletonModel) -> Anatomy:
-    """The points of a model."""
+    """Return the points of a model."""
     skull, cervical = model.mesh_points(SKULL), model.mesh_points(CERVICAL)
     lowest = {side: model.mesh_points(f"scapula_{side}") for side in SIDES}
     foot = model.mesh_points("r_foot")
@@ -106,7 +106,7 @@ def _bone_centers(model: SkeletonModel, skull: Array) -> dict[str, Array]:
 
 
 def _promontory(model: SkeletonModel) -> Array:
-    """Front edge of the upper end plate of the sacrum."""
+    """Return the front edge of the upper end plate of the sacrum."""
     sacrum = model.mesh_points(SACRUM)
     middle = (sacrum[:, 0].min() + sacrum[:, 0].max()) / 2
     central = sacrum[(np.abs(sacrum[:, 0] - middle) < 15) & (sacrum[:, 2] > sacrum[:, 2].max() - 22)]
@@ -114,7 +114,7 @@ def _promontory(model: SkeletonModel) -> Array:
 
 
 def _cervical_centers(model: SkeletonModel) -> list[Array]:
-    """Centers of C7, C6, ... C1: the connected parts of the mesh of the cervical spine, from below."""
+    """Return the centers of C7, C6, ... C1: the connected parts of the mesh of the cervical spine, from below."""
     points, faces = model.mesh_points(CERVICAL), model.mesh_faces(CERVICAL)
     _, unique = np.unique(points.round(3), axis=0, return_inverse=True)
     corner = unique.reshape(-1)[faces]

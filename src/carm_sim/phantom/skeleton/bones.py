@@ -46,7 +46,7 @@ class BoneFractions:
 
 
 def surface_points(bone: Bone, per_mm2: float, rng: np.random.Generator) -> tuple[Array, Array, Array]:
-    """Evenly spread points on a bone's surface.
+    """Return the evenly spread points on a bone's surface.
 
     Returns:
         Points (N, 3) in mm, the area (N,) in mm^2 that each stands for, and outward normals (N, 3).
@@ -55,7 +55,7 @@ def surface_points(bone: Bone, per_mm2: float, rng: np.random.Generator) -> tupl
 
 
 def _spread(bone: Bone, per_mm2: float, offset: float, begin: int) -> tuple[Array, Array, Array]:
-    """As :func:`surface_points`, with what is random given: share of a point, start of the sequence."""
+    """As ``surface_points``, with what is random given: share of a point, start of the sequence."""
     corner = bone.vertices[bone.faces]
     cross = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
     double_area = np.linalg.norm(cross, axis=1)
@@ -94,7 +94,7 @@ def _cover(field, share):  # type: ignore[no-untyped-def]
 
 
 def rasterize(bones: Iterable[Bone], grid: Grid, cortex_scale: float, rng: np.random.Generator) -> BoneFractions:
-    """Fractions of cortical bone and bone interior.
+    """Return the fractions of cortical bone and bone interior.
 
     The cortex is laid down as mass (surface area times thickness): thin shells keep their line integrals on any grid.
 
@@ -161,7 +161,7 @@ def cartilage_share(ribcage: Bone, points_mm: Array) -> Array:
 
 
 def _sternal_front(ribcage: Bone) -> tuple[float, Array]:
-    """Middle of the rib cage along x, mm, and the line y(z) along the front of its sternum."""
+    """Return the middle of the rib cage along x, mm, and the line y(z) along the front of its sternum."""
     vertices = ribcage.vertices
     middle = float(np.median(vertices[:, 0]))
     central = vertices[np.abs(vertices[:, 0] - middle) < 15]
@@ -182,7 +182,7 @@ def _thickness(name: str) -> float:
 
 
 def _interior(name: str, part: Grid, shell: Field, index: NDArray[np.float64]) -> Field:
-    """Soft-edged interior of a surface.
+    """Return the soft-edged interior of a surface.
 
     A closed surface is sealed by every voxel that holds a share of it, filled, and peeled by one voxel. One with holes
     is filled plane by plane.

@@ -44,8 +44,8 @@ class PosedSkeleton:
         bones: Mesh name to bone surface, mm.
         landmarks_mm: Landmark id to LPS position, mm: 1 to 10 and 14 lie on bones, 11 to 13 are aims for the organs.
         joints_mm: Points that the soft tissue follows: `shoulder_r`, `elbow_r`, `wrist_r`, `hand_r`, `hip_r`, ... .
-        belly_front_mm: y of the belly's front surface at the forearms.
-        extra_mm: Id of each of `carm_core.landmarks.EXTRA_LANDMARKS` to its LPS position, mm.
+        belly_front_mm: Y of the belly's front surface at the forearms.
+        extra_mm: Id of each of ``carm_core.landmarks.EXTRA_LANDMARKS`` to its LPS position, mm.
         stature_mm: From heel to crown, with the soft tissue over both.
     """
 
@@ -58,12 +58,12 @@ class PosedSkeleton:
 
 
 def pose_skeleton(plan: BodyPlan, with_bones: bool = True, lower_legs: bool = False) -> PosedSkeleton:
-    """Scale and pose the skeleton so that its landmarks follow the plan.
+    """Return the scale and pose the skeleton so that its landmarks follow the plan.
 
     Args:
         plan: The body.
-        with_bones: False leaves `bones` empty, which is much faster.
-        lower_legs: Whether `bones` reach below the knees.
+        with_bones: False leaves ``bones`` empty, which is much faster.
+        lower_legs: Whether ``bones`` reach below the knees.
     """
     model = skeleton_model()
     anatomy = anatomy_of(model)
@@ -115,7 +115,7 @@ def _scales(plan: BodyPlan) -> dict[str, Array]:
 
 
 def _start_angles(kind: str) -> Array:
-    """Joint angles to start the fit from, in the order of `_JOINTS`."""
+    """Return the joint angles to start the fit from, in the order of ``_JOINTS``."""
     if kind == UP:
         return np.array([0, 0, 0, 0, 0, 0.4, 2.4, 0.2, 1.0, 0.2, 0.0])
     if kind == ALONG:
@@ -167,7 +167,7 @@ def _fit_arm(
     model: SkeletonModel, anatomy: Anatomy, plan: BodyPlan, side: str, straight: Pose, t1: Array,
     belly_front: float, rng: np.random.Generator,
 ) -> dict[str, float]:  # fmt: skip
-    """Joint angles of one arm and shoulder girdle that bring its landmarks to their aims."""
+    """Return the joint angles of one arm and shoulder girdle that bring its landmarks to their aims."""
     kind = plan.arm_sides[side]
     aims = _arm_aims(kind, plan, side, t1, belly_front, rng)
     start = _start_angles(kind)
@@ -199,7 +199,7 @@ def _fit_arm(
 
 
 def _least_squares(residuals: Callable[[Array], Array], start: Array, iterations: int = 14) -> Array:
-    """Levenberg-Marquardt with a forward-difference Jacobian."""
+    """Return the Levenberg-Marquardt with a forward-difference Jacobian."""
     values, damping, step = start.copy(), 1e-2, 1e-5
     error = residuals(values)
     for _ in range(iterations):
@@ -219,7 +219,7 @@ def _least_squares(residuals: Callable[[Array], Array], start: Array, iterations
 
 
 def _angle_local(model: SkeletonModel, anatomy: Anatomy, pose: Pose, side: str) -> Array:
-    """Inferior angle of the scapula in the axes of the scapula, mm."""
+    """Return the inferior angle of the scapula in the axes of the scapula, mm."""
     name = f"scapula_{side}"
     return model.local_point(name, pose.shapes[name](anatomy.angle_mm[side][None])[0]) * model.scale_of(
         name, pose.scales
@@ -227,7 +227,7 @@ def _angle_local(model: SkeletonModel, anatomy: Anatomy, pose: Pose, side: str) 
 
 
 def _wrist_local(model: SkeletonModel, anatomy: Anatomy, pose: Pose, side: str) -> Array:
-    """Center of the wrist in the axes of the radius, mm."""
+    """Return the center of the wrist in the axes of the radius, mm."""
     name = f"radius_{side}"
     return model.local_point(name, anatomy.wrist_mm[side]) * model.scale_of(name, pose.scales)
 
@@ -253,7 +253,7 @@ def _side_points(model: SkeletonModel, anatomy: Anatomy, pose: Pose) -> tuple[di
 
 
 def _organ_aims(plan: BodyPlan, t1: Array) -> dict[int, Array]:
-    """Carina and diaphragm domes in the coronal plane; their depth is refined by the organs."""
+    """Return the carina and diaphragm domes in the coronal plane; their depth is refined by the organs."""
     aims = {}
     for key, depth in ((11, -38.0), (12, -60.0), (13, -55.0)):
         inferior, left = plan.targets_mm[key]

@@ -33,15 +33,15 @@ _FEMALE_OUTLET, _MALE_OUTLET = 0.085, -0.025
 
 @dataclass(frozen=True)
 class BoneShape:
-    """A smooth map of the neutral model's space that leaves `center_mm` in place.
+    """A smooth map of the neutral model's space that leaves ``center_mm`` in place.
 
     Attributes:
         center_mm: Fixed point, (3,).
         stretch: Factors along x, y, z, (3,).
         slant: Change of z for each mm in front of the center.
-        taper: Added stretch along x, growing from 0 at the center's height to this at `taper_length_mm` below.
-        taper_length_mm: See `taper`.
-        bow_mm: Displacement (3,) in the middle of `bow_span_mm`, 0 at its ends.
+        taper: Added stretch along x, growing from 0 at the center's height to this at ``taper_length_mm`` below.
+        taper_length_mm: See ``taper``.
+        bow_mm: Displacement (3,) in the middle of ``bow_span_mm``, 0 at its ends.
         bow_axis: Axis that the span is measured along.
         bow_span_mm: Lower and upper end of the bowed part.
         wedge: Share of the height that is lost at the front of a vertebral body.
@@ -141,6 +141,6 @@ def _draw(plan: BodyPlan, name: str, center: Array, span: Array) -> BoneShape:
 
 
 def vertebra_of(name: str) -> str | None:
-    """`T8` for `torso_geom_5_thoracic8_s`; None for other meshes."""
+    """``T8`` for ``torso_geom_5_thoracic8_s``; None for other meshes."""
     found = re.search(r"(thoracic|lumbar)(\d+)", name)
     return f"{found.group(1)[0].upper()}{found.group(2)}" if found else None

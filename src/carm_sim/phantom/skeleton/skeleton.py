@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The skeleton: bone meshes of `myo-sim`, scaled body by body and posed by MuJoCo.
+"""The skeleton: bone meshes of ``myo-sim``, scaled body by body and posed by MuJoCo.
 
 The model's world axes are LPS: x towards the patient's left, y posterior, z superior. Lengths in mm.
 """
@@ -45,7 +45,7 @@ class Bone:
     """One bone surface.
 
     Attributes:
-        name: Mesh name in `myo-sim`.
+        name: Mesh name in ``myo-sim``.
         group: Body group whose scale applies.
         vertices: (V, 3) in mm.
         faces: (F, 3) vertex indices.
@@ -103,7 +103,7 @@ def refined(vertices: Array, faces: NDArray[np.int64]) -> tuple[Array, NDArray[n
 
 
 class SkeletonModel:
-    """The `myofullbody` model, prepared once; `bones` and `frames` are functions of a `Pose`."""
+    """The ``myofullbody`` model, prepared once; ``bones`` and ``frames`` are functions of a ``Pose``."""
 
     def __init__(self) -> None:
         """Load and prepare the model (about a second)."""
@@ -137,7 +137,7 @@ class SkeletonModel:
                 self._groups[body] = "hand"
 
     def _couplings(self) -> dict[str, list[tuple[str, float]]]:
-        """Joints that follow `shoulder_elv` and `elv_angle` linearly (scapulohumeral rhythm of the model)."""
+        """Joints that follow ``shoulder_elv`` and ``elv_angle`` linearly (scapulohumeral rhythm of the model)."""
         model = self._model
         rhythm: dict[str, list[tuple[str, float]]] = {}
         for equality in range(model.neq):
@@ -207,7 +207,7 @@ class SkeletonModel:
         self._mujoco.mj_kinematics(model, data)
 
     def frames(self, pose: Pose, names: tuple[str, ...]) -> dict[str, tuple[Array, Array]]:
-        """Origin (3,) in mm and rotation (3, 3) of some bodies."""
+        """Return the origin (3,) in mm and rotation (3, 3) of some bodies."""
         self._apply(pose)
         return {
             name: (self._data.xpos[self._bodies[name]] * 1000, self._data.xmat[self._bodies[name]].reshape(3, 3).copy())
@@ -215,12 +215,12 @@ class SkeletonModel:
         }
 
     def local_point(self, body: str, point_mm: Array) -> Array:
-        """A point (..., 3) given in mm at the neutral, unscaled pose, in the body's own axes (mm)."""
+        """Return a point (..., 3) given in mm at the neutral, unscaled pose, in the body's own axes (mm)."""
         index = self._bodies[body]
         return np.asarray((point_mm - self._neutral_origin_mm[index]) @ self._neutral_rotation[index])
 
     def posed_points(self, pose: Pose, attached: Mapping[int, Attached]) -> dict[int, Array]:
-        """Points of the neutral model, each moved with its bone: key to position (3,) in mm."""
+        """Return the points of the neutral model, each moved with its bone: key to position (3,) in mm."""
         self._apply(pose)
         points = {}
         for key, (body, mesh, neutral) in attached.items():
@@ -232,7 +232,7 @@ class SkeletonModel:
         return points
 
     def neutral_origin(self, body: str) -> Array:
-        """Origin (3,) of a body in the neutral model, mm: for limbs, the joint that it hangs on."""
+        """Return the origin (3,) of a body in the neutral model, mm: for limbs, the joint that it hangs on."""
         return np.asarray(self._neutral_origin_mm[self._bodies[body]])
 
     def scale_of(self, body: str, scales: dict[str, Array]) -> Array:
@@ -240,20 +240,20 @@ class SkeletonModel:
         return self._local_scale(self._bodies[body], scales)
 
     def mesh_points(self, *names: str) -> Array:
-        """Vertices (V, 3) of some meshes in the neutral model, mm."""
+        """Return the vertices (V, 3) of some meshes in the neutral model, mm."""
         known = {name: neutral for name, _, neutral, _ in self._meshes}
         return np.concatenate([known[name] for name in names])
 
     def mesh_faces(self, name: str) -> NDArray[np.int64]:
-        """Faces (F, 3) of a mesh."""
+        """Return the faces (F, 3) of a mesh."""
         return next(faces for known, _, _, faces in self._meshes if known == name)
 
     def mesh_bodies(self) -> dict[str, str]:
-        """Mesh name to the name of the body that it belongs to."""
+        """Return the mesh name to the name of the body that it belongs to."""
         return {name: self._model.body(body).name for name, body, _, _ in self._meshes}
 
     def bones(self, pose: Pose, lower_legs: bool = False) -> dict[str, Bone]:
-        """All bone surfaces at a pose; those from the knees down only if asked for."""
+        """Return all bone surfaces at a pose; those from the knees down only if asked for."""
         self._apply(pose)
         bones = {}
         for name, body, neutral, faces in self._meshes:
@@ -291,5 +291,5 @@ def _load_model() -> Any:
 
 @lru_cache(maxsize=1)
 def skeleton_model() -> SkeletonModel:
-    """The model, loaded on first use (about 1.5 s)."""
+    """Return the model, loaded on first use (about 1.5 s)."""
     return SkeletonModel()

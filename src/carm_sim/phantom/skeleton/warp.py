@@ -45,7 +45,7 @@ class Warp:
         return np.asarray(self._t1 + offset * np.array([1.0, self._plan.torso_depth, self._plan.frame_scale]))
 
     def trunk(self, points: Array) -> Array:
-        """Bend points (N, 3) with the spine: zero at T1, `targets[14]` at T12, fading out beyond."""
+        """Bend points (N, 3) with the spine: zero at T1, ``targets[14]`` at T12, fading out beyond."""
         plan = self._plan
         down = (self._t1[2] - points[:, 2]) / self._length
         inside = np.clip(down, -0.4, 1.6)
@@ -69,7 +69,7 @@ class Warp:
         return np.asarray(Rotation.from_rotvec(vectors).apply(relative)) + self.neck_base
 
     def height_of_head(self, point: Array) -> float:
-        """Height of a neutral-model point of the head above T1 when the head is held straight, mm."""
+        """Return the height of a neutral-model point of the head above T1 when the head is held straight, mm."""
         raised = (point - self._anatomy.neck_base_mm)[2] * self._head_scale
         return float(raised + self.neck_base[2] - self._t1[2])
 
