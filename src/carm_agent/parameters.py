@@ -19,7 +19,7 @@ class AgentParameters:
     """Parameters of the agent node."""
 
     autostart: bool = parameter(
-        True, "configure and activate by itself; false: leave it to who manages the node", read_only=True
+        True, "configure and activate automatically; false: wait for a lifecycle manager", read_only=True
     )
     controller: str = parameter("joint_trajectory_controller", "name of the trajectory controller", read_only=True)
     velocity_scaling: float = parameter(1.0, "default share of the joints' velocity limits", lower=0.01, upper=1.0)

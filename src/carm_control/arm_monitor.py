@@ -22,10 +22,10 @@ from carm_core.robot.kinematics import CArm
 class StateParameters:
     """Parameters of the state node; ``config/state.yaml`` has the same keys."""
 
-    carm_config: str = parameter("", "C-arm description; empty: the one that ships", read_only=True)
+    carm_config: str = parameter("", "C-arm description file; empty: the one in the package", read_only=True)
     frame_prefix: str = parameter(
         "",
-        "stands before every frame id, such as left_arm/ where two arms share /tf",
+        "prefix of every frame id, such as left_arm/ if two arms share /tf",
         pattern=FRAME_PREFIX,
         read_only=True,
     )
@@ -36,12 +36,16 @@ class StateParameters:
         10.0, "rate of `state` and of the supervision", unit="Hz", lower=2.0, upper=100.0, read_only=True
     )
     joint_states_timeout_s: float = parameter(
-        0.5, "without joint states for this long everything is stopped", unit="s", lower=0.05, upper=10.0
+        0.5, "stop everything if no joint states arrive for this long", unit="s", lower=0.05, upper=10.0
     )
-    stopped_velocity_m_s: float = parameter(0.002, "slower lengths are at rest", unit="m/s", lower=1e-5, upper=0.1)
-    stopped_velocity_rad_s: float = parameter(0.005, "slower angles are at rest", unit="rad/s", lower=1e-5, upper=0.5)
+    stopped_velocity_m_s: float = parameter(
+        0.002, "a linear joint below this velocity is at rest", unit="m/s", lower=1e-5, upper=0.1
+    )
+    stopped_velocity_rad_s: float = parameter(
+        0.005, "a rotary joint below this velocity is at rest", unit="rad/s", lower=1e-5, upper=0.5
+    )
     publish_description: bool = parameter(
-        True, "publish robot_description and /tf; false where robot_state_publisher does", read_only=True
+        True, "publish robot_description and /tf; false if robot_state_publisher does", read_only=True
     )
 
 
@@ -86,9 +90,9 @@ class ArmMonitor:
         if not self._latched:
             return True, "no stop was latched"
         if self.positions is None or not self._fresh(now_s):
-            return False, "no joint states come: nothing says that the arm is at rest"
+            return False, "no joint states arrive: it is unknown whether the arm is at rest"
         if self._goals or self._moves:
-            return False, "the arm still moves"
+            return False, "the arm is still moving"
         self._latched = ""
         return True, "ready"
 
@@ -107,11 +111,11 @@ class ArmMonitor:
         return now_s - self._seen_s <= self.settings.joint_states_timeout_s
 
     def judge(self, now_s: float) -> tuple[OperatingState, str]:
-        """Return what the arm is doing and why, and latch a stop when joint states no longer come."""
+        """Return what the arm is doing and why, and latch a stop when joint states no longer arrive."""
         if self.positions is None:
-            return OperatingState.STARTING, "no joint states have come yet"
+            return OperatingState.STARTING, "no joint states received yet"
         if not self._fresh(now_s):
-            self.stop("joint states no longer come")
+            self.stop("joint states no longer arrive")
             return OperatingState.FAULT, f"no joint states for {now_s - self._seen_s:.1f} s"
         if self._latched:
             moving = self._goals or self._moves

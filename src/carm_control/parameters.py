@@ -22,12 +22,10 @@ from carm_core.transforms import Array
 class ControllerParameters:
     """Parameters of every node that follows trajectories, whatever moves its joints."""
 
-    carm_config: str = parameter(
-        "", "file that describes the C-arm; empty: the one that ships with the project", read_only=True
-    )
+    carm_config: str = parameter("", "C-arm description file; empty: the one in the package", read_only=True)
     frame_prefix: str = parameter(
         "",
-        "stands before every frame id, such as left_arm/ where two arms share /tf",
+        "prefix of every frame id, such as left_arm/ if two arms share /tf",
         pattern=FRAME_PREFIX,
         read_only=True,
     )
@@ -42,7 +40,7 @@ class ControllerParameters:
         20.0, "rate of the feedback of a goal", unit="Hz", lower=0.1, upper=100.0, read_only=True
     )
     allow_partial_joints_goal: bool = parameter(
-        True, "goals may leave out joints, which then stay or decelerate to rest", read_only=True
+        True, "goals may omit joints, which then hold or decelerate to rest", read_only=True
     )
     reject_invalid_goals: bool = parameter(
         True,
@@ -59,16 +57,14 @@ class ControllerParameters:
     )
     start_tolerance_m: float = parameter(
         0.02,
-        "how far a trajectory whose first point is at its start may begin from the present position; blended within "
-        "the limits",
+        "allowed distance from the present position to a first point at the start time; blended within the limits",
         unit="m",
         lower=0.0,
         read_only=True,
     )
     start_tolerance_rad: float = parameter(
         0.05,
-        "how far a trajectory whose first point is at its start may begin from the present position; blended within "
-        "the limits",
+        "allowed distance from the present position to a first point at the start time; blended within the limits",
         unit="rad",
         lower=0.0,
         read_only=True,
@@ -88,7 +84,7 @@ class ControllerParameters:
         0.005, "speed up to which a joint counts as at rest; 0: any", unit="rad/s", lower=0.0, read_only=True
     )
     goal_time_s: float = parameter(
-        2.0, "time after the last point to reach the goal; 0: no end", unit="s", lower=0.0, read_only=True
+        2.0, "time after the last point to reach the goal; 0: unlimited", unit="s", lower=0.0, read_only=True
     )
 
 
@@ -113,7 +109,7 @@ class MotionParameters(ControllerParameters):
     )
     seed: int = parameter(0, "seed of the noise", lower=0, upper=2**31 - 1, read_only=True)
     blocked_joint: str = parameter(
-        "", "fault injection: the drive of this joint does not move; empty: none; may change at any time"
+        "", "fault injection: the drive of this joint does not move; empty: none; can change at any time"
     )
 
 

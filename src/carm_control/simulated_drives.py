@@ -14,18 +14,18 @@ from carm_control.trajectory.limits import JointLimits
 from carm_core.transforms import Array
 
 _FOLLOWS = 1e-6
-"""A blocked joint that is no further from its set-point than this is not astray, m or rad."""
+"""A blocked joint that is no further from its setpoint than this is not astray, m or rad."""
 
 _LEAST_RESERVE = 0.01
-"""Part of its velocity limit by which a joint may catch up with a set-point that runs at the limit."""
+"""Part of its velocity limit by which a joint may catch up with a setpoint that runs at the limit."""
 
 
 class DriveModel:
-    """Joint drives that follow their set-points with a first-order lag, ``tau dx/dt = u - x``.
+    """Joint drives that follow their setpoints with a first-order lag, ``tau dx/dt = u - x``.
 
-    The set-point is taken as linear between two steps and the step is integrated exactly, so the response to
+    The setpoint is taken as linear between two steps and the step is integrated exactly, so the response to
     a ramp does not depend on the step length. A blocked joint does not move at all, whatever it is told; freed away
-    from its set-point it catches up within its limits.
+    from its setpoint it catches up within its limits.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class DriveModel:
         self._random = np.random.default_rng(seed)
         self._blocked = np.zeros(len(self._names), dtype=bool)
         self._astray = np.zeros(len(self._names), dtype=bool)
-        self._closing = np.zeros(len(self._names))  # acceleration relative to the set-point while catching up
+        self._closing = np.zeros(len(self._names))  # acceleration relative to the setpoint while catching up
 
     @property
     def position(self) -> Array:
@@ -77,7 +77,7 @@ class DriveModel:
 
     @property
     def fault(self) -> str:
-        """Empty: a blocked joint is noticed by its distance from the set-point only."""
+        """Empty: a blocked joint is noticed by its distance from the setpoint only."""
         return ""
 
     @property
@@ -92,7 +92,7 @@ class DriveModel:
 
     @property
     def astray(self) -> NDArray[np.bool_]:
-        """Joints (J,) that are blocked away from their set-points, or catch up with them."""
+        """Joints (J,) that are blocked away from their setpoints, or catch up with them."""
         return self._astray.copy()
 
     def interrupt(self) -> None:
@@ -140,7 +140,7 @@ class DriveModel:
 
         Args:
             joint: Column.
-            place: Where the set-point asks it to be at the end of the step, m or rad.
+            place: Where the setpoint asks it to be at the end of the step, m or rad.
             speed: Of that place, m/s or rad/s.
             dt_s: Length of the step, s.
         """
@@ -155,7 +155,7 @@ class DriveModel:
         way = ruckig.Trajectory(1)
         result = ruckig.Ruckig(1).calculate(request, way)
         if result not in (ruckig.Result.Working, ruckig.Result.Finished):
-            raise AssertionError(f"no way found for {self._names[joint]} to its set-point: {result}")
+            raise AssertionError(f"no motion found for {self._names[joint]} to its setpoint: {result}")
         away, closing, acceleration = (values[0] for values in way.at_time(dt_s)[:3])
         arrived = way.duration <= dt_s
         self._astray[joint] = not arrived
@@ -163,17 +163,17 @@ class DriveModel:
         self._closing[joint] = 0.0 if arrived else acceleration
 
     def bumpless_command(self) -> Array:
-        """Return the set-points (J,), m or rad, under which the drives would carry on as they move now."""
+        """Return the setpoints (J,), m or rad, under which the drives would carry on as they move now."""
         return self._position + self._tau * self._velocity
 
     def realign(self, joints: NDArray[np.bool_]) -> Array:
-        """Take ``bumpless_command`` as the present set-point of some joints, so that none of them jumps.
+        """Take ``bumpless_command`` as the present setpoint of some joints, so that none of them jumps.
 
         Args:
             joints: Mask (J,).
 
         Returns:
-            The set-points (J,) after it, m or rad.
+            The setpoints (J,) after it, m or rad.
         """
         self._command = np.where(joints, self.bumpless_command(), self._command)
         self._astray &= ~joints

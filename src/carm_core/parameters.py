@@ -108,7 +108,7 @@ def updated_parameters(settings: T, changes: Iterable[Any]) -> tuple[T, str]:
         old = getattr(settings, name)
         reason = check_parameter(cls, name, value)
         if fields[name].metadata.get("read_only") and value != old:
-            reason = f"{name} cannot change while the node runs: set it at the start"
+            reason = f"{name} cannot change while the node runs: set it at startup"
         elif type(value) is not type(old):
             reason = f"{name} = {value!r} is not a {type(old).__name__}"
         if reason:

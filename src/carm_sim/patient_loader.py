@@ -114,7 +114,7 @@ def patient_of(ct: CtSource, options: CtOptions) -> Patient:
     if landmark_path.exists():
         return _with_landmarks(name, ct, landmark_path, str(path), options)
     volume = read_source(ct, options)
-    _logger.warning("%s: no %s beside the CT, so ground truth is unknown", path, LANDMARK_FILE)
+    _logger.warning("%s: no %s beside the CT, so the ground truth is unknown", path, LANDMARK_FILE)
     return make_patient(name, volume, None, f"{path} (no {LANDMARK_FILE}: ground truth unknown)")
 
 
@@ -156,7 +156,7 @@ def _load_phantom(spec: str, style: str, argument: str) -> Patient:
     if option not in ("", "whole_body"):
         raise PatientError(f"'{spec}': unknown phantom option {option!r}; known is whole_body")
     if not re.fullmatch(r"\d{1,9}", seed):
-        raise PatientError(f"'{spec}': a phantom is named by a seed, a whole number from 0, for example phantom:7")
+        raise PatientError(f"'{spec}': a phantom needs a seed, a whole number from 0, for example phantom:7")
     from carm_sim.phantom import cached_phantom
 
     body = cached_phantom(int(seed), style=style, whole_body=bool(option))

@@ -331,7 +331,7 @@ def test_filtration_technique_and_saturation_are_parameters():
 def test_bad_parameters_are_refused():
     with pytest.raises(ConfigurationError, match="compressed_format = 'gif'"):
         XrayParameters(compressed_format="gif")
-    with pytest.raises(ConfigurationError, match="set both or none"):
+    with pytest.raises(ConfigurationError, match="set both or neither"):
         replace(XrayParameters(), field_width_m=0.1)
 
 

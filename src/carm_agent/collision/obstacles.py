@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What stands around the machine: the patient's surface, staff zones, table and floor, as convex pieces.
 
-The agent knows the patient's surface as a real system does, from a message (a CT or a depth camera made it); until one
-comes, a generous body on the table stands for the patient, and it goes on standing for what the surface does not cover
-along the table.
+The agent gets the patient's surface from a message, as a real system does (made from a CT or by a depth camera). Until
+one arrives, the agent assumes a large body on the table. It keeps this assumption for the parts of the table that the
+surface does not cover.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``carm bench dialogue``: what the agent makes of a clinician's sentences, in words that no model was trained on.
+"""``carm bench dialogue``: how the agent acts on a clinician's sentences, in words that no model was trained on.
 
 The agent's own conversation hears each sentence, with its stop words, its rules and the language model's reading; what
 it then does is compared with what was meant. Nothing moves.

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--topic",
         choices=sorted(TOPICS),
         default="image",
-        help="which image, or what the localizer, which then runs beside, finds in it (image)",
+        help="topic to measure: an image, or the landmarks, which also starts the localizer (image)",
     )
     parser.add_argument("--duration", type=number(1, 3600), default=30.0, metavar="S", help="per binning, s (30)")
     parser.add_argument("--patient", default="chest_ct", help="chest_ct, phantom:SEED or a CT (chest_ct)")
@@ -119,7 +119,7 @@ def figures_of(arrivals: Sequence[Arrival], rate_hz: float) -> dict[str, Any]:
     import numpy as np
 
     if len(arrivals) < FEWEST_IMAGES:
-        raise StreamError(f"only {len(arrivals)} images came; {FEWEST_IMAGES} are needed")
+        raise StreamError(f"only {len(arrivals)} images arrived; {FEWEST_IMAGES} are needed")
     kept = arrivals[min(WARM_UP_IMAGES, len(arrivals) // 3) :]
     received = np.array([one.received_s for one in kept])
     latency_ms = 1e3 * (received - np.array([one.stamp_s for one in kept]))
@@ -168,7 +168,7 @@ def _stream(binning: int, readout: int, args: argparse.Namespace) -> tuple[float
     finally:
         supervisor.stop()
     if not arrivals:
-        raise StreamError(f"no image within {PATIENCE_S:.0f} s: {said[-1] if said else 'the nodes said nothing'}")
+        raise StreamError(f"no image within {PATIENCE_S:.0f} s: {said[-1] if said else 'the nodes printed nothing'}")
     return started_s, arrivals
 
 

@@ -78,7 +78,7 @@ def reject(words: Sequence[str]) -> int:
     """Say in one line why the words name no verb; return exit code 2."""
     parts = [verb.name for verb in VERBS if verb.name.split()[0] == words[0]]
     if parts:
-        reason = f"say which: {', '.join(f'carm {name}' for name in parts)}"
+        reason = f"choose one of: {', '.join(f'carm {name}' for name in parts)}"
     else:
         names = [verb.name for verb in VERBS]
         near = [name for name in names if words[0] and name.startswith(words[0])]

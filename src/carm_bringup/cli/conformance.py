@@ -194,7 +194,7 @@ class Conformance:
         if not self._probe.finish(attempt, _REFUSAL_S):
             self._probe.cancel(attempt)
             self._probe.finish(attempt, _PATIENCE_S)
-            return Check(f"refuses {name}", False, f"accepted, and not ended within {_REFUSAL_S:g} s: canceled")
+            return Check(f"refuses {name}", False, f"accepted, but not finished within {_REFUSAL_S:g} s: canceled")
         refused = not attempt.accepted or ("aborted" in attempt.end and attempt.code != 0)
         moved = self._away(before) > 1
         reason = f": {attempt.message}" if attempt.message else ""
@@ -253,9 +253,9 @@ class Conformance:
         good = agreed and ended and attempt.end.startswith("canceled") and holds and stopped
         answer = attempt.end if agreed else f"cancel refused, {attempt.end}"
         drift = "" if holds else ", does not hold"
-        yield Check(name, good, f"{answer}, went on by {100 * max(0.0, went.max()):.0f} % of the step{drift}")
+        yield Check(name, good, f"{answer}, moved on by {100 * max(0.0, went.max()):.0f} % of the step{drift}")
         if not good:
-            yield Check("stop time", None, "without a cancel that works there is none")
+            yield Check("stop time", None, "not measured, since cancel does not work")
             return
         duration_s = stop_time(times, positions, asked_s, np.abs(self._joints.step) * 0.01)
         text = f"{1000 * duration_s:.0f} ms from the cancel (at most {1000 * self._max_stop_s:.0f} ms)"
@@ -283,7 +283,7 @@ def check_joint_states(probe: ControllerProbe) -> Check:
     if rate < MIN_RATE_HZ:
         faults.append(f"below {MIN_RATE_HZ:g} Hz")
     if not (np.diff(stamps) > 0).all():
-        faults.append("stamps do not grow")
+        faults.append("time stamps do not increase")
     if age_s > MAX_AGE_S:
         faults.append(f"stamps are {age_s:.1f} s off")
     if not all(math.isfinite(v) for h in heard for v in h.positions.values()):
@@ -362,5 +362,5 @@ def confirm(joints: Joints, agreed: bool, ask: Callable[[str], str] = input) -> 
     if ask is input and not sys.stdin.isatty():
         raise ConfigurationError("this moves the arm by a few mm and tenths of a degree: confirm it with --yes")
     moves = ", ".join(f"{name} {step:+.4f}" for name, step in zip(joints.names, joints.step, strict=True))
-    if ask(f"will move and return (m or rad): {moves}\ngo on? [y/N] ").strip().lower() not in ("y", "yes"):
+    if ask(f"will move and return (m or rad): {moves}\ncontinue? [y/N] ").strip().lower() not in ("y", "yes"):
         raise ConfigurationError("not confirmed; nothing was moved")

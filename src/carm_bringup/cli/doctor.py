@@ -69,7 +69,7 @@ def run_python(code: str) -> tuple[bool, str]:
             stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
-        return False, f"no end within {CHECK_TIMEOUT_S:g} s"
+        return False, f"not finished within {CHECK_TIMEOUT_S:g} s"
     output = (done.stdout if done.returncode == 0 else done.stderr or done.stdout).strip().splitlines()
     return done.returncode == 0, output[-1] if output else f"exit code {done.returncode}"
 
@@ -152,7 +152,7 @@ def round_trip() -> float:
     try:
         while not answers:
             if time.monotonic() - start > DDS_TIMEOUT_S:
-                raise SystemExit(f"no message came back within {DDS_TIMEOUT_S:g} s")
+                raise SystemExit(f"no reply within {DDS_TIMEOUT_S:g} s")
             ask.publish(String(data="ask"))
             for executor in executors:
                 executor.spin_once(timeout_sec=0.01)
@@ -168,7 +168,7 @@ def describe_round_trip() -> None:
     domain = os.environ.get("ROS_DOMAIN_ID", "0")
     reach = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
     middleware = os.environ.get("RMW_IMPLEMENTATION", "default middleware")
-    print(f"message there and back in {1000 * seconds:.0f} ms ({middleware}, domain {domain}, {reach})")
+    print(f"round trip in {1000 * seconds:.0f} ms ({middleware}, domain {domain}, {reach})")
 
 
 def check_dds() -> Finding:
@@ -247,7 +247,7 @@ def run(options: argparse.Namespace | None = None) -> int:
     for finding in examine():
         print(finding, flush=True)
         failed += not finding.ok
-    print(f"{failed} of {len(CHECKS)} checks failed" if failed else f"Everything is in place: {START}")
+    print(f"{failed} of {len(CHECKS)} checks failed" if failed else f"All checks passed: {START}")
     return 1 if failed else 0
 
 

@@ -15,22 +15,20 @@ from carm_core.errors import ConfigurationError
 
 def add_record_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``carm record``."""
+    parser.add_argument("-o", "--output", type=output_folder, help="folder of the bag (recordings/DATE_TIME)")
     parser.add_argument(
-        "-o", "--output", type=output_folder, help="folder of the bag; recordings/DATE_TIME when left out"
+        "--dicom", type=output_folder, metavar="DIR", help="also write exposures and a dose report as DICOM"
     )
-    parser.add_argument(
-        "--dicom", type=output_folder, metavar="DIR", help="write exposures and a dose report as DICOM, too"
-    )
-    parser.add_argument("--include", type=_pattern, default="", metavar="REGEX", help="record these topics besides")
-    parser.add_argument("--exclude", type=_pattern, default="", metavar="REGEX", help="leave these topics out")
-    parser.add_argument("--duration", type=number(0, 1e9), default=0.0, metavar="S", help="end after this time, s")
+    parser.add_argument("--include", type=_pattern, default="", metavar="REGEX", help="record these topics too")
+    parser.add_argument("--exclude", type=_pattern, default="", metavar="REGEX", help="do not record these topics")
+    parser.add_argument("--duration", type=number(0, 1e9), default=0.0, metavar="S", help="stop after this time, s")
 
 
 def run_record(options: argparse.Namespace) -> int:
     """Record a running graph until Ctrl-C."""
     folder = options.output or Path("recordings") / time.strftime("%Y-%m-%d_%H-%M-%S")
     if folder.exists():
-        raise ConfigurationError(f"{folder} exists already; choose another folder by --output")
+        raise ConfigurationError(f"{folder} exists already; choose another folder with --output")
     if options.dicom is not None and options.dicom.exists() and not options.dicom.is_dir():
         raise ConfigurationError(f"{options.dicom} is not a folder")
     from carm_bringup.nodes.recorder_node import RecorderOptions, record
@@ -50,21 +48,23 @@ def _pattern(text: str) -> str:
 def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``carm replay``."""
     parser.add_argument(
-        "bag", type=Path, metavar="BAG", help="folder of a bag, or a file of one: mcap, SQLite (.db3) or ROS 1"
+        "bag", type=Path, metavar="BAG", help="folder of a bag, or a bag file: mcap, SQLite (.db3) or ROS 1"
     )
-    parser.add_argument("--node", choices=("perception", "agent"), help="replay this one only")
-    parser.add_argument("--rate", type=_rate, default=1.0, help="times the bag's own speed, or max (1)")
-    parser.add_argument("--localizer", default="", help="ask this localizer; the recorded one when left out")
-    parser.add_argument("--image-topic", default="", metavar="TOPIC", help="images, where it is not clear which")
+    parser.add_argument("--node", choices=("perception", "agent"), help="replay only this node")
+    parser.add_argument("--rate", type=_rate, default=1.0, help="speed relative to the recording, or max (1)")
+    parser.add_argument("--localizer", default="", help="use this localizer (the recorded one)")
+    parser.add_argument(
+        "--image-topic", default="", metavar="TOPIC", help="topic of the images, if there are several candidates"
+    )
     parser.add_argument(
         "--remap",
         action="append",
         default=[],
         type=_remapping,
         metavar="FROM:=TO",
-        help="take a topic by another name, or a namespace: /lab/:=/carm/",
+        help="rename a topic or a namespace: /lab/:=/carm/",
     )
-    parser.add_argument("--json", type=output_file(), metavar="FILE", help="write the outcome to a file")
+    parser.add_argument("--json", type=output_file(), metavar="FILE", help="write the result to a file")
 
 
 def run_replay(options: argparse.Namespace) -> int:

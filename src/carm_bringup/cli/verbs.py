@@ -55,7 +55,7 @@ def _launch_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
 
 def _patience(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--wait", type=number(0, 3600), default=60.0, metavar="S", help="longest wait for a graph that starts, s (60)"
+        "--wait", type=number(0, 3600), default=60.0, metavar="S", help="maximum wait for a graph that starts, s (60)"
     )
 
 
@@ -70,20 +70,20 @@ def _navigate(parser: argparse.ArgumentParser) -> None:
     _patience(parser)
     parser.add_argument("target", nargs="+", help="landmark: name, synonym or id, for example carina")
     parser.epilog = f"{_landmarks()}\n\n{parser.epilog}"
-    parser.add_argument("--tolerance", type=number(1, 200), default=0, help="mm; the agent's default when left out")
-    parser.add_argument("--max-exposures", type=whole(0, 65535), default=0, help="the agent's default when left out")
-    parser.add_argument("--max-duration", type=number(0, 3600), default=0, help="s; the agent's default when left out")
+    parser.add_argument("--tolerance", type=number(1, 200), default=0, help="mm (the agent's default)")
+    parser.add_argument("--max-exposures", type=whole(0, 65535), default=0, help="(the agent's default)")
+    parser.add_argument("--max-duration", type=number(0, 3600), default=0, help="s (the agent's default)")
     parser.add_argument(
         "--biplane",
         action="store_true",
-        help="find it in depth too, by two more views, and put the isocenter on it: it stays centered under rotation",
+        help="also find the depth with two more views and move the isocenter to the landmark",
     )
 
 
 def _say(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", nargs="+", type=words, help="what to say to the agent")
     parser.add_argument(
-        "--wait", type=number(0, 3600), default=120.0, metavar="S", help="longest wait for the answer, s (120)"
+        "--wait", type=number(0, 3600), default=120.0, metavar="S", help="maximum wait for the answer, s (120)"
     )
 
 
@@ -99,11 +99,11 @@ def _view(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--secondary", type=angle, metavar="DEG", help="secondary angle, degrees: cranial positive")
     parser.add_argument(
-        "--isocenter", type=number(-10, 10), nargs=3, metavar=("X", "Y", "Z"), help="m, in the table's frame"
+        "--isocenter", type=number(-10, 10), nargs=3, metavar=("X", "Y", "Z"), help="m, in the table frame"
     )
     parser.add_argument("--plan-only", action="store_true", help="plan and check, do not move")
     parser.add_argument(
-        "--preview", type=output_file(".png"), metavar="FILE.png", help="as --plan-only, with a picture"
+        "--preview", type=output_file(".png"), metavar="FILE.png", help="like --plan-only, with a picture"
     )
     parser.add_argument("--run", type=words, metavar="ID", help="run a previewed plan, if nothing has changed since")
     parser.add_argument("--save", type=words, metavar="NAME", help="save the present position under a name")
@@ -129,27 +129,27 @@ def _wait(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--patient", default="", help=argparse.SUPPRESS)
     parser.add_argument("--localizer", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--no-exposure", action="store_true", help="make no first exposure")
-    parser.add_argument(
-        "--for-localizer", action="store_true", help="wait until the localizer is loaded, for nothing else"
-    )
+    parser.add_argument("--no-exposure", action="store_true", help="do not make a first exposure")
+    parser.add_argument("--for-localizer", action="store_true", help="wait only until the localizer is loaded")
 
 
 def _doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--controller",
         metavar="NAME",
-        help="check a joint trajectory controller by tiny, slow goals (a few mm, tenths of a degree, and back)",
+        help="check a joint trajectory controller with small, slow goals (a few mm, tenths of a degree, and back)",
     )
-    parser.add_argument("--joints", metavar="A,B", help="joints to move (all that the joint states name)")
+    parser.add_argument("--joints", metavar="A,B", help="joints to move (all in the joint states)")
     parser.add_argument("--joint-states", default="joint_states", metavar="TOPIC", help="(joint_states)")
     parser.add_argument(
-        "--max-stop", type=number(1, 60000), default=1000.0, metavar="MS", help="longest stop after a cancel, ms (1000)"
+        "--max-stop",
+        type=number(1, 60000),
+        default=1000.0,
+        metavar="MS",
+        help="maximum stop time after a cancel, ms (1000)",
     )
     parser.add_argument("--yes", action="store_true", help="do not ask before anything moves")
-    parser.add_argument(
-        "--json", type=output_file(), metavar="FILE", help="write the outcome of the checks of the controller"
-    )
+    parser.add_argument("--json", type=output_file(), metavar="FILE", help="write the results of the controller checks")
 
 
 CLIENT = "carm_bringup.nodes.client"
@@ -172,7 +172,7 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         "hardware",
-        "start the graph on real motors, over CAN or by any FollowJointTrajectory controller",
+        "start the graph on real motors, over CAN or with any FollowJointTrajectory controller",
         "carm hardware controller:=/my_robot/jtc joint_states:=/my_robot/joint_states",
         "carm_bringup.cli.app:run_hardware",
         _hardware,
@@ -195,10 +195,10 @@ VERBS: tuple[Verb, ...] = (
         _none,
         True,
     ),
-    Verb("reset", "release a stop; nothing moves by itself", "carm reset", f"{CLIENT}:trigger", _none, True),
+    Verb("reset", "release a stop; nothing moves on its own", "carm reset", f"{CLIENT}:trigger", _none, True),
     Verb(
         "home",
-        "reference runs of drives with incremental encoders (drive_node)",
+        "home drives with incremental encoders (drive_node)",
         "carm home",
         f"{CLIENT}:trigger",
         _none,
@@ -215,7 +215,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("wait", "wait until the graph is ready", "carm wait", "carm_bringup.graph.readiness:run", _wait, True),
     Verb(
         "record",
-        "record a running graph as a bag (rosbag2, mcap), exposures as DICOM too when asked",
+        "record a running graph as a bag (rosbag2, mcap), and optionally exposures as DICOM",
         "carm record --output my_session",
         f"{RECORDING}:run_record",
         f"{RECORDING}:add_record_arguments",
@@ -231,7 +231,7 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         "patient check",
-        "say what the importer makes of a CT, and draw it on one sheet",
+        "show how the importer reads a CT, and draw it on one sheet",
         "carm patient check my_ct.nii.gz --sheet my_ct.png",
         "carm_sim.patient.check:run",
         "carm_sim.patient.check:add_arguments",
@@ -245,14 +245,14 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         "train",
-        "train the compact multimodal LLM on phantoms, or fine-tune a big one",
+        "train the compact multimodal LLM on phantoms, or fine-tune a large one",
         "carm train --output my_model --minutes 75",
         f"{COMMANDS}:run_train",
         f"{COMMANDS}:add_train_arguments",
     ),
     Verb(
         "calibrate",
-        "conformal radii and abstention of a compact model, from phantoms of their own",
+        "calibrate radii and abstention of a compact model on separate phantoms",
         "carm calibrate --model my_model",
         f"{CALIBRATION}:run",
         f"{CALIBRATION}:add_arguments",
@@ -266,7 +266,7 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         "eval correction",
-        "what asking again makes of wrong and of right answers",
+        "effect of a second question on wrong and right answers",
         "carm eval correction --patients 10 --json correction.json",
         f"{EVALUATION}:run_correction",
         f"{EVALUATION}:add_correction_arguments",
@@ -301,21 +301,21 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         "bench dialogue",
-        "what the agent makes of a clinician's sentences",
+        "how the agent acts on a clinician's sentences",
         "carm bench dialogue --sentences 500 --json dialogue.json",
         f"{BENCH_DIALOGUE}:run",
         f"{BENCH_DIALOGUE}:add_arguments",
     ),
     Verb(
         "bench plan",
-        "planning: time and smallest clearance among patient, table, floor and staff",
+        "planning: time and smallest clearance to patient, table, floor and staff",
         "carm bench plan --plans 100 --json plan.json",
         f"{BENCH_PLAN}:run",
         f"{BENCH_PLAN}:add_arguments",
     ),
     Verb(
         "bench drr",
-        "rendering: frames per second, error and memory beside other renderers",
+        "rendering: frames per second, error and memory, compared with other renderers",
         "carm bench drr --quick --json drr.json",
         f"{BENCH_DRR}:run",
         f"{BENCH_DRR}:add_arguments",
@@ -329,7 +329,7 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         "doctor",
-        "check this machine, or a lab's own motion controller",
+        "check this machine, or your own motion controller",
         "carm doctor --controller /carm/joint_trajectory_controller",
         "carm_bringup.cli.doctor:run",
         _doctor,

@@ -106,38 +106,38 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument(
         "policy",
         "default",
-        "how the agent navigates: default (fused localizer), pointing (the multimodal LLM alone says where), xml (it"
-        " answers by directions and extents), regression (deep learning alone)",
+        "how the agent navigates: default (fused localizer), pointing (the multimodal LLM alone), xml (it"
+        " answers with directions and extents), regression (the deep-learning localizer alone)",
         choices=("default", "pointing", "xml", "regression"),
     ),
     Argument(
         "localizer",
         AUTO,
-        "auto (as the policy wants), fused"
-        " (multimodal LLM of this project, with the deep-learning localizer"
-        " as referee), compact (the LLM alone),"
+        "auto (set by the policy), fused"
+        " (multimodal LLM of this project, checked by the deep-learning"
+        " localizer), compact (the LLM alone),"
         " regression, a Hugging Face id or folder, openai (a server), oracle, or external (its node runs elsewhere)",
     ),
-    Argument("adapter", NONE, "folder or Hugging Face id of a PEFT adapter, where localizer:= names its base model"),
+    Argument("adapter", NONE, "folder or Hugging Face id of a PEFT adapter, if localizer:= names its base model"),
     Argument("server_url", "http://127.0.0.1:8000/v1", "localizer:=openai: address of the OpenAI-compatible server"),
-    Argument("wait_for_all", True, "false: the agent moves although X-ray system or localizer has not been heard from"),
+    Argument("wait_for_all", True, "false: the agent moves before the X-ray system or the localizer is ready"),
     Argument("confirm", False, "true: the agent asks before each motion"),
-    Argument("head_url", NONE, "OpenAI-compatible server of a larger model that acts by tools"),
-    Argument("simulator", "embedded", "what stands in for hardware", choices=("embedded", "gazebo")),
-    Argument("headless", False, "true: open no windows"),
+    Argument("head_url", NONE, "OpenAI-compatible server of a larger model that acts with tools"),
+    Argument("simulator", "embedded", "simulator instead of hardware", choices=("embedded", "gazebo")),
+    Argument("headless", False, "true: do not open windows"),
     Argument("rviz", False, "true: open RViz, with scene:=true"),
     Argument("scene", False, "true: patient, X-ray image and landmarks as markers, for RViz and Foxglove"),
-    Argument("use_sim_time", False, "true: the nodes' time is that of /clock; always so with Gazebo"),
+    Argument("use_sim_time", False, "true: the nodes use the time of /clock; always true with Gazebo"),
     Argument("record", False, "true: record the session as a bag (rosbag2, mcap) into ./recordings"),
     Argument("namespace", "carm", "ROS namespace of the graph"),
-    Argument("frame_prefix", NONE, "stands before every frame id, such as left_arm/ where two arms share /tf"),
+    Argument("frame_prefix", NONE, "prefix of every frame id, such as left_arm/ if two arms share /tf"),
     Argument("rate", 0.0, "fluoroscopy, frames per second; 0: single exposures on demand", lower=0.0, upper=30.0),
 )
 
 
 _BY_NAME = {argument.name: argument for argument in ARGUMENTS}
 HARDWARE_ARGUMENTS: tuple[Argument, ...] = (
-    Argument("use_mock_hardware", False, "true: ros2_control with hardware that only repeats its commands"),
+    Argument("use_mock_hardware", False, "true: ros2_control with mock hardware that repeats its commands"),
     Argument("can", NONE, "CAN bus with CiA 402 drives, such as socketcan:can0; virtual: simulated drives"),
     Argument(
         "drives", NONE, "file that describes the drives on the bus, a copy of config/drives.yaml with your numbers"
@@ -158,7 +158,7 @@ HARDWARE_ARGUMENTS: tuple[Argument, ...] = (
 )
 REPLAY_ARGUMENTS: tuple[Argument, ...] = (
     Argument("bag", NONE, "folder of the bag"),
-    Argument("speed", 1.0, "how many times as fast as it was recorded", lower=0.01, upper=100.0),
+    Argument("speed", 1.0, "speed relative to the recording", lower=0.01, upper=100.0),
     *(
         _BY_NAME[name]
         for name in (
@@ -388,7 +388,7 @@ def resolve(words: Sequence[str], kind: str = "sim") -> dict[str, Value]:
         raise ArgumentError(f"use_sim_time:=true and can:={bus} exclude each other: drives have their own time")
     if bus != NONE and not bus.startswith("virtual") and values["drives"] == NONE:
         raise ArgumentError(
-            f"can:={bus} needs drives:=FILE, a copy of config/drives.yaml with the numbers of your drives"
+            f"can:={bus} needs drives:=FILE, a copy of config/drives.yaml with the values of your drives"
         )
     if values.get("bag") == NONE:
         raise ArgumentError("bag:= needs a value: the folder of the bag")

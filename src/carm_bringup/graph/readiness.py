@@ -219,13 +219,13 @@ def run(options: argparse.Namespace) -> int:
 def main() -> int:
     """Run the probe or the watch; return an exit code."""
     parser = argparse.ArgumentParser(prog="carm_bringup.graph.readiness")
-    parser.add_argument("--probe", action="store_true", help="only look for a graph that runs already")
+    parser.add_argument("--probe", action="store_true", help="only check for a graph that is already running")
     parser.add_argument("--namespace", default="/carm")
     parser.add_argument("--since", type=float, default=time.monotonic(), help="monotonic time of the start, s")
     parser.add_argument("--patient", default="")
     parser.add_argument("--localizer", default="")
-    parser.add_argument("--no-exposure", action="store_true", help="make no first exposure")
-    parser.add_argument("--for-localizer", action="store_true", help="wait for the localizer alone")
+    parser.add_argument("--no-exposure", action="store_true", help="do not make a first exposure")
+    parser.add_argument("--for-localizer", action="store_true", help="wait only for the localizer")
     options = parser.parse_args()
     if options.probe:
         return EXIT_RUNNING_ALREADY if probe(options.namespace) else 0

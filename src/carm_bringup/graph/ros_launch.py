@@ -258,7 +258,7 @@ def _player(values: Values) -> list[Any]:
     space = graph.namespace(values)
     remaps = [f"{space}/{topic}:={space}/recorded/{topic}" for topic in NOT_REPLAYED]
     play = ["ros2", "bag", "play", str(values["bag"]), "--clock", "--rate", str(values["speed"]), "--remap", *remaps]
-    player = ExecuteProcess(cmd=play, name="bag", output="screen", on_exit=Shutdown(reason="the bag is at its end"))
+    player = ExecuteProcess(cmd=play, name="bag", output="screen", on_exit=Shutdown(reason="the bag has ended"))
     carm = ExecutableInPackage(package=graph.PACKAGE, executable="carm")
     words = [carm, "wait", "--namespace", space, "--for-localizer"]
     ready = ExecuteProcess(cmd=words, name="carm", output="screen")

@@ -133,7 +133,7 @@ class Session:
         if self.spin_until(ready, ABSENT_S if patient else self.wait_s):
             return
         if patient and self.is_there:
-            print(f"waiting for {what}: the graph is not complete yet (at most {self.wait_s:g} s)", flush=True)
+            print(f"waiting for {what}: the graph is still starting (at most {self.wait_s:g} s)", flush=True)
             if self.spin_until(lambda: ready() or not self.is_there, self.wait_s - ABSENT_S) and ready():
                 return
         raise ClientError(
@@ -349,13 +349,13 @@ def view(options: argparse.Namespace) -> int:
     words = " ".join(options.name)
     angles_given = options.primary is not None or options.secondary is not None
     if bool(words) + bool(options.run) + (angles_given or options.isocenter is not None) > 1:
-        raise GoalError("give a name, or angles and isocenter, or --run; not several of them")
+        raise GoalError("give only one of: a name, angles and isocenter, or --run")
     if options.preview is not None and options.preview.suffix.lower() != ".png":
         raise GoalError(f"{options.preview}: the picture's name must end in .png")
     stored = [name for name in ("save", "forget", "list") if getattr(options, name)]
     moved = words or options.run or angles_given or options.isocenter is not None or options.at is not None
     if len(stored) > 1 or (stored and (moved or options.plan_only or options.preview is not None)):
-        raise GoalError(f"--{stored[0]} stands alone: no view, and none of the others of --save, --forget, --list")
+        raise GoalError(f"--{stored[0]} cannot be combined with a view or with another of --save, --forget, --list")
     if not stored and not moved and not (options.plan_only or options.preview is not None):
         raise GoalError("say which view: a name (spider, RAO 30 CRAN 20), --at, --primary, --secondary, --isocenter")
     landmark = None if options.at is None else find_landmark(options.at)
@@ -464,7 +464,7 @@ def say(options: argparse.Namespace) -> int:
     if not heard:
         raise ClientError(f"the agent did not answer within {options.wait:g} s")
     if not ended:
-        raise ClientError(f"the agent has not finished within {options.wait:g} s; it goes on")
+        raise ClientError(f"the agent has not finished within {options.wait:g} s; it continues")
     last = heard[-1]
     failed = last.kind == Utterance.KIND_RESULT and last.reason not in unfailing
     return 1 if failed or last.kind == Utterance.KIND_WARNING else 0

@@ -148,7 +148,7 @@ class ControllerProbe:
         """
         before = len(self.heard)
         if not self._session.spin_until(lambda: len(self.heard) > before, SERVER_TIMEOUT_S):
-            raise ClientError("joint states have ceased")
+            raise ClientError("joint states no longer arrive")
         missing = [name for name in joints if name not in self.heard[-1].positions]
         if missing:
             raise ClientError(f"joint states do not name {', '.join(missing)}")

@@ -45,7 +45,7 @@ _IMAGE_DEPTH = 50
 _DRAIN_S = 0.5
 _SILENCE_S = 5.0
 _JOINT_STATES = "sensor_msgs/msg/JointState"
-_DEAF = "joint states are published, but none arrives: end this recording and start it again"
+_DEAF = "joint states are published, but none arrives: stop this recording and start it again"
 _LANDMARKS = "carm_interfaces/msg/LandmarkArray"
 
 

@@ -16,15 +16,15 @@ from carm_core.transforms import Array
 class SceneParameters:
     """Parameters of the scene node; ``config/scene.yaml`` has the same keys."""
 
-    carm_config: str = parameter("", "C-arm description; empty: the one that ships", read_only=True)
+    carm_config: str = parameter("", "C-arm description file; empty: the one in the package", read_only=True)
     frame_prefix: str = parameter(
         "",
-        "stands before every frame id, such as left_arm/ where two arms share /tf",
+        "prefix of every frame id, such as left_arm/ if two arms share /tf",
         pattern=FRAME_PREFIX,
         read_only=True,
     )
     image_px: int = parameter(
-        96, "side of the image on the detector plane; it is averaged down to it", lower=8, upper=256
+        96, "side of the image on the detector plane; larger images are reduced by averaging", lower=8, upper=256
     )
     rate_hz: float = parameter(2.0, "images per second at most", unit="Hz", lower=0.1, upper=30.0)
 

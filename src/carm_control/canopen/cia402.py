@@ -140,7 +140,7 @@ ERROR_TEXTS = {
     0x5441: "safe torque off",
     0x7121: "motor blocked",
     0x7305: "incremental sensor error",
-    HEARTBEAT_ERROR: "the drive misses the heartbeat of the master",
+    HEARTBEAT_ERROR: "the drive does not receive the heartbeat of the master",
     0x8140: "the drive recovered from bus off",
     FOLLOWING_ERROR: "following error",
     0x8612: "reference limit",

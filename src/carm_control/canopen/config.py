@@ -53,7 +53,7 @@ class DriveConfig:
         counts_per_unit: Encoder counts per m or rad of the joint.
         direction: 1, or -1 when counts grow as the joint's position falls.
         offset: Joint position at count 0.
-        following_error: Largest distance from the set-point.
+        following_error: Largest distance from the setpoint.
         following_error_time_s: How long it may be exceeded, s.
         quick_stop: Deceleration of the quick stop, per s².
         speed: Of motion in profile position mode, per s.
@@ -167,7 +167,7 @@ class _Reader:
             raise ConfigurationError(f"{self._where}: direction is 0, not 1 or -1")
         for bound in (joint.lower, joint.upper):
             if abs(drive.counts(bound)) > MAX_COUNTS:
-                text = f"{bound:z.4f} {joint.unit} is {drive.counts(bound)} counts, more than 32 bits hold"
+                text = f"{bound:z.4f} {joint.unit} is {drive.counts(bound)} counts, which exceeds 32 bits"
                 raise ConfigurationError(f"{self._where}: {text}")
         return drive
 
@@ -186,7 +186,7 @@ class _Reader:
         has_park = f"park_{self._suffix}" in self._entries
         method = self._integer("method", -128, 127)
         if method == 0:
-            text = "means no homing; leave out `homing` where the encoder is absolute, or take 37 to home in place"
+            text = "means no homing; omit `homing` if the encoder is absolute, or use 37 to home in place"
             raise ConfigurationError(f"{self._where}: method 0 {text}")
         homing = Homing(
             method=method,

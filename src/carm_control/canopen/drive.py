@@ -45,7 +45,7 @@ class Timing:
 
     @property
     def max_step_s(self) -> float:
-        """Longest step of the set-points, s: after a late cycle the motion waits instead of jumping ahead."""
+        """Longest step of the setpoints, s: after a late cycle the motion waits instead of jumping ahead."""
         return 1.5 * self.period_s
 
     @property
@@ -311,7 +311,7 @@ class Axis:
         elif self.config.node_guarding:
             toggle = data[0] & _TOGGLE
             if toggle == self._toggle:
-                self._guard_problem = "node guarding: the toggle bit stands still"
+                self._guard_problem = "node guarding: the toggle bit does not change"
             self._toggle = toggle
 
     def _on_emergency(self, emergency: Any) -> None:

@@ -2,7 +2,7 @@
 """All drives of the arm: what the trajectory controller moves, and what stops everything when one drive fails.
 
 ``DriveGroup.step`` runs in the control loop: it judges what the drives said last, sends each its controlword
-and set-point, and then SYNC, at which all act and answer. Other methods may be called from any thread.
+and setpoint, and then SYNC, at which all act and answer. Other methods may be called from any thread.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MASTER_ID = 127
 ENABLE_TIMEOUT_S = 3.0
 """Longest time from the reset of a fault, or the start, until all drives are enabled."""
 _DELAY_CYCLES = 3
-"""A position that is judged answers a set-point of so many cycles ago, at most."""
+"""A position that is judged answers a setpoint of so many cycles ago, at most."""
 _HELD_UP = 3.0
 """A control loop that is late by so many periods has been held up."""
 _CLOSE_CYCLES = 300
@@ -109,7 +109,7 @@ class DriveGroup:
 
     @property
     def autonomous(self) -> bool:
-        """The drives do not follow set-points now, whatever they are told."""
+        """The drives do not follow setpoints now, whatever they are told."""
         return self._phase is not Phase.READY
 
     def connect(self) -> None:
@@ -150,7 +150,7 @@ class DriveGroup:
 
     @property
     def astray(self) -> NDArray[np.bool_]:
-        """None (J,): a joint that leaves its set-point is a fault."""
+        """None (J,): a joint that leaves its setpoint is a fault."""
         return np.zeros(len(self.axes), dtype=bool)
 
     def bumpless_command(self) -> Array:
@@ -158,7 +158,7 @@ class DriveGroup:
         return self.position
 
     def realign(self, joints: NDArray[np.bool_]) -> Array:
-        """Return the measured positions (J,) as the set-points to go on from.
+        """Return the measured positions (J,) as the setpoints to go on from.
 
         Args:
             joints: Not used.
@@ -289,7 +289,9 @@ class DriveGroup:
         if axis.state in (State.FAULT, State.FAULT_REACTION):
             return DriveError(axis.joint, error_text(axis.error_code) + self._reversed(axis))
         if axis.state is not State.ENABLED:
-            return DriveError(axis.joint, f"the drive left operation enabled by itself: {axis.state.value.lower()}")
+            return DriveError(
+                axis.joint, f"the drive left the state operation enabled on its own: {axis.state.value.lower()}"
+            )
         if axis is self._running:
             return None
         if velocity and (switch := axis.limit_switch(velocity)):
@@ -297,7 +299,7 @@ class DriveGroup:
         return self._following_error(axis)
 
     def _following_error(self, axis: Axis) -> DriveError | None:
-        """Judge by the nearest of the set-points that the position may answer to."""
+        """Judge by the nearest of the setpoints that the position may answer to."""
         if self._phase is not Phase.READY or len(self._sent) < _DELAY_CYCLES:
             return None
         index = self.axes.index(axis)
@@ -317,7 +319,7 @@ class DriveGroup:
         start = self._moved_from[index]
         told, moved = self._sent[-1][index] - start, axis.feedback.counts - start
         if told * moved < 0 and abs(moved) > axis.config.magnitude(axis.config.following_error) / 4:
-            return "; the position moves away from its set-point: check the direction of the encoder"
+            return "; the position moves away from its setpoint: check the direction of the encoder"
         return ""
 
     def _aim(self, command: Array) -> None:

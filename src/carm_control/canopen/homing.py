@@ -41,7 +41,7 @@ def reference_run(axis: Axis, clock: Callable[[], float]) -> Iterator[str]:
         if axis.feedback.statusword & Status.HOMING_ERROR:
             raise DriveError(
                 axis.joint,
-                f"homing error: the drive did not find its place, or does not carry out method {homing.method}",
+                f"homing error: the drive did not find its reference, or does not support method {homing.method}",
             )
         _check_time(axis, deadline_s, clock)
         yield text

@@ -30,25 +30,27 @@ class DriveParameters(ControllerParameters):
     )
     bitrate: int = parameter(
         1000000,
-        "bit rate, where the interface lets a program set it (socketcan: ip link does)",
+        "bit rate, if a program can set it for this interface (for socketcan use ip link)",
         unit="bit/s",
         lower=10000,
         upper=1000000,
         read_only=True,
     )
-    drives_config: str = parameter(
-        "", "file that describes the drives; empty: the one that ships with the project", read_only=True
-    )
-    simulate: bool = parameter(False, "put simulated drives on the bus, for tries on vcan", read_only=True)
+    drives_config: str = parameter("", "file that describes the drives; empty: the one in the package", read_only=True)
+    simulate: bool = parameter(False, "put simulated drives on the bus, to test with vcan", read_only=True)
     heartbeat_s: float = parameter(
         0.1, "period of heartbeats and node guarding", unit="s", lower=0.01, upper=10.0, read_only=True
     )
     lifetime_factor: float = parameter(
-        3.0, "a drive, or the master, is lost after this many periods in silence", lower=1.5, upper=20.0, read_only=True
+        3.0,
+        "a drive, or the master, counts as lost after this many silent periods",
+        lower=1.5,
+        upper=20.0,
+        read_only=True,
     )
     answer_s: float = parameter(
         0.2,
-        "a drive is lost after this time without an answer to SYNC",
+        "a drive counts as lost after this time without an answer to SYNC",
         unit="s",
         lower=0.01,
         upper=5.0,

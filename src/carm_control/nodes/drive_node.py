@@ -52,12 +52,12 @@ class DriveNode(TrajectoryNode):
         settings = self._settings
         assert isinstance(settings, DriveParameters)
         if self.get_parameter("use_sim_time").value:
-            raise ConfigurationError("parameter use_sim_time = true: drives on a bus have their own time")
+            raise ConfigurationError("parameter use_sim_time = true: drives on a bus use their own clock")
         timing = settings.timing()
         real = not (settings.simulate or settings.bus.startswith(VIRTUAL))
         if real and not settings.drives_config:
             raise ConfigurationError(
-                f"bus {settings.bus} needs drives_config: a copy of config/drives.yaml with the numbers of your drives"
+                f"bus {settings.bus} needs drives_config: a copy of config/drives.yaml with the values of your drives"
             )
         configs = load_drives(self._carm.joints, settings.drives_config or None)
         network = open_network(settings.bus, settings.bitrate)
@@ -139,7 +139,7 @@ def _reason(snapshot: Snapshot | None) -> str:
         return "the arm is starting"
     if snapshot.state in (OperatingState.STOPPED, OperatingState.FAULT):
         return f"{snapshot.message} (carm reset)"
-    return f"the arm is {snapshot.state.name.lower()}: wait until it rests"
+    return f"the arm is {snapshot.state.name.lower()}: wait until it is at rest"
 
 
 def main(arguments: list[str] | None = None) -> int:

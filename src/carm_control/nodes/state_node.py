@@ -150,7 +150,7 @@ class StateNode(OrderlyNode):
         response.success = self._cancel.service_is_ready()
         response.message = "canceling every goal; reset releases the stop"
         if not response.success:
-            response.message = f"latched, but the controller {self._settings.controller} does not answer"
+            response.message = f"latched, but controller {self._settings.controller} does not answer"
         return response
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -195,7 +195,7 @@ class StateNode(OrderlyNode):
         values = {
             "state": state.name,
             "joint states (Hz)": str(self._received),
-            "joint states without all joints": str(self._incomplete),
+            "joint states do not name all joints": str(self._incomplete),
             "trajectory controller": "ok" if controller_there else "missing",
             "cancel requests": str(self._cancels),
         }

@@ -304,7 +304,7 @@ class TrajectoryNode(OrderlyNode):
         if answer.goal_id is None:
             self.get_logger().error(f"trajectory refused, {answer.code.name}: {answer.message}")
         elif any(accepted.goal_id == answer.goal_id for accepted in list(self._accepted.values())):
-            self.get_logger().info(f"goal {answer.goal_id} goes on with a trajectory that came by topic")
+            self.get_logger().info(f"goal {answer.goal_id} continues with a trajectory received by topic")
 
     def _on_goal(self, request: FollowJointTrajectory.Goal) -> GoalResponse:
         if not self._settings.reject_invalid_goals:

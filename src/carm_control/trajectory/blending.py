@@ -95,7 +95,7 @@ def _approach(goal: CheckedGoal, command: State, place: State, at_least_s: float
         if find_excess(way, goal.limits, limit_tolerance) is None:
             return way
         duration_s *= _LONGER
-    refuse_excess(way, goal.limits, limit_tolerance, "on the way from the present motion to the trajectory")
+    refuse_excess(way, goal.limits, limit_tolerance, "on the transition from the present motion to the trajectory")
     raise AssertionError("the way was refused and then allowed")
 
 
@@ -169,6 +169,6 @@ def _join(goal: CheckedGoal, origin: State, ahead: _Ahead, horizon_s: float, lim
         bridge = ahead.bridge(origin, int(k))
         if find_excess(bridge, goal.limits, limit_tolerance) is None:
             return ahead.after(bridge, int(k))
-    where = "on the way from the present motion to the trajectory"
+    where = "on the transition from the present motion to the trajectory"
     refuse_excess(ahead.bridge(origin, 0), goal.limits, limit_tolerance, where)
     raise AssertionError("the first candidate was refused and then allowed")

@@ -7,7 +7,7 @@ joints' limits at and between the points; preemption starts from the commanded m
 (``interpolate_from_desired_state``), or from where a joint is that does not follow; every stop decelerates within
 the limits of acceleration and jerk; and ``stop`` latches until ``reset``. A goal's outcome after cancel, stop or
 violation is reported when the arm rests. A fault of the drives latches too: the drives brake by themselves, the
-set-points follow them, and the goal is aborted. ``docs/motion_controller.md`` lists the differences.
+setpoints follow them, and the goal is aborted. ``docs/motion_controller.md`` lists the differences.
 
 All methods may be called from any thread; ``TrajectoryController.step`` from one.
 """
@@ -221,7 +221,7 @@ class TrajectoryController:
             if not self._latched:
                 return True, "stop was not latched"
             if self._state not in (OperatingState.STOPPED, OperatingState.FAULT) or self._goal is not None:
-                return False, "the arm is still decelerating; reset again when it rests"
+                return False, "the arm is still decelerating; reset again when it is at rest"
             self._latched = False
             self._state, self._message = OperatingState.IDLE, ""
             return True, "stop released"
@@ -253,7 +253,7 @@ class TrajectoryController:
         with self._lock:
             motion = self._motion
             if self._latched or not isinstance(motion, Following):
-                reason = f"stop is latched ({self._latch_reason})" if self._latched else "no trajectory is followed now"
+                reason = f"stop is latched ({self._latch_reason})" if self._latched else "no trajectory is active"
                 return State.at_rest(self._drive.position), reason
             state, time_s = motion.at(ahead_s)
             if time_s < 0:

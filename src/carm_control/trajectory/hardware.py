@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the controller needs of drives, and their model: first-order lag, noise, a fault that can be switched on.
 
-A joint that was blocked and is freed away from its set-point catches up within its limits of velocity, acceleration
+A joint that was blocked and is freed away from its setpoint catches up within its limits of velocity, acceleration
 and jerk; only then it follows with its lag again.
 """
 
@@ -44,14 +44,14 @@ class Drives(Protocol):
 
     @property
     def autonomous(self) -> bool:
-        """The drives move, or rest, by themselves now; set-points are to follow them."""
+        """The drives move, or rest, by themselves now; setpoints are to follow them."""
 
     @property
     def astray(self) -> NDArray[np.bool_]:
-        """Which joints (J,) do not follow their set-points now: motion goes on from where those are."""
+        """Which joints (J,) do not follow their setpoints now: motion goes on from where those are."""
 
     def bumpless_command(self) -> Array:
-        """Return the set-points (J,), m or rad, under which the joints would go on as they move now."""
+        """Return the setpoints (J,), m or rad, under which the joints would go on as they move now."""
 
     def block(self, joints: Iterable[str]) -> None:
         """Block these joints and free all others, where that can be simulated."""
@@ -60,10 +60,10 @@ class Drives(Protocol):
         """Stop what the drives do by themselves."""
 
     def step(self, command: Array, velocity: Array, dt_s: float) -> None:
-        """Move on by one step: set-points (J,), m or rad, their velocities (J,), and the step's length, s."""
+        """Move on by one step: setpoints (J,), m or rad, their velocities (J,), and the step's length, s."""
 
     def realign(self, joints: NDArray[np.bool_]) -> Array:
-        """Take up joints of a mask (J,) where they are; return the set-points (J,), m or rad, to go on from."""
+        """Take up joints of a mask (J,) where they are; return the setpoints (J,), m or rad, to go on from."""
 
     def measure(self) -> Measurement:
         """Read the encoders once."""

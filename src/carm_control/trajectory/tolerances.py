@@ -105,7 +105,7 @@ class Violation:
         joints: Mask (J,).
         worst: The joint that exceeds its tolerance by the largest factor.
         of_velocity: It is that joint's velocity that does.
-        error: Distance from the set-point, m or rad, or from its velocity, m/s or rad/s.
+        error: Distance from the setpoint, m or rad, or from its velocity, m/s or rad/s.
         tolerance: The tolerance, in the same unit.
     """
 
@@ -135,8 +135,8 @@ class Violation:
         name, unit = limits.names[self.worst], limits.units[self.worst]
         away, allowed = amount(self.error), amount(self.tolerance)
         if self.of_velocity:
-            return f"velocity of {name} is {away} {unit}/s away from that of its set-point (at most {allowed} {unit}/s)"
-        return f"{name} is {away} {unit} away from its set-point (at most {allowed} {unit})"
+            return f"velocity of {name} is {away} {unit}/s away from that of its setpoint (at most {allowed} {unit}/s)"
+        return f"{name} is {away} {unit} away from its setpoint (at most {allowed} {unit})"
 
 
 def amount(value: float) -> str:

@@ -66,7 +66,7 @@ def words(text: str) -> str:
         argparse.ArgumentTypeError: It is empty, or no text at all (bytes that are not UTF-8).
     """
     if not text.strip():
-        raise argparse.ArgumentTypeError("needs a value, and got an empty one")
+        raise argparse.ArgumentTypeError("needs a value that is not empty")
     if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
         raise argparse.ArgumentTypeError(f"{quoted(text)} is not UTF-8")
     return text
@@ -159,5 +159,5 @@ def _shown(path: Path) -> str:
 
 def _local(text: str) -> str:
     if _URL.match(words(text)):
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is an address; name a file or folder on this machine")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is a URL; give a file or folder on this machine")
     return text

@@ -93,7 +93,7 @@ def open_picture(content: bytes, formats: tuple[str, ...], longest_px: int) -> I
                 raise ImageError("the image has more than 16 bits of gray")
             return Image.fromarray(values.astype(np.uint16))
         if picture.mode == "F":
-            raise ImageError("the image has fractions for gray values")
+            raise ImageError("the image has fractional gray values")
         return picture.convert("L" if picture.mode in ("1", "L", "LA", "La") else "RGB")
     except ImageError:
         raise

@@ -87,10 +87,10 @@ def triangulate(sightings: Sequence[Sighting], min_angle_deg: float = MIN_ANGLE_
             other by more than their uncertainty explains, or a point that is not between source and detector.
     """
     if len(sightings) < 2:
-        raise GoalError(f"a landmark's depth needs two views, got {len(sightings)}")
+        raise GoalError(f"the depth of a landmark needs two views, got {len(sightings)}")
     for sighting in sightings:
         if not np.isfinite([*sighting.displacement_mm, sighting.std_mm]).all() or sighting.std_mm <= 0:
-            raise GoalError(f"a sighting is not finite: {sighting.displacement_mm} mm, std {sighting.std_mm} mm")
+            raise GoalError(f"an observation is not finite: {sighting.displacement_mm} mm, std {sighting.std_mm} mm")
     angle = max(views_angle_deg(a, b) for i, a in enumerate(sightings) for b in sightings[i + 1 :])
     if angle < min_angle_deg - _ROUNDING_DEG:
         raise GoalError(f"the views differ by {angle:.0f} degrees only; depth needs {min_angle_deg:.0f}")
@@ -131,7 +131,7 @@ def _judged(
     miss = float(np.sqrt((misses**2).mean()))
     if surprise > _MAX_MISS_STD:
         raise GoalError(
-            f"the rays pass each other at {miss:.0f} mm, {surprise:.1f} standard deviations:"
+            f"the rays miss each other by {miss:.0f} mm, {surprise:.1f} standard deviations:"
             " they do not show the same landmark"
         )
     return Triangulation(point, covariance, angle_deg, miss)

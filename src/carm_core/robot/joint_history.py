@@ -77,7 +77,7 @@ class JointHistory:
             if self._stamps:
                 self._arrived.wait_for(lambda: bool(self._stamps) and self._stamps[-1] >= stamp_s, _PATIENCE_S)
             if not self._stamps:
-                raise JointStatesMissingError("no joint states have come yet: is the motion node running?")
+                raise JointStatesMissingError("no joint states received yet: is the motion node running?")
             after = bisect.bisect_left(self._stamps, stamp_s)
             if after == 0 or after == len(self._stamps):
                 nearest = min(after, len(self._stamps) - 1)

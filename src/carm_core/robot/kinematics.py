@@ -191,7 +191,7 @@ class CArm:
             ConfigurationError: The detector does not offer this binning.
         """
         if binning not in self.binnings:
-            raise ConfigurationError(f"binning {binning} is not offered; choose one of {list(self.binnings)}")
+            raise ConfigurationError(f"binning {binning} is not available; choose one of {list(self.binnings)}")
         pose = self.transform_carm_to_table(positions)
         rotation = pose.rotation @ ROTATION_OPTICAL_TO_CARM
         source = 1000 * (pose.translation - self.source_isocenter_m * rotation[:, 2])

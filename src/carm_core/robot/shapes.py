@@ -241,7 +241,7 @@ def _arc(
     """Enclose a part of a ring in boxes: x along its axis, y radial, z along it."""
     count = int(pieces)
     if not (0 < inner_m < outer_m and width_m > 0 and from_deg < to_deg and count >= 1):
-        raise ValueError(f"shape {name}: the arc's radii, width, angles or number of pieces make no arc")
+        raise ValueError(f"shape {name}: the radii, width, angles or number of pieces do not form an arc")
     half = math.radians(to_deg - from_deg) / count / 2
     low, high = inner_m * math.cos(half), outer_m
     size = (width_m, high - low, 2 * outer_m * math.sin(half))

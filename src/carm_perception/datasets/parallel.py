@@ -62,7 +62,7 @@ def _processes(work: Work[Task, Result], tasks: Sequence[Task], workers: int) ->
         for future in as_completed([pool.submit(work, task) for task in tasks]):
             yield future.result()
     except BrokenProcessPool as error:
-        raise WorkerError("a worker process was ended from outside, perhaps for want of memory") from error
+        raise WorkerError("a worker process was killed, perhaps because memory ran out") from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in set(multiprocessing.active_children()) - others:

@@ -38,7 +38,7 @@ def _share(text: str) -> float:
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     _add_localizer_arguments(parser)
-    parser.add_argument("--patients", type=count, default=0, help="patients of each suite (the suite's own number)")
+    parser.add_argument("--patients", type=count, default=0, help="patients of each suite (as defined by the suite)")
     parser.add_argument("--views", type=count, default=0, help="views of each suite (in proportion to the patients)")
     parser.add_argument("--workers", type=count, default=1, help="processes that render (1)")
 
@@ -49,21 +49,23 @@ def _add_localizer_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="compact, regression, fused, openai (a server), or a Hugging Face id or folder; repeat (compact)",
     )
-    parser.add_argument("--model", type=Path, help="model folder of compact, regression, fused (the one that ships)")
-    parser.add_argument("--seed", type=seed, default=0, help="seed of all that is drawn (0)")
+    parser.add_argument(
+        "--model", type=Path, help="model folder of compact, regression, fused (the one in the package)"
+    )
+    parser.add_argument("--seed", type=seed, default=0, help="random seed (0)")
     parser.add_argument("--threads", type=count, default=2, help="CPU threads of a Hugging Face model (2)")
     parser.add_argument(
         "--maximum-std",
         type=_length,
         default=0.0,
         metavar="MM",
-        help="abstain from pointing above this standard deviation (0: never for this reason)",
+        help="abstain from pointing above this standard deviation (0: never)",
     )
     parser.add_argument(
         "--maximum-risk",
         type=_share,
         metavar="SHARE",
-        help="abstain so that no more than this share of the answers is wrong; 0: never (the localizer's default)",
+        help="abstain so that at most this share of the answers is wrong; 0: never (the localizer's default)",
     )
     parser.add_argument("--json", type=output_file(), metavar="FILE", help="write all figures to FILE")
     registry.add_arguments(parser)
@@ -150,8 +152,8 @@ def add_published_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("outputs", type=Path, nargs="+", metavar="CSV", help="filename or file_path, output, [time]")
     parser.add_argument("--targets", type=Path, required=True, metavar="CSV", help="file and the landmarks wanted")
     parser.add_argument("--target-column", default="", help="column of the landmarks (found by its name)")
-    parser.add_argument("--protocol", choices=_PROTOCOLS, default="localization", help="form of the outputs")
-    parser.add_argument("--seed", type=seed, default=0, help="not used: nothing is drawn")
+    parser.add_argument("--protocol", choices=_PROTOCOLS, default="localization", help="protocol of the outputs")
+    parser.add_argument("--seed", type=seed, default=0, help="not used")
     parser.add_argument("--json", type=output_file(), metavar="FILE", help="write all figures to FILE")
 
 
@@ -177,8 +179,10 @@ def add_correction_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``carm eval correction``."""
     parser.add_argument("--suite", action="append", help="where the cases come from; repeat (phantom-nominal)")
     _add_model_arguments(parser)
-    parser.add_argument("--second", metavar="NAME", help="localizer that looks again (the one that answered first)")
-    parser.add_argument("--cases", type=count, default=200, help="at most so many wrong and right answers each (200)")
+    parser.add_argument(
+        "--second", metavar="NAME", help="localizer for the second answer (the one that answered first)"
+    )
+    parser.add_argument("--cases", type=count, default=200, help="maximum number of wrong and of right answers (200)")
 
 
 def run_correction(args: argparse.Namespace) -> int:
@@ -219,7 +223,7 @@ def add_sentences_arguments(parser: argparse.ArgumentParser) -> None:
     _add_localizer_arguments(parser)
     parser.add_argument("--sentences", type=count, default=1000, help="how many (1000)")
     parser.add_argument(
-        "--split", choices=("test", "train"), default="test", help="words that training never sees (test)"
+        "--split", choices=("test", "train"), default="test", help="words that are not used in training (test)"
     )
 
 

@@ -158,7 +158,10 @@ def _tile(worst: Worst) -> NDArray[np.uint8]:
 def _caption(worst: Worst) -> list[tuple[str, tuple[int, int, int]]]:
     first = landmark(worst.answer_ids[0]).name if worst.answer_ids else "nothing"
     if worst.case.kind:
-        return [(f"{worst.case.kind}: nothing to be found", _GREEN), (f"answered {first} ({worst.protocol})", _RED)]
+        return [
+            (f"{worst.case.kind}: no landmark in the image", _GREEN),
+            (f"answered {first} ({worst.protocol})", _RED),
+        ]
     patient = worst.case.patient.split("+")[0]
     if worst.target:
         return [(f"{first}, {patient}", _GREEN), (f"pointed {worst.badness_mm:.0f} mm off", _RED)]

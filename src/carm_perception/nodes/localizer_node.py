@@ -339,7 +339,7 @@ class LocalizerNode(ManagedNode):
 def _set_caution(localizer: Localizer, settings: LocalizerParameters) -> None:
     if not isinstance(localizer, Cautious):
         raise LocalizerError(
-            f"localizer {localizer.name} has no calibration: maximum_std_m and maximum_risk say nothing"
+            f"localizer {localizer.name} has no calibration: maximum_std_m and maximum_risk have no effect"
         )
     localizer.set_caution(1000 * settings.maximum_std_m, settings.maximum_risk)
 

@@ -20,45 +20,45 @@ class LocalizerParameters:
         "fused", "fused, compact, regression, a Hugging Face id or folder, openai (a server), or oracle", read_only=True
     )
     autostart: bool = parameter(
-        True, "configure and activate by itself; false: leave it to who manages the node", read_only=True
+        True, "configure and activate automatically; false: wait for a lifecycle manager", read_only=True
     )
-    patient: str = parameter("chest_ct", "patient that the oracle knows; other localizers ignore it", read_only=True)
+    patient: str = parameter("chest_ct", "patient of the oracle; other localizers ignore it", read_only=True)
     frame_prefix: str = parameter(
         "",
-        "stands before every frame id, such as left_arm/ where two arms share /tf",
+        "prefix of every frame id, such as left_arm/ if two arms share /tf",
         pattern=FRAME_PREFIX,
         read_only=True,
     )
     model_folder: str = parameter(
-        "", "model folder of fused, compact and regression; empty: the one that ships", read_only=True
+        "", "model folder of fused, compact and regression; empty: the one in the package", read_only=True
     )
     adapter: str = parameter("", "PEFT adapter of a Hugging Face model; empty: none", read_only=True)
     device: str = parameter("auto", "auto, cpu or cuda", read_only=True)
     load_in_4bit: bool = parameter(False, "quantize a Hugging Face model to 4 bits (CUDA)", read_only=True)
     max_new_tokens: int = parameter(
-        256, "longest answer of a big model that no grammar bounds", lower=8, upper=4096, read_only=True
+        256, "maximum answer of a large model without a grammar", lower=8, upper=4096, read_only=True
     )
     threads: int = parameter(
         2, "CPU threads of a Hugging Face model; the others use one", lower=0, upper=256, read_only=True
     )
     constrain: bool = parameter(True, "a Hugging Face model decodes under the grammar of each question", read_only=True)
     server_url: str = parameter(
-        "http://127.0.0.1:8000/v1", "localizer openai: address of the API, up to and with /v1", read_only=True
+        "http://127.0.0.1:8000/v1", "localizer openai: address of the API, including /v1", read_only=True
     )
-    server_model: str = parameter("", "name of the server's model; empty: its first one", read_only=True)
+    server_model: str = parameter("", "name of the server's model; empty: the first one", read_only=True)
     server_api_key_env: str = parameter(
-        "CARM_API_KEY", "environment variable with the key for the server; not set: none is sent", read_only=True
+        "CARM_API_KEY", "environment variable with the server's key; if not set, no key is sent", read_only=True
     )
     server_timeout_s: float = parameter(
         20.0,
-        "longest wait for the server's answer, attempts together",
+        "maximum wait for the server's answer, including all attempts",
         unit="s",
         lower=0.1,
         upper=600.0,
         read_only=True,
     )
     server_retries: int = parameter(
-        3, "further attempts when the server cannot be reached or is busy", lower=0, upper=20, read_only=True
+        3, "number of retries if the server cannot be reached or is busy", lower=0, upper=20, read_only=True
     )
     server_image_px: int = parameter(
         1024, "longest side of the image that is sent", unit="px", lower=64, upper=4096, read_only=True
@@ -70,25 +70,25 @@ class LocalizerParameters:
     )
     server_constrain: str = parameter(
         "none",
-        "how the server is told the grammar: structured_outputs, guided_regex, response_format or none",
+        "how the request carries the grammar: structured_outputs, guided_regex, response_format or none",
         read_only=True,
     )
     source_isocenter_m: float = parameter(0.530, "source to isocenter", unit="m", lower=0.1, upper=2.0, read_only=True)
     source_detector_m: float = parameter(1.020, "source to detector", unit="m", lower=0.2, upper=3.0, read_only=True)
-    each_frame: bool = parameter(True, "localize each new frame without being asked")
-    target: str = parameter("", "landmark to look for in each frame until a task names one; empty: all")
+    each_frame: bool = parameter(True, "localize each new frame without a request")
+    target: str = parameter("", "landmark to localize in each frame until a task names one; empty: all")
     maximum_std_m: float = parameter(
         0.0, "abstain above this standard deviation; 0: never", unit="m", lower=0.0, upper=1.0
     )
     maximum_risk: float = parameter(
         DEFAULT_RISK,
-        "abstain so that no more than this part of the answers is wrong, and on images without landmarks; 0: never",
+        "abstain so that at most this share of the answers is wrong, and on images without landmarks; 0: never",
         lower=0.0,
         upper=1.0,
     )
-    overlay: bool = parameter(True, "publish landmarks/image while somebody listens")
+    overlay: bool = parameter(True, "publish landmarks/image while there is a subscriber")
     frame_timeout_s: float = parameter(
-        2.0, "how long a request waits for its image", unit="s", lower=0.0, upper=60.0, read_only=True
+        2.0, "maximum wait of a request for its image", unit="s", lower=0.0, upper=60.0, read_only=True
     )
 
     def options(self) -> LocalizerOptions:

@@ -137,7 +137,7 @@ class LocalizationService:
         """End; questions that wait are refused. A question that is being answered is not waited for longer."""
         with self._changed:
             self._closing = True
-            self._end_all(Outcome.CANCELED, "the localizer is ending")
+            self._end_all(Outcome.CANCELED, "the localizer is shutting down")
             if self._localizer is not None:
                 self._localizer.cancel()
             self._changed.notify_all()
@@ -196,9 +196,9 @@ class LocalizationService:
                 earlier = [other for other in self._waiting if other not in together]
                 self._waiting = [*together, ticket]
             for other in earlier:
-                self._end(other, Outcome.SUPERSEDED, "a newer request took its place")
+                self._end(other, Outcome.SUPERSEDED, "replaced by a newer request")
             if self._closing:
-                self._end_all(Outcome.CANCELED, "the localizer is ending")
+                self._end_all(Outcome.CANCELED, "the localizer is shutting down")
             self._changed.notify_all()
         return ticket
 
@@ -239,7 +239,7 @@ class LocalizationService:
             self.failure = error
         finally:
             with self._changed:
-                self._end_all(Outcome.INTERNAL, str(self.failure or "the localizer is ending"))
+                self._end_all(Outcome.INTERNAL, str(self.failure or "the localizer is shutting down"))
                 self._localizer = None
             if localizer is not None:
                 localizer.close()
@@ -290,7 +290,7 @@ class LocalizationService:
         late = [ticket for ticket in self._waiting if now - ticket.asked_s > self._timeout_s]
         self._waiting = [ticket for ticket in self._waiting if ticket not in late]
         for ticket in late:
-            which = "no image has come yet" if ticket.stamp_s is None else "the image asked for is not there"
+            which = "no image received yet" if ticket.stamp_s is None else "the requested image is not available"
             self._end(ticket, Outcome.NO_FRAME, which)
 
     def _find(self, stamp_s: float | None) -> XrayFrame | None:

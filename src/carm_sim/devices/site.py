@@ -85,7 +85,7 @@ class Site:
         """
         if not self.patient.volume.contains(point_mm):
             raise PatientError(
-                f"{self.device}: the CT of {self.patient.name} does not reach where it goes; phantoms do as ?whole_body"
+                f"{self.device}: the CT of {self.patient.name} does not cover its place; phantoms with ?whole_body do"
             )
 
     def jitter(self, spread_mm: float | ArrayLike) -> Array:
@@ -229,7 +229,7 @@ class Site:
         line = np.array(rows)
         known = np.isfinite(line[:, 1])
         if known.sum() < 6:
-            raise PatientError(f"{self.device}: no sternum found in the patient {self.patient.name}")
+            raise PatientError(f"{self.device}: no sternum found in patient {self.patient.name}")
         fit = np.polyfit(line[known, 2], line[known, 1], 2)
         rest = np.abs(line[:, 1] - np.polyval(fit, line[:, 2]))
         good = known & (rest <= max(8.0, 2 * float(np.median(rest[known]))))

@@ -38,7 +38,7 @@ def tabulate(mu_of_hu: Mapping | Sequence[Mapping], hu_range: tuple[int, int]) -
     """
     mappings: list[Any] = list(mu_of_hu) if isinstance(mu_of_hu, Sequence) else [mu_of_hu]
     if not 1 <= len(mappings) <= MOST_MATERIALS:
-        raise ConfigurationError(f"1 to {MOST_MATERIALS} materials, not {len(mappings)}")
+        raise ConfigurationError(f"expected 1 to {MOST_MATERIALS} materials, got {len(mappings)}")
     low, high = (value + 32768 for value in hu_range)
     tables = []
     for mapping in mappings:

@@ -25,12 +25,12 @@ class XrayParameters:
         "chest_ct", "chest_ct, phantom:SEED, or the path of a CT (NIfTI file or DICOM folder)", read_only=True
     )
     autostart: bool = parameter(
-        True, "configure and activate by itself; false: leave it to who manages the node", read_only=True
+        True, "configure and activate automatically; false: wait for a lifecycle manager", read_only=True
     )
-    carm_config: str = parameter("", "C-arm description; empty: the one that ships", read_only=True)
+    carm_config: str = parameter("", "C-arm description file; empty: the one in the package", read_only=True)
     frame_prefix: str = parameter(
         "",
-        "stands before every frame id, such as left_arm/ where two arms share /tf",
+        "prefix of every frame id, such as left_arm/ if two arms share /tf",
         pattern=FRAME_PREFIX,
         read_only=True,
     )
@@ -74,8 +74,8 @@ class XrayParameters:
     )
     fluoroscopy_delay_s: float = parameter(
         0.05,
-        "images of a series leave this long after their exposure, so that their rhythm does not depend on how long each"
-        " takes to compute; at most 0.9 of the period",
+        "delay from exposure to publication of images of a series, so that their interval does not depend on the"
+        " computing time; at most 0.9 of the period",
         unit="s",
         lower=0.0,
         upper=1.0,
@@ -92,28 +92,37 @@ class XrayParameters:
     blur: bool = parameter(True, "blur of the focal spot and the scintillator", read_only=True)
     scatter: bool = parameter(True, "scattered radiation", read_only=True)
     scatter_correction: float = parameter(
-        0.9, "share of the estimated scatter that the display leaves out", lower=0.0, upper=1.0
+        0.9, "fraction of the estimated scatter that is removed from the display image", lower=0.0, upper=1.0
     )
     glare: bool = parameter(True, "veiling glare of the scintillator", read_only=True)
     lag: bool = parameter(True, "lag of the detector in fluoroscopy", read_only=True)
     saturation_adu: float = parameter(
-        65535.0, "signal that the pixels hold at most", unit="ADU", lower=1.0, upper=65535.0, read_only=True
+        65535.0, "maximum signal of a pixel", unit="ADU", lower=1.0, upper=65535.0, read_only=True
     )
     dead_pixel_fraction: float = parameter(
-        0.0, "share of the detector's pixels that read 0", lower=0.0, upper=0.1, read_only=True
+        0.0, "fraction of the detector pixels that read 0", lower=0.0, upper=0.1, read_only=True
     )
     air_kerma_alarm_gy: float = parameter(
-        3.0, "cumulative air kerma that warns; 0: none", unit="Gy", lower=0.0, upper=1e3, read_only=True
+        3.0, "cumulative air kerma that raises a warning; 0: none", unit="Gy", lower=0.0, upper=1e3, read_only=True
     )
     dose_area_product_alarm_gym2: float = parameter(
-        0.03, "cumulative dose-area product that warns; 0: none", unit="Gy·m²", lower=0.0, upper=10.0, read_only=True
+        0.03,
+        "cumulative dose-area product that raises a warning; 0: none",
+        unit="Gy·m²",
+        lower=0.0,
+        upper=10.0,
+        read_only=True,
     )
-    bright_percentile: float = parameter(0.5, "percentile of the signal shown white", unit="%", lower=0.0, upper=49.0)
-    dark_percentile: float = parameter(99.5, "percentile of the signal shown black", unit="%", lower=51.0, upper=100.0)
+    bright_percentile: float = parameter(
+        0.5, "percentile of the signal displayed as white", unit="%", lower=0.0, upper=49.0
+    )
+    dark_percentile: float = parameter(
+        99.5, "percentile of the signal displayed as black", unit="%", lower=51.0, upper=100.0
+    )
     compressed_format: str = parameter("png", "compressed image: png or jpeg", read_only=True)
     jpeg_quality: int = parameter(90, "quality of JPEG", lower=1, upper=100)
     joint_states_timeout_s: float = parameter(
-        0.5, "older joint states do not allow an exposure", unit="s", lower=0.05, upper=10.0, read_only=True
+        0.5, "maximum age of joint states for an exposure", unit="s", lower=0.05, upper=10.0, read_only=True
     )
 
     def __post_init__(self) -> None:
@@ -130,7 +139,7 @@ class XrayParameters:
         if (self.field_width_m == 0) != (self.field_height_m == 0):
             raise ConfigurationError(
                 f"parameters field_width_m = {self.field_width_m} and field_height_m = {self.field_height_m}:"
-                " set both or none"
+                " set both or neither"
             )
 
     @property

@@ -56,7 +56,7 @@ _POLL_S = 0.05
 _SWITCH_S = 5e-4  # a callback holds the interpreter at most this long while a frame is being made
 _LONG_AGO_S = 1e6
 _LATEST_PERIODS = 0.9
-_MISSED = "no ray meets the patient's CT: the image shows bare beam"
+_MISSED = "no ray meets the patient's CT: the image shows the open beam"
 
 
 class _NotReadyError(CarmError):
@@ -195,7 +195,7 @@ class XrayNode(ManagedNode):
             if self._loaded.is_set():
                 self.fail(error)
         finally:
-            self._refuse_jobs("the X-ray node is ending")
+            self._refuse_jobs("the X-ray node is shutting down")
 
     def _publish_surface(self, patient: Patient) -> None:
         """Publish the patient's outer surface, as a pre-operative CT would show it, once."""
@@ -346,7 +346,7 @@ class XrayNode(ManagedNode):
         else:
             if shot is None:
                 response.error_code = Expose.Request.ERROR_FLUOROSCOPY_ACTIVE
-                response.error_msg = f"fluoroscopy runs at {self._rate_hz:g} Hz; its frames serve"
+                response.error_msg = f"fluoroscopy runs at {self._rate_hz:g} Hz; use its frames"
                 return response
             response.success, response.error_code = True, Expose.Request.ERROR_NONE
             response.stamp, response.sequence = shot.stamp, shot.result.sequence

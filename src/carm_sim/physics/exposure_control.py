@@ -89,7 +89,7 @@ class ExposureControl:
         if voltage_kv and charge_mas:
             return self.pulse(check_voltage(voltage_kv), charge_mas)
         if field is None:
-            raise ConfigurationError("automatic exposure needs to know what lies in the beam")
+            raise ConfigurationError("automatic exposure needs the thickness in the beam")
         kv = check_voltage(voltage_kv) if voltage_kv else self._voltage(field)
         return self.pulse(kv, charge_mas or self._charge(field, kv, detector, tube))
 

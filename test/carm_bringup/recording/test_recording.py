@@ -135,7 +135,7 @@ def test_a_bag_without_its_end_has_all_that_was_flushed(tmp_path: Path) -> None:
     read = read_bag(tmp_path / "bag")
     assert len(read.of("/carm/count")) == 30
     assert not read.complete
-    assert "breaks off" in read.notes[0]
+    assert "ends early" in read.notes[0]
 
 
 def test_a_damaged_chunk_ends_the_reading_with_a_note(tmp_path: Path) -> None:

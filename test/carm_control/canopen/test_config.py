@@ -72,7 +72,7 @@ def test_positions_survive_the_encoder(index: int, part: float) -> None:
         ("lift", {"gear": 0}, "gear is 0, not above 0"),
         ("lift", {"gear": "ten"}, "gear is 'ten', not a number"),
         ("lift", {"counts_per_turn": float("nan")}, "counts_per_turn is nan"),
-        ("lift", {"counts_per_turn": 1e12}, "more than 32 bits hold"),
+        ("lift", {"counts_per_turn": 1e12}, "which exceeds 32 bits"),
         ("lift", {"following_error_deg": 1}, "unknown entry 'following_error_deg'"),
         ("lift", {"negative_switch": "yes"}, "negative_switch is 'yes'"),
         ("lift", {"homing": 17}, "homing: is 17"),

@@ -113,7 +113,7 @@ class TestViolation:
         bad = Violation.of(errors, none, tolerances, none)
         assert bad is not None
         assert np.flatnonzero(bad.joints).tolist() == [0, TILT]
-        assert bad.text(limits) == "cart_longitudinal is 0.0300 m away from its set-point (at most 0.0200 m)"
+        assert bad.text(limits) == "cart_longitudinal is 0.0300 m away from its setpoint (at most 0.0200 m)"
         assert Violation.of(errors, none, none, none) is None
 
     @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_a_trajectory_may_take_the_place_of_a_goal_s() -> None:
 
 def test_query_tells_what_is_commanded_then() -> None:
     arm = Arm()
-    assert arm.controller.query(0.0)[1] == "no trajectory is followed now"
+    assert arm.controller.query(0.0)[1] == "no trajectory is active"
     arm.go(to(offset(lift=0.05), 5.0))
     arm.step(100)
     state, reason = arm.controller.query(1.0)

@@ -131,7 +131,7 @@ REFUSALS: dict[str, tuple[TrajectoryGoal, ErrorCode, str]] = {
     "too fast from where it is": (
         replace(GOOD, points=(TrajectoryPoint(0.5, at("cart_lateral", 0.1)),)),
         GOAL,
-        "velocity of cart_lateral is 0.2000 m/s on the way from the present motion",
+        "velocity of cart_lateral is 0.2000 m/s on the transition from the present motion",
     ),
     "accelerates too hard": (
         replace(GOOD, points=(TrajectoryPoint(1.0, at("cart_lateral", 0.05), ZERO),)),

@@ -74,7 +74,7 @@ def test_retrieval_outputs_with_synonyms(tmp_path: Path) -> None:
         ("file_name,label\n1.png,3\n", "filename,answer\n1.png,[1]\n", "needs a column output"),
         ("file_name,label\n1.png,3\n", "filename,output\n2.png,[1]\n", "none of its 1 files"),
         ("file_name,label\n1.png,3\n", "filename,output\n1.png,a\n1.png,b\n", "line 3: 1.png appears twice"),
-        ("file_name,label\n1.png,3\n", "filename,output,inference_time_sec\n1.png,a,fast\n", "'fast' is no time"),
+        ("file_name,label\n1.png,3\n", "filename,output,inference_time_sec\n1.png,a,fast\n", "'fast' is not a time"),
         ("file_name,label\n1.png,3\n", "", "holds no rows"),
         ("file_name,label\n1.png,[3 3]\n", "filename,output\n1.png,a\n", "'[3 3]' is no landmark"),
     ],

@@ -166,7 +166,7 @@ def test_out_of_range_techniques_are_refused_with_their_limits():
         control.choose(field, IDEAL, voltage_kv=300.0)
     with pytest.raises(ConfigurationError, match=r"50.* mAs is outside \[0.005, 20.0\]"):
         control.choose(field, IDEAL, charge_mas=50.0)
-    with pytest.raises(ConfigurationError, match="needs to know"):
+    with pytest.raises(ConfigurationError, match="needs the thickness"):
         control.choose(None, IDEAL, charge_mas=3.0)
     assert control.choose(None, IDEAL, Tube(), 70.0, 3.0).charge_mas == pytest.approx(3.0)
 

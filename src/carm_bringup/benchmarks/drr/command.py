@@ -34,9 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=whole(1, 64), default=2, metavar="N", help="threads (2)")
     parser.add_argument("--quick", action="store_true", help="512 x 512 only, few frames")
     parser.add_argument(
-        "--sweep", action="store_true", help=f"error of our renderer at {SWEEP_VIEWS} views all around the patient"
+        "--sweep", action="store_true", help=f"error of our renderer at {SWEEP_VIEWS} views from all directions"
     )
-    parser.add_argument("--seed", type=seed, default=0, help="of the rays and views at which errors are taken (0)")
+    parser.add_argument(
+        "--seed", type=seed, default=0, help="seed of the rays and views at which errors are measured (0)"
+    )
     parser.add_argument("--json", type=output_file(), metavar="FILE", help="write all figures to FILE")
 
 

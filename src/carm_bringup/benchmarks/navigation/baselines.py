@@ -54,7 +54,7 @@ class Baseline:
             step = self.step_mm(acquisition, goal)
             name = landmark(goal.target_id).name
             if step is None:
-                report(Progress(Stage.VERIFYING, f"{name} is taken to be in the center.", exposures, decision=True))
+                report(Progress(Stage.VERIFYING, f"{name} is assumed to be in the center.", exposures, decision=True))
                 code = NavigationCode.NONE
                 break
             line = f"{name}: a step of {step[0]:z.0f} mm to the right and {step[1]:z.0f} mm up."

@@ -48,13 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="; ".join(f"{name}: {one.description}" for name, one in POLICIES.items())
         + "; repeat for several, on the same episodes (default)",
     )
-    parser.add_argument("--localizer", help="instead of the policy's own: a name, Hugging Face id or folder")
+    parser.add_argument(
+        "--localizer", help="localizer instead of that of the policy: a name, Hugging Face id or folder"
+    )
     parser.add_argument("--episodes", type=whole(1, 100_000), help="episodes of each suite (as the suite says)")
     parser.add_argument("--patients", type=whole(1, 100_000), help="phantoms of each suite (50)")
-    parser.add_argument("--seed", type=seed, default=0, help="of starts, order of targets and noise (0)")
-    parser.add_argument(
-        "--workers", type=whole(1, 100_000), default=1, help="processes, each with a patient of its own (1)"
-    )
+    parser.add_argument("--seed", type=seed, default=0, help="seed of starts, order of targets and noise (0)")
+    parser.add_argument("--workers", type=whole(1, 100_000), default=1, help="processes, each with its own patient (1)")
     parser.add_argument(
         "--engine", choices=ENGINES, default=LOCAL, help="where the processes run: here, or a Ray cluster"
     )
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
             outcomes[key] = list(_run_suite(chosen, policy, args))
             print(nav_report.table(key, nav_report.metrics(outcomes[key])), flush=True)
             if args.graph and (chosen.shift or policy not in graph_check.POLICIES):
-                print(f"{key}: shifts and baselines are not part of the graph; --graph leaves them out", flush=True)
+                print(f"{key}: the graph has no shifts or baselines; --graph skips them", flush=True)
             elif args.graph:
                 compared[key] = _through_graph(outcomes[key], policy, args)
                 print(graph_check.report(key, compared[key]), flush=True)

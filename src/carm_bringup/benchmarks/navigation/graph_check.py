@@ -162,7 +162,7 @@ def _through_graph(episode: Episode, contender: Contender, localizer: str) -> tu
             supervisor.start(commands)
             return navigate_when_ready(graph.namespace(values), episode.target_id, contender.policy == "biplane")
         except CarmError as error:
-            raise GraphError(f"{error}; the graph's last words: {said[-1] if said else 'none'}") from error
+            raise GraphError(f"{error}; the last message of the graph: {said[-1] if said else 'none'}") from error
         finally:
             supervisor.stop()
 
@@ -203,6 +203,6 @@ def add_arguments(parser: argparse.ArgumentParser, count: Any) -> None:
         type=count,
         default=0,
         metavar="N",
-        help="run N episodes of each suite without a shift once more through the real graph; exit code 1 when the"
-        " agent decides otherwise there",
+        help="run N episodes of each suite without a shift again through the real graph; exit code 1 if the"
+        " agent decides differently there",
     )

@@ -117,7 +117,7 @@ def table(suite: str, found: dict[str, Any]) -> str:
 
 def _gaps(found: dict[str, Any]) -> str:
     if found["collisions"] is None:
-        return "collisions not looked for"
+        return "collisions not checked"
     return f"collisions {found['collisions']} (smallest clearance {1000 * found['clearance_smallest_m']:z.0f} mm)"
 
 

@@ -177,7 +177,7 @@ class Contender:
 
 
 POLICIES: dict[str, Contender] = {
-    "default": Contender("fused", "pointing", "language model with the deep-learning localizer as referee"),
+    "default": Contender("fused", "pointing", "language model, checked by the deep-learning localizer"),
     "pointing": Contender("compact", "pointing", "the language model alone, by displacements in mm"),
     "xml": Contender("compact", "xml", "the language model alone, by directions and extents"),
     "biplane": Contender(
@@ -186,7 +186,7 @@ POLICIES: dict[str, Contender] = {
     "regression": Contender("regression", "pointing", "the deep-learning localizer alone"),
     "oracle": Contender("oracle", "pointing", "true landmarks: upper bound of the control"),
     "coarse": Contender("compact", "coarse", "baseline: one step per answer in its direction, without memory"),
-    "operator": Contender("oracle", "operator", "baseline: trial and error as by a person at the console"),
+    "operator": Contender("oracle", "operator", "baseline: trial and error, as a person at the console works"),
 }
 
 

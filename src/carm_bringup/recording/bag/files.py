@@ -72,10 +72,10 @@ def bag_files(path: Path, notes: list[str]) -> list[tuple[Path, Storage]]:
         path = path.parent
     if not path.is_dir():
         if not os.access(path, os.R_OK):
-            raise BagError(f"{path} may not be read by this user")
+            raise BagError(f"{path} cannot be read by this user")
         storage = storage_of(path)
         if storage is None:
-            raise BagError(f"{path} is no bag: neither mcap, nor SQLite, nor a bag of ROS 1")
+            raise BagError(f"{path} is not a bag: neither mcap, nor SQLite, nor ROS 1")
         return [(path, storage)]
     found = {file: storage for file in sorted(_regular_files(path)) if (storage := storage_of(file))}
     if not found:
@@ -85,9 +85,9 @@ def bag_files(path: Path, notes: list[str]) -> list[tuple[Path, Storage]]:
         here = [file for name in listed if (file := _same_file(path / name)) is not None]
         damaged = [file for file in here if file not in found]
         if damaged:
-            raise BagError(f"{damaged[0]} is damaged: neither mcap, nor SQLite, nor a bag of ROS 1")
+            raise BagError(f"{damaged[0]} is damaged: neither mcap, nor SQLite, nor ROS 1")
         if len(here) < len(listed):
-            notes.append(f"{METADATA} lists {len(listed)} files, {len(listed) - len(here)} of which are not here")
+            notes.append(f"{METADATA} lists {len(listed)} files, {len(listed) - len(here)} of which are missing")
         if here:
             return [(file, found[file]) for file in here]
     bags = {(storage, _PART.sub("", _bare(file.name))) for file, storage in found.items()}
@@ -126,7 +126,7 @@ def _listed(folder: Path, notes: list[str]) -> list[str]:
         names = content["rosbag2_bagfile_information"]["relative_file_paths"]
         return [name for path in names if (name := PurePath(str(path)).name)]
     except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
-        notes.append(f"{METADATA} cannot be read ({type(error).__name__}): all bag files of the folder are taken")
+        notes.append(f"{METADATA} cannot be read ({type(error).__name__}): all bag files of the folder are used")
         return []
 
 
@@ -173,7 +173,7 @@ def unpacked(data: bytes, most_bytes: int = LARGEST_BYTES) -> bytes:
         fed = 0
         while not decoder.eof:
             if fed >= len(data):
-                raise ValueError("compressed data break off")
+                raise ValueError("compressed data end early")
             try:
                 out += decoder.decompress(data[fed : fed + _FED_BYTES])
             except (RuntimeError, zstandard.ZstdError) as error:
@@ -288,7 +288,7 @@ def plain_file(file: Path, suffix: str = "") -> Iterator[Path]:
         suffix: Suffix that its name must have; empty: any.
 
     Raises:
-        ValueError: It unpacks to more than half of the disk that is free.
+        ValueError: It unpacks to more than half of the free disk space.
     """
     with file.open("rb") as stream:
         compressed = stream.read(4) in (_ZSTD, _LZ4)
@@ -311,5 +311,5 @@ def _copy(stream: IO[bytes], copy: Path) -> None:
         while block := stream.read(_COPIED_BYTES):
             size += len(block)
             if size > most_bytes:
-                raise ValueError(f"it unpacks to more than {most_bytes >> 20} MiB, half of the disk that is free")
+                raise ValueError(f"it unpacks to more than {most_bytes >> 20} MiB, half of the free disk space")
             out.write(block)

@@ -106,7 +106,7 @@ def read_bag(path: Path, remappings: dict[str, str] | None = None, skip: Collect
         BagError: There is no bag, nothing in it can be read, or it does not fit into memory.
     """
     if not path.exists():
-        raise BagError(f"{path}: there is no such bag")
+        raise BagError(f"{path}: no such bag")
     bag = Bag(path)
     files = bag_files(path, bag.notes)
 
@@ -156,7 +156,7 @@ def _ros2_messages(
     except Exception as error:  # mcap, sqlite3 and the decompressors raise many unrelated types
         if not ended:
             bag.notes.append(
-                f"{file.name} breaks off ({one_line(error)}); {decoder.messages} messages before are whole"
+                f"{file.name} ends early ({one_line(error)}); the {decoder.messages} messages before are complete"
             )
     bag.notes += decoder.notes()
     bag.complete = bag.complete and ended

@@ -219,14 +219,14 @@ def replay_agent(bag: Bag, prefix: str, frames: Frames, wait: Callable[[int], No
         return report
     gaps = sum(b - a > _GAP_NS for a, b in pairwise(frames.joint_stamps_ns))
     if gaps:
-        report.notes.append(f"{gaps} gaps in the joint states: numbers may differ by what the arm moved in between")
+        report.notes.append(f"{gaps} gaps in the joint states: numbers may differ by the motion of the arm in between")
     answers = {
         (stamp_ns(m.message), int(m.message.target_id), m.sent_ns): m.message for m in bag.of(f"{prefix}landmarks")
     }
     for task in find_tasks(bag, prefix, report):
         name = _name(task)
         if task.result is None:
-            report.notes.append(f"{name}: the bag ends before the task does; what there is is compared")
+            report.notes.append(f"{name}: the bag ends before the task; only the recorded part is compared")
         if task.summary.startswith(_INTERNAL):
             report.notes.append(f"{name}: ended by a fault of the node ({task.reason}); the steps before are compared")
         if task.reason.startswith(_LATCHED) and not (task.feedback or task.said):

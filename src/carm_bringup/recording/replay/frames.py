@@ -153,7 +153,7 @@ def _choose_topic(bag: Bag, prefix: str) -> str:
         return found[0]
     if not found:
         raise BagError(f"{bag.path}: no images in it; it holds {', '.join(sorted(bag.types))}")
-    raise BagError(f"{bag.path}: which images? Choose by --image-topic: {', '.join(found)}")
+    raise BagError(f"{bag.path}: choose the images with --image-topic: {', '.join(found)}")
 
 
 def _add_joints(out: Frames, bag: Bag, prefix: str, carm: CArm) -> None:

@@ -99,7 +99,7 @@ def replay_perception(
             earlier = recorded[place - 1].message.answer if place else ""
             _compare(report, frame, localizer, answer, (_last_words(words, answer), earlier))
     if missed:
-        report.notes.append(f"{missed} frames have no recorded answer: they were passed over, or the answer is lost")
+        report.notes.append(f"{missed} frames have no recorded answer: they were skipped, or the answer is lost")
     if not answers:
         report.notes.append("no landmarks were recorded: nothing to compare with")
     return report
@@ -156,7 +156,7 @@ def _compare(
     try:
         protocol = Protocol(message.protocol)
     except ValueError:
-        report.notes.append(f"protocol {message.protocol!r} is unknown here")
+        report.notes.append(f"unknown protocol {message.protocol!r}")
         return
     report.compared += 1
     lines: list[str] = []
@@ -171,7 +171,7 @@ def _compare(
         stamp = f"{recorded.message.header.stamp.sec}.{recorded.message.header.stamp.nanosec:09d}"
         report.differences.append("\n".join([f"frame {stamp}, {message.protocol}:", *lines]))
     else:
-        report.notes = [*[n for n in report.notes if not n.startswith("more differ")], "more differ than are shown"]
+        report.notes = [*[n for n in report.notes if not n.startswith("more differ")], "more differences are not shown"]
 
 
 def _differences(report: Report, frame: XrayFrame, message: Any, reply: Localization) -> list[str]:

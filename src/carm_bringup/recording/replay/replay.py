@@ -141,18 +141,18 @@ def run(options: ReplayOptions, bag: Bag, frames: Frames, localizer: Localizer |
 
 def _introduce(bag: Bag, frames: Frames) -> None:
     count = sum(len(messages) for messages in bag.messages.values())
-    print(f"{bag.path}: {bag.duration_s:.1f} s, {count} messages of {len(bag.messages)} topics are of use")
+    print(f"{bag.path}: {bag.duration_s:.1f} s, {count} messages of {len(bag.messages)} topics are used")
     print(f"{len(frames.frames)} frames of {frames.topic}, {len(frames.positions)} joint states")
     session = bag.records.get(SESSION, {})
     if session:
         print(f"recorded by carm {session.get('carm', '?')}, commit {session.get('commit') or 'unknown'}")
     if CARM_CONFIG in bag.records and bag.records[CARM_CONFIG] != carm_config_record():
-        frames.notes.append("recorded with another carm.yaml than the one that is used here")
+        frames.notes.append("recorded with a different carm.yaml")
     notes = list(dict.fromkeys(bag.notes + frames.notes))
     for note in notes[:_NOTES_SHOWN]:
         print(f"note: {note}")
     if len(notes) > _NOTES_SHOWN:
-        print(f"note: and {len(notes) - _NOTES_SHOWN} more like these")
+        print(f"note: {len(notes) - _NOTES_SHOWN} more notes")
 
 
 def _show(report: Report) -> None:

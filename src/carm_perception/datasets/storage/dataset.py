@@ -89,7 +89,7 @@ class DatasetSpec:
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.first <= self.first + self.patients <= MAXIMUM_PATIENTS:
-            raise ConfigurationError(f"a split has room for {MAXIMUM_PATIENTS} patients")
+            raise ConfigurationError(f"a split holds at most {MAXIMUM_PATIENTS} patients")
 
     @property
     def prefix(self) -> str:

@@ -101,7 +101,7 @@ def storage_message(path: Path, error: OSError) -> str:
     """Return one line for a failure to write."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     why = "the disk is full" if full else (os.strerror(error.errno) if error.errno else str(error).splitlines()[0])
-    return f"cannot write {path}: {why}; finished shards are kept, the same command goes on from them"
+    return f"cannot write {path}: {why}; finished shards are kept, and the same command continues from them"
 
 
 def remove_abandoned(folder: Path) -> None:

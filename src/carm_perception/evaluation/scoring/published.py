@@ -86,7 +86,7 @@ def _ids(text: str, where: str) -> tuple[int, ...]:
         ids = tuple(landmark(int(part)).id for part in parts)
     except (ValueError, UnknownNameError):
         raise ConfigurationError(
-            f"{where}: {text!r} is no landmark id from 1 to {len(LANDMARKS)} or list of ids"
+            f"{where}: {text!r} is neither a landmark id from 1 to {len(LANDMARKS)} nor a list of ids"
         ) from None
     if len(set(ids)) != len(ids):
         raise ConfigurationError(f"{where}: {text!r} names a landmark twice")
@@ -171,7 +171,7 @@ def _seconds(text: str, where: str) -> float:
     except ValueError:
         value = NAN
     if not 0 <= value < math.inf:
-        raise ConfigurationError(f"{where}: {TIME_COLUMN} {text!r} is no time")
+        raise ConfigurationError(f"{where}: {TIME_COLUMN} {text!r} is not a time")
     return value
 
 

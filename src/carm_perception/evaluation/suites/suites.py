@@ -22,7 +22,7 @@ SHIFTS = {
     "low-dose": "5 nGy instead of 100 nGy behind the patient: 4.5 times the quantum noise",
     "hardware": "3 to 5 of: pacemaker, ECG, tubes, catheter, wires, screws, implant, jewellery, table, hand",
     "cropping": "every other patient's CT ends within the field; the others' fields are collimated to 50 to 85 %",
-    "habitus": "bodies at the extremes: slim, obese, short, tall, kyphotic, scoliotic in turn",
+    "habitus": "bodies at the extremes: thin, obese, short, tall, kyphotic, scoliotic in turn",
     "arms": "no arms crossed: along the body, raised, and one raised in turn",
     "motion-blur": "the arm moves 4 to 12 mm along the image during the exposure",
     "rotation": "the detector is turned by 10 to 25 degrees about the central ray",
@@ -128,7 +128,7 @@ def _make(name: str, patients: int) -> Suite:
     count = patients or (50 if shift else 100)
     seeds = _extreme_seeds(shift) if shift in ("habitus", "arms") else iter(range(FIRST_UNSEEN_SEED, 10**9))
     names = tuple(f"phantom:{seed}" for seed in islice(seeds, count))
-    description = SHIFTS[shift] if shift else "phantoms of the style of the training, never seen"
+    description = SHIFTS[shift] if shift else "phantoms of the training style, not used in training"
     return Suite(name, names, 1000 if shift else 2000, description, shift)
 
 

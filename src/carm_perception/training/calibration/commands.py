@@ -27,7 +27,7 @@ MINIMUM_PATIENTS = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``carm calibrate``."""
-    parser.add_argument("--model", type=Path, metavar="FOLDER", help="model folder (the one that ships)")
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="model folder (the one in the package)")
     parser.add_argument("--patients", type=count, default=120, help="calibration phantoms (120)")
     parser.add_argument("--views", type=count, default=12, help="views of each (12)")
     parser.add_argument(

@@ -31,7 +31,7 @@ def pleural_effusion(site: Site) -> Volume:
     air &= (points[..., 2] > carina[2] - 260) & (points[..., 2] < carina[2] + 170)
     lung = _one_lung(air, beside)
     if lung.sum() * np.prod(step * volume.spacing_mm) < 3e5:
-        raise PatientError(f"{site.device}: no aerated lung found in the patient {site.patient.name}")
+        raise PatientError(f"{site.device}: no aerated lung found in patient {site.patient.name}")
     normal = unit(site.vary(0.9, 1.1) * BACK - site.vary(0.5, 0.9) * UP)
     depth = points @ normal
     level = np.quantile(depth[lung], 1 - site.vary(0.2, 0.4))

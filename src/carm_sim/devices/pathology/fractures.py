@@ -76,7 +76,7 @@ def fracture(site: Site) -> Volume:
         except PatientError as error:
             refusals.append(error)
     named = next((one for one in refusals if isinstance(one, MissingLandmarkError)), refusals[0])
-    raise PatientError(f"{site.device}: no bone found that could be broken ({named})")
+    raise PatientError(f"{site.device}: no bone found that can be broken ({named})")
 
 
 def rib(site: Site) -> Break:
@@ -96,7 +96,7 @@ def rib(site: Site) -> Break:
             if axis @ BACK > 0:
                 axis = -axis
             return _break(site, seed, axis, min(radius, 7.0), 40.0, slip=1.3, gap=(0.0, 3.0))
-    raise PatientError(f"{site.device}: no rib found in the patient {site.patient.name}")
+    raise PatientError(f"{site.device}: no rib found in patient {site.patient.name}")
 
 
 def collarbone(site: Site) -> Break:
@@ -109,7 +109,7 @@ def collarbone(site: Site) -> Break:
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     found = [points[labels == n + 1].mean(0) for n in range(count) if 30 < sizes[n] < 900]
     if not found:
-        raise PatientError(f"{site.device}: no collarbone found in the patient {site.patient.name}")
+        raise PatientError(f"{site.device}: no collarbone found in patient {site.patient.name}")
     outward = LEFT if site.side == LEFT_SIDE else -LEFT
     seed, axis, radius = _bone(site, max(found, key=lambda at: float(at[2] - at[1])), 20.0, outward)
     return _break(site, seed, -axis, min(radius, 9.0), 48.0, slip=1.3, gap=(-6.0, 2.0))
@@ -150,7 +150,7 @@ def broken(site: Site, at: Break) -> Volume:
     low = np.maximum(np.floor(index.min(0)).astype(int), 0)
     high = np.minimum(np.ceil(index.max(0)).astype(int) + 1, volume.shape)
     if (high - low < 2).any():
-        raise PatientError(f"{site.device}: the CT of {site.patient.name} does not reach where it goes")
+        raise PatientError(f"{site.device}: the CT of {site.patient.name} does not cover its place")
     part = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     grid = np.stack(
         np.meshgrid(*[np.arange(a, b, dtype=float) for a, b in zip(low, high, strict=True)], indexing="ij"), -1
