@@ -7,7 +7,7 @@ from carm_ros.entry import run
 
 
 def main() -> NoReturn:
-    """Be the agent node."""
+    """Run the agent node."""
     run("carm_agent.nodes.agent_node")
 
 

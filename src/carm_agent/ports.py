@@ -56,7 +56,7 @@ class Interrupt:
             raise self._error
 
     def notify(self) -> None:
-        """Wake ``wait_for``, after something that its predicate reads has changed."""
+        """Wake ``wait_for`` after data that its predicate reads have changed."""
         with self._condition:
             self._condition.notify_all()
 
@@ -99,7 +99,7 @@ class Imager(ABC):
 
     @abstractmethod
     def expose(self, field_mm: float = 0.0) -> Acquisition:
-        """Take one exposure with the arm as it stands.
+        """Take one exposure at the present arm position.
 
         Args:
             field_mm: Side of the square field about the image center that is exposed, at isocenter depth, mm; 0: the

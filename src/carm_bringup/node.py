@@ -7,5 +7,5 @@ from carm_ros.entry import run
 
 
 def scene_node() -> NoReturn:
-    """Be the scene node."""
+    """Run the scene node."""
     run("carm_bringup.nodes.scene_node")

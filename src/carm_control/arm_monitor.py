@@ -68,7 +68,7 @@ class ArmMonitor:
         self._goals = False
 
     def observe(self, positions: NDArray[np.float64], velocities: NDArray[np.float64], now_s: float) -> None:
-        """Take over a joint state.
+        """Process a joint state.
 
         Args:
             positions: (6,), m and rad.
@@ -78,15 +78,15 @@ class ArmMonitor:
         self.positions, self._velocities, self._seen_s = positions, velocities, now_s
 
     def goals(self, active: bool) -> None:
-        """Take over whether the controller has goals that have not ended."""
+        """Store whether the controller has active goals."""
         self._goals = active
 
     def stop(self, reason: str) -> None:
-        """Latch a stop; the first reason stays."""
+        """Latch a stop; keep the first reason."""
         self._latched = self._latched or reason
 
     def reset(self, now_s: float) -> tuple[bool, str]:
-        """Release the stop when the arm is at rest; return success and what to say."""
+        """Release the stop if the arm is at rest; return success and a message."""
         if not self._latched:
             return True, "no stop was latched"
         if self.positions is None or not self._fresh(now_s):

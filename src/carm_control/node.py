@@ -9,15 +9,15 @@ from carm_ros.entry import run
 
 
 def motion_node() -> NoReturn:
-    """Be the motion node."""
+    """Run the motion node."""
     run("carm_control.nodes.motion_node")
 
 
 def drive_node() -> NoReturn:
-    """Be the drive node."""
+    """Run the drive node."""
     run("carm_control.nodes.drive_node")
 
 
 def state_node() -> NoReturn:
-    """Be the state node."""
+    """Run the state node."""
     run("carm_control.nodes.state_node")

@@ -125,7 +125,7 @@ def check_blocked_joint(carm: CArm, name: str) -> tuple[str, ...]:
 
 
 def build_controller(carm: CArm, parameters: MotionParameters, positions: Array | None = None) -> TrajectoryController:
-    """Make the controller and its drives.
+    """Create the controller and its drives.
 
     Args:
         carm: The C-arm.
@@ -151,7 +151,7 @@ def build_controller(carm: CArm, parameters: MotionParameters, positions: Array 
 def follow(
     carm: CArm, parameters: ControllerParameters, drive: Drives, *, max_step_s: float = 0.1
 ) -> TrajectoryController:
-    """Make a controller for drives.
+    """Create a controller for drives.
 
     Args:
         carm: The C-arm.

@@ -77,7 +77,7 @@ class DriveModel:
 
     @property
     def fault(self) -> str:
-        """Empty: a blocked joint is noticed by its distance from the setpoint only."""
+        """Empty: only its distance from the setpoint shows a blocked joint."""
         return ""
 
     @property
@@ -108,7 +108,7 @@ class DriveModel:
         self._blocked = np.array([name in stuck for name in self._names])
 
     def step(self, command: Array, velocity: Array, dt_s: float) -> None:
-        """Move on by one step.
+        """Advance by one step.
 
         Args:
             command: Set-points at the end of the step (J,), m or rad.

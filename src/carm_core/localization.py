@@ -95,7 +95,7 @@ class Localization:
 
     @property
     def ok(self) -> bool:
-        """True when there is an answer to act on."""
+        """Whether there is an answer to act on."""
         return self.error is None and not self.abstained
 
     def estimate(self, landmark_id: int) -> LandmarkEstimate | None:
@@ -121,7 +121,7 @@ class Localizer(ABC):
         """Answer one question. Failures of the model are returned in ``error``, not raised."""
 
     def localize_batch(self, frame: XrayFrame, queries: Sequence[Query]) -> list[Localization]:
-        """Answer questions about one frame, one reply each; together, where the localizer gains from it."""
+        """Answer questions about one frame, one reply each; as one batch if the localizer supports it."""
         return [self.localize(frame, query) for query in queries]
 
     def _reply(self, query: Query, start_s: float, **content: Any) -> Localization:
@@ -131,7 +131,7 @@ class Localizer(ABC):
         return Localization(self.name, self.model_version, query, latency_s=latency_s, **content)
 
     def cancel(self) -> None:  # noqa: B027
-        """Break off what is being answered, from any thread; may do nothing, and harms no later question."""
+        """Abort the present answer, from any thread; may do nothing, and does not affect later questions."""
 
     def warm_up(self) -> None:  # noqa: B027
         """Make the first real question as fast as the later ones."""

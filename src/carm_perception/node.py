@@ -7,7 +7,7 @@ from carm_ros.entry import run
 
 
 def main() -> NoReturn:
-    """Be the localizer node."""
+    """Run the localizer node."""
     run("carm_perception.nodes.localizer_node")
 
 

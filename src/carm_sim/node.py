@@ -7,5 +7,5 @@ from carm_ros.entry import run
 
 
 def xray_node() -> NoReturn:
-    """Be the X-ray node."""
+    """Run the X-ray node."""
     run("carm_sim.nodes.xray_node")

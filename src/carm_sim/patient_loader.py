@@ -103,7 +103,7 @@ def load_ct_patient(path: Path, options: CtOptions | None = None) -> Patient:
 
 
 def patient_of(ct: CtSource, options: CtOptions) -> Patient:
-    """Make a patient of a CT that was opened, with the ``landmarks.yaml`` beside it, if there is one.
+    """Create a patient from an opened CT and, if there is one, the ``landmarks.yaml`` beside it.
 
     Raises:
         PatientError: As ``load_ct_patient``.

@@ -183,12 +183,12 @@ class XraySystem:
         self._sequence = 0
 
     def adjust(self, config: XrayConfig) -> None:
-        """Take over exposure control and display window of other settings, from the next exposure on."""
+        """Use exposure control and display window of other settings from the next exposure on."""
         with self._lock:
             self.config = replace(self.config, control=config.control, window=config.window)
 
     def prepare(self, positions: ArrayLike | None = None) -> None:
-        """Do now what would slow down the first exposure: compile, and copy the volume for a position's side.
+        """Compile and copy the volume now, so that the first exposure is fast.
 
         Args:
             positions: Joint positions (6,), m and rad; None: home.
@@ -201,7 +201,7 @@ class XraySystem:
             self._images(view_lps, region, self._technique(view_lps, region, wanted), wanted, 0)
 
     def expose(self, positions: ArrayLike, request: Request | None = None) -> Exposure:
-        """Make one exposure.
+        """Take one exposure.
 
         Args:
             positions: Joint positions (6,), m and rad.

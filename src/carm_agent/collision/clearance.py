@@ -21,7 +21,7 @@ class CollisionError(GoalError):
     """
 
     def __init__(self, clearance: Clearance, limit_m: float, where: str) -> None:
-        """Say what comes too close to what.
+        """Store the clearance and the two parts that come too close.
 
         Args:
             clearance: The smallest clearance that was found.
@@ -74,7 +74,7 @@ class Margins:
             )
 
     def verdict(self, distance_m: float) -> Verdict:
-        """Judge a clearance, m."""
+        """Return the verdict for a clearance, m."""
         if distance_m < self.collision_m:
             return Verdict.COLLISION
         return Verdict.WARNING if distance_m < self.warning_m else Verdict.CLEAR

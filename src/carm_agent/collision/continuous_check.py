@@ -63,7 +63,7 @@ class PathSearch:
         travel: Callable[[float, float], Array],
         limit_m: float,
     ) -> None:
-        """Begin with no stretch.
+        """Start with no segment.
 
         Args:
             model: Tells distances.
@@ -109,14 +109,14 @@ class PathSearch:
         raise CollisionError(clearance, self._limit_m, _where(progress))
 
     def add(self, low: float, high: float) -> None:
-        """Put a stretch on the heap, by the least clearance that it can have."""
+        """Put a segment on the heap, ordered by its smallest possible clearance."""
         ends = self.at(low).distance_m, self.at(high).distance_m
         motion = self._model.motion_bound_m(self._travel(low, high))
         bound = min(*ends, (sum(ends) - motion) / 2)
         heapq.heappush(self._heap, (bound, low, high, motion))
 
     def refine(self, resolution: float, most_evaluations: int) -> float:
-        """Halve stretches until the smallest clearance is known; return its lower bound, m.
+        """Halve segments until the smallest clearance is known; return its lower bound, m.
 
         Args:
             resolution: Accuracy of the smallest clearance, as a share of it.

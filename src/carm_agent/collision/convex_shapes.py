@@ -14,7 +14,7 @@ class SolidGroup:
     """Obstacles of one kind."""
 
     def __init__(self, solids: list[coal.CollisionObject]) -> None:
-        """Put them into one tree.
+        """Build one tree of the shapes.
 
         Args:
             solids: Where they stand.

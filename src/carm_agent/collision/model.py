@@ -154,7 +154,7 @@ class CollisionModel:
         return float(lowest[index]), self._names[index], "floor"
 
     def _itself(self, centers: Array, best: tuple[float, str, str]) -> tuple[float, str, str]:
-        """Look at the pairs whose bounding spheres come closer than what was found so far."""
+        """Check the pairs whose bounding spheres are closer than the smallest distance so far."""
         if not len(self._pairs):
             return best
         first, second = self._pairs.T

@@ -109,7 +109,7 @@ class Surface:
 
     @property
     def trunk_m(self) -> Array:
-        """Place (2,) over the middle of the trunk, x and y, m: some way below the top, halfway if the surface is short.
+        """Position (2,) above the middle of the trunk, x and y, m: below the top, or halfway if the surface is short.
 
         Across it is the median of the surface there: an arm on one side does not pull it away.
         """
@@ -173,7 +173,7 @@ class Obstacles:
     version: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
-        """Number the obstacles by their content, so that a change is seen."""
+        """Compute a number from the obstacles, so that a change is detected."""
         digest = hashlib.sha256(repr((self.assume_patient, self.staff)).encode())
         if self.surface is not None:
             digest.update(np.ascontiguousarray(self.surface.vertices_m).tobytes())

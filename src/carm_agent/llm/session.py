@@ -125,7 +125,7 @@ class Session:
         self._started_s = 0.0
 
     def run(self, words: str) -> HeadResult:
-        """Handle one sentence of the clinician's.
+        """Handle one sentence from the clinician.
 
         Args:
             words: What the clinician wants.
@@ -184,7 +184,7 @@ class Session:
             raise _End(HeadCode.TIME, f"I gave up: the time of {self._budget.duration_s:.0f} s is used up.")
 
     def _handle(self, reply: Reply) -> bool:
-        """Carry out a reply; return whether anything in it was usable."""
+        """Execute a reply; return whether anything in it was usable."""
         if len(reply.calls) > self._budget.calls_per_reply:
             count = len(reply.calls)
             self._transcript.add("flood", calls=count)
@@ -199,7 +199,7 @@ class Session:
         return any(usable)
 
     def _call(self, call: ToolCall) -> bool:
-        """Carry out one call and tell the model; return whether it met the rules."""
+        """Execute one call and report the result to the model; return whether the call was valid."""
         self._interrupt.check()
         self._check_time()
         try:

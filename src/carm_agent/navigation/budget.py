@@ -35,7 +35,7 @@ class Ending(Exception):
     """Ends a task from within the policy; never leaves it."""
 
     def __init__(self, code: NavigationCode, message: str) -> None:
-        """Say how and why."""
+        """Store how and why the task ends."""
         super().__init__(message)
         self.code = code
 
@@ -53,7 +53,7 @@ class Ledger:
     """
 
     def __init__(self, config: NavigatorConfig, clock: Clock, started_s: float) -> None:
-        """Begin with nothing spent.
+        """Start with an unused budget.
 
         Args:
             config: Bounds of the task.
@@ -76,7 +76,7 @@ class Ledger:
         return self._clock.now_s() - self._started_s
 
     def check_exposure(self) -> None:
-        """Refuse another exposure when none is left, or no time.
+        """Refuse another exposure if no exposure or no time is left.
 
         Raises:
             Ending: The budget is used up.
@@ -93,7 +93,7 @@ class Ledger:
         return self._config.max_steps - self.steps
 
     def check_step(self) -> None:
-        """Refuse another motion when none is left.
+        """Refuse another motion if none is left.
 
         Raises:
             Ending: The budget is used up.
@@ -135,7 +135,7 @@ class Ledger:
         return Progress(stage, line, self.exposures, self.distance_mm, self.radius_mm, decision or warning, warning)
 
     def result(self, landmark: Landmark, code: NavigationCode, message: str, addition: str = "") -> NavigationResult:
-        """Sum the task up.
+        """Summarize the task.
 
         Args:
             landmark: The target.

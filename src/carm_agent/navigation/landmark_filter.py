@@ -36,7 +36,7 @@ class Belief:
     def from_measurement(
         cls, view: XrayView, displacement_mm: ArrayLike, std_mm: float, depth_std_mm: float
     ) -> "Belief":
-        """Believe one measurement: on its ray, at isocenter depth give or take ``depth_std_mm``.
+        """Start from one measurement: on its ray, at isocenter depth with a standard deviation of ``depth_std_mm``.
 
         Args:
             view: The view that was measured in, frame ``table``.
@@ -85,7 +85,7 @@ class Belief:
         return Belief(point, kept @ self.covariance_mm2 @ kept.T + gain @ noise @ gain.T)
 
     def diffused(self, std_mm: float) -> "Belief":
-        """Grow less sure, by ``std_mm`` in every direction: the patient breathes, errors of like images are alike."""
+        """Increase the uncertainty by ``std_mm`` in every direction: breathing, and like errors in like images."""
         return Belief(self.mean_mm, self.covariance_mm2 + std_mm**2 * np.eye(3))
 
 

@@ -62,7 +62,7 @@ class Evidence:
         return side if side < whole else 0.0
 
     def weigh(self, view: XrayView, estimate: LandmarkEstimate) -> str:
-        """Take an estimate in, or say why not.
+        """Accept an estimate, or give the reason for rejecting it.
 
         Args:
             view: The view of the image, frame ``table``.

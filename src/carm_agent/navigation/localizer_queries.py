@@ -61,7 +61,7 @@ class Questions:
         return localization
 
     def other(self, frame: XrayFrame, landmark_id: int) -> LandmarkEstimate | None:
-        """Ask where another landmark is; None when the answer has no finite place."""
+        """Ask where another landmark is; None if the answer has no finite position."""
         self._interrupt.check()
         return placed(self._localizer.localize(frame, replace(self._query, target_id=landmark_id)), landmark_id)
 

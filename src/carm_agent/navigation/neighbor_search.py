@@ -95,7 +95,7 @@ class Search:
         self._led: Counter[int] = Counter()
 
     def lead(self, target: LandmarkEstimate | None, ask: Ask) -> Lead | None:
-        """Say where to look next, from an image in which the target is not surely found.
+        """Return where to look next after an image in which the target is not found reliably.
 
         Args:
             target: What the localizer says about the target, for want of better; None: nothing.
@@ -109,7 +109,7 @@ class Search:
         return self._to_neighbor(ask) or self._beyond(target, ask) or self._onward(ask)
 
     def _to_neighbor(self, ask: Ask) -> Lead | None:
-        """Go to the nearest neighbor of the target that is surely seen and was not reached yet."""
+        """Go to the nearest neighbor of the target that is seen reliably and was not reached yet."""
         for index, guide in enumerate(self._chain[: self._reached]):
             estimate = ask(guide)
             if estimate is None or estimate.confidence < self._config.min_confidence:

@@ -39,7 +39,7 @@ class Shift:
 
     @property
     def told(self) -> str:
-        """Sentence for the clinician that says what is lacking; empty if nothing is."""
+        """Sentence that tells the clinician what is missing; empty if nothing is."""
         if self.refused is None:
             return ""
         why = phrases.refusal(self.refused)

@@ -35,7 +35,7 @@ util.RNG.setSeed(_SEED)
 
 
 def certified(model: CollisionModel, waypoints: list[Array], limit_m: float) -> tuple[JointPath, PathCheck]:
-    """Lay a path through waypoints and check all of it.
+    """Build a path through waypoints and check all of it.
 
     Args:
         model: The machine among obstacles.
@@ -106,7 +106,7 @@ def detour(
 
 
 def _plain(model: CollisionModel, start: Array, goal: Array) -> Iterator[list[Array]]:
-    """Yield ways through a few intermediate positions: shift then turn, turn then shift, by way of the AP view."""
+    """Yield paths through a few intermediate positions: shift then turn, turn then shift, through the AP view."""
     shift, turn = start.copy(), start.copy()
     shift[:3], turn[3:] = goal[:3], goal[3:]
     yield [start, shift, goal]
@@ -158,7 +158,7 @@ def _sampled(model: CollisionModel, start: Array, goal: Array, limit_m: float, d
 
 
 def shortened(model: CollisionModel, points: list[Array], limit_m: float, deadline_s: float) -> list[Array]:
-    """Cut corners of a polyline, at random, as long as the cut is clear and time is left.
+    """Shorten a polyline by random shortcuts, as long as the shortcut is collision-free and time is left.
 
     Args:
         model: The machine among obstacles.

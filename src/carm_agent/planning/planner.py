@@ -70,7 +70,7 @@ class Plan:
 
     @property
     def warning(self) -> str:
-        """What the path comes close to, in one line; empty when it is clear."""
+        """The parts that come close on the path, in one line; empty if the path is clear."""
         if self.check is None or self.verdict is Verdict.CLEAR:
             return ""
         closest = self.check.closest
@@ -104,7 +104,7 @@ class Planner:
         self._detour_s = detour_s
 
     def set_velocity_scaling(self, scaling: float) -> None:
-        """Change the default share of the velocity limits that plans use, 0 < scaling <= 1.
+        """Set the default fraction of the velocity limits that plans use, 0 < scaling <= 1.
 
         Raises:
             GoalError: The scaling is out of range.
@@ -118,7 +118,7 @@ class Planner:
 
     @property
     def collision(self) -> CollisionModel | None:
-        """The machine among obstacles, as plans are checked now."""
+        """The collision model of the machine and the present obstacles."""
         return self._collision
 
     @property
@@ -170,7 +170,7 @@ class Planner:
         *,
         detours: bool = True,
     ) -> Plan:
-        """Plan to a view; of the joint positions that give it, the one reached soonest and clear is chosen.
+        """Plan to a view; of the joint positions that give it, take the fastest collision-free one.
 
         The present wigwag angle is kept if the view can be reached with it, else another is taken.
 

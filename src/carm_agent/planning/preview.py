@@ -65,7 +65,7 @@ class Preview:
 
 
 def preview(model: CollisionModel, plan: Plan) -> Preview:
-    """Work out what a plan would do.
+    """Compute what a plan would do.
 
     Args:
         model: The machine among obstacles.

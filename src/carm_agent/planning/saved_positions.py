@@ -101,7 +101,7 @@ class PositionMemory:
         self._store(key, positions)
 
     def note_before(self, positions: ArrayLike) -> None:
-        """Note where the arm is before it moves; a file that cannot be written is no reason not to move.
+        """Store the position of the arm before it moves; a file that cannot be written does not prevent the motion.
 
         Args:
             positions: (6,), m and rad.

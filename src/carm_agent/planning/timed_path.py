@@ -70,7 +70,7 @@ class JointPath:
     """A polyline in joint space with rounded corners."""
 
     def __init__(self, carm: CArm, waypoints: Sequence[Array]) -> None:
-        """Lay the path.
+        """Build the path.
 
         Args:
             carm: The arm, with its velocity limits.
@@ -107,7 +107,7 @@ class JointPath:
 
     @property
     def knots(self) -> list[float]:
-        """Progresses, 0 to 1, at which lines and corners begin and end."""
+        """Progress values, 0 to 1, at which lines and corners begin and end."""
         if not self.pieces:
             return [0.0, 1.0]
         return [0.0, *(min(1.0, piece.end / self.length_s) for piece in self.pieces[:-1]), 1.0]
@@ -183,7 +183,7 @@ class JointPath:
         return float(min(scaling, by_acceleration, by_jerk))
 
     def _timed_lines(self, speeds: list[float], scaling: float) -> dict[int, tuple[Array, Array, Array, Array]]:
-        """Time the lines between the corners; a corner too fast for the lines that it joins is slowed down."""
+        """Compute the timing of the lines between the corners; slow down a corner that is too fast for its lines."""
         numbers = [number for number, piece in enumerate(self.pieces) if piece.after is None]
         done: dict[int, tuple[Array, Array, Array, Array]] = {}
         for _ in range(_ATTEMPTS):

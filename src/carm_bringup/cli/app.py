@@ -75,7 +75,7 @@ def select(words: Sequence[str]) -> tuple[Verb, list[str]] | None:
 
 
 def reject(words: Sequence[str]) -> int:
-    """Say in one line why the words name no verb; return exit code 2."""
+    """Print in one line why the words name no verb; return exit code 2."""
     parts = [verb.name for verb in VERBS if verb.name.split()[0] == words[0]]
     if parts:
         reason = f"choose one of: {', '.join(f'carm {name}' for name in parts)}"

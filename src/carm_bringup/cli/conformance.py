@@ -126,7 +126,7 @@ class Conformance:
         self._start = probe.position(joints.names)
 
     def checks(self) -> Iterator[Check]:
-        """Make the checks one by one; at the end the arm is where it was."""
+        """Run the checks one by one; at the end the arm is back at its start."""
         yield from self._valid_goal()
         yield from self._refusals()
         yield self._return("moves back")
@@ -265,13 +265,13 @@ class Conformance:
         return Check(name, *self._reached(self._move(0.0), 0.0))
 
     def _settle(self) -> None:
-        """Be at the start before a check, whatever the one before left."""
+        """Return to the start before a check."""
         if self._away(self._start) > 1:
             self._probe.finish(self._move(0.0), _PATIENCE_S)
 
 
 def check_joint_states(probe: ControllerProbe) -> Check:
-    """Judge rate and stamps of the joint states."""
+    """Check rate and time stamps of the joint states."""
     name = "joint states"
     heard = probe.listen(LISTEN_S)
     if len(heard) < 2:

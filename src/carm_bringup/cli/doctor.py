@@ -182,7 +182,7 @@ def check_dds() -> Finding:
 
 
 def check_torch() -> Finding:
-    """Return the torch, and whether it sees a GPU. A machine without one is fine."""
+    """Return the torch version, and whether torch finds a GPU. A machine without a GPU is fine."""
     code = (
         "import torch\n"
         "gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else 'no CUDA device, running on the CPU'\n"

@@ -76,7 +76,7 @@ class ExposureCollector:
         return topic in TOPICS
 
     def add(self, topic: str, message: Any) -> None:
-        """Take a message; what is complete is written.
+        """Add a message; write what is complete.
 
         Args:
             topic: One of ``TOPICS``.

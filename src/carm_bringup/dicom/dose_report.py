@@ -72,18 +72,18 @@ class IrradiationEvent:
 
     @property
     def duration_s(self) -> float:
-        """From the begin of the first pulse to the end of the last, s."""
+        """From the start of the first pulse to the end of the last, s."""
         first, last = self.frames[0], self.frames[-1]
         return (last.time - first.time).total_seconds() + (first.pulse_s + last.pulse_s) / 2
 
     @property
     def started(self) -> datetime:
-        """Begin of the first pulse."""
+        """Start of the first pulse."""
         return self.frames[0].time - timedelta(seconds=self.frames[0].pulse_s / 2)
 
 
 def dose_report(study: Study, events: Sequence[IrradiationEvent], written: datetime) -> Dataset:
-    """Make the report of a session.
+    """Create the report of a session.
 
     Args:
         study: The session.

@@ -28,7 +28,7 @@ _OBLIQUE = 0.2
 
 
 def xa_image(study: Study, frames: Sequence[XrayExposure], instance: int, event_uid: str) -> Dataset:
-    """Make an image of one exposure or of the frames of one run.
+    """Create an image from one exposure or from the frames of one run.
 
     Args:
         study: The session.

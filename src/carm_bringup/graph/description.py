@@ -281,7 +281,7 @@ def nodes(values: Mapping[str, Value]) -> tuple[NodeSpec, ...]:
 
 
 def simulates_xray(values: Mapping[str, Value]) -> bool:
-    """Tell whether the graph makes its own X-ray images; where it does not, none is asked for unless a task does."""
+    """Return whether the graph simulates X-ray images; if not, only a task requests exposures."""
     if kind_of(values) == "sim":
         return True
     motorless = bool(values["use_mock_hardware"]) or values["can"] == "virtual"

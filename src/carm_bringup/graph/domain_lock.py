@@ -27,7 +27,7 @@ class InstanceLock:
     """Held while a graph runs."""
 
     def __init__(self, domain: int, namespace: str) -> None:
-        """Name the lock; it is not taken yet.
+        """Define the lock without taking it.
 
         Args:
             domain: DDS domain.
@@ -50,7 +50,7 @@ class InstanceLock:
 
     @property
     def held(self) -> bool:
-        """Whether a process of this machine holds the lock. Looks without touching it: nobody is kept from it."""
+        """Whether a process of this machine holds the lock. The check does not block other processes."""
         try:
             inode, locks = self.path.stat().st_ino, Path("/proc/locks").read_text(encoding="ascii")
         except OSError:

@@ -271,7 +271,7 @@ def launch(words: Sequence[str], kind: str = "sim") -> int:
 
 
 def launch_by_ros2(words: Sequence[str], kind: str = "sim") -> int:
-    """Become ``ros2 launch`` of the same graph; return 2 when a graph already runs in this domain."""
+    """Replace this process by ``ros2 launch`` of the same graph; return 2 if a graph already runs in this domain."""
     lock = claim_domain(graph.resolve(words, kind))
     if lock is not None:
         lock.keep_across_exec()
@@ -281,7 +281,7 @@ def launch_by_ros2(words: Sequence[str], kind: str = "sim") -> int:
 
 
 def claim_domain(values: Mapping[str, graph.Value]) -> InstanceLock | None:
-    """Make sure that this is the only graph in its domain and namespace; None, and one line, when it is not."""
+    """Claim the domain and namespace for this graph; print one line and return None if another graph uses them."""
     lock = InstanceLock(domain_id(), graph.namespace(values))
     if lock.acquire():
         words = [

@@ -74,7 +74,7 @@ def ready_line(seconds: float, patient: str, localizer: str, namespace: str = "/
 
 
 def probe(namespace: str) -> bool:
-    """Tell whether nodes of a graph are alive in this namespace and domain."""
+    """Return whether nodes of a graph are alive in this namespace and domain."""
     import rclpy
     from rclpy.node import Node
 
@@ -170,7 +170,7 @@ def make_watcher(namespace: str, progress: Progress, start_s: float, exposes: bo
 
 
 def watch(options: argparse.Namespace, start_s: float, timeout_s: float = math.inf) -> int:
-    """Wait until the graph is ready and say so; return 0, or 1 when the time is over first.
+    """Wait until the graph is ready and print a line; return 0, or 1 on a timeout.
 
     Args:
         options: Has ``namespace``, and ``patient`` and ``localizer`` for the line that is printed.

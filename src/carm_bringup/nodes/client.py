@@ -83,13 +83,13 @@ class Session:
 
     @property
     def is_there(self) -> bool:
-        """Whether a graph runs or starts in this domain and namespace: here, or anywhere that nodes are seen."""
+        """Whether a graph runs or starts in this domain and namespace, on this machine or on another."""
         space = self.node.get_namespace()
         running = {name for name, where in self.node.get_node_names_and_namespaces() if where == space}
         return bool(running & {spec.name for spec in ALL_NODES}) or InstanceLock(domain_id(), space).held
 
     def spin_until(self, condition: Callable[[], bool], timeout_s: float = math.inf) -> bool:
-        """Handle messages until the condition holds; False when the time is over first.
+        """Handle messages until the condition holds; return False on a timeout.
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed, also where Python could not raise it at once: in a destructor.
@@ -108,7 +108,7 @@ class Session:
         return True
 
     def press(self, number: int, stack: FrameType | None) -> None:
-        """Handle SIGINT: note it, and raise as ever."""
+        """Handle SIGINT: note it, then raise as usual."""
         self.pressed = True
         signal.default_int_handler(number, stack)
 
@@ -123,7 +123,7 @@ class Session:
         return future.result()
 
     def require(self, ready: Callable[[], bool], what: str) -> None:
-        """Wait for a server; as long as a graph is there that may still start, up to ``wait_s``.
+        """Wait for a server, up to ``wait_s`` if a graph is present that may still be starting.
 
         Raises:
             ClientError: It is not there.
@@ -327,7 +327,7 @@ def _more_than(heard: list[Any], count: int) -> bool:
 
 
 def fail(message: str, code: int, bad_input: bool = False) -> int:
-    """Print why something failed; return exit code 1, or 2 where what was asked for cannot be."""
+    """Print why something failed; return exit code 1, or 2 if the request is invalid."""
     print(f"failed: {message} (error {code})", file=sys.stderr)
     return 2 if bad_input else 1
 
@@ -403,7 +403,7 @@ def _progress() -> Callable[[Any], None]:
 
 
 def _moved(result: Any, preview: Path | None, planned: bool) -> int:
-    """Say where a move led, or would lead."""
+    """Print the result of a move or of its plan."""
     positions = zip(result.trajectory.joint_names, result.final_positions, strict=False)
     print(("planned: " if planned else "there: ") + ", ".join(f"{n} {p:z.4f}" for n, p in positions))
     clearance_mm = 1000 * result.min_clearance
@@ -436,7 +436,7 @@ def _positions(graph: Session, options: argparse.Namespace) -> int:
 
 
 def say(options: argparse.Namespace) -> int:
-    """Say something to the agent and print what it answers; a stop is said at once, whatever is not ready yet."""
+    """Send a sentence to the agent and print its answer; a stop is sent at once, even if the graph is not ready."""
     from carm_agent.dialogue.stop_words import is_stop
     from carm_agent.llm import HeadCode
 

@@ -155,7 +155,7 @@ class ControllerProbe:
         return np.array([self.heard[-1].positions[name] for name in joints])
 
     def trajectory(self, joints: Sequence[str], points: Sequence[tuple[float, Sequence[float]]]) -> JointTrajectory:
-        """Make a trajectory: (time from its start, s; positions, m or rad) per point, at rest at each."""
+        """Build a trajectory: (time from its start, s; positions, m or rad) per point, at rest at each."""
         zero = [0.0] * len(joints)
         return JointTrajectory(
             joint_names=list(joints),
@@ -207,7 +207,7 @@ class ControllerProbe:
         return attempt
 
     def finish(self, attempt: Attempt, timeout_s: float) -> bool:
-        """Wait for the end of a goal; False when it did not come in time."""
+        """Wait for the end of a goal; return False on a timeout."""
         if not attempt.accepted:
             return True
         if not self._session.spin_until(attempt.ending.done, timeout_s):
@@ -218,7 +218,7 @@ class ControllerProbe:
         return True
 
     def cancel(self, attempt: Attempt) -> bool:
-        """Ask for the end of a goal; return whether the server agrees.
+        """Request the end of a goal; return whether the server accepts.
 
         Raises:
             ClientError: It does not answer.
@@ -227,14 +227,14 @@ class ControllerProbe:
         return bool(self._session.result(asking, SERVER_TIMEOUT_S, "cancel").goals_canceling)
 
     def abandon(self) -> None:
-        """Cancel the newest goal where it has not ended, and wait for its end."""
+        """Cancel the newest goal if it has not ended, and wait for its end."""
         attempt = self._newest
         if attempt is not None and not attempt.ending.done():
             self.cancel(attempt)
             self.finish(attempt, SERVER_TIMEOUT_S)
 
     def moved(self, joints: Sequence[str], start: NDArray[np.float64], distance: float, timeout_s: float) -> bool:
-        """Wait until a joint is further from a start (J,) than a distance, m or rad; False when none gets there."""
+        """Wait until a joint is further from a start (J,) than a distance, m or rad; return False on a timeout."""
         return self._session.spin_until(lambda: bool(np.max(np.abs(self._last(joints) - start)) > distance), timeout_s)
 
     def _last(self, joints: Sequence[str]) -> NDArray[np.float64]:

@@ -38,7 +38,7 @@ def averaged(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def detector_points(pixels: ArrayLike, columns: int, rows: int, pitch_m: float) -> Array:
-    """Place pixels of a display image on the detector plane.
+    """Map pixels of a display image to the detector plane.
 
     Args:
         pixels: (N, 2) column and row in the display image, px, origin at the top left pixel's center.
@@ -56,7 +56,7 @@ def detector_points(pixels: ArrayLike, columns: int, rows: int, pitch_m: float) 
 
 
 def isocenter_points(displacements_m: ArrayLike) -> Array:
-    """Place displacements from the image center at isocenter depth.
+    """Map displacements from the image center to points at isocenter depth.
 
     Args:
         displacements_m: (N, 2): towards the image's right, towards its top, m.

@@ -149,7 +149,7 @@ ERROR_TEXTS = {
 
 
 def error_text(code: int) -> str:
-    """Say what an error code means, for example ``"following error (0x8611)"``."""
+    """Describe an error code, for example ``"following error (0x8611)"``."""
     return f"{ERROR_TEXTS.get(code, 'drive fault')} (0x{code:04X})" if code else "drive fault, no error code reported"
 
 

@@ -208,7 +208,7 @@ class _Reader:
             raise ConfigurationError(f"{self._where}: unknown entry {next(iter(self._entries))!r}")
 
     def _length(self, name: str, per: str = "", *, above: float = -math.inf, default: float | None = None) -> float:
-        """Take a length or an angle; the default is in the joint's unit already."""
+        """Read a length or an angle; the default is already in the joint's unit."""
         key = f"{name}_{self._suffix}{per}"
         if default is not None and key not in self._entries:
             return default

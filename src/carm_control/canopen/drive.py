@@ -117,12 +117,12 @@ class Axis:
 
     @property
     def feedback(self) -> Feedback:
-        """What it said last."""
+        """The last feedback of the drive."""
         return self._feedback
 
     @property
     def state(self) -> State:
-        """Its state, as it said last."""
+        """The last reported state of the drive."""
         return state_of(self._feedback.statusword)
 
     @property
@@ -175,7 +175,7 @@ class Axis:
         self._guard_problem, self._toggle = "", -1
 
     def expect_life(self) -> None:
-        """Count the time without a sign of life from now on."""
+        """Start to count the time without a sign of life."""
         with self._lock:
             self._alive_s = self._guarded_s = self._clock()
 
@@ -243,7 +243,7 @@ class Axis:
             self._unanswered += 1
 
     def guard(self, now_s: float) -> None:
-        """Ask for a sign of life where node guarding is in use and due.
+        """Request a sign of life if node guarding is in use and due.
 
         Args:
             now_s: Present time, s.
@@ -253,7 +253,7 @@ class Axis:
             self._network.send_message(0x700 + self.config.node_id, b"", remote=True)
 
     def silence(self, now_s: float) -> str:
-        """Say since when it gives no sign of life; empty while it does.
+        """Describe how long the drive has given no sign of life; empty while it does.
 
         Args:
             now_s: Present time, s.
@@ -271,7 +271,7 @@ class Axis:
         return ""
 
     def limit_switch(self, direction: float) -> str:
-        """Say which limit switch is hit on the way to a direction of the joint; empty: none.
+        """Name the limit switch that is hit in a direction of the joint; empty: none.
 
         Args:
             direction: Its sign is that of the joint's motion; 0: either way.

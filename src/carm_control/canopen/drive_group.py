@@ -91,17 +91,17 @@ class DriveGroup:
 
     @property
     def fault(self) -> str:
-        """What has stopped the drives, joint first; empty when nothing has."""
+        """The fault that stopped the drives, joint first; empty: none."""
         return str(self._fault) if self._fault is not None else ""
 
     @property
     def silent(self) -> bool:
-        """A drive does not answer: its position is not known."""
+        """Whether a drive does not answer, so that its position is unknown."""
         return self._cycles >= self._trusted and any(axis.silence(self._clock()) for axis in self.axes)
 
     @property
     def unready(self) -> str:
-        """Why goals cannot be followed now; empty when they can."""
+        """Why goals cannot be executed now; empty if they can."""
         if self._phase is not Phase.READY:
             return self._doing or self._phase.value
         missing = [axis.joint for axis in self.axes if not axis.homed]
@@ -109,7 +109,7 @@ class DriveGroup:
 
     @property
     def autonomous(self) -> bool:
-        """The drives do not follow setpoints now, whatever they are told."""
+        """Whether the drives ignore setpoints at present."""
         return self._phase is not Phase.READY
 
     def connect(self) -> None:
@@ -123,7 +123,7 @@ class DriveGroup:
         self._begin(Phase.ENABLING)
 
     def step(self, command: Array, velocity: Array, dt_s: float) -> None:
-        """One cycle: judge, send, SYNC.
+        """Run one cycle: check, send, SYNC.
 
         Args:
             command: Set-points (J,), m or rad.
@@ -172,14 +172,14 @@ class DriveGroup:
             raise DriveError("", "drives on a bus cannot be blocked by a parameter")
 
     def interrupt(self) -> None:
-        """Stop what drives do by themselves (a reference run): quick stop, as after a fault."""
+        """Interrupt autonomous motion of the drives (homing): quick stop, as after a fault."""
         with self._lock:
             if self._phase is Phase.REFERENCE:
                 joint = self._running.joint if self._running else ""
                 self._fail(DriveError(joint, "homing interrupted by a stop"))
 
     def recover(self) -> None:
-        """Begin to reset faults and to enable the drives again; ``phase`` tells how it ends.
+        """Start to reset faults and to enable the drives again; ``phase`` gives the result.
 
         Raises:
             DriveError: A drive that has restarted cannot be configured.
@@ -195,7 +195,7 @@ class DriveGroup:
             self._begin(Phase.ENABLING)
 
     def home(self) -> None:
-        """Begin the reference runs of all joints that have one, one after the other; ``phase`` tells the end.
+        """Start homing of all joints that need it, one after the other; ``phase`` gives the result.
 
         Raises:
             DriveError: The drives are not ready.
@@ -207,7 +207,7 @@ class DriveGroup:
             self._routine = self._reference_runs()
 
     def close(self, wait: Callable[[float], object]) -> None:
-        """Bring all to rest by quick stop, switch the drives off and leave the bus.
+        """Stop all drives by quick stop, switch them off and leave the bus.
 
         Args:
             wait: Waits for a time, s.
@@ -274,7 +274,7 @@ class DriveGroup:
             self._fail(DriveError(axis.joint, f"cannot be enabled: {reason}"))
 
     def _silence(self, now_s: float) -> DriveError | None:
-        """Say which drive is silent; after this process was held up, frames that wait are read first."""
+        """Name the drive that does not answer; after a delay of this process, read waiting frames first."""
         if self._cycles < self._trusted:
             return None
         silent = [(axis, text) for axis in self.axes if (text := axis.silence(now_s))]
@@ -283,7 +283,7 @@ class DriveGroup:
         return DriveError(silent[0][0].joint, silent[0][1]) if silent else None
 
     def _trouble(self, axis: Axis, velocity: float) -> DriveError | None:
-        """Say what is wrong with an enabled drive."""
+        """Describe the fault of an enabled drive."""
         if axis.restarted:
             return DriveError(axis.joint, "the drive has restarted")
         if axis.state in (State.FAULT, State.FAULT_REACTION):
@@ -299,7 +299,7 @@ class DriveGroup:
         return self._following_error(axis)
 
     def _following_error(self, axis: Axis) -> DriveError | None:
-        """Judge by the nearest of the setpoints that the position may answer to."""
+        """Check the position against the nearest of the setpoints that it may follow."""
         if self._phase is not Phase.READY or len(self._sent) < _DELAY_CYCLES:
             return None
         index = self.axes.index(axis)

@@ -47,12 +47,12 @@ class Plant:
 
     @property
     def measured(self) -> float:
-        """What the encoder says, counts."""
+        """Encoder position, counts."""
         return self.zero + (-self.position if self.inverted else self.position)
 
     @property
     def measured_velocity(self) -> float:
-        """What the encoder says, counts/s."""
+        """Encoder velocity, counts/s."""
         return -self.velocity if self.inverted else self.velocity
 
     @property

@@ -76,7 +76,7 @@ class SimulatedDrive:
         self.boot()
 
     def boot(self) -> None:
-        """Come up after power-on: everything that was configured is forgotten."""
+        """Boot after power-on: all configuration is lost."""
         self.powered, self.state = True, State.SWITCH_ON_DISABLED
         if not self._node.has_network():
             self._node.associate_network(self._network)
@@ -90,7 +90,7 @@ class SimulatedDrive:
         self._network.send_message(0x700 + self.config.node_id, b"\x00")
 
     def cut_power(self) -> None:
-        """Fall silent; the brake holds."""
+        """Stop to answer; the brake holds."""
         self.powered, self.state = False, State.NOT_READY
         self._node.remove_network()
         self.plant.brake()
@@ -159,7 +159,7 @@ class SimulatedDrive:
             plant.brake()
 
     def _follow(self, now_s: float, dt_s: float) -> None:
-        """Go on the straight line from the previous target to the present one, in one interpolation period."""
+        """Interpolate linearly from the previous target to the present one, in one interpolation period."""
         period_s = self._get(Object.INTERPOLATION_PERIOD, 1) * 10.0 ** self._get(Object.INTERPOLATION_PERIOD, 2)
         slope = (self._goal - self._previous_target) / period_s
         passed_s = now_s - self._target_s
@@ -184,7 +184,7 @@ class SimulatedDrive:
         self._mode_bits = self._mode_bits & ~Status.TARGET_REACHED | (Status.TARGET_REACHED if reached else 0)
 
     def _home(self) -> Iterator[None]:
-        """One reference run; methods 17, 18, 35 and 37 of CiA 402."""
+        """Simulate homing with methods 17, 18, 35 and 37 of CiA 402."""
         method, place = self._get(Object.HOMING_METHOD), self.plant.measured
         if method in (_HOME_NEGATIVE, _HOME_POSITIVE):
             sign = -1 if method == _HOME_NEGATIVE else 1
@@ -253,7 +253,7 @@ class SimulatedDrive:
                 self._synchronize()
 
     def _synchronize(self) -> None:
-        """Move up to now, take what was received, answer."""
+        """Simulate up to now, process received frames, answer."""
         self._tick()
         for pdo in self._node.rpdo.values():
             if pdo.enabled and pdo.is_received:
@@ -275,7 +275,7 @@ class SimulatedDrive:
                 pdo.transmit()
 
     def _obey(self, word: int) -> None:
-        """Take a controlword: transitions of the state machine, then the bits of the mode."""
+        """Process a controlword: transitions of the state machine, then the bits of the mode."""
         rising, self._word = word & ~self._word, word
         before = self.state
         self.state = self._transition(word, rising)

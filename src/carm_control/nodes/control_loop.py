@@ -17,7 +17,7 @@ NICENESS = -10
 
 
 def raise_process_priority() -> None:
-    """Prefer this process to others where the system allows it. Call before threads start: they inherit it."""
+    """Raise the priority of this process if the system allows it. Call before threads start: they inherit it."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
 

@@ -110,7 +110,7 @@ class DriveNode(TrajectoryNode):
         return response
 
     def _await(self, phase: Phase) -> None:
-        """Wait for the end of a phase; each has a limit of its own."""
+        """Wait for the end of a phase; each phase has its own time limit."""
         while self._drives.phase is phase and not self.ending.wait(_POLL_S):
             pass
 
@@ -134,7 +134,7 @@ class DriveNode(TrajectoryNode):
 
 
 def _reason(snapshot: Snapshot | None) -> str:
-    """Say why an arm that is neither starting nor idle cannot be homed, and what helps."""
+    """Explain why an arm that is neither starting nor idle cannot be homed, and how to fix it."""
     if snapshot is None:
         return "the arm is starting"
     if snapshot.state in (OperatingState.STOPPED, OperatingState.FAULT):

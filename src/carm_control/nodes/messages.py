@@ -83,12 +83,12 @@ def _tolerances(messages: Iterable[JointToleranceMessage]) -> tuple[JointToleran
 
 
 def action_result(end: Acceptance | GoalOutcome) -> FollowJointTrajectory.Result:
-    """Say how a goal ended, or why it was refused."""
+    """Build the result of a goal, or the reason for its refusal."""
     return FollowJointTrajectory.Result(error_code=int(end.code), error_string=end.message)
 
 
 def action_feedback(names: Sequence[str], snapshot: Snapshot, stamp: Time) -> FollowJointTrajectory.Feedback:
-    """Say where the joints should be, where they are, and the difference (desired minus actual)."""
+    """Build the feedback: desired positions, actual positions, and their difference (desired minus actual)."""
     message = FollowJointTrajectory.Feedback(joint_names=list(names))
     message.header.stamp = stamp
     message.desired, message.actual, message.error = _points(snapshot)
@@ -96,7 +96,7 @@ def action_feedback(names: Sequence[str], snapshot: Snapshot, stamp: Time) -> Fo
 
 
 def controller_state(names: Sequence[str], snapshot: Snapshot, stamp: Time) -> JointTrajectoryControllerState:
-    """Say where the joints should be, where they are, the difference, and what is commanded."""
+    """Build the controller state: desired, actual, difference and command."""
     message = JointTrajectoryControllerState(joint_names=list(names), speed_scaling_factor=snapshot.speed_scaling)
     message.header.stamp = stamp
     message.reference, message.feedback, message.error = _points(snapshot)
@@ -127,7 +127,7 @@ def _points(snapshot: Snapshot) -> tuple[JointTrajectoryPoint, JointTrajectoryPo
 
 
 def joint_state(names: Sequence[str], snapshot: Snapshot, stamp: Time) -> JointState:
-    """Report what the encoders say."""
+    """Build the joint state from the encoders."""
     measured = snapshot.measured
     message = JointState(name=list(names), position=measured.position.tolist(), velocity=measured.velocity.tolist())
     message.header.stamp = stamp
@@ -142,7 +142,7 @@ def operating_state(
     clearance_m: float = math.nan,
     frame_prefix: str = "",
 ) -> CArmState:
-    """Report what the arm is doing, where the isocenter is, and what others say of the clearance, m."""
+    """Build the operating state: state of the arm, isocenter, and the clearance from the agent, m."""
     position = snapshot.measured.position
     primary, secondary = carm.angles(position)
     x, y, z = (float(value) for value in carm.isocenter(position))

@@ -89,7 +89,7 @@ class _Outcomes:
             return self._outcomes.pop(goal_id, None)
 
     def close(self) -> None:
-        """Wake everyone that waits."""
+        """Wake all waiting threads."""
         with self._arrived:
             self._closed = True
             self._arrived.notify_all()
@@ -160,7 +160,7 @@ class TrajectoryNode(OrderlyNode):
         self._outcomes.close()
 
     def _make_controller(self) -> TrajectoryController:
-        """Make what moves the joints, and its controller."""
+        """Create the drives and their controller."""
         raise NotImplementedError
 
     def _joints_known(self) -> bool:
@@ -210,7 +210,7 @@ class TrajectoryNode(OrderlyNode):
         self.create_subscription(Float64, "clearance", self._on_clearance, 1)
 
     def _on_clearance(self, message: Float64) -> None:
-        """Keep what the agent's supervision of distances last said."""
+        """Store the last clearance from the agent."""
         self._clearance_m, self._clearance_s = message.data, self._now_s()
 
     def _now_s(self) -> float:
@@ -299,7 +299,7 @@ class TrajectoryNode(OrderlyNode):
         return response
 
     def _on_trajectory(self, message: JointTrajectory) -> None:
-        """Follow it; an action goal in execution goes on with it, as in joint_trajectory_controller."""
+        """Follow the trajectory; an active action goal continues with it, as in joint_trajectory_controller."""
         answer = self._controller.accept(messages.trajectory_goal(message), self._now_s(), replace=True)
         if answer.goal_id is None:
             self.get_logger().error(f"trajectory refused, {answer.code.name}: {answer.message}")
@@ -327,7 +327,7 @@ class TrajectoryNode(OrderlyNode):
         handle.execute()
 
     def _on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
-        """Agree, also where the goal is ending already: then it ends as it would have."""
+        """Accept the cancel, even if the goal is already ending: then it ends as it would have."""
         answer = self._accepted.get(bytes(handle.goal_id.uuid))
         if answer is None or answer.goal_id is None:
             return CancelResponse.REJECT

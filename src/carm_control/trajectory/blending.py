@@ -140,7 +140,7 @@ class _Ahead:
         )
 
     def after(self, bridge: Spline, k: int) -> Spline:
-        """Go on through the points after point k, to which the bridge leads."""
+        """Continue through the points after point k, where the transition ends."""
         return Spline(
             np.concatenate([bridge.knots_s, self.points.times_s[k + 1 :]]),
             np.concatenate([bridge.coefficients, self.coefficients[k:]]),

@@ -139,7 +139,7 @@ class TrajectoryController:
         self._latched = False
 
     def check(self, goal: TrajectoryGoal, now_s: float) -> Acceptance:
-        """Say what ``accept`` would say, and do nothing.
+        """Check a goal as ``accept`` does, without executing it.
 
         Args:
             goal: As it came in.
@@ -210,7 +210,7 @@ class TrajectoryController:
                 self._decelerate(reason)
 
     def reset(self) -> tuple[bool, str]:
-        """Release a latched stop. Nothing moves by that.
+        """Release a latched stop. This causes no motion.
 
         Returns:
             Whether the arm is ready for goals, and a line that says why or why not.
@@ -227,7 +227,7 @@ class TrajectoryController:
             return True, "stop released"
 
     def scale_speed(self, factor: float) -> bool:
-        """Let time along trajectories run more slowly from now on, this one and those that follow.
+        """Scale the speed of the present trajectory and of all later ones.
 
         Args:
             factor: 1: as planned; 0: pause. More would break the limits that a goal was checked against.
@@ -242,7 +242,7 @@ class TrajectoryController:
         return True
 
     def query(self, ahead_s: float) -> tuple[State, str]:
-        """Say what will be, or was, commanded.
+        """Return the past or future command at a time.
 
         Args:
             ahead_s: Time from now, s; negative: the past.
@@ -272,7 +272,7 @@ class TrajectoryController:
             self._drive.block(joints)
 
     def step(self, now_s: float) -> Snapshot:
-        """Move on to a time.
+        """Advance to a time.
 
         Args:
             now_s: Time, s. When it runs backwards or by more than ``max_step_s``, the motion goes on by 0 or
@@ -372,7 +372,7 @@ class TrajectoryController:
         self._begin(StopProfile(self.limits, self._command), OperatingState.STOPPING, reason)
 
     def _end_goal(self, status: GoalStatus, code: ErrorCode, message: str) -> None:
-        """Decide how the goal ends; it is told when the arm rests."""
+        """Decide how the goal ends; the result is sent when the arm is at rest."""
         assert self._goal is not None
         self._ending = GoalOutcome(self._goal.goal_id, status, code, message)
 
@@ -429,7 +429,7 @@ class TrajectoryController:
         self._state, self._message = OperatingState.FAULT, f"{reason}; reset releases it"
 
     def _come_to_rest(self, measured: Measurement) -> None:
-        """Tell the outcome of the goal that a fault ended once the arm rests, or is not heard to."""
+        """Send the result of a goal that a fault ended once the arm is at rest, or if its state is unknown."""
         still = not self._moves(measured)
         if still or self._elapsed_s > self._settings.rest_timeout_s:
             self._tell_outcome()
@@ -447,7 +447,7 @@ class TrajectoryController:
         return bool(violated(measured.velocity, self._settings.tolerances.goal_velocity).any())
 
     def _rest(self) -> None:
-        """Hold the command; a joint that stands elsewhere stays there, and does not set off when it is freed."""
+        """Hold the command; a joint at another position stays there, and does not move when it is freed."""
         self._tell_outcome()
         self._motion = None
         stuck = self._drive.astray & (self._drive.velocity == 0)

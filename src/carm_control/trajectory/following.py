@@ -66,7 +66,7 @@ class Following:
         return min(self.trajectory_s - self._spline.duration_s, self.elapsed_s - self._stop.duration_s)
 
     def advance(self, dt_s: float, factor: float) -> None:
-        """Let time run on.
+        """Advance the time.
 
         Args:
             dt_s: Real time, s.

@@ -36,19 +36,19 @@ class Drives(Protocol):
 
     @property
     def fault(self) -> str:
-        """What has stopped the drives, in one line that names the joint; empty: nothing has."""
+        """The fault that stopped the drives, in one line that names the joint; empty: none."""
 
     @property
     def unready(self) -> str:
-        """Why goals cannot be followed now, in one line; empty: they can."""
+        """Why goals cannot be executed now, in one line; empty if they can."""
 
     @property
     def autonomous(self) -> bool:
-        """The drives move, or rest, by themselves now; setpoints are to follow them."""
+        """Whether the drives move or rest autonomously; setpoints must follow them."""
 
     @property
     def astray(self) -> NDArray[np.bool_]:
-        """Which joints (J,) do not follow their setpoints now: motion goes on from where those are."""
+        """Joints (J,) that do not follow their setpoints; motion continues from their actual positions."""
 
     def bumpless_command(self) -> Array:
         """Return the setpoints (J,), m or rad, under which the joints would go on as they move now."""
@@ -57,13 +57,13 @@ class Drives(Protocol):
         """Block these joints and free all others, where that can be simulated."""
 
     def interrupt(self) -> None:
-        """Stop what the drives do by themselves."""
+        """Interrupt autonomous motion of the drives."""
 
     def step(self, command: Array, velocity: Array, dt_s: float) -> None:
-        """Move on by one step: setpoints (J,), m or rad, their velocities (J,), and the step's length, s."""
+        """Advance by one step: setpoints (J,), m or rad, their velocities (J,), and the step's length, s."""
 
     def realign(self, joints: NDArray[np.bool_]) -> Array:
-        """Take up joints of a mask (J,) where they are; return the setpoints (J,), m or rad, to go on from."""
+        """Set the setpoints of a mask (J,) of joints to their actual positions; return all setpoints (J,), m or rad."""
 
     def measure(self) -> Measurement:
         """Read the encoders once."""

@@ -39,7 +39,7 @@ class Tolerances:
     goal_time_s: float
 
     def for_goal(self, goal: TrajectoryGoal, limits: JointLimits) -> Tolerances:
-        """Apply what a goal says to these defaults.
+        """Apply the tolerances of a goal to these defaults.
 
         Args:
             goal: The goal.
@@ -131,7 +131,7 @@ class Violation:
         return cls(np.asarray(bad.any(axis=0)), joint, derivative == 1, error, tolerance)
 
     def text(self, limits: JointLimits) -> str:
-        """Say which joint is how far off, and how far it may be."""
+        """Name the joint, its error and the allowed error."""
         name, unit = limits.names[self.worst], limits.units[self.worst]
         away, allowed = amount(self.error), amount(self.tolerance)
         if self.of_velocity:

@@ -137,7 +137,7 @@ def why_not_writable(path: Path) -> str:
 
 
 def _why_no_new_file(folder: Path) -> str:
-    """Try to make a file, which is gone at once: permissions alone do not tell (read-only, full, no real disk)."""
+    """Try to create a file and remove it at once: permissions alone are not enough (read-only, full, no real disk)."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return ""

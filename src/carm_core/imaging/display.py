@@ -55,7 +55,7 @@ def gray_table(raw: NDArray[np.uint16], window: Window) -> NDArray[np.uint8]:
 
 
 def display_from_signal(raw: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """Window a detector's signal and turn it to display orientation.
+    """Apply the window to a detector signal and convert it to display orientation.
 
     Args:
         raw: Signal uint16 (rows, columns), seen from the source, bright where there is air.
@@ -104,7 +104,7 @@ def open_picture(content: bytes, formats: tuple[str, ...], longest_px: int) -> I
 
 
 def shallow(picture: Image) -> Image:
-    """Turn 16 bits of gray into 8 by the full range, as file formats define it; others stay as they are.
+    """Scale 16-bit gray to 8 bits by the full range, as file formats define it; other types do not change.
 
     Args:
         picture: From ``open_picture``.

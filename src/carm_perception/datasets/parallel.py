@@ -35,7 +35,7 @@ def available_cores() -> int:
 
 
 def run(engine: str, work: Work[Task, Result], tasks: Sequence[Task], workers: int) -> Iterator[Result]:
-    """Do all tasks; results come in the order in which they are ready.
+    """Run all tasks; yield results in the order of completion.
 
     Args:
         engine: One of ``ENGINES``.

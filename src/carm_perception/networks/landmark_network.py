@@ -147,7 +147,7 @@ class LandmarkLocalizer(nn.Module):
         return places[..., :2], places[..., 2:].clamp(-6.0, 3.0), logits
 
     def start_from(self, tower: Any) -> None:
-        """Take the weights of a language model's tower, whose three input channels are equal."""
+        """Copy the weights of a language model's tower, whose three input channels are equal."""
         weights = dict(tower.state_dict())
         stem = "embedder.embedder.convolution.weight"
         weights[stem] = weights[stem].sum(dim=1, keepdim=True)

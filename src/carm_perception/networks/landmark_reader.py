@@ -95,7 +95,7 @@ class LandmarkReader:
     """The deep-learning localizer: an ensemble of its network and the heads on the language model's tower."""
 
     def __init__(self, network: Any, displacement: Any, presence: Any) -> None:
-        """Take what was trained.
+        """Store the trained parts.
 
         Args:
             network: A ``carm_perception.networks.landmark_network.LandmarkLocalizer``.

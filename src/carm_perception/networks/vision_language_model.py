@@ -191,7 +191,7 @@ class PresenceHead(nn.Module):
 
 
 def train_on_gray(model: Any) -> None:
-    """Let the tower's first convolution read one channel: the three are equal, the result is the same, and faster."""
+    """Make the first convolution read one channel: the three are equal, so the result is the same and faster."""
     stem = model.model.vision_tower.embedder.embedder.convolution
 
     def forward(pixels: Tensor) -> Tensor:

@@ -149,16 +149,16 @@ class LocalizerNode(ManagedNode):
         gc.collect()
 
     def close(self) -> None:
-        """End the localizer's thread; an answer on its way is not waited for."""
+        """End the localizer's thread without waiting for a pending answer."""
         self._service.close(_CLOSE_S if self._service.ready.is_set() else 0.0)
 
     def state_changed(self) -> None:
-        """Tell others at once."""
+        """Publish the new state at once."""
         self._publish_diagnostics()
 
     @property
     def _works(self) -> bool:
-        """Whether images are looked at: those that come while the model is being loaded wait for it."""
+        """Whether images are processed: images that arrive while the model loads wait for it."""
         return (self.active or self.starting) and not self.ending.is_set()
 
     def _watch_service(self) -> None:
@@ -212,7 +212,7 @@ class LocalizerNode(ManagedNode):
             store.popitem(last=False)
 
     def _join(self, stamp: float) -> None:
-        """Hand a frame over when both its image and its camera model are there."""
+        """Submit a frame once both its image and its camera model have arrived."""
         if stamp not in self._pending or stamp not in self._focal_px:
             return
         image, (focal_px, width) = self._pending.pop(stamp), self._focal_px.pop(stamp)
@@ -281,7 +281,7 @@ class LocalizerNode(ManagedNode):
         return self._result(handle, ticket, result)
 
     def _watch_questions(self) -> None:
-        """Give up what is canceled; tell what is going on."""
+        """Cancel questions whose goal is canceled; publish feedback."""
         for ticket, handle in list(self._open.items()):
             if handle.is_cancel_requested:
                 self._service.cancel(ticket)
@@ -365,7 +365,7 @@ def goal_query(goal: Localize.Goal) -> Query:
 
 
 def _load_libraries(words: list[str]) -> None:
-    """Import what a model needs while no node is there yet.
+    """Import the libraries of a model before the node exists.
 
     Nothing in Python hears a signal while a large library is being loaded, for seconds on a loaded machine; a process
     that only imports is ended by the signal itself.

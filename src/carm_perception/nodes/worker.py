@@ -134,7 +134,7 @@ class LocalizationService:
         self._thread.start()
 
     def close(self, timeout_s: float = 0.7) -> None:
-        """End; questions that wait are refused. A question that is being answered is not waited for longer."""
+        """Stop; refuse waiting questions. Do not wait for a question that is being answered."""
         with self._changed:
             self._closing = True
             self._end_all(Outcome.CANCELED, "the localizer is shutting down")
@@ -145,7 +145,7 @@ class LocalizationService:
             self._thread.join(timeout_s)
 
     def adjust(self, change: Callable[[Localizer], None]) -> None:
-        """Change the localizer between two answers; what is known about the last frame is forgotten.
+        """Change the localizer between two answers; forget the results for the last frame.
 
         Args:
             change: Called with the localizer; quick. What it raises comes through.
@@ -166,7 +166,7 @@ class LocalizationService:
             return Statistics(**self._counts, latency_s=self._latency_s, problem=self._problem)
 
     def submit(self, frame: XrayFrame) -> None:
-        """Hand a new frame over; one that still waits is passed over."""
+        """Submit a new frame; it replaces one that still waits."""
         with self._changed:
             self._counts["frames"] += 1
             self._counts["skipped"] += self._fresh is not None
@@ -203,7 +203,7 @@ class LocalizationService:
         return ticket
 
     def cancel(self, ticket: Ticket, message: str = "canceled") -> None:
-        """Give a question up; an answer that comes later is dropped, and broken off where the localizer can."""
+        """Cancel a question; a later answer is dropped, or aborted if the localizer can do so."""
         with self._changed:
             self._waiting = [other for other in self._waiting if other is not ticket]
             if self._command is ticket:
@@ -285,7 +285,7 @@ class LocalizationService:
         return [], fresh
 
     def _expire(self) -> None:
-        """End the questions whose frame has not come in time."""
+        """End the questions whose frame has not arrived in time."""
         now = time.monotonic()
         late = [ticket for ticket in self._waiting if now - ticket.asked_s > self._timeout_s]
         self._waiting = [ticket for ticket in self._waiting if ticket not in late]

@@ -56,7 +56,7 @@ VAGUENESS = 0.5
 
 
 def expected_mm(distance_mm: float, std_mm: float) -> float:
-    """Distance that a landmark counts with in an order: of two that seem equally far, the vaguer one is farther.
+    """Distance used to rank landmarks: of two equally far ones, the more uncertain one counts as farther.
 
     Args:
         distance_mm: Distance of the stated place.

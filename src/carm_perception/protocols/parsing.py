@@ -137,7 +137,7 @@ _REEVALUATION = re.compile(
 
 
 def _bare(text: str) -> str:
-    """Take surrounding white space and one code fence off."""
+    """Remove surrounding white space and one code fence."""
     stripped = text.strip()
     fenced = _FENCE.fullmatch(stripped)
     return fenced.group(1).strip() if fenced else stripped

@@ -16,7 +16,7 @@ REPEAT = (
 
 
 def ask_strictly(ask: Callable[[str], str], prompt: str, query: Query) -> tuple[str, Answer]:
-    """Ask, and once more when the answer breaks its protocol.
+    """Ask, and ask once more if the answer breaks its protocol.
 
     Args:
         ask: Gives the model's answer to a prompt.

@@ -92,7 +92,7 @@ STAGE_SHARES = (0.35, 0.3, 0.35)
 
 
 def run_train(args: argparse.Namespace) -> int:
-    """Train from nothing, or go on where an earlier run stopped.
+    """Train from the start, or resume an earlier run.
 
     Raises:
         ConfigurationError: An option is out of range or a folder cannot be written.

@@ -31,7 +31,7 @@ class Cautious(Protocol):
     """A localizer whose caution can change while it works."""
 
     def set_caution(self, maximum_std_mm: float, maximum_risk: float) -> None:
-        """Change when to abstain, see the localizer's constructor.
+        """Change when to abstain; see the constructor of the localizer.
 
         Raises:
             ConfigurationError: The risk is out of range.
@@ -83,11 +83,11 @@ class Guard:
 
     @property
     def may_abstain(self) -> bool:
-        """Whether there is anything to judge an image by."""
+        """Whether the filter can make the localizer abstain."""
         return self._risk > 0 and self.calibration is not None
 
     def strange(self, reading: Reading) -> str:
-        """Return why an image is to be left alone: nothing like it was seen before; empty when it is fine."""
+        """Return why an image is rejected: it is unlike the calibration images; empty if it is accepted."""
         if self.calibration is None or not self._risk:
             return ""
         score = self.calibration.familiarity.score(reading.std_mm, reading.presence)
@@ -100,7 +100,7 @@ class Guard:
         return self._radii.with_radii(estimate, seen) if self._radii is not None else estimate
 
     def unsure(self, estimate: LandmarkEstimate, seen: bool) -> str:
-        """Return why a calibrated estimate is to be kept back; empty when it may be given."""
+        """Return why a calibrated estimate is withheld; empty if it may be returned."""
         if self._radii is None or not self._risk:
             return ""
         limit, radius = self._radii.limit(estimate, seen, self._risk), estimate.radius_90_mm

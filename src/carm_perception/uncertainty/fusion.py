@@ -104,7 +104,7 @@ class Joint:
 
 
 def join(speaker: Opinion, referee: Opinion, seen: NDArray[np.bool_], fusion: Fusion) -> Joint:
-    """Join two opinions.
+    """Combine two readings.
 
     Where they agree, the place lies between the two, nearer to the one that weighs more. Where they contradict each
     other, it is that one's. The standard deviation is that of the one that weighs more, and grows with the distance.

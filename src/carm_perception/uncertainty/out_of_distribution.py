@@ -77,7 +77,7 @@ class Familiarity:
         return float(self.scores(std_mm[None], presence[None])[0])
 
     def scores(self, std_mm: Array, presence: Array) -> Array:
-        """Return the strangeness (n,) of many images: the largest over the families, in units of its threshold."""
+        """Return the out-of-distribution score (n,): the largest over the families, in units of its threshold."""
         scores: Array = ((describe(std_mm, presence) - self.mean) @ self.weights.T / self.thresholds).max(1)
         return scores
 

@@ -78,7 +78,7 @@ def _earrings(site: Site) -> list[Solid]:
 
 
 def _ring(site: Site) -> list[Solid]:
-    """On a finger of the left hand, which goes on from the forearm."""
+    """Build a ring on a finger of the left hand, which continues the forearm."""
     elbow, wrist = site.mark(ELBOWS[LEFT_SIDE]), site.mark(WRISTS[LEFT_SIDE])
     along = unit(wrist - elbow)
     at = wrist + 88 * along

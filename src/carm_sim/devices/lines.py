@@ -123,7 +123,7 @@ def _nasogastric(site: Site) -> list[Solid]:
 
 
 def _chest_drain(site: Site) -> list[Solid]:
-    """From the side of the chest, between the ribs, to near the apex, with the line broken at the last eye."""
+    """Build a tube from the side of the chest, between ribs, to near the apex; its line breaks at the last eye."""
     side = site.side
     outward = LEFT if side == LEFT_SIDE else -LEFT
     carina, dome = site.mark(CARINA), site.mark(HEMIDIAPHRAGMS[side])

@@ -57,7 +57,7 @@ class Site:
 
     @cached_property
     def marks(self) -> dict[int, Array]:
-        """Every landmark there is."""
+        """All landmarks of the patient."""
         return {**self.patient.extra_landmarks_mm, **self.patient.landmarks_mm}
 
     def has(self, *ids: int) -> bool:

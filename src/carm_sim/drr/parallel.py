@@ -17,7 +17,7 @@ class Bands:
     """
 
     def __init__(self, threads: int) -> None:
-        """Remember the number of threads; none is started before it is needed."""
+        """Store the number of threads; start them on first use."""
         self.threads = max(1, threads)
         self._pool: ThreadPoolExecutor | None = None
         self._process = 0

@@ -37,7 +37,7 @@ class Scene:
     """
 
     def __init__(self, parts: Sequence[Renderer | SolidSet]) -> None:
-        """Put parts together.
+        """Combine the parts.
 
         Args:
             parts: Volumes and sets of solids, at least one.

@@ -193,7 +193,7 @@ class Solid:
     def of(
         cls, bodies: Body | Iterable[Body], material: Material, factor: float = 1.0, holes: Iterable[Body] = ()
     ) -> Solid:
-        """Put a solid together from one body or several.
+        """Build a solid from one or more bodies.
 
         Raises:
             ConfigurationError: There is no body, or the factor is not finite.

@@ -28,6 +28,6 @@ class RosLogHandler(logging.Handler):
             self._ros.warning(record.getMessage())
 
     def close(self) -> None:
-        """Stop to listen."""
+        """Stop listening."""
         logging.getLogger("carm_sim").removeHandler(self)
         super().close()

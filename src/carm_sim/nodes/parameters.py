@@ -174,7 +174,7 @@ class XrayParameters:
 
     @property
     def fluoroscopy(self) -> Request:
-        """What each frame of a series should be."""
+        """Settings of each frame of a series."""
         return Request(
             self.fluoroscopy_voltage_kv, self.fluoroscopy_charge_mas, (self.field_width_m, self.field_height_m)
         )

@@ -153,19 +153,19 @@ class XrayNode(ManagedNode):
         self._jobs.put(None)  # the worker looks at the rate anew
 
     def end_goals(self, reason: str) -> None:
-        """Refuse the requests that wait; nothing is exposed from here on."""
+        """Refuse waiting requests and make no further exposure."""
         self._beam.clear()
         self._refuse_jobs(reason)
 
     def deactivate(self) -> None:
-        """Switch the generator off: an exposure under way is made and published before this returns."""
+        """Switch the generator off; finish and publish an exposure in progress first."""
         self.end_goals(f"{self.called} is being deactivated")
         with self._shooting:
             pass
         self._refuse_jobs(self.why_inactive())
 
     def cleanup(self) -> None:
-        """Let the worker end and forget the patient; a worker that still loads one is left behind."""
+        """End the worker and release the patient; do not wait for a worker that is still loading."""
         self._dismissed.set()
         self._jobs.put(None)
         if self._worker is not None:
@@ -184,7 +184,7 @@ class XrayNode(ManagedNode):
         self._logs.close()
 
     def state_changed(self) -> None:
-        """Tell others at once."""
+        """Publish the new state at once."""
         self._publish_diagnostics()
 
     def _guarded(self, dismissed: threading.Event) -> None:

@@ -144,7 +144,7 @@ def _arm_sides(arms: str, rng: np.random.Generator) -> dict[str, str]:
 
 
 def _upright(sample: dict[int, Array]) -> tuple[dict[int, Array], float]:
-    """Take the body's rotation in the coronal plane about T1 out of a sampled landmark set."""
+    """Remove the rotation about T1 in the coronal plane from a sampled landmark set."""
     central = (1, 2, 3, 4, 5, 11, 12, 13, 14)
     mean = {
         int(key): value for key, value in zip(landmark_population().ids, landmark_population().mean_mm, strict=True)

@@ -12,7 +12,7 @@ from carm_sim.phantom.generator import PhantomBody
 
 
 def crop_to_ct_field(body: PhantomBody, seed: int) -> PhantomBody:
-    """Cut a body to what a CT scanner would have covered.
+    """Crop a body to the field of a CT scanner.
 
     A random length around the chest is kept, from the lower neck or shoulders to the upper abdomen or pelvis, and in it
     a round field of view. ``landmarks_mm`` then holds what is left inside; ``anatomical_landmarks_mm`` stays complete.

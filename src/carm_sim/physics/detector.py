@@ -126,7 +126,7 @@ class Panel:
     """
 
     def __init__(self, model: DetectorModel, bands: Bands, seed: int = 0) -> None:
-        """Remember; nothing is allocated yet.
+        """Store the settings; allocate nothing yet.
 
         Args:
             model: The detector.
@@ -148,7 +148,7 @@ class Panel:
         raw: NDArray[np.uint16],
         origin: tuple[int, int] = (0, 0),
     ) -> float:
-        """Make the raw image of a field.
+        """Compute the raw image of a field.
 
         Args:
             paths_mm: Path lengths in water, bone and, if given, metal (2 or 3, rows, columns) of the field, mm.

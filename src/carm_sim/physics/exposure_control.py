@@ -69,7 +69,7 @@ class ExposureControl:
         voltage_kv: float = 0.0,
         charge_mas: float = 0.0,
     ) -> Technique:
-        """Choose what is left open.
+        """Choose the parameters that are not set.
 
         Args:
             field: What lies in the beam; None where nothing is left open.

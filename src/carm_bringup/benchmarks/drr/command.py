@@ -75,7 +75,7 @@ def job_of(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Measure one renderer in a process of its own, with a progress bar.
+    """Measure one renderer in a separate process, with a progress bar.
 
     Returns:
         Metrics, or ``{"missing": package}``.

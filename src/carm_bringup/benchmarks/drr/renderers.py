@@ -39,7 +39,7 @@ class Candidate(ABC):
 
     @abstractmethod
     def __init__(self, volume: Volume, threads: int) -> None:
-        """Take the volume in."""
+        """Load the volume."""
 
     @abstractmethod
     def render(self, view: XrayView) -> Image:
@@ -59,7 +59,7 @@ class Ours(Candidate):
     """The renderer of this project, line integrals alone."""
 
     def __init__(self, volume: Volume, threads: int) -> None:
-        """Take the volume in."""
+        """Load the volume."""
         self._renderer = Renderer(volume, water_equivalent, threads=threads)
         self._out: dict[int, Image] = {}
 
@@ -77,7 +77,7 @@ class OursImage(Candidate):
     _CHARGE_MAS = 0.5
 
     def __init__(self, volume: Volume, threads: int) -> None:
-        """Take the volume in."""
+        """Load the volume."""
         model, tube = DetectorModel(), Tube()
         self._renderer = Renderer(volume, [water_of_hu, bone_of_hu], threads=threads)
         self._panel = Panel(model, Bands(threads))
@@ -87,7 +87,7 @@ class OursImage(Candidate):
         self._room: dict[int, tuple[Image, NDArray[np.uint16]]] = {}
 
     def render(self, view: XrayView) -> Image:
-        """Make the raw image.
+        """Compute the raw image.
 
         Returns:
             The path lengths, whose water-equivalent sum ``line_integrals`` takes, of the last image.
@@ -115,7 +115,7 @@ class Nanodrr(Candidate):
     largest_px = 1024
 
     def __init__(self, volume: Volume, threads: int) -> None:
-        """Take the volume in."""
+        """Load the volume."""
         import nanodrr.drr  # noqa: F401 - a missing package is noticed here
         import torch
 
@@ -136,7 +136,7 @@ class Diffdrr(Candidate):
     largest_px = 1024
 
     def __init__(self, volume: Volume, threads: int) -> None:
-        """Take the volume in."""
+        """Load the volume."""
         import torch
         from diffdrr.renderers import Trilinear
 
@@ -170,7 +170,7 @@ class Rtk(Candidate):
     package = "itk-rtk"
 
     def __init__(self, volume: Volume, threads: int) -> None:
-        """Take the volume in."""
+        """Load the volume."""
         import itk
         from itk import RTK
 

@@ -21,7 +21,7 @@ class Baseline:
     """Takes an image, makes a step, until it is content or its exposures are used up."""
 
     def __init__(self, planner: Planner, imager: Imager, localizer: Localizer, arm: Arm, clock: Clock) -> None:
-        """Wire the baseline to the world, as the navigator is.
+        """Connect the baseline to the ports, like the navigator.
 
         Args:
             planner: Plans the motions.
@@ -84,7 +84,7 @@ class Coarse(Baseline):
     """One step per answer of the navigation protocol, as far as its words typically mean; no memory, no check."""
 
     def step_mm(self, acquisition: Acquisition, goal: NavigationGoal) -> NDArray[np.float64] | None:
-        """Follow the answer; an unusable one is a step of nothing, so that the next image is asked about."""
+        """Follow the answer; an unusable one gives a zero step, so that the next image is used."""
         answer = self._localizer.localize(acquisition.frame, Query(Protocol.NAVIGATION, goal.target_id))
         estimate = answer.estimate(goal.target_id) if answer.ok else None
         if estimate is None:
@@ -119,7 +119,7 @@ class Operator(Baseline):
         point_mm: NDArray[np.float64],
         seed: int,
     ) -> None:
-        """Wire the operator to the world.
+        """Connect the operator to the ports.
 
         Args:
             planner: Plans the motions.

@@ -34,7 +34,7 @@ class Judge:
     """Measures true clearances of executed trajectories."""
 
     def __init__(self, patient: Patient, carm: CArm) -> None:
-        """Take the patient's body and the table as points.
+        """Convert the patient's body and the table to points.
 
         Args:
             patient: On the table.

@@ -133,7 +133,7 @@ class SimulatedArm(Arm):
     def __init__(
         self, carm: CArm, clock: SimulatedClock, start: NDArray[np.float64], judge: Judge | None = None
     ) -> None:
-        """Stand at a start.
+        """Place the arm at a start.
 
         Args:
             carm: Kinematics and limits.
@@ -153,7 +153,7 @@ class SimulatedArm(Arm):
         return self._positions.copy()
 
     def execute(self, trajectory: Trajectory) -> None:
-        """Go to the end of a trajectory; its time passes."""
+        """Move to the end of a trajectory and advance the clock by its duration."""
         self.limit_violations += exceeds_limits(self._carm, trajectory)
         if self._judge is not None:
             self.clearances_m.append(self._judge.along_m(trajectory))
@@ -165,7 +165,7 @@ class SimulatedImager(Imager):
     """Exposes the simulated patient."""
 
     def __init__(self, system: XraySystem, arm: SimulatedArm, clock: SimulatedClock) -> None:
-        """Look at a patient from where the arm stands.
+        """Image a patient from the position of the arm.
 
         Args:
             system: The X-ray system.
@@ -186,7 +186,7 @@ class ShiftedImager(Imager):
     """Exposes a patient under a shift of the evaluation's test sets; the field is the shift's own."""
 
     def __init__(self, scene: Scene, shift: Shift, arm: SimulatedArm, clock: SimulatedClock, seed: int) -> None:
-        """Look at a scene from where the arm stands.
+        """Image a scene from the position of the arm.
 
         Args:
             scene: Patient and X-ray system.
@@ -235,7 +235,7 @@ class Room:
 
     @classmethod
     def shifted(cls, name: str, number: int, shift_name: str, carm: CArm, seed: int) -> Room:
-        """Put a patient on the table as a shift wants it.
+        """Put a patient on the table as the shift requires.
 
         Args:
             name: For ``load_patient``.
@@ -351,7 +351,7 @@ def run_episode(
 
 
 def _turned_mm(view: XrayView, point_mm: NDArray[np.float64]) -> float:
-    """Turning the view one way is turning the point the other way; the worse of both directions counts."""
+    """Return the error after a turn, mm: the view turns as the point turns backward; the worse direction counts."""
     distances = []
     for sign in (-1.0, 1.0):
         turn = rotation_about("x", sign * math.radians(TURN_DEG))

@@ -78,7 +78,7 @@ class Comparison:
 
 
 def compare(first: Sequence[str], second: Sequence[str]) -> tuple[tuple[str, ...], float]:
-    """Compare what was said line by line.
+    """Compare the messages line by line.
 
     Returns:
         Lines that differ in a word, or in a number by more than ``APART``, and the largest difference of a number.

@@ -28,7 +28,7 @@ _YELLOW, _GREEN, _WHITE = (255, 210, 0), (0, 220, 90), (255, 255, 255)
 
 
 def metrics(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Sum episodes up.
+    """Summarize episodes.
 
     Returns:
         Rates as fractions of all episodes with their 95 % Wilson intervals (``..._ci95``), counts of violations, and

@@ -186,7 +186,7 @@ def unpacked(data: bytes, most_bytes: int = LARGEST_BYTES) -> bytes:
 
 
 def mcap_records(file: Path, notes: list[str]) -> Iterator[Any]:
-    """Give the records of an ``.mcap`` file from front to back, those of its chunks among them.
+    """Yield the records of an ``.mcap`` file from front to back, including those of its chunks.
 
     Args:
         file: The file.
@@ -230,7 +230,7 @@ def _plain(chunk: Chunk) -> Chunk:
 
 
 def sqlite_records(file: Path, notes: list[str]) -> Iterator[Any]:
-    """Give schemas, channels and messages of a ``.db3`` file of rosbag2, of any of its versions.
+    """Yield schemas, channels and messages of a ``.db3`` file of any version of rosbag2.
 
     Args:
         file: The file.

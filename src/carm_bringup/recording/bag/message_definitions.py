@@ -45,7 +45,7 @@ def definition(type_name: str) -> str:
 
 
 def add_types(store: Typestore, type_name: str, text: str) -> None:
-    """Teach a type store the types of a definition; those that it knows already stay as they are.
+    """Add the types of a definition to a type store; known types do not change.
 
     Args:
         store: From ``standard_types``.

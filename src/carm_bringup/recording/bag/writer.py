@@ -139,7 +139,7 @@ class BagWriter:
         self._custom[key] = value
 
     def flush(self) -> None:
-        """Hand everything so far to the operating system; ``metadata.yaml`` follows every few seconds.
+        """Write all data so far to the operating system; update ``metadata.yaml`` every few seconds.
 
         Raises:
             BagWriteError: The disk is full, or the file cannot be written for another reason.
@@ -172,7 +172,7 @@ class BagWriter:
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> BagWriteError:
-        """Cut off the chunk that was written in part, and give up."""
+        """Cut off the partly written chunk, and stop."""
         descriptor = os.dup(self._stream.fileno()) if not self._stream.closed else None
         with contextlib.suppress(OSError):  # what the buffer still holds is what could not be written
             self._stream.close()
@@ -188,7 +188,7 @@ class BagWriter:
         beside.replace(self.folder / "metadata.yaml")
 
     def _add_information(self) -> None:
-        """Put what ``metadata.yaml`` says into the file, as rosbag2 does: the file alone is a bag, too.
+        """Write the content of ``metadata.yaml`` into the file, as rosbag2 does: the file alone is also a bag.
 
         The last such record counts: the first one is for a recorder that is killed.
         """

@@ -65,7 +65,7 @@ class _Recording:
 
     @property
     def now_ns(self) -> int:
-        """Time of the step at which the task stands, ns."""
+        """Time of the present step of the task, ns."""
         step = self.task.step(len(self.progress) - 1)
         if step is not None:
             return step.sent_ns
@@ -99,7 +99,7 @@ class _Recording:
         return next((m for (s, t, _), m in reversed(self.answers.items()) if (s, t) == (stamp, target_id)), None)
 
     def tell(self, progress: Progress) -> None:
-        """Take a step of the replayed task; end the task where the recorded one was ended."""
+        """Handle a step of the replayed task; end the task where the recorded one was ended."""
         self.progress.append(progress)
         task = self.task
         ended = bool(task.feedback) and len(self.progress) >= len(task.feedback)
@@ -202,7 +202,7 @@ def recorded_parameters(bag: Bag) -> AgentParameters:
 
 
 def replay_agent(bag: Bag, prefix: str, frames: Frames, wait: Callable[[int], None] = lambda time_ns: None) -> Report:
-    """Decide anew and compare with what was said and done.
+    """Decide again and compare with the recorded messages and actions.
 
     Args:
         bag: The bag.

@@ -47,7 +47,7 @@ def recorded_settings(bag: Bag, localizer: str = "") -> LocalizerParameters:
 
 
 def open_localizer(settings: LocalizerParameters) -> Localizer:
-    """Make the localizer, as the node does.
+    """Create the localizer, as the node does.
 
     Raises:
         CarmError: It cannot be loaded.
@@ -65,7 +65,7 @@ def replay_perception(
     settings: LocalizerParameters,
     pace: Callable[[Iterable[RecordedFrame]], Iterable[RecordedFrame]] = lambda frames: frames,
 ) -> Report:
-    """Ask the localizer what it was asked when the bag was recorded, and compare.
+    """Ask the localizer the recorded questions, and compare the answers.
 
     Args:
         bag: The bag.
@@ -150,7 +150,7 @@ def _last_words(words: list[Recorded], answer: Recorded) -> str:
 def _compare(
     report: Report, frame: XrayFrame, localizer: Localizer, recorded: Recorded, context: tuple[str, str]
 ) -> None:
-    """Ask again, without and with what the clinician had said; a re-evaluation is about the answer before."""
+    """Ask again, without and with the clinician's sentence; a re-evaluation refers to the previous answer."""
     hint, earlier = context
     message = recorded.message
     try:

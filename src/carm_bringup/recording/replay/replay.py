@@ -73,14 +73,14 @@ class Pace:
             time.sleep(remaining_s)
 
     def frames(self, frames: Iterable[RecordedFrame]) -> Iterator[RecordedFrame]:
-        """Give frames in their own time, with a progress bar."""
+        """Yield frames at the speed of the recording, with a progress bar."""
         for frame in tqdm(frames, "frames", disable=not sys.stderr.isatty(), leave=False):
             self.wait(frame.sent_ns)
             yield frame
 
 
 def replay(options: ReplayOptions) -> int:
-    """Replay a bag and say what differs.
+    """Replay a bag and report the differences.
 
     Returns:
         Exit code: 0 when all that could be compared is identical, 1 when something differs.

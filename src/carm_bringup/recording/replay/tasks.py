@@ -53,7 +53,7 @@ class RecordedTask:
 
     @property
     def summary(self) -> str:
-        """The last words."""
+        """The final message."""
         return "" if self.result is None else str(self.result.message.text)
 
     def step(self, number: int) -> Recorded | None:

@@ -139,7 +139,7 @@ def draw_capture(rng: np.random.Generator) -> Capture:
 
 
 def develop(gray: Gray, field: tuple[int, int, int, int], capture: Capture) -> Gray:
-    """From windowed gray values to what the screen shows, before cropping.
+    """Convert windowed gray values to the displayed image, before cropping.
 
     Args:
         gray: Gray values 0 to 1 (rows, columns), display orientation, bones bright.
@@ -228,7 +228,7 @@ class Sheet:
         return cls(*first, *size, *scaled, capture.orientation)
 
     def apply(self, image: Gray) -> Gray:
-        """Cut, resize and turn an image (rows, columns)."""
+        """Crop, resize and rotate an image (rows, columns)."""
         cut = image[self.top : self.top + self.height, self.left : self.left + self.width]
         if (self.height, self.width) != (self.rows, self.columns):
             method = cv2.INTER_AREA if self.columns < self.width else cv2.INTER_LINEAR

@@ -105,7 +105,7 @@ def storage_message(path: Path, error: OSError) -> str:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Delete what processes of this machine that no longer run have left half written."""
+    """Delete incomplete files of processes of this machine that no longer run."""
     import psutil
 
     for path in folder.glob(f"*.{socket.gethostname()}.*{_PARTIAL}"):

@@ -17,7 +17,7 @@ from carm_perception.datasets.views import LIMB_IDS
 def without_missing_limbs(
     displacement_mm: NDArray[np.float32], image: NDArray[np.uint8], mm_per_px: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Forget the landmarks of arms that a truncated volume does not contain: where they would be is air.
+    """Remove the landmarks of arms that a truncated volume does not contain: their positions are air.
 
     Args:
         displacement_mm: Displacements (count, 14, 2), right and up.

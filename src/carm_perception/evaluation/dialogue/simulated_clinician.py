@@ -66,7 +66,7 @@ class Remark:
 
 
 def remark(displacement_mm: Array, answer_id: int, rng: np.random.Generator) -> Remark:
-    """Say something about the first landmark of an answer.
+    """Return a remark about the first landmark of an answer.
 
     After a right answer the clinician doubts or agrees. After a swap of sides, the side is named. Else either both
     landmarks are named, or the direction in which the image lies from the landmark that was answered.

@@ -125,7 +125,7 @@ def evaluate(
 
 
 def timed(localizer: Localizer, case: Case, query: Query) -> tuple[Localization, float]:
-    """Ask once; also the time that it took the caller, s."""
+    """Ask once; return the answer and the time as seen by the caller, s."""
     start = time.perf_counter()
     reply = localizer.localize(case.frame, query)
     return reply, time.perf_counter() - start

@@ -183,7 +183,7 @@ def _truncated(name: str, seed: int) -> tuple[Patient, dict[int, Array]]:
 def expose(
     scene: Scene, shift: Shift, positions: Array, rng: np.random.Generator
 ) -> tuple[Exposure, NDArray[np.uint8]]:
-    """Expose as a shift wants it.
+    """Take an exposure as the shift requires.
 
     Args:
         scene: Patient and X-ray system.

@@ -93,7 +93,7 @@ def resolve(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def suite(name: str, patients: int = 0, views: int = 0) -> Suite:
-    """Make a suite.
+    """Create a suite.
 
     Args:
         name: One of ``SUITE_NAMES`` or ``ALIASES``.

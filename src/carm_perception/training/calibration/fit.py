@@ -126,7 +126,7 @@ def lists(samples: Samples, who: str) -> dict[str, float]:
 
 
 def choose_fusion(samples: Samples, tables: dict[str, Tables]) -> Fusion:
-    """Choose how the two are joined: weights by the mean error, the rest by the interval score and by the lists."""
+    """Choose how to combine the two: weights by the mean error, the rest by the interval score and by the lists."""
     fusion = Fusion()
     known = np.isfinite(samples.truth_mm).all(-1)
 

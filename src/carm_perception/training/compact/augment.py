@@ -217,7 +217,7 @@ def random_display(soft: Tensor, bone: Tensor, generator: torch.Generator) -> Te
 
 
 def _bone_texture(bone: Tensor, draw: torch.Generator) -> Tensor:
-    """Make bones denser here and thinner there, and their shells stronger or softer, as those of people differ."""
+    """Vary the density of bones and the strength of their cortex, as in real people."""
     count = bone.shape[0]
     uneven = _uniform(draw, count, 0.0, 0.35) * _chance(draw, count, 0.6)
     shell = _uniform(draw, count, -0.8, 1.0) * _chance(draw, count, 0.6)

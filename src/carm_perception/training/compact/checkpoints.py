@@ -72,7 +72,7 @@ class Average(Generic[Module]):
 
     @torch.no_grad()
     def update(self, module: Module) -> None:
-        """Take in the module's present weights."""
+        """Update with the module's present weights."""
         self._steps += 1
         decay = min(self._decay, self._steps / (self._steps + 10))
         for mean, value in zip(self._tensors(self.module), self._tensors(module), strict=True):

@@ -151,7 +151,7 @@ class QuestionPacker:
         return self._packed([[self._command(rng) for _ in range(COMMANDS)] for _ in range(rows)], self.prefix[:1])
 
     def pack_all(self, truth_mm: NDArray[np.floating]) -> Packed:
-        """Ask for every landmark, in the order of the ids, and for nothing else.
+        """Ask only for every landmark, in the order of the ids.
 
         Args:
             truth_mm: Displacements (batch, 14, 2); 0 takes the place of NaN.

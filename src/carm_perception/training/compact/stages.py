@@ -193,7 +193,7 @@ class Stage(Generic[Module]):
         return self.budget.progress
 
     def step(self, store: ViewStore) -> dict[str, float]:
-        """Make one step on random views.
+        """Run one training step on random views.
 
         Returns:
             Figures for the log.

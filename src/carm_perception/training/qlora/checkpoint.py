@@ -47,7 +47,7 @@ def save(folder: Path, model: Any, optimizer: Any, step: int, fingerprint: dict[
 
 
 def resume(folder: Path, model: Any, optimizer: Any, fingerprint: dict[str, Any]) -> int:
-    """Take a checkpoint up, if there is one.
+    """Resume from a checkpoint, if there is one.
 
     Args:
         folder: Where it may be.

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, data: Path) -> int:
-    """Fine-tune, or go on.
+    """Fine-tune a model, or resume an earlier run.
 
     Args:
         args: As parsed.

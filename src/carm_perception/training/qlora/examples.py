@@ -102,7 +102,7 @@ class Examples:
     """Examples of a run by number, without end: every epoch takes all images once, in another order."""
 
     def __init__(self, pictures: Pictures, seed: int) -> None:
-        """Remember.
+        """Store the settings.
 
         Args:
             pictures: The images.

@@ -135,7 +135,7 @@ class Run:
 
 
 def train_qlora(options: QloraOptions, progress: bool = True) -> Path:
-    """Fine-tune a model, or go on where an earlier run stopped; under ``accelerate launch`` on several GPUs.
+    """Fine-tune a model, or resume an earlier run; under ``accelerate launch`` on several GPUs.
 
     Args:
         options: The run.

@@ -162,7 +162,7 @@ def store_ints(builder: Any, target: _Memory, at: Any, values: Any) -> None:
 
 @_intrinsic(types.void, types.Array, types.intp)
 def prefetch(builder: Any, source: _Memory, at: Any) -> None:
-    """Have the processor fetch an element soon to be read; any position will do."""
+    """Prefetch an element that is read soon; any position is valid."""
     byte = ir.IntType(8).as_pointer()
     numbers = [ir.Constant(ir.IntType(32), number) for number in (0, 3, 1)]
     function = builder.module.declare_intrinsic(

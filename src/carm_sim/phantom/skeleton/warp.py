@@ -25,7 +25,7 @@ class Warp:
     """
 
     def __init__(self, plan: BodyPlan, anatomy: Anatomy, t1_mm: Array, skull_mm: Array) -> None:
-        """Work out the factors that bring the skull to its aim."""
+        """Compute the factors that move the skull to its target."""
         self._plan, self._t1, self._anatomy = plan, t1_mm, anatomy
         self._length = _TRUNK_MM * plan.frame_scale
         lateral = plan.targets_mm[14][1]
