@@ -43,11 +43,11 @@ lint: setup-test ## Style, docstrings and types only
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/mypy
 
-format: setup-test ## Let the formatter and the safe fixes of the linter change the code
+format: setup-test ## Format the code and apply the safe fixes of the linter
 	@$(BIN)/ruff format $(CODE)
 	@$(BIN)/ruff check --fix $(CODE)
 
-doctor: ## Check this machine and say what to do about each failure
+doctor: ## Check this machine and say how to fix each failure
 	@if [ -x $(BIN)/carm ]; then $(BIN)/carm doctor $(ARGS); else PYTHONPATH=src $(PYTHON) -m carm_bringup.cli.doctor; fi
 
 lock: setup-test setup-docs ## Write the lock files from pyproject.toml and what is installed in .venv

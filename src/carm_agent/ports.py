@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a navigation task needs from the world: four small ports and the token that interrupts them.
+"""The interfaces of a navigation task: four small ports and the token that interrupts them.
 
 A port belongs to one task. Its blocking calls return early, by an ``InterruptedTaskError``, when the task's
 ``Interrupt`` trips; ``Arm.execute`` brings the arm to rest first.

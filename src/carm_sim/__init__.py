@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Simulator: patients, X-ray physics, digitally reconstructed radiographs, and the nodes that stand in for hardware."""
+"""Simulator: patients, X-ray physics, digitally reconstructed radiographs, and the X-ray node."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entry points of the nodes that stand in for hardware, or drive it."""
+"""Entry point of the X-ray node."""
 
 from typing import NoReturn
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How close the machine comes to something, and how close is too close."""
+"""Clearance between the machine and obstacles, and its limits."""
 
 from __future__ import annotations
 

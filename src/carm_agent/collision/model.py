@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Distances between the machine and everything that it must not touch, at one position and along whole paths."""
+"""Distances between the machine and obstacles, at one position and along whole paths."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands around the machine: the patient's surface, staff zones, table and floor, as convex pieces.
+"""Obstacles around the machine: the patient's surface, staff zones, table and floor, as convex pieces.
 
 The agent gets the patient's surface from a message, as a real system does (made from a CT or by a depth camera). Until
 one arrives, the agent assumes a large body on the table. It keeps this assumption for the parts of the table that the

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A larger language model as the agent's head: it sees texts, and acts by a few typed tools under budgets.
+"""A larger language model that makes the agent's decisions: it reads texts and calls a few typed tools under budgets.
 
-Every tool leads to the same ports as the agent's own policy, so that planning, checks, limits, stop and supervision are
-the same. Optional; without a server's address nothing of it runs.
+Every tool uses the same ports as the agent's own policy, so that planning, checks, limits, stop and supervision are
+the same. Optional; it runs only with a server address.
 """
 
 from carm_agent.llm.client import ChatServer, HeadOptions

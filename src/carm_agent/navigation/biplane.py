@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second and third view of a landmark that is to be found in depth: where to look from."""
+"""Views for finding the depth of a landmark."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a navigation task has cost so far, what it may cost, and how it ends."""
+"""Budget of a navigation task: used, allowed, and the end of the task."""
 
 import math
 

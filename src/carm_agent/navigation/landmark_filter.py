@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the agent believes a landmark to be: a Gaussian over its position in frame ``table``.
+"""The estimate of a landmark's position: a Gaussian in frame ``table``.
 
 A localizer measures a displacement in the image, which leaves the depth along the beam open. An iterated extended
 Kalman filter (Bell and Cathey 1993) fuses the measurements of one task: as the arm moves, the parallax between

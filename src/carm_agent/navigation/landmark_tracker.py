@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weighs the answers of a localizer against each other over the images of one task."""
+"""Combines and checks the answers of a localizer over the images of one task."""
 
 import math
 

@@ -364,7 +364,7 @@ class _Task:
         return True
 
     def _fail(self, localization: Localization) -> None:
-        """Put up with one unusable answer; the second in a row ends the task."""
+        """Tolerate one unusable answer; the second in a row ends the task."""
         self._failures += 1
         why = localization.message or localization.error or "it says nothing about the target"
         if self._failures > 1:

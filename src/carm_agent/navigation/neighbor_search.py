@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds what is out of sight by way of its neighbors: the wrist by the elbow, the diaphragm by T12.
+"""Finds landmarks out of view from their neighbors: the wrist from the elbow, the diaphragm from T12.
 
 Where an arm lies cannot be known from an image of the trunk. Its landmarks can be followed, though, each from the
 last, as a radiographer would.
@@ -98,7 +98,7 @@ class Search:
         """Return where to look next after an image in which the target is not found reliably.
 
         Args:
-            target: What the localizer says about the target, for want of better; None: nothing.
+            target: The localizer's uncertain estimate of the target, if there is no better one; None: none.
             ask: Asks about a neighbor.
 
         Returns:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a navigation task is asked, how it is bounded, what it reports and how it ends."""
+"""Goal, limits, progress and result of a navigation task."""
 
 import math
 from collections.abc import Callable

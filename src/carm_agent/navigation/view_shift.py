@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans a shift of the isocenter in the image plane; if it is out of reach but not needed in full, what there is.
+"""Plans a shift of the isocenter in the image plane, or the reachable part of it if part is enough.
 
 A joint at its limit, or something in the way, blocks one direction of the image only: the rest of the shift slides
 along it.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways around obstacles: first through a few plain intermediate views, then sampled by OMPL's RRT-Connect.
+"""Paths around obstacles: first through a few simple intermediate views, then sampled by OMPL's RRT-Connect.
 
-Sampled ways are found by trial at discrete positions, shortened, and only believed after the continuous check of
+Sampled paths are checked at discrete positions, shortened, and accepted only after the continuous check of
 ``carm_agent.collision.model``; so is every plain one.
 """
 

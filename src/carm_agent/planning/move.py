@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moves to joint positions, to a view, to a name, or by a plan that was previewed: plan, check, time, execute."""
+"""Motions to joint positions, a view, a name, or along a previewed plan: plan, check, time, execute."""
 
 from __future__ import annotations
 

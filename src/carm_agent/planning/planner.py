@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From joint or view goals to timed joint trajectories that touch nothing.
+"""Converts joint or view goals into timed, collision-free joint trajectories.
 
 The inverse kinematics gives all joint positions of a view in closed form; the quickest one that is reached clear of
 everything is chosen, by a straight line in joint space if there is one, else by a way around what stands there

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan would do, for people to see before it is run: clearance over time, final view, a picture."""
+"""Preview of a plan before it is executed: clearance over time, final view, a picture."""
 
 from __future__ import annotations
 

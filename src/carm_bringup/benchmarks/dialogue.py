@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 RULES = "rules"
 """In place of a localizer: no language model."""
-OUTCOMES = ("done", "other amount", "asked back", "left alone", "wrong", "needless stop", "missed stop")
+OUTCOMES = ("done", "other amount", "asked back", "no action", "wrong", "unnecessary stop", "missed stop")
 _TARGET = find_landmark("left shoulder").id
 """The task that corrections are about."""
 
@@ -154,14 +154,14 @@ def outcome_of(words: str, wanted: Command, localizer: Localizer | None) -> str:
     if isinstance(wanted, Stop) or hands.stopped:
         if not hands.stopped:
             return "missed stop"
-        return "done" if isinstance(wanted, Stop) else "needless stop"
+        return "done" if isinstance(wanted, Stop) else "unnecessary stop"
     obeyed = conversation.obeyed
     if isinstance(wanted, Unknown | Confirm):  # nothing waits for a yes here
         if obeyed is None or obeyed == wanted:
             return "done"
         return "wrong"
     if obeyed is None:
-        return "asked back" if Kind.QUESTION in hands.said else "left alone"
+        return "asked back" if Kind.QUESTION in hands.said else "no action"
     if obeyed == wanted:
         return "done"
     return "other amount" if same_way(obeyed, wanted) else "wrong"

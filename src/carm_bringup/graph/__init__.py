@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The description of the ROS graph, and what starts it."""
+"""The description of the ROS graph, and its launchers."""

@@ -45,7 +45,7 @@ def run(engine: str, work: Work[Task, Result], tasks: Sequence[Task], workers: i
 
     Raises:
         ConfigurationError: There is no such engine, or Ray is not installed.
-        WorkerError: A worker was ended, for want of memory for example.
+        WorkerError: A worker was killed, for example because memory ran out.
     """
     if engine == RAY:
         return _ray(work, tasks, workers)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How sure a localizer may claim to be: conformal radii, abstention with a stated risk, images that show no body."""
+"""Uncertainty of localizers: conformal radii, abstention at a stated risk, images that show no body."""

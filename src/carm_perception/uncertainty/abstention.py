@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Thresholds under which the answers that remain err no more often than stated.
+"""Abstention thresholds that limit the rate of wrong answers to a stated risk.
 
 The threshold is the loosest for which an upper confidence bound of the rate of wrong answers stays below the risk that
 is asked for, tested from the strictest on until one fails (Learn then Test with fixed-sequence testing, Angelopoulos et

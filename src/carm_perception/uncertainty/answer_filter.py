@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stands between a localizer and its answers: adds calibrated radii, and lets it abstain."""
+"""Filters a localizer's answers: adds calibrated radii, and lets the localizer abstain."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``calibration.json`` of a model folder: what calibration patients taught, bound to one set of weights."""
+"""``calibration.json`` of a model folder: results on calibration patients, bound to one set of weights."""
 
 from __future__ import annotations
 

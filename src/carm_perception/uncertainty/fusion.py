@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How two opinions on the place of a landmark become one: the language model's and the deep-learning localizer's.
+"""Fusion of two estimates of a landmark: from the language model and from the deep-learning localizer.
 
 Both read the same image through the same tower: their errors are alike, and the joint opinion is not believed to be
 better than the better of the two.

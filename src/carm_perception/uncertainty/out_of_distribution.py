@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which images are like those of the calibration patients.
+"""Detection of images that are unlike those of the calibration patients.
 
 The deep-learning localizer betrays an image without a body: nothing is surely in it, and every place is vague. A linear
 discriminant for each family of strange images, without a body or of other parts of it, tells calibration views from
 them (outlier exposure, Hendrycks et al. 2019, arXiv:1812.04606); its threshold is conformal: patients that it was not
 learned from exceed it in a stated part of their views that show a landmark, or in fewer where a stated part of the
 family is caught all the same. A view of the trunk whose target, or whose every landmark, lies outside the image is not
-strange in itself; some resemble abdomen and legs enough to be left alone.
+strange in itself; some resemble abdomen and legs so much that they get no answer.
 """
 
 from __future__ import annotations

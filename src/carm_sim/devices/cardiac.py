@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs to or through the heart and its vessels: pacemaker, angiography catheter, guide wire."""
+"""Cardiac hardware: pacemaker, angiography catheter, guide wire."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What should have been taken off: a necklace, earrings, a ring."""
+"""Jewelry: a necklace, earrings, a ring."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What anesthesia and intensive care add: electrodes with cables, and tubes."""
+"""Hardware of anesthesia and intensive care: electrodes with cables, and tubes."""
 
 from __future__ import annotations
 

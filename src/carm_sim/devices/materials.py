@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What hardware is made of, in terms of the three materials of a scene.
+"""Materials of hardware, in terms of the three materials of a scene.
 
 Factors are ratios of linear attenuation at 60 keV, near the mean energy of a chest spectrum, from ``xraydb``'s tables
 and the densities given; heavier metals harden the beam in their own way, which a factor cannot say.

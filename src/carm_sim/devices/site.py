@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a piece of hardware is fitted to: the patient's landmarks, skin, bones and airway. LPS, mm."""
+"""Anatomy that hardware is fitted to: the patient's landmarks, skin, bones and airway. LPS, mm."""
 
 from __future__ import annotations
 

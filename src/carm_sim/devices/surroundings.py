@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is around the patient: the table, and the surgeon's hand."""
+"""Objects around the patient: the table, and the surgeon's hand."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory that is kept from frame to frame."""
+"""Buffers that are reused from frame to frame."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The renderer on an NVIDIA GPU: nanodrr's fused kernel behind the seam of the CPU's renderer."""
+"""The renderer on an NVIDIA GPU: nanodrr's fused kernel with the interface of the CPU renderer."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that X-rays meet: volumes and solids, summed as path lengths in each material."""
+"""Scene for X-rays: volumes and solids, summed as path lengths in each material."""
 
 from __future__ import annotations
 

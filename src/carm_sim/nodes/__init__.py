@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ROS nodes that stand in for hardware: motion controllers and X-ray system."""
+"""ROS node that replaces the X-ray system."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the ROS-free parts log, on the terminal and on /rosout like everything that the node says."""
+"""Forwards log records of the ROS-free parts to the node's log, on the terminal and on /rosout."""
 
 from __future__ import annotations
 

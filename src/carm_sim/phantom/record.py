@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who a generated body belongs to, for data cards and for choosing bodies."""
+"""Record of a generated body, for data cards and for selecting bodies."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What sets bodies of the same build apart: age and its marks, organ sizes, gas, and rare strong deviations.
+"""Individual traits of bodies of the same build: age and its signs, organ sizes, gas, and rare strong deviations.
 
 Drawn from a random stream of its own, so that a trait can be added without changing anything else about a body.
 """

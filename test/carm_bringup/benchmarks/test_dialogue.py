@@ -39,10 +39,10 @@ class Says(Localizer):
         ("2 cm to the left", Nudge(30, 0), None, "other amount"),
         ("show me the elbow", Navigate(6), None, "asked back"),
         ("please freeze!", Stop(), None, "done"),
-        ("please freeze!", Rotate(30, 0, relative=False), None, "needless stop"),
+        ("please freeze!", Rotate(30, 0, relative=False), None, "unnecessary stop"),
         ("onward", Stop(), None, "missed stop"),
         ("nice weather", Unknown(), None, "done"),
-        ("nice weather", Navigate(11), None, "left alone"),
+        ("nice weather", Navigate(11), None, "no action"),
     ],
 )
 def test_what_was_done_is_compared_with_what_was_meant(

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``carm bench nav``: the whole loop over seeded suites of episodes."""
+"""``carm bench nav``: closed-loop navigation over seeded suites of episodes."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a navigation bench knows of collisions: the planner's surroundings, and a judge that shares nothing with them.
+"""Collisions in the navigation bench: the planner's obstacles, and an independent judge.
 
 The planner sees what the agent's node would: the patient's surface as convex pieces, with a margin. The judge looks at
 points of the CT's body and of the table, and at the machine's boxes in closed form, without margin.

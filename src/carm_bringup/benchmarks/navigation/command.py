@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``carm bench nav``: the whole loop, headless and in one process, over seeded suites of episodes."""
+"""``carm bench nav``: closed-loop navigation, headless and in one process, over seeded suites of episodes."""
 
 from __future__ import annotations
 

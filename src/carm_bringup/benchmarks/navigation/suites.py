@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Suites and policies of the navigation bench: who lies on the table, where the arm starts, who decides."""
+"""Suites and policies of the navigation bench: patients, starts and decision makers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Test sets by name, each fixed by a seed. Nothing was ever trained or chosen on the patients named here."""
+"""Test sets by name, each fixed by a seed. No model was trained or selected on these patients."""
 
 from __future__ import annotations
 

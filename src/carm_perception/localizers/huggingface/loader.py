@@ -213,7 +213,7 @@ def _candidates(device: str, load_in_4bit: bool, machine: Machine) -> list[tuple
         why = "the CPU was asked for" if device == "cpu" else "there is no CUDA GPU"
         why = "the CUDA GPU is too small" if found else why
         found.append(("cpu", "float32", f"{why}; float32 is fastest there"))
-        found.append(("cpu", "bfloat16", f"{why}; bfloat16 for want of memory"))
+        found.append(("cpu", "bfloat16", f"{why}; bfloat16 because memory is short"))
     return found
 
 
