@@ -99,6 +99,24 @@ def outcomes(output: str) -> dict[str, str]:
     return {line[6:34].strip(): line[:4].strip() for line in lines}
 
 
+def wait_for(controller: str) -> None:
+    """Wait for a controller that starts: `carm doctor` itself does so for 5 s only."""
+    import rclpy
+    from control_msgs.action import FollowJointTrajectory
+    from rclpy.action import ActionClient
+
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("waiting", context=context)
+    try:
+        assert ActionClient(node, FollowJointTrajectory, f"{controller}/follow_joint_trajectory").wait_for_server(
+            PATIENCE_S
+        )
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize("node", ["motion_node", "drive_node"])
 def test_our_controllers_pass(node: str, spawn: Spawn, tmp_path: Path) -> None:
@@ -106,6 +124,7 @@ def test_our_controllers_pass(node: str, spawn: Spawn, tmp_path: Path) -> None:
     spawn((sys.executable, "-m", f"carm_control.nodes.{node}"))
     file = tmp_path / "doctor.json"
     name = "/carm/joint_trajectory_controller"
+    wait_for(name)
     doctor = spawn((*DOCTOR, "--controller", name, "--json", file, *(["--yes"] if node == "drive_node" else [])))
     output, _ = doctor.communicate(timeout=PATIENCE_S)
     assert doctor.returncode == 0, output
@@ -119,6 +138,7 @@ def test_our_controllers_pass(node: str, spawn: Spawn, tmp_path: Path) -> None:
 @pytest.mark.integration
 def test_an_interrupt_cancels_what_moves(spawn: Spawn) -> None:
     spawn((sys.executable, "-m", "carm_control.nodes.motion_node"))
+    wait_for("/carm/joint_trajectory_controller")
     doctor = spawn((*DOCTOR, "--controller", "/carm/joint_trajectory_controller"))
     assert doctor.stdout is not None
     assert doctor.stdout.readline().startswith("PASS  joint states")
@@ -131,6 +151,7 @@ def test_an_interrupt_cancels_what_moves(spawn: Spawn) -> None:
 @pytest.mark.integration
 def test_a_bad_controller_fails_by_the_names_of_its_faults(spawn: Spawn) -> None:
     spawn((sys.executable, BAD))
+    wait_for("/lab/jtc")
     doctor = spawn((*DOCTOR, "--namespace", "/lab", "--controller", "jtc", "--yes"))
     output, _ = doctor.communicate(timeout=PATIENCE_S)
     assert doctor.returncode == 1, output
@@ -155,6 +176,7 @@ def test_a_bad_controller_fails_by_the_names_of_its_faults(spawn: Spawn) -> None
 @pytest.mark.integration
 def test_who_is_not_there_and_who_cannot_be_asked(spawn: Spawn) -> None:
     spawn((sys.executable, BAD))
+    wait_for("/lab/jtc")
     unasked = spawn((*DOCTOR, "--namespace", "/lab", "--controller", "jtc"))
     absent = spawn((*DOCTOR, "--namespace", "/lab", "--controller", "nobody"))
     output, _ = unasked.communicate(timeout=PATIENCE_S)

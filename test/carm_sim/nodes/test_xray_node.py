@@ -200,7 +200,7 @@ def test_single_exposures_refusals_misses_and_fluoroscopy(client: Client, proces
     values = {pair.key: float(pair.value) for pair in client.health[-1].status[0].values if "(mGy)" in pair.key}
     assert values["cumulative air kerma (mGy)"] > 1e-3
 
-    assert "outside [0.0, 30.0] Hz" in client.set("rate_hz", 99.0).reason
+    assert "out of range Min: 0.0, Max: 30.0" in client.set("rate_hz", 99.0).reason
     assert "read-only" in client.set("aluminum_mm", 5.0).reason
     assert client.set("fluoroscopy_voltage_kv", 81.0).successful
     assert client.set("detector_dose_ngy", 50.0).successful
