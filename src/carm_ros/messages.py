@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +17,10 @@ from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from carm_core.imaging.frame import XrayFrame
-from carm_core.imaging.image_messages import display_pixels
 from carm_core.imaging.projection import Detector, XrayView
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.trajectory import Trajectory
+from carm_ros.image_messages import display_pixels
 
 NANOSECONDS = 1_000_000_000
 
@@ -99,7 +100,7 @@ def frame_from_messages(image: Image, info: CameraInfo, carm: CArm, positions: N
     """Return the frame of an image.
 
     Args:
-        image: any that `carm_core.imaging.image_messages` reads.
+        image: any that `carm_ros.image_messages` reads.
         info: its camera info.
         carm: the arm.
         positions: joint positions at the image's stamp, shape (J,), m or rad.
@@ -116,13 +117,24 @@ def frame_from_messages(image: Image, info: CameraInfo, carm: CArm, positions: N
     return XrayFrame(pixels, scale, nanoseconds(image.header.stamp) / NANOSECONDS, primary, secondary, view)
 
 
-def seconds(stamp: Time) -> float:
-    """Time in s."""
-    return float(stamp.sec) + 1e-9 * float(stamp.nanosec)
+def seconds(time: Time | Duration) -> float:
+    """Convert a time or a duration to s."""
+    return float(time.sec) + 1e-9 * float(time.nanosec)
 
 
-def diagnostics(now: Time, name: str, level: bytes, text: str, values: dict[str, Any]) -> DiagnosticArray:
-    """One diagnostic status."""
+def diagnostics(
+    stamp: Time, name: str, level: bytes, text: str, values: Mapping[str, object], hardware_id: str = ""
+) -> DiagnosticArray:
+    """Make a report with one status.
+
+    Args:
+        stamp: Time of the report.
+        name: Of the component.
+        level: One of the levels of ``DiagnosticStatus``.
+        text: One line.
+        values: What to show.
+        hardware_id: Of the component.
+    """
     pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
-    status = DiagnosticStatus(level=level, name=name, message=text, values=pairs)
-    return DiagnosticArray(header=Header(stamp=now), status=[status])
+    status = DiagnosticStatus(level=level, name=name, message=text, values=pairs, hardware_id=hardware_id)
+    return DiagnosticArray(header=Header(stamp=stamp), status=[status])

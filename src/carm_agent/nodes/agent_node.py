@@ -13,7 +13,7 @@ from typing import Any
 
 from carm_interfaces.action import MoveCArm, Navigate
 from carm_interfaces.msg import Utterance
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.clock import Clock, ClockType
@@ -41,6 +41,7 @@ from carm_core.parameters import updated_parameters
 from carm_core.robot.kinematics import CArm
 from carm_ros.entry import leave
 from carm_ros.managed import ManagedNode
+from carm_ros.messages import diagnostics
 from carm_ros.node import run_node
 from carm_ros.parameters import declare_parameters
 
@@ -202,20 +203,17 @@ class AgentNode(ManagedNode):
             self._publish_diagnostics(missing)
 
     def _publish_diagnostics(self, missing: tuple[str, ...]) -> None:
-        status = DiagnosticStatus(name="carm_agent", hardware_id=self.get_namespace(), level=DiagnosticStatus.OK)
-        status.message = self._runner.task or "idle"
+        level, text = DiagnosticStatus.OK, self._runner.task or "idle"
         if not (self.active or self.starting):
-            status.level, status.message = DiagnosticStatus.WARN, self.life_state
+            level, text = DiagnosticStatus.WARN, self.life_state
         elif missing:
-            status.level, status.message = DiagnosticStatus.WARN, f"missing: {', '.join(missing)}"
+            level, text = DiagnosticStatus.WARN, f"missing: {', '.join(missing)}"
         values = {name: "ok" if name not in missing else "missing" for name in self._gate.parts()}
         ready = self._gate.is_open or not self._graph.parameters.wait_for_all
         values |= {"ready": "yes" if ready else "no", "task": self._runner.task or "idle"}
         values |= self._graph.counters.values()
-        status.values = [KeyValue(key=key, value=value) for key, value in values.items()]
-        message = DiagnosticArray(status=[status])
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(message)
+        now = self.get_clock().now().to_msg()
+        self._diagnostics.publish(diagnostics(now, "carm_agent", level, text, values, self.get_namespace()))
 
 
 def _end(goal_handle: Any, code: Any, codes: Any, message: Any) -> Any:

@@ -44,7 +44,7 @@ from carm_core.localization import Localization, Localizer, Query
 from carm_core.robot.controller_log import ControllerLog
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.trajectory import Trajectory
-from carm_ros.messages import frame_from_messages, nanoseconds, trajectory_message
+from carm_ros.messages import frame_from_messages, nanoseconds, seconds, trajectory_message
 
 _KEPT_FRAMES = 4
 _KEPT_JOINT_STATES = 150
@@ -354,7 +354,9 @@ class RosArm(_Port, Arm):
 
         def send() -> Future:
             self._interrupt.check()
-            return graph.follow.send_goal_async(goal, lambda message: along.append(_planned_s(message.feedback)))
+            return graph.follow.send_goal_async(
+                goal, lambda message: along.append(seconds(message.feedback.desired.time_from_start))
+            )
 
         along: deque[float] = deque([0.0], maxlen=1)
         asked_s = time.monotonic()
@@ -432,8 +434,3 @@ class RosArm(_Port, Arm):
         now_s, timeout_s = time.monotonic(), self._parameters.rest_timeout_s
         if not self._interrupt.wait_for(lambda: self._graph.at_rest(now_s), timeout_s, uninterrupted=True):
             raise NotAtRestError(f"nothing says that the arm came to rest within {timeout_s} s after its motion")
-
-
-def _planned_s(feedback: FollowJointTrajectory.Feedback) -> float:
-    time_from_start = feedback.desired.time_from_start
-    return float(time_from_start.sec) + 1e-9 * float(time_from_start.nanosec)

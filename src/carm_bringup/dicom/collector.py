@@ -18,10 +18,10 @@ from carm_bringup.dicom.exposure import XrayExposure
 from carm_bringup.dicom.study import Study, new_uid
 from carm_bringup.dicom.xa_image import xa_image
 from carm_core.errors import CarmError, ConfigurationError, ImageError
-from carm_core.imaging.image_messages import signal_pixels
 from carm_core.imaging.projection import display_from_raw
 from carm_core.paths import config_file
 from carm_core.robot.kinematics import CArm
+from carm_ros.image_messages import signal_pixels
 
 TOPICS = ("xray/image_raw", "xray/camera_info", "xray/exposure", "joint_states")
 REPORT_FILE = "dose_report.dcm"

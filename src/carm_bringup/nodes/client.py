@@ -485,7 +485,7 @@ def snapshot(options: argparse.Namespace) -> int:
     """Take an exposure and save the display image as PNG."""
     from PIL import Image as Picture
 
-    from carm_core.imaging.image_messages import display_pixels
+    from carm_ros.image_messages import display_pixels
 
     path = Path(options.file)
     images: list[Image] = []

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from action_msgs.msg import GoalStatus
-from builtin_interfaces.msg import Duration
 from control_msgs.action import FollowJointTrajectory
 from control_msgs.msg import JointTolerance
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from carm_bringup.nodes.client import SERVER_TIMEOUT_S, ClientError, Session
 from carm_core.errors import ConfigurationError
 from carm_core.robot.controller_log import ControllerLog
+from carm_ros.messages import duration_message, seconds
 
 SUCCEEDED, CANCELED, ABORTED = (
     int(GoalStatus.STATUS_SUCCEEDED),
@@ -164,7 +164,7 @@ class ControllerProbe:
                     positions=[float(p) for p in positions],
                     velocities=zero,
                     accelerations=zero,
-                    time_from_start=_duration(time_s),
+                    time_from_start=duration_message(time_s),
                 )
                 for time_s, positions in points
             ],
@@ -242,7 +242,7 @@ class ControllerProbe:
         return np.array([newest[name] for name in joints])
 
     def _keep(self, message: Any) -> None:
-        stamp_s = message.header.stamp.sec + 1e-9 * message.header.stamp.nanosec
+        stamp_s = seconds(message.header.stamp)
         now_s = 1e-9 * self._session.node.get_clock().now().nanoseconds
         positions = dict(zip(message.name, message.position, strict=False))
         self.heard.append(Heard(time.monotonic(), now_s - stamp_s, stamp_s, positions))
@@ -254,8 +254,3 @@ def _note(attempt: Attempt, feedback: Any) -> None:
     attempt.errors.append(
         {n: d - a for n, d, a in zip(feedback.joint_names, desired, actual, strict=False)},
     )
-
-
-def _duration(time_s: float) -> Duration:
-    seconds, nanoseconds = divmod(round(time_s * 1e9), 10**9)
-    return Duration(sec=int(seconds), nanosec=int(nanoseconds))

@@ -19,7 +19,7 @@ from typing import Any
 
 import rclpy
 from carm_interfaces.msg import LandmarkArray
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -34,6 +34,7 @@ from carm_bringup.recording.bag import message_definitions, provenance, topics
 from carm_bringup.recording.bag.writer import BagWriter
 from carm_bringup.recording.errors import SchemaError
 from carm_core.errors import CarmError
+from carm_ros.messages import diagnostics
 from carm_ros.middleware import prepare_middleware
 
 _FLUSH_S = 0.5
@@ -191,14 +192,12 @@ class RecorderNode(Node):
             "topics left out": str(len(self._skipped)),
             "longest wait in a queue (ms)": f"{1e3 * longest_s:.1f}",
         }
-        status = DiagnosticStatus(name=f"{self.get_fully_qualified_name()}: recorder", message="recording")
+        level, text = DiagnosticStatus.OK, "recording"
         if self.deaf:
-            status.level, status.message = DiagnosticStatus.ERROR, _DEAF
+            level, text = DiagnosticStatus.ERROR, _DEAF
             self.get_logger().error(_DEAF, throttle_duration_sec=_SILENCE_S)
-        status.values = [KeyValue(key=key, value=value) for key, value in values.items()]
-        message = DiagnosticArray(status=[status])
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(message)
+        name = f"{self.get_fully_qualified_name()}: recorder"
+        self._diagnostics.publish(diagnostics(self.get_clock().now().to_msg(), name, level, text, values))
 
     def _ask_parameters(self) -> None:
         for name, namespace in self.get_node_names_and_namespaces():

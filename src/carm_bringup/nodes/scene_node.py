@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from carm_interfaces.msg import LandmarkArray
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import Point, Vector3
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
@@ -21,10 +21,11 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from carm_bringup.nodes.scene import SceneParameters, averaged, detector_points, isocenter_points
 from carm_core.errors import ImageError
-from carm_core.imaging.image_messages import display_pixels
 from carm_core.parameters import updated_parameters
 from carm_core.robot.kinematics import CArm
 from carm_ros.entry import leave
+from carm_ros.image_messages import display_pixels
+from carm_ros.messages import diagnostics
 from carm_ros.node import OrderlyNode, run_node
 from carm_ros.parameters import declare_parameters
 
@@ -133,15 +134,13 @@ class SceneNode(OrderlyNode):
         return _make_marker(f"{self._settings.frame_prefix}{frame}", *words, **settings)
 
     def _publish_diagnostics(self) -> None:
-        status = DiagnosticStatus(name=f"{self.get_fully_qualified_name()}: scene", message="ok")
         now_s, (then_s, images) = time.monotonic(), self._counted
         self._counted = (now_s, self._counts["images"])
         rate_hz = (self._counts["images"] - images) / max(now_s - then_s, 1e-3)
         values = {"images (Hz)": f"{rate_hz:.1f}", **self._counts}
-        status.values = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
-        message = DiagnosticArray(status=[status])
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(message)
+        name = f"{self.get_fully_qualified_name()}: scene"
+        now = self.get_clock().now().to_msg()
+        self._diagnostics.publish(diagnostics(now, name, DiagnosticStatus.OK, "ok", values))
 
 
 def _make_marker(

@@ -14,6 +14,7 @@ from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
+from carm_ros.messages import seconds
 from carm_ros.middleware import prepare_middleware
 
 
@@ -53,8 +54,7 @@ def listen(
     arrivals: list[Arrival] = []
 
     def receive(message: Any) -> None:
-        stamp = message.header.stamp
-        arrivals.append(Arrival(stamp.sec + 1e-9 * stamp.nanosec, time.time(), getattr(message, "height", 0)))
+        arrivals.append(Arrival(seconds(message.header.stamp), time.time(), getattr(message, "height", 0)))
         on_image(len(arrivals))
 
     node.create_subscription(LandmarkArray if landmarks else Image, topic, receive, QoSProfile(depth=2))

@@ -130,7 +130,7 @@ class DriveNode(TrajectoryNode):
             }
             problem = self._drives.fault if self._drives.fault.startswith(f"{axis.joint}:") else ""
             name = f"{self.get_fully_qualified_name()}: drive of {axis.joint}"
-            self._diagnostics.publish(messages.diagnostics(name, problem, values, stamp))
+            self._diagnostics.publish(messages.health(name, problem, values, stamp))
 
 
 def _reason(snapshot: Snapshot | None) -> str:

@@ -6,12 +6,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from builtin_interfaces.msg import Duration, Time
+from builtin_interfaces.msg import Time
 from carm_interfaces.msg import CArmState
 from control_msgs.action import FollowJointTrajectory
 from control_msgs.msg import JointTolerance as JointToleranceMessage
 from control_msgs.msg import JointTrajectoryControllerState
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import Point, TransformStamped
 from sensor_msgs.msg import JointState
 from tf2_msgs.msg import TFMessage
@@ -30,17 +30,7 @@ from carm_control import (
 )
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.shapes import LinkPose
-
-
-def seconds(time: Time | Duration) -> float:
-    """Convert a time or a duration to s."""
-    return float(time.sec) + 1e-9 * float(time.nanosec)
-
-
-def duration(time_s: float) -> Duration:
-    """Convert s to a duration."""
-    sec, nanosec = divmod(round(time_s * 1e9), 10**9)
-    return Duration(sec=sec, nanosec=nanosec)
+from carm_ros.messages import diagnostics, duration_message, seconds
 
 
 def trajectory_goal(message: JointTrajectory) -> TrajectoryGoal:
@@ -112,12 +102,12 @@ def _points(snapshot: Snapshot) -> tuple[JointTrajectoryPoint, JointTrajectoryPo
             positions=desired.position.tolist(),
             velocities=desired.velocity.tolist(),
             accelerations=desired.acceleration.tolist(),
-            time_from_start=duration(snapshot.trajectory_s),
+            time_from_start=duration_message(snapshot.trajectory_s),
         ),
         JointTrajectoryPoint(
             positions=measured.position.tolist(),
             velocities=measured.velocity.tolist(),
-            time_from_start=duration(snapshot.elapsed_s),
+            time_from_start=duration_message(snapshot.elapsed_s),
         ),
         JointTrajectoryPoint(
             positions=(desired.position - measured.position).tolist(),
@@ -174,21 +164,7 @@ def transforms(poses: Iterable[LinkPose], stamp: Time) -> TFMessage:
     return message
 
 
-def diagnostics(name: str, problem: str, values: Mapping[str, str], stamp: Time) -> DiagnosticArray:
-    """Report the health of the control loop.
-
-    Args:
-        name: Of the component.
-        problem: One line; empty when all is well.
-        values: What to show.
-        stamp: Time of the report.
-    """
-    status = DiagnosticStatus(
-        level=DiagnosticStatus.WARN if problem else DiagnosticStatus.OK,
-        name=name,
-        message=problem or "ok",
-        values=[KeyValue(key=key, value=value) for key, value in values.items()],
-    )
-    message = DiagnosticArray(status=[status])
-    message.header.stamp = stamp
-    return message
+def health(name: str, problem: str, values: Mapping[str, str], stamp: Time) -> DiagnosticArray:
+    """Report the health of a component: a warning with its problem, or ``"ok"`` where that is empty."""
+    level = DiagnosticStatus.WARN if problem else DiagnosticStatus.OK
+    return diagnostics(stamp, name, level, problem or "ok", values)

@@ -202,7 +202,7 @@ class StateNode(OrderlyNode):
         self._received = 0
         name = f"{self.get_fully_qualified_name()}: arm"
         stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(messages.diagnostics(name, problem, values, stamp))
+        self._diagnostics.publish(messages.health(name, problem, values, stamp))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -49,6 +49,7 @@ from carm_core.errors import ConfigurationError, UnknownNameError
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.shapes import LinkPoses
 from carm_core.robot.urdf import Variant, urdf
+from carm_ros.messages import seconds
 from carm_ros.node import END_S, OrderlyNode, run_node
 from carm_ros.parameters import declare_parameters
 
@@ -268,7 +269,7 @@ class TrajectoryNode(OrderlyNode):
             "longest cycle (ms)": f"{1e3 * loop.longest_s:.2f}",
         }
         name = f"{self.get_fully_qualified_name()}: control loop"
-        self._diagnostics.publish(messages.diagnostics(name, problem, values, stamp))
+        self._diagnostics.publish(messages.health(name, problem, values, stamp))
 
     def _fail(self, error: Exception) -> None:
         self._halted.set()
@@ -293,7 +294,7 @@ class TrajectoryNode(OrderlyNode):
     def _on_query(
         self, request: QueryTrajectoryState.Request, response: QueryTrajectoryState.Response
     ) -> QueryTrajectoryState.Response:
-        state, response.message = self._controller.query(messages.seconds(request.time) - self._now_s())
+        state, response.message = self._controller.query(seconds(request.time) - self._now_s())
         response.success, response.name = not response.message, list(self._limits.names)
         response.position, response.velocity, response.acceleration = (values.tolist() for values in state)
         return response

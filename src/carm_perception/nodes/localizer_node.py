@@ -31,7 +31,6 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from carm_core.errors import CarmError, LocalizerError, UnknownNameError
 from carm_core.imaging.frame import XrayFrame
-from carm_core.imaging.image_messages import display_pixels
 from carm_core.landmarks import find_landmark, landmark
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_core.parameters import updated_parameters
@@ -42,6 +41,7 @@ from carm_perception.nodes.parameters import LocalizerParameters
 from carm_perception.nodes.worker import LocalizationService, Outcome, Ticket
 from carm_perception.uncertainty.answer_filter import Cautious
 from carm_ros.entry import leave
+from carm_ros.image_messages import display_pixels
 from carm_ros.managed import ManagedNode
 from carm_ros.messages import diagnostics, seconds
 from carm_ros.node import run_node

@@ -6,7 +6,6 @@ from __future__ import annotations
 import numpy as np
 from builtin_interfaces.msg import Time
 from carm_interfaces.msg import Exposure as ExposureMessage
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Point
 from shape_msgs.msg import Mesh, MeshTriangle
 from std_msgs.msg import Header
@@ -45,15 +44,6 @@ def dose_values(result: Exposure) -> dict[str, str]:
         "cumulative dose-area product (µGy·m²)": f"{1e6 * result.cumulative_dose_area_product_gym2:.4g}",
         "scatter-to-primary ratio": f"{result.scatter_to_primary:.2f}",
     }
-
-
-def diagnostics(name: str, level: bytes, text: str, values: dict[str, str], stamp: Time) -> DiagnosticArray:
-    """Return one diagnostic status."""
-    status = DiagnosticStatus(level=level, name=name, message=text)
-    status.values = [KeyValue(key=key, value=value) for key, value in values.items()]
-    message = DiagnosticArray(status=[status])
-    message.header.stamp = stamp
-    return message
 
 
 def surface_message(surface: SurfaceMesh) -> Mesh:

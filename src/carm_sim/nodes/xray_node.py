@@ -34,7 +34,7 @@ from carm_core.robot.joint_history import JointHistory, JointStatesMissingError
 from carm_core.robot.kinematics import CArm
 from carm_ros.entry import leave
 from carm_ros.managed import InactiveError, ManagedNode
-from carm_ros.messages import camera_info, compressed_image, image
+from carm_ros.messages import camera_info, compressed_image, diagnostics, image, seconds
 from carm_ros.node import run_node
 from carm_ros.parameters import declare_parameters
 from carm_sim.nodes import xray_messages as messages
@@ -318,7 +318,7 @@ class XrayNode(ManagedNode):
         self._last = result
 
     def _on_joint_state(self, message: JointState) -> None:
-        stamp_s = message.header.stamp.sec + 1e-9 * message.header.stamp.nanosec
+        stamp_s = seconds(message.header.stamp)
         if not self._history.add(stamp_s, dict(zip(message.name, message.position, strict=False))):
             self.get_logger().warning(
                 f"joint state without all of {', '.join(self._carm.joint_names)} ignored",
@@ -409,7 +409,7 @@ class XrayNode(ManagedNode):
         if self._last:
             values |= messages.dose_values(self._last)
         name = f"{self.get_fully_qualified_name()}: X-ray"
-        self._diagnostics.publish(messages.diagnostics(name, level, text, values, self.get_clock().now().to_msg()))
+        self._diagnostics.publish(diagnostics(self.get_clock().now().to_msg(), name, level, text, values))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -22,7 +22,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("canopen", reason="needs the extra can")
 from action_msgs.msg import GoalStatus
 
-from carm_control.nodes.messages import seconds
+from carm_ros.messages import seconds
 
 from .test_motion_node import EXIT_S, PATIENCE_S, Client, Result, move
 

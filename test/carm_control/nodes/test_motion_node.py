@@ -37,8 +37,8 @@ from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from carm_control.nodes.messages import duration, seconds
 from carm_core.robot.controller_log import ControllerLog
+from carm_ros.messages import duration_message, seconds
 
 pytestmark = pytest.mark.integration
 CARM = CArm.from_config()
@@ -140,7 +140,7 @@ def move(time_s: float, names: Sequence[str] = CARM.joint_names, **joints: float
         positions=[home.get(name, 0.0) + joints.get(name, 0.0) for name in names],
         velocities=[0.0] * len(names),
         accelerations=[0.0] * len(names),
-        time_from_start=duration(time_s),
+        time_from_start=duration_message(time_s),
     )
     return JointTrajectory(joint_names=list(names), points=[point])
 
@@ -244,8 +244,10 @@ def test_speed_scaling_query_and_state_of_the_controller(client: Client, durabil
     for wrong in (-0.5, 1.5, float("nan")):
         scaling.publish(SpeedScalingFactor(factor=wrong))
     handle = client.send(move(2.0, lift=0.02))
-    client.until(lambda: any(states[-1].reference.velocities), "the begin of the trajectory")
-    client.until(lambda: 0.5 < seconds(states[-1].reference.time_from_start) < 1.5, "the middle of the trajectory")
+    client.until(
+        lambda: any(states[-1].reference.velocities) and 0.5 < seconds(states[-1].reference.time_from_start) < 1.5,
+        "the middle of the trajectory",
+    )
     state = states[-1]
     assert list(state.joint_names) == list(CARM.joint_names)
     assert state.speed_scaling_factor == 0.25

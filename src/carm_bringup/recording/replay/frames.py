@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from carm_bringup.recording.bag.reader import Bag
 from carm_bringup.recording.errors import BagError
 from carm_core.errors import ImageError
-from carm_core.imaging.image_messages import display_pixels
 from carm_core.robot.kinematics import CArm
+from carm_ros.image_messages import display_pixels
 
 IMAGE, RAW, INFO, EXPOSURE = "xray/image", "xray/image_raw", "xray/camera_info", "xray/exposure"
 JOINTS = "joint_states"

@@ -20,11 +20,11 @@ from carm_bringup.recording.replay.comparison import Report, difference, same_nu
 from carm_bringup.recording.replay.frames import Frames, RecordedFrame, stamp_ns
 from carm_core.errors import CarmError
 from carm_core.imaging.frame import XrayFrame
-from carm_core.imaging.image_messages import display_pixels
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_core.robot.kinematics import CArm
 from carm_perception.localizers.registry import NAMES, ORACLE, make_localizer
 from carm_perception.nodes.parameters import LocalizerParameters
+from carm_ros.image_messages import display_pixels
 
 _SHOWN = 20
 _NUMBERS = ("standard_deviation", "radius_90")

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from carm_core.errors import ImageError
-from carm_core.imaging import image_messages
 from carm_core.imaging.display import Window, display_from_signal
-from carm_core.imaging.image_messages import cv_bridge, display_pixels, signal_pixels, unpacked
+from carm_ros import image_messages
+from carm_ros.image_messages import cv_bridge, display_pixels, signal_pixels, unpacked
 from carm_sim.display import display_image
 
 ROWS, COLUMNS = 37, 50
