@@ -29,7 +29,7 @@ class InactiveError(CarmError):
 class ManagedNode(LifecycleNodeMixin, OrderlyNode):
     """A node with the life cycle of ROS 2's managed nodes.
 
-    Subclasses say what happens by :meth:`configure`, :meth:`activate`, :meth:`deactivate` and :meth:`cleanup`. What
+    Subclasses say what happens by ``configure``, ``activate``, ``deactivate`` and ``cleanup``. What
     these raise is logged in one line, and the node stays in the state in which it was.
     """
 
@@ -65,7 +65,7 @@ class ManagedNode(LifecycleNodeMixin, OrderlyNode):
         return self._begins_itself or self._state_machine.current_state[0] in _STARTING
 
     def refusal(self) -> str:
-        """See :meth:`OrderlyNode.refusal`."""
+        """See ``OrderlyNode.refusal``."""
         return super().refusal() or ("" if self.active or self.starting else self.why_inactive())
 
     def why_inactive(self) -> str:
@@ -77,20 +77,20 @@ class ManagedNode(LifecycleNodeMixin, OrderlyNode):
     # What subclasses do
 
     def configure(self) -> None:
-        """Load what takes time. May block; :attr:`ending` breaks it off."""
+        """Load what takes time. May block; ``ending`` breaks it off."""
 
     def activate(self) -> None:
         """Begin to work."""
 
     async def come_to_rest(self) -> None:
-        """Wait until what :meth:`end_goals` was asked to end has ended."""
+        """Wait until what ``end_goals`` was asked to end has ended."""
         await self.all_goals_ended()
 
     def deactivate(self) -> None:
         """Work no more; goals have ended already."""
 
     def cleanup(self) -> None:
-        """Give back what :meth:`configure` took."""
+        """Give back what ``configure`` took."""
 
     def state_changed(self) -> None:
         """Called after each transition."""
@@ -181,7 +181,7 @@ class ManagedNode(LifecycleNodeMixin, OrderlyNode):
             self.state_changed()
 
     def wait_loaded(self, loaded: threading.Event, failure: Callable[[], Exception | None]) -> None:
-        """Wait, in :meth:`configure`, for what a thread loads.
+        """Wait, in ``configure``, for what a thread loads.
 
         Args:
             loaded: Set when it is loaded.

@@ -29,7 +29,7 @@ FRAME = "xray_optical"
 
 
 def image(pixels: NDArray[Any], header: Header) -> Image:
-    """Image message of uint16 (``mono16``) or uint8 (``mono8``) pixels (rows, columns)."""
+    """Return the image message of uint16 (``mono16``) or uint8 (``mono8``) pixels (rows, columns)."""
     rows, columns = pixels.shape
     message = Image(header=header, height=rows, width=columns, is_bigendian=0)
     message.encoding = "mono16" if pixels.dtype == np.uint16 else "mono8"
@@ -41,7 +41,7 @@ def image(pixels: NDArray[Any], header: Header) -> Image:
 def compressed_image(
     pixels: NDArray[np.uint8], header: Header, image_format: str, jpeg_quality: int
 ) -> CompressedImage:
-    """Compressed display image, ``png`` or ``jpeg``."""
+    """Return the compressed display image, ``png`` or ``jpeg``."""
     import cv2
 
     if image_format == "png":
@@ -55,7 +55,7 @@ def compressed_image(
 
 
 def camera_info(view: XrayView, header: Header) -> CameraInfo:
-    """Camera model of ``image_raw``, without distortion."""
+    """Return the camera model of ``image_raw``, without distortion."""
     message = CameraInfo(header=header, height=view.detector.rows, width=view.detector.columns)
     message.distortion_model = "plumb_bob"
     message.d = [0.0] * 5
@@ -100,13 +100,13 @@ def frame_from_messages(image: Image, info: CameraInfo, carm: CArm, positions: N
     """Return the frame of an image.
 
     Args:
-        image: any that `carm_ros.image_messages` reads.
-        info: its camera info.
-        carm: the arm.
-        positions: joint positions at the image's stamp, shape (J,), m or rad.
+        image: Any that ``carm_ros.image_messages`` reads.
+        info: Its camera info.
+        carm: The arm.
+        positions: Joint positions at the image's stamp, shape (J,), m or rad.
 
     Raises:
-        ImageError: the image cannot be read.
+        ImageError: The image cannot be read.
     """
     pixels = display_pixels(image)
     view = carm.view(positions)

@@ -42,11 +42,11 @@ _WATCH_S = 0.1
 
 
 class OrderlyNode(Node):
-    """A node that :func:`run_node` can run and end.
+    """A node that ``run_node`` can run and end.
 
     Attributes:
         failure: What made the node end by itself; None when nothing did.
-        ending: Set when the end has begun, by a signal or by :meth:`fail`. No goal is accepted from then on.
+        ending: Set when the end has begun, by a signal or by ``fail``. No goal is accepted from then on.
     """
 
     def __init__(self, name: str, **node_arguments: Any) -> None:
@@ -140,7 +140,7 @@ class OrderlyNode(Node):
         """
 
     def has_ended(self) -> bool:
-        """Whether nothing runs: no goal is open and nothing moves."""
+        """Return whether nothing runs: no goal is open and nothing moves."""
         return not self._goals
 
     def give_up(self) -> None:
@@ -168,7 +168,7 @@ class _Pool(MultiThreadedExecutor):
 
 
 class _Signals:
-    """Notes the first signal that asks for the end; from then on the process has :data:`END_S` left."""
+    """Notes the first signal that asks for the end; from then on the process has ``END_S`` left."""
 
     def __init__(self, name: str, end_s: float) -> None:
         self.seen = False

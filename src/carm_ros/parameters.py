@@ -18,7 +18,7 @@ def declare_parameters(node: Any, cls: type[T]) -> T:
 
     Args:
         node: An ``rclpy`` node.
-        cls: Frozen dataclass whose fields come from :func:`parameter`.
+        cls: Frozen dataclass whose fields come from ``parameter``.
 
     Returns:
         An instance with the values that the node was started with.

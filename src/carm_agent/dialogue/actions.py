@@ -24,8 +24,8 @@ class Shift:
     """Move the isocenter over the patient, from wherever it is when the step begins.
 
     Attributes:
-        dx_mm: towards the patient's left, mm.
-        dy_mm: towards the head, mm.
+        dx_mm: Towards the patient's left, mm.
+        dy_mm: Towards the head, mm.
     """
 
     dx_mm: float
@@ -43,8 +43,8 @@ class Turn:
 
     Attributes:
         primary_deg: LAO positive, degrees.
-        secondary_deg: cranial positive, degrees.
-        relative: add to the angles that are there when the step begins.
+        secondary_deg: Cranial positive, degrees.
+        relative: Add to the angles that are there when the step begins.
     """
 
     primary_deg: float
@@ -65,7 +65,7 @@ class Recall:
     """Go to joint positions that were noted.
 
     Attributes:
-        positions: shape (J,), m or rad.
+        positions: Shape (J,), m or rad.
     """
 
     positions: tuple[float, ...]
@@ -84,9 +84,9 @@ class Errand:
     """Steps, one after the other; the first that fails ends the errand.
 
     Attributes:
-        doing: what is being done, as in "I am bringing the carina to the image center".
-        steps: to carry out.
-        target_id: landmark that it is about; None when it is about none.
+        doing: What is being done, as in "I am bringing the carina to the image center".
+        steps: To carry out.
+        target_id: Landmark that it is about; None when it is about none.
     """
 
     doing: str
@@ -105,11 +105,11 @@ def bring(
     """Bring a landmark to the image center.
 
     Args:
-        target_id: the landmark.
-        hint: the clinician's correction, word for word.
-        first: shift towards where it was said to be.
-        in_depth: find it in depth too.
-        doubt: what was said about the place where the arm stands.
+        target_id: The landmark.
+        hint: The clinician's correction, word for word.
+        first: Shift towards where it was said to be.
+        in_depth: Find it in depth too.
+        doubt: What was said about the place where the arm stands.
     """
     doing = f"bringing {phrases.called(landmark(target_id))} to the image center{', in depth too' * in_depth}"
     goal = NavigationGoal(target_id=target_id, hint=hint, biplane=in_depth, doubt=doubt)

@@ -21,8 +21,8 @@ class Consent:
         """Nothing is asked yet.
 
         Args:
-            ask: puts a question to the clinician; called on the task's thread.
-            timeout_s: without an answer in this time the task ends, s.
+            ask: Puts a question to the clinician; called on the task's thread.
+            timeout_s: Without an answer in this time the task ends, s.
         """
         self._ask, self._timeout_s = ask, timeout_s
         self._lock = threading.Lock()
@@ -47,12 +47,12 @@ class Consent:
         """Ask, and return once the answer is yes.
 
         Args:
-            question: to the clinician.
-            interrupt: of the task.
+            question: To the clinician.
+            interrupt: Of the task.
 
         Raises:
-            CanceledError: the answer is no, or there is none in time.
-            InterruptedTaskError: the task is to end.
+            CanceledError: The answer is no, or there is none in time.
+            InterruptedTaskError: The task is to end.
         """
         with self._lock:
             self._interrupt, self._answer = interrupt, None
@@ -77,19 +77,19 @@ class ConsentedArm(Arm):
         Args:
             arm: moves.
             consent: asks.
-            interrupt: ends the task.
+            interrupt: Ends the task.
         """
         self._arm, self._consent, self._interrupt = arm, consent, interrupt
 
     def joint_positions(self) -> NDArray[np.float64]:
-        """See `Arm.joint_positions`."""
+        """See ``Arm.joint_positions``."""
         return self._arm.joint_positions()
 
     def execute(self, trajectory: Trajectory) -> None:
-        """See `Arm.execute`.
+        """See ``Arm.execute``.
 
         Raises:
-            CanceledError: the clinician did not agree; nothing moved.
+            CanceledError: The clinician did not agree; nothing moved.
         """
         self._consent.request(f"May I move now, for {trajectory.duration_s:.1f} s?", self._interrupt)
         self._arm.execute(trajectory)
@@ -103,15 +103,15 @@ class NotedArm(Arm):
 
         Args:
             arm: moves.
-            note: told the joint positions (J,), m or rad, from which a motion begins.
+            note: Told the joint positions (J,), m or rad, from which a motion begins.
         """
         self._arm, self._note = arm, note
 
     def joint_positions(self) -> NDArray[np.float64]:
-        """See `Arm.joint_positions`."""
+        """See ``Arm.joint_positions``."""
         return self._arm.joint_positions()
 
     def execute(self, trajectory: Trajectory) -> None:
-        """See `Arm.execute`."""
+        """See ``Arm.execute``."""
         self._note(self._arm.joint_positions())
         self._arm.execute(trajectory)

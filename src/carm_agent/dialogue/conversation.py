@@ -51,7 +51,7 @@ _AXES = {Hint.LEFT: (1, 0), Hint.RIGHT: (-1, 0), Hint.UP: (0, 1), Hint.DOWN: (0,
 
 
 class Kind(IntEnum):
-    """Kinds of utterances; values as in `Utterance.msg`."""
+    """Kinds of utterances; values as in ``Utterance.msg``."""
 
     INFO = 0
     REASON = 1
@@ -82,7 +82,7 @@ class Hands(ABC):
 
     @abstractmethod
     def ask_model(self, number: int, words: str) -> bool:
-        """Ask the language model to read a sentence; `Conversation.model_answered` is told.
+        """Ask the language model to read a sentence; ``Conversation.model_answered`` is told.
 
         Returns:
             Whether there is one to ask.
@@ -111,10 +111,10 @@ class Limits:
     """Bounds of what words can ask for.
 
     Attributes:
-        nudge_mm: longest move by words, mm.
-        turn_deg: largest relative turn by words, degrees.
-        model_patience_s: wait for the language model, s.
-        question_patience_s: after this time a question of the agent's is no longer open, s.
+        nudge_mm: Longest move by words, mm.
+        turn_deg: Largest relative turn by words, degrees.
+        model_patience_s: Wait for the language model, s.
+        question_patience_s: After this time a question of the agent's is no longer open, s.
     """
 
     nudge_mm: float = 200.0
@@ -148,9 +148,9 @@ class Conversation:
         """Begin to listen.
 
         Args:
-            hands: what words set in motion.
-            now_s: monotonic time, s.
-            limits: bounds of what words can ask for.
+            hands: What words set in motion.
+            now_s: Monotonic time, s.
+            limits: Bounds of what words can ask for.
         """
         self._hands, self._now_s, self._limits = hands, now_s, limits or Limits()
         self._pending: _Pending | None = None
@@ -191,8 +191,8 @@ class Conversation:
         """Take the language model's reading.
 
         Args:
-            number: of the sentence, as in `Hands.ask_model`; a late answer about an earlier one is dropped.
-            command: the reading; None when the model has none.
+            number: Of the sentence, as in ``Hands.ask_model``; a late answer about an earlier one is dropped.
+            command: The reading; None when the model has none.
         """
         if self._pending is not None and self._pending.number == number:
             self._settle(command)

@@ -96,10 +96,10 @@ class Reading:
     """What was understood.
 
     Attributes:
-        command: what the clinician wants; `Unknown` when it is not clear.
-        topic: what the sentence is about when it is no command, or what it lacks.
-        landmarks: that may be meant, when it is not clear which.
-        certain: whether every word was understood.
+        command: What the clinician wants; ``Unknown`` when it is not clear.
+        topic: What the sentence is about when it is no command, or what it lacks.
+        landmarks: That may be meant, when it is not clear which.
+        certain: Whether every word was understood.
     """
 
     command: Command = field(default_factory=Unknown)
@@ -115,7 +115,7 @@ class Heard:
     A stop is known at once. Reading the rest may take 80 ms, too long for what only has to be searched for a stop.
 
     Attributes:
-        words: as they came.
+        words: As they came.
     """
 
     words: str
@@ -275,7 +275,7 @@ class _Sentence:
         return Reading(Correct(Hint.LEFT_SIDE if side == "left" else Hint.RIGHT_SIDE))
 
     def _meant(self, marked: bool) -> Reading | None:
-        """A landmark that was meant instead."""
+        """Return a landmark that was meant instead."""
         if not self.named:
             return None
         meaning = re.search(rf"\b(?:{MEANT})\b", self.sentence)
@@ -300,7 +300,7 @@ class _Sentence:
     # Commands
 
     def _view(self) -> Reading | None:
-        """View angles as they are named: absolute."""
+        """Return the view angles as they are named: absolute."""
         total, hits = [0.0, 0.0], [0, 0]
         for _, axis, name in NAMES:
             pattern = rf"(?:{name}) ({NUMBER})(?: ?(?:degrees?|deg|°))?"
@@ -328,7 +328,7 @@ class _Sentence:
         return None
 
     def _turned(self) -> Reading | None:
-        """A turn by an angle: relative."""
+        """Return a turn by an angle: relative."""
         turns = self.text.has(TURN)
         angles = self.text.angles()
         obliques = [name for name, _, pattern in NAMES if self.text.take(rf"(?:(?:to|towards?) )?(?:{pattern})")]

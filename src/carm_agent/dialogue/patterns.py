@@ -144,7 +144,7 @@ NOT_GUESSED = frozenset(("right", "left", "reset", *NUMBER_WORDS))
 
 
 def spelled(word: str) -> str:
-    """The known word that a longer unknown one is one slip away from; else the word itself."""
+    """Return the known word that a longer unknown one is one slip away from; else the word itself."""
     if len(word) < 4 or not word.isalpha() or word in VOCABULARY:
         return word
     close = [known for known in VOCABULARY - NOT_GUESSED if len(known) > 3 and _one_slip(word, known)]
@@ -152,7 +152,7 @@ def spelled(word: str) -> str:
 
 
 def _one_slip(one: str, other: str) -> bool:
-    """Whether two words differ by one letter left out, doubled, replaced or swapped with its neighbor."""
+    """Return whether two words differ by one letter left out, doubled, replaced or swapped with its neighbor."""
     if abs(len(one) - len(other)) > 1:
         return False
     start = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

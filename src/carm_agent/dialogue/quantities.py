@@ -128,7 +128,7 @@ class Found:
     """A part of a text that has been understood.
 
     Attributes:
-        value: What it means: a direction, mm, degrees, or a key of `carm_core.language.commands.VAGUE_MM`.
+        value: What it means: a direction, mm, degrees, or a key of ``carm_core.language.commands.VAGUE_MM``.
         start: Its first character.
     """
 
@@ -147,7 +147,7 @@ class Text:
         """Begin with all words.
 
         Args:
-            words: as from `carm_core.language.mentions.split_words`.
+            words: As from ``carm_core.language.mentions.split_words``.
         """
         joined = " ".join(words)
         joined = re.sub(r"(?<=\d)(?=(?!st\b|nd\b|rd\b|th\b)[a-z°%])", " ", joined)
@@ -158,7 +158,7 @@ class Text:
         return re.search(rf"(?<!\w)(?:{pattern})(?!\w)", self.rest) is not None
 
     def take(self, pattern: str) -> bool:
-        """Blank all whole words that match a pattern; return whether there were any."""
+        """Return the blank all whole words that match a pattern; return whether there were any."""
         changed, count = re.subn(rf"(?<!\w)(?:{pattern})(?!\w)", _blank, self.rest)
         self.rest = changed
         return count > 0
@@ -177,7 +177,7 @@ class Text:
         return sorted(found, key=lambda part: part.start)
 
     def vague(self) -> list[Found]:
-        """Take amounts without a number, as keys of `carm_core.language.commands.VAGUE_MM`."""
+        """Take amounts without a number, as keys of ``carm_core.language.commands.VAGUE_MM``."""
         return [part for key, pattern in _VAGUE for part in self._taken(pattern, lambda _, key=key: key)]
 
     def _taken(self, pattern: re.Pattern[str], meaning: object) -> list[Found]:
@@ -195,7 +195,7 @@ def _singular(unit: str) -> str:
 
 
 def number(text: str) -> float:
-    """Return the value of a number as matched by `NUMBER`."""
+    """Return the value of a number as matched by ``NUMBER``."""
     try:
         return float(text)
     except ValueError:

@@ -40,7 +40,7 @@ _LOOK_ALIKE = str.maketrans(
 
 
 def _plain(text: str) -> str:
-    """Small letters without accents and invisible characters."""
+    """Return the small letters without accents and invisible characters."""
     parts = unicodedata.normalize("NFKD", text).casefold()
     return "".join(c for c in parts if unicodedata.category(c) not in ("Mn", "Me", "Cf"))
 
@@ -64,6 +64,6 @@ def is_stop(text: str) -> bool:
 
 
 def _says_stop(text: str) -> bool:
-    """Whether a word holds "stop", with letters doubled at will."""
+    """Return whether a word holds "stop", with letters doubled at will."""
     once = re.sub(r"(\w)\1+", r"\1", text)
     return any("stop" in word and not word.startswith(_HARMLESS) for word in re.split(r"[\W_]+", once))

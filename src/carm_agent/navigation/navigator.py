@@ -2,10 +2,10 @@
 """The navigation policy: acquire, localize, decide, move, verify, until the target is in the image center.
 
 Each exposure is shown to the localizer; its answer is weighed against what earlier images of the task say
-(`carm_agent.navigation.landmark_filter`). A trusted answer leads to a motion of the isocenter along the display axes,
+(``carm_agent.navigation.landmark_filter``). A trusted answer leads to a motion of the isocenter along the display axes,
 with the angles
 kept, or to success once a further image confirms it. A doubtful one leads first to another exposure, then to a short
-cautious motion, then to the end, with a reason. The arm is at rest whenever `Navigator.run` returns.
+cautious motion, then to the end, with a reason. The arm is at rest whenever ``Navigator.run`` returns.
 """
 
 import math
@@ -58,7 +58,7 @@ _AWAY = {
 
 @dataclass(frozen=True)
 class _World:
-    """What a task works with; see `Navigator`."""
+    """What a task works with; see ``Navigator``."""
 
     planner: Planner
     imager: Imager
@@ -84,13 +84,13 @@ class Navigator:
         """Wire the policy to the world.
 
         Args:
-            planner: plans the motions.
-            imager: takes the images.
-            localizer: finds landmarks in them.
+            planner: Plans the motions.
+            imager: Takes the images.
+            localizer: Finds landmarks in them.
             arm: moves.
-            clock: times the task.
-            interrupt: ends the task from outside; the ports heed the same one.
-            config: bounds and habits.
+            clock: Times the task.
+            interrupt: Ends the task from outside; the ports heed the same one.
+            config: Bounds and habits.
         """
         self._world = _World(planner, imager, localizer, arm, clock, interrupt or Interrupt())
         self._config = config or NavigatorConfig()
@@ -99,8 +99,8 @@ class Navigator:
         """Run one task to its end.
 
         Args:
-            goal: what to bring where, and at what cost.
-            report: told each step, on this thread.
+            goal: What to bring where, and at what cost.
+            report: Told each step, on this thread.
 
         Returns:
             How the task ended. Expected failures are results, not exceptions.

@@ -20,11 +20,11 @@ def ask(node: Node, request: Callable[[], Future]) -> Future:
     """Make a request on the executor's thread.
 
     Args:
-        node: whose executor is meant.
-        request: sends, and returns the future of the answer.
+        node: Whose executor is meant.
+        request: Sends, and returns the future of the answer.
 
     Returns:
-        A future of the answer, or of what `request` raises.
+        A future of the answer, or of what ``request`` raises.
     """
     answered = Future()
 
@@ -53,8 +53,8 @@ def cancel(node: Node, sent: Future) -> None:
     """Cancel a goal as soon as it is known to be accepted.
 
     Args:
-        node: whose executor is meant.
-        sent: future of the goal handle.
+        node: Whose executor is meant.
+        sent: Future of the goal handle.
     """
 
     def taken(done: Future) -> None:

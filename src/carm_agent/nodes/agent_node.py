@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent node: `navigate`, `move`, the clinician's words, and what is said in answer.
+"""The agent node: ``navigate``, ``move``, the clinician's words, and what is said in answer.
 
-The executor's one thread never waits: tasks run on threads of their own (`carm_agent.nodes.task_runner`), and an
+The executor's one thread never waits: tasks run on threads of their own (``carm_agent.nodes.task_runner``), and an
 action's coroutine resumes when its task has ended.
 """
 
@@ -53,13 +53,13 @@ class AgentNode(ManagedNode):
     """Brings landmarks to the image center, moves the arm, and talks about it."""
 
     def __init__(self, **node_arguments: Any) -> None:
-        """Start the node, in namespace `/carm` unless remapped.
+        """Start the node, in namespace ``/carm`` unless remapped.
 
         Args:
-            **node_arguments: passed to `ManagedNode`.
+            **node_arguments: Passed to ``ManagedNode``.
 
         Raises:
-            ConfigurationError: a parameter is out of range.
+            ConfigurationError: A parameter is out of range.
         """
         super().__init__("agent_node", **{"namespace": "/carm", **node_arguments})
         settings = declare_parameters(self, AgentParameters)
@@ -85,12 +85,12 @@ class AgentNode(ManagedNode):
         return self.serve_action(kind, name, execute, cancel_callback=self._on_cancel)
 
     def end_goals(self, reason: str) -> None:
-        """See `OrderlyNode.end_goals`."""
+        """See ``OrderlyNode.end_goals``."""
         self._clinician.drop_queued()
         self._runner.interrupt(reason)
 
     def has_ended(self) -> bool:
-        """See `OrderlyNode.has_ended`."""
+        """See ``OrderlyNode.has_ended``."""
         return not self._runner.busy and super().has_ended()
 
     def give_up(self) -> None:
@@ -98,7 +98,7 @@ class AgentNode(ManagedNode):
         self._runner.give_up(f"{self.called} is shutting down and did not hear that the arm came to rest")
 
     async def come_to_rest(self) -> None:
-        """See `ManagedNode.come_to_rest`."""
+        """See ``ManagedNode.come_to_rest``."""
         await self._runner.all_ended()
         await self.all_goals_ended()
 
@@ -184,10 +184,10 @@ class AgentNode(ManagedNode):
         """Say something to the clinician.
 
         Args:
-            kind: one of `Utterance.KIND_*`.
-            text: one sentence or two.
+            kind: One of ``Utterance.KIND_*``.
+            text: One sentence or two.
             reason: why.
-            in_reply_to: the clinician's words that it answers.
+            in_reply_to: The clinician's words that it answers.
         """
         text, reason = phrases.printable(text), phrases.printable(reason)
         utterance = Utterance(kind=kind, text=text, reason=reason, in_reply_to=in_reply_to)
@@ -228,7 +228,7 @@ def _end(goal_handle: Any, code: Any, codes: Any, message: Any) -> Any:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the agent node; the arm is brought to rest before it ends. See `carm_ros.node.run_node`.
+    """Run the agent node; the arm is brought to rest before it ends. See ``carm_ros.node.run_node``.
 
     Args:
         arguments: ROS arguments; None: those of the process.

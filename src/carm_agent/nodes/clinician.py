@@ -41,14 +41,14 @@ _MOST_A_SECOND = 20
 
 
 class Clinician(Hands):
-    """Connects a `Conversation` with ROS and with what runs tasks."""
+    """Connects a ``Conversation`` with ROS and with what runs tasks."""
 
     def __init__(self, node: ManagedNode, runner: TaskRunner) -> None:
-        """Listen on `clinician`.
+        """Listen on ``clinician``.
 
         Args:
-            node: the agent node.
-            runner: of the tasks that the clinician's words begin.
+            node: The agent node.
+            runner: Of the tasks that the clinician's words begin.
         """
         self._node, self._runner, self._graph, settings = node, runner, runner.graph, runner.graph.parameters
         limits = Limits(nudge_mm=1000.0 * settings.max_nudge_m, model_patience_s=settings.command_timeout_s)
@@ -83,7 +83,7 @@ class Clinician(Hands):
             self._hand_over(self._head, heard)
 
     def _floods(self, words: str) -> bool:
-        """Whether words come too fast to be read; this is said once a second."""
+        """Return whether words come too fast to be read; this is said once a second."""
         now_s = time.monotonic()
         if len(self._heard_s) < _MOST_A_SECOND or now_s - self._heard_s[0] >= 1.0:
             self._heard_s.append(now_s)
@@ -111,11 +111,11 @@ class Clinician(Hands):
     # Hands
 
     def say(self, kind: Kind, text: str, in_reply_to: str) -> None:
-        """See `Hands.say`."""
+        """See ``Hands.say``."""
         self._runner.say(int(kind), text, in_reply_to=in_reply_to)
 
     def stop(self, words: str) -> None:
-        """See `Hands.stop`."""
+        """See ``Hands.stop``."""
         self._request_stop(f'the clinician said "{words}"', words)
         if self._graph.stop.service_is_ready():
             self.say(Kind.INFO, "Stopping. Nothing moves until you reset.", words)
@@ -128,7 +128,7 @@ class Clinician(Hands):
 
         Args:
             message: why.
-            words: of the clinician, when they are why.
+            words: Of the clinician, when they are why.
         """
         request = self._graph.stop.call_async(Trigger.Request())
         request.add_done_callback(lambda done: self._stop_answered(done.result(), words))
@@ -144,7 +144,7 @@ class Clinician(Hands):
             self.say(Kind.ANSWER, "The stop is latched.", words)
 
     def begin(self, errand: Errand, words: str) -> None:
-        """See `Hands.begin`."""
+        """See ``Hands.begin``."""
         self._queue(lambda: self._start(errand, words), words)
 
     def drop_queued(self) -> None:
@@ -152,7 +152,7 @@ class Clinician(Hands):
         self._queued = None
 
     def _inactive(self, words: str) -> bool:
-        """Whether the node does nothing now; this is said."""
+        """Return whether the node does nothing now; this is said."""
         reason = self._node.refusal()
         if reason:
             self.say(Kind.WARNING, f"Nothing is done: {reason}.", words)
@@ -169,7 +169,7 @@ class Clinician(Hands):
             start()
 
     def expose(self, words: str) -> None:
-        """See `Hands.expose`."""
+        """See ``Hands.expose``."""
         if self._inactive(words):
             return
         client = self._graph.expose
@@ -186,7 +186,7 @@ class Clinician(Hands):
             self.say(Kind.RESULT, "The image is taken.", words)
 
     def ask_model(self, number: int, words: str) -> bool:
-        """See `Hands.ask_model`."""
+        """See ``Hands.ask_model``."""
         localize = self._graph.localize
         if not localize.server_is_ready():
             return False
@@ -216,18 +216,18 @@ class Clinician(Hands):
         self.conversation.model_answered(number, command)
 
     def consent(self, yes: bool) -> bool:
-        """See `Hands.consent`."""
+        """See ``Hands.consent``."""
         awaited = self._runner.consent.awaited
         self._runner.consent.give(yes)
         return awaited
 
     @property
     def task(self) -> str:
-        """See `Hands.task`."""
+        """See ``Hands.task``."""
         return self._runner.task
 
     def status(self) -> str:
-        """See `Hands.status`."""
+        """See ``Hands.status``."""
         doing = f"I am {self.task}." if self.task else "Nothing is under way."
         return " ".join(part for part in (doing, self._view(), self._last_result, self._way_back()) if part)
 
@@ -249,7 +249,7 @@ class Clinician(Hands):
         return f'Before, it was at {self._angles(before)}, {away_mm:.0f} mm away; say "go back" to return there.'
 
     def earlier(self) -> tuple[float, ...] | None:
-        """See `Hands.earlier`."""
+        """See ``Hands.earlier``."""
         return self._runner.before
 
     # Errands
@@ -302,7 +302,7 @@ class Clinician(Hands):
 
 
 def _needs_no_head(heard: Heard) -> bool:
-    """Whether rules alone answer a sentence, whoever else listens."""
+    """Return whether rules alone answer a sentence, whoever else listens."""
     reading = heard.intent
     direct = (Topic.DECLINE, Topic.STATUS, Topic.LIMITS, Topic.LONG, Topic.BACK)
     return isinstance(reading.command, Confirm) or reading.topic in direct

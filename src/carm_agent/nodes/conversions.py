@@ -17,7 +17,7 @@ from carm_ros.messages import trajectory_message
 
 
 def localization_from_result(result: Any, query: Query) -> Localization:
-    """Return what a `Localize` result says; failures are returned in its `error`."""
+    """Return what a ``Localize`` result says; failures are returned in its ``error``."""
     landmarks: LandmarkArray = result.landmarks
     code = result.error_code
     error = None
@@ -49,7 +49,7 @@ def localization_from_result(result: Any, query: Query) -> Localization:
 
 
 def navigation_goal(request: Any) -> NavigationGoal:
-    """Return a `Navigate` goal in mm."""
+    """Return a ``Navigate`` goal in mm."""
     return NavigationGoal(
         target_id=int(request.target_id),
         target_name=request.target_name,
@@ -86,10 +86,10 @@ def navigation_result(result: NavigationResult) -> Any:
 
 
 def move_goal(request: Any) -> MoveGoal:
-    """Return a `MoveCArm` goal.
+    """Return a ``MoveCArm`` goal.
 
     Raises:
-        GoalError: the goal type is unknown or the velocity scaling is not a number.
+        GoalError: The goal type is unknown or the velocity scaling is not a number.
     """
     if math.isnan(request.velocity_scaling):
         raise GoalError("velocity_scaling is NaN")
@@ -122,7 +122,7 @@ def move_goal(request: Any) -> MoveGoal:
 
 
 def move_result(result: MoveResult, carm: CArm | None = None) -> Any:
-    """Return the result message of a move; the final view is there when `carm` is given."""
+    """Return the result message of a move; the final view is there when ``carm`` is given."""
     message = MoveCArm.Result(error_code=int(result.error_code), error_msg=result.error_msg)
     message.plan_id, message.min_clearance = result.plan_id, math.nan
     if result.preview is not None:

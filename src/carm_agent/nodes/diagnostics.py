@@ -16,9 +16,9 @@ class Latency:
     """How long something took.
 
     Attributes:
-        count: how often it was done.
-        last_s: the last time, s; NaN before.
-        longest_s: the longest time so far, s; NaN before.
+        count: How often it was done.
+        last_s: The last time, s; NaN before.
+        longest_s: The longest time so far, s; NaN before.
     """
 
     count: int = 0
@@ -48,14 +48,14 @@ class Counters:
     """Counts since the node's start; fed by the executor's and the tasks' threads, an int or a float at a time.
 
     Attributes:
-        joint_states: messages with all joints.
-        incomplete: messages without some of them.
-        images: images received.
-        exposures: from the request until image and camera info are there.
-        answers: from the question until the localizer's answer.
-        late_answers: answers that came after the question was given up, or about another image.
-        refused: trajectories that the controller did not take.
-        trajectories: trajectories sent.
+        joint_states: Messages with all joints.
+        incomplete: Messages without some of them.
+        images: Images received.
+        exposures: From the request until image and camera info are there.
+        answers: From the question until the localizer's answer.
+        late_answers: Answers that came after the question was given up, or about another image.
+        refused: Trajectories that the controller did not take.
+        trajectories: Trajectories sent.
     """
 
     joint_states: int = 0
@@ -72,7 +72,7 @@ class Counters:
         """Watch for the answer to a question that nobody waits for anymore.
 
         Args:
-            answered: future of the localizer's result.
+            answered: Future of the localizer's result.
         """
         answered.add_done_callback(self._too_late)
 

@@ -42,16 +42,16 @@ class Surroundings:
     """Keeps the planner's obstacles up to date and publishes the present clearance."""
 
     def __init__(self, node: Node, graph: CArmGraph, planner: Planner) -> None:
-        """Listen on `patient_surface`, publish `clearance`, serve `save_position`.
+        """Listen on ``patient_surface``, publish ``clearance``, serve ``save_position``.
 
         Args:
-            node: the agent node.
-            graph: says where the arm is; a task is interrupted when the arm, as it moves now, would touch people before
+            node: The agent node.
+            graph: Says where the arm is; a task is interrupted when the arm, as it moves now, would touch people before
                 it could come to rest.
-            planner: plans among these surroundings; it has a collision model.
+            planner: Plans among these surroundings; it has a collision model.
 
         Raises:
-            ConfigurationError: the file of saved positions is malformed.
+            ConfigurationError: The file of saved positions is malformed.
         """
         assert planner.collision is not None
         self._node, self._graph, self.planner = node, graph, planner
@@ -75,7 +75,7 @@ class Surroundings:
         """Return what runs one move.
 
         Args:
-            arm: of the task.
+            arm: Of the task.
         """
         return Mover(self.planner, arm, self.plans, self.memory, notes_before=False)
 
@@ -151,7 +151,7 @@ def make_planner(carm: CArm, settings: AgentParameters) -> Planner:
     """Return a planner among the surroundings that the parameters name.
 
     Raises:
-        ConfigurationError: margins or staff zones are malformed.
+        ConfigurationError: Margins or staff zones are malformed.
     """
     margins = Margins(
         settings.patient_margin_m, settings.collision_distance_m, settings.warning_distance_m, settings.slow_distance_m
@@ -161,10 +161,10 @@ def make_planner(carm: CArm, settings: AgentParameters) -> Planner:
 
 
 def surface_from_message(message: Any) -> Surface:
-    """Return the surface in a `shape_msgs/Mesh`, in frame `table`, m.
+    """Return the surface in a ``shape_msgs/Mesh``, in frame ``table``, m.
 
     Raises:
-        ConfigurationError: the mesh is not one.
+        ConfigurationError: The mesh is not one.
     """
     vertices: NDArray[np.float64] = np.array([(p.x, p.y, p.z) for p in message.vertices], dtype=np.float64)
     triangles = np.array([t.vertex_indices for t in message.triangles], dtype=np.int64)

@@ -33,11 +33,11 @@ class HeadDesk:
         """Check the settings; nothing is sent.
 
         Args:
-            runner: runs sessions and their moves.
-            request_stop: brings everything to rest; told why.
+            runner: Runs sessions and their moves.
+            request_stop: Brings everything to rest; told why.
 
         Raises:
-            ConfigurationError: the server's address or certificates cannot be used.
+            ConfigurationError: The server's address or certificates cannot be used.
         """
         self._runner, self._request_stop, settings = runner, request_stop, runner.graph.parameters
         self._server = ChatServer(
@@ -78,15 +78,15 @@ class HeadDesk:
 
 
 class NodeHeadHands(HeadHands):
-    """Tools of one session. Its calls block the task's thread; `answer` comes from the executor's."""
+    """Tools of one session. Its calls block the task's thread; ``answer`` comes from the executor's."""
 
     def __init__(self, runner: TaskRunner, request_stop: Callable[[str], None], interrupt: Interrupt) -> None:
         """Serve one session.
 
         Args:
-            runner: moves, and says what is asked.
-            request_stop: brings everything to rest; told why.
-            interrupt: of the task.
+            runner: Moves, and says what is asked.
+            request_stop: Brings everything to rest; told why.
+            interrupt: Of the task.
         """
         self._runner, self._request_stop, self._interrupt = runner, request_stop, interrupt
         self._graph = graph = runner.graph
@@ -107,13 +107,13 @@ class NodeHeadHands(HeadHands):
         return True
 
     def expose(self) -> dict[str, Any]:
-        """See `HeadHands.expose`."""
+        """See ``HeadHands.expose``."""
         self._frame = self._imager.expose().frame
         field_mm = self._frame.mm_per_px_at_isocenter * max(self._frame.image.shape)
         return {"taken": True, "field_mm": round(field_mm), **self._view()}
 
     def localize(self, target_id: int) -> dict[str, Any]:
-        """See `HeadHands.localize`."""
+        """See ``HeadHands.localize``."""
         if self._frame is None:
             raise ToolError("there is no image of the present view; take one first")
         reply = self._localizer.localize(self._frame, Query(Protocol.POINTING, target_id))
@@ -131,15 +131,15 @@ class NodeHeadHands(HeadHands):
         }
 
     def move_view(self, dx_mm: float, dy_mm: float) -> dict[str, Any]:
-        """See `HeadHands.move_view`."""
+        """See ``HeadHands.move_view``."""
         return self._moved(Shift(dx_mm, dy_mm))
 
     def set_angles(self, primary_deg: float, secondary_deg: float) -> dict[str, Any]:
-        """See `HeadHands.set_angles`."""
+        """See ``HeadHands.set_angles``."""
         return self._moved(Turn(primary_deg, secondary_deg))
 
     def ask(self, question: str) -> dict[str, Any]:
-        """See `HeadHands.ask`."""
+        """See ``HeadHands.ask``."""
         with self._lock:
             self._awaits, self._heard = True, None
         self._runner.say(Utterance.KIND_QUESTION, question)
@@ -149,7 +149,7 @@ class NodeHeadHands(HeadHands):
         return {"answer": self._heard} if answered else {"error": f"no answer in {self._ask_timeout_s:.0f} s"}
 
     def stop(self, reason: str) -> dict[str, Any]:
-        """See `HeadHands.stop`."""
+        """See ``HeadHands.stop``."""
         self._request_stop(f"the language model asked for it: {reason}")
         return {"stopped": True}
 

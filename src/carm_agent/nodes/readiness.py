@@ -24,9 +24,9 @@ class ReadinessGate:
         """Listen to the diagnostics of the localizer and of the X-ray node.
 
         Args:
-            node: the agent node.
-            graph: what the other nodes say.
-            surroundings: know whether the patient's surface has come.
+            node: The agent node.
+            graph: What the other nodes say.
+            surroundings: Know whether the patient's surface has come.
         """
         self._node, self._graph, self._surroundings = node, graph, surroundings
         self._loading = False
@@ -75,13 +75,13 @@ class ReadinessGate:
         return {name: there and self._works(name) for name, there in found.items()}
 
     def _works(self, part: str) -> bool:
-        """Whether a part's node is active, as far as it is a managed one."""
+        """Return whether a part's node is active, as far as it is a managed one."""
         client = self._managed.get(part)
         unknown = client is not None and client.service_is_ready() and part not in self._heard
         return part not in self._not_active() and not unknown
 
     def _not_active(self) -> list[str]:
-        """Parts whose nodes are there and not active."""
+        """Return the parts whose nodes are there and not active."""
         return sorted(part for part in self._inactive if self._managed[part].service_is_ready())
 
     def missing(self) -> tuple[str, ...]:
@@ -94,11 +94,11 @@ class ReadinessGate:
         """Wait for the gate to open; return why it did not, empty when it is open.
 
         Args:
-            interrupt: of the task that waits.
-            patience_s: longest wait, s.
+            interrupt: Of the task that waits.
+            patience_s: Longest wait, s.
 
         Raises:
-            InterruptedTaskError: the task is to end.
+            InterruptedTaskError: The task is to end.
         """
         deadline_s = time.monotonic() + patience_s
         while not self._open or self._not_active():

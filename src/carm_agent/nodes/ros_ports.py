@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ports of a task over ROS topics, services and actions.
 
-`CArmGraph` lives as long as the node: its callbacks run on the executor's thread and only store what came. The ports
+``CArmGraph`` lives as long as the node: its callbacks run on the executor's thread and only store what came. The ports
 live as long as a task and block the task's own thread, until what they wait for has come or the task is interrupted.
 """
 
@@ -68,9 +68,9 @@ class CArmGraph:
         """Subscribe and make the clients.
 
         Args:
-            node: the agent node.
-            carm: the arm.
-            parameters: names and time-outs.
+            node: The agent node.
+            carm: The arm.
+            parameters: Names and time-outs.
         """
         self.node, self.carm, self.parameters = node, carm, parameters
         self.interrupt = Interrupt()
@@ -146,7 +146,7 @@ class CArmGraph:
         """Return the joint positions (J,) now, or nearest to a stamp, m or rad.
 
         Raises:
-            NoJointStatesError: there are none, or they are too old.
+            NoJointStatesError: There are none, or they are too old.
         """
         known = list(self._joints)
         if not known or not self.joint_states_known:
@@ -162,7 +162,7 @@ class CArmGraph:
         return known[0][3].copy() if known else np.zeros(len(self.carm.joint_names))
 
     def at_rest(self, since_s: float) -> bool:
-        """Return whether something that came after `since_s` (monotonic, s) says that the arm is at rest."""
+        """Return whether something that came after ``since_s`` (monotonic, s) says that the arm is at rest."""
         if self.state is not None and time.monotonic() - self.state_time_s < _FRESH_STATE_S:
             return self.state_time_s > since_s and self.state.state in _AT_REST
         known = list(self._joints)[-1:]
@@ -176,7 +176,7 @@ class RosClock(Clock):
         """Read a node's clock.
 
         Args:
-            node: the node.
+            node: The node.
         """
         self._clock = node.get_clock()
 
@@ -211,10 +211,10 @@ class _Port:
 
 
 class RosImager(_Port, Imager):
-    """Exposes by `xray/expose`; the image comes on `xray/image`."""
+    """Exposes by ``xray/expose``; the image comes on ``xray/image``."""
 
     def expose(self, field_mm: float = 0.0) -> Acquisition:
-        """See `Imager.expose`."""
+        """See ``Imager.expose``."""
         graph, timeout_s = self._graph, self._parameters.image_timeout_s
         name = graph.expose.srv_name
         missing = ImagingError(
@@ -256,16 +256,16 @@ class RosImager(_Port, Imager):
 
 
 class RosLocalizer(_Port, Localizer):
-    """Asks the localizer node by the action `localize`."""
+    """Asks the localizer node by the action ``localize``."""
 
     name = "localize"
 
     def localize(self, frame: XrayFrame, query: Query) -> Localization:
-        """See `Localizer.localize`.
+        """See ``Localizer.localize``.
 
         Raises:
-            LocalizerError: the localizer is not there, or did not answer in time.
-            InterruptedTaskError: the task is to end; the request is canceled.
+            LocalizerError: The localizer is not there, or did not answer in time.
+            InterruptedTaskError: The task is to end; the request is canceled.
         """
         graph, parameters = self._graph, self._parameters
         missing = LocalizerError(f"no localizer: action localize did not appear in {parameters.server_timeout_s} s")
@@ -320,7 +320,7 @@ class RosLocalizer(_Port, Localizer):
 
 
 class RosArm(_Port, Arm):
-    """Moves by the trajectory controller's action `follow_joint_trajectory`."""
+    """Moves by the trajectory controller's action ``follow_joint_trajectory``."""
 
     def __init__(
         self, graph: CArmGraph, interrupt: Interrupt, progress: Callable[[float], None] = lambda share: None
@@ -328,20 +328,20 @@ class RosArm(_Port, Arm):
         """Move for one task.
 
         Args:
-            graph: the other nodes.
-            interrupt: ends the task.
-            progress: told the share of the trajectory's time that has passed, 0 to 1.
+            graph: The other nodes.
+            interrupt: Ends the task.
+            progress: Told the share of the trajectory's time that has passed, 0 to 1.
         """
         super().__init__(graph, interrupt)
         self._progress = progress
         self._clock = RosClock(graph.node)
 
     def joint_positions(self) -> NDArray[np.float64]:
-        """See `Arm.joint_positions`."""
+        """See ``Arm.joint_positions``."""
         return self._joint_positions()
 
     def execute(self, trajectory: Trajectory) -> None:
-        """See `Arm.execute`."""
+        """See ``Arm.execute``."""
         graph, timeout_s = self._graph, self._parameters.server_timeout_s
         if graph.stopped:
             raise StoppedError("stop is latched; reset first")

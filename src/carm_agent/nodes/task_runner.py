@@ -33,13 +33,13 @@ class TaskRunner:
     """Runs at most one task. Methods are called on the executor's thread, unless they say otherwise.
 
     Attributes:
-        graph: what the other nodes say; its parameters are those of the agent node.
-        say: says something to the clinician; arguments as of `AgentNode.say`.
-        task: what is being done, for the clinician; empty when nothing is.
-        before: joint positions (J,) before the first motion of the last task that moved, m or rad; None: none did.
-        consent: where a motion waits for a yes, when each motion needs one.
-        on_consent_asked: called when a motion begins to wait for a yes, on the task's thread.
-        on_ended: called after each task.
+        graph: What the other nodes say; its parameters are those of the agent node.
+        say: Says something to the clinician; arguments as of ``AgentNode.say``.
+        task: What is being done, for the clinician; empty when nothing is.
+        before: Joint positions (J,) before the first motion of the last task that moved, m or rad; None: none did.
+        consent: Where a motion waits for a yes, when each motion needs one.
+        on_consent_asked: Called when a motion begins to wait for a yes, on the task's thread.
+        on_ended: Called after each task.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class TaskRunner:
         """Run nothing yet.
 
         Args:
-            graph: what the other nodes say.
-            surroundings: with the planner, the previewed plans and the saved positions.
-            say: says something to the clinician; called on the task's thread too.
-            refusal: waits for missing parts of the graph, at most so many s; returns why nothing may move yet, or "".
+            graph: What the other nodes say.
+            surroundings: With the planner, the previewed plans and the saved positions.
+            say: Says something to the clinician; called on the task's thread too.
+            refusal: Waits for missing parts of the graph, at most so many s; returns why nothing may move yet, or "".
         """
         self.graph, self.say, self._surroundings, self._missing_parts = graph, say, surroundings, refusal
         self.task = ""
@@ -94,11 +94,11 @@ class TaskRunner:
             await self._ended
 
     def begin(self, description: str, work: Callable[[Interrupt], Any]) -> Future:
-        """Run `work` on a thread of its own, as the one task.
+        """Run ``work`` on a thread of its own, as the one task.
 
         Args:
-            description: what is being done, as in "I am turning to LAO 30".
-            work: the task; ends early when its interrupt trips.
+            description: What is being done, as in "I am turning to LAO 30".
+            work: The task; ends early when its interrupt trips.
 
         Returns:
             A future, resolved on the executor, of the result and the exception.
@@ -133,9 +133,9 @@ class TaskRunner:
         """Run one navigation to its end, on the task's thread.
 
         Args:
-            goal: what to bring where.
-            interrupt: of the task.
-            report: told each step; None: decisions are told to the clinician.
+            goal: What to bring where.
+            interrupt: Of the task.
+            report: Told each step; None: decisions are told to the clinician.
         """
         refusal = self._refusal(interrupt, NavigationCode)
         if refusal:
@@ -164,9 +164,9 @@ class TaskRunner:
         """Run one move to its end, on the task's thread.
 
         Args:
-            goal: where to.
-            interrupt: of the task.
-            tell: told each stage, and the share of the way.
+            goal: Where to.
+            interrupt: Of the task.
+            tell: Told each stage, and the share of the way.
         """
         if not goal.plan_only and self.graph.stays_stopped(interrupt):
             return MoveResult(MoveCode.STOPPED, "stop is latched; reset first")
@@ -180,8 +180,8 @@ class TaskRunner:
         """Run one move by words to its end, on the task's thread.
 
         Args:
-            step: makes the goal from where the arm is.
-            interrupt: of the task.
+            step: Makes the goal from where the arm is.
+            interrupt: Of the task.
         """
         try:
             goal = step.goal(self.graph.carm, self.graph.joint_positions())
@@ -203,7 +203,7 @@ class TaskRunner:
         return ConsentedArm(arm, self.consent, interrupt) if self.graph.parameters.confirm_moves else arm
 
     def _note_before(self, positions: NDArray[np.float64], interrupt: Interrupt) -> None:
-        """Note where the arm is before the first motion of a task, for "go back" and `before`."""
+        """Note where the arm is before the first motion of a task, for "go back" and ``before``."""
         if interrupt is not self._noted:
             self._noted, self.before = interrupt, tuple(positions.tolist())
             self._surroundings.memory.note_before(positions)

@@ -49,7 +49,7 @@ class CalibratedLocalizer(Localizer):
         """Make what the localizer needs beside the loaded model."""
 
     def set_caution(self, maximum_std_mm: float, maximum_risk: float) -> None:
-        """See :class:`~carm_perception.uncertainty.answer_filter.Cautious`."""
+        """See ``~carm_perception.uncertainty.answer_filter.Cautious``."""
         self._guard.set_risk(maximum_risk)
         self._maximum_std_mm = maximum_std_mm
 

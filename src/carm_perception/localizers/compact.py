@@ -50,7 +50,7 @@ class Sampling:
         temperature: 0: always the most probable token.
         top_p: Least probability that the tokens drawn from have together.
         seed: Of the draws; None: as it comes.
-        max_tokens: Longest text, tokens; more than `LONGEST_ANSWER` is cut to that.
+        max_tokens: Longest text, tokens; more than ``LONGEST_ANSWER`` is cut to that.
     """
 
     temperature: float = 0.0
@@ -150,7 +150,7 @@ class CompactLocalizer(CalibratedLocalizer):
         return [known[query] if query in known else self.localize(frame, query) for query in queries]
 
     def _judged(self, query: Query, start: float, text: str, estimates: list[LandmarkEstimate]) -> Localization:
-        """The reply: places get their radii, and one that is not sure enough is kept back."""
+        """Return the reply: places get their radii, and one that is not sure enough is kept back."""
         if query.protocol is not Protocol.POINTING:
             return self._reply(query, start, answer=text, estimates=tuple(estimates))
         placed = [self._guard.calibrated(estimate, in_field(estimate)) for estimate in estimates]
@@ -285,5 +285,5 @@ class CompactLocalizer(CalibratedLocalizer):
         return (LandmarkEstimate(parsed.target, point, std, confidence=confidence(std)),)
 
     def _spread(self, probability: NDArray[np.float64], center: float) -> float:
-        """Mean squared distance of a number distribution from the answer, mm²."""
+        """Return the mean squared distance of a number distribution from the answer, mm²."""
         return float((probability * (self._values - center) ** 2).sum())

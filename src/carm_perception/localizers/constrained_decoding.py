@@ -18,7 +18,7 @@ class Constraint:
         """Compile the grammar.
 
         Args:
-            vocabulary: Of :func:`load_vocabulary`.
+            vocabulary: Of ``load_vocabulary``.
             regex: Regular expression of the whole answer; empty when there is a schema.
             schema: JSON schema of the whole answer, or None.
             length: Tokens of the prompt.
@@ -98,7 +98,7 @@ class _ByteTokens:
 
 
 def tokenizers_bytes() -> dict[int, str]:
-    """Characters that stand for bytes in byte-level tokenizers (Radford et al. 2019, GPT-2)."""
+    """Return the characters that stand for bytes in byte-level tokenizers (Radford et al. 2019, GPT-2)."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [value for value in range(256) if value not in plain]
     return {value: chr(value) for value in plain} | {value: chr(256 + i) for i, value in enumerate(others)}
@@ -120,7 +120,7 @@ class Grammars:
         self._compiled: dict[str, Any] = {}
 
     def constraint(self, expressions: Sequence[str]) -> BatchConstraint:
-        """What a batch of answers has to match, one regular expression each.
+        """Return what a batch of answers has to match, one regular expression each.
 
         Raises:
             ConfigurationError: One is no grammar.
@@ -180,7 +180,7 @@ def load_vocabulary(tokenizer: Any, end_ids: Sequence[int], model: Any) -> Any:
         model: The model, for the size of its output.
 
     Raises:
-        ConfigurationError: llguidance is missing or the tokenizer is not a fast one.
+        ConfigurationError: Llguidance is missing or the tokenizer is not a fast one.
     """
     try:
         from llguidance.hf import from_tokenizer

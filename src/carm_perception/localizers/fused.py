@@ -71,7 +71,7 @@ class FusedLocalizer(CalibratedLocalizer):
         return spoken
 
     def _reconsidered(self, spoken: Localization, reading: Reading) -> Localization:
-        """A second look: the referee's order, as far as the clinician's remark allows it.
+        """Return a second look: the referee's order, as far as the clinician's remark allows it.
 
         A doubt without a reason decides where the image does not.
         """
@@ -95,7 +95,7 @@ class FusedLocalizer(CalibratedLocalizer):
         return replace(spoken, answer=answer, estimates=listed, error=None, abstained=False, message=note)
 
     def _listed(self, frame: XrayFrame, query: Query, reading: Reading) -> Localization:
-        """A list: the language model's where it orders better and is not contradicted, else the referee's."""
+        """Return a list: the language model's where it orders better and is not contradicted, else the referee's."""
         estimates = self._referee.estimates(reading)
         answer = written(query.protocol, estimates)
         two = query.protocol is Protocol.LOCALIZATION
@@ -119,7 +119,7 @@ class FusedLocalizer(CalibratedLocalizer):
         return replace(seen, message=f"{note}, who is followed")
 
     def _judged(self, frame: XrayFrame, spoken: Localization, reading: Reading) -> Localization:
-        """Places from both opinions."""
+        """Return the places from both opinions."""
         target = spoken.query.target_id
         referee = {e.id: e for e in self._referee.estimates(reading)}
         if not spoken.ok:
@@ -156,7 +156,7 @@ class FusedLocalizer(CalibratedLocalizer):
         return joint, estimates
 
     def _checked(self, reply: Localization, estimates: list[LandmarkEstimate], reading: Reading) -> Localization:
-        """The reply with its estimates, or an abstention."""
+        """Return the reply with its estimates, or an abstention."""
         if reply.query.target_id:
             one = estimates[0]
             unsure = self._unsure(one, reading.sees(one.id))
@@ -167,7 +167,7 @@ class FusedLocalizer(CalibratedLocalizer):
         return replace(reply, estimates=tuple(estimates))
 
     def _second_look(self, frame: XrayFrame, spoken: Localization) -> Localization | None:
-        """The language model's answer when its earlier one is doubted; None when it has none."""
+        """Return the language model's answer when its earlier one is doubted; None when it has none."""
         if Protocol.REEVALUATION not in self._speaker.protocols:
             return None
         query = Query(Protocol.REEVALUATION, hint=spoken.query.hint, correction=spoken.answer)
@@ -190,13 +190,13 @@ half of the wrong ones and breaks 4 % of the right ones."""
 
 
 def tied(first: LandmarkEstimate, second: LandmarkEstimate) -> bool:
-    """Whether it is open which of two landmarks is closer to the image center."""
+    """Return whether it is open which of two landmarks is closer to the image center."""
     near, far = (expected_mm(math.hypot(*e.displacement_mm), e.std_mm) for e in (first, second))
     return far - near < TIE_STDS * math.hypot(first.std_mm, second.std_mm)
 
 
 def looked_again(places_mm: Mapping[int, tuple[float, float]], chosen: tuple[int, ...]) -> ReevaluationAnswer:
-    """Answer of the re-evaluation protocol in the form that the compact model is taught.
+    """Return the answer of the re-evaluation protocol in the form that the compact model is taught.
 
     Args:
         places_mm: Landmark id to its place, of those that are spoken of.
@@ -219,13 +219,13 @@ def radius_mm(estimate: LandmarkEstimate) -> float:
 
 
 def opinion(estimates: list[LandmarkEstimate]) -> Opinion:
-    """Places (n, 2) and radii (n,) of estimates with a finite place and standard deviation."""
+    """Return the places (n, 2) and radii (n,) of estimates with a finite place and standard deviation."""
     places = np.array([e.displacement_mm for e in estimates], dtype=np.float64).reshape(-1, 2)
     return Opinion(places, np.maximum(np.array([radius_mm(e) for e in estimates], dtype=np.float64), 1e-3))
 
 
 def contradicted(first_id: int, estimates: tuple[LandmarkEstimate, ...]) -> bool:
-    """Whether a landmark can hardly be the closest: another one's farthest place is nearer than its nearest.
+    """Return whether a landmark can hardly be the closest: another one's farthest place is nearer than its nearest.
 
     Args:
         first_id: Landmark that is said to be closest to the image center.

@@ -59,7 +59,7 @@ class LocalizerOptions:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of commands that ask a model of the user's choice; for :func:`with_arguments`."""
+    """Options of commands that ask a model of the user's choice; for ``with_arguments``."""
     group = parser.add_argument_group("a model of your own")
     group.add_argument("--server-url", metavar="URL", help="--localizer openai: where (http://127.0.0.1:8000/v1)")
     group.add_argument("--server-model", metavar="NAME", help="--localizer openai: which (the server's first)")
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def with_arguments(options: LocalizerOptions, args: argparse.Namespace) -> LocalizerOptions:
-    """Options changed by what :func:`add_arguments` read."""
+    """Return the options changed by what ``add_arguments`` read."""
     names = {"url": args.server_url, "model": args.server_model}
     server = replace(options.server, **{name: value for name, value in names.items() if value})
     return replace(

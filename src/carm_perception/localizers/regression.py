@@ -54,7 +54,7 @@ class RegressionLocalizer(CalibratedLocalizer):
         return self._reply(query, start, answer=answer, estimates=estimates)
 
     def read(self, frame: XrayFrame) -> Reading:
-        """What the network says about a frame.
+        """Return what the network says about a frame.
 
         Raises:
             LocalizerError: The image cannot be read.
@@ -62,14 +62,14 @@ class RegressionLocalizer(CalibratedLocalizer):
         return self._loaded.read(frame)
 
     def estimates(self, reading: Reading) -> tuple[LandmarkEstimate, ...]:
-        """All landmarks with their radii, closest to the image center first."""
+        """Return all landmarks with their radii, closest to the image center first."""
         places = {m.id: (float(x), float(y)) for m, (x, y) in zip(LANDMARKS, reading.displacement_mm, strict=True)}
         found = nearest_first(places, {m.id: float(std) for m, std in zip(LANDMARKS, reading.std_mm, strict=True)})
         return tuple(self._guard.calibrated(estimate, reading.sees(estimate.id)) for estimate in found)
 
 
 def written(protocol: Protocol, estimates: tuple[LandmarkEstimate, ...]) -> str:
-    """The answer of a protocol, from estimates in order: a list, or a line for each place."""
+    """Return the answer of a protocol, from estimates in order: a list, or a line for each place."""
     ids = tuple(e.id for e in estimates)
     if protocol is Protocol.RETRIEVAL:
         return RetrievalAnswer(ids[:RETRIEVED]).text()

@@ -85,12 +85,12 @@ class Api:
         return JSONResponse({"status": "ok", "model": self._backend.name, "waiting": waiting})
 
     async def models(self, request: Request) -> Response:
-        """The one model."""
+        """Return the one model."""
         self._authorize(request)
         return JSONResponse({"object": "list", "data": [self._description()]})
 
     async def model(self, request: Request) -> Response:
-        """The one model, by its name."""
+        """Return the one model, by its name."""
         self._authorize(request)
         self._check_name(request.path_params["name"])
         return JSONResponse(self._description())
@@ -119,7 +119,7 @@ class Api:
             raise ApiError(404, message, code="model_not_found", param="model")
 
     async def _answer(self, request: Request, wanted: ChatRequest) -> Completion | None:
-        """The answer; None when the client went away."""
+        """Return the answer; None when the client went away."""
         assert self._queue is not None
         answer = asyncio.ensure_future(self._queue.answer(wanted))
         gone = asyncio.ensure_future(_disconnected(request))

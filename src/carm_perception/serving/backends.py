@@ -39,14 +39,14 @@ class Backend(ABC):
         """Answer requests that belong together.
 
         Args:
-            requests: Up to :attr:`batch`, each of which :meth:`joins` the first.
+            requests: Up to ``batch``, each of which ``joins`` the first.
 
         Raises:
             ApiError: The model cannot do what a request asks for.
         """
 
     def joins(self, first: ChatRequest, other: ChatRequest) -> bool:
-        """Whether a request can be answered together with another one."""
+        """Return whether a request can be answered together with another one."""
         del first, other
         return False
 
@@ -75,7 +75,7 @@ class CompactBackend(Backend):
         self._localizer.warm_up()
 
     def joins(self, first: ChatRequest, other: ChatRequest) -> bool:
-        """Questions about one image are read together, the image once, all under a grammar or none."""
+        """Return the questions about one image are read together, the image once, all under a grammar or none."""
         same = ("image_key", "max_tokens", "temperature", "top_p", "seed", "stop")
         return all(getattr(first, name) == getattr(other, name) for name in same) and (
             bool(first.regex) == bool(other.regex)
@@ -103,7 +103,7 @@ class CompactBackend(Backend):
 
 
 def _question(request: ChatRequest) -> tuple[Any, str]:
-    """Image (or None) and text of a request to the compact model."""
+    """Return the image (or None) and text of a request to the compact model."""
     if request.schema is not None:
         text = "the compact model decodes under a regular expression, not under a JSON schema"
         raise ApiError(400, text, code="unsupported_parameter")
@@ -119,7 +119,7 @@ def _question(request: ChatRequest) -> tuple[Any, str]:
 
 
 def _frame(image: Any) -> XrayFrame | None:
-    """The image as a frame whose longer side shows the trained field."""
+    """Return the image as a frame whose longer side shows the trained field."""
     if image is None:
         return None
     gray = np.asarray(image.convert("L"))

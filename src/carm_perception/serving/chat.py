@@ -112,7 +112,7 @@ class ApiError(CarmError):
         self.status, self.kind, self.code, self.param = status, kind, code, param
 
     def body(self) -> dict[str, Any]:
-        """The JSON object that OpenAI clients read."""
+        """Return the JSON object that OpenAI clients read."""
         return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
 
 
@@ -186,7 +186,7 @@ def read_request(body: Any, image_px: int) -> ChatRequest:
 
 
 def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
-    """Clients that send every field send null for those that are not set."""
+    """Return the clients that send every field send null for those that are not set."""
     return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -231,7 +231,7 @@ def _stop(value: Any) -> tuple[str, ...]:
 
 
 def _form(body: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
-    """Regular expression and JSON schema that a request asks for, in the ways of OpenAI and of vLLM."""
+    """Return the regular expression and JSON schema that a request asks for, in the ways of OpenAI and of vLLM."""
     structured = body.get("structured_outputs", {})
     structured = _without_nulls(structured) if isinstance(structured, dict) else structured
     if not isinstance(structured, dict) or set(structured) - {"regex", "json"}:

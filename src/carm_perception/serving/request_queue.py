@@ -23,7 +23,7 @@ class RequestQueue:
     """Hands requests to a backend in the order of their arrival. Lives on one event loop."""
 
     def __init__(self, backend: Backend, capacity: int) -> None:
-        """Prepare; :meth:`run` begins.
+        """Prepare; ``run`` begins.
 
         Args:
             backend: The model.

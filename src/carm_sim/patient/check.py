@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`carm patient check PATH`: what the importer makes of a CT, and a sheet of pictures of it; needs no graph."""
+"""``carm patient check PATH``: what the importer makes of a CT, and a sheet of pictures of it; needs no graph."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Report:
         hu: Lowest and highest value, HU, after padding became air.
         body_mm: Size of the body from left to right, front to back, head to feet, mm.
         lung_liters: Volume of air inside the body that looks like lung.
-        landmarks: Number of landmarks in the `landmarks.yaml` beside it; None when there is none.
+        landmarks: Number of landmarks in the ``landmarks.yaml`` beside it; None when there is none.
     """
 
     path: str
@@ -78,7 +78,7 @@ class Report:
         return f"{kind} ({seen})" + (f"; the DICOM header says {stated}" if stated else "")
 
     def lines(self) -> list[tuple[str, str]]:
-        """The report as pairs of name and text."""
+        """Return the report as pairs of name and text."""
         found = [(name, text) for name, text in self.facts.items() if text and name != "body_part"]
         if self.accepted:
             extent = np.array(self.size) * self.spacing_mm
@@ -99,7 +99,7 @@ def examine(text: str) -> tuple[Report, Patient | None]:
     """Read a CT as the simulator does.
 
     Args:
-        text: Path of a file or folder, with options behind `?` as in `carm_sim.patient_loader.load_patient`.
+        text: Path of a file or folder, with options behind ``?`` as in ``carm_sim.patient_loader.load_patient``.
 
     Returns:
         The report, and the patient unless it is refused.
@@ -161,7 +161,7 @@ def orientation(volume: Volume) -> str:
 
 
 def lung_liters(volume: Volume) -> float:
-    """Volume of the large regions of lung-like air inside the body, in liters."""
+    """Return the volume of the large regions of lung-like air inside the body, in liters."""
     step = np.maximum(1, np.round(_LUNG_GRID_MM / volume.spacing_mm)).astype(int)
     hu = laid_in_lps(volume.hu[:: step[0], :: step[1], :: step[2]], volume.transform_voxel_to_lps)
     air = hu < _LUNG_HU[1]
@@ -173,7 +173,7 @@ def lung_liters(volume: Volume) -> float:
 
 
 def contact_sheet(volume: Volume, report: Report) -> Image.Image:
-    """Pictures of a CT as a radiologist hangs them: the patient's right on the left, front or head up.
+    """Return the pictures of a CT as a radiologist hangs them: the patient's right on the left, front or head up.
 
     Args:
         volume: The CT.
@@ -213,7 +213,7 @@ def contact_sheet(volume: Volume, report: Report) -> Image.Image:
 
 
 def _tile(plane: NDArray[np.int16], high_mm: float, wide_mm: float, window: tuple[int, int]) -> Image.Image:
-    """A plane, shape (rows, columns), windowed and scaled to its true proportions, in the middle of a tile."""
+    """Return a plane, shape (rows, columns), windowed and scaled to its true proportions, in the middle of a tile."""
     from PIL import Image
 
     low, high = window

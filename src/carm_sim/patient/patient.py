@@ -65,7 +65,7 @@ def place_on_table(volume: Volume) -> RigidTransform:
 def make_patient(
     name: str, volume: Volume, landmarks_mm: dict[int, NDArray[np.float64]] | None, source: str
 ) -> Patient:
-    """Assemble a patient; `landmarks_mm` of None means that ground truth is unknown.
+    """Assemble a patient; ``landmarks_mm`` of None means that ground truth is unknown.
 
     Raises:
         PatientError: If the volume holds nothing but air, or a landmark lies outside it.

@@ -25,11 +25,11 @@ _SMALLEST_SHARE = 0.005
 
 @dataclass(frozen=True, eq=False)
 class SurfaceMesh:
-    """A closed triangle mesh in frame `table`.
+    """A closed triangle mesh in frame ``table``.
 
     Attributes:
         vertices_m: (V, 3), m.
-        triangles: indices of vertices (T, 3), counterclockwise from outside.
+        triangles: Indices of vertices (T, 3), counterclockwise from outside.
     """
 
     vertices_m: NDArray[np.float64]
@@ -40,10 +40,10 @@ def patient_surface(patient: Patient) -> SurfaceMesh:
     """Return the outer surface of a patient.
 
     Args:
-        patient: on the table.
+        patient: On the table.
 
     Raises:
-        PatientError: the CT holds nothing but air.
+        PatientError: The CT holds nothing but air.
     """
     volume = patient.volume
     step = np.maximum(1, np.round(_GRID_MM / volume.spacing_mm)).astype(int)

@@ -21,7 +21,7 @@ class Volume:
     """Hounsfield units on a regular grid.
 
     Attributes:
-        hu: int16 array, shape (I, J, K). Everything outside the scanned field is `AIR_HU`.
+        hu: int16 array, shape (I, J, K). Everything outside the scanned field is ``AIR_HU``.
         transform_voxel_to_lps: (4, 4) affine from voxel indices (voxel centers) to LPS in mm
             (x towards the patient's left, y posterior, z superior).
 
@@ -72,12 +72,12 @@ class Volume:
         return np.asarray((np.asarray(points_mm, float) - affine[:3, 3]) @ inverse.T)
 
     def contains(self, points_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Whether LPS positions, shape (..., 3), lie inside the grid (voxel borders included)."""
+        """Return whether LPS positions, shape (..., 3), lie inside the grid (voxel borders included)."""
         index = self.voxel_from_lps(points_mm)
         return np.asarray(((index >= -0.5) & (index <= np.array(self.shape) - 0.5)).all(-1))
 
     def sample(self, points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Trilinear HU at LPS positions, shape (..., 3) -> (...); air outside the grid."""
+        """Return the trilinear HU at LPS positions, shape (..., 3) -> (...); air outside the grid."""
         points = np.asarray(points_mm, float)
         index = self.voxel_from_lps(points.reshape(-1, 3)).T
         values = ndimage.map_coordinates(
@@ -86,9 +86,9 @@ class Volume:
         return np.asarray(values).reshape(points.shape[:-1])
 
     def body_box_mm(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Bounding box of the patient's body in LPS: lower and upper corner, each (3,), in mm.
+        """Return the bounding box of the patient's body in LPS: lower and upper corner, each (3,), in mm.
 
-        The body is the largest connected region above `BODY_THRESHOLD_HU` on a grid of about 4 mm, after an opening
+        The body is the largest connected region above ``BODY_THRESHOLD_HU`` on a grid of about 4 mm, after an opening
         that cuts off the scanner's table top and sheets.
 
         Raises:

@@ -76,7 +76,7 @@ class Generator:
     """Decodes answers of one model. Belongs to one thread at a time.
 
     Attributes:
-        caches_prefix: The unchanging part of prompts is cached; decided by :meth:`try_prefix`.
+        caches_prefix: The unchanging part of prompts is cached; decided by ``try_prefix``.
     """
 
     def __init__(self, processor: Any, model: Any) -> None:
@@ -165,7 +165,7 @@ class Generator:
         return Constraint(self._vocabulary, decoding.regex, decoding.schema, length)
 
     def _tail(self, inputs: Any) -> tuple[int, ...]:
-        """Tokens after the last one of an image; empty when there is no image."""
+        """Return the tokens after the last one of an image; empty when there is no image."""
         return tuple(inputs["input_ids"][0, self._after_image(inputs) :].tolist())
 
     def _after_image(self, inputs: Any) -> int:

@@ -53,7 +53,7 @@ class LoadReport:
     reason: str
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         size = f"{self.parameters / 1e6:.4g} M parameters, {self.memory_bytes / GIB:.3g} GiB"
         return f"{self.architecture} on {self.device} in {self.dtype}: {size}; {self.reason}"
 
@@ -103,7 +103,7 @@ class Size:
     quantized: int
 
     def weight_bytes(self, dtype: str) -> int:
-        """Memory of the weights in ``float32``, ``bfloat16``, ``float16`` or ``nf4``."""
+        """Return the memory of the weights in ``float32``, ``bfloat16``, ``float16`` or ``nf4``."""
         if dtype == "nf4":
             return round(self.quantized * NF4_BYTES + (self.total - self.quantized) * 2)
         return self.total * (4 if dtype == "float32" else 2)
@@ -200,7 +200,7 @@ def _check_options(device: str, load_in_4bit: bool, machine: Machine) -> None:
 
 
 def _candidates(device: str, load_in_4bit: bool, machine: Machine) -> list[tuple[str, str, str]]:
-    """Device, data type and reason, the best first."""
+    """Return the device, data type and reason, the best first."""
     if load_in_4bit:
         return [("cuda", "nf4", "4 bits were asked for; computation in bfloat16")]
     found: list[tuple[str, str, str]] = []
@@ -244,7 +244,7 @@ def resolve_source(model: str, adapter: str = "") -> Source:
 
 
 def _base_of(adapter: Path) -> str:
-    """Id or folder of the model that an adapter belongs to."""
+    """Return the id or folder of the model that an adapter belongs to."""
     try:
         base = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError) as error:
@@ -262,7 +262,7 @@ def _base_of(adapter: Path) -> str:
 
 
 def empty_model(model: str) -> Any:
-    """A model without memory for its weights, by its configuration; None when only its own code could make it.
+    """Return a model without memory for its weights, by its configuration; None when only its own code could make it.
 
     Raises:
         LocalizerError: There is no such model, or its configuration is damaged.
@@ -289,7 +289,7 @@ def empty_of(config: Any) -> Any:
 
 
 def size_of(model: Any) -> Size:
-    """Size of a model, which may be an empty one."""
+    """Return the size of a model, which may be an empty one."""
     from torch.nn import Linear
 
     output = model.get_output_embeddings()
@@ -379,7 +379,7 @@ def load(source: Source, device: str = "auto", load_in_4bit: bool = False) -> tu
 
 
 def describe(model: Any, placement: Placement) -> LoadReport:
-    """What was loaded."""
+    """Return what was loaded."""
     tensors = [*model.parameters(), *model.buffers()]
     core = model.get_base_model() if hasattr(model, "get_base_model") else model
     quantized = placement.dtype == "nf4"

@@ -44,12 +44,12 @@ T = TypeVar("T")
 
 
 class OpenAiLocalizer(Localizer):
-    """Asks a server; see :class:`ServerOptions`."""
+    """Asks a server; see ``ServerOptions``."""
 
     name = "openai"
 
     def __init__(self, options: ServerOptions | None = None) -> None:
-        """Check the options; the server is asked for the first time by :meth:`warm_up` or the first question.
+        """Check the options; the server is asked for the first time by ``warm_up`` or the first question.
 
         Args:
             options: Which server, and how it is asked.
@@ -87,7 +87,7 @@ class OpenAiLocalizer(Localizer):
 
     @staticmethod
     def _expand(query: Query) -> list[Query]:
-        """Pointing without a target is a question about every landmark."""
+        """Return the pointing without a target is a question about every landmark."""
         if query.protocol is not Protocol.POINTING or query.target_id:
             return [query]
         return [replace(query, target_id=mark.id) for mark in LANDMARKS]
@@ -207,10 +207,10 @@ class OpenAiLocalizer(Localizer):
 
 
 def constraint(way: str, query: Query) -> dict[str, Any]:
-    """Fields of a request that tell a server the grammar of the answer.
+    """Return the fields of a request that tell a server the grammar of the answer.
 
     Args:
-        way: One of :data:`carm_perception.localizers.openai.options.CONSTRAINTS`.
+        way: One of ``carm_perception.localizers.openai.options.CONSTRAINTS``.
         query: The question.
     """
     form = grammar(query)
@@ -226,7 +226,7 @@ def constraint(way: str, query: Query) -> dict[str, Any]:
 
 
 def _joined(query: Query, replies: list[Localization]) -> Localization:
-    """One reply from those about each landmark, closest to the image center first; the first failure counts."""
+    """Return one reply from those about each landmark, closest to the image center first; the first failure counts."""
     failed = next((reply for reply in replies if not reply.ok), None)
     if failed is not None or len(replies) == 1:
         return replace(failed or replies[0], query=query)

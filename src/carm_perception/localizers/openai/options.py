@@ -37,7 +37,7 @@ class ServerOptions(ChatOptions):
     max_tokens: int = 256
 
     def check(self) -> None:
-        """Check what concerns the questions; :class:`ChatClient` checks the rest.
+        """Check what concerns the questions; ``ChatClient`` checks the rest.
 
         Raises:
             ConfigurationError: An option cannot be used.

@@ -29,7 +29,7 @@ _logger = logging.getLogger(__name__)
 
 
 def cached_ct(files: Sequence[Path], settings: str, read: Callable[[], Volume]) -> Volume:
-    """The CT of some files, from the cache if none of them has changed.
+    """Return the CT of some files, from the cache if none of them has changed.
 
     A cache file that cannot be read is replaced. Without write permission the CT is read anew each time.
 
@@ -53,10 +53,10 @@ def cached_ct(files: Sequence[Path], settings: str, read: Callable[[], Volume]) 
 
 
 def cached_text(files: Sequence[Path], settings: str, compute: Callable[[], str]) -> str:
-    """A line of text that follows from some files, from the cache if none of them has changed.
+    """Return a line of text that follows from some files, from the cache if none of them has changed.
 
     Args:
-        files: As for `cached_ct`.
+        files: As for ``cached_ct``.
         settings: What the text is, and what else decides it.
         compute: Makes the text.
     """

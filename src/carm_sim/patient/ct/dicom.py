@@ -54,7 +54,7 @@ class Image:
     dataset: Any
 
     def text(self, keyword: str) -> str:
-        """An element as text; empty when it is missing or garbage."""
+        """Return an element as text; empty when it is missing or garbage."""
         try:
             value = self.dataset.get(keyword)
         except Exception:  # pydicom refuses garbage in many ways
@@ -115,12 +115,12 @@ class Series:
 
 
 def is_dicom_content(start: bytes) -> bool:
-    """Whether the first 132 bytes of a file are those of a DICOM file, with or without the preamble."""
+    """Return whether the first 132 bytes of a file are those of a DICOM file, with or without the preamble."""
     return start[_PREAMBLE] == b"DICM" or (len(start) > 8 and start[:2] in _GROUP_STARTS and start[2:4] != b"\0\0\0\0")
 
 
 def is_dicom_file(file: Path) -> bool:
-    """Whether a file's content is that of a DICOM file; False when it cannot be read."""
+    """Return whether a file's content is that of a DICOM file; False when it cannot be read."""
     try:
         with file.open("rb") as stream:
             return is_dicom_content(stream.read(_PREAMBLE.stop))
@@ -159,7 +159,7 @@ def open_dicom(path: Path, wanted: str | None = None) -> CtSource:
 
 
 def _images(path: Path) -> list[Image]:
-    """The images in a file, or in a folder and its subfolders, by their headers.
+    """Return the images in a file, or in a folder and its subfolders, by their headers.
 
     Raises:
         PatientError: If a DICOM file cannot be read.
@@ -187,7 +187,7 @@ def _images(path: Path) -> list[Image]:
 
 
 def _is_cut_off(file: Path, dataset: Any) -> bool:
-    """Whether a file without an image should have one; reports, structures and the like have none."""
+    """Return whether a file without an image should have one; reports, structures and the like have none."""
     kinds = [str(dataset.get("SOPClassUID") or ""), str(_meta(dataset).get("MediaStorageSOPClassUID") or "")]
     if _DIRECTORY in kinds or file.name.upper() == "DICOMDIR":
         return False
@@ -209,7 +209,7 @@ def _walk(folder: Path) -> list[Path]:
 
 
 def _choose(path: Path, images: Sequence[Image], wanted: str | None) -> Series:
-    """The series that is meant."""
+    """Return the series that is meant."""
     groups: dict[str, list[Image]] = {}
     for image in images:
         groups.setdefault(image.text("SeriesInstanceUID"), []).append(image)
@@ -262,14 +262,14 @@ def _list(series: Sequence[Series]) -> str:
 
 
 def _other_formats(path: Path) -> str:
-    """What else there is in a folder that may be meant."""
+    """Return what else there is in a folder that may be meant."""
     suffixes = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".zip")
     found = [file for file in (_walk(path) if path.is_dir() else []) if file.name.lower().endswith(suffixes)]
     return f"; did you mean {found[0]}?" if found else ""
 
 
 def _slices(path: Path, series: Series) -> list[Slice]:
-    """The slices of a series: CT images that are no localizers."""
+    """Return the slices of a series: CT images that are no localizers."""
     others = [image for image in series.images if image.modality != "CT"]
     localizers = [image for image in series.images if image.is_localizer and image not in others]
     for images, what in ((others, "no CT"), (localizers, "a localizer")):
@@ -304,7 +304,7 @@ def _warn_of_header(path: Path, series: Series, source: Image) -> None:
 
 
 def _hounsfield(slices: Sequence[Slice], reader: PixelReader) -> NDArray[Any]:
-    """Hounsfield values [column, row, slice]; rescaling is applied slice by slice."""
+    """Return the Hounsfield values [column, row, slice]; rescaling is applied slice by slice."""
     whole = all(float(number).is_integer() for one in slices for number in one.rescale or (1.0, 0.0))
     values: NDArray[Any] | None = None
     for index, one in enumerate(slices):

@@ -40,10 +40,10 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LandmarkFile:
-    """Contents of a `landmarks.yaml`.
+    """Contents of a ``landmarks.yaml``.
 
     Attributes:
-        ct_sha256: Checksum of the CT that the positions belong to, see `ct_checksum`.
+        ct_sha256: Checksum of the CT that the positions belong to, see ``ct_checksum``.
         positions_mm: Landmark id to its LPS position, shape (3,), in mm.
         methods: Landmark id to how the position was found.
         source: Where the CT and the positions come from.
@@ -56,7 +56,7 @@ class LandmarkFile:
 
 
 def is_image(path: Path) -> bool:
-    """Whether the file's name is that of a CT in one file (NIfTI, NRRD, MetaImage)."""
+    """Return whether the file's name is that of a CT in one file (NIfTI, NRRD, MetaImage)."""
     return path.name.lower().endswith(SUFFIXES)
 
 
@@ -110,7 +110,7 @@ def ct_checksum(path: Path, series: str | None = None) -> str:
 
 
 def has_checksum(source: CtSource, checksum: str) -> bool:
-    """Whether a checksum is that of a CT: by its files' bytes, as in older files, or by its voxels and geometry.
+    """Return whether a checksum is that of a CT: by its files' bytes, as in older files, or by its voxels and geometry.
 
     Raises:
         PatientError: If the CT cannot be read.
@@ -156,7 +156,7 @@ def read_ct(path: Path, options: CtOptions | None = None) -> Volume:
     result is kept in the cache.
 
     Args:
-        path: As for `open_ct`.
+        path: As for ``open_ct``.
         options: Which series, and what to do with it: resample, take the table off.
 
     Raises:
@@ -169,7 +169,7 @@ def read_ct(path: Path, options: CtOptions | None = None) -> Volume:
 
 
 def read_source(source: CtSource, options: CtOptions) -> Volume:
-    """Read a CT that was opened; see `read_ct`."""
+    """Read a CT that was opened; see ``read_ct``."""
 
     def read() -> Volume:
         try:
@@ -182,7 +182,7 @@ def read_source(source: CtSource, options: CtOptions) -> Volume:
 
 
 def read_landmarks(path: Path) -> LandmarkFile:
-    """Read a `landmarks.yaml`.
+    """Read a ``landmarks.yaml``.
 
     Raises:
         PatientError: If the file is unreadable, an id is unknown or double, or a position is not three finite
@@ -212,7 +212,7 @@ def read_landmarks(path: Path) -> LandmarkFile:
 
 
 def write_landmarks(landmarks: LandmarkFile, path: Path) -> None:
-    """Write a `landmarks.yaml`.
+    """Write a ``landmarks.yaml``.
 
     Raises:
         PatientError: If the file cannot be written.

@@ -28,7 +28,7 @@ _HEADER_BYTES = 544
 _MAGIC = {348: (344, b"n+1\0"), 540: (4, b"n+2\0\r\n\x1a\n")}
 _PAIR = (b"ni1\0", b"ni2\0")
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
-"""Spatial units of `xyzt_units`. Many writers leave it 0 (unknown): NIfTI is in mm unless it says otherwise."""
+"""Spatial units of ``xyzt_units``. Many writers leave it 0 (unknown): NIfTI is in mm unless it says otherwise."""
 _SCANNER = 1
 _SCALE_TOLERANCE = 0.01
 _CODES = {0: "unknown", 1: "scanner", 2: "aligned", 3: "Talairach", 4: "MNI template", 5: "template"}
@@ -139,7 +139,7 @@ def _sizes(path: Path, header: Any) -> tuple[int, int, int]:
 
 
 def _affine(path: Path, header: Any) -> NDArray[np.float64]:
-    """The affine from voxels to LPS in mm, from the one or two that the header gives."""
+    """Return the affine from voxels to LPS in mm, from the one or two that the header gives."""
     unit = int(header["xyzt_units"]) & 7
     if unit not in _MM_PER_UNIT:
         raise PatientError(f"{path}: unknown unit of length in the header (xyzt_units {int(header['xyzt_units'])})")
@@ -190,7 +190,7 @@ def _chosen(
     path: Path, found: dict[str, NDArray[np.float64]], codes: dict[str, int], sizes: NDArray[Any],
     spacing: NDArray[np.float64],
 ) -> str:  # fmt: skip
-    """Which of qform and sform holds: either where they agree, else the scanner's."""
+    """Return which of qform and sform holds: either where they agree, else the scanner's."""
     if len(found) == 1:
         return next(iter(found))
     corners = np.array([[i, j, k, 1.0] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * [*sizes - 1, 1.0]

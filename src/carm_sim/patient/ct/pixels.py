@@ -120,7 +120,7 @@ def _decoded(dataset: Any, frame: int) -> NDArray[Any]:
 
 
 def _signed(values: NDArray[Any], stored: int, high: int, signed: bool) -> NDArray[np.int32]:
-    """Sign and shift as BitsStored, HighBit and PixelRepresentation say.
+    """Return the sign and shift as BitsStored, HighBit and PixelRepresentation say.
 
     Values whose upper bits are 0 get their sign from the highest stored bit; values that use the upper bits (padding
     of some scanners, values beyond the stored bits) stay what they are.

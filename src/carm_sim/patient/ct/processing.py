@@ -49,7 +49,7 @@ class CtOptions:
 
     @staticmethod
     def parse(text: str) -> CtOptions:
-        """Options as they stand behind a path, for example `remove_table&spacing=1.5`.
+        """Return the options as they stand behind a path, for example ``remove_table&spacing=1.5``.
 
         Raises:
             PatientError: If an option is unknown or its value is no spacing.
@@ -80,7 +80,7 @@ def process(volume: Volume, options: CtOptions) -> Volume:
 
 
 def padding_of(values: NDArray[Any], along: int, highest: float) -> NDArray[np.bool_] | None:
-    """Which voxels are padding around the scanned field, of whatever value.
+    """Return which voxels are padding around the scanned field, of whatever value.
 
     Padding is one and the same value (or NaN) in voxels that are connected with the corners of the slices, and in so
     many of them that it cannot be tissue. A value above all that a CT may hold is padding wherever it is connected with
@@ -122,14 +122,14 @@ def padding_of(values: NDArray[Any], along: int, highest: float) -> NDArray[np.b
 
 
 def blank_slices(planes: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which planes, along the first axis of (K, I, J), hold one value only; shape (K,)."""
+    """Return which planes, along the first axis of (K, I, J), hold one value only; shape (K,)."""
     few = np.array([(plane[::16, ::16] == plane[0, 0]).all() for plane in planes])
     few[few] = [(plane == plane[0, 0]).all() for plane in planes[few]]
     return few
 
 
 def without_table(volume: Volume) -> Volume:
-    """The CT with air around the patient: what is thinner than `_TABLE_THICKNESS_MM` and apart from the body goes.
+    """The CT with air around the patient: what is thinner than ``_TABLE_THICKNESS_MM`` and apart from the body goes.
 
     Arms and hands that lie beside the trunk stay. Skin and hair stay within a margin of half that thickness.
 
@@ -160,7 +160,7 @@ def without_table(volume: Volume) -> Volume:
 
 
 def resampled(volume: Volume, spacing_mm: float) -> Volume:
-    """The CT on cubic voxels along the same axes, covering the same field.
+    """Return the CT on cubic voxels along the same axes, covering the same field.
 
     Linear interpolation, after a blur along those axes whose voxels grow, so that fine structures keep their mass.
 

@@ -52,7 +52,7 @@ class _Block:
     sizes: tuple[int, ...]
 
     def read(self) -> NDArray[Any]:
-        """The values [i, j, k].
+        """Return the values [i, j, k].
 
         Raises:
             PatientError: If the block is damaged or cut off.
@@ -75,12 +75,12 @@ class _Block:
 
 
 def is_nrrd_content(start: bytes) -> bool:
-    """Whether the first bytes of a file are those of an NRRD header."""
+    """Return whether the first bytes of a file are those of an NRRD header."""
     return start.startswith(b"NRRD0")
 
 
 def is_meta_content(start: bytes) -> bool:
-    """Whether the first bytes of a file are those of a MetaImage header."""
+    """Return whether the first bytes of a file are those of a MetaImage header."""
     return re.match(rb"\s*(ObjectType|NDims|Comment|ObjectSubType)\s*=", start) is not None
 
 
@@ -163,7 +163,7 @@ def _source(path: Path, block: _Block, affine: NDArray[np.float64], name: str) -
 
 
 def _split(path: Path, end: re.Pattern[bytes], keep: bool = False) -> tuple[str, int]:
-    """The header's text and where it ends."""
+    """Return the header's text and where it ends."""
     try:
         with path.open("rb") as stream:
             start = stream.read(_HEADER_LIMIT)
@@ -256,7 +256,7 @@ def _dtype(path: Path, known: Mapping[str, str], text: str, endian: str) -> str:
 
 
 def _beside(path: Path, name: str) -> Path:
-    """The data file that a header names, in the header's folder; the header itself where it names none."""
+    """Return the data file that a header names, in the header's folder; the header itself where it names none."""
     if not name:
         return path
     file = path.parent / name

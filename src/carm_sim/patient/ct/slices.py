@@ -82,7 +82,7 @@ class Slice:
 
 
 def slices_of(file: Path, dataset: Any) -> list[Slice]:
-    """The slices in a file.
+    """Return the slices in a file.
 
     Raises:
         PatientError: If one does not say where it lies, or a number is none.

@@ -43,13 +43,13 @@ class CtSource:
 
 
 def one_line(error: BaseException) -> str:
-    """The text of an error in one line, or its type where it has none."""
+    """Return the text of an error in one line, or its type where it has none."""
     text = "; ".join(line.strip().rstrip(";") for line in str(error).splitlines() if line.strip())
     return text or type(error).__name__
 
 
 def shown(values: Sequence[float] | NDArray[np.float64]) -> str:
-    """Numbers as a person reads them: ``0.7 x 0.7 x 5``."""
+    """Return the numbers as a person reads them: ``0.7 x 0.7 x 5``."""
     return " x ".join(f"{float(value):g}" for value in values)
 
 
@@ -102,7 +102,7 @@ def laid_in_lps(values: NDArray[Any], affine: NDArray[np.float64]) -> NDArray[An
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file.
+    """Return the content of a file.
 
     Raises:
         PatientError: If it is empty or cannot be read.
