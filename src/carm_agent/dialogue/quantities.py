@@ -158,7 +158,7 @@ class Text:
         return re.search(rf"(?<!\w)(?:{pattern})(?!\w)", self.rest) is not None
 
     def take(self, pattern: str) -> bool:
-        """Return the blank all whole words that match a pattern; return whether there were any."""
+        """Blank all whole words that match a pattern; return whether there were any."""
         changed, count = re.subn(rf"(?<!\w)(?:{pattern})(?!\w)", _blank, self.rest)
         self.rest = changed
         return count > 0

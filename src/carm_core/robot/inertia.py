@@ -79,7 +79,7 @@ class Dynamics:
                 raise ValueError(f"{name}: {bad[0]} = {given[bad[0]]} is not positive")
 
     def inertia(self, link: str, geometry: RobotGeometry) -> Inertia:
-        """Return the spread a link's mass evenly over its shapes.
+        """Spread a link's mass evenly over its shapes.
 
         Args:
             link: One of ``~carm_core.robot.shapes.LINKS``.

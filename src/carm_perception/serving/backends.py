@@ -75,7 +75,7 @@ class CompactBackend(Backend):
         self._localizer.warm_up()
 
     def joins(self, first: ChatRequest, other: ChatRequest) -> bool:
-        """Return the questions about one image are read together, the image once, all under a grammar or none."""
+        """Answer the questions about one image together: the image is read once, all under a grammar or none."""
         same = ("image_key", "max_tokens", "temperature", "top_p", "seed", "stop")
         return all(getattr(first, name) == getattr(other, name) for name in same) and (
             bool(first.regex) == bool(other.regex)

@@ -186,7 +186,7 @@ def read_request(body: Any, image_px: int) -> ChatRequest:
 
 
 def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the clients that send every field send null for those that are not set."""
+    """Drop fields that are null: clients that send every field send null for those that are not set."""
     return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -87,7 +87,7 @@ class OpenAiLocalizer(Localizer):
 
     @staticmethod
     def _expand(query: Query) -> list[Query]:
-        """Return the pointing without a target is a question about every landmark."""
+        """Expand pointing without a target into a question about every landmark."""
         if query.protocol is not Protocol.POINTING or query.target_id:
             return [query]
         return [replace(query, target_id=mark.id) for mark in LANDMARKS]
