@@ -21,9 +21,9 @@ from scipy.stats import qmc
 
 from carm_bringup.graph.gazebo import world
 from carm_core.paths import config_file
-from carm_core.robot.kinematics import CArm
+from carm_core.robot.kinematics import LINKS, CArm
 from carm_core.robot.moveit import Pair, parameter_files, srdf
-from carm_core.robot.shapes import LINKS, RIGID_GROUP, RobotGeometry, Shape, link_poses
+from carm_core.robot.shapes import RIGID_GROUP, RobotGeometry, Shape, link_poses
 from carm_core.robot.urdf import COLORS, xacro
 from carm_core.transforms import Array
 

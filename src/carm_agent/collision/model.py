@@ -15,8 +15,8 @@ from carm_agent.collision.clearance import PEOPLE, Clearance, Margins
 from carm_agent.collision.continuous_check import PathCheck, PathSearch
 from carm_agent.collision.convex_shapes import SolidGroup, broad_phase, convex_hull, placed, primitive
 from carm_agent.collision.obstacles import Obstacles, box_points
-from carm_core.robot.kinematics import CArm
-from carm_core.robot.shapes import LINKS, RIGID_GROUP, RobotGeometry, link_frames
+from carm_core.robot.kinematics import LINKS, CArm
+from carm_core.robot.shapes import RIGID_GROUP, RobotGeometry
 from carm_core.transforms import Array
 
 
@@ -136,7 +136,7 @@ class CollisionModel:
         return self._names[int(distance.min(axis=0).argmin())]
 
     def _place(self, positions: Array) -> tuple[Array, Array]:
-        frames, origins = link_frames(self.carm, positions)
+        frames, origins = self.carm.link_frames(positions)
         turns, places = frames[self._links], origins[self._links]
         rotations = turns @ self._rotations
         centers = (turns @ self._origins[:, :, None])[:, :, 0] + places

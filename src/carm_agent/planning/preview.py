@@ -14,7 +14,7 @@ from carm_agent.collision.model import CollisionModel
 from carm_agent.collision.obstacles import box_points
 from carm_agent.planning.planner import Plan
 from carm_agent.planning.standard_views import described
-from carm_core.robot.shapes import LINKS, link_frames
+from carm_core.robot.kinematics import LINKS
 from carm_core.transforms import Array
 
 Picture = NDArray[np.uint8]
@@ -111,7 +111,7 @@ def _scenes(model: CollisionModel, plan: Plan) -> Picture:
 def _draw_machine(
     panel: Picture, model: CollisionModel, positions: Array, pixels: Projection, color: tuple[int, ...], opacity: float
 ) -> None:
-    rotations, origins = link_frames(model.carm, positions)
+    rotations, origins = model.carm.link_frames(positions)
     for shape in model.geometry.moving:
         link = LINKS.index(shape.link)
         _fill(panel, pixels(shape.corners_m @ rotations[link].T + origins[link]), color, opacity)

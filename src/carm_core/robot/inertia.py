@@ -13,8 +13,8 @@ import yaml
 
 from carm_core.errors import ConfigurationError
 from carm_core.paths import config_file
-from carm_core.robot.kinematics import JOINT_NAMES
-from carm_core.robot.shapes import LINKS, RobotGeometry, Shape
+from carm_core.robot.kinematics import JOINT_NAMES, LINKS
+from carm_core.robot.shapes import RobotGeometry, Shape
 from carm_core.transforms import Array
 
 CUBE_M = 0.1

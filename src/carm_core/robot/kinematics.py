@@ -25,6 +25,21 @@ from carm_core.paths import config_file
 from carm_core.transforms import Array, RigidTransform, rotation_about
 
 JOINT_NAMES = ("cart_longitudinal", "cart_lateral", "lift", "wigwag", "tilt", "orbital")
+STATIC_LINKS = ("table", "carm_base")
+"""Links that no joint moves."""
+LINKS = (
+    *STATIC_LINKS,
+    "cart_longitudinal_link",
+    "cart_lateral_link",
+    "lift_link",
+    "wigwag_link",
+    "tilt_link",
+    "isocenter",
+    "xray_source",
+    "detector",
+)
+"""Links that can carry shapes, from the table outwards."""
+_ISOCENTER = LINKS.index("isocenter")
 ROTATION_OPTICAL_TO_CARM = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
 """Columns: right, down and forward of ``xray_optical`` in frame ``isocenter`` (right is the patient's right, down the
 feet, forward the detector at 0/0)."""
@@ -159,17 +174,50 @@ class CArm:
                 raise JointLimitError(joint.name, float(value), joint.lower, joint.upper, joint.unit)
         return q
 
+    def link_frames(self, positions: ArrayLike) -> tuple[Array, Array]:
+        """Return where the links are, in frame ``table``, as bare arrays: quick enough for each sample of a path.
+
+        Args:
+            positions: (6,), m and rad.
+
+        Returns:
+            Rotations (L, 3, 3) and origins (L, 3), m, in the order of :data:`LINKS`.
+        """
+        x, y, lift, wigwag, tilt, orbital = (float(value) for value in np.asarray(positions))
+        cw, sw, ct, st, co, so = (f(a) for a in (wigwag, tilt, orbital) for f in (math.cos, math.sin))
+        reach, floor = self.column_to_isocenter_m, -self.table_height_m
+        upright = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        turn = ((cw, -sw, 0.0), (sw, cw, 0.0), (0.0, 0.0, 1.0))
+        tilted = ((cw * ct, -sw, cw * st), (sw * ct, cw, sw * st), (-st, 0.0, ct))
+        turned = tuple((a, b * co + c * so, c * co - b * so) for a, b, c in tilted)
+        column = (x, y + reach, self.isocenter_height_m + lift)
+        center = (x + reach * sw, column[1] - reach * cw, column[2])
+        behind, ahead = self.source_isocenter_m, self.source_detector_m - self.source_isocenter_m
+        source = tuple(c - behind * row[2] for c, row in zip(center, turned, strict=True))
+        detector = tuple(c + ahead * row[2] for c, row in zip(center, turned, strict=True))
+        rotations = (upright, upright, upright, upright, upright, turn, tilted, turned, turned, turned)
+        origins = (
+            (0.0, 0.0, 0.0),
+            (0.0, 0.0, floor),
+            (x, 0.0, floor),
+            (x, column[1], floor),
+            column,
+            column,
+            center,
+            center,
+            source,
+            detector,
+        )
+        return np.array(rotations), np.array(origins)
+
     def transform_carm_to_table(self, positions: ArrayLike) -> RigidTransform:
         """Pose of frame ``isocenter`` (origin at the isocenter, turning with the C; z towards the detector), m.
 
         Args:
             positions: (6,), m and rad; limits are not checked.
         """
-        x, y, lift, wigwag, tilt, orbital = np.asarray(positions, dtype=np.float64)
-        turn = rotation_about("z", wigwag)
-        column = np.array([x, y + self.column_to_isocenter_m, self.isocenter_height_m + lift])
-        arm = turn @ np.array([0.0, -self.column_to_isocenter_m, 0.0])
-        return RigidTransform(turn @ rotation_about("y", tilt) @ rotation_about("x", orbital), column + arm)
+        rotations, origins = self.link_frames(positions)
+        return RigidTransform(rotations[_ISOCENTER], origins[_ISOCENTER])
 
     def isocenter(self, positions: ArrayLike) -> Array:
         """Return the isocenter (3,) in frame ``table``, m."""

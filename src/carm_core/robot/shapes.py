@@ -21,23 +21,9 @@ from scipy.spatial.transform import Rotation
 
 from carm_core.errors import ConfigurationError
 from carm_core.paths import config_file
-from carm_core.robot.kinematics import CArm
+from carm_core.robot.kinematics import LINKS, STATIC_LINKS, CArm
 from carm_core.transforms import Array, RigidTransform, rotation_about
 
-STATIC_LINKS = ("table", "carm_base")
-"""Links that no joint moves."""
-LINKS = (
-    *STATIC_LINKS,
-    "cart_longitudinal_link",
-    "cart_lateral_link",
-    "lift_link",
-    "wigwag_link",
-    "tilt_link",
-    "isocenter",
-    "xray_source",
-    "detector",
-)
-"""Links that can carry shapes, from the table outwards."""
 RIGID_GROUP = ("isocenter", "xray_source", "detector")
 """Links that are fixed to each other: the C with what it carries."""
 
@@ -161,44 +147,6 @@ class RobotGeometry:
                     yield first, second
 
 
-def link_frames(carm: CArm, positions: ArrayLike) -> tuple[Array, Array]:
-    """Return where the links are, in frame ``table``, as bare arrays: quick enough for each sample of a path.
-
-    Args:
-        carm: The arm.
-        positions: (6,), m and rad.
-
-    Returns:
-        Rotations (L, 3, 3) and origins (L, 3), m, in the order of ``LINKS``.
-    """
-    x, y, lift, wigwag, tilt, orbital = (float(value) for value in np.asarray(positions))
-    cw, sw, ct, st, co, so = (f(a) for a in (wigwag, tilt, orbital) for f in (math.cos, math.sin))
-    reach, floor = carm.column_to_isocenter_m, -carm.table_height_m
-    upright = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-    turn = ((cw, -sw, 0.0), (sw, cw, 0.0), (0.0, 0.0, 1.0))
-    tilted = ((cw * ct, -sw, cw * st), (sw * ct, cw, sw * st), (-st, 0.0, ct))
-    turned = tuple((a, b * co + c * so, c * co - b * so) for a, b, c in tilted)
-    column = (x, y + reach, carm.isocenter_height_m + lift)
-    center = (x + reach * sw, column[1] - reach * cw, column[2])
-    behind, ahead = carm.source_isocenter_m, carm.source_detector_m - carm.source_isocenter_m
-    source = tuple(c - behind * row[2] for c, row in zip(center, turned, strict=True))
-    detector = tuple(c + ahead * row[2] for c, row in zip(center, turned, strict=True))
-    rotations = (upright, upright, upright, upright, upright, turn, tilted, turned, turned, turned)
-    origins = (
-        (0.0, 0.0, 0.0),
-        (0.0, 0.0, floor),
-        (x, 0.0, floor),
-        (x, column[1], floor),
-        column,
-        column,
-        center,
-        center,
-        source,
-        detector,
-    )
-    return np.array(rotations), np.array(origins)
-
-
 def link_poses(carm: CArm, positions: ArrayLike) -> dict[str, RigidTransform]:
     """Return ``transform_link_to_table`` of every link that can carry shapes, m.
 
@@ -206,7 +154,7 @@ def link_poses(carm: CArm, positions: ArrayLike) -> dict[str, RigidTransform]:
         carm: The arm.
         positions: (6,), m and rad.
     """
-    rotations, origins = link_frames(carm, positions)
+    rotations, origins = carm.link_frames(positions)
     return {
         link: RigidTransform(rotation, origin) for link, rotation, origin in zip(LINKS, rotations, origins, strict=True)
     }

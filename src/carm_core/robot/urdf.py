@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from carm_core.robot.inertia import Dynamics, Inertia
-from carm_core.robot.kinematics import CArm
-from carm_core.robot.shapes import LINKS, RobotGeometry, Shape
+from carm_core.robot.kinematics import LINKS, CArm
+from carm_core.robot.shapes import RobotGeometry, Shape
 
 MESHES = "package://carm_bringup/meshes"
 """Where the meshes are unless said otherwise; ``scripts/make_robot.py`` makes them."""

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
-from carm_core.robot.kinematics import CArm
+from carm_core.robot.kinematics import LINKS, CArm
 from carm_core.robot.moveit import GROUP, move_group_parameters, named_states
-from carm_core.robot.shapes import LINKS, RobotGeometry
+from carm_core.robot.shapes import RobotGeometry
 from carm_core.robot.urdf import urdf
 
 ROOT = Path(__file__).resolve().parents[3]

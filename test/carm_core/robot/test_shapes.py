@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
 from carm_core.paths import config_file
-from carm_core.robot.kinematics import CArm
-from carm_core.robot.shapes import LINKS, RobotGeometry, link_poses
+from carm_core.robot.kinematics import LINKS, CArm
+from carm_core.robot.shapes import RobotGeometry, link_poses
 from carm_core.robot.urdf import urdf
 from carm_core.transforms import rotation_about
 

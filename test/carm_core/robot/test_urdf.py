@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from carm_core.errors import ConfigurationError
 from carm_core.paths import config_file
 from carm_core.robot.inertia import Dynamics
-from carm_core.robot.kinematics import ROTATION_OPTICAL_TO_CARM, CArm
-from carm_core.robot.shapes import LINKS, RobotGeometry
+from carm_core.robot.kinematics import LINKS, ROTATION_OPTICAL_TO_CARM, CArm
+from carm_core.robot.shapes import RobotGeometry
 from carm_core.robot.urdf import PLUGINS, Variant, urdf, xacro
 
 ROOT = Path(__file__).resolve().parents[3]
