@@ -138,7 +138,7 @@ def test_signal_of_eight_bits_is_mirrored_too() -> None:
         (compressed(b"", "png"), "cannot be read"),
         (compressed(file(SIGNAL)[:-900], "16UC1; png compressed "), "cannot be read"),
         (compressed(bytes(12) + file(SIGNAL), "32FC1; compressedDepth png"), "'32FC1' is not supported"),
-        (compressed(file(GRAY.astype(np.float32), "TIFF"), "tiff"), "fractions"),
+        (compressed(file(GRAY.astype(np.float32), "TIFF"), "tiff"), "fractional"),
         (compressed(file(np.zeros((1, 8193), np.uint8)), "png"), "8193 x 1 px"),
     ],
 )

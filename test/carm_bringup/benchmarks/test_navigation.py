@@ -148,7 +148,7 @@ def test_bad_output_is_refused_before_anything_runs(bench: Callable[..., int], t
     with pytest.raises(SystemExit):
         bench("--json", str(tmp_path / "missing" / "nav.json"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigurationError, match="cannot make"):
+    with pytest.raises(SystemExit):
         bench("--trace", str(tmp_path / "file" / "trace"))
 
 

@@ -69,14 +69,14 @@ def test_retrieval_outputs_with_synonyms(tmp_path: Path) -> None:
     ("targets", "outputs", "message"),
     [
         ("file_name,x\n1.png,3\n", "filename,output\n1.png,[1]\n", "needs a column top3_landmarks or"),
-        ("file_name,label\n1.png,15\n", "filename,output\n1.png,[1]\n", "'15' is no landmark id"),
+        ("file_name,label\n1.png,15\n", "filename,output\n1.png,[1]\n", "'15' is neither a landmark id"),
         ("file_name,label\n1.png,3\n1.png,4\n", "filename,output\n1.png,[1]\n", "line 3: 1.png appears twice"),
         ("file_name,label\n1.png,3\n", "filename,answer\n1.png,[1]\n", "needs a column output"),
         ("file_name,label\n1.png,3\n", "filename,output\n2.png,[1]\n", "none of its 1 files"),
         ("file_name,label\n1.png,3\n", "filename,output\n1.png,a\n1.png,b\n", "line 3: 1.png appears twice"),
         ("file_name,label\n1.png,3\n", "filename,output,inference_time_sec\n1.png,a,fast\n", "'fast' is not a time"),
         ("file_name,label\n1.png,3\n", "", "holds no rows"),
-        ("file_name,label\n1.png,[3 3]\n", "filename,output\n1.png,a\n", "'[3 3]' is no landmark"),
+        ("file_name,label\n1.png,[3 3]\n", "filename,output\n1.png,a\n", "'[3 3]' is neither a landmark id"),
     ],
 )
 def test_bad_files_in_one_line(tmp_path: Path, targets: str, outputs: str, message: str) -> None:

@@ -220,4 +220,4 @@ def test_bad_options_are_one_line(tmp_path: Path) -> None:
     both = ["--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "cert.pem")]
     for words in (both[:2], ["--tls-cert", "a", "--tls-key", "b"], both, ["--model", "compct"]):
         assert run(["serve", "--port", "0", *words]) == 2
-    assert run(["serve", "--port", "0", "--weights", str(tmp_path)]) == 1
+    assert run(["serve", "--port", "0", "--weights", str(tmp_path)]) == 2
