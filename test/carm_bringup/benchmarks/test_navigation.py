@@ -23,7 +23,6 @@ from carm_bringup.benchmarks.navigation.episode import (
     exceeds_limits,
 )
 from carm_bringup.benchmarks.navigation.report import metrics
-from carm_core.errors import ConfigurationError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Query
 from carm_core.robot.kinematics import CArm
