@@ -51,7 +51,7 @@ def test_without_a_graph_nothing_waits(words: tuple[str, ...], spawn: Spawn) -> 
 def test_navigate_waits_for_a_graph_that_starts(spawn: Spawn, starting: InstanceLock) -> None:
     process = spawn([*CARM, "navigate", "carina", "--wait", "80"])
     assert process.stdout is not None
-    assert process.stdout.readline().startswith("waiting for action navigate: the graph is not complete yet")
+    assert process.stdout.readline().startswith("waiting for action navigate: the graph is still starting")
     spawn([sys.executable, AGENT])
     output, _ = process.communicate(timeout=PATIENCE_S)
     lines = output.splitlines()
