@@ -62,6 +62,10 @@ class ClientError(CarmError):
     """The graph is not there, does not answer or refuses."""
 
 
+class GoalRefusedError(ClientError):
+    """The server is present and refuses the goal, such as an agent that is not active yet."""
+
+
 class Session:
     """A node that asks a running graph.
 
@@ -171,7 +175,16 @@ class Session:
         until_s = time.monotonic() + self.wait_s
         told = ""
         while True:
-            outcome = self.run_action(action, name, goal, on_feedback)
+            try:
+                outcome = self.run_action(action, name, goal, on_feedback)
+            except GoalRefusedError as refusal:  # by an agent that is not active yet
+                if time.monotonic() >= until_s:
+                    raise
+                if str(refusal) != told:
+                    told = str(refusal)
+                    print(f"waiting for the graph (at most {self.wait_s:g} s): {told}", flush=True)
+                self.spin_until(lambda: False, ASK_AGAIN_S)
+                continue
             result = outcome.result
             if result.error_code != action.Result.ERROR_NOT_READY or time.monotonic() >= until_s:
                 return outcome
@@ -213,7 +226,7 @@ class Session:
         sending = client.send_goal_async(goal, feedback_callback=lambda m: on_feedback(m.feedback))
         handle = self.result(sending, ANSWER_TIMEOUT_S, f"action {name}")
         if not handle.accepted:
-            raise ClientError(f"action {name} refused the goal")
+            raise GoalRefusedError(f"action {name} refused the goal")
         finished = handle.get_result_async()
         try:
             self.spin_until(finished.done)
