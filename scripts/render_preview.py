@@ -3,11 +3,11 @@
 
 from pathlib import Path
 
-from carm_agent.collision.model import CollisionModel
-from carm_agent.collision.obstacles import Obstacles, Surface, staff_zones
 from carm_agent.planning.planner import Planner
 from carm_agent.planning.preview import preview
 from carm_agent.planning.standard_views import find_view
+from carm_core.collision.model import CollisionModel
+from carm_core.collision.obstacles import Obstacles, Surface, staff_zones
 from carm_core.landmarks import find_landmark
 from carm_core.robot.kinematics import CArm
 from carm_sim.patient.surface import patient_surface

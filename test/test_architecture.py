@@ -37,8 +37,8 @@ def sources(package: str) -> list[Path]:
 
 
 def at_the_edge(file: Path) -> bool:
-    """Whether a file is in ``nodes/`` or is its package's ``node.py``, the entry points."""
-    return "nodes" in file.parts or file.relative_to(SOURCE).parts[1:] == ("node.py",)
+    """Whether a file is in ``nodes/`` or is its package's ``entry_points.py``."""
+    return "nodes" in file.parts or file.relative_to(SOURCE).parts[1:] == ("entry_points.py",)
 
 
 @lru_cache(maxsize=1024)

@@ -98,7 +98,7 @@ def test_a_verb_that_needs_ros_says_so_in_one_line(installed: Path, tmp_path: Pa
 
 
 def test_a_node_that_needs_ros_says_so_in_one_line(installed: Path, tmp_path: Path) -> None:
-    done = run(installed, "from carm_control.node import motion_node; motion_node()", tmp_path)
+    done = run(installed, "from carm_control.entry_points import motion_node; motion_node()", tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("motion_node: ")
     assert "needs ROS 2" in done.stderr

@@ -3,8 +3,8 @@
 
 from dataclasses import dataclass
 
-from carm_agent.collision.obstacles import staff_zones
 from carm_agent.navigation.task import NavigatorConfig, Policy
+from carm_core.collision.obstacles import staff_zones
 from carm_core.errors import ConfigurationError
 from carm_core.parameters import parameter
 

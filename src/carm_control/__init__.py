@@ -4,6 +4,7 @@
 from carm_control.parameters import ControllerParameters, MotionParameters, build_controller, follow
 from carm_control.simulated_drives import DriveModel
 from carm_control.trajectory.controller import ControllerSettings, OperatingState, Snapshot, TrajectoryController
+from carm_control.trajectory.deceleration import StopProfile
 from carm_control.trajectory.goal import (
     Acceptance,
     ErrorCode,
@@ -17,7 +18,6 @@ from carm_control.trajectory.goal import (
 from carm_control.trajectory.hardware import Drives, Measurement
 from carm_control.trajectory.limits import JointLimits
 from carm_control.trajectory.spline import Spline, State, Waypoints
-from carm_control.trajectory.stop_profile import StopProfile
 from carm_control.trajectory.tolerances import Tolerances
 
 __all__ = [

@@ -36,8 +36,8 @@ CARM = CArm.from_config()
 PATIENCE_S = 60.0
 MANAGED = ("--ros-args", "-p", "autostart:=false")
 XRAY = (sys.executable, "-m", "carm_sim.nodes.xray_node", *MANAGED, "-p", "binning:=6", "-p", "patient:=phantom:7")
-LOCALIZER = (sys.executable, "-m", "carm_perception.node", *MANAGED, "-p", "localizer:=regression")
-AGENT = (sys.executable, "-m", "carm_agent.node", *MANAGED, "-p", "server_timeout_s:=1.0")
+LOCALIZER = (sys.executable, "-m", "carm_perception.entry_points", *MANAGED, "-p", "localizer:=regression")
+AGENT = (sys.executable, "-m", "carm_agent.entry_points", *MANAGED, "-p", "server_timeout_s:=1.0")
 MOTION = (sys.executable, "-m", "carm_control.nodes.motion_node")
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
@@ -265,7 +265,7 @@ def test_agent_stops_what_runs_and_accepts_nothing_while_inactive(
 
 def test_a_part_that_is_not_active_is_missing(spawn: Spawn, manage: Callable[[str], Manager]) -> None:
     spawn(XRAY)
-    spawn((sys.executable, "-m", "carm_agent.node", "--ros-args", "-p", "server_timeout_s:=1.0"))
+    spawn((sys.executable, "-m", "carm_agent.entry_points", "--ros-args", "-p", "server_timeout_s:=1.0"))
     spawn(MOTION)
     manager = manage("xray_node")
     assert manager.change("configure")

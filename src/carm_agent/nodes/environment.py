@@ -19,9 +19,6 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from shape_msgs.msg import Mesh
 from std_msgs.msg import Float64
 
-from carm_agent.collision.clearance import Margins
-from carm_agent.collision.model import CollisionModel
-from carm_agent.collision.obstacles import Obstacles, Surface, staff_zones
 from carm_agent.errors import NoJointStatesError
 from carm_agent.nodes.ros_ports import CArmGraph
 from carm_agent.parameters import AgentParameters
@@ -29,6 +26,9 @@ from carm_agent.planning.move import Mover, PlanStore
 from carm_agent.planning.planner import Planner
 from carm_agent.planning.saved_positions import PositionMemory, PositionNameError, PositionStorageError
 from carm_agent.ports import Arm
+from carm_core.collision.clearance import Margins
+from carm_core.collision.model import CollisionModel
+from carm_core.collision.obstacles import Obstacles, Surface, staff_zones
 from carm_core.errors import CarmError, UnknownNameError
 from carm_core.robot.kinematics import CArm
 

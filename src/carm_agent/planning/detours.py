@@ -2,7 +2,7 @@
 """Paths around obstacles: first through a few simple intermediate views, then sampled by OMPL's RRT-Connect.
 
 Sampled paths are checked at discrete positions, shortened, and accepted only after the continuous check of
-``carm_agent.collision.model``; so is every plain one.
+``carm_core.collision.model``; so is every plain one.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Iterator
 import numpy as np
 from ompl import base, geometric, util
 
-from carm_agent.collision.clearance import CollisionError
-from carm_agent.collision.continuous_check import PathCheck
-from carm_agent.collision.model import CollisionModel
 from carm_agent.planning.timed_path import JointPath
+from carm_core.collision.clearance import CollisionError
+from carm_core.collision.continuous_check import PathCheck
+from carm_core.collision.model import CollisionModel
 from carm_core.robot.kinematics import CArm
 from carm_core.transforms import Array
 

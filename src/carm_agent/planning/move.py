@@ -12,7 +12,6 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_agent.collision.clearance import CollisionError
 from carm_agent.errors import (
     CanceledError,
     MotionError,
@@ -25,6 +24,7 @@ from carm_agent.planning.preview import Preview, preview
 from carm_agent.planning.saved_positions import PositionMemory
 from carm_agent.planning.standard_views import STANDARD_VIEWS, find_view
 from carm_agent.ports import Arm
+from carm_core.collision.clearance import CollisionError
 from carm_core.errors import CarmError, GoalError, JointLimitError, UnknownNameError, UnreachableError
 
 _MOVED = (0.002, 0.005)

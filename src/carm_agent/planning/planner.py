@@ -3,7 +3,7 @@
 
 The inverse kinematics gives all joint positions of a view in closed form; the quickest one that is reached clear of
 everything is chosen, by a straight line in joint space if there is one, else by a way around what stands there
-(`carm_agent.planning.detours`). Near people the motion is slower (`carm_agent.collision.clearance.Margins`). A plan is
+(`carm_agent.planning.detours`). Near people the motion is slower (`carm_core.collision.clearance.Margins`). A plan is
 run from rest to
 rest as fast as the joints' velocity, acceleration and jerk limits allow (``carm_agent.planning.timed_path``).
 """
@@ -18,12 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from carm_agent.collision.clearance import CollisionError, Verdict
-from carm_agent.collision.continuous_check import PathCheck
-from carm_agent.collision.model import CollisionModel
-from carm_agent.collision.obstacles import Obstacles
 from carm_agent.planning.detours import certified, detour, straight
 from carm_agent.planning.timed_path import JointPath
+from carm_core.collision.clearance import CollisionError, Verdict
+from carm_core.collision.continuous_check import PathCheck
+from carm_core.collision.model import CollisionModel
+from carm_core.collision.obstacles import Obstacles
 from carm_core.errors import GoalError
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.trajectory import Trajectory

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_agent.collision.model import CollisionModel
-from carm_agent.collision.obstacles import box_points
 from carm_agent.planning.planner import Plan
 from carm_agent.planning.standard_views import described
+from carm_core.collision.model import CollisionModel
+from carm_core.collision.obstacles import box_points
 from carm_core.robot.kinematics import LINKS
 from carm_core.transforms import Array
 

@@ -80,9 +80,9 @@ def make_planner(patient: str) -> Planner:
     Raises:
         PatientError: There is no such patient.
     """
-    from carm_agent.collision.model import CollisionModel
-    from carm_agent.collision.obstacles import Obstacles, Surface, staff_zones
     from carm_agent.planning.planner import Planner
+    from carm_core.collision.model import CollisionModel
+    from carm_core.collision.obstacles import Obstacles, Surface, staff_zones
     from carm_core.robot.kinematics import CArm
     from carm_sim.patient.surface import patient_surface
     from carm_sim.patient_loader import load_patient

@@ -29,7 +29,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
 
-from carm_bringup.dicom.collector import ExposureCollector
+from carm_bringup.dicom_export.collector import ExposureCollector
 from carm_bringup.recording.bag import message_definitions, provenance, topics
 from carm_bringup.recording.bag.writer import BagWriter
 from carm_bringup.recording.errors import SchemaError

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from carm_control.trajectory.goal import ErrorCode, GoalRefusedError
+from carm_control.trajectory.goal_validation import CheckedGoal, find_excess, refuse_excess
 from carm_control.trajectory.spline import COEFFICIENTS, Spline, State, Waypoints
-from carm_control.trajectory.validation import CheckedGoal, find_excess, refuse_excess
 from carm_core.transforms import Array
 
 _SAME = 1e-9  # position or velocity, m or rad

@@ -22,6 +22,7 @@ from enum import IntEnum
 import numpy as np
 
 from carm_control.trajectory.blending import enter
+from carm_control.trajectory.deceleration import StopProfile
 from carm_control.trajectory.following import Following, in_trajectory_time, starting_rate
 from carm_control.trajectory.goal import (
     Acceptance,
@@ -31,12 +32,11 @@ from carm_control.trajectory.goal import (
     GoalStatus,
     TrajectoryGoal,
 )
+from carm_control.trajectory.goal_validation import CheckedGoal, check_goal
 from carm_control.trajectory.hardware import Drives, Measurement
 from carm_control.trajectory.limits import JointLimits
 from carm_control.trajectory.spline import State
-from carm_control.trajectory.stop_profile import StopProfile
 from carm_control.trajectory.tolerances import Tolerances, Violation, violated
-from carm_control.trajectory.validation import CheckedGoal, check_goal
 from carm_core.robot.kinematics import Joint
 from carm_core.transforms import Array
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from carm_control.trajectory.deceleration import StopProfile
 from carm_control.trajectory.limits import JointLimits
 from carm_control.trajectory.spline import Spline, State
-from carm_control.trajectory.stop_profile import StopProfile
 from carm_core.transforms import Array
 
 _AT_REST = 1e-9  # m/s or rad/s

@@ -2,7 +2,7 @@
 """What a client asks of the trajectory controller, and what it is told.
 
 The types mirror ``control_msgs/action/FollowJointTrajectory`` field by field, without ROS. They hold whatever
-came in, malformed or not; ``carm_control.trajectory.validation`` judges it.
+came in, malformed or not; ``carm_control.trajectory.goal_validation`` judges it.
 """
 
 from __future__ import annotations

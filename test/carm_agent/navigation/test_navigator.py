@@ -8,8 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from carm_agent.collision.model import CollisionModel
-from carm_agent.collision.obstacles import Obstacles, StaffZone, Surface
 from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRestError, StoppedError
 from carm_agent.navigation.biplane import biplane_primaries_deg
 from carm_agent.navigation.navigator import Navigator
@@ -24,6 +22,8 @@ from carm_agent.navigation.task import (
     Stage,
 )
 from carm_agent.planning.planner import Planner
+from carm_core.collision.model import CollisionModel
+from carm_core.collision.obstacles import Obstacles, StaffZone, Surface
 from carm_core.errors import GoalError
 from carm_core.localization import Localization, Protocol, Query
 from carm_core.robot.trajectory import Trajectory

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.integration
 
 ROOM = Path(__file__).with_name("room.py")
 MOTION = [sys.executable, "-m", "carm_control.nodes.motion_node", "--ros-args", "-r", "__ns:=/carm"]
-AGENT = [sys.executable, "-m", "carm_agent.node", "--ros-args", "-r", "__ns:=/carm"]
+AGENT = [sys.executable, "-m", "carm_agent.entry_points", "--ros-args", "-r", "__ns:=/carm"]
 NEAR = (60.0, -40.0, 120.0)
 FAR = (480.0, 100.0, 120.0)
 SLACK_S = 20.0
@@ -317,7 +317,10 @@ def test_real_images_and_the_oracle_lead_to_the_carina(spawn: Spawn, graph: Call
     from carm_core.robot.kinematics import CArm
     from carm_sim.patient_loader import load_patient
 
-    for module, options in (("carm_sim.nodes.xray_node", []), ("carm_perception.node", ["-p", "localizer:=oracle"])):
+    for module, options in (
+        ("carm_sim.nodes.xray_node", []),
+        ("carm_perception.entry_points", ["-p", "localizer:=oracle"]),
+    ):
         spawn([sys.executable, "-m", module, "--ros-args", "-r", "__ns:=/carm", "-p", "patient:=chest_ct", *options])
     client = graph(parts="ma")
     client.ready(60.0)

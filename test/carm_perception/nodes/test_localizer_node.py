@@ -26,7 +26,7 @@ from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import CameraInfo, Image
 
 pytestmark = pytest.mark.integration
-NODE = (sys.executable, "-m", "carm_perception.node")
+NODE = (sys.executable, "-m", "carm_perception.entry_points")
 PATIENCE_S = 60.0
 SIDE = 512
 FOCAL_PX = 1020.0 / (3 * 0.194)

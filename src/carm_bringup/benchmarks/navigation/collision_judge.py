@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from carm_agent.collision.model import CollisionModel
-from carm_agent.collision.obstacles import Obstacles, Surface
+from carm_core.collision.model import CollisionModel
+from carm_core.collision.obstacles import Obstacles, Surface
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.shapes import RobotGeometry, link_poses
 from carm_core.robot.trajectory import Trajectory

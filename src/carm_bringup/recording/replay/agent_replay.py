@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_agent.collision.obstacles import Obstacles
 from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRestError, StoppedError
 from carm_agent.navigation.navigator import Navigator
 from carm_agent.navigation.task import NavigationResult, Progress
@@ -31,6 +30,7 @@ from carm_bringup.recording.bag.reader import Bag, Recorded
 from carm_bringup.recording.replay.comparison import Report, difference
 from carm_bringup.recording.replay.frames import Frames, RecordedFrame, stamp_ns
 from carm_bringup.recording.replay.tasks import RecordedTask, find_tasks
+from carm_core.collision.obstacles import Obstacles
 from carm_core.errors import CarmError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Localization, Localizer, Query

@@ -19,8 +19,8 @@ from carm_core.landmarks import EXTRA_LANDMARKS, LANDMARKS
 from carm_sim.patient.ct.cache import cached_ct, cached_text
 from carm_sim.patient.ct.dicom import is_dicom_content, open_dicom
 from carm_sim.patient.ct.nifti import is_nifti_content, open_nifti
+from carm_sim.patient.ct.nrrd_metaimage import is_meta_content, is_nrrd_content, open_meta, open_nrrd
 from carm_sim.patient.ct.processing import CtOptions, blank_slices, padding_of, process
-from carm_sim.patient.ct.raw import is_meta_content, is_nrrd_content, open_meta, open_nrrd
 from carm_sim.patient.ct.source import CtSource, laid_in_lps, one_line
 from carm_sim.patient.volume import AIR_HU, BODY_THRESHOLD_HU, Volume
 

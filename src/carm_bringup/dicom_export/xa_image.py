@@ -13,8 +13,8 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import JPEGLSLossless, XRayAngiographicImageStorage
 
-from carm_bringup.dicom.exposure import XrayExposure
-from carm_bringup.dicom.study import RESEARCH_NOTE, Study, date, decimal, time
+from carm_bringup.dicom_export.exposure import XrayExposure
+from carm_bringup.dicom_export.study import RESEARCH_NOTE, Study, date, decimal, time
 
 SERIES_NUMBER = 1
 DGYCM2_PER_GYM2 = 1e5

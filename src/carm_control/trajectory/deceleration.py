@@ -6,9 +6,9 @@ from __future__ import annotations
 import numpy as np
 import ruckig
 
+from carm_control.trajectory.goal_validation import POSITION_SLACK
 from carm_control.trajectory.limits import JointLimits
 from carm_control.trajectory.spline import COEFFICIENTS, Spline, State
-from carm_control.trajectory.validation import POSITION_SLACK
 from carm_core.transforms import Array
 
 _HARDER = 2.0

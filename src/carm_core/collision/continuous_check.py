@@ -16,7 +16,7 @@ from typing import NoReturn, Protocol
 
 from numpy.typing import ArrayLike
 
-from carm_agent.collision.clearance import Clearance, CollisionError
+from carm_core.collision.clearance import Clearance, CollisionError
 from carm_core.transforms import Array
 
 _SHORTEST_MOTION_M = 2e-4
@@ -42,7 +42,7 @@ class PathCheck:
 
 
 class Distances(Protocol):
-    """What tells how close the machine comes: ``carm_agent.collision.model.CollisionModel``."""
+    """What tells how close the machine comes: ``carm_core.collision.model.CollisionModel``."""
 
     def clearance(self, positions: ArrayLike, *, named: bool = True, deepest: bool = False) -> Clearance:
         """Return the smallest distance at joint positions (6,), m or rad."""

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import XRayAngiographicImageStorage, XRayRadiationDoseSRStorage
 
-from carm_bringup.dicom.content import (
+from carm_bringup.dicom_export.content import (
     Concept,
     code_item,
     container,
@@ -24,8 +24,8 @@ from carm_bringup.dicom.content import (
     time_item,
     uid_item,
 )
-from carm_bringup.dicom.exposure import XrayExposure
-from carm_bringup.dicom.study import RESEARCH_NOTE, Study, date, time
+from carm_bringup.dicom_export.exposure import XrayExposure
+from carm_bringup.dicom_export.study import RESEARCH_NOTE, Study, date, time
 
 SERIES_NUMBER = 99
 REPORT: Concept = ("113701", "DCM", "X-Ray Radiation Dose Report")

@@ -11,10 +11,10 @@ import coal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from carm_agent.collision.clearance import PEOPLE, Clearance, Margins
-from carm_agent.collision.continuous_check import PathCheck, PathSearch
-from carm_agent.collision.convex_shapes import SolidGroup, broad_phase, convex_hull, placed, primitive
-from carm_agent.collision.obstacles import Obstacles, box_points
+from carm_core.collision.clearance import PEOPLE, Clearance, Margins
+from carm_core.collision.continuous_check import PathCheck, PathSearch
+from carm_core.collision.convex_shapes import SolidGroup, broad_phase, convex_hull, placed, primitive
+from carm_core.collision.obstacles import Obstacles, box_points
 from carm_core.robot.kinematics import LINKS, CArm
 from carm_core.robot.shapes import RIGID_GROUP, RobotGeometry
 from carm_core.transforms import Array

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.uid import JPEGLSLossless
 
-from carm_bringup.dicom.collector import REPORT_FILE, DicomWriteError, ExposureCollector
+from carm_bringup.dicom_export.collector import REPORT_FILE, DicomWriteError, ExposureCollector
 from carm_core.errors import ConfigurationError
 from carm_core.robot.kinematics import CArm
 

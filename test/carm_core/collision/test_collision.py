@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from carm_agent.collision.clearance import CollisionError, Margins, Verdict
-from carm_agent.collision.model import CollisionModel
-from carm_agent.collision.obstacles import Obstacles, Surface, staff_zones
 from carm_agent.planning.timed_path import JointPath
+from carm_core.collision.clearance import CollisionError, Margins, Verdict
+from carm_core.collision.model import CollisionModel
+from carm_core.collision.obstacles import Obstacles, Surface, staff_zones
 from carm_core.errors import ConfigurationError
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.shapes import RobotGeometry, link_poses

@@ -13,10 +13,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from carm_bringup.dicom.dose_report import IrradiationEvent, dose_report
-from carm_bringup.dicom.exposure import XrayExposure
-from carm_bringup.dicom.study import Study, new_uid
-from carm_bringup.dicom.xa_image import xa_image
+from carm_bringup.dicom_export.dose_report import IrradiationEvent, dose_report
+from carm_bringup.dicom_export.exposure import XrayExposure
+from carm_bringup.dicom_export.study import Study, new_uid
+from carm_bringup.dicom_export.xa_image import xa_image
 from carm_core.errors import CarmError, ConfigurationError, ImageError
 from carm_core.imaging.projection import display_from_raw
 from carm_core.paths import config_file

@@ -9,7 +9,7 @@ from datetime import datetime
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 
-from carm_bringup.dicom.study import decimal
+from carm_bringup.dicom_export.study import decimal
 
 Concept = tuple[str, str, str]
 """Code value, coding scheme, meaning."""
