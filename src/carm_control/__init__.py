@@ -3,7 +3,14 @@
 
 from carm_control.parameters import ControllerParameters, MotionParameters, build_controller, follow
 from carm_control.simulated_drives import DriveModel
-from carm_control.trajectory.controller import ControllerSettings, OperatingState, Snapshot, TrajectoryController
+from carm_control.trajectory.controller import (
+    CheckedTrajectory,
+    ControllerSettings,
+    GoalChecker,
+    OperatingState,
+    Snapshot,
+    TrajectoryController,
+)
 from carm_control.trajectory.deceleration import StopProfile
 from carm_control.trajectory.goal import (
     Acceptance,
@@ -17,16 +24,19 @@ from carm_control.trajectory.goal import (
 )
 from carm_control.trajectory.hardware import Drives, Measurement
 from carm_control.trajectory.limits import JointLimits
+from carm_control.trajectory.permit import Permit, PermitWatch
 from carm_control.trajectory.spline import Spline, State, Waypoints
 from carm_control.trajectory.tolerances import Tolerances
 
 __all__ = [
     "Acceptance",
+    "CheckedTrajectory",
     "ControllerParameters",
     "ControllerSettings",
     "DriveModel",
     "Drives",
     "ErrorCode",
+    "GoalChecker",
     "GoalOutcome",
     "GoalRefusedError",
     "GoalStatus",
@@ -35,6 +45,8 @@ __all__ = [
     "Measurement",
     "MotionParameters",
     "OperatingState",
+    "Permit",
+    "PermitWatch",
     "Snapshot",
     "Spline",
     "State",

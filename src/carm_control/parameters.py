@@ -17,6 +17,11 @@ from carm_core.parameters import FRAME_PREFIX, parameter
 from carm_core.robot.kinematics import CArm
 from carm_core.transforms import Array
 
+_LONGEST_STEP = 1.5
+"""Longest step of the setpoints, in periods: drives take them one per period, and a longer one is a faster one."""
+_LEAST_GAP = 3.0
+"""A control loop is not late before it missed two cycles, in periods."""
+
 
 @dataclass(frozen=True)
 class ControllerParameters:
@@ -83,6 +88,28 @@ class ControllerParameters:
     stopped_velocity_rad_s: float = parameter(
         0.005, "speed up to which a joint counts as at rest; 0: any", unit="rad/s", lower=0.0, read_only=True
     )
+    longest_gap_s: float = parameter(
+        0.05,
+        "a control loop that is held up for longer in a motion decelerates and latches a stop",
+        unit="s",
+        lower=0.02,
+        upper=1.0,
+        read_only=True,
+    )
+    supervised: bool = parameter(
+        False, "move only while the supervisor renews its permission; true in the launch files", read_only=True
+    )
+    permit_timeout_s: float = parameter(
+        0.5, "a permission is void if it is not renewed for this long", unit="s", lower=0.1, upper=5.0, read_only=True
+    )
+    heartbeat_timeout_s: float = parameter(
+        0.5,
+        "a goal whose client renewed it ends if the client is silent for this long; 0: never",
+        unit="s",
+        lower=0.0,
+        upper=60.0,
+        read_only=True,
+    )
     goal_time_s: float = parameter(
         2.0, "time after the last point to reach the goal; 0: unlimited", unit="s", lower=0.0, read_only=True
     )
@@ -148,18 +175,15 @@ def build_controller(carm: CArm, parameters: MotionParameters, positions: Array 
     return follow(carm, p, drive)
 
 
-def follow(
-    carm: CArm, parameters: ControllerParameters, drive: Drives, *, max_step_s: float = 0.1
-) -> TrajectoryController:
+def follow(carm: CArm, parameters: ControllerParameters, drive: Drives) -> TrajectoryController:
     """Create a controller for drives.
 
     Args:
         carm: The C-arm.
         parameters: Tolerances and rules.
         drive: What moves its joints.
-        max_step_s: Longest step, s; when the clock runs on further the motion waits.
     """
-    p, limits = parameters, JointLimits.of(carm.joints)
+    p, limits, period_s = parameters, JointLimits.of(carm.joints), 1.0 / parameters.control_rate_hz
     tolerances = Tolerances(
         path_position=limits.by_unit(p.path_tolerance_m, p.path_tolerance_rad),
         path_velocity=np.zeros(len(limits.names)),
@@ -172,6 +196,8 @@ def follow(
         start_tolerance=limits.by_unit(p.start_tolerance_m, p.start_tolerance_rad),
         allow_partial_joints_goal=p.allow_partial_joints_goal,
         limit_tolerance=p.limit_tolerance,
-        max_step_s=max_step_s,
+        max_step_s=_LONGEST_STEP * period_s,
+        longest_gap_s=max(p.longest_gap_s, _LEAST_GAP * period_s),
+        permit_timeout_s=p.permit_timeout_s if p.supervised else 0.0,
     )
     return TrajectoryController(carm.joints, drive, settings)

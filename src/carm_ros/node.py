@@ -9,10 +9,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import rclpy
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.action import ActionServer, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.executors import (
@@ -23,6 +24,7 @@ from rclpy.executors import (
     await_or_execute,
 )
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
@@ -60,6 +62,7 @@ class OrderlyNode(Node):
         self.failure: Exception | None = None
         self.ending = threading.Event()
         self._goals: set[bytes] = set()
+        self.add_on_set_parameters_callback(_refuse_another_clock)
         self._all_ended: list[Future] = []
 
     def fail(self, error: Exception) -> None:
@@ -150,6 +153,13 @@ class OrderlyNode(Node):
         """Release threads and devices; the executor does not run any more."""
 
 
+def _refuse_another_clock(parameters: Sequence[Parameter]) -> SetParametersResult:
+    """Refuse to change the clock of a node that runs: what it waits for would never come, or come at once."""
+    if any(parameter.name == "use_sim_time" for parameter in parameters):
+        return SetParametersResult(successful=False, reason="use_sim_time cannot change while the node runs")
+    return SetParametersResult(successful=True)
+
+
 class _Pool(MultiThreadedExecutor):
     """Executor of several threads whose end waits for them.
 
@@ -170,13 +180,15 @@ class _Pool(MultiThreadedExecutor):
 class _Signals:
     """Notes the first signal that asks for the end; from then on the process has ``END_S`` left."""
 
-    def __init__(self, name: str, end_s: float) -> None:
+    def __init__(self, name: str, end_s: float, heeded: bool) -> None:
         self.seen = False
         self.closed = False
         self.over = False
         self.code = 0
         self._name, self._end_s = name, end_s
-        for number in ENDING_SIGNALS:  # Ctrl-C below `ros2 launch` comes twice: the second changes nothing
+        for number in (
+            ENDING_SIGNALS if heeded else ()
+        ):  # Ctrl-C below `ros2 launch` comes twice: the second changes nothing
             signal.signal(number, self._note)
 
     def _note(self, *_: Any) -> None:
@@ -207,6 +219,7 @@ def run_node(
     images: bool = False,
     bad_input: tuple[type[CarmError], ...] = (CarmError,),
     end_s: float = END_S,
+    heed_signals: bool = True,
 ) -> int:
     """Run a node until SIGINT, SIGTERM or its own failure, and end it in order.
 
@@ -218,11 +231,12 @@ def run_node(
         images: Whether the node publishes images.
         bad_input: Errors for which the input is to blame.
         end_s: The process is gone this long after the signal, s.
+        heed_signals: False for a process that another one ends: signals stay as they are.
 
     Returns:
         Exit code: 0 after a signal, 2 for bad input, 1 when the node failed.
     """
-    signals = _Signals(name, end_s)
+    signals = _Signals(name, end_s, heed_signals)
     try:
         prepare_middleware(images)
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)

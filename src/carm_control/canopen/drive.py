@@ -44,11 +44,6 @@ class Timing:
     answer_s: float = 0.2
 
     @property
-    def max_step_s(self) -> float:
-        """Longest step of the setpoints, s: after a late cycle the motion waits instead of jumping ahead."""
-        return 1.5 * self.period_s
-
-    @property
     def lifetime_s(self) -> float:
         """Time without a sign of life after which a drive, or the master, counts as lost, s."""
         return self.heartbeat_s * self.lifetime_factor

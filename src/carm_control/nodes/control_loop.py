@@ -12,25 +12,30 @@ from dataclasses import dataclass
 
 REAL_TIME_PRIORITY = 50
 """Priority of the loop's thread under SCHED_FIFO; the default of ros2_control's controller manager."""
+COMPANION_PRIORITY = 40
+"""Priority of the process's other threads: the loop waits for the interpreter's lock, which one of them may hold."""
 NICENESS = -10
-"""Niceness of the process; the interpreter's lock makes the loop wait for its other threads."""
+"""Niceness of the process where real-time priority is not allowed."""
 
 
-def raise_process_priority() -> None:
-    """Raise the priority of this process if the system allows it. Call before threads start: they inherit it."""
+def raise_process_priority() -> bool:
+    """Raise the priority of this process if the system allows it. Call before threads start: they inherit it.
+
+    Returns:
+        Whether the process runs at real-time priority.
+    """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+    return _at_real_time(COMPANION_PRIORITY)
 
 
-def prefer_threads(prefixes: tuple[str, ...]) -> None:
-    """Give running threads whose names start like this the loop's real-time priority, where the system allows it.
-
-    A loop at real-time priority that waits for what other threads receive must not starve them.
-    """
-    for thread in threading.enumerate():
-        if thread.name.startswith(prefixes) and thread.native_id is not None:
-            with contextlib.suppress(OSError):
-                os.sched_setscheduler(thread.native_id, os.SCHED_FIFO, os.sched_param(REAL_TIME_PRIORITY))
+def _at_real_time(priority: int) -> bool:
+    """Give the calling thread a real-time priority; return whether the system allows it."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+    except OSError:
+        return False
+    return True
 
 
 class Schedule:
@@ -79,7 +84,11 @@ class LoopStatistics:
 
 
 class ControlLoop:
-    """Calls a function at a fixed rate, at absolute times of the monotonic clock, at real-time priority if allowed."""
+    """Calls a function at a fixed rate, at absolute times of the monotonic clock, at real-time priority if allowed.
+
+    Attributes:
+        real_time: Whether the loop runs at real-time priority.
+    """
 
     def __init__(self, rate_hz: float, cycle: Callable[[], None], failed: Callable[[Exception], None]) -> None:
         """Prepare; ``start`` starts.
@@ -91,6 +100,7 @@ class ControlLoop:
         """
         self._period_s = 1.0 / rate_hz
         self._cycle, self._failed = cycle, failed
+        self.real_time = False
         self._closing = threading.Event()
         self._statistics = LoopStatistics()
         self._thread = threading.Thread(target=self._run, name="control_loop", daemon=True)
@@ -111,8 +121,7 @@ class ControlLoop:
         return statistics
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError):  # not allowed here: the loop runs at normal priority
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(REAL_TIME_PRIORITY))
+        self.real_time = _at_real_time(REAL_TIME_PRIORITY)
         due_s = time.monotonic()
         while not self._closing.wait(max(0.0, due_s - time.monotonic())):
             started_s = time.monotonic()

@@ -13,7 +13,7 @@ from std_srvs.srv import Trigger
 
 from carm_control import OperatingState, Snapshot, TrajectoryController, follow
 from carm_control.nodes import messages
-from carm_control.nodes.control_loop import prefer_threads
+from carm_control.nodes.goal_link import MotionSide
 from carm_control.nodes.trajectory_node import TrajectoryNode, run
 from carm_core.errors import ConfigurationError
 from carm_ros.entry import leave
@@ -36,9 +36,9 @@ _END_S = 2.9
 class DriveNode(TrajectoryNode):
     """Trajectory controller of a C-arm whose joints CANopen drives move."""
 
-    def __init__(self) -> None:
+    def __init__(self, link: MotionSide) -> None:
         """Start; see ``TrajectoryNode``."""
-        super().__init__("drive_node", DriveParameters)
+        super().__init__("drive_node", DriveParameters, link)
         self.create_service(Trigger, "home", self._on_home, callback_group=MutuallyExclusiveCallbackGroup())
 
     def close(self) -> None:
@@ -65,7 +65,6 @@ class DriveNode(TrajectoryNode):
         try:
             if settings.simulate or settings.bus == VIRTUAL:
                 self._simulation = Simulation(settings.bus, settings.bitrate, configs, self._carm)
-            prefer_threads(("Notifier for bus", "simulated_drives"))
             self._drives = DriveGroup(network, configs, timing, time.monotonic)
             self._drives.connect()
         except Exception:
@@ -73,7 +72,7 @@ class DriveNode(TrajectoryNode):
             if self._simulation is not None:
                 self._simulation.close()
             raise
-        return follow(self._carm, settings, self._drives, max_step_s=timing.max_step_s)
+        return follow(self._carm, settings, self._drives)
 
     def _joints_known(self) -> bool:
         return not self._drives.silent

@@ -9,6 +9,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.parameter import Parameter
 
 from carm_control import MotionParameters, TrajectoryController, build_controller
+from carm_control.nodes.goal_link import MotionSide
 from carm_control.nodes.trajectory_node import TrajectoryNode, run
 from carm_control.parameters import check_blocked_joint
 from carm_core.errors import CarmError
@@ -18,9 +19,9 @@ from carm_ros.entry import leave
 class MotionNode(TrajectoryNode):
     """Trajectory controller, drives and joint sensors of the simulated C-arm."""
 
-    def __init__(self) -> None:
+    def __init__(self, link: MotionSide) -> None:
         """Start; see ``TrajectoryNode``."""
-        super().__init__("motion_node", MotionParameters)
+        super().__init__("motion_node", MotionParameters, link)
         self.add_on_set_parameters_callback(self._on_parameters)
 
     def _make_controller(self) -> TrajectoryController:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every node that moves the C-arm is to others: a trajectory controller, joint states, state, stop and reset.
 
-The control loop runs on a thread of its own at a fixed rate. It alone moves the arm and publishes what moves;
-action and service callbacks only hand over goals and requests, and wait on other threads.
+The control loop runs on a thread of its own at a fixed rate, on the monotonic clock. It alone moves the arm and
+publishes what moves. Goals are read in another process (``carm_control.nodes.goal_server``): stop, reset and the
+supervisor's permission are all that this process hears.
 """
 
 from __future__ import annotations
@@ -12,105 +13,78 @@ import math
 import sys
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from carm_interfaces.msg import CArmState
-from control_msgs.action import FollowJointTrajectory
-from control_msgs.msg import JointTrajectoryControllerState, SpeedScalingFactor
-from control_msgs.srv import QueryTrajectoryState
+from carm_interfaces.msg import CArmState, MotionPermit
+from control_msgs.msg import JointTrajectoryControllerState
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.action import CancelResponse, GoalResponse
-from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.event_handler import SubscriptionEventCallbacks
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, String
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
-from trajectory_msgs.msg import JointTrajectory
 
 from carm_control import (
-    Acceptance,
     ControllerParameters,
     ErrorCode,
     GoalOutcome,
-    GoalRefusedError,
-    GoalStatus,
     OperatingState,
+    Permit,
     Snapshot,
     TrajectoryController,
 )
 from carm_control.nodes import messages
 from carm_control.nodes.control_loop import ControlLoop, Schedule, raise_process_priority
-from carm_core.errors import ConfigurationError, UnknownNameError
+from carm_control.nodes.goal_link import MotionSide, Setup, fork_goal_side
+from carm_control.nodes.goal_server import CONTROLLER, NAMESPACE, serve
+from carm_core.errors import CarmError, ConfigurationError, UnknownNameError
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.shapes import LinkPoses
 from carm_core.robot.urdf import Variant, urdf
-from carm_ros.messages import seconds
 from carm_ros.node import END_S, OrderlyNode, run_node
 from carm_ros.parameters import declare_parameters
 
-CONTROLLER = "joint_trajectory_controller"
-NAMESPACE = "carm"
-"""Namespace when none is given."""
+PERMIT = "supervisor/permit"
+"""Topic of the supervisor's permission to move."""
 
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-_EXECUTOR_THREADS = 6
+_NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+_EXECUTOR_THREADS = 4
+_DEAF_S = 1.0
+"""The arm holds when the process that serves goals was not heard for this long, s."""
+_CYCLE_S = 0.05
+_LONGEST_REASON = 200
 _CLEARANCE_AGE_S = 0.5
 """A clearance older than this is unknown."""
-_OUTCOMES_KEPT = 32
 _COLLECT_AFTER = 50
 """Full garbage collection after this many partial ones, 7000 new objects each."""
 _SWITCH_INTERVAL_S = 0.0005
 
 
-class _Outcomes:
-    """Ends of goals, handed from the control loop to the threads that wait for them."""
-
-    def __init__(self) -> None:
-        self._arrived = threading.Condition()
-        self._outcomes: OrderedDict[int, GoalOutcome] = OrderedDict()
-        self._closed = False
-
-    def put(self, outcome: GoalOutcome) -> None:
-        """Keep an outcome; of the unclaimed ones only the newest stay."""
-        with self._arrived:
-            self._outcomes[outcome.goal_id] = outcome
-            while len(self._outcomes) > _OUTCOMES_KEPT:
-                self._outcomes.popitem(last=False)
-            self._arrived.notify_all()
-
-    def wait(self, goal_id: int, timeout_s: float) -> GoalOutcome | None:
-        """Return the outcome of a goal, or None when it did not end in time, s."""
-        with self._arrived:
-            self._arrived.wait_for(lambda: self._closed or goal_id in self._outcomes, timeout_s)
-            return self._outcomes.pop(goal_id, None)
-
-    def close(self) -> None:
-        """Wake all waiting threads."""
-        with self._arrived:
-            self._closed = True
-            self._arrived.notify_all()
+class GoalServerLostError(CarmError):
+    """Nobody serves goals any more."""
 
 
 class TrajectoryNode(OrderlyNode):
     """Trajectory controller of a C-arm, whatever moves its joints: everything that others see of it."""
 
-    def __init__(self, name: str, parameters: type[ControllerParameters]) -> None:
+    def __init__(self, name: str, parameters: type[ControllerParameters], link: MotionSide) -> None:
         """Declare parameters and start.
 
         Args:
             name: Name of the node.
             parameters: Its parameters.
+            link: To the process that serves goals.
 
         Raises:
             CarmError: A parameter is not allowed, or what moves the joints cannot be started.
         """
         super().__init__(name, namespace=NAMESPACE)
         self._halted = threading.Event()
+        self._link = link
+        self._cycled_s, self._heard_s, self._deaf_s = time.monotonic(), 0.0, 0.0
         self._settings = declare_parameters(self, parameters)
         self._carm = CArm.from_config(self._settings.carm_config or None)
         self._controller = self._make_controller()
@@ -120,8 +94,6 @@ class TrajectoryNode(OrderlyNode):
         self._snapshot: Snapshot | None = None
         self._published_state: OperatingState | None = None
         self._clearance_m, self._clearance_s = math.nan, -math.inf
-        self._outcomes = _Outcomes()
-        self._accepted: dict[bytes, Acceptance] = {}
         rate = self._settings.control_rate_hz
         self._joint_states_due = Schedule(self._settings.joint_states_rate_hz, rate)
         self._state_due = Schedule(self._settings.state_rate_hz, rate)
@@ -132,12 +104,14 @@ class TrajectoryNode(OrderlyNode):
         self._make_servers()
         self._loop = ControlLoop(rate, self._cycle, self._fail)
         self._loop.start()
+        setup = Setup(self._settings, self._controller.checker, self.called)
+        link.begin(self._controller, setup, lambda: self._snapshot, self.ending.is_set, self._on_link_lost)
 
     def close(self) -> None:
-        """Stop the control loop and release what waits."""
+        """Stop the control loop."""
         self._halted.set()
         self._loop.close()
-        self._outcomes.close()
+        self._link.close()
 
     def started(self) -> None:
         """Leave full garbage collections, which hold up every thread, to the control loop: while the arm rests."""
@@ -153,12 +127,7 @@ class TrajectoryNode(OrderlyNode):
         """Return whether the arm rests and no goal is open."""
         snapshot = self._snapshot
         moves = snapshot is not None and snapshot.state in (OperatingState.MOVING, OperatingState.STOPPING)
-        return (self._halted.is_set() or not moves) and super().has_ended()
-
-    def give_up(self) -> None:
-        """See ``OrderlyNode.give_up``."""
-        self._halted.set()
-        self._outcomes.close()
+        return (self._halted.is_set() or not moves) and not self._link.open_goals
 
     def _make_controller(self) -> TrajectoryController:
         """Create the drives and their controller."""
@@ -184,46 +153,26 @@ class TrajectoryNode(OrderlyNode):
     def _make_servers(self) -> None:
         urgent = MutuallyExclusiveCallbackGroup()
         self.create_service(Trigger, "stop", self._on_stop, callback_group=urgent)
-        self.create_service(Trigger, "reset", self._on_reset, callback_group=urgent)
-        goals = MutuallyExclusiveCallbackGroup()
-        self._action = self.serve_action(
-            FollowJointTrajectory,
-            f"{CONTROLLER}/follow_joint_trajectory",
-            self._execute,
-            goal_callback=self._on_goal,
-            handle_accepted_callback=self._on_accepted,
-            cancel_callback=self._on_cancel,
-            callback_group=goals,
-        )
-        self.create_subscription(
-            JointTrajectory, f"{CONTROLLER}/joint_trajectory", self._on_trajectory, 10, callback_group=goals
-        )
-        self.create_service(QueryTrajectoryState, f"{CONTROLLER}/query_state", self._on_query, callback_group=goals)
-        for durability in (DurabilityPolicy.TRANSIENT_LOCAL, DurabilityPolicy.VOLATILE):
-            self.create_subscription(  # the latched factor of a publisher, and the word of one that latches nothing
-                SpeedScalingFactor,
-                f"{CONTROLLER}/speed_scaling_input",
-                self._on_speed_scaling,
-                QoSProfile(depth=1, durability=durability),
-                callback_group=urgent,
-                event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
-            )
-        self.create_subscription(Float64, "clearance", self._on_clearance, 1)
+        self.create_service(Trigger, "reset", self._on_reset, callback_group=MutuallyExclusiveCallbackGroup())
+        supervision = MutuallyExclusiveCallbackGroup()
+        self.create_subscription(MotionPermit, PERMIT, self._on_permit, _NEWEST, callback_group=supervision)
+        self.create_subscription(Float64, "clearance", self._on_clearance, 1, callback_group=supervision)
+
+    def _on_permit(self, message: MotionPermit) -> None:
+        """Hold the supervisor's permission to move."""
+        self._controller.permits.renew(Permit(message.speed, message.reason[:_LONGEST_REASON]), time.monotonic())
 
     def _on_clearance(self, message: Float64) -> None:
         """Store the last clearance from the agent."""
-        self._clearance_m, self._clearance_s = message.data, self._now_s()
-
-    def _now_s(self) -> float:
-        return float(self.get_clock().now().nanoseconds) * 1e-9
+        self._clearance_m, self._clearance_s = message.data, time.monotonic()
 
     def _cycle(self) -> None:
-        now = self.get_clock().now()
-        now_s, stamp = float(now.nanoseconds) * 1e-9, now.to_msg()
+        now_s, stamp = time.monotonic(), self.get_clock().now().to_msg()
         snapshot = self._controller.step(now_s)
+        self._watch_goal_server(now_s)
         self._snapshot = snapshot
         for outcome in snapshot.outcomes:
-            self._outcomes.put(outcome)
+            self._link.put(outcome)
             self._report(outcome)
         if self._joint_states_due.due(now_s) and self._joints_known():
             position = snapshot.measured.position.tolist()
@@ -246,6 +195,15 @@ class TrajectoryNode(OrderlyNode):
             if resting and gc.get_count()[2] > _COLLECT_AFTER:
                 gc.collect()
 
+    def _watch_goal_server(self, now_s: float) -> None:
+        """Hold the arm when a cancel would not be heard; time in which this loop did not run does not count."""
+        passed, self._cycled_s = now_s - self._cycled_s, now_s
+        heard_s = self._link.heard_s
+        self._deaf_s = 0.0 if heard_s != self._heard_s else self._deaf_s + min(passed, _CYCLE_S)
+        self._heard_s = heard_s
+        if self._deaf_s > _DEAF_S:
+            self._controller.hold(f"goals are not served for {self._deaf_s:.1f} s: a cancel would not be heard")
+
     def _report(self, outcome: GoalOutcome) -> None:
         line = f"goal {outcome.goal_id} {outcome.status.value}: {outcome.message}"
         if outcome.code is ErrorCode.SUCCESSFUL:  # rclpy wants one severity per line of code
@@ -263,6 +221,7 @@ class TrajectoryNode(OrderlyNode):
             "control rate (Hz)": f"{self._settings.control_rate_hz:g}",
             "measured control rate (Hz)": f"{loop.cycles / period_s:.1f}",
             "joint states (Hz)": f"{sent / period_s:.1f}",
+            "real-time priority": "yes" if self._loop.real_time else "no",
             "cycles": str(loop.cycles),
             "missed cycles": str(loop.missed),
             "largest delay (ms)": f"{1e3 * loop.latest_s:.2f}",
@@ -273,8 +232,12 @@ class TrajectoryNode(OrderlyNode):
 
     def _fail(self, error: Exception) -> None:
         self._halted.set()
-        self._outcomes.close()
         self.fail(error)
+
+    def _on_link_lost(self) -> None:
+        self._controller.stop("the process that serves goals ended")
+        self._link.open_goals = 0
+        self.fail(GoalServerLostError("the process that serves goals ended"))
 
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._controller.stop()
@@ -285,99 +248,10 @@ class TrajectoryNode(OrderlyNode):
         response.success, response.message = self._controller.reset()
         return response
 
-    def _on_speed_scaling(self, message: SpeedScalingFactor) -> None:
-        if not self._controller.scale_speed(message.factor):
-            self.get_logger().warning(
-                f"speed scaling factor {message.factor} ignored: it must be a number from 0 (pause) to 1"
-            )
 
-    def _on_query(
-        self, request: QueryTrajectoryState.Request, response: QueryTrajectoryState.Response
-    ) -> QueryTrajectoryState.Response:
-        state, response.message = self._controller.query(seconds(request.time) - self._now_s())
-        response.success, response.name = not response.message, list(self._limits.names)
-        response.position, response.velocity, response.acceleration = (values.tolist() for values in state)
-        return response
-
-    def _on_trajectory(self, message: JointTrajectory) -> None:
-        """Follow the trajectory; an active action goal continues with it, as in joint_trajectory_controller."""
-        answer = self._controller.accept(messages.trajectory_goal(message), self._now_s(), replace=True)
-        if answer.goal_id is None:
-            self.get_logger().error(f"trajectory refused, {answer.code.name}: {answer.message}")
-        elif any(accepted.goal_id == answer.goal_id for accepted in list(self._accepted.values())):
-            self.get_logger().info(f"goal {answer.goal_id} continues with a trajectory received by topic")
-
-    def _on_goal(self, request: FollowJointTrajectory.Goal) -> GoalResponse:
-        if not self._settings.reject_invalid_goals:
-            return GoalResponse.ACCEPT
-        try:
-            answer = self._controller.check(messages.action_goal(request), self._now_s())
-        except GoalRefusedError as refusal:
-            answer = Acceptance(refusal.code, str(refusal))
-        if answer.code is ErrorCode.SUCCESSFUL:
-            return GoalResponse.ACCEPT
-        self.get_logger().error(f"goal rejected, {answer.code.name}: {answer.message}")
-        return GoalResponse.REJECT
-
-    def _on_accepted(self, handle: ServerGoalHandle) -> None:
-        try:
-            answer = self._controller.accept(messages.action_goal(handle.request), self._now_s())
-        except GoalRefusedError as refusal:
-            answer = Acceptance(refusal.code, str(refusal))
-        self._accepted[bytes(handle.goal_id.uuid)] = answer
-        handle.execute()
-
-    def _on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
-        """Accept the cancel, even if the goal is already ending: then it ends as it would have."""
-        answer = self._accepted.get(bytes(handle.goal_id.uuid))
-        if answer is None or answer.goal_id is None:
-            return CancelResponse.REJECT
-        self._controller.cancel(answer.goal_id)
-        return CancelResponse.ACCEPT
-
-    def _execute(self, handle: ServerGoalHandle) -> FollowJointTrajectory.Result:
-        """Wait for the end of a goal on a thread of the executor, and report its progress."""
-        key = bytes(handle.goal_id.uuid)
-        answer = self._accepted[key]
-        try:
-            if answer.goal_id is None:
-                self.get_logger().error(f"goal refused, {answer.code.name}: {answer.message}")
-                handle.abort()
-                return messages.action_result(answer)
-            outcome = self._follow(handle, answer.goal_id)
-        finally:
-            del self._accepted[key]
-        if outcome.status is GoalStatus.SUCCEEDED:
-            handle.succeed()
-        elif outcome.status is GoalStatus.CANCELED and self._cancel_is_known(handle):
-            handle.canceled()
-        else:
-            handle.abort()
-        return messages.action_result(outcome)
-
-    def _follow(self, handle: ServerGoalHandle, goal_id: int) -> GoalOutcome:
-        period_s = 1.0 / self._settings.action_monitor_rate_hz
-        while not self._halted.is_set():
-            outcome = self._outcomes.wait(goal_id, period_s)
-            if outcome is not None:
-                return outcome
-            snapshot = self._snapshot
-            if snapshot is not None and snapshot.goal_id == goal_id:
-                stamp = self.get_clock().now().to_msg()
-                handle.publish_feedback(messages.action_feedback(self._limits.names, snapshot, stamp))
-        return GoalOutcome(goal_id, GoalStatus.ABORTED, ErrorCode.INVALID_GOAL, f"{self.called} ended")
-
-    def _cancel_is_known(self, handle: ServerGoalHandle) -> bool:
-        """Wait for rclpy to enter the canceling state, which follows the return of the cancel callback."""
-        for _ in range(1000):
-            if handle.is_cancel_requested:
-                return True
-            if self._halted.wait(0.001):
-                break
-        return bool(handle.is_cancel_requested)
-
-
-def run(name: str, make_node: Callable[[], TrajectoryNode], arguments: list[str] | None, end_s: float = END_S) -> int:
+def run(
+    name: str, make_node: Callable[[MotionSide], TrajectoryNode], arguments: list[str] | None, end_s: float = END_S
+) -> int:
     """Run a node that moves the arm; see ``carm_ros.node.run_node``.
 
     Args:
@@ -386,7 +260,12 @@ def run(name: str, make_node: Callable[[], TrajectoryNode], arguments: list[str]
         arguments: ROS arguments; None: those of the process.
         end_s: The process is gone this long after the signal, s.
     """
+    link = fork_goal_side(lambda side: serve(side, arguments))
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     raise_process_priority()
     blamed = (ConfigurationError, UnknownNameError)
-    return run_node(name, make_node, arguments, threads=_EXECUTOR_THREADS, bad_input=blamed, end_s=end_s)
+    threads = _EXECUTOR_THREADS
+    try:
+        return run_node(name, lambda: make_node(link), arguments, threads=threads, bad_input=blamed, end_s=end_s)
+    finally:
+        link.close()

@@ -9,14 +9,17 @@ the limits of acceleration and jerk; and ``stop`` latches until ``reset``. A goa
 violation is reported when the arm rests. A fault of the drives latches too: the drives brake by themselves, the
 setpoints follow them, and the goal is aborted. ``docs/motion_controller.md`` lists the differences.
 
-All methods may be called from any thread; ``TrajectoryController.step`` from one.
+A step that comes late in a motion, because the process or the machine was held up, is a fault: the arm decelerates
+from where it is and the stop latches; time that was slept through is never made up for.
+
+All methods may be called from any thread; ``TrajectoryController.step`` from one. Times are monotonic.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -35,6 +38,7 @@ from carm_control.trajectory.goal import (
 from carm_control.trajectory.goal_validation import CheckedGoal, check_goal
 from carm_control.trajectory.hardware import Drives, Measurement
 from carm_control.trajectory.limits import JointLimits
+from carm_control.trajectory.permit import Permit, PermitWatch
 from carm_control.trajectory.spline import State
 from carm_control.trajectory.tolerances import Tolerances, Violation, violated
 from carm_core.robot.kinematics import Joint
@@ -63,7 +67,9 @@ class ControllerSettings:
         limit_tolerance: Fraction by which velocity and acceleration of a goal may exceed their limits.
         blend_s: Time in which a difference at the start is taken up, s.
         max_step_s: Longest step; when the clock runs on further the motion waits, s.
+        longest_gap_s: A later step in a motion is a fault, s.
         rest_timeout_s: How long after its command a joint may take to come to rest, s.
+        permit_timeout_s: Nothing moves without a permit that is not older than this, s; 0: none is needed.
     """
 
     tolerances: Tolerances
@@ -72,7 +78,58 @@ class ControllerSettings:
     limit_tolerance: float = 0.05
     blend_s: float = 0.5
     max_step_s: float = 0.1
+    longest_gap_s: float = 0.1
     rest_timeout_s: float = 1.0
+    permit_timeout_s: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedTrajectory:
+    """A goal that is sound in itself, and how closely it is to be followed.
+
+    Attributes:
+        goal: Its points; the start time is monotonic.
+        tolerances: In force for this goal.
+    """
+
+    goal: CheckedGoal
+    tolerances: Tolerances
+
+
+class GoalChecker:
+    """Checks goals without knowing where the arm is; this takes time for long trajectories, and can run elsewhere."""
+
+    def __init__(self, limits: JointLimits, settings: ControllerSettings) -> None:
+        """Store the rules.
+
+        Args:
+            limits: All joints of the controller.
+            settings: Tolerances and rules.
+        """
+        self.limits, self._settings = limits, settings
+
+    def check(self, goal: TrajectoryGoal, now_s: float, clock_s: float | None = None) -> CheckedTrajectory:
+        """Check a goal.
+
+        Args:
+            goal: As it came in.
+            now_s: Present monotonic time, s.
+            clock_s: Present time on the clock of the goal's start time, s; None: the same.
+
+        Raises:
+            GoalRefusedError: With the code that the client is told.
+        """
+        clock_s = now_s if clock_s is None else clock_s
+        checked = check_goal(
+            goal,
+            self.limits,
+            allow_partial=self._settings.allow_partial_joints_goal,
+            limit_tolerance=self._settings.limit_tolerance,
+            now_s=clock_s,
+        )
+        if checked.stamp_s:
+            checked = replace(checked, stamp_s=checked.stamp_s - clock_s + now_s)
+        return CheckedTrajectory(checked, self._settings.tolerances.for_goal(goal, self.limits))
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +179,8 @@ class TrajectoryController:
             settings: Tolerances and rules.
         """
         self.limits = JointLimits.of(joints)
+        self.checker = GoalChecker(self.limits, settings)
+        self.permits = PermitWatch(settings.permit_timeout_s)
         self._drive, self._settings = drive, settings
         self._lock = threading.RLock()
         self._state = OperatingState.STARTING
@@ -135,44 +194,47 @@ class TrajectoryController:
         self._elapsed_s = 0.0
         self._speed_scaling = 1.0
         self._last_s: float | None = None
+        self._stepped = False
         self._latch_reason = ""
         self._latched = False
 
-    def check(self, goal: TrajectoryGoal, now_s: float) -> Acceptance:
+    def check(self, goal: TrajectoryGoal | CheckedTrajectory, now_s: float) -> Acceptance:
         """Check a goal as ``accept`` does, without executing it.
 
         Args:
-            goal: As it came in.
-            now_s: Present time on the clock of the goal's start time, s.
+            goal: As it came in, or as ``checker`` returned it.
+            now_s: Present time, s.
         """
         try:
-            checked, _ = self._check(goal, now_s)
-            with self._lock:
-                self._plan(checked, now_s)
+            checked = goal if isinstance(goal, CheckedTrajectory) else self.checker.check(goal, now_s)
+            self._plan_unlocked(checked.goal, now_s)
         except GoalRefusedError as refusal:
             return Acceptance(refusal.code, str(refusal))
         return Acceptance(ErrorCode.SUCCESSFUL)
 
-    def accept(self, goal: TrajectoryGoal, now_s: float, *, replace: bool = False) -> Acceptance:
+    def accept(self, goal: TrajectoryGoal | CheckedTrajectory, now_s: float, *, replace: bool = False) -> Acceptance:
         """Follow a trajectory from now on; a goal in execution is aborted.
 
         Args:
-            goal: As it came in.
-            now_s: Present time on the clock of the goal's start time, s.
+            goal: As it came in, or as ``checker`` returned it.
+            now_s: Present time, s.
             replace: Leave the goal in execution alive, with its tolerances: this trajectory takes the place of its own.
 
         Returns:
             The goal's number, or why it is refused; a refused goal changes nothing.
         """
         try:
-            checked, tolerances = self._check(goal, now_s)
+            checked = goal if isinstance(goal, CheckedTrajectory) else self.checker.check(goal, now_s)
+            motion, origin = self._plan_unlocked(checked.goal, now_s)
             with self._lock:
-                motion = self._plan(checked, now_s)
+                if self._motion is not None or not np.array_equal(origin.position, self._origin().position):
+                    motion = self._plan(checked.goal, now_s, self._origin())
+                self._refuse_when_held(now_s)
                 self._drive.realign(self._drive.astray)
                 if not (replace and self._goal is not None and self._ending is None):
                     self._preempt()
                     self._goals += 1
-                    self._goal = _Goal(self._goals, tolerances)
+                    self._goal = _Goal(self._goals, checked.tolerances)
                 assert self._goal is not None
                 self._begin(motion, OperatingState.MOVING, f"following a trajectory of {motion.duration_s:.2f} s")
                 return Acceptance(ErrorCode.SUCCESSFUL, "", self._goal.goal_id)
@@ -190,6 +252,23 @@ class TrajectoryController:
                 return False
             self._end_goal(GoalStatus.CANCELED, ErrorCode.SUCCESSFUL, "canceled; the arm decelerated to rest")
             self._decelerate("canceled")
+            return True
+
+    def hold(self, reason: str, goal_id: int | None = None) -> bool:
+        """Decelerate to rest and abort the goal; nothing latches, and nothing moves again before another goal.
+
+        Args:
+            reason: One line, for the client and the state.
+            goal_id: Only if this goal is in execution; None: whichever is.
+
+        Returns:
+            False when nothing is in execution, or is ending already.
+        """
+        with self._lock:
+            if self._goal is None or self._ending is not None or goal_id not in (None, self._goal.goal_id):
+                return False
+            self._end_goal(GoalStatus.ABORTED, ErrorCode.INVALID_GOAL, f"{reason}; the arm decelerated to rest")
+            self._decelerate(reason)
             return True
 
     def stop(self, reason: str = "stop requested") -> None:
@@ -282,12 +361,18 @@ class TrajectoryController:
             passed = 0.0 if self._last_s is None else now_s - self._last_s
             dt = min(max(passed, 0.0), self._settings.max_step_s)
             self._last_s = now_s
+            permit = self._permit(now_s)
+            if self._state is OperatingState.MOVING:
+                if self._stepped and passed > self._settings.longest_gap_s:
+                    self._catch_gap(passed)
+                elif permit.speed <= 0:
+                    self.hold(permit.reason)
             self._elapsed_s += dt
             if self._state in (OperatingState.STARTING, OperatingState.IDLE):
                 self._message = self._drive.unready
                 self._state = OperatingState.STARTING if self._message else OperatingState.IDLE
             if isinstance(self._motion, Following):
-                self._motion.advance(dt, self._speed_scaling)
+                self._motion.advance(dt, min(self._speed_scaling, self._motion.rate_at_speed(permit.speed)))
                 self._command = self._motion.sample()
             elif self._motion is not None:
                 self._command = self._motion.sample(self._elapsed_s)
@@ -308,38 +393,40 @@ class TrajectoryController:
                 self._supervise(measured)
             elif self._state is OperatingState.STOPPING:
                 self._settle(measured)
+            self._stepped = self._state is OperatingState.MOVING
             outcomes, self._outcomes = tuple(self._outcomes), []
             message = self._message
             if self._state is OperatingState.MOVING and self._speed_scaling < 1:
                 message += f", slowed to {100 * self._speed_scaling:.3g} % of its speed"
+            elif self._state is OperatingState.MOVING and permit.speed < 1:
+                message += f", at most {100 * permit.speed:.0f} % of the joints' velocities: {permit.reason}"
             return Snapshot(
                 now_s, self._state, message, desired, measured, goal_id, elapsed_s, outcomes, trajectory_s, rate
             )
 
-    def _check(self, goal: TrajectoryGoal, now_s: float) -> tuple[CheckedGoal, Tolerances]:
-        """Return the part of the check that takes time and needs no lock."""
-        self._refuse_when_latched()
-        checked = check_goal(
-            goal,
-            self.limits,
-            allow_partial=self._settings.allow_partial_joints_goal,
-            limit_tolerance=self._settings.limit_tolerance,
-            now_s=now_s,
-        )
-        return checked, self._settings.tolerances.for_goal(goal, self.limits)
-
-    def _refuse_when_latched(self) -> None:
+    def _refuse_when_held(self, now_s: float) -> None:
         if self._latched:
             raise GoalRefusedError(ErrorCode.INVALID_GOAL, f"stop is latched ({self._latch_reason}); reset releases it")
         if self._drive.unready:
             raise GoalRefusedError(ErrorCode.INVALID_GOAL, f"not ready: {self._drive.unready}")
+        permit = self._permit(now_s)
+        if permit.speed <= 0:
+            raise GoalRefusedError(ErrorCode.INVALID_GOAL, f"no motion is allowed now: {permit.reason}")
 
-    def _plan(self, checked: CheckedGoal, now_s: float) -> Following:
-        """Join the goal to the present motion; call with the lock held."""
-        self._refuse_when_latched()
+    def _permit(self, now_s: float) -> Permit:
+        return self.permits.judge(now_s) if self._settings.permit_timeout_s else Permit(1.0)
+
+    def _plan_unlocked(self, checked: CheckedGoal, now_s: float) -> tuple[Following, State]:
+        """Join the goal to the present motion without holding up the control loop; return what it starts from, too."""
+        with self._lock:
+            self._refuse_when_held(now_s)
+            origin = self._origin()
+        return self._plan(checked, now_s, origin), origin
+
+    def _plan(self, checked: CheckedGoal, now_s: float, origin: State) -> Following:
+        """Join the goal to a motion."""
         indices = list(checked.indices)
         others = [i for i in range(len(self.limits.names)) if i not in indices]
-        origin = self._origin()
         present = self._motion.rate if isinstance(self._motion, Following) else None
         rate = starting_rate(origin, self.limits, present, self._speed_scaling)
         spline = enter(
@@ -370,6 +457,14 @@ class TrajectoryController:
         self._command = self._origin()
         self._drive.realign(self._drive.astray)
         self._begin(StopProfile(self.limits, self._command), OperatingState.STOPPING, reason)
+
+    def _catch_gap(self, gap_s: float) -> None:
+        """Latch a stop after a gap of the control loop: decelerate from where the joints are and how they move."""
+        reason = f"the control loop was held up for {gap_s:.2f} s (at most {self._settings.longest_gap_s:.2f} s)"
+        everywhere = np.ones(len(self.limits.names), dtype=bool)
+        velocity = self._drive.velocity
+        self._command = State(self._drive.realign(everywhere), velocity, np.zeros_like(velocity))
+        self.stop(reason)
 
     def _end_goal(self, status: GoalStatus, code: ErrorCode, message: str) -> None:
         """Decide how the goal ends; the result is sent when the arm is at rest."""

@@ -55,7 +55,7 @@ class Following:
         """
         self._spline, self._others, self._stop = spline, list(others), stop
         self.indices = list(indices)
-        self._acceleration = limits.acceleration
+        self._acceleration, self._velocity = limits.acceleration, limits.velocity
         self.duration_s = max(spline.duration_s, stop.duration_s)
         self.elapsed_s = self.trajectory_s = 0.0
         self.rate, self._slope = rate, 0.0
@@ -79,6 +79,18 @@ class Following:
         self.trajectory_s += (self.rate + rate) / 2 * dt_s
         self.elapsed_s += dt_s
         self.rate = rate
+
+    def rate_at_speed(self, share: float) -> float:
+        """Return the largest rate, 0 to 1, at which the present velocities stay below a share of their limits.
+
+        Args:
+            share: Of the joints' velocity limits, 0 to 1.
+        """
+        if share >= 1.0:
+            return 1.0
+        velocity = self._spline.sample(self.trajectory_s).velocity
+        fastest = float(np.max(np.abs(velocity) / self._velocity))
+        return 1.0 if fastest <= share else share / fastest
 
     def _allowed(self, slope: float) -> float:
         """Return the change of the rate, 1/s, nearest to a wanted one that the limits of acceleration allow."""

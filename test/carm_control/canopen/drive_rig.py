@@ -80,7 +80,7 @@ class Rig:
 
     def start(self) -> None:
         self.group.connect()
-        self.controller = follow(CARM, ControllerParameters(), self.group, max_step_s=self.timing.max_step_s)
+        self.controller = follow(CARM, ControllerParameters(), self.group)
         self.until(lambda: self.group.phase is Phase.READY)
         self.cycle()
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 
@@ -18,6 +19,8 @@ from carm_control import (
     JointTolerance,
     MotionParameters,
     OperatingState,
+    Permit,
+    PermitWatch,
     Snapshot,
     TrajectoryController,
     TrajectoryGoal,
@@ -361,18 +364,105 @@ def test_tolerance_of_a_goal_replaces_the_default() -> None:
     arm.assert_smooth()
 
 
-def test_arm_does_not_jump_after_a_pause_or_when_the_clock_runs_backwards() -> None:
+def test_a_control_loop_that_was_held_up_decelerates_and_latches_a_stop() -> None:
     arm = Arm()
     arm.go(to(TARGET, 5.0))
     before = arm.step(250)
     arm.now_s += 60.0
     after = arm.step()
-    assert (np.abs(after.desired.position - before.desired.position) <= arm.limits.velocity * 0.1).all()
+    assert after.state is OperatingState.STOPPING
+    assert "held up for 60.01 s" in after.message
+    assert (np.abs(after.desired.position - before.desired.position) <= arm.limits.velocity * 0.02).all()
+    arm.step_until(lambda s: s.state is OperatingState.STOPPED)
+    np.testing.assert_allclose(arm.last.desired.position, before.desired.position, atol=0.05)
+    (outcome,) = arm.outcomes
+    assert outcome.status is GoalStatus.ABORTED
+    assert arm.controller.accept(to(TARGET, 5.0), arm.now_s).goal_id is None
+    assert arm.controller.reset()[0]
+    assert arm.step(100).state is OperatingState.IDLE
+
+
+def test_short_delays_slow_a_motion_down_and_a_clock_that_runs_backwards_does_not_move_it() -> None:
+    arm = Arm()
+    arm.go(to(TARGET, 5.0))
+    before = arm.step(250)
+    arm.now_s += 0.03
+    after = arm.step()
+    assert after.state is OperatingState.MOVING
+    assert (np.abs(after.desired.position - before.desired.position) <= arm.limits.velocity * 0.02).all()
     arm.now_s -= 90.0
-    again = arm.step()
-    np.testing.assert_array_equal(again.desired.position, after.desired.position)
+    np.testing.assert_array_equal(arm.step().desired.position, after.desired.position)
     arm.step_until(idle)
     np.testing.assert_allclose(arm.last.desired.position, TARGET, atol=1e-12)
+
+
+def test_a_pause_at_rest_is_no_fault() -> None:
+    arm = Arm()
+    arm.step(10)
+    arm.now_s += 60.0
+    assert arm.step().state is OperatingState.IDLE
+
+
+def supervised() -> tuple[Arm, Callable[..., Snapshot]]:
+    """An arm that needs permits, and what steps it while a permit of a speed is renewed."""
+    arm = Arm(supervised=True)
+
+    def step(count: int, speed: float, reason: str = "") -> Snapshot:
+        for _ in range(count):
+            arm.controller.permits.renew(Permit(speed, reason), arm.now_s)
+            arm.step()
+        return arm.last
+
+    return arm, step
+
+
+def test_nothing_moves_without_a_permit() -> None:
+    arm, step = supervised()
+    arm.step(10)
+    refused = arm.controller.accept(to(TARGET, 5.0), arm.now_s)
+    assert refused.goal_id is None
+    assert "supervisor" in refused.message
+    step(1, 1.0)
+    arm.go(to(TARGET, 5.0))
+    step(200, 1.0)
+    moving = arm.step(48)
+    assert moving.state is OperatingState.MOVING
+    arm.step(4)
+    assert arm.last.state is OperatingState.STOPPING
+    arm.step_until(idle)
+    (outcome,) = arm.outcomes
+    assert outcome.status is GoalStatus.ABORTED
+    assert "no permission to move for 0.5 s" in outcome.message
+
+
+def test_a_permit_of_no_speed_holds_the_arm_and_a_later_one_does_not_move_it() -> None:
+    arm, step = supervised()
+    step(1, 1.0)
+    arm.go(to(TARGET, 5.0))
+    step(200, 1.0)
+    assert step(1, 0.0, "the patient is near").state is OperatingState.STOPPING
+    rest = step(200, 1.0)
+    assert rest.state is OperatingState.IDLE
+    assert "the patient is near" in arm.outcomes[0].message
+    np.testing.assert_array_equal(step(200, 1.0).desired.position, rest.desired.position)
+
+
+def test_a_permit_limits_the_velocity_and_not_the_share_of_the_plan() -> None:
+    arm, step = supervised()
+    step(1, 1.0)
+    arm.go(to(TARGET, 5.0))
+    shares = []
+    while step(1, 0.1).state is not OperatingState.IDLE:
+        shares.append(np.max(np.abs(arm.last.desired.velocity) / arm.limits.velocity))
+    assert arm.outcomes[0].status is GoalStatus.SUCCEEDED
+    assert 0.09 < max(shares) <= 0.115
+
+
+@pytest.mark.parametrize("speed", [-0.1, 1.1, math.nan, math.inf])
+def test_a_permit_that_is_none_is_not_taken(speed: float) -> None:
+    watch = PermitWatch(0.5)
+    assert not watch.renew(Permit(speed), 1.0)
+    assert watch.judge(1.0).speed == 0.0
 
 
 def test_goals_stops_and_resets_from_many_threads_leave_a_sound_state() -> None:
