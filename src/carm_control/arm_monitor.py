@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_control import OperatingState
+from carm_control import OperatingState, Permit, PermitWatch
 from carm_core.parameters import FRAME_PREFIX, parameter
 from carm_core.robot.kinematics import CArm
 
@@ -44,6 +44,12 @@ class StateParameters:
     stopped_velocity_rad_s: float = parameter(
         0.005, "a rotary joint below this velocity is at rest", unit="rad/s", lower=1e-5, upper=0.5
     )
+    supervised: bool = parameter(
+        False, "cancel goals unless the supervisor renews its permission; true in the launch files", read_only=True
+    )
+    permit_timeout_s: float = parameter(
+        0.5, "a permission is void if it is not renewed for this long", unit="s", lower=0.1, upper=5.0, read_only=True
+    )
     publish_description: bool = parameter(
         True, "publish robot_description and /tf; false if robot_state_publisher does", read_only=True
     )
@@ -61,6 +67,7 @@ class ArmMonitor:
         """
         self._carm = carm
         self.settings = settings
+        self.permits = PermitWatch(settings.permit_timeout_s)
         self.positions: NDArray[np.float64] | None = None
         self._velocities = np.zeros(len(carm.joints))
         self._seen_s = -math.inf
@@ -96,10 +103,13 @@ class ArmMonitor:
         self._latched = ""
         return True, "ready"
 
-    @property
-    def must_cancel(self) -> bool:
-        """Whether the controller has goals that a stop forbids."""
-        return bool(self._latched) and self._goals
+    def permit(self, now_s: float) -> Permit:
+        """Return how fast the arm may move now, and why not faster."""
+        return self.permits.judge(now_s) if self.settings.supervised else Permit(1.0)
+
+    def must_cancel(self, now_s: float) -> bool:
+        """Return whether the controller has goals that a stop, or the supervisor, forbids."""
+        return self._goals and (bool(self._latched) or self.permit(now_s).speed <= 0)
 
     @property
     def _moves(self) -> bool:
@@ -120,4 +130,7 @@ class ArmMonitor:
         if self._latched:
             moving = self._goals or self._moves
             return (OperatingState.STOPPING if moving else OperatingState.STOPPED), self._latched
-        return (OperatingState.MOVING if self._goals or self._moves else OperatingState.IDLE), ""
+        permit = self.permit(now_s)
+        if not (self._goals or self._moves):
+            return OperatingState.IDLE, ""
+        return (OperatingState.MOVING if permit.speed > 0 else OperatingState.STOPPING), permit.reason

@@ -6,6 +6,7 @@ The node has the name that the controller has under ros2_control, ``joint_trajec
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -95,7 +96,7 @@ class GoalServer(OrderlyNode):
         self._checked: tuple[Any, CheckedTrajectory] | None = None
         self._halted, self._asks = threading.Event(), threading.Event()
         self._motion_ends = False
-        self._beat_s = time.monotonic()
+        self._beat_s, self._asking = math.inf, False
         self._trust_s = 0.0
         self._heartbeats = HeartbeatMonitor(self, self._settings.heartbeat_timeout_s, MutuallyExclusiveCallbackGroup())
         goals = MutuallyExclusiveCallbackGroup()
@@ -151,8 +152,9 @@ class GoalServer(OrderlyNode):
         now_s = time.monotonic()
         if now_s - self._beat_s > MOST_DELAY_S:
             self._trust_s = now_s + MOST_DELAY_S
-        self._beat_s = now_s
+        self._asking = True
         progress = self._link.progress(len(self._accepted))
+        self._beat_s, self._asking = time.monotonic(), False
         self._snapshot, self._motion_ends = progress.snapshot, progress.ending
         for outcome in progress.outcomes:
             self._outcomes.put(outcome)
@@ -162,9 +164,12 @@ class GoalServer(OrderlyNode):
                 self._link.hold(silence, answer.goal_id)
 
     def _was_held_up(self) -> bool:
-        """Return whether what comes now may have waited for long while this process was held up."""
+        """Return whether what comes now may have waited for long while this process was held up.
+
+        While the process that moves the arm is held up this one is not; what waits for it is refused over there.
+        """
         now_s = time.monotonic()
-        return now_s < self._trust_s or now_s - self._beat_s > MOST_DELAY_S
+        return now_s < self._trust_s or (not self._asking and now_s - self._beat_s > MOST_DELAY_S)
 
     def _clock_s(self) -> float:
         return float(self.get_clock().now().nanoseconds) * 1e-9

@@ -28,13 +28,21 @@ from carm_control import (
     TrajectoryGoal,
     TrajectoryPoint,
 )
+from carm_control.trajectory.goal import MOST_POINTS
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.shapes import LinkPose
 from carm_ros.messages import diagnostics, duration_message, seconds
 
 
 def trajectory_goal(message: JointTrajectory) -> TrajectoryGoal:
-    """Read a trajectory; it is not judged here."""
+    """Read a trajectory; only its length is judged here, before anything is made of it.
+
+    Raises:
+        GoalRefusedError: It has too many points.
+    """
+    if len(message.points) > MOST_POINTS:
+        reason = f"the trajectory has {len(message.points)} points; at most {MOST_POINTS} are accepted"
+        raise GoalRefusedError(ErrorCode.INVALID_GOAL, reason)
     points = tuple(
         TrajectoryPoint(
             seconds(p.time_from_start),
@@ -49,10 +57,10 @@ def trajectory_goal(message: JointTrajectory) -> TrajectoryGoal:
 
 
 def action_goal(message: FollowJointTrajectory.Goal) -> TrajectoryGoal:
-    """Read the goal of an action; it is not judged here.
+    """Read the goal of an action; only its length is judged here.
 
     Raises:
-        GoalRefusedError: It asks for planar or floating joints, which the C-arm has not.
+        GoalRefusedError: It is too long, or asks for planar or floating joints, which the C-arm has not.
     """
     multi = message.multi_dof_trajectory
     if multi.joint_names or multi.points or message.component_path_tolerance or message.component_goal_tolerance:

@@ -2,7 +2,8 @@
 """State node: ``state``, ``stop``, ``reset``, ``/tf``, ``robot_description`` for motors with a controller of their own.
 
 It watches joint states and the goals of any FollowJointTrajectory server. Stop cancels all its goals, and those that
-come until ``reset``; so does an end of the joint states, and the end of this node.
+come until ``reset``; so does an end of the joint states, and the end of this node. Without the supervisor's permission
+goals are canceled too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 import numpy as np
 from action_msgs.msg import GoalStatus, GoalStatusArray
 from action_msgs.srv import CancelGoal
-from carm_interfaces.msg import CArmState
+from carm_interfaces.msg import CArmState, MotionPermit
+from control_msgs.msg import SpeedScalingFactor
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Point
 from rcl_interfaces.msg import SetParametersResult
@@ -26,9 +28,10 @@ from std_msgs.msg import Float64, String
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 
-from carm_control import JointLimits, OperatingState
+from carm_control import JointLimits, OperatingState, Permit
 from carm_control.arm_monitor import ArmMonitor, StateParameters
 from carm_control.nodes import messages
+from carm_control.nodes.permits import LONGEST_REASON, NEWEST, PERMIT
 from carm_core.parameters import updated_parameters
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.shapes import LinkPoses
@@ -76,6 +79,9 @@ class StateNode(OrderlyNode):
         self.create_subscription(GoalStatusArray, f"{action}/status", self._on_goals, qos_profile_action_status_default)
         self.create_subscription(JointState, "joint_states", self._on_joints, 10)
         self.create_subscription(Float64, "clearance", self._on_clearance, 1)
+        self.create_subscription(MotionPermit, PERMIT, self._on_permit, NEWEST)
+        self._scaling = self.create_publisher(SpeedScalingFactor, f"{self._settings.controller}/speed_scaling_input", 1)
+        self._scaled = 1.0
         self.create_service(Trigger, "stop", self._on_stop)
         self.create_service(Trigger, "reset", self._on_reset)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # a paused simulation must not pause the supervision
@@ -113,11 +119,22 @@ class StateNode(OrderlyNode):
 
     def _on_goals(self, message: GoalStatusArray) -> None:
         self._monitor.goals(any(status.status in _ACTIVE for status in message.status_list))
-        if self._monitor.must_cancel:
+        if self._monitor.must_cancel(time.monotonic()):
             self.cancel_all()
 
     def _on_clearance(self, message: Float64) -> None:
         self._clearance_m, self._clearance_s = message.data, time.monotonic()
+
+    def _on_permit(self, message: MotionPermit) -> None:
+        """Hold the supervisor's permission; cancel what it forbids, slow down what it slows, where that is possible."""
+        now_s = time.monotonic()
+        self._monitor.permits.renew(Permit(message.speed, message.reason[:LONGEST_REASON]), now_s)
+        if self._monitor.must_cancel(now_s):
+            self.cancel_all()
+        speed = self._monitor.permit(now_s).speed
+        if speed > 0 and (speed < 1 or self._scaled < 1):
+            self._scaled = speed
+            self._scaling.publish(SpeedScalingFactor(factor=speed))
 
     def cancel_all(self) -> None:
         """Ask the controller to cancel every goal."""
@@ -168,7 +185,7 @@ class StateNode(OrderlyNode):
         """Publish what the arm is doing; cancel what a stop forbids."""
         now_s = time.monotonic()
         state, reason = self._monitor.judge(now_s)
-        if self._monitor.must_cancel:
+        if self._monitor.must_cancel(time.monotonic()):
             self.cancel_all()
         if state is not self._state and state in (OperatingState.FAULT, OperatingState.STOPPED):
             self.get_logger().warning(f"{state.name.lower()}: {reason}")

@@ -20,7 +20,7 @@ from carm_interfaces.msg import CArmState, MotionPermit
 from control_msgs.msg import JointTrajectoryControllerState
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, String
 from std_srvs.srv import Trigger
@@ -39,6 +39,7 @@ from carm_control.nodes import messages
 from carm_control.nodes.control_loop import ControlLoop, Schedule, raise_process_priority
 from carm_control.nodes.goal_link import MotionSide, Setup, fork_goal_side
 from carm_control.nodes.goal_server import CONTROLLER, NAMESPACE, serve
+from carm_control.nodes.permits import LONGEST_REASON, NEWEST, PERMIT
 from carm_core.errors import CarmError, ConfigurationError, UnknownNameError
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.shapes import LinkPoses
@@ -46,16 +47,11 @@ from carm_core.robot.urdf import Variant, urdf
 from carm_ros.node import END_S, OrderlyNode, run_node
 from carm_ros.parameters import declare_parameters
 
-PERMIT = "supervisor/permit"
-"""Topic of the supervisor's permission to move."""
-
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-_NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 _EXECUTOR_THREADS = 4
 _DEAF_S = 1.0
 """The arm holds when the process that serves goals was not heard for this long, s."""
 _CYCLE_S = 0.05
-_LONGEST_REASON = 200
 _CLEARANCE_AGE_S = 0.5
 """A clearance older than this is unknown."""
 _COLLECT_AFTER = 50
@@ -155,12 +151,12 @@ class TrajectoryNode(OrderlyNode):
         self.create_service(Trigger, "stop", self._on_stop, callback_group=urgent)
         self.create_service(Trigger, "reset", self._on_reset, callback_group=MutuallyExclusiveCallbackGroup())
         supervision = MutuallyExclusiveCallbackGroup()
-        self.create_subscription(MotionPermit, PERMIT, self._on_permit, _NEWEST, callback_group=supervision)
+        self.create_subscription(MotionPermit, PERMIT, self._on_permit, NEWEST, callback_group=supervision)
         self.create_subscription(Float64, "clearance", self._on_clearance, 1, callback_group=supervision)
 
     def _on_permit(self, message: MotionPermit) -> None:
         """Hold the supervisor's permission to move."""
-        self._controller.permits.renew(Permit(message.speed, message.reason[:_LONGEST_REASON]), time.monotonic())
+        self._controller.permits.renew(Permit(message.speed, message.reason[:LONGEST_REASON]), time.monotonic())
 
     def _on_clearance(self, message: Float64) -> None:
         """Store the last clearance from the agent."""

@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which nodes and settings the launch arguments of the three graphs ask for, and what an arm's monitor says."""
+"""Which nodes and settings the launch arguments of the three graphs ask for."""
 
-import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
 from carm_bringup.graph import description as graph
 from carm_bringup.graph import launcher
-from carm_control import OperatingState
-from carm_control.arm_monitor import ArmMonitor, StateParameters
 from carm_core.paths import config_file
 from carm_core.robot.kinematics import JOINT_NAMES, CArm
 
@@ -191,56 +187,3 @@ def test_controllers_are_those_of_the_arm() -> None:
         assert constraints[joint.name]["trajectory"] == motion[f"path_tolerance_{joint.unit}"]
         assert constraints[joint.name]["goal"] == motion[f"goal_tolerance_{joint.unit}"]
         assert constraints[joint.name]["max_deceleration_on_cancel"] == pytest.approx(joint.acceleration, rel=1e-4)
-
-
-class TestArmMonitor:
-    def monitor(self) -> ArmMonitor:
-        return ArmMonitor(CARM, StateParameters())
-
-    def test_starts_unknown_then_rests_then_moves(self) -> None:
-        monitor = self.monitor()
-        assert monitor.judge(0.0)[0] is OperatingState.STARTING
-        monitor.observe(CARM.home, np.zeros(6), 1.0)
-        assert monitor.judge(1.1)[0] is OperatingState.IDLE
-        monitor.observe(CARM.home, np.array([0.0, 0.003, 0, 0, 0, 0]), 1.2)
-        assert monitor.judge(1.2)[0] is OperatingState.MOVING
-        monitor.observe(CARM.home, np.array([0.0, 0, 0, 0, 0, 0.004]), 1.3)
-        assert monitor.judge(1.3)[0] is OperatingState.IDLE
-        monitor.goals(True)
-        assert monitor.judge(1.3)[0] is OperatingState.MOVING
-        assert not monitor.must_cancel
-
-    def test_stop_latches_until_a_reset_at_rest(self) -> None:
-        monitor = self.monitor()
-        monitor.observe(CARM.home, np.zeros(6), 0.0)
-        monitor.goals(True)
-        monitor.stop("stop was pressed")
-        monitor.stop("again")
-        assert monitor.must_cancel
-        assert monitor.judge(0.1) == (OperatingState.STOPPING, "stop was pressed")
-        assert not monitor.reset(0.1)[0]
-        monitor.goals(False)
-        assert monitor.judge(0.1) == (OperatingState.STOPPED, "stop was pressed")
-        monitor.goals(True)  # somebody sends another goal
-        assert monitor.must_cancel
-        monitor.goals(False)
-        assert monitor.reset(0.2) == (True, "ready")
-        assert monitor.judge(0.2)[0] is OperatingState.IDLE
-
-    def test_silence_of_the_joints_stops_and_stays_stopped(self) -> None:
-        monitor = self.monitor()
-        monitor.observe(CARM.home, np.zeros(6), 0.0)
-        monitor.goals(True)
-        assert monitor.judge(0.6)[0] is OperatingState.FAULT
-        assert monitor.must_cancel
-        assert not monitor.reset(0.7)[0]
-        monitor.goals(False)
-        monitor.observe(CARM.home, np.zeros(6), 0.8)
-        assert monitor.judge(0.8)[0] is OperatingState.STOPPED
-        assert monitor.reset(0.8)[0]
-
-    def test_reset_before_anything_is_known(self) -> None:
-        monitor = self.monitor()
-        assert monitor.reset(math.inf) == (True, "no stop was latched")
-        monitor.stop("x")
-        assert not monitor.reset(0.0)[0]

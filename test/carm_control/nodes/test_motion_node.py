@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 import rclpy
 from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Time
-from carm_interfaces.msg import CArmState
+from carm_interfaces.msg import CArmState, GoalHeartbeat, MotionPermit
 from control_msgs.action import FollowJointTrajectory
 from control_msgs.msg import JointTrajectoryControllerState, SpeedScalingFactor
 from control_msgs.srv import QueryTrajectoryState
@@ -29,13 +31,14 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+from unique_identifier_msgs.msg import UUID
 
 from carm_core.robot.controller_log import ControllerLog
 from carm_ros.messages import duration_message, seconds
@@ -61,7 +64,7 @@ class Client:
         self.executor.add_node(self.node)
         self.heard: dict[str, list[Any]] = {}
         for kind, topic, qos in (
-            (JointState, "joint_states", 10),
+            (JointState, "joint_states", 500),
             (CArmState, "state", LATCHED),
             (String, "robot_description", LATCHED),
             (TFMessage, "/tf", 10),
@@ -106,7 +109,7 @@ class Client:
         self.until(client.service_is_ready, f"service {service}")
         return self.wait(client.call_async(Trigger.Request()), f"answer of {service}")
 
-    def set_parameter(self, name: str, value: str) -> Any:
+    def set_parameter(self, name: str, value: Any) -> Any:
         client = self.node.create_client(SetParameters, "motion_node/set_parameters")
         self.until(client.service_is_ready, "parameter service")
         request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
@@ -345,35 +348,122 @@ def test_bad_parameter_is_one_line_and_exit_code_2(
     assert len(output.strip().splitlines()) == 1
 
 
-def test_simulated_time_drives_the_motion(ros_domain: int, spawn: Callable[..., subprocess.Popen[str]]) -> None:
+def test_simulated_time_stamps_messages_and_drives_nothing(
+    ros_domain: int, spawn: Callable[..., subprocess.Popen[str]]
+) -> None:
     spawn((*NODE, "--ros-args", "-p", "use_sim_time:=true"))
     client = Client(ros_domain)
     clock = client.node.create_publisher(Clock, "/clock", 10)
-    now_s = 50.0
-
-    def tick() -> None:
-        nonlocal now_s
-        now_s += 0.01
-        clock.publish(Clock(clock=Time(sec=int(now_s), nanosec=round(now_s % 1 * 1e9) % 10**9)))
-
-    def ticking(condition: Callable[[], Any]) -> Callable[[], Any]:
-        return lambda: (tick(), condition())[1]
-
     client.until(client.action.server_is_ready, "action server")
-    client.until(ticking(lambda: client.heard["joint_states"] and stamp(client) > 50.0), "simulated stamp")
-    handle = client.send(move(2.0, cart_longitudinal=0.05))
+    client.until(
+        lambda: (
+            clock.publish(Clock(clock=Time(sec=50))),
+            client.heard["joint_states"] and stamp(client) == 50.0,
+        )[1],
+        "simulated stamp",
+    )
+    assert client.end_of(client.send(move(2.0, cart_longitudinal=0.05)))[0] == GoalStatus.STATUS_SUCCEEDED
+    assert client.positions()[0] == pytest.approx(0.05, abs=1e-3)
+    assert stamp(client) == 50.0
+    answer = client.set_parameter("use_sim_time", False)
+    assert not answer.successful
+    assert "cannot change while the node runs" in answer.reason
+    client.close()
+
+
+def test_a_node_that_was_held_up_in_a_motion_decelerates_and_stays(
+    client: Client, process: subprocess.Popen[str]
+) -> None:
+    for stop in (False, True):
+        start = client.positions()[0]
+        handle = client.send(move(8.0, cart_longitudinal=0.3 if start < 0.1 else -0.3))
+        client.until(lambda: abs(client.latest("joint_states").velocity[0]) > 0.03, "motion")
+        process.send_signal(signal.SIGSTOP)
+        before, began_s = client.positions()[0], time.monotonic()
+        asked = client.node.create_client(Trigger, "stop").call_async(Trigger.Request()) if stop else None
+        client.until(lambda began_s=began_s: time.monotonic() > began_s + 0.7, "time")
+        process.send_signal(signal.SIGCONT)
+        state = client.await_state(OperatingState.STOPPED)
+        assert "held up for 0." in state.message
+        assert abs(client.positions()[0] - before) < 0.06  # v/a and a/j: 45 mm from 0.1 m/s
+        status, result = client.end_of(handle)
+        assert status == GoalStatus.STATUS_ABORTED
+        assert "held up" in result.error_string
+        if asked is not None:
+            assert client.wait(asked, "answer to stop").success
+        assert client.call("reset").success
+        client.await_state(OperatingState.IDLE)
+
+
+def test_a_renewed_goal_ends_when_its_client_falls_silent(client: Client) -> None:
+    sender = client.node.create_publisher(GoalHeartbeat, "goal_heartbeat", 10)
+    client.until(lambda: sender.get_subscription_count() > 0, "listener")
+    key = list(range(16))
+    goal = FollowJointTrajectory.Goal(trajectory=move(8.0, cart_longitudinal=0.3))
+    handle = client.wait(client.action.send_goal_async(goal, goal_uuid=UUID(uuid=key)), "answer to the goal")
     end = handle.get_result_async()
-    started_s = now_s
-    client.until(ticking(lambda: now_s > started_s + 1.0), "a second")
-    frozen_s = now_s
-    client.until(lambda: client.latest("state").state == CArmState.STATE_MOVING, "motion")
-    for _ in range(10):
-        client.executor.spin_once(timeout_sec=0.05)
+
+    def renew() -> float:
+        sender.publish(GoalHeartbeat(goal_id=key, client="the tester"))
+        return float(client.latest("joint_states").velocity[0])
+
+    began_s = time.monotonic()
+    client.until(lambda: renew() > 0.03 and time.monotonic() > began_s + 1.0, "motion")
     assert not end.done()
-    assert stamp(client) <= frozen_s + 1e-6
-    client.until(ticking(end.done), "result")
-    assert end.result().result.error_code == Result.SUCCESSFUL
-    assert now_s - started_s > 1.7  # clock messages may be under way when the goal arrives
+    result = client.wait(end, "end").result
+    assert "the tester has not renewed its goal" in result.error_string
+    client.await_state(OperatingState.IDLE)
+
+
+def test_an_enormous_goal_holds_up_neither_motion_nor_stop(client: Client) -> None:
+    handle = client.send(move(30.0, cart_longitudinal=0.5))
+    client.until(lambda: client.latest("joint_states").velocity[0] > 0.003, "motion")
+    point = JointTrajectoryPoint(positions=[0.0] * 6, time_from_start=duration_message(1.0))
+    trajectory = JointTrajectory(joint_names=list(CARM.joint_names), points=[point] * 100_000)
+    heard = len(client.heard["joint_states"])
+    refused = client.action.send_goal_async(FollowJointTrajectory.Goal(trajectory=trajectory))
+    answer = client.wait(refused, "answer to the enormous goal")
+    assert not answer.accepted
+    stamps = [seconds(message.header.stamp) for message in client.heard["joint_states"][heard:]]
+    assert len(stamps) > 5
+    assert max(np.diff(stamps)) < 0.15
+    assert client.call("stop").success
+    assert client.end_of(handle)[0] == GoalStatus.STATUS_ABORTED
+
+
+def test_the_arm_stops_when_the_process_that_serves_goals_dies(client: Client, process: subprocess.Popen[str]) -> None:
+    client.send(move(8.0, cart_longitudinal=0.3))
+    client.until(lambda: client.latest("joint_states").velocity[0] > 0.03, "motion")
+    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    client.until(lambda: process.poll() is not None, "end of the node")
+    assert process.returncode == 1
+    velocity = np.array([message.velocity[0] for message in client.heard["joint_states"]])
+    assert abs(velocity[-1]) < 2e-3
+    assert np.diff(velocity).min() > -1.5 * CARM.joints[0].acceleration * 0.04
+
+
+def test_nothing_moves_without_the_supervisors_permission(
+    ros_domain: int, spawn: Callable[..., subprocess.Popen[str]]
+) -> None:
+    spawn((*NODE, "--ros-args", "-p", "supervised:=true"))
+    client = Client(ros_domain)
+    permits = client.node.create_publisher(
+        MotionPermit, "supervisor/permit", QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    )
+    client.until(client.action.server_is_ready, "action server")
+    client.await_state(OperatingState.IDLE)
+    assert "supervisor gives no permission" in client.rejected(move(4.0, cart_longitudinal=0.1))
+    permits_from = client.node.create_timer(0.04, lambda: permits.publish(MotionPermit(speed=1.0)))
+    heard = len(client.heard["state"])
+    client.until(lambda: len(client.heard["state"]) > heard + 3, "permits under way")
+    handle = client.send(move(4.0, cart_longitudinal=0.1))
+    client.until(lambda: client.latest("joint_states").velocity[0] > 0.02, "motion")
+    permits_from.cancel()
+    status, result = client.end_of(handle)
+    assert status == GoalStatus.STATUS_ABORTED
+    assert "no permission to move for 0.5 s" in result.error_string
+    client.await_state(OperatingState.IDLE)
     client.close()
 
 
