@@ -36,7 +36,12 @@ class StateParameters:
         10.0, "rate of `state` and of the supervision", unit="Hz", lower=2.0, upper=100.0, read_only=True
     )
     joint_states_timeout_s: float = parameter(
-        0.5, "stop everything if no joint states arrive for this long", unit="s", lower=0.05, upper=10.0
+        0.5,
+        "stop everything if no joint states arrive for this long",
+        unit="s",
+        lower=0.05,
+        upper=10.0,
+        guard="lower_is_tighter",
     )
     stopped_velocity_m_s: float = parameter(
         0.002, "a linear joint below this velocity is at rest", unit="m/s", lower=1e-5, upper=0.1

@@ -6,6 +6,8 @@ A field carries its description, unit and range::
     @dataclass(frozen=True)
     class Parameters:
         rate_hz: float = parameter(0.0, "fluoroscopy rate", unit="Hz", lower=0.0, upper=30.0)
+
+A field that guards people has a ``guard``: while the node runs, it can be tightened but not loosened.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from carm_core.errors import ConfigurationError
@@ -22,6 +24,16 @@ T = TypeVar("T")
 
 FRAME_PREFIX = r"([A-Za-z][A-Za-z0-9_]*(/[A-Za-z0-9_]+)*/?)?"
 """Pattern of the parameter ``frame_prefix``: what stands before the frame ids of an arm, such as ``left_arm/``."""
+
+Loosens = Callable[[Any, Any], bool]
+"""Tells whether a change from an old to a new value of a parameter loosens what it guards."""
+GUARDS: dict[str, Loosens] = {
+    "lower_is_tighter": lambda old, new: bool(new > old),
+    "higher_is_tighter": lambda old, new: bool(new < old),
+    "true_is_tighter": lambda old, new: bool(old and not new),
+    "false_is_tighter": lambda old, new: bool(new and not old),
+}
+"""Names of guards, for ``parameter``."""
 
 
 def parameter(
@@ -33,6 +45,7 @@ def parameter(
     upper: float | None = None,
     pattern: str = "",
     read_only: bool = False,
+    guard: str | Loosens = "",
 ) -> Any:
     """Declare a dataclass field that is a node parameter.
 
@@ -44,6 +57,8 @@ def parameter(
         upper: Largest value allowed.
         pattern: Regular expression that the whole of a text must match; empty: any text.
         read_only: Cannot change while the node runs.
+        guard: The parameter guards people: while the node runs it may only be tightened. A key of ``GUARDS``, or a
+            function that tells whether a change loosens it; empty: it guards nothing.
     """
     metadata = {
         "description": description,
@@ -52,6 +67,7 @@ def parameter(
         "upper": upper,
         "pattern": pattern,
         "read_only": read_only,
+        "guard": GUARDS[guard] if isinstance(guard, str) and guard else guard or None,
     }
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
@@ -89,7 +105,7 @@ def check_parameter(cls: type[Any], name: str, value: Any) -> str:
 
 
 def updated_parameters(settings: T, changes: Iterable[Any]) -> tuple[T, str]:
-    """Apply changes to a node's parameters, all or none.
+    """Apply changes to a running node's parameters, all or none. Those that guard can only be tightened.
 
     Args:
         settings: Instance of a parameter dataclass.
@@ -115,6 +131,23 @@ def updated_parameters(settings: T, changes: Iterable[Any]) -> tuple[T, str]:
             return settings, reason
         values[name] = value
     try:
-        return dataclasses.replace(settings, **values), ""  # type: ignore[type-var]
+        updated = dataclasses.replace(settings, **values)  # type: ignore[type-var]
     except ConfigurationError as error:
         return settings, str(error)
+    for name in values:
+        loosens, old, new = fields[name].metadata.get("guard"), getattr(settings, name), getattr(updated, name)
+        if loosens and new != old and loosens(old, new):
+            return settings, f"{name} = {new!r} is looser than {old!r}: it can be loosened only when the node starts"
+    return updated, ""
+
+
+def guard_changes(old: T, new: T) -> list[str]:
+    """Return a line with the old and the new value for each parameter that guards and has changed.
+
+    Args:
+        old: Instance of a parameter dataclass.
+        new: Another one of the same class.
+    """
+    guards = [field.name for field in dataclasses.fields(old) if field.metadata.get("guard")]  # type: ignore[arg-type]
+    pairs = [(name, getattr(old, name), getattr(new, name)) for name in guards]
+    return [f"{name} is now {after!r}, was {before!r}" for name, before, after in pairs if before != after]

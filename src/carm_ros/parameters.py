@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from carm_core.errors import ConfigurationError
-from carm_core.parameters import check_parameter, parameter_defaults
+from carm_core.parameters import check_parameter, guard_changes, parameter_defaults, updated_parameters
 
 T = TypeVar("T")
 
@@ -49,6 +50,40 @@ def declare_parameters(node: Any, cls: type[T]) -> T:
         node.set_descriptor(name, descriptor)
         values[name] = value
     return cls(**values)
+
+
+def follow_parameters(
+    node: Any, settings: T, take: Callable[[T], None], refusal: Callable[[T], str] | None = None
+) -> None:
+    """Take over changes of a node's parameters while it runs; those that guard can only be tightened, and are logged.
+
+    Args:
+        node: An ``rclpy`` node, which has declared the parameters of ``settings``.
+        settings: What it was started with.
+        take: Takes over new settings; called once they are accepted.
+        refusal: Returns in one line why new settings are not accepted now, empty when they are.
+    """
+    from rcl_interfaces.msg import SetParametersResult
+
+    now = settings
+
+    def check(changes: list[Any]) -> SetParametersResult:
+        new, reason = updated_parameters(now, changes)
+        reason = reason or (refusal(new) if refusal is not None and new != now else "")
+        return SetParametersResult(successful=not reason, reason=reason)
+
+    def apply(changes: list[Any]) -> None:
+        nonlocal now
+        new, reason = updated_parameters(now, changes)
+        if reason or new == now:
+            return
+        for line in guard_changes(now, new):
+            node.get_logger().warning(f"parameter {line} (by a request over the network; ROS does not tell whose)")
+        now = new
+        take(new)
+
+    node.add_on_set_parameters_callback(check)
+    node.add_post_set_parameters_callback(apply)
 
 
 def _ranges(default: Any, lower: float | None, upper: float | None) -> dict[str, Any]:

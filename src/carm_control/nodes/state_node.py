@@ -19,9 +19,7 @@ from carm_interfaces.msg import CArmState, MotionPermit
 from control_msgs.msg import SpeedScalingFactor
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Point
-from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_action_status_default
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, String
@@ -32,13 +30,12 @@ from carm_control import JointLimits, OperatingState, Permit
 from carm_control.arm_monitor import ArmMonitor, StateParameters
 from carm_control.nodes import messages
 from carm_control.nodes.permits import LONGEST_REASON, NEWEST, PERMIT
-from carm_core.parameters import updated_parameters
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.shapes import LinkPoses
 from carm_core.robot.urdf import Variant, urdf
 from carm_ros.entry import leave
 from carm_ros.node import OrderlyNode, run_node
-from carm_ros.parameters import declare_parameters
+from carm_ros.parameters import declare_parameters, follow_parameters
 
 NAMESPACE = "carm"
 """Namespace when none is given."""
@@ -87,7 +84,7 @@ class StateNode(OrderlyNode):
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # a paused simulation must not pause the supervision
         self.create_timer(1.0 / self._settings.state_rate_hz, self._watch, clock=steady)
         self.create_timer(1.0, self._publish_diagnostics, clock=steady)
-        self.add_on_set_parameters_callback(self._on_parameters)
+        follow_parameters(self, self._settings, self._take_over)
 
     def _describe(self) -> None:
         description = urdf(self._carm, Variant(frame_prefix=self._settings.frame_prefix))
@@ -174,12 +171,8 @@ class StateNode(OrderlyNode):
         response.success, response.message = self._monitor.reset(time.monotonic())
         return response
 
-    def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
-        settings, reason = updated_parameters(self._settings, parameters)
-        if reason:
-            return SetParametersResult(successful=False, reason=reason)
+    def _take_over(self, settings: StateParameters) -> None:
         self._settings = self._monitor.settings = settings
-        return SetParametersResult(successful=True)
 
     def _watch(self) -> None:
         """Publish what the arm is doing; cancel what a stop forbids."""
