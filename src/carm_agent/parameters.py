@@ -82,6 +82,12 @@ class AgentParameters:
         "", "folder for the transcripts of that model's tasks; empty: transcripts/ in the cache folder", read_only=True
     )
 
+    surface_source: str = parameter(
+        "xray_node", "node whose patient_surface is trusted; empty: any, if it is the only one", read_only=True
+    )
+    accept_smaller_surface: bool = parameter(
+        False, "a patient_surface that shows less than the one before takes its place", read_only=True
+    )
     patient_margin_m: float = parameter(
         0.02, "added around the patient's surface", unit="m", lower=0.0, upper=0.2, read_only=True
     )

@@ -21,3 +21,8 @@ def drive_node() -> NoReturn:
 def state_node() -> NoReturn:
     """Run the state node."""
     run("carm_control.nodes.state_node")
+
+
+def supervisor_node() -> NoReturn:
+    """Run the supervisor node."""
+    run("carm_control.nodes.supervisor_node")

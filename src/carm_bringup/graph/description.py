@@ -154,6 +154,7 @@ HARDWARE_ARGUMENTS: tuple[Argument, ...] = (
         "simulated, external (a driver of yours serves xray/expose), or auto: simulated without real motors",
         choices=(AUTO, "simulated", EXTERNAL),
     ),
+    Argument("surface_source", "xray_node", "node that publishes patient_surface: only its surface is trusted"),
     *(_BY_NAME[name] for name in _BY_NAME if name not in ("simulator", "headless")),
 )
 REPLAY_ARGUMENTS: tuple[Argument, ...] = (
@@ -218,7 +219,13 @@ NODES: tuple[NodeSpec, ...] = (
         "agent_node",
         "agent_node",
         "agent.yaml",
-        {"confirm_moves": "confirm", "wait_for_all": "wait_for_all", "head_url": "head_url", "policy": "policy"},
+        {
+            "confirm_moves": "confirm",
+            "wait_for_all": "wait_for_all",
+            "head_url": "head_url",
+            "policy": "policy",
+            "surface_source": "surface_source",
+        },
     ),
 )
 """The graph on the embedded simulator."""
@@ -229,8 +236,11 @@ DRIVE_NODE = NodeSpec(
     "drive_node.yaml",
     {"bus": "can", "drives_config": "drives", "frame_prefix": "frame_prefix"},
 )
+SUPERVISOR_NODE = NodeSpec(
+    "supervisor_node", "supervisor_node", "supervisor.yaml", {"surface_source": "surface_source"}
+)
 SCENE_NODE = NodeSpec("scene_node", "scene_node", "scene.yaml", {"frame_prefix": "frame_prefix"}, vital=False)
-ALL_NODES = (*NODES, STATE_NODE, DRIVE_NODE, SCENE_NODE)
+ALL_NODES = (*NODES, STATE_NODE, DRIVE_NODE, SUPERVISOR_NODE, SCENE_NODE)
 VIEWED = ("robot_description", "scene/patient", "scene/xray", "scene/landmarks", "landmarks/image")
 """Topics of ``rviz/carm.rviz``."""
 PACKAGES = {
@@ -275,9 +285,10 @@ def nodes(values: Mapping[str, Value]) -> tuple[NodeSpec, ...]:
     if kind == "replay":
         return (*here, *scene)
     if kind == "sim":
-        return (STATE_NODE if values["simulator"] == "gazebo" else motion, xray, *here, agent, *scene)
+        driver = STATE_NODE if values["simulator"] == "gazebo" else motion
+        return (driver, SUPERVISOR_NODE, xray, *here, agent, *scene)
     driver = STATE_NODE if values["can"] == NONE else DRIVE_NODE
-    return (driver, *((xray,) if simulates_xray(values) else ()), *here, agent, *scene)
+    return (driver, SUPERVISOR_NODE, *((xray,) if simulates_xray(values) else ()), *here, agent, *scene)
 
 
 def simulates_xray(values: Mapping[str, Value]) -> bool:
@@ -292,7 +303,7 @@ def parameters(spec: NodeSpec, values: Mapping[str, Value]) -> dict[str, Value]:
     """Return the parameters of a node that launch arguments set, ``use_sim_time`` among them when it is on."""
     known = {parameter: values[name] for parameter, name in spec.arguments.items() if name in values}
     known = {name: value for name, value in known.items() if name not in OPTIONAL or value != NONE}
-    if spec.name in ("agent_node", "state_node") and "controller" in values:
+    if spec.name in ("agent_node", "state_node", "supervisor_node") and "controller" in values:
         known["controller"] = values["controller"]
     if spec.name == "state_node":
         known["publish_description"] = stack(values) == ""  # else robot_state_publisher does

@@ -20,7 +20,7 @@ from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
 from carm_bringup.nodes.scene import SceneParameters, averaged, detector_points, isocenter_points
-from carm_core.errors import ImageError
+from carm_core.errors import ConfigurationError, ImageError
 from carm_core.parameters import updated_parameters
 from carm_core.robot.kinematics import CArm
 from carm_ros.entry import leave
@@ -28,6 +28,7 @@ from carm_ros.image_messages import display_pixels
 from carm_ros.messages import diagnostics
 from carm_ros.node import OrderlyNode, run_node
 from carm_ros.parameters import declare_parameters
+from carm_ros.patient_surface import surface_from_cdr
 
 NAMESPACE = "carm"
 """Namespace when none is given."""
@@ -63,7 +64,7 @@ class SceneNode(OrderlyNode):
         self._xray = self.create_publisher(Marker, "scene/xray", _LATCHED)
         self._landmarks = self.create_publisher(MarkerArray, "scene/landmarks", _LATCHED)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self.create_subscription(Mesh, "patient_surface", self._on_surface, _LATCHED)
+        self.create_subscription(Mesh, "patient_surface", self._on_surface, _LATCHED, raw=True)
         self.create_subscription(CameraInfo, "xray/camera_info", self._on_info, 2)
         self.create_subscription(Image, "xray/image", self._on_image, 2)
         self.create_subscription(LandmarkArray, "landmarks", self._on_landmarks, 10)
@@ -74,10 +75,15 @@ class SceneNode(OrderlyNode):
         self._settings, reason = updated_parameters(self._settings, parameters)
         return SetParametersResult(successful=not reason, reason=reason)
 
-    def _on_surface(self, message: Mesh) -> None:
+    def _on_surface(self, data: bytes) -> None:
+        try:
+            surface = surface_from_cdr(data)
+        except ConfigurationError as error:
+            self.get_logger().warning(f"patient_surface is not shown: {error}", throttle_duration_sec=5.0)
+            return
         marker = self._marker("table", "patient", Marker.TRIANGLE_LIST, color=_SKIN, scale=(1.0, 1.0, 1.0))
-        vertices = message.vertices
-        marker.points = [vertices[index] for triangle in message.triangles for index in triangle.vertex_indices]
+        vertices = [Point(x=x, y=y, z=z) for x, y, z in surface.vertices_m.tolist()]
+        marker.points = [vertices[index] for index in surface.triangles.ravel().tolist()]
         self._patient.publish(marker)
 
     def _on_info(self, message: CameraInfo) -> None:

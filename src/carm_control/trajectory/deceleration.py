@@ -41,6 +41,12 @@ class StopProfile:
         """Return the state at a time since the start of the stop, s; at rest after its end."""
         return self._end if self._spline is None else self._spline.sample(time_s)
 
+    def positions(self, times_s: Array) -> Array:
+        """Return the positions (N, J) at times (N,) since the start of the stop, s."""
+        if self._spline is None:
+            return np.repeat(self._end.position[None, :], len(times_s), axis=0)
+        return self._spline.positions(times_s)
+
     @staticmethod
     def _plan(limits: JointLimits, start: State) -> Spline | None:
         if not np.any([start.velocity, start.acceleration]):

@@ -133,6 +133,10 @@ class Spline:
             return State.at_rest(end.position)
         return self._evaluate(self.segment_at(time_s), max(time_s, float(self.knots_s[0])))
 
+    def positions(self, times_s: Array) -> Array:
+        """Return the positions (N, J) at times (N,), s; the last one after the last knot."""
+        return self._expanded(np.minimum(times_s, self.duration_s))[:, 0]
+
     def _evaluate(self, segment: int, time_s: float) -> State:
         c = self.coefficients[segment]
         tau = time_s - self.knots_s[segment]

@@ -53,7 +53,7 @@ class Margins:
         collision_m: A smaller clearance is a collision, m.
         warning_m: A smaller one is a warning, m.
         slow_m: Motions that come nearer to people than this are slowed down, m.
-        slowest: Share of the velocity that is left when they come as near as they may.
+        slowest: Share of the velocity that is left when people are as near as a warning.
     """
 
     patient_m: float = 0.02
@@ -81,8 +81,10 @@ class Margins:
 
     def velocity_share(self, people_m: float) -> float:
         """Return the share of the velocity, 0 to 1, at a distance to people, m."""
-        near = (people_m - self.collision_m) / (self.slow_m - self.collision_m)
-        return self.slowest + (1.0 - self.slowest) * max(0.0, min(1.0, near))
+        slow_from = min(self.warning_m, self.slow_m)
+        if people_m >= self.slow_m or people_m <= slow_from:
+            return 1.0 if people_m >= self.slow_m else self.slowest
+        return self.slowest + (1.0 - self.slowest) * (people_m - slow_from) / (self.slow_m - slow_from)
 
 
 @dataclass(frozen=True)

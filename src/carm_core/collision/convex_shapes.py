@@ -57,22 +57,53 @@ def placed(geometry: coal.CollisionGeometry, matrix: Array) -> coal.CollisionObj
     return coal.CollisionObject(geometry, coal.Transform3s(matrix[:3, :3], matrix[:3, 3]))
 
 
-def convex_hull(points: Array) -> coal.CollisionObject:
-    """Return the hull of points (N, 3), m; flat ones get a millimeter of thickness."""
+def _hull(points: Array) -> ConvexHull:
     try:
-        hull = ConvexHull(points)
+        return ConvexHull(points)
     except QhullError:
         shift = np.array([[0.001, 0.0, 0.0], [0.0, 0.001, 0.0], [0.0, 0.0, 0.001]])
-        points = np.concatenate([points, *(points + offset for offset in shift)])
-        hull = ConvexHull(points)
+        return ConvexHull(np.concatenate([points, *(points + offset for offset in shift)]))
+
+
+def corners(points: Array) -> Array:
+    """Return the corners (M, 3) of the hull of points (N, 3), m."""
+    hull = _hull(points)
+    return np.asarray(hull.points[hull.vertices])
+
+
+def outside_m(points: Array, pieces: list[Array], reach_m: float) -> Array:
+    """Return how far points stick out of hulls.
+
+    Args:
+        points: (N, 3), m.
+        pieces: Points (M, 3) of each hull, m; flat ones get a millimeter of thickness.
+        reach_m: Look for hulls this near, m.
+
+    Returns:
+        (N,) distance to the nearest hull's planes, m, which is no more than the distance to the hull; negative inside,
+        infinite where no hull is in reach.
+    """
+    nearest = np.full(len(points), np.inf)
+    for piece in pieces:
+        near = ((points >= piece.min(axis=0) - reach_m) & (points <= piece.max(axis=0) + reach_m)).all(axis=1)
+        if near.any():
+            planes = _hull(piece).equations
+            nearest[near] = np.minimum(nearest[near], (points[near] @ planes[:, :3].T + planes[:, 3]).max(axis=1))
+    return nearest
+
+
+def convex_hull(points: Array) -> coal.CollisionObject:
+    """Return the hull of points (N, 3), m; flat ones get a millimeter of thickness."""
+    hull = _hull(points)
+    points = hull.points
     number = np.zeros(len(points), dtype=int)
     number[hull.vertices] = np.arange(len(hull.vertices))
     a, b, c = points[hull.simplices].transpose(1, 0, 2)
     inwards = (np.cross(b - a, c - a) * hull.equations[:, :3]).sum(axis=1) < 0
     order = np.where(inwards[:, None], hull.simplices[:, ::-1], hull.simplices)
-    corners, faces = coal.StdVec_Vec3s(), coal.StdVec_Triangle()
+    vertices, faces = coal.StdVec_Vec3s(), coal.StdVec_Triangle()
     for vertex in points[hull.vertices]:
-        corners.append(vertex)
+        vertices.append(vertex)
     for face in number[order].tolist():
         faces.append(coal.Triangle(*face))
-    return coal.CollisionObject(coal.Convex(corners, faces))
+    return coal.CollisionObject(coal.Convex(vertices, faces))

@@ -102,8 +102,12 @@ class CollisionModel:
         Args:
             travel: Distance that each joint covers (6,), m or rad.
         """
-        travelled = np.abs(np.asarray(travel, dtype=np.float64)) * self._weights
-        return float(np.linalg.norm(travelled[:3]) + travelled[3:].sum())
+        return float(self.motion_bounds_m(np.asarray(travel, dtype=np.float64)[None, :])[0])
+
+    def motion_bounds_m(self, travels: Array) -> Array:
+        """Return ``motion_bound_m`` (N,), m, for many travels (N, 6), m or rad."""
+        travelled = np.abs(travels) * self._weights
+        return np.asarray(np.sqrt((travelled[:, :3] ** 2).sum(axis=1)) + travelled[:, 3:].sum(axis=1))
 
     def clearance(self, positions: ArrayLike, *, named: bool = True, deepest: bool = False) -> Clearance:
         """Return the smallest distance at a position.

@@ -27,7 +27,10 @@ _CELL_M = (0.06, 0.09)
 _TRUNK_BELOW_TOP_M = 0.4
 """From the top of the head to the middle of the thorax of an adult."""
 _LONGEST_EDGE_M = 0.03
-_MOST_TRIANGLES = 300_000
+MOST_TRIANGLES = 150_000
+"""A surface has at most so many triangles, and so many vertices."""
+_MOST_PIECES = 400_000
+"""Triangles with short edges that a surface is split into at most: cutting it takes 0.2 GB and seconds."""
 _LARGEST_AREA_M2 = 40.0
 
 
@@ -42,6 +45,12 @@ class StaffZone:
 
     low_m: tuple[float, float, float]
     high_m: tuple[float, float, float]
+
+    def holds(self, other: StaffZone) -> bool:
+        """Return whether another zone lies within this one."""
+        return all(a <= b for a, b in zip(self.low_m, other.low_m, strict=True)) and all(
+            a >= b for a, b in zip(self.high_m, other.high_m, strict=True)
+        )
 
 
 def staff_zones(text: str) -> tuple[StaffZone, ...]:
@@ -65,6 +74,20 @@ def staff_zones(text: str) -> tuple[StaffZone, ...]:
     return tuple(StaffZone(tuple(low.tolist()), tuple(high.tolist())) for low, high in corners)
 
 
+def removes_staff_zone(old: str, new: str) -> bool:
+    """Return whether a part of some staff zone would no longer be kept clear; guard of the parameter ``staff_zones``.
+
+    Args:
+        old: See ``staff_zones``.
+        new: See ``staff_zones``.
+
+    Raises:
+        ConfigurationError: A text is malformed.
+    """
+    kept = staff_zones(new)
+    return not all(any(other.holds(zone) for other in kept) for zone in staff_zones(old))
+
+
 @dataclass(frozen=True, eq=False)
 class Surface:
     """A triangle mesh around the patient, in frame ``table``.
@@ -72,10 +95,12 @@ class Surface:
     Attributes:
         vertices_m: (V, 3), m.
         triangles: Indices of vertices (T, 3).
+        area_m2: Of all triangles, m2.
     """
 
     vertices_m: Array
     triangles: NDArray[np.int64]
+    area_m2: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         """Check the mesh.
@@ -89,6 +114,11 @@ class Surface:
             raise ConfigurationError(
                 f"a surface needs vertices (V, 3) and triangles (T, 3), got {vertices.shape} and {triangles.shape}"
             )
+        if max(len(triangles), len(vertices)) > MOST_TRIANGLES:
+            raise ConfigurationError(
+                f"a surface of {len(triangles)} triangles and {len(vertices)} vertices is no patient's"
+                f" (at most {MOST_TRIANGLES})"
+            )
         if not len(triangles) or not np.isfinite(vertices).all() or np.abs(vertices).max() > 5.0:
             raise ConfigurationError("a surface needs triangles and finite vertices within 5 m of the table's center")
         if triangles.min() < 0 or triangles.max() >= len(vertices):
@@ -99,13 +129,13 @@ class Surface:
             )
         a, b, c = vertices[triangles].transpose(1, 0, 2)
         area_m2 = float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum()) / 2
-        if len(triangles) > _MOST_TRIANGLES or area_m2 > _LARGEST_AREA_M2:
+        if area_m2 > _LARGEST_AREA_M2:
             raise ConfigurationError(
-                f"a surface of {len(triangles)} triangles and {area_m2:.0f} m2 is no patient's"
-                f" (at most {_MOST_TRIANGLES} and {_LARGEST_AREA_M2:.0f} m2)"
+                f"a surface of {area_m2:.0f} m2 is no patient's (at most {_LARGEST_AREA_M2:.0f} m2)"
             )
         object.__setattr__(self, "vertices_m", vertices)
         object.__setattr__(self, "triangles", triangles)
+        object.__setattr__(self, "area_m2", area_m2)
 
     @property
     def trunk_m(self) -> Array:
@@ -123,6 +153,9 @@ class Surface:
 
         Returns:
             Points (N, 3) of each column, m; every triangle lies in the hulls of the columns that it touches.
+
+        Raises:
+            ConfigurationError: The triangles are so long that there would be too many pieces.
         """
         fine = _subdivided(self.vertices_m[self.triangles])
         low = np.floor(fine[:, :, :2].min(axis=1) / _CELL_M + 1e-9).astype(int)
@@ -140,12 +173,22 @@ class Surface:
 
 
 def _subdivided(triangles: Array) -> Array:
-    """Split triangles (T, 3, 3) at their longest edge until no edge is long."""
-    done = []
+    """Split triangles (T, 3, 3) at their longest edge until no edge is long.
+
+    Raises:
+        ConfigurationError: There would be too many.
+    """
+    done: list[Array] = []
+    count = 0
     while len(triangles):
+        if count + len(triangles) > _MOST_PIECES:
+            raise ConfigurationError(
+                f"a surface with so many long triangles is no patient's: over {_MOST_PIECES} pieces"
+            )
         edges = np.linalg.norm(np.roll(triangles, -1, axis=1) - triangles, axis=2)
         short = edges.max(axis=1) <= _LONGEST_EDGE_M
         done.append(triangles[short])
+        count += len(done[-1])
         triangles, edges = triangles[~short], edges[~short]
         if not len(triangles):
             break

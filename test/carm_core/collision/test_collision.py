@@ -162,9 +162,19 @@ def test_verdicts_and_speeds_follow_the_margins() -> None:
         Verdict.COLLISION,
         Verdict.COLLISION,
     ]
-    shares = [margins.velocity_share(d) for d in (0.5, 0.1, 0.05, 0.01, -0.1)]
+    shares = [margins.velocity_share(d) for d in (0.5, 0.1, 0.075, 0.05, 0.01, -0.1)]
     assert shares[0] == shares[1] == 1.0
-    assert 1.0 > shares[2] > shares[3] == shares[4] == margins.slowest
+    assert shares[2] == pytest.approx((1.0 + margins.slowest) / 2)
+    assert shares[3] == shares[4] == shares[5] == margins.slowest
+    assert Margins(warning_m=0.2).velocity_share(0.09) == margins.slowest
+
+
+def test_a_surface_that_would_take_gigabytes_to_cut_is_refused() -> None:
+    ends = np.array([[-4.9, -4.9, -4.9], [4.9, 4.9, 4.9], [4.9, 4.9, 4.9]])
+    with pytest.raises(ConfigurationError, match="long triangles"):
+        Surface(ends, np.tile([0, 1, 2], (1000, 1))).pieces()
+    with pytest.raises(ConfigurationError, match="1000000 triangles"):
+        Surface(ends, np.tile([0, 1, 2], (10**6, 1)))
 
 
 @pytest.mark.parametrize("text", ["1 2 3", "0 0 0 1 1 x", "0 0 0 1 1 nan", "0 0 1 1 1 0"])

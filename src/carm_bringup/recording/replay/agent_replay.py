@@ -259,7 +259,8 @@ def replay_agent(bag: Bag, prefix: str, frames: Frames, wait: Callable[[int], No
 
 def _planner(bag: Bag, prefix: str, carm: CArm, parameters: AgentParameters, time_ns: int) -> Planner:
     """Return the planner among the surroundings that the node knew at a time."""
-    from carm_agent.nodes.environment import make_planner, surface_from_message
+    from carm_agent.nodes.environment import make_planner
+    from carm_ros.patient_surface import surface_from_message
 
     planner = make_planner(carm, parameters)
     surface = bag.before(f"{prefix}patient_surface", time_ns)

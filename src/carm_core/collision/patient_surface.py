@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which surface stands for the patient: never, without a word, a smaller one than before, nor one of a stranger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from carm_core.collision.convex_shapes import corners, outside_m
+from carm_core.collision.obstacles import Obstacles, Surface
+from carm_core.errors import ConfigurationError
+
+_SMALLEST_AREA_M2 = 0.02
+_SHORTEST_SIDE_M = 0.1
+_PLACE_M = ((-1.5, 1.5), (-1.0, 1.0), (-0.4, 1.2))
+"""Where the middle of a patient's surface may be, frame ``table``, m."""
+_SAME_M = 1e-4
+_LOSS_M = 0.03
+"""What the old surface may stick out of the new one without a complaint, m: another sampling, a breath."""
+
+
+@dataclass(frozen=True, eq=False)
+class SurfaceDecision:
+    """What becomes of a surface that was offered.
+
+    Attributes:
+        surface: The one in force from now on; None: still none.
+        accepted: The one offered stands for the patient now, alone or with those before.
+        message: What people should know, in one line; empty: nothing.
+    """
+
+    surface: Surface | None
+    accepted: bool
+    message: str = ""
+
+
+def check_patient_surface(surface: Surface) -> None:
+    """Check that a surface can be a patient's.
+
+    Raises:
+        ConfigurationError: It is too small, or nowhere near the table.
+    """
+    used = surface.vertices_m[surface.triangles]
+    sides = np.ptp(used.reshape(-1, 3), axis=0)
+    if surface.area_m2 < _SMALLEST_AREA_M2 or min(sides[:2]) < _SHORTEST_SIDE_M:
+        size = " x ".join(f"{100 * side:.1f}" for side in sides)
+        raise ConfigurationError(
+            f"a surface of {1e4 * surface.area_m2:.3g} cm2 within {size} cm is no patient's (too small)"
+        )
+    areas = np.linalg.norm(np.cross(used[:, 1] - used[:, 0], used[:, 2] - used[:, 0]), axis=1)
+    middle = (used.mean(axis=1) * areas[:, None]).sum(axis=0) / areas.sum()
+    if any(not low <= value <= high for value, (low, high) in zip(middle, _PLACE_M, strict=True)):
+        place = ", ".join(f"{value:.2f}" for value in middle)
+        raise ConfigurationError(f"a surface around ({place}) m is no patient's: it is not on the table")
+
+
+def uncovered_m(old: Surface, new: Surface) -> float:
+    """Return how far an old surface's body sticks out of what a new one leaves, m; 0 when it does not.
+
+    The body that is assumed where a surface shows nothing counts as well, on both sides.
+
+    Raises:
+        ConfigurationError: A surface cannot be cut into pieces.
+    """
+    points = np.concatenate([corners(piece) for piece in Obstacles(old).patient_pieces()])
+    return max(0.0, float(outside_m(points, list(Obstacles(new).patient_pieces()), 2 * _LOSS_M).max()))
+
+
+class PatientSurface:
+    """Decides which surface stands for the patient. Not thread-safe."""
+
+    def __init__(self, accept_smaller: bool = False) -> None:
+        """Begin without a surface: a body of generous size is assumed then.
+
+        Args:
+            accept_smaller: A surface that shows less than the one before takes its place.
+        """
+        self._accept_smaller = accept_smaller
+        self.surface: Surface | None = None
+
+    def offer(self, surface: Surface, stranger: str = "") -> SurfaceDecision:
+        """Decide about a surface; ``surface`` of the decision is in force once it is stored in ``self.surface``.
+
+        Args:
+            surface: The one that came.
+            stranger: Who may have sent it besides the source that is trusted, or instead of it; empty: nobody.
+
+        Raises:
+            ConfigurationError: It cannot be a patient's; the one before stays.
+        """
+        check_patient_surface(surface)
+        old = self.surface
+        if stranger and old is None:
+            return SurfaceDecision(None, False, f"refused: it may come from {stranger}; a large body is assumed")
+        if old is None or (self._accept_smaller and not stranger):
+            surface.pieces()
+            return SurfaceDecision(surface, True)
+        if _same(old, surface):
+            return SurfaceDecision(old, True)
+        lost_m = uncovered_m(old, surface)
+        if lost_m <= _SAME_M and not stranger:
+            return SurfaceDecision(surface, True)
+        both = _union(old, surface)
+        if stranger:
+            return SurfaceDecision(both, False, f"it may come from {stranger}: it counts beside the one before")
+        if lost_m <= _LOSS_M:
+            return SurfaceDecision(both, True)
+        lost = "more" if not np.isfinite(lost_m) else f"{1000 * lost_m:.0f} mm"
+        return SurfaceDecision(
+            both,
+            False,
+            f"it leaves out {lost} of the one before: both count until a restart, or a start with"
+            " accept_smaller_surface:=true",
+        )
+
+
+def _same(a: Surface, b: Surface) -> bool:
+    return np.array_equal(a.vertices_m, b.vertices_m) and np.array_equal(a.triangles, b.triangles)
+
+
+def _union(a: Surface, b: Surface) -> Surface:
+    """Return both surfaces as one.
+
+    Raises:
+        ConfigurationError: There are too many triangles.
+    """
+    vertices = np.concatenate([a.vertices_m, b.vertices_m])
+    triangles = np.concatenate([a.triangles, b.triangles + len(a.vertices_m)])
+    vertices, places = np.unique(vertices, axis=0, return_inverse=True)
+    triangles = np.unique(places.reshape(-1)[triangles], axis=0)
+    return Surface(vertices, triangles)
