@@ -3,14 +3,7 @@
 
 from carm_control.parameters import ControllerParameters, MotionParameters, build_controller, follow
 from carm_control.simulated_drives import DriveModel
-from carm_control.trajectory.controller import (
-    CheckedTrajectory,
-    ControllerSettings,
-    GoalChecker,
-    OperatingState,
-    Snapshot,
-    TrajectoryController,
-)
+from carm_control.trajectory.controller import TrajectoryController
 from carm_control.trajectory.deceleration import StopProfile
 from carm_control.trajectory.goal import (
     Acceptance,
@@ -22,9 +15,11 @@ from carm_control.trajectory.goal import (
     TrajectoryGoal,
     TrajectoryPoint,
 )
+from carm_control.trajectory.goal_checker import CheckedTrajectory, ControllerSettings, GoalChecker
 from carm_control.trajectory.hardware import Drives, Measurement
 from carm_control.trajectory.limits import JointLimits
 from carm_control.trajectory.permit import Permit, PermitWatch
+from carm_control.trajectory.snapshot import OperatingState, Snapshot
 from carm_control.trajectory.spline import Spline, State, Waypoints
 from carm_control.trajectory.tolerances import Tolerances
 

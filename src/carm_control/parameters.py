@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from carm_control.simulated_drives import DriveModel
-from carm_control.trajectory.controller import ControllerSettings, TrajectoryController
+from carm_control.trajectory.controller import TrajectoryController
+from carm_control.trajectory.goal_checker import ControllerSettings
 from carm_control.trajectory.hardware import Drives
 from carm_control.trajectory.limits import JointLimits
 from carm_control.trajectory.tolerances import Tolerances

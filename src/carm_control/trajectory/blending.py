@@ -1,150 +1,276 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the present motion into a new trajectory, without a jump of position or velocity."""
+"""From the present motion into a new trajectory, without a step of position, velocity or acceleration."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
+from carm_control.trajectory.bounds import excess_text, find_excess
 from carm_control.trajectory.goal import ErrorCode, GoalRefusedError
-from carm_control.trajectory.goal_validation import CheckedGoal, find_excess, refuse_excess
-from carm_control.trajectory.spline import COEFFICIENTS, Spline, State, Waypoints
+from carm_control.trajectory.goal_validation import CheckedGoal, refuse_interpolation
+from carm_control.trajectory.smoothing import Smoothed, distance, smooth, twice_differentiable
+from carm_control.trajectory.spline import Excess, Spline, State, Waypoints
 from carm_core.transforms import Array
 
-_SAME = 1e-9  # position or velocity, m or rad
+_SAME = 1e-9  # position, velocity or acceleration, m or rad
 _MOST_CANDIDATES = 16
 _LONGER = 1.5
 _MOST_APPROACHES = 12
 
 
-def enter(
-    goal: CheckedGoal,
-    command: State,
-    *,
-    now_s: float,
-    start_tolerance: Array,
-    blend_s: float,
-    limit_tolerance: float,
-) -> Spline:
-    """Join a trajectory to the present commanded motion.
+@dataclass(frozen=True, eq=False)
+class EntryRules:
+    """How a trajectory may be entered and smoothed, J joints.
 
-    A first point in the future is reached from the present motion by one more segment. A first point at the
-    start (or a start time in the past) must lie within ``start_tolerance`` of the present command; what
-    remains of the difference fades away along the trajectory, in ``blend_s`` or as much longer as the limits
-    ask for. A trajectory that is too short or too fast for that waits until its start is reached. Points without
-    velocities are joined by a straight line from rest and by a cubic from a motion.
-
-    Args:
-        goal: The goal; J joints.
-        command: Present commanded state of these joints, each (J,).
-        now_s: Present time on the clock of the goal's start time, s.
+    Attributes:
         start_tolerance: (J,), m or rad.
+        deviation: How far a smoothed motion may pass beside the trajectory (J,), m or rad.
+        delay_s: How much later it may end, s; 0: no limit.
         blend_s: Time in which a difference at the start is taken up, s.
-        limit_tolerance: Fraction by which velocity and acceleration may exceed their limits.
-
-    Returns:
-        The motion from now on, its time 0 being now.
-
-    Raises:
-        GoalRefusedError: The start is too far away, or the limits do not allow to get there in time.
+        limit_tolerance: Fraction by which velocity, acceleration and jerk may exceed their limits.
     """
-    ahead = _Ahead.of(goal, goal.stamp_s - now_s if goal.stamp_s else 0.0)
-    points = ahead.points
-    first_s = float(points.times_s[0])
-    if first_s > _SAME:
-        gap = np.abs(command.position - points.positions[0])
-        near = bool((gap <= start_tolerance + goal.limits.velocity * first_s).all())
-        return _join(goal, command, ahead, max(blend_s, first_s) if near else first_s, limit_tolerance)
-    start = ahead.now()
-    _check_start(goal, command, start, start_tolerance)
-    resting = np.abs(command.velocity).max() <= _SAME
-    if points.times_s[-1] <= _SAME:
-        return _approach(goal, command, State.at_rest(points.positions[-1]), blend_s, limit_tolerance)
-    rest = ahead.from_now()
-    difference = State(*(present - planned for present, planned in zip(command, start, strict=True)))
-    if resting:  # what a trajectory does at its start from rest is the client's choice: a line's step, a cubic's bend
-        difference = State.at_rest(difference.position)
-    if max(np.abs(difference.position).max(), np.abs(difference.velocity).max()) <= _SAME:
-        return rest
-    horizon_s = blend_s
-    while horizon_s < 2 * rest.duration_s:
-        end_s = min(horizon_s, rest.duration_s)
-        blended = rest.plus(_fading(difference, end_s))
-        if find_excess(blended.until(end_s), goal.limits, limit_tolerance) is None:
-            return blended
-        horizon_s *= _LONGER
-    place = State.at_rest(start.position) if resting else start
-    return _approach(goal, command, place, blend_s, limit_tolerance).then(rest)
+
+    start_tolerance: Array
+    deviation: Array
+    delay_s: float
+    blend_s: float
+    limit_tolerance: float
 
 
-def _fading(difference: State, duration_s: float) -> Spline:
-    """Return a difference (each (J,)) that fades to none in a time, s, without a step up to the acceleration."""
-    return Spline.through(
-        Waypoints(np.array([0.0, duration_s]), *(np.stack([value, np.zeros_like(value)]) for value in difference))
+class Entry(NamedTuple):
+    """The motion from now on, its time 0 being now, and how it differs from the trajectory (empty: it does not)."""
+
+    spline: Spline
+    note: str
+
+
+class Course:
+    """What a goal asks for from now on; what takes time is computed once, without the present motion."""
+
+    def __init__(self, goal: CheckedGoal, place: Array, rules: EntryRules) -> None:
+        """Lay the course.
+
+        Args:
+            goal: The goal; J joints.
+            place: Present commanded position of these joints (J,), m or rad.
+            rules: Of the entry.
+        """
+        self.goal, self.rules, self._place = goal, rules, place
+        given = replace(goal.points, times_s=goal.points.times_s + goal.begin_s)
+        self.first_s, self.last_s = float(given.times_s[0]), float(given.times_s[-1])
+        self.begun = self.first_s <= _SAME
+        self._held = False
+        if not self.begun:
+            gap = np.abs(place - given.positions[0])
+            late = (gap > goal.limits.velocity * self.first_s).any()
+            self._held = bool(late and (gap <= rules.start_tolerance).all())
+        self._points = given if self.begun else _from_rest(given.positions[0] if self._held else place, given)
+
+    def enter(self, command: State) -> Entry:
+        """Join the course to the present commanded motion.
+
+        A first point in the future is reached from the present motion by one more segment. A first point at the
+        start (or a start time in the past) must lie within ``start_tolerance`` of the present command; what
+        remains of the difference fades away along the trajectory, in ``blend_s`` or as much longer as the limits
+        ask for. A trajectory that is too short or too fast for that waits until its start is reached.
+
+        Args:
+            command: Present commanded state of the joints, each (J,).
+
+        Raises:
+            GoalRefusedError: The start is too far away, or the limits do not allow to follow the trajectory.
+        """
+        if self.begun:
+            return self._take_up(command)
+        if not self._objection:
+            joined = self._join(command)
+            if joined is not None:
+                return Entry(joined, "")
+        if isinstance(self._smoothed, Smoothed):
+            faded = self._fade(self._smoothed.spline, command)
+            if faded is not None:
+                return Entry(faded, self._note)
+        raise self._refusal(self._objection or self._transition_text(self._bridge(command, 1)))
+
+    def _take_up(self, command: State) -> Entry:
+        if self.last_s <= _SAME:
+            place = State.at_rest(self._points.positions[-1])
+            _check_start(self.goal, command, place, self.rules.start_tolerance)
+            return Entry(self._approach(command, place), "")
+        _check_start(self.goal, command, self._own.sample(0.0), self.rules.start_tolerance)
+        ways = [] if self._objection else [Entry(self._exact, "")]
+        if not ways or self._fade(self._exact, command) is None:
+            ways += [Entry(self._smoothed.spline, self._note)] if isinstance(self._smoothed, Smoothed) else []
+        for way, note in ways:
+            faded = self._fade(way, command)
+            if faded is not None:
+                return Entry(faded, note)
+        if not ways:
+            raise self._refusal(self._objection)
+        way, note = ways[0]
+        return Entry(self._approach(command, way.sample(0.0)).then(way), note)
+
+    @cached_property
+    def _filled(self) -> Waypoints:
+        return twice_differentiable(self._points)
+
+    @cached_property
+    def _exact(self) -> Spline:
+        """Through all points at their times; whether it keeps the limits is another matter."""
+        spline = Spline.through(self._filled)
+        return spline.cut(0.0) if self.begun else spline
+
+    @cached_property
+    def _own(self) -> Spline:
+        """The client's interpolation, from its first point or from rest at the present place."""
+        spline = Spline.through(self._points)
+        return spline.cut(0.0) if self.begun else spline
+
+    @cached_property
+    def _objection(self) -> str:
+        """Why the exact motion cannot be followed from the first point on; empty: it can."""
+        limits, deviation = self.goal.limits, self.rules.deviation
+        first = 0 if self.begun else 1
+        later = Spline(self._exact.knots_s[first:], self._exact.coefficients[first:])
+        if len(later.coefficients):
+            found = find_excess(later, limits, self.rules.limit_tolerance)
+            if found is not None:
+                derivative, excess = found
+                place = self._where(excess._replace(segment=excess.segment + first))
+                return excess_text(limits, excess.joint, derivative, excess.value, place)
+        off = distance(Spline.through(self._filled), self._points)
+        segment, joint = np.unravel_index(np.argmax(off / np.maximum(deviation, _SAME)), off.shape)
+        if off[segment, joint] <= deviation[joint]:
+            return ""
+        number, unit = int(segment) - first, limits.units[joint]
+        return (
+            f"with continuous acceleration, {limits.names[joint]} would deviate {off[segment, joint]:.4f} {unit} "
+            f"between points {number} and {number + 1} (at most {deviation[joint]:.4f} {unit})"
+        )
+
+    @cached_property
+    def _smoothed(self) -> Smoothed | str:
+        """The moving average of the client's interpolation, or why it cannot be followed."""
+        limits, rules = self.goal.limits, self.rules
+        if not self._held:
+            refuse_interpolation(self._own, limits, rules.limit_tolerance, self._where)
+        result = smooth(self._own, limits, rules.limit_tolerance)
+        if result is None:
+            return "no smoothing keeps the limits of acceleration and jerk"
+        if 0 < rules.delay_s < result.delay_s:
+            return f"smoothed, it would end {result.delay_s:.3f} s late (at most {rules.delay_s:.3f} s)"
+        joint = int(np.argmax(result.deviation / np.maximum(rules.deviation, _SAME)))
+        if result.deviation[joint] <= rules.deviation[joint]:
+            return result
+        nearest = int(np.argmin(np.abs(self._points.times_s - result.worst_s[joint]))) - (not self.begun)
+        return (
+            f"smoothed, {limits.names[joint]} would pass {result.deviation[joint]:.4f} {limits.units[joint]} beside "
+            f"point {max(nearest, 0)} (at most {rules.deviation[joint]:.4f} {limits.units[joint]})"
+        )
+
+    @property
+    def _note(self) -> str:
+        assert isinstance(self._smoothed, Smoothed)
+        delay_s, deviation, limits = self._smoothed.delay_s, self._smoothed.deviation, self.goal.limits
+        joint = int(np.argmax(deviation / np.maximum(self.rules.deviation, _SAME)))
+        return (
+            f", smoothed for the limits of acceleration and jerk: ends {delay_s:.2f} s later, "
+            f"{limits.names[joint]} deviates by up to {deviation[joint]:.2g} {limits.units[joint]}"
+        )
+
+    def _where(self, excess: Excess) -> str:
+        """Name the points around a place on the exact motion or on the client's interpolation."""
+        dropped = int(np.searchsorted(self._points.times_s, 0.0, side="right")) - 1
+        number = excess.segment + (max(dropped, 0) if self.begun else -1)
+        if number < 0:
+            return _transition(excess)
+        return f"between points {number} and {number + 1} (at {excess.time_s - self.goal.begin_s:.3f} s)"
+
+    def _transition_text(self, bridge: Spline) -> str:
+        found = find_excess(bridge, self.goal.limits, self.rules.limit_tolerance)
+        if found is None:
+            return "the present motion does not allow to enter the trajectory"
+        derivative, excess = found
+        return excess_text(self.goal.limits, excess.joint, derivative, excess.value, _transition(excess))
+
+    def _refusal(self, reason: str) -> GoalRefusedError:
+        both = f"{reason}; {self._smoothed}" if isinstance(self._smoothed, str) else reason
+        return GoalRefusedError(ErrorCode.INVALID_GOAL, both)
+
+    def _join(self, command: State) -> Spline | None:
+        """Join the exact motion at a point up to ``blend_s`` that the limits allow; from rest at the first one."""
+        gap = np.abs(command.position - self._points.positions[1])
+        near = bool((gap <= self.rules.start_tolerance + self.goal.limits.velocity * self.first_s).all())
+        waiting = not self._held and not _moves(command)
+        horizon_s = max(self.rules.blend_s, self.first_s) if near and not waiting else self.first_s
+        last = max(1, int(np.searchsorted(self._points.times_s, horizon_s, side="right")) - 1)
+        for k in np.unique(np.linspace(1, last, min(last, _MOST_CANDIDATES)).round().astype(int)):
+            bridge = self._bridge(command, int(k))
+            if find_excess(bridge, self.goal.limits, self.rules.limit_tolerance) is None:
+                return Spline(
+                    np.concatenate([bridge.knots_s, self._exact.knots_s[k + 1 :]]),
+                    np.concatenate([bridge.coefficients, self._exact.coefficients[k:]]),
+                )
+        return None
+
+    def _bridge(self, command: State, k: int) -> Spline:
+        """Return one segment from a state now to point k."""
+        p = self._filled
+        place = State(p.positions[k], p.velocities[k], p.accelerations[k])
+        return _segment(command, place, float(p.times_s[k]))
+
+    def _fade(self, way: Spline, command: State) -> Spline | None:
+        """Add the difference at the start to a motion, fading; None: the limits do not allow it."""
+        planned = way.sample(0.0)
+        difference = State(*(now - then for now, then in zip(command, planned, strict=True)))
+        if max(np.abs(value).max() for value in difference) <= _SAME:
+            return way
+        horizon_s = self.rules.blend_s
+        while horizon_s < 2 * way.duration_s:
+            end_s = min(horizon_s, way.duration_s)
+            fading = _segment(difference, State.at_rest(np.zeros_like(difference.position)), end_s)
+            head = way.until(end_s).plus(fading).until(end_s)
+            if find_excess(head, self.goal.limits, self.rules.limit_tolerance) is None:
+                return way.plus(fading)
+            horizon_s *= _LONGER
+        return None
+
+    def _approach(self, command: State, place: State) -> Spline:
+        """Return the way from the present motion to a place near by, in the first time that the limits allow."""
+        duration_s = self.rules.blend_s
+        for _ in range(_MOST_APPROACHES):
+            way = _segment(command, place, duration_s)
+            if find_excess(way, self.goal.limits, self.rules.limit_tolerance) is None:
+                return way
+            duration_s *= _LONGER
+        raise GoalRefusedError(ErrorCode.INVALID_GOAL, self._transition_text(way))
+
+
+def _from_rest(place: Array, points: Waypoints) -> Waypoints:
+    """Put rest at a place (J,) now before points in the future."""
+    rest = np.zeros_like(place)
+    fields = zip((place, rest, rest), (points.positions, points.velocities, points.accelerations), strict=True)
+    return Waypoints(
+        np.concatenate([[0.0], points.times_s]), *(np.concatenate([first[None], others]) for first, others in fields)
     )
 
 
-def _approach(goal: CheckedGoal, command: State, place: State, at_least_s: float, limit_tolerance: float) -> Spline:
-    """Return the way from the present motion to a place near by, in the first time that the limits allow."""
-    duration_s = at_least_s
-    for _ in range(_MOST_APPROACHES):
-        way = Spline.through(
-            Waypoints(np.array([0.0, duration_s]), *(np.stack(pair) for pair in zip(command, place, strict=True)))
-        )
-        if find_excess(way, goal.limits, limit_tolerance) is None:
-            return way
-        duration_s *= _LONGER
-    refuse_excess(way, goal.limits, limit_tolerance, "on the transition from the present motion to the trajectory")
-    raise AssertionError("the way was refused and then allowed")
+def _segment(start: State, end: State, duration_s: float) -> Spline:
+    """Return one quintic from a state now to another one."""
+    pairs = (np.stack(pair) for pair in zip(start, end, strict=True))
+    return Spline.through(Waypoints(np.array([0.0, duration_s]), *pairs))
 
 
-@dataclass(frozen=True, eq=False)
-class _Ahead:
-    """Points on a clock whose 0 is now, and the segments between them (N - 1, 6, J)."""
+def _moves(state: State) -> bool:
+    return bool(max(np.abs(state.velocity).max(), np.abs(state.acceleration).max()) > _SAME)
 
-    points: Waypoints
-    coefficients: Array
 
-    @classmethod
-    def of(cls, goal: CheckedGoal, offset_s: float) -> _Ahead:
-        p = goal.points
-        none = np.zeros((0, COEFFICIENTS, len(goal.indices)))
-        return cls(
-            Waypoints(p.times_s + offset_s, p.positions, p.velocities, p.accelerations),
-            goal.spline.coefficients if goal.spline is not None else none,
-        )
-
-    def now(self) -> State:
-        """Where the trajectory is now; it has begun."""
-        if not len(self.coefficients):
-            return State.at_rest(self.points.positions[0])
-        return Spline(self.points.times_s, self.coefficients).sample(0.0)
-
-    def from_now(self) -> Spline:
-        """Return what lies ahead of a trajectory that has begun."""
-        return Spline(self.points.times_s, self.coefficients).cut(0.0)
-
-    def bridge(self, origin: State, k: int) -> Spline:
-        """Return one segment from a state now to point k."""
-        velocity = self.points.velocities[k]
-        if np.isnan(velocity).any() and np.abs(origin.velocity).max() > _SAME:
-            velocity = self.coefficients[k, 1] if k < len(self.coefficients) else np.zeros_like(velocity)
-        return Spline.through(
-            Waypoints(
-                np.array([0.0, self.points.times_s[k]]),
-                np.stack([origin.position, self.points.positions[k]]),
-                np.stack([origin.velocity, velocity]),
-                np.stack([origin.acceleration, self.points.accelerations[k]]),
-            )
-        )
-
-    def after(self, bridge: Spline, k: int) -> Spline:
-        """Continue through the points after point k, where the transition ends."""
-        return Spline(
-            np.concatenate([bridge.knots_s, self.points.times_s[k + 1 :]]),
-            np.concatenate([bridge.coefficients, self.coefficients[k:]]),
-        )
+def _transition(excess: Excess) -> str:
+    return f"on the transition from the present motion to the trajectory (at {excess.time_s:.3f} s)"
 
 
 def _check_start(goal: CheckedGoal, command: State, start: State, tolerance: Array) -> None:
@@ -159,16 +285,3 @@ def _check_start(goal: CheckedGoal, command: State, start: State, tolerance: Arr
             f"{gap[joint]:.4f} {unit} away from its present {command.position[joint]:z.4f} {unit} "
             f"(at most {tolerance[joint]:.4f} {unit})",
         )
-
-
-def _join(goal: CheckedGoal, origin: State, ahead: _Ahead, horizon_s: float, limit_tolerance: float) -> Spline:
-    """Join at the first point up to ``horizon_s`` that the limits allow."""
-    count = max(1, int(np.searchsorted(ahead.points.times_s, horizon_s, side="right")))
-    candidates = np.unique(np.linspace(0, count - 1, min(count, _MOST_CANDIDATES)).round().astype(int))
-    for k in candidates:
-        bridge = ahead.bridge(origin, int(k))
-        if find_excess(bridge, goal.limits, limit_tolerance) is None:
-            return ahead.after(bridge, int(k))
-    where = "on the transition from the present motion to the trajectory"
-    refuse_excess(ahead.bridge(origin, 0), goal.limits, limit_tolerance, where)
-    raise AssertionError("the first candidate was refused and then allowed")

@@ -19,12 +19,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from enum import IntEnum
+from dataclasses import dataclass
 
 import numpy as np
 
-from carm_control.trajectory.blending import enter
+from carm_control.trajectory.blending import Course
 from carm_control.trajectory.deceleration import StopProfile
 from carm_control.trajectory.following import Following, in_trajectory_time, starting_rate
 from carm_control.trajectory.goal import (
@@ -35,136 +34,31 @@ from carm_control.trajectory.goal import (
     GoalStatus,
     TrajectoryGoal,
 )
-from carm_control.trajectory.goal_validation import CheckedGoal, check_goal
+from carm_control.trajectory.goal_checker import CheckedTrajectory, ControllerSettings, GoalChecker
 from carm_control.trajectory.hardware import Drives, Measurement
 from carm_control.trajectory.limits import JointLimits
 from carm_control.trajectory.permit import Permit, PermitWatch
+from carm_control.trajectory.snapshot import OperatingState, Snapshot
 from carm_control.trajectory.spline import State
 from carm_control.trajectory.tolerances import Tolerances, Violation, violated
 from carm_core.robot.kinematics import Joint
-from carm_core.transforms import Array
-
-
-class OperatingState(IntEnum):
-    """What the arm is doing; the values of ``carm_interfaces/msg/CArmState``."""
-
-    STARTING = 0
-    IDLE = 1
-    MOVING = 2
-    STOPPING = 3
-    STOPPED = 4
-    FAULT = 5
-
-
-@dataclass(frozen=True, eq=False)
-class ControllerSettings:
-    """Settings of the controller, J joints.
-
-    Attributes:
-        tolerances: Defaults for goals that say nothing.
-        start_tolerance: How far a trajectory may start from the present command (J,), m or rad.
-        allow_partial_joints_goal: Goals may leave out joints; those decelerate to rest, or stay.
-        limit_tolerance: Fraction by which velocity and acceleration of a goal may exceed their limits.
-        blend_s: Time in which a difference at the start is taken up, s.
-        max_step_s: Longest step; when the clock runs on further the motion waits, s.
-        longest_gap_s: A later step in a motion is a fault, s.
-        rest_timeout_s: How long after its command a joint may take to come to rest, s.
-        permit_timeout_s: Nothing moves without a permit that is not older than this, s; 0: none is needed.
-    """
-
-    tolerances: Tolerances
-    start_tolerance: Array
-    allow_partial_joints_goal: bool = True
-    limit_tolerance: float = 0.05
-    blend_s: float = 0.5
-    max_step_s: float = 0.1
-    longest_gap_s: float = 0.1
-    rest_timeout_s: float = 1.0
-    permit_timeout_s: float = 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class CheckedTrajectory:
-    """A goal that is sound in itself, and how closely it is to be followed.
-
-    Attributes:
-        goal: Its points; the start time is monotonic.
-        tolerances: In force for this goal.
-    """
-
-    goal: CheckedGoal
-    tolerances: Tolerances
-
-
-class GoalChecker:
-    """Checks goals without knowing where the arm is; this takes time for long trajectories, and can run elsewhere."""
-
-    def __init__(self, limits: JointLimits, settings: ControllerSettings) -> None:
-        """Store the rules.
-
-        Args:
-            limits: All joints of the controller.
-            settings: Tolerances and rules.
-        """
-        self.limits, self._settings = limits, settings
-
-    def check(self, goal: TrajectoryGoal, now_s: float, clock_s: float | None = None) -> CheckedTrajectory:
-        """Check a goal.
-
-        Args:
-            goal: As it came in.
-            now_s: Present monotonic time, s.
-            clock_s: Present time on the clock of the goal's start time, s; None: the same.
-
-        Raises:
-            GoalRefusedError: With the code that the client is told.
-        """
-        clock_s = now_s if clock_s is None else clock_s
-        checked = check_goal(
-            goal,
-            self.limits,
-            allow_partial=self._settings.allow_partial_joints_goal,
-            limit_tolerance=self._settings.limit_tolerance,
-            now_s=clock_s,
-        )
-        if checked.stamp_s:
-            checked = replace(checked, stamp_s=checked.stamp_s - clock_s + now_s)
-        return CheckedTrajectory(checked, self._settings.tolerances.for_goal(goal, self.limits))
-
-
-@dataclass(frozen=True, eq=False)
-class Snapshot:
-    """State after one step, J joints.
-
-    Attributes:
-        time_s: Time given to the step, s.
-        state: What the arm is doing.
-        message: Why, in one line; empty when idle.
-        desired: Commanded state.
-        measured: What the encoders say.
-        goal_id: Goal in execution, until its outcome; None without.
-        elapsed_s: Time since the trajectory, or the stop, began, s.
-        outcomes: Goals that ended since the last step.
-        trajectory_s: Time along the trajectory, s; behind ``elapsed_s`` where the speed is scaled.
-        speed_scaling: Rate of the time along the trajectory, 0 to 1.
-    """
-
-    time_s: float
-    state: OperatingState
-    message: str
-    desired: State
-    measured: Measurement
-    goal_id: int | None
-    elapsed_s: float
-    outcomes: tuple[GoalOutcome, ...]
-    trajectory_s: float = 0.0
-    speed_scaling: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class _Goal:
     goal_id: int
     tolerances: Tolerances
+
+
+@dataclass(frozen=True, eq=False)
+class _Present:
+    origin: State
+    rate: float | None
+    speed_scaling: float
+
+    def rests_at(self, origin: State) -> bool:
+        """Return whether the arm was at rest here."""
+        return self.rate is None and np.array_equal(self.origin.position, origin.position)
 
 
 class TrajectoryController:
@@ -206,8 +100,7 @@ class TrajectoryController:
             now_s: Present time, s.
         """
         try:
-            checked = goal if isinstance(goal, CheckedTrajectory) else self.checker.check(goal, now_s)
-            self._plan_unlocked(checked.goal, now_s)
+            self._lay(self._checked(goal, now_s), now_s)
         except GoalRefusedError as refusal:
             return Acceptance(refusal.code, str(refusal))
         return Acceptance(ErrorCode.SUCCESSFUL)
@@ -224,19 +117,19 @@ class TrajectoryController:
             The goal's number, or why it is refused; a refused goal changes nothing.
         """
         try:
-            checked = goal if isinstance(goal, CheckedTrajectory) else self.checker.check(goal, now_s)
-            motion, origin = self._plan_unlocked(checked.goal, now_s)
+            checked = self._checked(goal, now_s)
+            course, present, (motion, note) = self._lay(checked, now_s)
             with self._lock:
-                if self._motion is not None or not np.array_equal(origin.position, self._origin().position):
-                    motion = self._plan(checked.goal, now_s, self._origin())
                 self._refuse_when_held(now_s)
+                if self._motion is not None or not present.rests_at(self._origin()):
+                    motion, note = self._plan(course, self._present())
                 self._drive.realign(self._drive.astray)
                 if not (replace and self._goal is not None and self._ending is None):
                     self._preempt()
                     self._goals += 1
                     self._goal = _Goal(self._goals, checked.tolerances)
                 assert self._goal is not None
-                self._begin(motion, OperatingState.MOVING, f"following a trajectory of {motion.duration_s:.2f} s")
+                self._begin(motion, OperatingState.MOVING, f"following a trajectory of {motion.duration_s:.2f} s{note}")
                 return Acceptance(ErrorCode.SUCCESSFUL, "", self._goal.goal_id)
         except GoalRefusedError as refusal:
             return Acceptance(refusal.code, str(refusal))
@@ -404,6 +297,18 @@ class TrajectoryController:
                 now_s, self._state, message, desired, measured, goal_id, elapsed_s, outcomes, trajectory_s, rate
             )
 
+    def _checked(self, goal: TrajectoryGoal | CheckedTrajectory, now_s: float) -> CheckedTrajectory:
+        return goal if isinstance(goal, CheckedTrajectory) else self.checker.check(goal, now_s)
+
+    def _lay(self, checked: CheckedTrajectory, now_s: float) -> tuple[Course, _Present, tuple[Following, str]]:
+        """Plan from the present motion, without holding up the control loop: what takes time is done here."""
+        with self._lock:
+            self._refuse_when_held(now_s)
+            present = self._present()
+        goal = checked.at(now_s)
+        course = Course(goal, present.origin.position[list(goal.indices)], checked.rules)
+        return course, present, self._plan(course, present)
+
     def _refuse_when_held(self, now_s: float) -> None:
         if self._latched:
             raise GoalRefusedError(ErrorCode.INVALID_GOAL, f"stop is latched ({self._latch_reason}); reset releases it")
@@ -416,29 +321,21 @@ class TrajectoryController:
     def _permit(self, now_s: float) -> Permit:
         return self.permits.judge(now_s) if self._settings.permit_timeout_s else Permit(1.0)
 
-    def _plan_unlocked(self, checked: CheckedGoal, now_s: float) -> tuple[Following, State]:
-        """Join the goal to the present motion without holding up the control loop; return what it starts from, too."""
-        with self._lock:
-            self._refuse_when_held(now_s)
-            origin = self._origin()
-        return self._plan(checked, now_s, origin), origin
+    def _present(self) -> _Present:
+        """Return how the arm is commanded now; call with the lock held."""
+        rate = self._motion.rate if isinstance(self._motion, Following) else None
+        return _Present(self._origin(), rate, self._speed_scaling)
 
-    def _plan(self, checked: CheckedGoal, now_s: float, origin: State) -> Following:
-        """Join the goal to a motion."""
-        indices = list(checked.indices)
+    def _plan(self, course: Course, present: _Present) -> tuple[Following, str]:
+        """Join a goal to the present motion; return the motion, and how it differs from the goal's trajectory."""
+        goal = course.goal
+        indices = list(goal.indices)
         others = [i for i in range(len(self.limits.names)) if i not in indices]
-        present = self._motion.rate if isinstance(self._motion, Following) else None
-        rate = starting_rate(origin, self.limits, present, self._speed_scaling)
-        spline = enter(
-            checked,
-            in_trajectory_time(_select(origin, indices), checked.limits.acceleration, rate),
-            now_s=now_s,
-            start_tolerance=self._settings.start_tolerance[indices],
-            blend_s=self._settings.blend_s,
-            limit_tolerance=self._settings.limit_tolerance,
-        )
-        stop = StopProfile(self.limits.select(others), _select(origin, others))
-        return Following(spline, indices, others, stop, checked.limits, rate)
+        rate = starting_rate(present.origin, self.limits, present.rate, present.speed_scaling)
+        spline, note = course.enter(in_trajectory_time(_select(present.origin, indices), rate))
+        stop = StopProfile(self.limits.select(others), _select(present.origin, others))
+        tolerance = self._settings.limit_tolerance
+        return Following(spline, indices, others, stop, goal.limits, rate, tolerance), note
 
     def _origin(self) -> State:
         """Return the commanded state; of joints that do not follow it, where they are and how they move."""

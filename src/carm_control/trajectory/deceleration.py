@@ -6,21 +6,20 @@ from __future__ import annotations
 import numpy as np
 import ruckig
 
-from carm_control.trajectory.goal_validation import POSITION_SLACK
+from carm_control.trajectory.bounds import POSITION_SLACK
 from carm_control.trajectory.limits import JointLimits
 from carm_control.trajectory.spline import COEFFICIENTS, Spline, State
 from carm_core.transforms import Array
 
-_HARDER = 2.0
-_MOST_HARDER = 2.0**20
+_HARDER = (1.0, 1.02, 1.05, *(2.0**k for k in range(1, 21)))
 
 
 class StopProfile:
     """The fastest way to rest of each joint by itself, within its limits of acceleration and jerk.
 
-    A stop that would run past a position limit brakes harder, by the smallest power of two of acceleration and
-    jerk that keeps the joint inside: the end of the travel counts more than comfort. That cannot happen from a
-    motion that itself keeps the jerk limits.
+    A stop that would run past a position limit brakes harder, up to 5 % at first (trajectories may exceed their
+    limits by as much), then by the smallest power of two of acceleration and jerk that keeps the joint inside: the
+    end of the travel counts more than comfort. More than 5 % cannot happen from a motion that itself keeps the limits.
 
     Attributes:
         duration_s: Time until every joint rests, s.
@@ -51,15 +50,16 @@ class StopProfile:
     def _plan(limits: JointLimits, start: State) -> Spline | None:
         if not np.any([start.velocity, start.acceleration]):
             return None
-        factor = np.ones(len(limits.names))
+        level = np.zeros(len(limits.names), dtype=int)
         low = np.minimum(limits.lower, start.position) - POSITION_SLACK
         high = np.maximum(limits.upper, start.position) + POSITION_SLACK
         while True:
+            factor = np.array(_HARDER)[level]
             spline = _brake(limits.acceleration * factor, limits.jerk * factor, start)
             crossing = spline.hull_outside(low, high)
-            if not crossing.any() or factor[crossing].max() >= _MOST_HARDER:
+            if not crossing.any() or level[crossing].max() >= len(_HARDER) - 1:
                 return spline
-            factor[crossing] *= _HARDER
+            level[crossing] += 1
 
 
 def _brake(acceleration: Array, jerk: Array, start: State) -> Spline:

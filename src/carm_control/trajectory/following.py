@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A goal's trajectory in execution, at a pace that speed scaling sets.
 
-Time along the trajectory runs at a rate of 0 (pause) to 1. The rate changes as fast as the joints' limits of
-acceleration allow on top of the trajectory's own accelerations, so that a new factor never steps the velocity.
+Time along the trajectory runs at a rate of 0 (pause) to 1. The rate r changes as fast as the joints' limits allow on
+top of the trajectory's own velocity v, acceleration a and jerk j: the motion has acceleration a r² + v r' and jerk
+j r³ + 3 a r r' + v r" then. Each step takes the change nearest to the wanted one from which the rate can be held
+constant again without leaving the limits.
 """
 
 from __future__ import annotations
@@ -19,6 +21,14 @@ from carm_core.transforms import Array
 _AT_REST = 1e-9  # m/s or rad/s
 _FASTEST = 4.0
 """Largest change of the rate, 1/s, where slow joints would allow more."""
+_SHARPEST = 40.0
+"""Largest change of that, 1/s²."""
+_JERK_SHARE = 0.9
+_DONE = 1e-6, 1e-4
+"""Difference from the wanted rate, and its change, 1/s, that are dropped."""
+_WISHES = np.array([1.0, 0.75, 0.5, 0.25, 0.0])
+_RELEASES = np.array([1.0, 0.6, 0.3, 0.15])
+_LOOKS = np.linspace(0.0, 1.0, 9)
 _RESERVE = 1.2
 """From a motion that no trajectory leads, the rate leaves this much room below the limits of velocity."""
 
@@ -42,6 +52,7 @@ class Following:
         stop: StopProfile,
         limits: JointLimits,
         rate: float,
+        limit_tolerance: float,
     ) -> None:
         """Start now.
 
@@ -52,10 +63,11 @@ class Following:
             stop: Of those joints, in real time.
             limits: Of the joints of the goal.
             rate: Rate at the start.
+            limit_tolerance: Fraction by which acceleration and jerk may exceed their limits.
         """
         self._spline, self._others, self._stop = spline, list(others), stop
         self.indices = list(indices)
-        self._acceleration, self._velocity = limits.acceleration, limits.velocity
+        self._limits, self._allowed = limits, 1 + limit_tolerance
         self.duration_s = max(spline.duration_s, stop.duration_s)
         self.elapsed_s = self.trajectory_s = 0.0
         self.rate, self._slope = rate, 0.0
@@ -74,11 +86,15 @@ class Following:
         """
         if dt_s <= 0:
             return
-        self._slope = self._allowed((factor - self.rate) / dt_s)
-        rate = self.rate + self._slope * dt_s
-        self.trajectory_s += (self.rate + rate) / 2 * dt_s
         self.elapsed_s += dt_s
-        self.rate = rate
+        if abs(factor - self.rate) <= _DONE[0] and abs(self._slope) <= _DONE[1]:
+            self.rate, self._slope = factor, 0.0
+            self.trajectory_s += factor * dt_s
+            return
+        bend = self._bend(dt_s, factor)
+        self.trajectory_s += (self.rate + (self._slope / 2 + bend * dt_s / 6) * dt_s) * dt_s
+        self.rate = min(max(self.rate + (self._slope + bend * dt_s / 2) * dt_s, 0.0), 1.0)
+        self._slope += bend * dt_s
 
     def rate_at_speed(self, share: float) -> float:
         """Return the largest rate, 0 to 1, at which the present velocities stay below a share of their limits.
@@ -89,22 +105,59 @@ class Following:
         if share >= 1.0:
             return 1.0
         velocity = self._spline.sample(self.trajectory_s).velocity
-        fastest = float(np.max(np.abs(velocity) / self._velocity))
+        fastest = float(np.max(np.abs(velocity) / self._limits.velocity))
         return 1.0 if fastest <= share else share / fastest
 
-    def _allowed(self, slope: float) -> float:
-        """Return the change of the rate, 1/s, nearest to a wanted one that the limits of acceleration allow."""
-        if not slope:
-            return slope
-        _, velocity, acceleration = self._spline.sample(self.trajectory_s)
-        moving = np.abs(velocity) > _AT_REST
-        if not moving.any():
-            return slope
-        slope = min(max(slope, -_FASTEST), _FASTEST)
-        v, own, most = velocity[moving], acceleration[moving] * self.rate**2, self._acceleration[moving]
-        ends = np.stack([(-most - own) / v, (most - own) / v])
-        lowest, highest = float(ends.min(axis=0).max()), float(ends.max(axis=0).min())
-        return min(max(slope, min(lowest, 0.0)), max(highest, 0.0))
+    def _bend(self, dt_s: float, factor: float) -> float:
+        """Return the second derivative of the rate, 1/s², for a step.
+
+        The candidates lie between the wanted one and the one that ends the change of the rate; each is looked at
+        with several ways to end that change afterwards.
+        """
+        speed = np.abs(self._spline.derivative(1, self._looks(dt_s))).max(axis=0)
+        moving = speed > _AT_REST
+        sharpest = _SHARPEST
+        if moving.any():
+            sharpest = min(sharpest, float((_JERK_SHARE * self._limits.jerk[moving] / speed[moving]).min()))
+        wanted = (_wanted_slope(factor - self.rate, sharpest, dt_s) - self._slope) / dt_s
+        wanted = min(max(wanted, -sharpest), sharpest)
+        ending = min(max(-self._slope / dt_s, -sharpest), sharpest)
+        bends = np.concatenate([ending + _WISHES * (wanted - ending), self._slope * -sharpest * _RELEASES / _FASTEST])
+        bend, release = (grid.ravel() for grid in np.meshgrid(bends, sharpest * _RELEASES, indexing="ij"))
+        excess = self._excess(dt_s, bend, release, factor)
+        good = np.flatnonzero(excess <= 0)
+        choice = good[np.argmin(np.abs(bend[good] - wanted))] if len(good) else np.argmin(excess)
+        return float(bend[choice])
+
+    def _looks(self, dt_s: float) -> Array:
+        return np.array([self.trajectory_s, self.trajectory_s + self.rate * dt_s])
+
+    def _excess(self, dt_s: float, bend: Array, release: Array, factor: float) -> Array:
+        """Return by how much candidates (N,) leave the limits, as a share of them; 0 or less: they do not.
+
+        A candidate bends the rate for a step and then ends its change at a constant bend, 1/s².
+        """
+        slope = self._slope + bend * dt_s
+        back = -np.sign(slope) * release
+        times = np.concatenate(
+            [dt_s * _LOOKS[None, ::4].repeat(len(bend), 0), np.abs(slope / release)[:, None] * _LOOKS], 1
+        )
+        stepping = np.arange(times.shape[1]) < len(_LOOKS[::4])
+        rate0 = np.where(stepping, self.rate, (self.rate + (self._slope + bend * dt_s / 2) * dt_s)[:, None])
+        way0 = np.where(stepping, 0.0, ((self.rate + (self._slope / 2 + bend * dt_s / 6) * dt_s) * dt_s)[:, None])
+        slope0 = np.where(stepping, self._slope, slope[:, None])
+        bends = np.where(stepping, bend[:, None], back[:, None])
+        slopes = slope0 + bends * times
+        rates = rate0 + (slope0 + bends * times / 2) * times
+        ways = self.trajectory_s + way0 + (rate0 + (slope0 / 2 + bends * times / 6) * times) * times
+        v, a, j = (self._spline.derivative(k, ways.ravel()).reshape(*ways.shape, -1) for k in (1, 2, 3))
+        r, d, b = rates[..., None], slopes[..., None], bends[..., None]
+        acceleration = np.abs(a * r**2 + v * d) / self._limits.acceleration
+        jerk = np.abs(j * r**3 + 3 * a * r * d + v * b) / self._limits.jerk
+        worst = np.maximum(acceleration, jerk).max(axis=(1, 2)) - self._allowed
+        low, high = min(factor, self.rate), max(factor, self.rate)
+        astray = np.maximum(low - rates, rates - high).max(axis=1)
+        return np.maximum(worst, np.where(astray > _DONE[0], astray, 0.0) + (worst > 0) * worst)
 
     def sample(self) -> State:
         """Return the state of all joints now, in real time."""
@@ -134,24 +187,30 @@ def starting_rate(state: State, limits: JointLimits, present: float | None, fact
         factor: Speed scaling.
 
     Returns:
-        The factor from rest; in a motion a rate at which that motion is one within the limits of velocity.
+        The factor from rest; in a motion a rate at which that motion is one within the limits.
     """
     speed = float(np.max(np.abs(state.velocity) / limits.velocity))
-    if speed <= _AT_REST:
+    push = float(np.sqrt(np.max(np.abs(state.acceleration) / limits.acceleration)))
+    if max(speed, push) <= _AT_REST:
         return factor
-    return min(1.0, max(present, speed) if present else max(factor, _RESERVE * speed))
+    return min(1.0, max(present, speed, push) if present else max(factor, _RESERVE * speed, push))
 
 
-def in_trajectory_time(state: State, acceleration: Array, rate: float) -> State:
+def in_trajectory_time(state: State, rate: float) -> State:
     """Express a state in the time of a trajectory that runs at a rate.
 
     Args:
         state: In real time, each (J,).
-        acceleration: Limits (J,), m/s² or rad/s²; the result keeps them.
         rate: Of trajectory time; 0: at rest.
     """
     if rate == 0.0:
         return State.at_rest(state.position)
-    return State(
-        state.position, state.velocity / rate, np.clip(state.acceleration / rate**2, -acceleration, acceleration)
-    )
+    return State(state.position, state.velocity / rate, state.acceleration / rate**2)
+
+
+def _wanted_slope(difference: float, sharpest: float, dt_s: float) -> float:
+    """Return the change of the rate, 1/s, that attains a difference soonest without passing it."""
+    way = abs(difference)
+    half = sharpest * dt_s / 2
+    slope = np.sqrt(half**2 + 2 * sharpest * way) - half
+    return float(np.sign(difference) * min(slope, way / dt_s, _FASTEST))

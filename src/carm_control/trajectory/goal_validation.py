@@ -4,27 +4,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from carm_control.trajectory.goal import ErrorCode, GoalRefusedError, TrajectoryGoal, TrajectoryPoint
+from carm_control.trajectory.bounds import bounds, excess_text, find_excess, outside_values, refuse_excess
+from carm_control.trajectory.goal import ErrorCode, GoalRefusedError, TrajectoryGoal
 from carm_control.trajectory.limits import JointLimits
 from carm_control.trajectory.spline import Excess, Spline, Waypoints
-from carm_core.errors import outside
 from carm_core.transforms import Array
 
 MAX_END_SPEED = float(np.finfo(np.float32).eps)
 """Speed that counts as rest at the last point, m/s or rad/s; joint_trajectory_controller's value."""
 
-POSITION_SLACK = 1e-9
-"""Rounding allowed beyond a position limit, m or rad."""
+MAX_POINTS = 10_000
+"""Most points of a trajectory: 100 s at 100 Hz; more are refused by their count."""
+
+_BUILT_UP = 2.0
 
 TIME_RESOLUTION_S = 0.999e-9
 """Points must be a nanosecond apart, the resolution of ROS times; with its rounding, s."""
-
-_QUANTITIES = ("position", "velocity", "acceleration")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,22 +34,20 @@ class CheckedGoal:
     Attributes:
         indices: Columns of the controller that the goal moves.
         limits: Limits of these joints.
-        points: The points, columns in the order of ``indices``.
-        spline: Through the points; None for a single one.
-        stamp_s: As in the goal.
+        points: The points, columns in the order of ``indices``, on the goal's clock.
+        begin_s: Where that clock's 0 is, s from now.
     """
 
     indices: tuple[int, ...]
     limits: JointLimits
     points: Waypoints
-    spline: Spline | None
-    stamp_s: float
+    begin_s: float
 
 
 def check_goal(
     goal: TrajectoryGoal, limits: JointLimits, *, allow_partial: bool, limit_tolerance: float, now_s: float
 ) -> CheckedGoal:
-    """Check a goal by itself: joints, lengths, numbers, times; positions and speeds between the points too.
+    """Check a goal by itself: joints, lengths, numbers, times; what it asks for between the points too.
 
     Args:
         goal: As it came in.
@@ -61,16 +59,41 @@ def check_goal(
     Raises:
         GoalRefusedError: With the code that the client is told.
     """
+    if len(goal.points) > MAX_POINTS:
+        raise _invalid(f"the trajectory has {len(goal.points)} points; at most {MAX_POINTS} are allowed")
     indices = _check_joints(goal.joint_names, limits, allow_partial)
     points = _check_points(goal)
     selected = limits.select(indices)
     _check_stamp(goal, now_s)
     _check_values(points, selected, limit_tolerance)
     _check_end(points, selected)
-    spline = Spline.through(points) if len(points.times_s) > 1 else None
-    if spline is not None:
-        refuse_excess(spline, selected, limit_tolerance, "between points {} and {}")
-    return CheckedGoal(indices, selected, points, spline, goal.stamp_s)
+    if len(points.times_s) > 1:
+        refuse_interpolation(Spline.through(points), selected, limit_tolerance, _between)
+    return CheckedGoal(indices, selected, points, goal.stamp_s - now_s if goal.stamp_s else 0.0)
+
+
+def refuse_interpolation(spline: Spline, limits: JointLimits, tolerance: float, where: Callable[[Excess], str]) -> None:
+    """Refuse what no smoothing can follow: a path or a velocity outside the limits, or a lasting acceleration.
+
+    An acceleration in a segment shorter than the joints need to build it up and down is a matter of sampling.
+
+    Args:
+        spline: Of J joints.
+        limits: Of these joints.
+        tolerance: Fraction by which velocity and acceleration may exceed their limits.
+        where: Names a place.
+
+    Raises:
+        GoalRefusedError: There is such a thing; joint, place, value and limits are named.
+    """
+    refuse_excess(limits, find_excess(spline, limits, tolerance, (0, 1)), where)
+    lasting = np.diff(spline.knots_s) > _BUILT_UP * (limits.acceleration / limits.jerk).max()
+    excess = spline.excess(2, *bounds(limits, 2, tolerance), among=lasting)
+    refuse_excess(limits, None if excess is None else (2, excess), where)
+
+
+def _between(excess: Excess) -> str:
+    return f"between points {excess.segment} and {excess.segment + 1} (at {excess.time_s:.3f} s)"
 
 
 def _invalid(reason: str) -> GoalRefusedError:
@@ -98,45 +121,51 @@ def _check_joints(names: Sequence[str], limits: JointLimits, allow_partial: bool
 def _check_points(goal: TrajectoryGoal) -> Waypoints:
     if not goal.points:
         raise _invalid("the trajectory has no points")
-    previous = -math.inf
     for number, point in enumerate(goal.points):
-        _check_point(number, point, goal.joint_names)
-        if point.time_s < 0:
-            raise _invalid(f"time of point {number} is negative: {point.time_s} s")
-        if point.time_s < previous + TIME_RESOLUTION_S:
-            raise _invalid(
-                f"times are not strictly increasing: {previous} s at point {number - 1}, "
-                f"{point.time_s} s at point {number}"
-            )
-        previous = point.time_s
-    none = [math.nan] * len(goal.joint_names)
-    return Waypoints(
+        if point.effort:
+            raise _invalid(f"point {number} carries effort; this controller commands positions")
+        if not point.positions:
+            raise _invalid(f"point {number} has no positions")
+        if point.accelerations and not point.velocities:
+            raise _invalid(f"point {number} has accelerations but no velocities")
+    points = Waypoints(
         np.array([p.time_s for p in goal.points], dtype=np.float64),
-        np.array([p.positions for p in goal.points], dtype=np.float64),
-        np.array([p.velocities or none for p in goal.points], dtype=np.float64),
-        np.array([p.accelerations or none for p in goal.points], dtype=np.float64),
+        *(_values(goal, field) for field in ("positions", "velocities", "accelerations")),
     )
+    _check_times(points.times_s)
+    return points
 
 
-def _check_point(number: int, point: TrajectoryPoint, names: Sequence[str]) -> None:
-    if point.effort:
-        raise _invalid(f"point {number} carries effort; this controller commands positions")
-    if not point.positions:
-        raise _invalid(f"point {number} has no positions")
-    if point.accelerations and not point.velocities:
-        raise _invalid(f"point {number} has accelerations but no velocities")
-    if not math.isfinite(point.time_s):
-        raise _invalid(f"time of point {number} is {point.time_s}")
-    for field, values in (
-        ("positions", point.positions),
-        ("velocities", point.velocities),
-        ("accelerations", point.accelerations),
-    ):
-        if values and len(values) != len(names):
-            raise _invalid(f"point {number} has {len(values)} {field} for {len(names)} joints")
-        for name, value in zip(names, values, strict=False):
-            if not math.isfinite(value):
-                raise _invalid(f"{field} of {name} at point {number} is {value}")
+def _values(goal: TrajectoryGoal, field: str) -> Array:
+    """Return a field of all points (N, J); rows of NaN where a point has none."""
+    names = goal.joint_names
+    rows = [getattr(point, field) for point in goal.points]
+    for number, row in enumerate(rows):
+        if row and len(row) != len(names):
+            raise _invalid(f"point {number} has {len(row)} {field} for {len(names)} joints")
+    given = np.array([bool(row) for row in rows])
+    values = np.full((len(rows), len(names)), np.nan)
+    if given.any():
+        values[given] = np.array([row for row in rows if row], dtype=np.float64)
+    bad = np.argwhere(~np.isfinite(values) & given[:, None])
+    if len(bad):
+        number, joint = bad[0]
+        raise _invalid(f"{field} of {names[joint]} at point {number} is {values[number, joint]}")
+    return values
+
+
+def _check_times(times: Array) -> None:
+    bad = np.flatnonzero(~np.isfinite(times))
+    if len(bad):
+        raise _invalid(f"time of point {bad[0]} is {times[bad[0]]}")
+    if times[0] < 0:
+        raise _invalid(f"time of point 0 is negative: {times[0]} s")
+    late = np.flatnonzero(np.diff(times) < TIME_RESOLUTION_S)
+    if len(late):
+        k = int(late[0])
+        raise _invalid(
+            f"times are not strictly increasing: {times[k]} s at point {k}, {times[k + 1]} s at point {k + 1}"
+        )
 
 
 def _check_stamp(goal: TrajectoryGoal, now_s: float) -> None:
@@ -153,72 +182,13 @@ def _check_stamp(goal: TrajectoryGoal, now_s: float) -> None:
 def _check_values(points: Waypoints, limits: JointLimits, tolerance: float) -> None:
     """Refuse the first position, velocity or acceleration of a point that is outside its limits."""
     for derivative, values in enumerate((points.positions, points.velocities, points.accelerations)):
-        low, high = _bounds(limits, derivative, 1 + tolerance)
-        outside = np.argwhere((values < low) | (values > high))
-        if len(outside):
-            number, joint = outside[0]
-            raise _invalid(_outside(limits, joint, derivative, values[number, joint], f"at point {number}"))
+        bad = outside_values(values, limits, derivative, tolerance)
+        if len(bad):
+            number, joint = (int(index) for index in bad[0])
+            raise _invalid(excess_text(limits, joint, derivative, values[number, joint], f"at point {number}"))
 
 
 def _check_end(points: Waypoints, limits: JointLimits) -> None:
     for name, unit, speed in zip(limits.names, limits.units, points.velocities[-1], strict=True):
         if abs(speed) > MAX_END_SPEED:
             raise _invalid(f"velocity of {name} at the last point is {speed:.6g} {unit}/s, not 0")
-
-
-def _bounds(limits: JointLimits, derivative: int, scale: float) -> tuple[Array, Array]:
-    if derivative == 0:
-        return limits.lower - POSITION_SLACK, limits.upper + POSITION_SLACK
-    bound = (limits.velocity, limits.acceleration)[derivative - 1] * scale
-    return -bound, bound
-
-
-def find_excess(spline: Spline, limits: JointLimits, tolerance: float) -> tuple[int, Excess] | None:
-    """Find the first quantity of a spline that leaves its limits: position, then velocity, then acceleration.
-
-    Args:
-        spline: Of J joints.
-        limits: Of these joints.
-        tolerance: Fraction by which velocity and acceleration may exceed their limits.
-
-    Returns:
-        The derivative (0, 1, 2) and the place, or None.
-    """
-    for derivative in range(3):
-        excess = spline.excess(derivative, *_bounds(limits, derivative, 1 + tolerance))
-        if excess is not None:
-            return derivative, excess
-    return None
-
-
-def refuse_excess(spline: Spline, limits: JointLimits, tolerance: float, where: str) -> None:
-    """Refuse a spline that leaves the limits.
-
-    Args:
-        spline: Of J joints.
-        limits: Of these joints.
-        tolerance: Fraction by which velocity and acceleration may exceed their limits.
-        where: Text that says where; ``{}`` twice for the numbers of the points around the place.
-
-    Raises:
-        GoalRefusedError: It leaves them; the joint, the value and the limits are named.
-    """
-    found = find_excess(spline, limits, tolerance)
-    if found is None:
-        return
-    derivative, excess = found
-    place = f"{where.format(excess.segment, excess.segment + 1)} (at {excess.time_s:.3f} s)"
-    raise _invalid(_outside(limits, excess.joint, derivative, excess.value, place))
-
-
-def _outside(limits: JointLimits, joint: int, derivative: int, value: float, place: str) -> str:
-    unit = limits.units[joint] + ("", "/s", "/s^2")[derivative]
-    if derivative == 0:
-        low, high = limits.lower[joint], limits.upper[joint]
-    else:
-        high = (limits.velocity, limits.acceleration)[derivative - 1][joint]
-        low = -high
-    return (
-        f"{_QUANTITIES[derivative]} of {limits.names[joint]} is {outside(value, low, high)} {unit} {place}, "
-        f"outside its limits [{low:z.4f}, {high:.4f}] {unit}"
-    )

@@ -8,7 +8,7 @@ linear for positions only, cubic with velocities, quintic with velocities and ac
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import comb
+from math import comb, perm
 from typing import NamedTuple
 
 import numpy as np
@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 
 from carm_core.transforms import Array
 
-COEFFICIENTS = 6
-"""Coefficients per segment and joint, constant first: enough for a quintic."""
+COEFFICIENTS = 8
+"""Coefficients per segment and joint, constant first: enough for a quintic that is averaged twice."""
 
 
 _BINOMIALS = np.array([[comb(k, i) for k in range(COEFFICIENTS)] for i in range(COEFFICIENTS)], dtype=np.float64)
+_FACTORIALS = np.array([[perm(k, d) for k in range(COEFFICIENTS)] for d in range(4)], dtype=np.float64)
+_SAME_TIME_S = 1e-9
+_BISECTIONS = 3
 _EXPONENTS = np.maximum(np.arange(COEFFICIENTS)[None, :] - np.arange(COEFFICIENTS)[:, None], 0)
 """A polynomial c in t is, in t - tau, the polynomial (binomials * tau ** exponents) @ c."""
 
@@ -77,11 +80,11 @@ class Excess(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Spline:
-    """A polynomial of degree 5 or less per segment and joint.
+    """A polynomial of degree 7 or less per segment and joint.
 
     Attributes:
         knots_s: (M + 1,), strictly increasing, s.
-        coefficients: (M, 6, J), constant first, in time since the segment's start.
+        coefficients: (M, 8, J), constant first, in time since the segment's start.
     """
 
     knots_s: Array
@@ -114,7 +117,9 @@ class Spline:
         )
         has_v = _present(v0, v1)
         has_a = has_v & _present(a0, a1)
-        return cls(points.times_s, np.where(has_a, quintic, np.where(has_v, cubic, linear)))
+        coefficients = np.zeros((len(h), COEFFICIENTS, d.shape[1]))
+        coefficients[:, :6] = np.where(has_a, quintic, np.where(has_v, cubic, linear))
+        return cls(points.times_s, coefficients)
 
     @property
     def duration_s(self) -> float:
@@ -139,13 +144,65 @@ class Spline:
 
     def _evaluate(self, segment: int, time_s: float) -> State:
         c = self.coefficients[segment]
-        tau = time_s - self.knots_s[segment]
-        powers = tau ** np.arange(COEFFICIENTS)
-        order = np.arange(COEFFICIENTS)
-        position = powers @ c
-        velocity = (order[1:] * powers[:-1]) @ c[1:]
-        acceleration = (order[2:] * order[1:-1] * powers[:-2]) @ c[2:]
-        return State(position, velocity, acceleration)
+        powers = (time_s - self.knots_s[segment]) ** np.arange(COEFFICIENTS)
+        return State(*((_FACTORIALS[d, d:] * powers[: COEFFICIENTS - d]) @ c[d:] for d in range(3)))
+
+    def derivative(self, order: int, times_s: Array) -> Array:
+        """Evaluate a derivative at many times.
+
+        Args:
+            order: 0 position to 3 jerk.
+            times_s: (N,), s. Before the first knot and from the last one on, the spline rests where it begins and ends.
+
+        Returns:
+            (N, J), m or rad, per s to the order.
+        """
+        segments = np.clip(np.searchsorted(self.knots_s, times_s, side="right") - 1, 0, len(self.coefficients) - 1)
+        outside = (times_s < self.knots_s[0]) | (times_s >= self.knots_s[-1])
+        tau = np.clip(times_s, self.knots_s[0], self.knots_s[-1]) - self.knots_s[segments]
+        tau = tau[:, None]
+        value = np.zeros((len(tau), self.coefficients.shape[2]))
+        for k in range(self._degree, order - 1, -1):
+            value = value * tau + _FACTORIALS[order, k] * self.coefficients[segments, k]
+        if order:
+            value[outside] = 0.0
+        return value
+
+    def averaged(self, window_s: float) -> Spline:
+        """Return the moving average over the past ``window_s``, s, of this motion with rest before and after it.
+
+        It begins with this motion, at rest, and ends ``window_s`` later. Its values and those of its derivatives are
+        means of the original ones, hence within the same bounds, and it has one continuous derivative more.
+        """
+        knots = np.concatenate([self.knots_s, self.knots_s + window_s])
+        knots.sort()
+        knots = knots[np.concatenate([[True], np.diff(knots) > _SAME_TIME_S])]
+        now, past = (self._padded(knots[:-1] - delay_s) for delay_s in (0.0, window_s))
+        coefficients = np.zeros_like(now)
+        orders = np.arange(1, COEFFICIENTS)[None, :, None]
+        coefficients[:, 1:] = ((now - past) / window_s)[:, :-1] / orders
+        h = np.diff(knots)[:, None, None]
+        gains = (coefficients[:, 1:] * h**orders).sum(axis=1)
+        coefficients[0, 0] = self.coefficients[0, 0]
+        coefficients[1:, 0] = self.coefficients[0, 0] + np.cumsum(gains[:-1], axis=0)
+        return Spline(knots, coefficients)
+
+    def _padded(self, times_s: Array) -> Array:
+        """Return coefficients as ``_expanded``, at rest before the first knot and after the last one."""
+        nudged = times_s + _SAME_TIME_S
+        coefficients = self._expanded(nudged, times_s)
+        outside = (nudged < self.knots_s[0]) | (nudged >= self.knots_s[-1])
+        coefficients[outside] = 0.0
+        coefficients[nudged < self.knots_s[0], 0] = self.coefficients[0, 0]
+        coefficients[nudged >= self.knots_s[-1], 0] = self._evaluate(
+            len(self.coefficients) - 1, float(self.knots_s[-1])
+        ).position
+        return coefficients
+
+    @property
+    def _degree(self) -> int:
+        present = np.flatnonzero((self.coefficients != 0).any(axis=(0, 2)))
+        return int(present[-1]) if len(present) else 0
 
     def cut(self, time_s: float) -> Spline:
         """Return the motion from a time on, s, which becomes its first knot."""
@@ -178,23 +235,30 @@ class Spline:
             np.concatenate([self.coefficients, other.coefficients]),
         )
 
-    def _expanded(self, times_s: Array) -> Array:
-        """Coefficients (M, 6, J) of the segments that hold some times (M,), s, in time since each of these."""
+    def _expanded(self, times_s: Array, origins_s: Array | None = None) -> Array:
+        """Coefficients (M, 8, J) of the segments that hold some times (M,), s, in time since each of these."""
         last = len(self.coefficients) - 1
         segments = np.clip(np.searchsorted(self.knots_s, times_s, side="right") - 1, 0, last)
-        tau = (times_s - self.knots_s[segments])[:, None, None]
-        return np.asarray(np.einsum("mik,mkj->mij", _BINOMIALS * tau**_EXPONENTS, self.coefficients[segments]))
+        tau = ((times_s if origins_s is None else origins_s) - self.knots_s[segments])[:, None, None]
+        coefficients: Array = self.coefficients[segments]
+        count = self._degree + 1
+        shift = _BINOMIALS[:count, :count] * tau ** _EXPONENTS[:count, :count]
+        coefficients[:, :count] = shift @ coefficients[:, :count]
+        return coefficients
 
-    def excess(self, derivative: int, lower: Array, upper: Array) -> Excess | None:
+    def excess(
+        self, derivative: int, lower: Array, upper: Array, among: NDArray[np.bool_] | None = None
+    ) -> Excess | None:
         """Find where a derivative leaves its bounds, between the knots too.
 
         A segment whose Bernstein coefficients lie within the bounds does so itself (convex hull); the others
         are searched at the roots of the next derivative, so that the answer is exact.
 
         Args:
-            derivative: 0 position, 1 velocity, 2 acceleration.
+            derivative: 0 position, 1 velocity, 2 acceleration, 3 jerk.
             lower: (J,), in the unit of the derivative.
             upper: (J,).
+            among: Segments (M,) to search; None: all.
 
         Returns:
             The worst point of the first segment that leaves the bounds, or None.
@@ -202,6 +266,11 @@ class Spline:
         h = np.diff(self.knots_s)
         scaled, hull = self._hull(derivative)
         suspects = np.argwhere((hull < lower).any(axis=1) | (hull > upper).any(axis=1))
+        if among is not None:
+            suspects = suspects[among[suspects[:, 0]]]
+        suspects = suspects[
+            _may_leave(hull[suspects[:, 0], :, suspects[:, 1]], lower[suspects[:, 1]], upper[suspects[:, 1]])
+        ]
         worst: Excess | None = None
         for segment, joint in suspects:
             if worst is not None and segment > worst.segment:
@@ -226,11 +295,10 @@ class Spline:
 
     def _hull(self, derivative: int) -> tuple[Array, Array]:
         """Monomial and Bernstein coefficients (M, degree + 1, J) of a derivative, each segment scaled to [0, 1]."""
-        c = self.coefficients
-        for _ in range(derivative):
-            c = c[:, 1:] * np.arange(1, c.shape[1])[None, :, None]
+        top = max(self._degree, derivative) + 1
+        c = self.coefficients[:, derivative:top] * _FACTORIALS[derivative, derivative:top, None]
         scaled = c * (np.diff(self.knots_s)[:, None] ** np.arange(c.shape[1]))[:, :, None]
-        return scaled, np.einsum("bk,mkj->mbj", _bernstein(c.shape[1] - 1), scaled)
+        return scaled, _bernstein(c.shape[1] - 1) @ scaled
 
 
 def _present(start: Array, end: Array) -> NDArray[np.bool_]:
@@ -249,6 +317,16 @@ def _bernstein(degree: int) -> Array:
     return np.array(
         [[comb(i, k) / comb(degree, k) if k <= i else 0.0 for k in range(degree + 1)] for i in range(degree + 1)]
     )
+
+
+def _may_leave(hull: Array, lower: Array, upper: Array) -> NDArray[np.bool_]:
+    """Return which polynomials (N,) with Bernstein coefficients (N, degree + 1) may leave bounds (N,), by bisection."""
+    degree = hull.shape[1] - 1
+    left = np.array([[comb(i, k) / 2**i for k in range(degree + 1)] for i in range(degree + 1)])
+    parts = hull[:, None]
+    for _ in range(_BISECTIONS):
+        parts = np.concatenate([parts @ left.T, (parts[..., ::-1] @ left.T)[..., ::-1]], axis=1)
+    return np.asarray(((parts < lower[:, None, None]) | (parts > upper[:, None, None])).any(axis=(1, 2)))
 
 
 def _extreme(coefficients: Array, lower: float, upper: float) -> tuple[float, float] | None:
