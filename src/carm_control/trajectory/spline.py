@@ -8,6 +8,7 @@ linear for positions only, cubic with velocities, quintic with velocities and ac
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import comb, perm
 from typing import NamedTuple
 
@@ -199,7 +200,7 @@ class Spline:
         ).position
         return coefficients
 
-    @property
+    @cached_property
     def _degree(self) -> int:
         present = np.flatnonzero((self.coefficients != 0).any(axis=(0, 2)))
         return int(present[-1]) if len(present) else 0

@@ -36,7 +36,7 @@ def written(folder: Path, joint: str = "lift", **entries: Any) -> Path:
 
 def test_the_node_parameters_are_those_of_the_shipped_file() -> None:
     shipped = yaml.safe_load(config_file("drive_node.yaml").read_text(encoding="utf-8"))
-    assert shipped["/**"]["ros__parameters"] == parameter_defaults(DriveParameters)
+    assert shipped["/**"]["ros__parameters"] == parameter_defaults(DriveParameters) | {"supervised": True}
 
 
 def test_counts_per_unit_are_in_the_joint_s_unit() -> None:

@@ -249,5 +249,5 @@ def test_limits_reached_are_named() -> None:
 
 def test_shipped_configuration_is_the_defaults_of_the_node() -> None:
     shipped = yaml.safe_load(config_file("motion.yaml").read_text(encoding="utf-8"))
-    assert shipped["/**"]["ros__parameters"] == parameter_defaults(MotionParameters)
+    assert shipped["/**"]["ros__parameters"] == parameter_defaults(MotionParameters) | {"supervised": True}
     assert all(f.metadata["description"] for f in dataclasses.fields(MotionParameters))
