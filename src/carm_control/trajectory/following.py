@@ -24,11 +24,18 @@ _FASTEST = 4.0
 _SHARPEST = 40.0
 """Largest change of that, 1/s²."""
 _JERK_SHARE = 0.9
-_DONE = 1e-6, 1e-4
+_DONE = 2e-5, 1e-6
 """Difference from the wanted rate, and its change, 1/s, that are dropped."""
-_WISHES = np.array([1.0, 0.75, 0.5, 0.25, 0.0])
-_RELEASES = np.array([1.0, 0.6, 0.3, 0.15])
-_LOOKS = np.linspace(0.0, 1.0, 9)
+_GENTLER = 0.8
+_MARGIN = 0.02
+"""Share of the limits kept for what lies between the moments that are looked at."""
+_ASTRAY = 1e-4
+_WISHES = np.array([0.75, 0.5, 0.25, 0.0])
+_RELEASES = np.array([1.0, 0.5, 0.25])
+_SIDE_S = 1e-9
+_LOOK_S = 0.006
+_MOST_LOOKS = 100
+"""How far apart, s, and how many, are the moments that are looked at; finer than the steps of a control loop."""
 _RESERVE = 1.2
 """From a motion that no trajectory leads, the rate leaves this much room below the limits of velocity."""
 
@@ -67,10 +74,10 @@ class Following:
         """
         self._spline, self._others, self._stop = spline, list(others), stop
         self.indices = list(indices)
-        self._limits, self._allowed = limits, 1 + limit_tolerance
+        self._limits, self._allowed = limits, 1 + limit_tolerance - _MARGIN
         self.duration_s = max(spline.duration_s, stop.duration_s)
         self.elapsed_s = self.trajectory_s = 0.0
-        self.rate, self._slope = rate, 0.0
+        self.rate, self._slope, self._release = rate, 0.0, _SHARPEST
 
     @property
     def late_s(self) -> float:
@@ -114,23 +121,27 @@ class Following:
         The candidates lie between the wanted one and the one that ends the change of the rate; each is looked at
         with several ways to end that change afterwards.
         """
-        speed = np.abs(self._spline.derivative(1, self._looks(dt_s))).max(axis=0)
+        ahead = np.array([self.trajectory_s, self.trajectory_s + self.rate * dt_s])
+        speed = np.abs(self._spline.derivative(1, ahead)).max(axis=0)
         moving = speed > _AT_REST
         sharpest = _SHARPEST
         if moving.any():
             sharpest = min(sharpest, float((_JERK_SHARE * self._limits.jerk[moving] / speed[moving]).min()))
-        wanted = (_wanted_slope(factor - self.rate, sharpest, dt_s) - self._slope) / dt_s
+        wanted = (_wanted_slope(factor - self.rate, _GENTLER * sharpest, dt_s) - self._slope) / dt_s
         wanted = min(max(wanted, -sharpest), sharpest)
         ending = min(max(-self._slope / dt_s, -sharpest), sharpest)
-        bends = np.concatenate([ending + _WISHES * (wanted - ending), self._slope * -sharpest * _RELEASES / _FASTEST])
-        bend, release = (grid.ravel() for grid in np.meshgrid(bends, sharpest * _RELEASES, indexing="ij"))
-        excess = self._excess(dt_s, bend, release, factor)
-        good = np.flatnonzero(excess <= 0)
-        choice = good[np.argmin(np.abs(bend[good] - wanted))] if len(good) else np.argmin(excess)
-        return float(bend[choice])
-
-    def _looks(self, dt_s: float) -> Array:
-        return np.array([self.trajectory_s, self.trajectory_s + self.rate * dt_s])
+        releases = np.append(sharpest * _RELEASES, self._release)
+        others = np.concatenate([ending + _WISHES * (wanted - ending), -np.sign(self._slope) * releases])
+        least = np.inf
+        for bends in (np.array([wanted]), others):
+            bend, release = (grid.ravel() for grid in np.meshgrid(bends, releases, indexing="ij"))
+            excess = self._excess(dt_s, bend, release, factor)
+            best = np.lexsort((np.abs(bend - wanted), np.maximum(excess, 0.0)))[0]
+            if excess[best] < least:
+                least, choice, self._release = float(excess[best]), float(bend[best]), float(release[best])
+            if least <= 0:
+                break
+        return choice
 
     def _excess(self, dt_s: float, bend: Array, release: Array, factor: float) -> Array:
         """Return by how much candidates (N,) leave the limits, as a share of them; 0 or less: they do not.
@@ -138,26 +149,47 @@ class Following:
         A candidate bends the rate for a step and then ends its change at a constant bend, 1/s².
         """
         slope = self._slope + bend * dt_s
-        back = -np.sign(slope) * release
-        times = np.concatenate(
-            [dt_s * _LOOKS[None, ::4].repeat(len(bend), 0), np.abs(slope / release)[:, None] * _LOOKS], 1
-        )
-        stepping = np.arange(times.shape[1]) < len(_LOOKS[::4])
+        lasts = np.abs(slope / release)[:, None]
+        later = np.linspace(0.0, lasts.max(), min(max(int(lasts.max() / _LOOK_S), 9), _MOST_LOOKS))
+        first = dt_s * np.array([0.0, 0.5, 1.0])
+        times = np.concatenate([np.tile(first, (len(bend), 1)), np.minimum(later, lasts)], axis=1)
+        stepping = np.arange(times.shape[1]) < len(first)
         rate0 = np.where(stepping, self.rate, (self.rate + (self._slope + bend * dt_s / 2) * dt_s)[:, None])
         way0 = np.where(stepping, 0.0, ((self.rate + (self._slope / 2 + bend * dt_s / 6) * dt_s) * dt_s)[:, None])
         slope0 = np.where(stepping, self._slope, slope[:, None])
-        bends = np.where(stepping, bend[:, None], back[:, None])
+        bends = np.where(stepping, bend[:, None], (-np.sign(slope) * release)[:, None])
         slopes = slope0 + bends * times
         rates = rate0 + (slope0 + bends * times / 2) * times
-        ways = self.trajectory_s + way0 + (rate0 + (slope0 / 2 + bends * times / 6) * times) * times
-        v, a, j = (self._spline.derivative(k, ways.ravel()).reshape(*ways.shape, -1) for k in (1, 2, 3))
+        ways = way0 + (rate0 + (slope0 / 2 + bends * times / 6) * times) * times
+        v, a, j_low, j_high = self._ahead(ways)
         r, d, b = rates[..., None], slopes[..., None], bends[..., None]
         acceleration = np.abs(a * r**2 + v * d) / self._limits.acceleration
-        jerk = np.abs(j * r**3 + 3 * a * r * d + v * b) / self._limits.jerk
+        rest = 3 * a * r * d + v * b
+        jerk = np.maximum(j_high * r**3 + rest, -(j_low * r**3 + rest)) / self._limits.jerk
         worst = np.maximum(acceleration, jerk).max(axis=(1, 2)) - self._allowed
-        low, high = min(factor, self.rate), max(factor, self.rate)
-        astray = np.maximum(low - rates, rates - high).max(axis=1)
-        return np.maximum(worst, np.where(astray > _DONE[0], astray, 0.0) + (worst > 0) * worst)
+        low = 0.0 if self._slope < 0 and factor > self.rate else min(factor, self.rate)
+        high = 1.0 if self._slope > 0 and factor < self.rate else max(factor, self.rate)
+        astray = np.maximum(low - rates, rates - high).max(axis=1) - _ASTRAY
+        return np.maximum(worst, astray)
+
+    def _ahead(self, ways: Array) -> tuple[Array, Array, Array, Array]:
+        """Return velocity, acceleration, and the least and the most jerk around places ahead on the trajectory.
+
+        Args:
+            ways: (N, M), s of trajectory time from now.
+
+        Returns:
+            Each (N, M, J).
+        """
+        table = np.linspace(0.0, max(float(ways.max()), _AT_REST), ways.shape[1])
+        nearest = np.rint(np.maximum(ways, 0.0) / table[1]).astype(int)
+        v, a = (d[nearest] for d in self._spline.derivatives((1, 2), self.trajectory_s + table))
+        knots = self._spline.knots_s
+        knots = knots[slice(*np.searchsorted(knots, self.trajectory_s + table[[0, -1]]))] - self.trajectory_s
+        places = np.sort(np.concatenate([table, knots + _SIDE_S, knots - _SIDE_S]))
+        jerk = self._spline.derivative(3, self.trajectory_s + places)
+        cells = np.searchsorted(places, table - table[1] / 2)
+        return v, a, np.minimum.reduceat(jerk, cells)[nearest], np.maximum.reduceat(jerk, cells)[nearest]
 
     def sample(self) -> State:
         """Return the state of all joints now, in real time."""
@@ -211,6 +243,8 @@ def in_trajectory_time(state: State, rate: float) -> State:
 def _wanted_slope(difference: float, sharpest: float, dt_s: float) -> float:
     """Return the change of the rate, 1/s, that attains a difference soonest without passing it."""
     way = abs(difference)
+    if way <= _DONE[0]:
+        return 0.0
     half = sharpest * dt_s / 2
     slope = np.sqrt(half**2 + 2 * sharpest * way) - half
     return float(np.sign(difference) * min(slope, way / dt_s, _FASTEST))

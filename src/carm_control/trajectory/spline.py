@@ -7,6 +7,7 @@ linear for positions only, cubic with velocities, quintic with velocities and ac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import comb, perm
@@ -149,25 +150,37 @@ class Spline:
         return State(*((_FACTORIALS[d, d:] * powers[: COEFFICIENTS - d]) @ c[d:] for d in range(3)))
 
     def derivative(self, order: int, times_s: Array) -> Array:
-        """Evaluate a derivative at many times.
+        """Evaluate a derivative at many times, as ``derivatives`` does."""
+        return self.derivatives((order,), times_s)[0]
+
+    def derivatives(self, orders: Sequence[int], times_s: Array) -> list[Array]:
+        """Evaluate derivatives at many times.
 
         Args:
-            order: 0 position to 3 jerk.
+            orders: 0 position to 3 jerk.
             times_s: (N,), s. Before the first knot and from the last one on, the spline rests where it begins and ends.
 
         Returns:
-            (N, J), m or rad, per s to the order.
+            For each order (N, J), m or rad, per s to the order.
         """
-        segments = np.clip(np.searchsorted(self.knots_s, times_s, side="right") - 1, 0, len(self.coefficients) - 1)
-        outside = (times_s < self.knots_s[0]) | (times_s >= self.knots_s[-1])
-        tau = np.clip(times_s, self.knots_s[0], self.knots_s[-1]) - self.knots_s[segments]
-        tau = tau[:, None]
-        value = np.zeros((len(tau), self.coefficients.shape[2]))
-        for k in range(self._degree, order - 1, -1):
-            value = value * tau + _FACTORIALS[order, k] * self.coefficients[segments, k]
-        if order:
-            value[outside] = 0.0
-        return value
+        knots = self.knots_s
+        segments = self._segments_at(times_s)
+        outside = (times_s < knots[0]) | (times_s >= knots[-1])
+        tau = (np.minimum(np.maximum(times_s, knots[0]), knots[-1]) - knots[segments])[:, None]
+        c = self.coefficients[segments]
+        values = []
+        for order in orders:
+            value = np.zeros((len(tau), c.shape[2]))
+            for k in range(self._degree, order - 1, -1):
+                value = value * tau + _FACTORIALS[order, k] * c[:, k]
+            if order:
+                value[outside] = 0.0
+            values.append(value)
+        return values
+
+    def _segments_at(self, times_s: Array) -> NDArray[np.intp]:
+        segments = np.searchsorted(self.knots_s, times_s, side="right") - 1
+        return np.asarray(np.minimum(np.maximum(segments, 0), len(self.coefficients) - 1))
 
     def averaged(self, window_s: float) -> Spline:
         """Return the moving average over the past ``window_s``, s, of this motion with rest before and after it.
@@ -195,9 +208,7 @@ class Spline:
         outside = (nudged < self.knots_s[0]) | (nudged >= self.knots_s[-1])
         coefficients[outside] = 0.0
         coefficients[nudged < self.knots_s[0], 0] = self.coefficients[0, 0]
-        coefficients[nudged >= self.knots_s[-1], 0] = self._evaluate(
-            len(self.coefficients) - 1, float(self.knots_s[-1])
-        ).position
+        coefficients[nudged >= self.knots_s[-1], 0] = self.sample(self.duration_s).position
         return coefficients
 
     @cached_property
@@ -238,8 +249,7 @@ class Spline:
 
     def _expanded(self, times_s: Array, origins_s: Array | None = None) -> Array:
         """Coefficients (M, 8, J) of the segments that hold some times (M,), s, in time since each of these."""
-        last = len(self.coefficients) - 1
-        segments = np.clip(np.searchsorted(self.knots_s, times_s, side="right") - 1, 0, last)
+        segments = self._segments_at(times_s)
         tau = ((times_s if origins_s is None else origins_s) - self.knots_s[segments])[:, None, None]
         coefficients: Array = self.coefficients[segments]
         count = self._degree + 1
@@ -269,9 +279,8 @@ class Spline:
         suspects = np.argwhere((hull < lower).any(axis=1) | (hull > upper).any(axis=1))
         if among is not None:
             suspects = suspects[among[suspects[:, 0]]]
-        suspects = suspects[
-            _may_leave(hull[suspects[:, 0], :, suspects[:, 1]], lower[suspects[:, 1]], upper[suspects[:, 1]])
-        ]
+        rows, columns = suspects.T
+        suspects = suspects[_may_leave(hull[rows, :, columns], lower[columns], upper[columns])]
         worst: Excess | None = None
         for segment, joint in suspects:
             if worst is not None and segment > worst.segment:
