@@ -26,6 +26,8 @@ from carm_core.transforms import Array
 
 _LONGEST_INTERVAL_S = 0.1
 _SHORTEST_INTERVAL_S = 1e-4
+_TIME_DECIMALS = 9
+"""ROS times are whole nanoseconds; states for times that are rounded later have jerks of their own."""
 _NO_TRAVEL_S = 1e-6
 _CORNER_SHARE = 0.45
 """A corner takes at most this share of the lines that meet there."""
@@ -165,11 +167,12 @@ class JointPath:
             accelerations.append((second * speed[:, None] ** 2 + first * slope[:, None])[kept])
             times.append(start_s + moments[1:])
             start_s += float(moments[-1])
-        joined = np.concatenate(positions)
+        moments, speeds_at, slopes_at = np.concatenate(times), np.concatenate(velocities), np.concatenate(accelerations)
+        whole = np.round(moments, _TIME_DECIMALS)
+        shift = (whole - moments)[:, None]
+        joined = np.concatenate(positions) + speeds_at * shift
         joined[0], joined[-1] = self.waypoints[0], self.waypoints[-1]
-        return Trajectory(
-            names, np.concatenate(times), joined, np.concatenate(velocities), np.concatenate(accelerations)
-        )
+        return Trajectory(names, whole, joined, speeds_at + slopes_at * shift, slopes_at)
 
     def _corner_speed(self, piece: _Piece, scaling: float) -> float:
         """Return the speed at which a corner keeps the joints' accelerations and jerks; of a line, the velocity's."""
