@@ -83,7 +83,9 @@ class AgentParameters:
     )
 
     surface_source: str = parameter(
-        "xray_node", "node whose patient_surface is trusted; empty: any, if it is the only one", read_only=True
+        "xray_node",
+        "node whose patient_surface is trusted; any: whichever it is, if it is the only one",
+        read_only=True,
     )
     accept_smaller_surface: bool = parameter(
         False, "a patient_surface that shows less than the one before takes its place", read_only=True

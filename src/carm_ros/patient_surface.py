@@ -25,6 +25,8 @@ TOPIC = "patient_surface"
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 XRAY_NODE = "xray_node"
 """The node whose surface is trusted unless another is named."""
+ANY = "any"
+"""Stands for whatever single node publishes the surface."""
 _HEADER = 4
 _TRIANGLE = 12
 _VERTEX = 24
@@ -100,7 +102,7 @@ class SurfaceListener:
 
         Args:
             node: The node that listens.
-            source: Node whose surface is trusted, relative to the namespace of ``node``; empty: any single one.
+            source: Node whose surface is trusted, relative to the namespace of ``node``, or ``ANY``.
             take: Called on the thread with the surface in force; what it raises refuses the surface.
             accept_smaller: See ``PatientSurface``.
             group: Callback group of the subscription.
@@ -141,10 +143,10 @@ class SurfaceListener:
         """Return who, besides the source, may have sent what came; empty when nobody."""
         names = publishers(self._node, TOPIC)
         space = self._node.get_namespace().rstrip("/")
-        trusted = self._source if self._source.startswith("/") or not self._source else f"{space}/{self._source}"
-        if len(names) == 1 and names[0] == (trusted or names[0]):
+        trusted = self._source if self._source.startswith("/") else f"{space}/{self._source}"
+        if len(names) == 1 and (self._source == ANY or names[0] == trusted):
             return ""
-        return f"{', '.join(names) or 'a node that is gone'} (surface_source is {trusted or 'any single node'})"
+        return f"{', '.join(names) or 'a node that is gone'} (surface_source is {self._source})"
 
     def _look_again(self) -> None:
         """Once the source is alone, ask it again: what came beside a stranger was not taken over."""

@@ -154,7 +154,11 @@ HARDWARE_ARGUMENTS: tuple[Argument, ...] = (
         "simulated, external (a driver of yours serves xray/expose), or auto: simulated without real motors",
         choices=(AUTO, "simulated", EXTERNAL),
     ),
-    Argument("surface_source", "xray_node", "node that publishes patient_surface: only its surface is trusted"),
+    Argument(
+        "surface_source",
+        "xray_node",
+        "node whose patient_surface is trusted; any: whichever it is, if it is the only one",
+    ),
     *(_BY_NAME[name] for name in _BY_NAME if name not in ("simulator", "headless")),
 )
 REPLAY_ARGUMENTS: tuple[Argument, ...] = (
@@ -305,6 +309,8 @@ def parameters(spec: NodeSpec, values: Mapping[str, Value]) -> dict[str, Value]:
     known = {name: value for name, value in known.items() if name not in OPTIONAL or value != NONE}
     if spec.name in ("agent_node", "state_node", "supervisor_node") and "controller" in values:
         known["controller"] = values["controller"]
+    if spec.name in ("motion_node", "drive_node", "state_node"):
+        known["supervised"] = True
     if spec.name == "state_node":
         known["publish_description"] = stack(values) == ""  # else robot_state_publisher does
     if values.get("use_sim_time") or stack(values) in ("gazebo", "replay"):

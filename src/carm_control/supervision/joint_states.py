@@ -124,8 +124,9 @@ class JointStateCheck:
         if outside.any():
             joint = int(outside.argmax())
             return f"{wanted[joint]} = {q[joint]:.4g} {self._limits.units[joint]}, outside its limits", None
-        if v is not None and (np.abs(v) > _FASTER * self._limits.velocity).any():
-            joint = int((np.abs(v) / self._limits.velocity).argmax())
+        fast = np.zeros(len(q), dtype=bool) if v is None else np.abs(v) > _FASTER * self._limits.velocity
+        if v is not None and fast.any():
+            joint = int(fast.argmax())
             return f"{wanted[joint]} at {v[joint]:.4g} {self._limits.units[joint]}/s, beyond its limit", None
         last = self._fresh(now_s)
         if last is not None and stamp_s == last.stamp_s and np.array_equal(q, last.position):

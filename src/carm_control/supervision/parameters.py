@@ -19,7 +19,9 @@ class SupervisorParameters:
         "joint_trajectory_controller", "name of the trajectory controller that is watched", read_only=True
     )
     surface_source: str = parameter(
-        "xray_node", "node whose patient_surface is trusted; empty: any, if it is the only one", read_only=True
+        "xray_node",
+        "node whose patient_surface is trusted; any: whichever it is, if it is the only one",
+        read_only=True,
     )
     accept_smaller_surface: bool = parameter(
         False, "a patient_surface that shows less than the one before takes its place", read_only=True

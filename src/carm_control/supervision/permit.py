@@ -2,8 +2,7 @@
 """How fast the arm may move: speed and separation monitoring in the spirit of ISO/TS 15066.
 
 - Nearer to people than the slow distance the arm is slower than its limits, nearer than the warning distance slow
-  (``Margins.velocity_share``). The permitted speed is a share of what was planned: a plan that is slow already is not
-  slowed down again.
+  (``Margins.velocity_share``, by which the planner plans too).
 - A motion is slowed down early enough that it need not be stopped before an obstacle, and stopped in time if it is
   not: when on its way to rest it would come nearer than the collision distance.
 - An arm that is too near already may move away, slowly.
@@ -12,7 +11,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,14 +28,11 @@ _NEARER_M = 1e-4
 _ESCAPE_M = 0.003
 """What an arm that is too near may lose of its distance on its way out, m: 2 mm of the planner, the rest is noise."""
 _LOST_M = 0.001
-_EARLY_S = 0.3
+_EARLY_S = 0.25
 """A motion is slowed down this much earlier than it would have to be stopped, s."""
-_SLOWER = (0.7, 0.5, 0.35, 0.25, 0.15, 0.1)
-_SLOWEST = 0.05
-_SPEED_SLACK = 1.1
+_SPEEDS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05)
 _RISE_HZ = 2.0
-_MEMORY_S = 0.4
-"""The arm may follow a permitted speed so much later, s."""
+_LONGEST_PERIOD_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -45,10 +40,10 @@ class Permit:
     """What the arm may do now.
 
     Attributes:
-        speed: Share of the planned speed, 0 (decelerate and hold) to 1.
+        speed: Share of the joints' velocity limits, 0 (decelerate and hold) to 1.
         reason: Why less than 1, in one line; empty at 1.
         clearance: At the present position; None: unknown.
-        share: Of the joints' velocity limits that the arm may use, 0 to 1.
+        share: The same from the distance to people alone: what any controller can keep to.
         lost: The arm has come too near although it may not: it has to be stopped by all means.
     """
 
@@ -73,7 +68,6 @@ class PermitJudge:
         self._limits = limits
         self._rest = limits.by_unit(_REST_M_S, _REST_RAD_S)
         self.reaction_s = reaction_s
-        self._given: deque[tuple[float, float]] = deque()
         self._speed, self._judged_s = 1.0, -math.inf
         self.resting = True
         """Whether the arm rested when it was judged last."""
@@ -112,23 +106,21 @@ class PermitJudge:
         limit_m, lost = self._limit(here.distance_m)
         age_s = max(0.0, now_s - motion.arrival_s)
         margins = self._model.margins
-        reach_m = longest_reach_m(self._model, self._limits, state, self.reaction_s + age_s + _EARLY_S)
-        if reach_m < min(here.distance_m - limit_m, here.people_m - margins.slow_m):
-            return self._give(Permit(self._approached(math.inf, now_s), "", here, 1.0), now_s)
-        path = stop_path(self._model, self._limits, state, self.reaction_s + age_s)
-        ahead = closest(self._model, path, limit_m, margins.slow_m, here)
-        share = margins.velocity_share(ahead.people_m)
-        if here.distance_m < margins.collision_m:
-            share = min(share, margins.slowest)
-        if lost or (ahead.distance_m < limit_m and ahead.distance_m < here.distance_m - _NEARER_M):
-            there = self._model.clearance(ahead.position)
-            return self._give(Permit(0.0, _stopped(there, ahead.distance_m, lost), here, share, lost), now_s)
-        if self.resting:
-            return self._give(Permit(share, _slowed(here, share), here, share), now_s)
-        factor = _SPEED_SLACK * share / float((np.abs(state.velocity) / self._limits.velocity).max())
-        if here.distance_m > limit_m:
-            factor = min(factor, self._early_enough(state, age_s, limit_m, here))
-        speed = self._approached(factor, now_s)
+        reach_m = longest_reach_m(self._model, self._limits, state, self.reaction_s + age_s)
+        share = 1.0
+        if reach_m >= min(here.distance_m - limit_m, here.people_m - margins.slow_m):
+            path = stop_path(self._model, self._limits, state, self.reaction_s + age_s)
+            ahead = closest(self._model, path, limit_m, margins.slow_m, here)
+            share = margins.velocity_share(ahead.people_m)
+            if here.distance_m < margins.collision_m:
+                share = min(share, margins.slowest)
+            if lost or (ahead.distance_m < limit_m and ahead.distance_m < here.distance_m - _NEARER_M):
+                there = self._model.clearance(ahead.position)
+                return self._give(Permit(0.0, _stopped(there, ahead.distance_m, lost), here, share, lost), now_s)
+        speed = share
+        if not self.resting and here.distance_m > limit_m:
+            speed = self._approach_speed(motion, share, age_s, limit_m, here)
+        speed = min(speed, self._speed + _RISE_HZ * min(now_s - self._judged_s, _LONGEST_PERIOD_S))
         return self._give(Permit(speed, _slowed(here, speed), here, share), now_s)
 
     def _limit(self, distance_m: float) -> tuple[float, bool]:
@@ -149,42 +141,40 @@ class PermitJudge:
             self._held_m = distance_m
         return limit_m, lost
 
-    def _early_enough(self, state: State, age_s: float, limit_m: float, here: Clearance) -> float:
-        """Return the largest share of the present velocity from which the arm comes to rest in time if told later."""
-        for factor in (1.0, *_SLOWER):
-            slower = State(state.position, factor * state.velocity, factor * state.acceleration)
-            path = stop_path(self._model, self._limits, slower, self.reaction_s + age_s + _EARLY_S)
-            if path.reach_m < here.distance_m - limit_m:
-                return factor if factor < 1.0 else math.inf
-            ahead = closest(self._model, path, limit_m, -math.inf, here)
-            if ahead.distance_m >= min(limit_m, here.distance_m - _NEARER_M):
-                return factor if factor < 1.0 else math.inf
-        return _SLOWER[-1]
-
-    def _approached(self, factor: float, now_s: float) -> float:
-        """Return the speed to permit: lowered at once, raised slowly.
+    def _approach_speed(self, motion: Motion, share: float, age_s: float, limit_m: float, here: Clearance) -> float:
+        """Return the largest speed from which the arm, as it moves now, comes to rest in time if told later.
 
         Args:
-            factor: Share of the present velocity that is permitted; above 1: more than that.
-            now_s: Monotonic time, s.
+            motion: Of the joints, not at rest.
+            share: Largest speed to try, a share of the velocity limits.
+            age_s: Of the joint state, s.
+            limit_m: Smallest distance that a motion may lead to, m.
+            here: At the present position.
         """
-        while self._given and now_s - self._given[0][0] > _MEMORY_S:
-            self._given.popleft()
-        followed = max((speed for _, speed in self._given), default=self._speed)
-        raised = self._speed + _RISE_HZ * min(now_s - self._judged_s, _MEMORY_S)
-        return max(_SLOWEST, min(1.0, factor * followed, raised))
+        full = motion.velocity / float((np.abs(motion.velocity) / self._limits.velocity).max())
+        reaction_s = self.reaction_s + age_s + _EARLY_S
+        for speed in (share, *(speed for speed in _SPEEDS if speed < share)):
+            state = State(motion.position, speed * full, np.zeros_like(full))
+            if longest_reach_m(self._model, self._limits, state, reaction_s) < here.distance_m - limit_m:
+                return speed
+            path = stop_path(self._model, self._limits, state, reaction_s)
+            if path.reach_m < here.distance_m - limit_m:
+                return speed
+            ahead = closest(self._model, path, limit_m, -math.inf, here)
+            if ahead.distance_m >= min(limit_m, here.distance_m - _NEARER_M):
+                return speed
+        return _SPEEDS[-1]
 
     def _give(self, permit: Permit, now_s: float) -> Permit:
         self._speed, self._judged_s = permit.speed, now_s
-        self._given.append((now_s, permit.speed))
         return permit
 
 
 def _stopped(there: Clearance, distance_m: float, lost: bool) -> str:
-    near = f"{1000 * distance_m:z.0f} mm"
+    near = f"come within {1000 * distance_m:.0f} mm of" if distance_m > 0.0 else "touch"
     if lost:
-        return f"{there.part} has come within {near} of {there.obstacle} against its permit"
-    return f"{there.part} would come within {near} of {there.obstacle}"
+        return f"{there.part} went on to {near} {there.obstacle} without permission"
+    return f"{there.part} would {near} {there.obstacle}"
 
 
 def _slowed(here: Clearance, speed: float) -> str:

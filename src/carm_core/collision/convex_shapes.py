@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import coal
 import numpy as np
 from scipy.spatial import ConvexHull, QhullError
@@ -22,6 +24,8 @@ class SolidGroup:
         self._solids = solids
         self._manager = broad_phase(solids)
         self._callback = coal.DistanceCallBackDefault()
+        boxes = [solid.getAABB() for solid in solids]
+        self._low, self._high = np.array([box.min_ for box in boxes]), np.array([box.max_ for box in boxes])
 
     def distance(self, machine: coal.BroadPhaseCollisionManager) -> tuple[float, Array]:
         """Return the smallest distance, m, and the nearest points (2, 3), m."""
@@ -31,10 +35,13 @@ class SolidGroup:
         return float(result.min_distance), np.array([result.getNearestPoint1(), result.getNearestPoint2()])
 
     def deepest(self, parts: list[coal.CollisionObject], request: coal.DistanceRequest) -> float:
-        """Return the smallest signed distance of all pairs, m."""
-        return float(
-            min(coal.distance(part, solid, request, coal.DistanceResult()) for part in parts for solid in self._solids)
-        )
+        """Return the smallest signed distance of all pairs, m, of which at least one is in contact."""
+        found = math.inf
+        for part in parts:
+            box = part.getAABB()
+            for place in np.flatnonzero(((self._low <= box.max_) & (self._high >= box.min_)).all(axis=1)):
+                found = min(found, coal.distance(part, self._solids[place], request, coal.DistanceResult()))
+        return float(found)
 
 
 def broad_phase(solids: list[coal.CollisionObject]) -> coal.DynamicAABBTreeCollisionManager:

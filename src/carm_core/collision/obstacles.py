@@ -95,11 +95,13 @@ class Surface:
     Attributes:
         vertices_m: (V, 3), m.
         triangles: Indices of vertices (T, 3).
+        along_m: Stretch along x that it shows, m; elsewhere a body is assumed. None: from end to end.
         area_m2: Of all triangles, m2.
     """
 
     vertices_m: Array
     triangles: NDArray[np.int64]
+    along_m: tuple[float, float] | None = None
     area_m2: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
@@ -136,6 +138,12 @@ class Surface:
         object.__setattr__(self, "vertices_m", vertices)
         object.__setattr__(self, "triangles", triangles)
         object.__setattr__(self, "area_m2", area_m2)
+
+    @property
+    def shown_m(self) -> tuple[float, float]:
+        """Stretch along x that the surface shows, m."""
+        along = self.vertices_m[:, 0]
+        return self.along_m or (float(along.min()), float(along.max()))
 
     @property
     def trunk_m(self) -> Array:
@@ -217,7 +225,8 @@ class Obstacles:
 
     def __post_init__(self) -> None:
         """Compute a number from the obstacles, so that a change is detected."""
-        digest = hashlib.sha256(repr((self.assume_patient, self.staff)).encode())
+        along_m = None if self.surface is None else self.surface.along_m
+        digest = hashlib.sha256(repr((self.assume_patient, self.staff, along_m)).encode())
         if self.surface is not None:
             digest.update(np.ascontiguousarray(self.surface.vertices_m).tobytes())
             digest.update(np.ascontiguousarray(self.surface.triangles).tobytes())
@@ -228,9 +237,9 @@ class Obstacles:
         stretches = [DEFAULT_LENGTH_M]
         if self.surface is not None:
             yield from self.surface.pieces()
-            along = self.surface.vertices_m[:, 0]
             begin, end = DEFAULT_LENGTH_M
-            stretches = [(begin, min(end, float(along.min()))), (max(begin, float(along.max())), end)]
+            low, high = self.surface.shown_m
+            stretches = [(begin, min(end, low)), (max(begin, high), end)]
         for first, last in stretches if self.assume_patient else ():
             if first < last:
                 yield _body_points(first, last)

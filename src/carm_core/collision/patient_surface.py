@@ -56,14 +56,12 @@ def check_patient_surface(surface: Surface) -> None:
 
 
 def uncovered_m(old: Surface, new: Surface) -> float:
-    """Return how far an old surface's body sticks out of what a new one leaves, m; 0 when it does not.
-
-    The body that is assumed where a surface shows nothing counts as well, on both sides.
+    """Return how far an old surface sticks out of what a new one leaves, the assumed body included, m; 0: nowhere.
 
     Raises:
         ConfigurationError: A surface cannot be cut into pieces.
     """
-    points = np.concatenate([corners(piece) for piece in Obstacles(old).patient_pieces()])
+    points = np.concatenate([corners(piece) for piece in old.pieces()])
     return max(0.0, float(outside_m(points, list(Obstacles(new).patient_pieces()), 2 * _LOSS_M).max()))
 
 
@@ -106,7 +104,7 @@ class PatientSurface:
             return SurfaceDecision(both, False, f"it may come from {stranger}: it counts beside the one before")
         if lost_m <= _LOSS_M:
             return SurfaceDecision(both, True)
-        lost = "more" if not np.isfinite(lost_m) else f"{1000 * lost_m:.0f} mm"
+        lost = f"over {2000 * _LOSS_M:.0f} mm" if not np.isfinite(lost_m) else f"{1000 * lost_m:.0f} mm"
         return SurfaceDecision(
             both,
             False,
@@ -119,14 +117,14 @@ def _same(a: Surface, b: Surface) -> bool:
     return np.array_equal(a.vertices_m, b.vertices_m) and np.array_equal(a.triangles, b.triangles)
 
 
-def _union(a: Surface, b: Surface) -> Surface:
-    """Return both surfaces as one.
+def _union(old: Surface, new: Surface) -> Surface:
+    """Return both surfaces as one, which shows no more of the patient than the old one: it takes nothing away.
 
     Raises:
         ConfigurationError: There are too many triangles.
     """
-    vertices = np.concatenate([a.vertices_m, b.vertices_m])
-    triangles = np.concatenate([a.triangles, b.triangles + len(a.vertices_m)])
+    vertices = np.concatenate([old.vertices_m, new.vertices_m])
+    triangles = np.concatenate([old.triangles, new.triangles + len(old.vertices_m)])
     vertices, places = np.unique(vertices, axis=0, return_inverse=True)
     triangles = np.unique(places.reshape(-1)[triangles], axis=0)
-    return Surface(vertices, triangles)
+    return Surface(vertices, triangles, old.shown_m)

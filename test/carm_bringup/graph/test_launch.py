@@ -26,15 +26,27 @@ def spec(name: str) -> graph.NodeSpec:
 @pytest.mark.parametrize(
     ("kind", "words", "expected"),
     [
-        ("sim", [], ["motion_node", "xray_node", "localizer_node", "agent_node"]),
-        ("sim", ["simulator:=gazebo"], ["state_node", "xray_node", "localizer_node", "agent_node"]),
-        ("hardware", [], ["state_node", "localizer_node", "agent_node"]),
-        ("hardware", ["use_mock_hardware:=true"], ["state_node", "xray_node", "localizer_node", "agent_node"]),
-        ("hardware", ["can:=virtual"], ["drive_node", "xray_node", "localizer_node", "agent_node"]),
-        ("hardware", ["can:=socketcan:can0", "drives:=d.yaml"], ["drive_node", "localizer_node", "agent_node"]),
-        ("hardware", ["xray:=simulated"], ["state_node", "xray_node", "localizer_node", "agent_node"]),
+        ("sim", [], ["motion_node", "supervisor_node", "xray_node", "localizer_node", "agent_node"]),
+        ("sim", ["simulator:=gazebo"], ["state_node", "supervisor_node", "xray_node", "localizer_node", "agent_node"]),
+        ("hardware", [], ["state_node", "supervisor_node", "localizer_node", "agent_node"]),
+        (
+            "hardware",
+            ["use_mock_hardware:=true"],
+            ["state_node", "supervisor_node", "xray_node", "localizer_node", "agent_node"],
+        ),
+        ("hardware", ["can:=virtual"], ["drive_node", "supervisor_node", "xray_node", "localizer_node", "agent_node"]),
+        (
+            "hardware",
+            ["can:=socketcan:can0", "drives:=d.yaml"],
+            ["drive_node", "supervisor_node", "localizer_node", "agent_node"],
+        ),
+        (
+            "hardware",
+            ["xray:=simulated"],
+            ["state_node", "supervisor_node", "xray_node", "localizer_node", "agent_node"],
+        ),
         ("replay", ["bag:=b"], ["localizer_node"]),
-        ("sim", ["localizer:=external"], ["motion_node", "xray_node", "agent_node"]),
+        ("sim", ["localizer:=external"], ["motion_node", "supervisor_node", "xray_node", "agent_node"]),
     ],
 )
 def test_nodes(kind: str, words: list[str], expected: list[str]) -> None:
@@ -61,10 +73,19 @@ def test_policy_chooses_the_localizer(words: list[str], policy: str, localizer: 
 
 def test_controller_and_joint_states_reach_the_nodes() -> None:
     values = graph.resolve(["controller:=/lab/jtc", "joint_states:=/lab/joint_states"], "hardware")
-    for name in ("agent_node", "state_node"):
+    for name in ("agent_node", "state_node", "supervisor_node"):
         assert graph.parameters(spec(name), values)["controller"] == "/lab/jtc"
         assert graph.remappings(spec(name), values) == (("joint_states", "/lab/joint_states"),)
     assert "controller" not in graph.parameters(spec("localizer_node"), values)
+
+
+def test_what_moves_the_arm_is_supervised_and_surfaces_come_from_the_named_node() -> None:
+    values = graph.resolve(["surface_source:=depth_camera"], "hardware")
+    assert graph.parameters(spec("supervisor_node"), values)["surface_source"] == "depth_camera"
+    assert graph.parameters(spec("agent_node"), values)["surface_source"] == "depth_camera"
+    for name in ("motion_node", "drive_node", "state_node"):
+        assert graph.parameters(spec(name), values)["supervised"] is True
+    assert spec("supervisor_node").vital
 
 
 def test_optional_files_reach_their_nodes_when_named() -> None:
