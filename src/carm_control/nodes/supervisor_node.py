@@ -27,6 +27,7 @@ from std_srvs.srv import Trigger
 
 from carm_control import JointLimits
 from carm_control.nodes.control_loop import raise_process_priority
+from carm_control.nodes.permits import PERMIT
 from carm_control.supervision.joint_states import JointStateCheck, Motion
 from carm_control.supervision.obedience import Obedience
 from carm_control.supervision.parameters import SupervisorParameters
@@ -81,7 +82,7 @@ class SupervisorNode(OrderlyNode):
         self._counted = (time.monotonic(), 0, 0)
         self._ticks, self._longest_s, self._latest_s, self._ticked_s = 0, 0.0, 0.0, math.nan
         self._leaving = ""
-        self._permits = self.create_publisher(MotionPermit, "supervisor/permit", QoSProfile(depth=1))
+        self._permits = self.create_publisher(MotionPermit, PERMIT, QoSProfile(depth=1))
         self._clearance = self.create_publisher(Float64, "clearance", 1)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._stop = self.create_client(Trigger, "stop")
