@@ -94,7 +94,8 @@ def distance(followed: Spline, points: Waypoints) -> Array:
     """
     own = Spline.through(points)
     u = _FRACTIONS[None, :, None] * np.diff(points.times_s)[:, None, None]
-    off, away = np.zeros((2, len(u), len(_FRACTIONS), points.positions.shape[1]))
+    off = np.zeros((len(u), len(_FRACTIONS), points.positions.shape[1]))
+    away = np.zeros_like(off)
     for k in range(followed.coefficients.shape[1] - 1, -1, -1):
         off = off * u + (followed.coefficients - own.coefficients)[:, None, k]
         away = away * u + followed.coefficients[:, None, k]
