@@ -219,6 +219,27 @@ def check_ct() -> Finding:
     return Finding("chest CT", True, f"{path.stat().st_size / 1e6:.1f} MB, {path}")
 
 
+def describe_real_time() -> None:
+    """Print whether a process may run at the priority of the control loop; runs in a process of its own."""
+    from carm_control.nodes.control_loop import REAL_TIME_PRIORITY
+
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(REAL_TIME_PRIORITY))
+    except OSError:
+        print(
+            "not allowed: control loop and stop run at normal priority, and a busy machine delays them"
+            " (allow it by `rtprio 90` in /etc/security/limits.conf)"
+        )
+    else:
+        print("control loop and stop run at real-time priority")
+
+
+def check_real_time() -> Finding:
+    """Return whether the control loop gets real-time priority; without it the arm works, but is less punctual."""
+    code = "from carm_bringup.cli.doctor import describe_real_time; describe_real_time()"
+    return Finding("real time", *run_python(code), advice=SETUP)
+
+
 CHECKS: tuple[Callable[[], Finding], ...] = (
     check_python,
     check_compilers,
@@ -228,6 +249,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     check_torch,
     check_model,
     check_ct,
+    check_real_time,
 )
 
 

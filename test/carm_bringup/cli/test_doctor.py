@@ -10,7 +10,13 @@ from carm_bringup.cli.doctor import Finding
 
 
 def test_every_check_of_a_set_up_machine_names_what_it_found(ros_domain: int) -> None:
-    for check in (doctor.check_compilers, doctor.check_ros, doctor.check_interfaces, doctor.check_dds):
+    for check in (
+        doctor.check_compilers,
+        doctor.check_ros,
+        doctor.check_interfaces,
+        doctor.check_dds,
+        doctor.check_real_time,
+    ):
         finding = check()
         assert finding.ok, finding
         assert finding.detail
