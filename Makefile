@@ -6,6 +6,8 @@ BIN := .venv/bin
 CODE := src test scripts launch setup.py
 export MPLBACKEND ?= Agg
 export PYTHONUTF8 ?= 1
+# With it, each process of a graph would compile all of its modules again: 20 s at each start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help sim test setup setup-test setup-docs docs doctor lint format lock clean distclean
 
