@@ -24,6 +24,7 @@ from carm_core.paths import executable, workspace_prefix
 from carm_ros.middleware import prepare_middleware
 
 EXIT_RUNNING_ALREADY = 3
+EXIT_INTERRUPTED = 130
 PROBE_S = 1.0
 """How long to listen for nodes of another graph, s. Discovery on one machine takes about 0.1 s."""
 SLOW_S = 30.0
@@ -170,7 +171,7 @@ def make_watcher(namespace: str, progress: Progress, start_s: float, exposes: bo
 
 
 def watch(options: argparse.Namespace, start_s: float, timeout_s: float = math.inf) -> int:
-    """Wait until the graph is ready and print a line; return 0, or 1 on a timeout.
+    """Wait until the graph is ready and print a line; return 0, 1 on a timeout, or 130 when interrupted.
 
     Args:
         options: Has ``namespace``, and ``patient`` and ``localizer`` for the line that is printed.
@@ -203,7 +204,7 @@ def watch(options: argparse.Namespace, start_s: float, timeout_s: float = math.i
         seconds = time.monotonic() - start_s
         print(ready_line(seconds, options.patient, options.localizer, namespace), flush=True)
     except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
+        return EXIT_INTERRUPTED
     finally:
         rclpy.try_shutdown()
     return 0
@@ -231,7 +232,7 @@ def main() -> int:
         return EXIT_RUNNING_ALREADY if probe(options.namespace) else 0
     code = watch(options, options.since)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return code
+    return 0 if code == EXIT_INTERRUPTED else code  # the graph that it belongs to was ended
 
 
 if __name__ == "__main__":

@@ -449,8 +449,8 @@ def _positions(graph: Session, options: argparse.Namespace) -> int:
 
 
 def say(options: argparse.Namespace) -> int:
-    """Send a sentence to the agent and print its answer; a stop is sent at once, even if the graph is not ready."""
-    from carm_agent.dialogue.stop_words import is_stop
+    """Send a sentence to the agent and print its answer; a stop and a question about status need no ready graph."""
+    from carm_agent.dialogue.parser import Heard, Topic
     from carm_agent.llm import HeadCode
 
     text = " ".join(options.text)
@@ -470,7 +470,8 @@ def say(options: argparse.Namespace) -> int:
             lambda: publisher.get_subscription_count() > 0 and graph.node.count_publishers("agent/dialogue") > 0,
             "agent",
         )
-        if not is_stop(text):
+        sentence = Heard(text)
+        if not (sentence.is_stop or sentence.intent.topic is Topic.STATUS):
             graph.agent_ready()
         publisher.publish(String(data=text))
         ended = graph.spin_until(lambda: bool(heard) and heard[-1].kind in ends, options.wait)

@@ -70,14 +70,15 @@ def test_navigate_gives_up_in_one_line(spawn: Spawn, starting: InstanceLock) -> 
 
 
 @pytest.mark.integration
-def test_say_waits_and_a_stop_does_not(spawn: Spawn) -> None:
+def test_say_waits_but_for_a_stop_and_for_status(spawn: Spawn) -> None:
     spawn([sys.executable, AGENT])
     lines = []
-    for words in ("please stop", "hello", "wrong"):
+    for words in ("please stop", "status?", "hello", "wrong"):
         process = spawn([*CARM, "say", words])
         output, _ = process.communicate(timeout=PATIENCE_S)
         lines.append((process.returncode, output.splitlines()))
     assert lines == [
+        (0, ["ready: False"]),
         (0, ["ready: False"]),
         (0, ["waiting for the graph (at most 120 s): missing: localize", "ready: True"]),
         (1, ["ready: True"]),
