@@ -110,7 +110,8 @@ def test_where_the_turn_to_ap_is_blocked_the_arm_goes_around() -> None:
     isocenter = world.carm.isocenter(world.arm.positions)
     detector = isocenter + world.carm.view(world.arm.positions).forward * 0.45
     low, high = detector + np.array([-0.05, -0.03, 0.25]), detector + np.array([0.05, 0.03, 0.40])
-    planner = Planner(world.carm, collision=CollisionModel(world.carm, Obstacles(None, False, (StaffZone(low, high),))))
+    model = CollisionModel(world.carm, Obstacles(None, False, (StaffZone(low, high),)))
+    planner = Planner(world.carm, collision=model, detour_s=20.0)
     with pytest.raises(GoalError):
         planner.to_view(world.arm.positions, None, (0.0, 0.0))
     steps: list[Progress] = []
@@ -584,7 +585,7 @@ def test_from_where_nothing_is_recognized_the_arm_goes_to_the_trunk_once() -> No
         world = World(knows_the_trunk, (300.0, 20.0, 140.0))
         model = CollisionModel(world.carm, Obstacles(sheet((top_m - 1.0, -0.2), (top_m, 0.2)), assume_patient=False))
         steps: list[Progress] = []
-        planner = Planner(world.carm, collision=model)
+        planner = Planner(world.carm, collision=model, detour_s=20.0)
         navigator = Navigator(planner, world.imager, world.localizer, world.arm, world.clock, world.interrupt)
         return world, navigator.run(CARINA, steps.append), steps
 

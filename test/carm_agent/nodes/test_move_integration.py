@@ -13,7 +13,7 @@ from geometry_msgs.msg import Point
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from shape_msgs.msg import Mesh, MeshTriangle
 
-from ..collision.test_collision import box
+from ...carm_core.collision.test_collision import box
 from .test_agent_node import AGENT, MOTION, Client, Spawn
 
 pytestmark = pytest.mark.integration

@@ -22,7 +22,7 @@ from carm_core.collision.obstacles import Obstacles, Surface, staff_zones
 from carm_core.errors import GoalError
 from carm_core.robot.kinematics import CArm
 
-from ..collision.test_collision import box
+from ...carm_core.collision.test_collision import box
 from ..fakes import FakeArm, FakeClock
 
 CARM = CArm.from_config()
