@@ -133,6 +133,8 @@ def _localizer(name: str, args: argparse.Namespace) -> Any:
     options = registry.with_arguments(options, args)
     if args.maximum_risk is not None:
         options = replace(options, maximum_risk=args.maximum_risk)
+    if len(args.localizer or ()) > 1:  # the others may take what this one does not
+        options = replace(options, **registry.unused(name, options))
     return registry.make_localizer(name, options)
 
 

@@ -7,6 +7,7 @@ import argparse
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from carm_core.errors import ConfigurationError, UnknownNameError
 from carm_core.localization import Localizer
@@ -18,6 +19,8 @@ POINTERS = (COMPACT, REGRESSION, FUSED, ORACLE)
 """Localizers that point to every landmark when they are given no target, and do it well."""
 
 NAMES = (*POINTERS, OPENAI)
+_WITH_FOLDER = (COMPACT, REGRESSION, FUSED)
+_WORDS = {"folder": "model folder", "load_in_4bit": "4-bit quantization", "device": "GPU"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -81,6 +84,36 @@ def with_arguments(options: LocalizerOptions, args: argparse.Namespace) -> Local
     )
 
 
+def unused(name: str, options: LocalizerOptions) -> dict[str, Any]:
+    """Return the settings that were made and that a localizer does not take, with their defaults.
+
+    Settings of the oracle, of abstention and of threads stay out: many localizers share them.
+    """
+    plain, is_model, server = LocalizerOptions(), name not in NAMES, options.server
+    taken = {
+        "folder": name in _WITH_FOLDER,
+        "adapter": is_model,
+        "load_in_4bit": is_model,
+        "device": is_model or options.device == "cpu",
+        "server": name == OPENAI or (server.url, server.model) == (plain.server.url, plain.server.model),
+    }
+    return {
+        key: getattr(plain, key)
+        for key, is_taken in taken.items()
+        if not is_taken and getattr(options, key) != getattr(plain, key)
+    }
+
+
+def refuse_unused(name: str, options: LocalizerOptions) -> None:
+    """Check that a localizer takes every setting that was made.
+
+    Raises:
+        ConfigurationError: It does not; the message says which.
+    """
+    if surplus := [_WORDS.get(key, key) for key in unused(name, options)]:
+        raise ConfigurationError(f"localizer {name} takes no {' and no '.join(surplus)}")
+
+
 def make_localizer(name: str, options: LocalizerOptions | None = None) -> Localizer:
     """Make a localizer.
 
@@ -95,9 +128,10 @@ def make_localizer(name: str, options: LocalizerOptions | None = None) -> Locali
     Raises:
         UnknownNameError: No such localizer; carries the nearest name.
         LocalizerError: The model cannot be loaded.
-        ConfigurationError: An option is missing or out of range.
+        ConfigurationError: An option is missing or out of range, or the localizer does not take it.
     """
     options = options or LocalizerOptions()
+    refuse_unused(name, options)
     if name == COMPACT:
         from carm_perception.localizers.compact import CompactLocalizer
 

@@ -187,10 +187,12 @@ def make_backend(model: str, options: LocalizerOptions) -> Backend:
 
     Raises:
         UnknownNameError: There is no such model.
+        ConfigurationError: It does not take an option.
         CarmError: The model cannot be loaded.
     """
-    from carm_perception.localizers.registry import COMPACT, hub_or_path
+    from carm_perception.localizers.registry import COMPACT, hub_or_path, refuse_unused
 
     if model == COMPACT:
+        refuse_unused(model, options)
         return CompactBackend(options.folder)
     return HuggingFaceBackend(hub_or_path(model, (COMPACT,)), options)

@@ -4,7 +4,9 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from carm_core.parameters import parameter_defaults
 from carm_core.paths import config_file
 from carm_perception.datasets.storage.dataset import SPLITS
 from carm_perception.localizers import registry
+from carm_perception.localizers.openai.options import ServerOptions
 from carm_perception.localizers.registry import LocalizerOptions, make_localizer
 from carm_perception.nodes.overlay import draw, in_view, pixel_of
 from carm_perception.nodes.parameters import LocalizerParameters
@@ -93,3 +96,27 @@ def test_options_of_a_model_of_ones_own_reach_the_localizer() -> None:
     options = registry.with_arguments(usual, parser.parse_args(words))
     assert (options.server.url, options.server.model) == ("https://host/v1", "m")
     assert (options.adapter, options.device, options.load_in_4bit) == ("a", "cpu", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("fused", {"adapter": "a"}, "adapter"),
+        ("compact", {"load_in_4bit": True}, "4-bit quantization"),
+        ("regression", {"device": "cuda"}, "GPU"),
+        ("oracle", {"folder": Path("/some"), "patient": "chest_ct"}, "model folder"),
+        ("compact", {"server": ServerOptions(url="http://other/v1"), "adapter": "a"}, "adapter and no server"),
+    ],
+)
+def test_a_setting_that_the_localizer_does_not_take_is_refused(name: str, settings: Any, words: str) -> None:
+    options = LocalizerOptions(**settings)
+    with pytest.raises(ConfigurationError, match=f"localizer {name} takes no {words}$"):
+        make_localizer(name, options)
+    assert registry.unused(name, replace(options, **registry.unused(name, options))) == {}
+
+
+def test_settings_that_a_localizer_takes_are_no_surplus() -> None:
+    own = LocalizerOptions(adapter="a", load_in_4bit=True, device="cuda")
+    assert registry.unused("owner/model", own) == {}
+    assert registry.unused("openai", LocalizerOptions(server=ServerOptions(model="m"), device="cpu")) == {}
+    assert registry.unused("fused", LocalizerOptions(folder=Path("/some"))) == {}
