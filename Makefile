@@ -26,10 +26,14 @@ sim: setup ## Start the whole graph on the embedded simulator and the real chest
 setup-test:
 	@$(PYTHON) scripts/bootstrap.py test
 
-test: setup-test lint ## Run every check and every test; the fast ones first, on all cores
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
+INTEGRATION = $(shell grep -rl --include='*.py' mark.integration test)
+
+test: setup-test lint ## Run every check and every test: the fast ones first, those that measure times last and alone
 ifeq ($(strip $(ARGS)),)
-	@$(BIN)/python -m pytest -m "not integration" -n logical --maxprocesses 4 --dist loadfile
-	@$(BIN)/python -m pytest -m integration
+	@$(BIN)/python -m pytest -m "not integration" $(PARALLEL)
+	@$(BIN)/python -m pytest -m "integration and not serial" $(PARALLEL) $(INTEGRATION)
+	@$(BIN)/python -m pytest -m serial $(INTEGRATION)
 else
 	@$(BIN)/python -m pytest $(ARGS)
 endif

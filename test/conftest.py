@@ -6,9 +6,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import itertools
+import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,11 +28,12 @@ DOMAINS = range(40, 100)
 """Domains of the tests: their ports end below those that Linux hands out (32768)."""
 _TURNS = itertools.count()
 STOP_PATIENCE_S = 5.0
+START_PATIENCE_S = 120.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the fast tests first."""
-    items.sort(key=lambda item: item.get_closest_marker("integration") is not None)
+    """Run the fast tests first, and those that measure times last."""
+    items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in ("serial", "integration")])
 
 
 @pytest.fixture
@@ -85,6 +88,26 @@ def spawn(ros_domain: int) -> Iterator[Spawn]:
     for process in processes:
         if process.stdout is not None:
             process.stdout.close()
+
+
+StartEach = Callable[[str, Sequence[str]], "list[tuple[int, str]]"]
+
+
+@pytest.fixture
+def start_each(spawn: Spawn) -> StartEach:
+    """Start a node's module once with each group of settings; it is imported only once.
+
+    The groups are of the form ``"name:=value other:=value"``; returns exit codes and outputs.
+    """
+
+    def start(module: str, groups: Sequence[str]) -> list[tuple[int, str]]:
+        words = [sys.executable, ROOT / "test/start_each.py", module, *groups]
+        process = spawn(words, stderr=subprocess.PIPE)
+        output, errors = process.communicate(timeout=START_PATIENCE_S)
+        assert process.returncode == 0, errors
+        return [(code, text) for code, text in json.loads(output)]
+
+    return start
 
 
 def pytest_configure(config: pytest.Config) -> None:

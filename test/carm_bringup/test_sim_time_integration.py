@@ -92,6 +92,7 @@ def seconds(stamp: Any) -> float:
     return float(stamp.sec) + 1e-9 * float(stamp.nanosec)
 
 
+@pytest.mark.serial
 def test_clock_paused_then_fast(spawn: Spawn, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     terminal = spawn([*CARM, "sim", "use_sim_time:=true", "localizer:=oracle", "patient:=phantom:7", "scene:=true"])

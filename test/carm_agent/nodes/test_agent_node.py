@@ -227,6 +227,7 @@ def test_cancel_and_stop_while_moving(graph: Callable[..., Client]) -> None:
     assert client.result(handle).result.error_code == NavigationCode.STOPPED
 
 
+@pytest.mark.serial
 def test_cancel_while_the_localizer_thinks(graph: Callable[..., Client]) -> None:
     client = graph(NEAR, "right", 8.0)
     handle = client.send(client.navigator, Navigate.Goal(target_id=11))

@@ -102,6 +102,7 @@ def test_words_during_a_motion(start: Start) -> None:
     assert "Done" in result_of(client, "a bit to the right").text
 
 
+@pytest.mark.serial
 def test_stop_within_100_ms_in_any_state(start: Start) -> None:
     client = start(FAR, "right", 8.0, SLOWLY)
     latencies = {}
@@ -157,6 +158,7 @@ def test_a_flood_of_words_does_not_hide_a_stop(start: Start) -> None:
     assert "Nothing is under way" in client.say("status").text
 
 
+@pytest.mark.serial
 def test_a_slow_language_model_is_not_waited_for(start: Start) -> None:
     client = start(NEAR, "mistaken", 3.0)
     started = time.monotonic()
@@ -175,6 +177,7 @@ def test_a_language_model_that_contradicts_is_asked_back(start: Start) -> None:
     assert client.say("the first").text.startswith("Now moving 20 mm")
 
 
+@pytest.mark.serial
 def test_cancel_during_inference_leaves_the_arm_at_rest_within_300_ms(start: Start) -> None:
     client = start(NEAR, "right", 8.0)
     durations = []

@@ -57,6 +57,7 @@ def test_a_model_navigates_by_tools_and_leaves_a_transcript(start: Start, tmp_pa
     assert any("move_view" in json.dumps(event) for event in events)
 
 
+@pytest.mark.serial
 def test_stop_and_answers_pass_a_session_by(start: Start) -> None:
     client = start("asking")
     client.say("bring up an elbow")

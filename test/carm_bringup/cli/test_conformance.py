@@ -118,6 +118,7 @@ def wait_for(controller: str) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.serial
 @pytest.mark.parametrize("node", ["motion_node", "drive_node"])
 def test_our_controllers_pass(node: str, spawn: Spawn, tmp_path: Path) -> None:
     pytest.importorskip("canopen", reason="needs the extra can")

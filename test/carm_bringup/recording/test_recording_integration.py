@@ -48,6 +48,7 @@ def wait_for_messages(bag: Path, count: int) -> None:
     pytest.fail(f"{count} messages were not recorded within {PATIENCE_S} s")
 
 
+@pytest.mark.serial
 def test_a_killed_recorder_loses_a_second_at_most(spawn: Spawn, tmp_path: Path) -> None:
     spawn(TALKER)
     recorder = spawn([*CARM, "record", "--output", tmp_path / "bag"])

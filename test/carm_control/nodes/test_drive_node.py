@@ -24,7 +24,7 @@ from action_msgs.msg import GoalStatus
 
 from carm_ros.messages import seconds
 
-from .test_motion_node import EXIT_S, PATIENCE_S, Client, Result, move
+from .test_motion_node import EXIT_S, Client, Result, move
 
 pytestmark = pytest.mark.integration
 CARM = CArm.from_config()
@@ -131,9 +131,8 @@ def test_on_a_can_interface_of_the_kernel(ros_domain: int, spawn: Spawn) -> None
 DRIVES = config_file("drives.yaml")
 
 
-@pytest.mark.parametrize(
-    ("setting", "code", "words"),
-    [
+def test_what_cannot_start_is_one_line(start_each: Callable[..., list[tuple[int, str]]]) -> None:
+    refusals = [
         (f"bus:=can0 drives_config:={DRIVES}", 2, "neither 'virtual' nor INTERFACE:CHANNEL"),
         (f"bus:=socket:can0 drives_config:={DRIVES}", 2, "no interface 'socket'"),
         ("bus:=socketcan:nowhere0", 2, "needs drives_config"),
@@ -142,14 +141,12 @@ DRIVES = config_file("drives.yaml")
         ("control_rate_hz:=60.0", 2, "16.667 ms"),
         ("drives_config:=/nowhere.yaml", 2, "/nowhere.yaml"),
         ("use_sim_time:=true", 2, "use_sim_time"),
-    ],
-)
-def test_what_cannot_start_is_one_line(setting: str, code: int, words: str, spawn: Spawn) -> None:
-    process = spawn((*NODE, *(word for one in setting.split() for word in ("-p", one))))
-    output, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == code, output
-    assert words in output
-    assert len(output.strip().splitlines()) == 1, output
+    ]
+    ends = start_each("carm_control.nodes.drive_node", [setting for setting, _, _ in refusals])
+    for (_, expected, words), (code, output) in zip(refusals, ends, strict=True):
+        assert code == expected, output
+        assert words in output
+        assert len(output.strip().splitlines()) == 1, output
 
 
 def test_a_failed_homing_says_that_a_reset_is_needed(ros_domain: int, spawn: Spawn, drives: Path) -> None:

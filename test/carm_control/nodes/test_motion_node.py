@@ -329,23 +329,18 @@ def test_a_signal_brings_the_arm_to_rest_and_ends_the_node(
     assert "Traceback" not in process.stdout.read()
 
 
-@pytest.mark.parametrize(
-    ("setting", "words"),
-    [
-        ("control_rate_hz:=5.0", "control_rate_hz = 5.0 Hz is outside [100.0, 1000.0] Hz"),
-        ("blocked_joint:=elbow", "unknown joint 'elbow'"),
-        ("carm_config:=/nowhere.yaml", "/nowhere.yaml"),
-        ("seed:=many", "seed"),
-    ],
-)
-def test_bad_parameter_is_one_line_and_exit_code_2(
-    setting: str, words: str, spawn: Callable[..., subprocess.Popen[str]]
-) -> None:
-    process = spawn((*NODE, "--ros-args", "-p", setting))
-    output, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 2
-    assert words in output
-    assert len(output.strip().splitlines()) == 1
+def test_bad_parameters_are_one_line_and_exit_code_2(start_each: Callable[..., list[tuple[int, str]]]) -> None:
+    refusals = {
+        "control_rate_hz:=5.0": "control_rate_hz = 5.0 Hz is outside [100.0, 1000.0] Hz",
+        "blocked_joint:=elbow": "unknown joint 'elbow'",
+        "carm_config:=/nowhere.yaml": "/nowhere.yaml",
+        "seed:=many": "seed",
+    }
+    ends = start_each("carm_control.nodes.motion_node", list(refusals))
+    for words, (code, output) in zip(refusals.values(), ends, strict=True):
+        assert code == 2, output
+        assert words in output
+        assert len(output.strip().splitlines()) == 1, output
 
 
 def test_simulated_time_stamps_messages_and_drives_nothing(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import time
 from array import array
@@ -164,19 +163,16 @@ def test_frames_questions_refusals_and_a_clean_end(client: Client, spawn: Any) -
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize(
-    ("parameter", "reason"),
-    [
-        ("localizer:=compcat", "did you mean 'compact'"),
-        ("model_folder:=/nowhere", "does not exist"),
-        ("max_new_tokens:=1", "outside"),
-        ("target:=carena", "did you mean 'Carina'"),
-    ],
-)
-def test_bad_parameter_is_one_line_and_exit_code_2(ros_domain: int, parameter: str, reason: str) -> None:
-    done = subprocess.run(
-        [*NODE, "--ros-args", "-p", parameter], capture_output=True, text=True, timeout=PATIENCE_S, check=False
-    )
-    assert done.returncode == 2, done.stderr
-    assert reason in done.stderr
-    assert "Traceback" not in done.stderr
+def test_bad_parameters_are_one_line_and_exit_code_2(start_each: Callable[..., list[tuple[int, str]]]) -> None:
+    refusals = {
+        "localizer:=compcat": "did you mean 'compact'",
+        "model_folder:=/nowhere": "does not exist",
+        "adapter:=/some/adapter": "localizer fused takes no adapter",
+        "max_new_tokens:=1": "outside",
+        "target:=carena": "did you mean 'Carina'",
+    }
+    ends = start_each("carm_perception.nodes.localizer_node", list(refusals))
+    for words, (code, output) in zip(refusals.values(), ends, strict=True):
+        assert code == 2, output
+        assert words in output
+        assert "Traceback" not in output

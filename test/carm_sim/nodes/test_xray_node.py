@@ -224,23 +224,18 @@ def test_single_exposures_refusals_misses_and_fluoroscopy(client: Client, proces
     assert process.wait(timeout=5) == 0
 
 
-@pytest.mark.parametrize(
-    ("parameter", "words"),
-    [
-        ("patient:=chest_tc", "did you mean 'chest_ct'?"),
-        ("patient:=/nowhere/ct.nii.gz", "no such file"),
-        ("binning:=5", "binning 5"),
-        ("rate_hz:=-1.0", "rate_hz"),
-        ("compressed_format:=gif", "gif"),
-    ],
-)
-def test_bad_parameters_end_in_one_line_and_exit_code_2(
-    spawn: Callable[..., subprocess.Popen[str]], parameter: str, words: str
-) -> None:
-    process = spawn((*NODE, "-p", parameter))
-    output, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 2, output
-    lines = [line for line in output.splitlines() if line.startswith("xray_node: ")]
-    assert len(lines) == 1
-    assert words in lines[0]
-    assert "Traceback" not in output
+def test_bad_parameters_end_in_one_line_and_exit_code_2(start_each: Callable[..., list[tuple[int, str]]]) -> None:
+    refusals = {
+        "patient:=chest_tc": "did you mean 'chest_ct'?",
+        "patient:=/nowhere/ct.nii.gz": "no such file",
+        "binning:=5": "binning 5",
+        "rate_hz:=-1.0": "rate_hz",
+        "compressed_format:=gif": "gif",
+    }
+    ends = start_each("carm_sim.nodes.xray_node", list(refusals))
+    for words, (code, output) in zip(refusals.values(), ends, strict=True):
+        assert code == 2, output
+        lines = [line for line in output.splitlines() if line.startswith("xray_node: ")]
+        assert len(lines) == 1, output
+        assert words in lines[0]
+        assert "Traceback" not in output
