@@ -6,7 +6,6 @@ A port belongs to one task. Its blocking calls return early, by an ``Interrupted
 """
 
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -139,11 +138,3 @@ class Clock(ABC):
     @abstractmethod
     def now_s(self) -> float:
         """Return the time in s since an arbitrary start."""
-
-
-class MonotonicClock(Clock):
-    """The time of this machine."""
-
-    def now_s(self) -> float:
-        """Return the monotonic time in s."""
-        return time.monotonic()

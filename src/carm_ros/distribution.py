@@ -14,10 +14,12 @@ class Distribution:
     Attributes:
         name: Name, such as ``"jazzy"``.
         gazebo: Release of Gazebo that its packages belong to.
+        profile_variable: Environment variable that names Fast DDS's profile: of version 3; Jazzy has version 2.
     """
 
     name: str
     gazebo: str
+    profile_variable: str = "FASTDDS_DEFAULT_PROFILES_FILE"
 
     def packages(self, *names: str) -> str:
         """Return Debian packages of this distribution, for people: ``"ros-jazzy-rviz2"`` of ``"rviz2"``."""
@@ -26,7 +28,11 @@ class Distribution:
 
 DISTRIBUTIONS = {
     d.name: d
-    for d in (Distribution("jazzy", "Harmonic"), Distribution("kilted", "Ionic"), Distribution("lyrical", "Jetty"))
+    for d in (
+        Distribution("jazzy", "Harmonic", "FASTRTPS_DEFAULT_PROFILES_FILE"),
+        Distribution("kilted", "Ionic"),
+        Distribution("lyrical", "Jetty"),
+    )
 }
 BAG_VERSION = 9
 """Version of a bag's ``metadata.yaml``, as Jazzy writes it; newer distributions read it too."""

@@ -8,10 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from carm_core.errors import ConfigurationError, quoted
-
-PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-"""Environment variables that name Fast DDS's profile: of version 2, of version 3."""
-
+from carm_ros.distribution import DISTRIBUTIONS, distribution
 
 _LAST_DOMAIN = 232
 
@@ -46,7 +43,7 @@ def prepare_middleware(images: bool = False) -> None:
     """
     domain_id()
     folder = Path(str(files("carm_ros"))) / "data"
-    named = [os.environ.get(name, "") for name in PROFILE_VARIABLES]
+    named = [os.environ.get(one.profile_variable, "") for one in DISTRIBUTIONS.values()]
     if all(not name or Path(name).parent == folder for name in named):  # a parent process may have chosen ours
         profile = folder / ("fastdds_images.xml" if images else "fastdds.xml")
-        os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(profile)))
+        os.environ[distribution().profile_variable] = str(profile)

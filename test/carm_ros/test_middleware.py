@@ -9,7 +9,10 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from carm_core.robot.kinematics import CArm
-from carm_ros.middleware import PROFILE_VARIABLES, prepare_middleware
+from carm_ros.distribution import DISTRIBUTIONS, distribution
+from carm_ros.middleware import prepare_middleware
+
+PROFILE_VARIABLES = sorted({one.profile_variable for one in DISTRIBUTIONS.values()})
 
 
 @pytest.fixture(autouse=True)
@@ -20,8 +23,7 @@ def no_profile(monkeypatch):
 
 def chosen():
     """The profile that Fast DDS would read."""
-    assert os.environ[PROFILE_VARIABLES[1]] == os.environ[PROFILE_VARIABLES[0]]
-    return ElementTree.parse(os.environ[PROFILE_VARIABLES[0]]).getroot()
+    return ElementTree.parse(os.environ[distribution().profile_variable]).getroot()
 
 
 def numbers(root, name):
@@ -58,3 +60,11 @@ def test_the_user_s_own_profile_stays(name):
     os.environ[name] = "/mine.xml"
     prepare_middleware(images=True)
     assert sorted(os.environ[each] for each in PROFILE_VARIABLES) == ["", "/mine.xml"]
+
+
+@pytest.mark.parametrize(("name", "version"), [("jazzy", "RTPS"), ("kilted", "DDS"), ("lyrical", "DDS")])
+def test_only_the_distribution_s_own_variable_is_set(monkeypatch, name, version):
+    """Version 3 takes the older one too, with a warning in every process."""
+    monkeypatch.setenv("ROS_DISTRO", name)
+    prepare_middleware()
+    assert [each for each in PROFILE_VARIABLES if os.environ[each]] == [f"FAST{version}_DEFAULT_PROFILES_FILE"]

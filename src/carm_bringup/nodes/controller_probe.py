@@ -69,7 +69,6 @@ class Attempt:
         code: Result code; None before the end.
         message: Error string of the result; of a rejected goal, what the controller logged.
         errors: Desired minus actual of each feedback, one dictionary of m or rad by joint.
-        feedback_names: Joints named by the last feedback.
     """
 
     sent_s: float
@@ -78,7 +77,6 @@ class Attempt:
     code: int | None = None
     message: str = ""
     errors: list[dict[str, float]] = field(default_factory=list)
-    feedback_names: tuple[str, ...] = ()
     handle: Any = None
     ending: Any = None
 
@@ -249,7 +247,6 @@ class ControllerProbe:
 
 
 def _note(attempt: Attempt, feedback: Any) -> None:
-    attempt.feedback_names = tuple(feedback.joint_names)
     desired, actual = feedback.desired.positions, feedback.actual.positions
     attempt.errors.append(
         {n: d - a for n, d, a in zip(feedback.joint_names, desired, actual, strict=False)},

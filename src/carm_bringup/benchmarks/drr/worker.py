@@ -8,7 +8,7 @@ import resource
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,10 +50,6 @@ class Job:
     rays: int = 1000
     sweep: int = 0
     seed: int = 0
-
-    def to_json(self) -> str:
-        """Return the job as a line."""
-        return json.dumps(asdict(self))
 
 
 def view_of(center_mm: NDArray[np.float64], primary_deg: float, secondary_deg: float, size_px: int) -> XrayView:
