@@ -12,7 +12,6 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from carm_agent import phrases
 from carm_agent.errors import NoJointStatesError, NotAtRestError
@@ -47,8 +46,8 @@ from carm_core.imaging.triangulation import Sighting
 from carm_core.landmarks import Landmark
 from carm_core.landmarks import landmark as find_by_id
 from carm_core.localization import LandmarkEstimate, Localization, Localizer
+from carm_core.transforms import Array
 
-Array = NDArray[np.float64]
 _AWAY = {
     Step.GO_ON: "going on",
     Step.GO_BACK: "going back half the way",
