@@ -151,7 +151,7 @@ def test_a_flood_of_words_does_not_hide_a_stop(start: Start) -> None:
     client.clinician.publish(String(data="STOP!"))
     started = time.monotonic()
     client.until(lambda: client.state is not None and client.state.state == CArmState.STATE_STOPPED, 5.0, "stopped")
-    assert "Stopping" in next(u.text for u in client.said if u.in_reply_to == "STOP!")
+    client.until(lambda: any("Stopping" in u.text for u in client.said if u.in_reply_to == "STOP!"), what="its answer")
     client.until(lambda: any("Too many words" in u.text for u in client.said), what="a word on the flood")
     client.until(lambda: any(u.kind == Utterance.KIND_RESULT for u in client.said), what="the end of the task")
     client.until(lambda: time.monotonic() - started > 1.5, what="the end of the second")
