@@ -6,6 +6,10 @@ from types import ModuleType
 
 import pytest
 
+from carm_bringup.graph import description as graph
+from carm_core.parameters import parameter_defaults
+from carm_perception.nodes.parameters import LocalizerParameters
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts/bootstrap.py"
 
 
@@ -169,3 +173,18 @@ def test_what_nothing_uses_is_removed_and_copies_are_linked(bootstrap: ModuleTyp
     assert sorted(str(p.relative_to(site)) for p in site.rglob("file")) == ["numpy/tests/file", "pkg.libs/file"]
     assert first.samefile(second)
     assert other.read_bytes() == b"b" * 600_000
+
+
+def test_the_warm_up_loads_every_node_and_the_default_localizer(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes: list[str] = []
+    monkeypatch.setattr(bootstrap, "ROOT", SCRIPT.parents[1])
+    monkeypatch.setattr(bootstrap, "run", lambda words, log: codes.append(words[-1]))
+    bootstrap.warm_up()
+    (loading,) = (code for code in codes if "make_localizer" in code)
+    for spec in graph.ALL_NODES:
+        assert f".nodes.{spec.executable}" in loading
+    assert f"make_localizer({parameter_defaults(LocalizerParameters)['localizer'].upper()})" in loading
+    for code in codes:
+        compile(code, "warm-up", "exec")
