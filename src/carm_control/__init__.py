@@ -16,6 +16,7 @@ from carm_control.trajectory.goal import (
     TrajectoryPoint,
 )
 from carm_control.trajectory.goal_checker import CheckedTrajectory, ControllerSettings, GoalChecker
+from carm_control.trajectory.goal_validation import MAX_POINTS
 from carm_control.trajectory.hardware import Drives, Measurement
 from carm_control.trajectory.limits import JointLimits
 from carm_control.trajectory.permit import Permit, PermitWatch
@@ -24,6 +25,7 @@ from carm_control.trajectory.spline import Spline, State, Waypoints
 from carm_control.trajectory.tolerances import Tolerances
 
 __all__ = [
+    "MAX_POINTS",
     "Acceptance",
     "CheckedTrajectory",
     "ControllerParameters",

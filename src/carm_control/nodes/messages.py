@@ -18,6 +18,7 @@ from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from carm_control import (
+    MAX_POINTS,
     Acceptance,
     ErrorCode,
     GoalOutcome,
@@ -28,7 +29,6 @@ from carm_control import (
     TrajectoryGoal,
     TrajectoryPoint,
 )
-from carm_control.trajectory.goal import MOST_POINTS
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.shapes import LinkPose
 from carm_ros.messages import diagnostics, duration_message, seconds
@@ -40,8 +40,8 @@ def trajectory_goal(message: JointTrajectory) -> TrajectoryGoal:
     Raises:
         GoalRefusedError: It has too many points.
     """
-    if len(message.points) > MOST_POINTS:
-        reason = f"the trajectory has {len(message.points)} points; at most {MOST_POINTS} are accepted"
+    if len(message.points) > MAX_POINTS:
+        reason = f"the trajectory has {len(message.points)} points; at most {MAX_POINTS} are accepted"
         raise GoalRefusedError(ErrorCode.INVALID_GOAL, reason)
     points = tuple(
         TrajectoryPoint(

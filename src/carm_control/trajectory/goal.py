@@ -12,8 +12,6 @@ from enum import Enum, IntEnum
 
 from carm_core.errors import GoalError
 
-MOST_POINTS = 10_000
-"""Longest trajectory, in points: over a minute at the rate of the control loop."""
 
 
 class ErrorCode(IntEnum):
