@@ -56,7 +56,7 @@ class ControllerParameters:
     )
     limit_tolerance: float = parameter(
         0.05,
-        "fraction by which velocity and acceleration of a goal may exceed their limits",
+        "fraction by which velocity, acceleration and jerk may exceed their limits",
         lower=0.0,
         upper=1.0,
         read_only=True,

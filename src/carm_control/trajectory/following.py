@@ -170,7 +170,7 @@ class Following:
         low = 0.0 if self._slope < 0 and factor > self.rate else min(factor, self.rate)
         high = 1.0 if self._slope > 0 and factor < self.rate else max(factor, self.rate)
         astray = np.maximum(low - rates, rates - high).max(axis=1) - _ASTRAY
-        return np.maximum(worst, astray)
+        return np.asarray(np.maximum(worst, astray))
 
     def _ahead(self, ways: Array) -> tuple[Array, Array, Array, Array]:
         """Return velocity, acceleration, and the least and the most jerk around places ahead on the trajectory.

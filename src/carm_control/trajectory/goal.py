@@ -13,7 +13,6 @@ from enum import Enum, IntEnum
 from carm_core.errors import GoalError
 
 
-
 class ErrorCode(IntEnum):
     """Result codes of ``control_msgs/action/FollowJointTrajectory``."""
 

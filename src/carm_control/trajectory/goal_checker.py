@@ -23,7 +23,7 @@ class ControllerSettings:
         tolerances: Defaults for goals that say nothing.
         start_tolerance: How far a trajectory may start from the present command (J,), m or rad.
         allow_partial_joints_goal: Goals may leave out joints; those decelerate to rest, or stay.
-        limit_tolerance: Fraction by which velocity and acceleration of a goal may exceed their limits.
+        limit_tolerance: Fraction by which velocity, acceleration and jerk may exceed their limits.
         blend_s: Time in which a difference at the start is taken up, s.
         max_step_s: Longest step; when the clock runs on further the motion waits, s.
         longest_gap_s: A later step in a motion is a fault, s.

@@ -102,8 +102,8 @@ def distance(followed: Spline, points: Waypoints) -> Array:
     start, chord = points.positions[:-1, None], np.diff(points.positions, axis=0)[:, None]
     along = ((away - start) * chord).sum(axis=2, keepdims=True) / np.maximum((chord**2).sum(axis=2), 1e-18)[..., None]
     across = away - start - np.clip(along, 0.0, 1.0) * chord
-    straight = np.isnan(points.velocities[:-1] + points.velocities[1:]).any(axis=1)
-    return np.asarray(np.abs(np.where(straight[:, None, None], across, off)).max(axis=1))
+    straight = np.asarray(np.isnan(points.velocities[:-1] + points.velocities[1:]).any(axis=1, keepdims=True))
+    return np.asarray(np.abs(np.where(straight[:, :, None], across, off)).max(axis=1))
 
 
 class Smoothed(NamedTuple):
