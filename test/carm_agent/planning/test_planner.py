@@ -8,9 +8,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from carm_agent.planning.planner import Planner
+from carm_agent.planning.timed_path import JointPath
+from carm_control import JointLimits, Spline, Waypoints
+from carm_control.trajectory.bounds import find_excess
 from carm_core.errors import GoalError, JointLimitError
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.trajectory import Trajectory
+from carm_ros.messages import seconds, trajectory_message
 
 CARM = CArm.from_config()
 LOWER = np.array([joint.lower for joint in CARM.joints])
@@ -171,3 +175,19 @@ def test_malformed_view_goals_are_refused() -> None:
     for isocenter, angles in ([0.0, 0.0], None), (None, (float("nan"), 0.0)), ([0, 0, float("inf")], None):
         with pytest.raises(GoalError):
             planner.to_view(CARM.home, isocenter, angles)
+
+
+@pytest.mark.parametrize("seed", [0, 181, 299, 480])
+def test_jerk_survives_the_rounding_of_times_in_a_message(seed: int) -> None:
+    random, limits = np.random.default_rng(seed), JointLimits.of(CARM.joints)
+    span = limits.upper - limits.lower
+    waypoints = [CARM.home]
+    for _ in range(random.integers(1, 4)):
+        way = random.uniform(-1, 1, 6) * random.choice([0.001, 0.01, 0.05]) * span * (random.random(6) < 0.7)
+        waypoints.append(np.clip(CARM.home + way, limits.lower, limits.upper))
+    plan = JointPath(CARM, waypoints).timed(float(random.uniform(0.1, 1.0)))
+    times = np.array([seconds(point.time_from_start) for point in trajectory_message(plan).points])
+    assert plan.velocities is not None
+    assert plan.accelerations is not None
+    spline = Spline.through(Waypoints(times, plan.positions, plan.velocities, plan.accelerations))
+    assert find_excess(spline, limits, 0.001) is None

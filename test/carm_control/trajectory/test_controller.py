@@ -79,15 +79,15 @@ class Arm:
         p, v, a = zip(*(s.desired for s in self.history[since:]), strict=True)
         return np.array(p), np.array(v), np.array(a)
 
-    def assert_smooth(self, since: int = 0) -> None:
-        """Each commanded position and velocity changes by no more than the limits allow in a step."""
+    def assert_smooth(self, since: int = 0, *, jerk: bool = True) -> None:
+        """Commanded position, velocity and (with ``jerk``) acceleration change by what the limits allow in a step."""
         p, v, a = self.commanded(since)
         limits, slack = self.limits, 1 + 0.051
         assert (np.abs(v) <= limits.velocity * slack).all()
         assert (np.abs(a) <= limits.acceleration * slack).all()
         assert (np.abs(np.diff(p, axis=0)) <= limits.velocity * slack * DT + 1e-9).all()
         assert (np.abs(np.diff(v, axis=0)) <= limits.acceleration * slack * DT + 1e-9).all()
-        assert (np.abs(np.diff(a, axis=0)) <= limits.jerk * slack * DT + 1e-9).all()
+        assert not jerk or (np.abs(np.diff(a, axis=0)) <= limits.jerk * slack * DT + 1e-9).all()
 
 
 def idle(snapshot: Snapshot) -> bool:
@@ -363,7 +363,7 @@ def test_tolerance_of_a_goal_replaces_the_default() -> None:
     arm.go(TrajectoryGoal(NAMES, goal.points, path_tolerance=(JointTolerance("tilt", 0.002),)))
     arm.step_until(idle)
     assert arm.outcomes[0].code is ErrorCode.PATH_TOLERANCE_VIOLATED
-    arm.assert_smooth()
+    arm.assert_smooth(jerk=False)  # a joint at fault stops from its real motion
 
 
 def test_a_control_loop_that_was_held_up_decelerates_and_latches_a_stop() -> None:
