@@ -173,7 +173,7 @@ class SurfaceListener:
         decision = self._store.offer(surface, stranger)
         if decision.surface is not None and decision.surface is not self._store.surface:
             self._take(decision.surface)
-            self._store.surface = decision.surface
+            self._store.keep(decision)
         if decision.message:
             self._say(decision.message)
         else:

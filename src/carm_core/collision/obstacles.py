@@ -24,6 +24,8 @@ DEFAULT_PROFILE_M = ((0.25, 0.0), (0.30, 0.06), (0.30, 0.22), (0.20, 0.34))
 """Half the width at a height, frame ``table``, m: a large supine body with its arms at its sides."""
 _CELL_M = (0.06, 0.09)
 """The surface is cut into columns of this size along x and y, m; each column's hull is one convex piece."""
+_MOST_CELLS = 1000
+"""More than there are columns across."""
 _TRUNK_BELOW_TOP_M = 0.4
 """From the top of the head to the middle of the thorax of an adult."""
 _LONGEST_EDGE_M = 0.03
@@ -173,10 +175,10 @@ class Surface:
             touched = np.flatnonzero((low + shift <= high).all(axis=1))
             cells.append(low[touched] + shift)
             owners.append(touched)
-        _, numbers = np.unique(np.concatenate(cells), axis=0, return_inverse=True)
-        order = np.argsort(numbers.ravel(), kind="stable")
+        numbers = np.concatenate(cells) @ (_MOST_CELLS, 1)
+        order = np.argsort(numbers, kind="stable")
         members = fine[np.concatenate(owners)[order]]
-        borders = np.flatnonzero(np.diff(numbers.ravel()[order])) + 1
+        borders = np.flatnonzero(np.diff(numbers[order])) + 1
         return [group.reshape(-1, 3) for group in np.split(members, borders)]
 
 

@@ -18,6 +18,7 @@ _PLACE_M = ((-1.5, 1.5), (-1.0, 1.0), (-0.4, 1.2))
 _SAME_M = 1e-4
 _LOSS_M = 0.03
 """What the old surface may stick out of the new one without a complaint, m: another sampling, a breath."""
+_CONFIRMED = "a restart, or a start with accept_smaller_surface:=true"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +29,13 @@ class SurfaceDecision:
         surface: The one in force from now on; None: still none.
         accepted: The one offered stands for the patient now, alone or with those before.
         message: What people should know, in one line; empty: nothing.
+        parts: Digests of the surfaces that it is made of.
     """
 
     surface: Surface | None
     accepted: bool
     message: str = ""
+    parts: frozenset[str] = frozenset()
 
 
 def check_patient_surface(surface: Surface) -> None:
@@ -75,10 +78,15 @@ class PatientSurface:
             accept_smaller: A surface that shows less than the one before takes its place.
         """
         self._accept_smaller = accept_smaller
+        self._parts: frozenset[str] = frozenset()
         self.surface: Surface | None = None
 
+    def keep(self, decision: SurfaceDecision) -> None:
+        """Put a decision into force."""
+        self.surface, self._parts = decision.surface, decision.parts
+
     def offer(self, surface: Surface, stranger: str = "") -> SurfaceDecision:
-        """Decide about a surface; ``surface`` of the decision is in force once it is stored in ``self.surface``.
+        """Decide about a surface; nothing changes before ``keep``.
 
         Args:
             surface: The one that came.
@@ -88,33 +96,31 @@ class PatientSurface:
             ConfigurationError: It cannot be a patient's; the one before stays.
         """
         check_patient_surface(surface)
-        old = self.surface
+        old, alone = self.surface, frozenset({_digest(surface)})
+        beside = f"it may come from {stranger}: it counts beside the one before" if stranger else ""
         if stranger and old is None:
             return SurfaceDecision(None, False, f"refused: it may come from {stranger}; a large body is assumed")
+        if old is not None and alone <= self._parts and (beside or not self._accept_smaller):
+            more = "" if self._parts == alone else f"{len(self._parts)} surfaces count until {_CONFIRMED}"
+            return SurfaceDecision(old, not (beside or more), beside or more, self._parts)
         if old is None or (self._accept_smaller and not stranger):
             surface.pieces()
-            return SurfaceDecision(surface, True)
-        if _same(old, surface):
-            return SurfaceDecision(old, True)
+            return SurfaceDecision(surface, True, parts=alone)
         lost_m = uncovered_m(old, surface)
         if lost_m <= _SAME_M and not stranger:
-            return SurfaceDecision(surface, True)
-        both = _union(old, surface)
-        if stranger:
-            return SurfaceDecision(both, False, f"it may come from {stranger}: it counts beside the one before")
-        if lost_m <= _LOSS_M:
-            return SurfaceDecision(both, True)
+            return SurfaceDecision(surface, True, parts=alone)
+        both, parts = _union(old, surface), self._parts | alone
+        if beside or lost_m <= _LOSS_M:
+            return SurfaceDecision(both, not beside, beside, parts)
         lost = f"over {2000 * _LOSS_M:.0f} mm" if not np.isfinite(lost_m) else f"{1000 * lost_m:.0f} mm"
+        confirm = "a restart, or a start with accept_smaller_surface:=true"
         return SurfaceDecision(
-            both,
-            False,
-            f"it leaves out {lost} of the one before: both count until a restart, or a start with"
-            " accept_smaller_surface:=true",
+            both, False, f"it leaves out {lost} of the one before: both count until {confirm}", parts
         )
 
 
-def _same(a: Surface, b: Surface) -> bool:
-    return np.array_equal(a.vertices_m, b.vertices_m) and np.array_equal(a.triangles, b.triangles)
+def _digest(surface: Surface) -> str:
+    return Obstacles(surface).version
 
 
 def _union(old: Surface, new: Surface) -> Surface:
@@ -125,6 +131,4 @@ def _union(old: Surface, new: Surface) -> Surface:
     """
     vertices = np.concatenate([old.vertices_m, new.vertices_m])
     triangles = np.concatenate([old.triangles, new.triangles + len(old.vertices_m)])
-    vertices, places = np.unique(vertices, axis=0, return_inverse=True)
-    triangles = np.unique(places.reshape(-1)[triangles], axis=0)
     return Surface(vertices, triangles, old.shown_m)

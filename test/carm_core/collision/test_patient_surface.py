@@ -22,7 +22,8 @@ ERASED = Surface(
 
 def store(surface: Surface | None = BODY, **options: bool) -> PatientSurface:
     kept = PatientSurface(**options)
-    kept.surface = surface
+    if surface is not None:
+        kept.keep(kept.offer(surface))
     return kept
 
 
@@ -73,10 +74,22 @@ def test_small_losses_do_not_add_up() -> None:
     kept = store()
     for height in (0.24, 0.23, 0.21, 0.19):
         decision = kept.offer(box((-0.5, -0.2, 0.0), (0.5, 0.2, height)))
-        kept.surface = decision.surface
+        kept.keep(decision)
     assert kept.surface is not None
     assert uncovered_m(BODY, kept.surface) < 1e-6
     assert not decision.accepted
+
+
+def test_a_surface_that_comes_again_changes_nothing() -> None:
+    kept = store()
+    assert kept.offer(BODY).surface is BODY
+    smaller = box((-0.5, -0.2, 0.0), (0.5, 0.2, 0.15))
+    kept.keep(kept.offer(smaller))
+    both = kept.surface
+    for surface, stranger in ((smaller, ""), (smaller, "/lab/stranger"), (BODY, "")):
+        again = kept.offer(surface, stranger)
+        assert again.surface is both
+        assert ("stranger" if stranger else "2 surfaces") in again.message
 
 
 def test_a_stranger_can_add_but_not_take_away() -> None:
