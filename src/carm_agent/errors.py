@@ -20,6 +20,23 @@ class StoppedError(InterruptedTaskError):
     """Stop is latched; nothing moves until it is reset."""
 
 
+class LostPartError(InterruptedTaskError):
+    """Something that the task depends on is gone.
+
+    Attributes:
+        cause: What is gone; the task ends with the code of this kind of error.
+    """
+
+    def __init__(self, cause: CarmError) -> None:
+        """Keep the cause.
+
+        Args:
+            cause: What is gone.
+        """
+        super().__init__(str(cause))
+        self.cause = cause
+
+
 class ImagingError(AgentError):
     """No X-ray image came, or came in time."""
 

@@ -13,18 +13,25 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_agent.errors import CanceledError, InterruptedTaskError, StoppedError
+from carm_agent.errors import CanceledError, InterruptedTaskError, LostPartError, StoppedError
+from carm_core.errors import CarmError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.robot.trajectory import Trajectory
 
 
 class Interrupt:
-    """Interrupts a task from any thread, once; a stop outranks a cancel."""
+    """Interrupts a task from any thread, once; a stop outranks everything else."""
 
-    def __init__(self) -> None:
-        """Start untripped."""
+    def __init__(self, stood_still_s: Callable[[], float] = lambda: 0.0) -> None:
+        """Start untripped.
+
+        Args:
+            stood_still_s: Returns how long this process stood still since the task began, s; 0: it did not. A task
+                that did ends instead of acting upon what was true before.
+        """
         self._condition = threading.Condition()
         self._error: InterruptedTaskError | None = None
+        self._stood_still_s = stood_still_s
 
     def cancel(self, message: str = "canceled") -> None:
         """Ask the task to end, with the arm at rest."""
@@ -33,6 +40,14 @@ class Interrupt:
     def stop(self, message: str = "stop was pressed") -> None:
         """Tell the task that stop is latched."""
         self._trip(StoppedError(message))
+
+    def lose(self, error: CarmError) -> None:
+        """Ask the task to end, with the arm at rest, because something that it depends on is gone.
+
+        Args:
+            error: What is gone; the task ends with the code of this kind of error.
+        """
+        self._trip(LostPartError(error))
 
     def _trip(self, error: InterruptedTaskError) -> None:
         with self._condition:
@@ -43,6 +58,8 @@ class Interrupt:
     @property
     def tripped(self) -> bool:
         """Whether the task is to end."""
+        if self._error is None and (still_s := self._stood_still_s()):
+            self._error = CanceledError(f"this program stood still for {still_s:.1f} s; the task is not resumed")
         return self._error is not None
 
     def check(self) -> None:
@@ -51,7 +68,8 @@ class Interrupt:
         Raises:
             InterruptedTaskError: It may not; the kind says why.
         """
-        if self._error is not None:
+        if self.tripped:
+            assert self._error is not None
             raise self._error
 
     def notify(self) -> None:

@@ -24,6 +24,9 @@ RATE_HZ = 10.0
 TIMEOUT_S = 0.5
 """A renewed goal ends when its client is silent for this long, s."""
 _REMEMBERED = 64
+"""Goals of which a renewal is kept although nobody has asked about them yet."""
+_ASKED_S = 5.0
+"""A goal that a server asks about at least so often is never forgotten, however many others are renewed, s."""
 
 
 class HeartbeatSender:
@@ -74,6 +77,8 @@ class HeartbeatMonitor:
         self.timeout_s = timeout_s
         self._lock = threading.Lock()
         self._heard: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
+        self._running: dict[bytes, tuple[float, tuple[float, str] | None]] = {}
+        """Of each goal that a server asks about: when it did so last, and the last renewal."""
         node.create_subscription(GoalHeartbeat, TOPIC, self._on_heartbeat, QoSProfile(depth=50), callback_group=group)
 
     def _on_heartbeat(self, message: GoalHeartbeat) -> None:
@@ -87,8 +92,12 @@ class HeartbeatMonitor:
             client: Who renewed it.
             now_s: Monotonic time, s.
         """
+        renewal = (now_s, client[:80])
         with self._lock:
-            self._heard[goal_id] = (now_s, client[:80])
+            if goal_id in self._running:
+                self._running[goal_id] = (self._running[goal_id][0], renewal)
+                return
+            self._heard[goal_id] = renewal
             self._heard.move_to_end(goal_id)
             while len(self._heard) > _REMEMBERED:
                 self._heard.popitem(last=False)
@@ -101,7 +110,12 @@ class HeartbeatMonitor:
             now_s: Monotonic time, s.
         """
         with self._lock:
-            heard_s, client = self._heard.get(goal_id, (now_s, ""))
+            _, renewal = self._running.get(goal_id, (now_s, None))
+            renewal = renewal or self._heard.pop(goal_id, None)
+            self._running[goal_id] = (now_s, renewal)
+            for key in [key for key, (asked_s, _) in self._running.items() if now_s - asked_s > _ASKED_S]:
+                del self._running[key]
+        heard_s, client = renewal or (now_s, "")
         silent_s = now_s - heard_s
         if not self.timeout_s or silent_s <= self.timeout_s:
             return ""

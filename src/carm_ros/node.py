@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One way to run a node, and one way to end it: goals are aborted, their clients hear of it, then the node is gone."""
+"""One way to run a node, and one way to end it: goals are aborted, their clients hear of it, then the node is gone.
+
+What others send never ends a node: an error about a message, a request or a goal is counted and reported, what came is
+dropped or refused, and the node goes on. An error of the node's own (a timer, a thread, a task) ends it in order.
+"""
 
 from __future__ import annotations
 
 import _thread
+import functools
 import os
 import signal
 import sys
@@ -14,6 +19,7 @@ from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
+from rclpy._rclpy_pybind11 import InvalidHandle
 from rclpy.action import ActionServer, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.executors import (
@@ -25,10 +31,14 @@ from rclpy.executors import (
 )
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.serialization import deserialize_message
+from rclpy.service import Service
 from rclpy.signals import SignalHandlerOptions
+from rclpy.subscription import Subscription
 from rclpy.task import Future
 
 from carm_core.errors import CarmError
+from carm_core.plausibility import Refusals, at_most
 from carm_ros.entry import ENDING_SIGNALS
 from carm_ros.middleware import prepare_middleware
 
@@ -41,6 +51,9 @@ _DELIVERY_S = 0.1
 _DRAIN_S = 0.25
 _POLL_S = 0.02
 _WATCH_S = 0.1
+_LONGEST_REASON = 400
+_REASONS = ("message", "error_msg", "reason")
+"""Fields of responses that say why a request failed."""
 
 
 class OrderlyNode(Node):
@@ -49,6 +62,7 @@ class OrderlyNode(Node):
     Attributes:
         failure: What made the node end by itself; None when nothing did.
         ending: Set when the end has begun, by a signal or by ``fail``. No goal is accepted from then on.
+        refusals: Counts what was not used of what others sent.
     """
 
     def __init__(self, name: str, **node_arguments: Any) -> None:
@@ -58,6 +72,7 @@ class OrderlyNode(Node):
             name: Name of the node.
             **node_arguments: Passed to ``rclpy.node.Node``.
         """
+        self.refusals = Refusals()
         super().__init__(name, **node_arguments)
         self.failure: Exception | None = None
         self.ending = threading.Event()
@@ -70,6 +85,84 @@ class OrderlyNode(Node):
         if self.failure is None and not self.ending.is_set():
             self.failure = error
         self.ending.set()
+
+    def refuse(self, source: str, error: Exception) -> None:
+        """Count what came in and was not used; report the first, and then one every few seconds.
+
+        Args:
+            source: The topic, service or action.
+            error: Why; another error than a ``CarmError`` is a fault of this program, and is reported as such.
+        """
+        if not self.refusals.note(source):
+            return
+        foreseen = isinstance(error, CarmError)
+        reason = " ".join(str(error if foreseen else f"{type(error).__name__}: {error}").split())[:_LONGEST_REASON]
+        count = self.refusals.count(source)
+        line = f"{source}: refused, {reason}" + (f" ({count} so far)" if count > 1 else "")
+        if foreseen:
+            self.get_logger().warning(line)
+        else:
+            self.get_logger().error(line)
+
+    def create_subscription(
+        self,
+        msg_type: Any,
+        topic: str,
+        callback: Callable[..., Any],
+        qos_profile: Any,
+        *,
+        largest: int | None = None,
+        **options: Any,
+    ) -> Subscription:
+        """As ``rclpy.node.Node.create_subscription``; an error in the callback refuses the message.
+
+        Args:
+            msg_type: Type of the messages.
+            topic: Name of the topic.
+            callback: Told each message.
+            qos_profile: Quality of service, or the depth of the queue.
+            largest: Messages of more bytes are refused before they are unpacked; None: no limit.
+            **options: Passed to ``rclpy``.
+        """
+
+        @functools.wraps(callback)
+        def receive(message: Any, *info: Any) -> None:
+            try:
+                if largest is not None:
+                    at_most("the message", message, largest)
+                    message = deserialize_message(message, msg_type)
+                callback(message, *info)
+            except Exception as error:
+                self.refuse(topic, error)
+
+        if largest is not None:
+            options["raw"] = True
+        return super().create_subscription(msg_type, topic, receive, qos_profile, **options)
+
+    def create_service(self, srv_type: Any, srv_name: str, callback: Callable[..., Any], **options: Any) -> Service:
+        """As ``rclpy.node.Node.create_service``; an error in the callback refuses the request.
+
+        The answer is then that of ``srv_type`` with its defaults and, where it has a field for it, the reason.
+
+        Args:
+            srv_type: Type of the service.
+            srv_name: Its name.
+            callback: Function or coroutine that answers a request.
+            **options: Passed to ``rclpy``.
+        """
+
+        async def answer(request: Any, response: Any) -> Any:
+            try:
+                return await await_or_execute(callback, request, response)
+            except Exception as error:
+                self.refuse(srv_name, error)
+                refused = srv_type.Response()
+                for name in _REASONS:
+                    if hasattr(refused, name):
+                        setattr(refused, name, " ".join(str(error).split())[:_LONGEST_REASON])
+                return refused
+
+        return super().create_service(srv_type, srv_name, answer, **options)
 
     def serve_action(
         self,
@@ -92,10 +185,14 @@ class OrderlyNode(Node):
 
         def admit(goal: Any) -> GoalResponse:
             reason = self.refusal()
-            if not reason:
+            if reason:
+                self.get_logger().warning(f"{name}: goal rejected, {reason}")
+                return GoalResponse.REJECT
+            try:
                 return goal_callback(goal)
-            self.get_logger().warning(f"{name}: goal rejected, {reason}")
-            return GoalResponse.REJECT
+            except Exception as error:
+                self.refuse(name, error)
+                return GoalResponse.REJECT
 
         async def tracked(handle: ServerGoalHandle) -> Any:
             key = bytes(handle.goal_id.uuid)
@@ -160,7 +257,49 @@ def _refuse_another_clock(parameters: Sequence[Parameter]) -> SetParametersResul
     return SetParametersResult(successful=True)
 
 
-class _Pool(MultiThreadedExecutor):
+class _Request(threading.local):
+    """The service request that this thread begins to answer."""
+
+    sent_ns = 0
+
+
+_request = _Request()
+
+
+def request_age_s() -> float:
+    """Return how long ago the request was sent that a service's callback begins to answer, s.
+
+    To be called in the callback, before it waits for anything. By the system clocks of both machines; 0 where the
+    middleware does not tell.
+    """
+    return max(0.0, 1e-9 * (time.time_ns() - _request.sent_ns)) if _request.sent_ns else 0.0
+
+
+class _Stamped(Executor):
+    """Keeps when a service request was sent; rclpy takes it from the middleware, and does not pass it on."""
+
+    def _take_service(self, srv: Any) -> Any:
+        try:
+            with srv.handle:
+                request, header = srv.handle.service_take_request(srv.srv_type.Request)
+        except InvalidHandle:  # the service has just been destroyed
+            return None
+
+        async def execute() -> None:
+            if header is None:
+                return
+            _request.sent_ns = header.source_timestamp
+            response = await await_or_execute(srv.callback, request, srv.srv_type.Response())
+            srv.send_response(response, header)
+
+        return execute
+
+
+class _Single(_Stamped, SingleThreadedExecutor):
+    """Executor of one thread."""
+
+
+class _Pool(_Stamped, MultiThreadedExecutor):
     """Executor of several threads whose end waits for them.
 
     The ``shutdown`` of rclpy 7.1 does not wait: it destroys what callbacks still use, and their exceptions are printed
@@ -244,7 +383,7 @@ def run_node(
     except Exception as error:  # rclpy raises several unrelated types for bad arguments
         rclpy.try_shutdown()
         return _complain(name, error, bad_input)
-    executor = SingleThreadedExecutor() if threads == 1 else _Pool(threads)
+    executor = _Single() if threads == 1 else _Pool(threads)
     executor.add_node(node)
     halt = threading.Event()
     spinner = threading.Thread(target=_spin, args=(executor, node, halt), name="executor", daemon=True)
@@ -289,7 +428,7 @@ def _spin(executor: Executor, node: OrderlyNode, halt: threading.Event) -> None:
         except ExternalShutdownException:
             node.ending.set()
             return
-        except Exception as error:  # an error in a callback ends the node instead of leaving it half alive
+        except Exception as error:  # the node's own error ends it instead of leaving it half alive
             node.fail(error)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -200,12 +200,19 @@ class XraySystem:
             wanted = Request()
             self._images(view_lps, region, self._technique(view_lps, region, wanted), wanted, 0)
 
-    def expose(self, positions: ArrayLike, request: Request | None = None) -> Exposure:
+    def expose(
+        self,
+        positions: ArrayLike,
+        request: Request | None = None,
+        release: Callable[[], None] = lambda: None,
+    ) -> Exposure:
         """Take one exposure.
 
         Args:
             positions: Joint positions (6,), m and rad.
             request: Technique and field; None: everything automatic.
+            release: Called when the image is computed, just before the exposure counts; what it raises comes through,
+                and then there was no exposure.
 
         Raises:
             ConfigurationError: Voltage, charge or field is out of range; the message names its limits.
@@ -218,6 +225,7 @@ class XraySystem:
             technique = self._technique(view_lps, region, wanted)
             images = self._images(view_lps, region, technique, wanted, self._sequence + 1)
             hit = self._scene.hit_fraction(view_lps, region)
+            release()
             return self._exposure(positions, view, region, technique, images, hit)
 
     def line_integrals(self, view: XrayView, voltage_kv: float, region: Region | None = None) -> NDArray[np.float32]:

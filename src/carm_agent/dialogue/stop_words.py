@@ -29,8 +29,8 @@ _ABROAD = (
 _ABROAD_ANYWHERE = ("停", "别动", "住手", "止ま", "止め", "ストップ", "動くな", "動かないで", "やめ", "待って",
                     "정지", "멈춰", "멈추", "스톱", "그만")  # fmt: skip
 """In languages that are written without spaces."""
-_LONGEST = 10_000
-"""Characters; of longer texts only the first and the last half as many are looked at."""
+_LONGEST = 1000
+"""Characters; of longer texts the first and the last half as many are looked at, and all for the word "stop"."""
 _HARMLESS = ("stopwatch", "stopcock", "stopgap", "stopover")
 _LOOK_ALIKE = str.maketrans(
     "\u0430\u0441\u0435\u043e\u0440\u0455\u0442\u0445\u0443\u0456\u043f\u03b1\u03bf\u03b5\u03c4\u03c1\u03c5\ua731\u1d1b\u1d0f\u1d18\u1d07\u1d00\u1d1c",
@@ -52,6 +52,8 @@ _PARTS_ABROAD = re.compile(_plain("|".join(_ABROAD_ANYWHERE)))
 def is_stop(text: str) -> bool:
     """Return whether the words ask for a stop, in whatever wording."""
     if len(text) > _LONGEST:  # nobody says so much; nothing of it but a stop is obeyed
+        if "stop" in text.lower():
+            return True
         text = f"{text[: _LONGEST // 2]} {text[-_LONGEST // 2 :]}"
     plain = _plain(text).replace("\u2019", "").replace("'", "")
     latin = plain.translate(_LOOK_ALIKE)

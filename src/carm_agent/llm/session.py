@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from carm_agent.errors import CanceledError, InterruptedTaskError, StoppedError
+from carm_agent.errors import InterruptedTaskError, StoppedError
 from carm_agent.llm.client import ChatServer, Reply, ToolCall
 from carm_agent.llm.tools import TOOLS, HeadHands, ToolError, checked_arguments
 from carm_agent.llm.transcript import Transcript
@@ -143,7 +143,7 @@ class Session:
             code, text, success = end.code, end.text, end.success
         except StoppedError as error:
             code, text, success = HeadCode.STOPPED, f"Stopped: {error}. The arm is at rest.", False
-        except CanceledError as error:
+        except InterruptedTaskError as error:
             code, text, success = HeadCode.CANCELED, f"Ended: {error}. The arm is at rest.", False
         duration_s = self._now_s() - self._started_s
         result = HeadResult(code, success, text, self._steps, self._tokens, duration_s)

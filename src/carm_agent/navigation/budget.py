@@ -4,7 +4,7 @@
 import math
 
 from carm_agent import phrases
-from carm_agent.errors import CanceledError, ImagingError, MotionError, StoppedError
+from carm_agent.errors import CanceledError, ImagingError, LostPartError, MotionError, StoppedError
 from carm_agent.navigation.task import NAN, NavigationCode, NavigationResult, NavigatorConfig, Progress, Stage
 from carm_agent.planning.planner import Plan
 from carm_agent.ports import Acquisition, Clock
@@ -24,6 +24,8 @@ _CODES: tuple[tuple[type[CarmError], NavigationCode], ...] = (
 
 def code_of(error: CarmError) -> NavigationCode:
     """Return the code that an error ends a task with."""
+    if isinstance(error, LostPartError):
+        return code_of(error.cause)
     return next((code for kind, code in _CODES if isinstance(error, kind)), NavigationCode.INTERNAL)
 
 

@@ -40,12 +40,14 @@ from carm_core.errors import CarmError, GoalError
 from carm_core.parameters import updated_parameters
 from carm_core.robot.kinematics import CArm
 from carm_ros.entry import leave
+from carm_ros.heartbeat import HeartbeatMonitor
 from carm_ros.managed import ManagedNode
 from carm_ros.messages import diagnostics
 from carm_ros.node import run_node
 from carm_ros.parameters import declare_parameters
 
 _WATCH_S = 0.2
+_WATCH_TASK_S = 0.1
 _DIAGNOSTICS_S = 0.95
 
 
@@ -72,9 +74,13 @@ class AgentNode(ManagedNode):
         self._gate = ReadinessGate(self, self._graph, self._surroundings)
         self._runner = TaskRunner(self._graph, self._surroundings, self.say, self._gate.refusal)
         self._clinician = Clinician(self, self._runner)
+        self._heartbeats = HeartbeatMonitor(self)
+        self._goal_id = b""
         self._missing: tuple[str, ...] | None = None
         self._told_s = -math.inf
-        self.create_timer(_WATCH_S, self._watch_parts, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(_WATCH_S, self._watch_parts, clock=steady)
+        self.create_timer(_WATCH_TASK_S, self._watch_task, clock=steady)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._servers = [
             self._serve(Navigate, "navigate", self._execute_navigate),
@@ -96,6 +102,15 @@ class AgentNode(ManagedNode):
     def give_up(self) -> None:
         """Abort the goal of a task that does not end; what it began to move is not known to rest."""
         self._runner.give_up(f"{self.called} is shutting down and did not hear that the arm came to rest")
+
+    def close(self) -> None:
+        """See ``OrderlyNode.close``."""
+        self._clinician.close()
+
+    def destroy_node(self) -> None:
+        """See ``rclpy.node.Node``."""
+        self._clinician.close()
+        super().destroy_node()
 
     async def come_to_rest(self) -> None:
         """See ``ManagedNode.come_to_rest``."""
@@ -175,7 +190,10 @@ class AgentNode(ManagedNode):
         ended = self._runner.begin(description, work)
         if goal_handle.is_cancel_requested:
             self._runner.interrupt("canceled by the client")
+        self._goal_id = goal_id = bytes(goal_handle.goal_id.uuid)
         result, error = await ended
+        if self._goal_id == goal_id:
+            self._goal_id = b""
         return result, "" if error is None else f"{type(error).__name__}: {error}"
 
     # Dialogue
@@ -195,6 +213,18 @@ class AgentNode(ManagedNode):
         self._dialogue.publish(utterance)
         self.get_logger().info(text)
 
+    def _watch_task(self) -> None:
+        """End the running task when who asked for it, or what it depends on, is gone."""
+        interrupt = self._graph.interrupt
+        if not self._runner.busy or interrupt.tripped:
+            return
+        silent = self._heartbeats.missing(self._goal_id, time.monotonic()) if self._goal_id else ""
+        lost = self._gate.lost(interrupt, self._runner.imaging)
+        if silent:
+            interrupt.cancel(silent)
+        elif lost is not None:
+            interrupt.lose(lost)
+
     def _watch_parts(self) -> None:
         """Publish diagnostics each second, and at once when a part comes or goes."""
         missing = self._gate.missing()
@@ -211,7 +241,7 @@ class AgentNode(ManagedNode):
         values = {name: "ok" if name not in missing else "missing" for name in self._gate.parts()}
         ready = self._gate.is_open or not self._graph.parameters.wait_for_all
         values |= {"ready": "yes" if ready else "no", "task": self._runner.task or "idle"}
-        values |= self._graph.counters.values()
+        values |= self._graph.counters.values() | self.refusals.values()
         now = self.get_clock().now().to_msg()
         self._diagnostics.publish(diagnostics(now, "carm_agent", level, text, values, self.get_namespace()))
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,15 +14,16 @@ from carm_interfaces.msg import Utterance
 from carm_interfaces.srv import Expose
 from numpy.typing import ArrayLike
 from rclpy.clock import Clock, ClockType
-from std_msgs.msg import String
+from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from carm_agent import phrases
 from carm_agent.dialogue.actions import Errand
 from carm_agent.dialogue.conversation import Conversation, Hands, Kind, Limits
-from carm_agent.dialogue.parser import Heard, Topic
+from carm_agent.dialogue.parser import LONGEST_TEXT, Heard, Topic
 from carm_agent.llm import HeadCode, HeadResult
 from carm_agent.navigation.task import NavigationGoal, NavigationResult
+from carm_agent.nodes.listener import MOST_A_SECOND, Listener
 from carm_agent.nodes.llm_tools import HeadDesk
 from carm_agent.nodes.task_runner import TaskRunner
 from carm_agent.parameters import NO_HEAD
@@ -35,9 +35,6 @@ from carm_core.localization import Protocol
 from carm_ros.managed import ManagedNode
 
 _TICK_S = 0.05
-_KEPT_WORDS = 1000
-_MOST_A_SECOND = 20
-"""Sentences that are read in one second; more are not spoken by a person, and are listened to for a stop only."""
 
 
 class Clinician(Hands):
@@ -59,22 +56,33 @@ class Clinician(Hands):
         self._queued: Callable[[], None] | None = None
         self._asked: tuple[int, Any] | None = None
         self._last_result = ""
-        self._heard_s: deque[float] = deque(maxlen=_MOST_A_SECOND)
-        self._flooded_s = -math.inf
-        node.create_subscription(String, "clinician", self._on_words, _KEPT_WORDS)
+        self._waiting: deque[tuple[str, Future | None]] = deque(maxlen=2 * MOST_A_SECOND)
+        self._stop_request: Future | None = None
+        self._listener = Listener(node, self._obey, self._pass_on, self._floods)
         node.create_timer(_TICK_S, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
-    def _on_words(self, message: String) -> None:
-        words = message.data
-        try:
-            self._hear(Heard(words))
-        except Exception as error:  # no sentence may end the node that hears "stop"
-            self._node.get_logger().error(f"{words[:200]!r} was not read: {type(error).__name__}: {error}")
-            self.say(Kind.WARNING, "I could not read that. Nothing new happens.", words)
+    def _obey(self, words: str) -> None:
+        """End the running task for a stop, which the listener has asked for; on the listener's thread."""
+        self._queued = None
+        self._runner.consent.give(False)
+        self._runner.stopped(_said(words))
+
+    def _pass_on(self, words: str, stop: Future | None) -> None:
+        """Have words read on the executor; on the listener's thread."""
+        self._waiting.append((words, stop))
+        if self._node.executor is not None:
+            self._node.executor.create_task(self._read_waiting)
+
+    def _read_waiting(self) -> None:
+        while self._waiting:
+            words, self._stop_request = self._waiting.popleft()
+            try:
+                self._hear(Heard(words))
+            except Exception as error:  # no sentence may end the node that hears "stop"
+                self._node.refuse("clinician", error)
+                self.say(Kind.WARNING, "I could not read that. Nothing new happens.", words)
 
     def _hear(self, heard: Heard) -> None:
-        if not heard.is_stop and self._floods(heard.words):
-            return
         if self._head is None or heard.is_stop or _needs_no_head(heard):
             self.conversation.hear(heard)
         elif self._head.answer(heard.words):
@@ -82,16 +90,10 @@ class Clinician(Hands):
         else:
             self._hand_over(self._head, heard)
 
-    def _floods(self, words: str) -> bool:
-        """Return whether words come too fast to be read; this is said once a second."""
-        now_s = time.monotonic()
-        if len(self._heard_s) < _MOST_A_SECOND or now_s - self._heard_s[0] >= 1.0:
-            self._heard_s.append(now_s)
-            return False
-        if now_s - self._flooded_s >= 1.0:
-            self._flooded_s = now_s
-            self.say(Kind.WARNING, "Too many words at once: I listen for a stop only.", words)
-        return True
+    def _floods(self, words: str) -> None:
+        """Say, every few seconds, that words come too fast to be read; on the listener's thread."""
+        if self._node.refusals.note("clinician"):
+            self.say(Kind.WARNING, "Too many words at once: I listen for a stop only.", words[:LONGEST_TEXT])
 
     def _hand_over(self, head: HeadDesk, heard: Heard) -> None:
         """Let the larger language model handle a sentence."""
@@ -100,7 +102,12 @@ class Clinician(Hands):
         self._queue(lambda: self._start_session(head, heard), heard.words)
 
     def _tick(self) -> None:
+        self._read_waiting()
         self.conversation.tick()
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._listener.close()
 
     def _task_ended(self) -> None:
         """Begin what waits for the end of the task before it."""
@@ -116,7 +123,7 @@ class Clinician(Hands):
 
     def stop(self, words: str) -> None:
         """See ``Hands.stop``."""
-        self._request_stop(f'the clinician said "{words}"', words)
+        self._request_stop(_said(words), words)
         if self._graph.stop.service_is_ready():
             self.say(Kind.INFO, "Stopping. Nothing moves until you reset.", words)
         else:
@@ -130,7 +137,8 @@ class Clinician(Hands):
             message: why.
             words: Of the clinician, when they are why.
         """
-        request = self._graph.stop.call_async(Trigger.Request())
+        asked, self._stop_request = self._stop_request, None
+        request = asked or self._graph.stop.call_async(Trigger.Request())
         request.add_done_callback(lambda done: self._stop_answered(done.result(), words))
         self._queued = None
         self._runner.consent.give(False)
@@ -299,6 +307,10 @@ class Clinician(Hands):
             text, reason = f"I could not do that: {result.error_msg}", result.error_code.name.lower()
         self._last_result = f"Last: {text}"
         self._runner.say(Utterance.KIND_RESULT, text, reason, words)
+
+
+def _said(words: str) -> str:
+    return f'the clinician said "{words[:LONGEST_TEXT]}"'
 
 
 def _needs_no_head(heard: Heard) -> bool:

@@ -9,11 +9,17 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.srv import GetState
 from rclpy.node import Node
 
+from carm_agent.errors import ImagingError, MotionError, NoJointStatesError
 from carm_agent.nodes.environment import Surroundings
 from carm_agent.nodes.ros_ports import CArmGraph
 from carm_agent.ports import Interrupt
+from carm_core.errors import CarmError, LocalizerError
 
 _POLL_S = 0.05
+_SILENT_S = 3.0
+"""The localizer and the X-ray node report once a second; silent for longer, they are gone, s."""
+_STATE_S = 1.0
+"""The operating state comes ten times a second, s."""
 _NOT_ACTIVE = ("unconfigured", "inactive", "finalized")
 
 
@@ -36,7 +42,8 @@ class ReadinessGate:
         self._watched = {f"{space}/localizer_node: localizer": "localize", f"{space}/xray_node: X-ray": "xray/expose"}
         names = {"localize": "localizer_node", "xray/expose": "xray_node"}
         self._managed = {part: node.create_client(GetState, f"{name}/get_state") for part, name in names.items()}
-        self._heard: set[str] = set()
+        self._heard: dict[str, float] = {}
+        self._seen: tuple[Interrupt | None, set[str]] = (None, set())
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
@@ -44,7 +51,7 @@ class ReadinessGate:
             part = self._watched.get(status.name)
             if part is None:
                 continue
-            self._heard.add(part)
+            self._heard[part] = time.monotonic()
             if status.level != DiagnosticStatus.OK and status.message in _NOT_ACTIVE:
                 self._inactive.add(part)
             else:
@@ -89,6 +96,35 @@ class ReadinessGate:
         lacking = tuple(name for name, there in self.parts().items() if not there)
         self._open = self._open or not lacking
         return lacking
+
+    def lost(self, interrupt: Interrupt, imaging: bool) -> CarmError | None:
+        """Return what a task depends on and has lost since it began; None: nothing.
+
+        Args:
+            interrupt: Of the task.
+            imaging: Whether the task needs X-ray images, and answers about them.
+        """
+        graph, now_s = self._graph, time.monotonic()
+        there: dict[str, tuple[bool, type[CarmError], str]] = {
+            "joint_states": (graph.joint_states_known, NoJointStatesError, "no joint states come any more"),
+            "state": (
+                now_s - graph.state_time_s < _STATE_S,
+                MotionError,
+                "the arm's operating state is not told any more",
+            ),
+            "follow": (graph.follow.server_is_ready(), MotionError, "the trajectory controller is gone"),
+        }
+        if imaging:
+            x_ray, localizer = (now_s - self._heard.get(part, 0.0) < _SILENT_S for part in ("xray/expose", "localize"))
+            there["xray"] = (x_ray, ImagingError, "the X-ray node is silent")
+            there["expose"] = (graph.expose.service_is_ready(), ImagingError, "the X-ray node is gone")
+            there["localizer"] = (localizer, LocalizerError, "the localizer is silent")
+            there["localize"] = (graph.localize.server_is_ready(), LocalizerError, "the localizer is gone")
+        if self._seen[0] is not interrupt:
+            self._seen = (interrupt, set())
+        seen = self._seen[1]
+        seen |= {name for name, (present, _, _) in there.items() if present}
+        return next((kind(line) for name, (present, kind, line) in there.items() if name in seen and not present), None)
 
     def refusal(self, interrupt: Interrupt, patience_s: float) -> str:
         """Wait for the gate to open; return why it did not, empty when it is open.

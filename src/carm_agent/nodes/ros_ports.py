@@ -24,6 +24,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_srvs.srv import Trigger
+from unique_identifier_msgs.msg import UUID
 
 from carm_agent.errors import (
     ImagingError,
@@ -41,11 +42,30 @@ from carm_agent.ports import Acquisition, Arm, Clock, Imager, Interrupt
 from carm_core.errors import CarmError, ImageError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Localization, Localizer, Query
+from carm_core.plausibility import FreezeWatch, ImplausibleError, number
 from carm_core.robot.controller_log import ControllerLog
+from carm_core.robot.joint_check import JointStateCheck
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.trajectory import Trajectory
+from carm_ros.heartbeat import HeartbeatSender
+from carm_ros.message_checks import (
+    LARGEST_IMAGE,
+    LARGEST_STATE,
+    arm_state,
+    camera_info,
+    image,
+    joint_state,
+)
 from carm_ros.messages import frame_from_messages, nanoseconds, seconds, trajectory_message
+from carm_ros.node import OrderlyNode
 
+_FREEZE_S = 1.0
+"""A task ends when the agent stood still for longer: what it then hears is of before, s."""
+_LATE_S = 0.5
+"""A busy machine may wake a thread so much after what it waits for came, s."""
+_IMAGE_AGE_S = 0.5
+"""Joint states so far from an image's stamp do not say where the arm was, s."""
+_MOST_DOSE_GYM2 = 1.0
 _KEPT_FRAMES = 4
 _KEPT_JOINT_STATES = 150
 _RESET_NEWS_S = 0.3
@@ -64,7 +84,7 @@ _STOPPED = (*_LATCHED, CArmState.STATE_STOPPING)
 class CArmGraph:
     """What the C-arm's other nodes last said, and the clients to ask them."""
 
-    def __init__(self, node: Node, carm: CArm, parameters: AgentParameters) -> None:
+    def __init__(self, node: OrderlyNode, carm: CArm, parameters: AgentParameters) -> None:
         """Subscribe and make the clients.
 
         Args:
@@ -78,6 +98,9 @@ class CArmGraph:
         self.state: CArmState | None = None
         self.state_time_s = -np.inf
         self.on_stopped: Callable[[str], None] = lambda message: None
+        self.heartbeat = HeartbeatSender(node, node.get_name())
+        self.freezes = FreezeWatch(_FREEZE_S)
+        self._check = JointStateCheck(carm.joints)
         self._joints: deque[tuple[int, float, NDArray[np.float64], NDArray[np.float64]]]
         self._joints = deque(maxlen=_KEPT_JOINT_STATES)
         self.images: dict[int, Image] = {}
@@ -91,36 +114,51 @@ class CArmGraph:
         self.follow = ActionClient(node, FollowJointTrajectory, follow)
         self.controller_log = ControllerLog(node, follow)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        node.create_subscription(JointState, "joint_states", self._on_joints, 10)
-        node.create_subscription(CArmState, "state", self._on_state, latched)
-        node.create_subscription(Image, "xray/image", self._on_image, 2)
-        node.create_subscription(CameraInfo, "xray/camera_info", lambda m: self._keep(self.infos, m, m), 2)
-        node.create_subscription(
-            Exposure, "xray/exposure", lambda m: self._keep(self.doses, m, float(m.dose_area_product_gym2)), 10
-        )
+        small, large = {"largest": LARGEST_STATE}, {"largest": LARGEST_IMAGE}
+        node.create_subscription(JointState, "joint_states", self._on_joints, 10, **small)
+        node.create_subscription(CArmState, "state", self._on_state, latched, **small)
+        node.create_subscription(Image, "xray/image", self._on_image, 2, **large)
+        node.create_subscription(CameraInfo, "xray/camera_info", self._on_info, 2, **small)
+        node.create_subscription(Exposure, "xray/exposure", self._on_exposure, 10, **small)
 
     def _on_joints(self, message: JointState) -> None:
-        index = {name: position for position, name in enumerate(message.name)}
         try:
-            order = [index[name] for name in self.carm.joint_names]
-            positions = np.array([message.position[i] for i in order])
-            velocities = np.array([message.velocity[i] for i in order]) if message.velocity else np.zeros(len(order))
-        except (KeyError, IndexError):
+            read = joint_state(message, self._check, time.monotonic())
+        except ImplausibleError as error:
+            self._distrust(error)
+            raise
+        if read is None:
             self.counters.incomplete += 1
             return
         self.counters.joint_states += 1
-        self._joints.append((nanoseconds(message.header.stamp), time.monotonic(), positions, velocities))
+        self._joints.append((nanoseconds(message.header.stamp), time.monotonic(), *read))
         self.interrupt.notify()
 
+    def _distrust(self, error: ImplausibleError) -> None:
+        """End what moves by joint states of which one cannot be true: which one is not known."""
+        if not self.interrupt.tripped:
+            senders = self.node.get_publishers_info_by_topic("joint_states")
+            names = ", ".join(sorted({sender.node_name for sender in senders}))
+            self.interrupt.lose(
+                NoJointStatesError(f"the joint states cannot be trusted: {error}; they come from {names or 'nobody'}")
+            )
+
     def _on_state(self, message: CArmState) -> None:
-        self.state, self.state_time_s = message, time.monotonic()
+        self.state, self.state_time_s = arm_state(message), time.monotonic()
         if message.state in _LATCHED:
             self.on_stopped(message.message)
         self.interrupt.notify()
 
     def _on_image(self, message: Image) -> None:
         self.counters.images += 1
-        self._keep(self.images, message, message)
+        self._keep(self.images, message, image(message))
+
+    def _on_info(self, message: CameraInfo) -> None:
+        self._keep(self.infos, message, camera_info(message))
+
+    def _on_exposure(self, message: Exposure) -> None:
+        dose = number("dose_area_product_gym2", message.dose_area_product_gym2, 0.0, _MOST_DOSE_GYM2, "Gy·m²")
+        self._keep(self.doses, message, dose)
 
     def _keep(self, store: dict[int, Any], message: Any, value: Any) -> None:
         store[nanoseconds(message.header.stamp)] = value
@@ -130,8 +168,10 @@ class CArmGraph:
 
     @property
     def joint_states_known(self) -> bool:
-        """Whether the last joint states are fresh."""
-        return bool(self._joints) and time.monotonic() - self._joints[-1][1] <= self.parameters.joint_state_timeout_s
+        """Whether the last joint states are fresh, and none has contradicted another a moment ago."""
+        now_s = time.monotonic()
+        fresh = bool(self._joints) and now_s - self._joints[-1][1] <= self.parameters.joint_state_timeout_s
+        return fresh and not self._check.in_doubt(now_s)
 
     @property
     def stopped(self) -> bool:
@@ -149,12 +189,18 @@ class CArmGraph:
             NoJointStatesError: There are none, or they are too old.
         """
         known = list(self._joints)
+        if known and self._check.in_doubt(time.monotonic()):
+            raise NoJointStatesError("the joint positions are unknown: joint_states contradict each other")
         if not known or not self.joint_states_known:
             age = f"the last came {time.monotonic() - known[-1][1]:.1f} s ago" if known else "none came so far"
             raise NoJointStatesError(f"the joint positions are unknown: no joint_states ({age})")
         if stamp_ns is None:
             return known[-1][2].copy()
-        return min(known, key=lambda state: abs(state[0] - stamp_ns))[2].copy()
+        nearest = min(known, key=lambda state: abs(state[0] - stamp_ns))
+        away_s = abs(nearest[0] - stamp_ns) * 1e-9
+        if away_s > _IMAGE_AGE_S:
+            raise NoJointStatesError(f"the nearest joint states are {away_s:.2f} s away from the image")
+        return nearest[2].copy()
 
     def joint_velocities(self) -> NDArray[np.float64]:
         """Return the last known joint velocities (J,), m/s or rad/s; zero when there are none."""
@@ -194,8 +240,14 @@ class _Port:
         self._parameters = graph.parameters
 
     def _wait_future(self, future: Any, timeout_s: float, *, uninterrupted: bool = False) -> bool:
+        """Return whether a future has come to its end in time.
+
+        What came too late, because this process stood still, is dropped like what did not come.
+        """
         future.add_done_callback(lambda _: self._interrupt.notify())
-        return self._interrupt.wait_for(future.done, timeout_s, uninterrupted=uninterrupted)
+        deadline_s = time.monotonic() + timeout_s + _LATE_S
+        held = self._interrupt.wait_for(future.done, timeout_s, uninterrupted=uninterrupted)
+        return held and time.monotonic() <= deadline_s
 
     def _wait_server(self, is_ready: Callable[[], bool], error: CarmError) -> None:
         deadline_s = time.monotonic() + self._parameters.server_timeout_s
@@ -234,6 +286,8 @@ class RosImager(_Port, Imager):
         response = future.result()
         if response.error_code == Expose.Request.ERROR_FLUOROSCOPY_ACTIVE:
             return self._frame(lambda: next((stamp for stamp in list(graph.images) if stamp > asked_ns), None))
+        if response.error_code == Expose.Request.ERROR_STOPPED:
+            raise StoppedError(response.error_msg)
         if not response.success:
             raise ImagingError(f"{name} failed: {response.error_msg or f'error code {response.error_code}'}")
         stamp_ns = nanoseconds(response.stamp)
@@ -293,8 +347,15 @@ class RosLocalizer(_Port, Localizer):
         return localization_from_result(result, query)
 
     def _ask(self, goal: Any) -> Any:
+        number = self._graph.heartbeat.begin()
+        try:
+            return self._answer(goal, number)
+        finally:
+            self._graph.heartbeat.end(number)
+
+    def _answer(self, goal: Any, number: UUID) -> Any:
         parameters = self._parameters
-        sent = ask(self._graph.node, lambda: self._graph.localize.send_goal_async(goal))
+        sent = ask(self._graph.node, lambda: self._graph.localize.send_goal_async(goal, goal_uuid=number))
         try:
             if not self._wait_future(sent, parameters.server_timeout_s):
                 raise LocalizerError(f"the localizer did not take the question in {parameters.server_timeout_s} s")
@@ -350,12 +411,21 @@ class RosArm(_Port, Arm):
             graph.follow.server_is_ready,
             RejectedTrajectoryError(f"no trajectory controller: action {name} did not appear in {timeout_s} s"),
         )
+        number = graph.heartbeat.begin()
+        try:
+            self._run(trajectory, number)
+        finally:
+            graph.heartbeat.end(number)
+
+    def _run(self, trajectory: Trajectory, number: UUID) -> None:
+        graph, timeout_s = self._graph, self._parameters.server_timeout_s
+        name = f"{self._parameters.controller}/follow_joint_trajectory"
         goal = FollowJointTrajectory.Goal(trajectory=trajectory_message(trajectory))
 
         def send() -> Future:
             self._interrupt.check()
             return graph.follow.send_goal_async(
-                goal, lambda message: along.append(seconds(message.feedback.desired.time_from_start))
+                goal, lambda message: along.append(seconds(message.feedback.desired.time_from_start)), number
             )
 
         along: deque[float] = deque([0.0], maxlen=1)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,7 @@ class TaskRunner:
         graph: What the other nodes say; its parameters are those of the agent node.
         say: Says something to the clinician; arguments as of ``AgentNode.say``.
         task: What is being done, for the clinician; empty when nothing is.
+        imaging: Whether the running task needs X-ray images now.
         before: Joint positions (J,) before the first motion of the last task that moved, m or rad; None: none did.
         consent: Where a motion waits for a yes, when each motion needs one.
         on_consent_asked: Called when a motion begins to wait for a yes, on the task's thread.
@@ -59,6 +61,7 @@ class TaskRunner:
         """
         self.graph, self.say, self._surroundings, self._missing_parts = graph, say, surroundings, refusal
         self.task = ""
+        self.imaging = False
         self.before: tuple[float, ...] | None = None
         self.consent = Consent(self._ask_consent, graph.parameters.confirm_timeout_s)
         self.on_consent_asked: Callable[[], None] = lambda: None
@@ -104,7 +107,8 @@ class TaskRunner:
             A future, resolved on the executor, of the result and the exception.
         """
         self.task = description
-        interrupt = self.graph.interrupt = Interrupt()
+        freezes, began_s = self.graph.freezes, time.monotonic()
+        interrupt = self.graph.interrupt = Interrupt(lambda: freezes.stood_still_s(began_s))
         executor = self.graph.node.executor
         ended = self._ended = Future(executor=executor)
 
@@ -153,7 +157,11 @@ class TaskRunner:
             interrupt,
             graph.parameters.navigator_config(),
         )
-        return navigator.run(goal, report or self.tell)
+        self.imaging = True
+        try:
+            return navigator.run(goal, report or self.tell)
+        finally:
+            self.imaging = False
 
     def tell(self, progress: Progress) -> None:
         """Tell the clinician a step of a navigation, if it is a decision; on any thread."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from carm_agent.errors import (
     CanceledError,
+    LostPartError,
     MotionError,
     NoJointStatesError,
     RejectedTrajectoryError,
@@ -213,7 +214,8 @@ class Mover:
                 plan = self._plan(goal)
             return self._execute(plan, "", report)
         except CarmError as error:
-            code = next((code for kind, code in _CODES if isinstance(error, kind)), MoveCode.INTERNAL)
+            cause = error.cause if isinstance(error, LostPartError) else error
+            code = next((code for kind, code in _CODES if isinstance(cause, kind)), MoveCode.INTERNAL)
             return MoveResult(code, str(error), plan)
 
     def _execute(self, plan: Plan, plan_id: str, report: Callable[[str], None]) -> MoveResult:

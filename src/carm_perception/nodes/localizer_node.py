@@ -34,6 +34,7 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import find_landmark, landmark
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_core.parameters import updated_parameters
+from carm_core.plausibility import ImplausibleError, at_most
 from carm_perception.localizers.registry import OPENAI, ORACLE, POINTERS, make_localizer
 from carm_perception.nodes import messages
 from carm_perception.nodes.overlay import draw
@@ -41,8 +42,10 @@ from carm_perception.nodes.parameters import LocalizerParameters
 from carm_perception.nodes.worker import LocalizationService, Outcome, Ticket
 from carm_perception.uncertainty.answer_filter import Cautious
 from carm_ros.entry import leave
+from carm_ros.heartbeat import HeartbeatMonitor
 from carm_ros.image_messages import display_pixels
 from carm_ros.managed import ManagedNode
+from carm_ros.message_checks import LARGEST_IMAGE, LARGEST_STATE, LARGEST_TEXT, camera_info, image, joint_state
 from carm_ros.messages import diagnostics, seconds
 from carm_ros.node import run_node
 from carm_ros.parameters import declare_parameters
@@ -96,8 +99,13 @@ class LocalizerNode(ManagedNode):
         arriving = MutuallyExclusiveCallbackGroup()
         if self._settings.localizer == ORACLE:
             self._watch_joints()
-        self.create_subscription(Image, "xray/image", self._on_image, images, callback_group=arriving)
-        self.create_subscription(CameraInfo, "xray/camera_info", self._on_info, images, callback_group=arriving)
+        self.create_subscription(
+            Image, "xray/image", self._on_image, images, largest=LARGEST_IMAGE, callback_group=arriving
+        )
+        self.create_subscription(
+            CameraInfo, "xray/camera_info", self._on_info, images, largest=LARGEST_STATE, callback_group=arriving
+        )
+        self._heartbeats = HeartbeatMonitor(self, group=arriving)
         self._action = self.serve_action(
             Localize,
             "localize",
@@ -168,17 +176,22 @@ class LocalizerNode(ManagedNode):
 
     def _watch_joints(self) -> None:
         """Keep joint states: the oracle needs the geometry of each frame."""
+        from carm_core.robot.joint_check import JointStateCheck
         from carm_core.robot.joint_history import JointHistory
         from carm_core.robot.kinematics import CArm
 
         self._carm = CArm.from_config()
         self._history = JointHistory(self._carm.joint_names, _JOINT_STATE_TIMEOUT_S)
         group = MutuallyExclusiveCallbackGroup()
-        self.create_subscription(JointState, "joint_states", self._on_joints, 10, callback_group=group)
+        self._check = JointStateCheck(self._carm.joints)
+        self.create_subscription(
+            JointState, "joint_states", self._on_joints, 10, largest=LARGEST_STATE, callback_group=group
+        )
 
     def _on_joints(self, message: JointState) -> None:
-        stamp = seconds(message.header.stamp)
-        self._history.add(stamp, dict(zip(message.name, message.position, strict=False)))
+        read = joint_state(message, self._check, time.monotonic())
+        if read is not None:
+            self._history.add(seconds(message.header.stamp), dict(zip(self._carm.joint_names, read[0], strict=True)))
 
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         settings, reason = updated_parameters(self._settings, parameters)
@@ -197,11 +210,11 @@ class LocalizerNode(ManagedNode):
         return SetParametersResult(successful=True)
 
     def _on_image(self, message: Image) -> None:
-        self._keep(self._pending, seconds(message.header.stamp), message)
+        self._keep(self._pending, seconds(message.header.stamp), image(message))
         self._join(seconds(message.header.stamp))
 
     def _on_info(self, message: CameraInfo) -> None:
-        stamp = seconds(message.header.stamp)
+        stamp = seconds(camera_info(message).header.stamp)
         self._keep(self._focal_px, stamp, (float(message.k[0]), int(message.width)))
         self._join(stamp)
 
@@ -215,15 +228,11 @@ class LocalizerNode(ManagedNode):
         """Submit a frame once both its image and its camera model have arrived."""
         if stamp not in self._pending or stamp not in self._focal_px:
             return
-        image, (focal_px, width) = self._pending.pop(stamp), self._focal_px.pop(stamp)
-        try:
-            pixels = display_pixels(image)
-            if not focal_px > 0 or width != pixels.shape[1]:
-                raise LocalizerError(f"camera_info (fx {focal_px}, {width} px wide) does not fit the image")
-        except CarmError as error:
-            self.get_logger().warning(f"xray/image: {error}", throttle_duration_sec=5.0)
-            return
-        self._keep(self._stamps, stamp, image.header.stamp)
+        message, (focal_px, width) = self._pending.pop(stamp), self._focal_px.pop(stamp)
+        pixels = display_pixels(message)
+        if width != pixels.shape[1]:
+            raise ImplausibleError(f"camera_info of {width} px does not fit an image of {pixels.shape[1]} px")
+        self._keep(self._stamps, stamp, message.header.stamp)
         frame = XrayFrame(pixels, 1000 * self._settings.source_isocenter_m / focal_px, stamp)
         if self._works:
             self._service.submit(self._with_view(frame))
@@ -285,6 +294,8 @@ class LocalizerNode(ManagedNode):
         for ticket, handle in list(self._open.items()):
             if handle.is_cancel_requested:
                 self._service.cancel(ticket)
+            elif silent := self._heartbeats.missing(bytes(handle.goal_id.uuid), time.monotonic()):
+                self._service.cancel(ticket, silent)
             elif self._told.get(ticket) != ticket.running:
                 self._told[ticket] = ticket.running
                 elapsed = time.monotonic() - ticket.asked_s
@@ -330,7 +341,7 @@ class LocalizerNode(ManagedNode):
             "answers": statistics.answered,
             "answers (Hz)": f"{(statistics.answered - answered) / period_s:.1f}",
             "latency (ms)": f"{1e3 * statistics.latency_s:.1f}",
-        }
+        } | self.refusals.values()
         now = self.get_clock().now().to_msg()
         name = f"{self.get_fully_qualified_name()}: localizer"
         self._diagnostics.publish(diagnostics(now, name, level, text, values))
@@ -348,9 +359,13 @@ def goal_query(goal: Localize.Goal) -> Query:
     """Return the question of an action goal.
 
     Raises:
+        ImplausibleError: A text is too long.
         UnknownNameError: The target or the protocol is unknown; carries the nearest one.
         LocalizerError: The protocol needs a target, or a sentence.
     """
+    for what, text, most in (("protocol", goal.protocol, 100), ("hint", goal.hint, 4000)):
+        at_most(what, text, most)
+    at_most("correction", goal.correction, LARGEST_TEXT)
     target = landmark(goal.target_id).id if goal.target_id else None
     name = goal.protocol or (Protocol.POINTING if target else Protocol.LOCALIZATION)
     try:

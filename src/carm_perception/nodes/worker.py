@@ -8,6 +8,7 @@ of each other either: they wait together and are answered as a batch.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -22,7 +23,10 @@ from carm_core.errors import LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Localization, Localizer, Protocol, Query
 
+logger = logging.getLogger(__name__)
+
 STAMP_TOLERANCE_S = 1e-6
+_LONGEST_MESSAGE = 400
 
 LARGEST_BATCH = 16
 """Most questions about one frame that wait together."""
@@ -306,7 +310,11 @@ class LocalizationService:
         asked = [query for query in dict.fromkeys(queries) if query not in known]
         if not asked:
             return [known[query] for query in queries]
-        fresh = dict(zip(asked, localizer.localize_batch(frame, asked), strict=True))
+        try:
+            fresh = dict(zip(asked, localizer.localize_batch(frame, asked), strict=True))
+        except Exception as error:  # what one image or one answer of a model leads to does not end the worker
+            logger.error("localizer %s failed: %s: %s", localizer.name, type(error).__name__, error)
+            fresh = {query: _failed(localizer, query, error) for query in asked}
         known |= fresh
         if frame is not NO_FRAME:
             self._last = (frame.stamp_s, {query: known[query] for query in queries if known[query].error != "internal"})
@@ -328,6 +336,11 @@ class LocalizationService:
             with self._changed:
                 ticket.reply = reply
                 self._end(ticket, _outcome(reply), reply.message)
+
+
+def _failed(localizer: Localizer, query: Query, error: Exception) -> Localization:
+    message = f"{type(error).__name__}: {' '.join(str(error).split())}"[:_LONGEST_MESSAGE]
+    return Localization(localizer.name, "", query, "", (), math.nan, error="internal", message=message)
 
 
 def _outcome(reply: Localization) -> Outcome:

@@ -124,6 +124,9 @@ class XrayParameters:
     joint_states_timeout_s: float = parameter(
         0.5, "maximum age of joint states for an exposure", unit="s", lower=0.05, upper=10.0, read_only=True
     )
+    request_timeout_s: float = parameter(
+        2.0, "maximum age of a request for an exposure", unit="s", lower=0.1, upper=10.0, read_only=True
+    )
 
     def __post_init__(self) -> None:
         """Check what a range cannot say.

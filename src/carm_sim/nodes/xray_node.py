@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """X-ray node: stands in for tube and detector.
 
-One worker thread loads the patient and makes every exposure; the executor's threads only hand over requests
-and wait.
+One worker thread loads the patient and makes every exposure; the executor's threads hand over requests and never wait.
+
+A stop ends the beam as well as the motion: from the moment the arm's state tells of it, nothing is exposed until it is
+reset, requests that wait are refused, and fluoroscopy is over until its rate is set anew. No request is served when it
+is older than ``request_timeout_s``, also when the node itself stood still.
 """
 
 from __future__ import annotations
 
 import gc
-import queue
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from builtin_interfaces.msg import Time
+from carm_interfaces.msg import CArmState
 from carm_interfaces.msg import Exposure as ExposureMessage
 from carm_interfaces.srv import Expose
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -25,17 +28,21 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallb
 from rclpy.clock import Clock, ClockType
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from shape_msgs.msg import Mesh
 
 from carm_core.errors import CarmError, ConfigurationError
 from carm_core.parameters import updated_parameters
+from carm_core.plausibility import FreezeWatch, ImplausibleError, at_most, number
+from carm_core.robot.joint_check import JointStateCheck
 from carm_core.robot.joint_history import JointHistory, JointStatesMissingError
 from carm_core.robot.kinematics import CArm
 from carm_ros.entry import leave
 from carm_ros.managed import InactiveError, ManagedNode
+from carm_ros.message_checks import LARGEST_STATE, arm_state, joint_state
 from carm_ros.messages import camera_info, compressed_image, diagnostics, image, seconds
-from carm_ros.node import run_node
+from carm_ros.node import request_age_s, run_node
 from carm_ros.parameters import declare_parameters
 from carm_sim.nodes import xray_messages as messages
 from carm_sim.nodes.logs import RosLogHandler
@@ -48,19 +55,35 @@ from carm_sim.xray import Exposure, Request, XraySystem, read_out
 NAMESPACE = "carm"
 """Namespace when none is given."""
 
-_LOADING_PATIENCE_S = 3.0  # a request waits this long for the patient before it is refused
-_ANSWER_PATIENCE_S = 30.0
+_FREEZE_S = 0.5
+"""The node notices when it stood still for longer, s."""
+_MOST_WAITING = 64
+"""Requests that wait; more are refused at once."""
+_MOST_KV, _MOST_MAS, _MOST_FIELD_M = 1e3, 1e4, 10.0
 _EXECUTOR_THREADS = 4
 _IDLE_S = 0.5
-_POLL_S = 0.05
+_OVERDUE_S = 0.05
+_REFUSED_AT_ONCE = 8
+"""A client keeps 10 answers that it has not taken yet."""
 _SWITCH_S = 5e-4  # a callback holds the interpreter at most this long while a frame is being made
 _LONG_AGO_S = 1e6
 _LATEST_PERIODS = 0.9
 _MISSED = "no ray meets the patient's CT: the image shows the open beam"
 
 
+_LATCHED_STATES = (CArmState.STATE_STOPPED, CArmState.STATE_FAULT)
+
+
 class _NotReadyError(CarmError):
     """The patient is not loaded yet."""
+
+
+class _BeamStoppedError(CarmError):
+    """Nothing is exposed because the arm was stopped."""
+
+
+class _TooOldError(CarmError):
+    """A request has waited too long, or may have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +96,34 @@ class _Shot:
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """A requested exposure and the place for its answer."""
+    """A requested exposure, when it was asked for (monotonic, s), and the place for shot and error."""
 
     request: Request
-    answer: Future[_Shot] = field(default_factory=Future)
+    asked_s: float
+    answer: Future
+
+
+_INTERNAL = Expose.Request.ERROR_INTERNAL
+_CODES = (
+    (JointStatesMissingError, Expose.Request.ERROR_NO_JOINT_STATES),
+    (ConfigurationError, Expose.Request.ERROR_INVALID_REQUEST),
+    (ImplausibleError, Expose.Request.ERROR_INVALID_REQUEST),
+    (InactiveError, Expose.Request.ERROR_INACTIVE),
+    (_BeamStoppedError, Expose.Request.ERROR_STOPPED),
+    (_TooOldError, Expose.Request.ERROR_TOO_OLD),
+)
+
+
+def _checked_request(request: Expose.Request) -> Request:
+    """Return the technique and the field of a request.
+
+    Raises:
+        ImplausibleError: A number cannot be one of an exposure.
+    """
+    voltage = number("tube_voltage_kv", request.tube_voltage_kv, 0.0, _MOST_KV, "kV")
+    charge = number("tube_charge_mas", request.tube_charge_mas, 0.0, _MOST_MAS, "mAs")
+    width, height = (number("field", value, 0.0, _MOST_FIELD_M, "m") for value in request.field)
+    return Request(voltage, charge, (width, height))
 
 
 class XrayNode(ManagedNode):
@@ -96,7 +143,15 @@ class XrayNode(ManagedNode):
         read_out(self._carm.view(self._carm.home, self._settings.binning), self._settings.readout_px)
         self._rate_hz = self._settings.rate_hz
         self._history = JointHistory(self._carm.joint_names, self._settings.joint_states_timeout_s)
-        self._jobs: queue.Queue[_Job | None] = queue.Queue()
+        self._check = JointStateCheck(self._carm.joints)
+        self._freezes = FreezeWatch(_FREEZE_S)
+        self._hold = ""
+        """Why nothing is exposed, because the arm was stopped; empty: it was not."""
+        self._rate_set_s = time.monotonic()
+        self._jobs: deque[_Job] = deque()
+        self._refused: deque[tuple[_Job, Exception]] = deque()
+        self._changed = threading.Condition()
+        """Of the jobs, the rate and the beam."""
         self._loaded = threading.Event()
         self._beam = threading.Event()
         """Set while the node is active: nothing is exposed without."""
@@ -123,15 +178,28 @@ class XrayNode(ManagedNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._surface = self.create_publisher(Mesh, "patient_surface", latched)
+        urgent = MutuallyExclusiveCallbackGroup()
+        self.create_subscription(
+            CArmState, "state", self._on_state, latched, largest=LARGEST_STATE, callback_group=urgent
+        )
         self.create_subscription(
             JointState,
             "joint_states",
             self._on_joint_state,
             10,
+            largest=LARGEST_STATE,
             callback_group=MutuallyExclusiveCallbackGroup(),
         )
-        self.create_service(Expose, "xray/expose", self._on_expose, callback_group=ReentrantCallbackGroup())
-        self.create_timer(1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_service(
+            Expose,
+            "xray/expose",
+            self._on_expose,
+            qos_profile=QoSProfile(depth=_MOST_WAITING),
+            callback_group=ReentrantCallbackGroup(),
+        )
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(_OVERDUE_S, self._refuse_overdue, clock=steady, callback_group=urgent)
+        self.create_timer(1.0, self._publish_diagnostics, clock=steady)
         self.add_on_set_parameters_callback(self._on_parameters)
 
     def configure(self) -> None:
@@ -150,24 +218,24 @@ class XrayNode(ManagedNode):
     def activate(self) -> None:
         """Switch the generator on."""
         self._beam.set()
-        self._jobs.put(None)  # the worker looks at the rate anew
+        self._poke()
 
     def end_goals(self, reason: str) -> None:
         """Refuse waiting requests and make no further exposure."""
         self._beam.clear()
-        self._refuse_jobs(reason)
+        self._refuse_jobs(InactiveError(reason))
 
     def deactivate(self) -> None:
         """Switch the generator off; finish and publish an exposure in progress first."""
         self.end_goals(f"{self.called} is being deactivated")
         with self._shooting:
             pass
-        self._refuse_jobs(self.why_inactive())
+        self._refuse_jobs(InactiveError(self.why_inactive()))
 
     def cleanup(self) -> None:
         """End the worker and release the patient; do not wait for a worker that is still loading."""
         self._dismissed.set()
-        self._jobs.put(None)
+        self._poke()
         if self._worker is not None:
             self._worker.join(0.5)
         self._system, self._last = None, None
@@ -178,9 +246,10 @@ class XrayNode(ManagedNode):
         """See ``OrderlyNode.close``."""
         self._beam.clear()
         self._dismissed.set()
-        self._jobs.put(None)
+        self._poke()
         if self._worker is not None and self._loaded.is_set():  # a patient that is being loaded is not waited for
             self._worker.join(0.3)
+        self._freezes.close()
         self._logs.close()
 
     def state_changed(self) -> None:
@@ -195,7 +264,7 @@ class XrayNode(ManagedNode):
             if self._loaded.is_set():
                 self.fail(error)
         finally:
-            self._refuse_jobs("the X-ray node is shutting down")
+            self._refuse_jobs(InactiveError("the X-ray node is shutting down"))
 
     def _publish_surface(self, patient: Patient) -> None:
         """Publish the patient's outer surface, as a pre-operative CT would show it, once."""
@@ -224,54 +293,114 @@ class XrayNode(ManagedNode):
             now = time.monotonic()
             rate_hz = self._rate_hz if self._beam.is_set() else 0.0
             due = None if rate_hz <= 0 else now if due is None else due
-            try:
-                job = self._jobs.get(timeout=_IDLE_S if due is None else max(0.0, due - now))
-                if job is not None:
-                    self._answer(job)
-            except queue.Empty:
-                if due is not None and time.monotonic() >= due:
-                    self._fluoroscopy_frame()
-                    next_s, latest_s = due + 1 / rate_hz, time.monotonic() - 1 / rate_hz
-                    self._left_out += max(0, round((latest_s - next_s) * rate_hz))
-                    due = max(next_s, latest_s)
+            job = self._next_job(_IDLE_S if due is None else max(0.0, due - now))
+            if job is not None:
+                self._answer(job)
+            elif due is not None and rate_hz > 0 and time.monotonic() >= due:
+                self._fluoroscopy_frame()
+                next_s, latest_s = due + 1 / rate_hz, time.monotonic() - 1 / rate_hz
+                self._left_out += max(0, round((latest_s - next_s) * rate_hz))
+                due = max(next_s, latest_s)
+
+    def _poke(self) -> None:
+        """Have the worker look at jobs, rate and beam anew."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _next_job(self, timeout_s: float) -> _Job | None:
+        with self._changed:
+            if not (self._jobs and self._beam.is_set()):
+                self._changed.wait(timeout_s)
+            return self._jobs.popleft() if self._jobs and self._beam.is_set() else None
 
     def _fluoroscopy_frame(self) -> None:
+        still_s = self._freezes.stood_still_s(self._rate_set_s)
+        if still_s > self._settings.request_timeout_s:
+            self._end_fluoroscopy(f"this node stood still for {still_s:.1f} s")
+            return
         try:
-            self._shoot(self._settings.fluoroscopy, fluoroscopy=True)
+            self._shoot(self._settings.fluoroscopy, time.monotonic(), fluoroscopy=True)
             self._problem = ""
-        except InactiveError:
+        except (InactiveError, _BeamStoppedError, _TooOldError):
             self._problem = ""
         except JointStatesMissingError as error:
             self._problem = str(error)
             self.get_logger().warning(str(error), throttle_duration_sec=5.0)
         except ConfigurationError as error:
-            self._rate_hz = 0.0
-            self._problem = f"fluoroscopy ended: {error}"
-            self.get_logger().error(self._problem)
+            self._end_fluoroscopy(str(error))
+
+    def _end_fluoroscopy(self, reason: str) -> None:
+        """End the series; it begins again when its rate is set anew, and not by itself."""
+        if self._rate_hz <= 0:
+            return
+        self._rate_hz = 0.0
+        self._problem = f"fluoroscopy ended: {reason}; set rate_hz to begin it again"
+        self.get_logger().error(self._problem)
+        if self.executor is not None:
+            self.executor.create_task(self.set_parameters, [Parameter("rate_hz", value=0.0)])
 
     def _answer(self, job: _Job) -> None:
         try:
-            job.answer.set_result(self._shoot(job.request, fluoroscopy=False))
+            self._end_job(job, self._shoot(job.request, job.asked_s, fluoroscopy=False))
         except Exception as error:  # handed to the one who asked
-            job.answer.set_exception(error)
+            self._end_job(job, error)
 
-    def _refuse_jobs(self, reason: str) -> None:
-        while True:
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                return
-            if job is not None:
-                job.answer.set_exception(InactiveError(reason))
+    def _end_job(self, job: _Job, outcome: _Shot | Exception) -> None:
+        if self.executor is not None:
+            self.executor.create_task(job.answer.set_result, outcome)
 
-    def _shoot(self, request: Request, fluoroscopy: bool) -> _Shot:
-        """Expose now and publish, unless the node is not active."""
+    def _refuse_jobs(self, reason: Exception) -> None:
+        with self._changed:
+            self._refused.extend((job, reason) for job in self._jobs)
+            self._jobs.clear()
+        self._tell_refused()
+
+    def _tell_refused(self) -> None:
+        """Answer some of the refused requests; the others follow, so that one client can take them all."""
+        with self._changed:
+            some = [self._refused.popleft() for _ in range(min(_REFUSED_AT_ONCE, len(self._refused)))]
+        for job, reason in some:
+            self._end_job(job, reason)
+
+    def _refuse_overdue(self) -> None:
+        """Answer requests that have waited too long, also while the patient is loaded or an exposure takes long."""
+        with self._changed:
+            limit_s = time.monotonic() - self._settings.request_timeout_s
+            late = [job for job in self._jobs if job.asked_s < limit_s]
+            self._jobs = deque(job for job in self._jobs if job.asked_s >= limit_s)
+            self._refused.extend((job, self._too_old(job.asked_s)) for job in late)
+        self._tell_refused()
+
+    def _too_old(self, asked_s: float) -> CarmError:
+        if not self._loaded.is_set():
+            return _NotReadyError(f"patient {self._settings.patient} is still being loaded; ask again")
+        limit_s, age_s = self._settings.request_timeout_s, time.monotonic() - asked_s
+        return _TooOldError(f"the request was sent {age_s:.1f} s ago, more than {limit_s:g} s; ask again")
+
+    def _check_release(self, asked_s: float) -> None:
+        """Return if an exposure may be made now.
+
+        Args:
+            asked_s: When it was asked for, monotonic, s.
+
+        Raises:
+            _BeamStoppedError: The arm was stopped.
+            _TooOldError: It was asked for too long ago.
+        """
+        if self._hold:
+            raise _BeamStoppedError(self._hold)
+        if time.monotonic() - asked_s > self._settings.request_timeout_s:
+            raise self._too_old(asked_s)
+
+    def _shoot(self, request: Request, asked_s: float, fluoroscopy: bool) -> _Shot:
+        """Expose now and publish, unless the node is not active, the arm was stopped or the request is too old."""
         with self._shooting:
             if not self._beam.is_set():
                 raise InactiveError(self.refusal() or self.why_inactive())
-            return self._expose(request, fluoroscopy)
+            self._check_release(asked_s)
+            return self._expose(request, asked_s, fluoroscopy)
 
-    def _expose(self, request: Request, fluoroscopy: bool) -> _Shot:
+    def _expose(self, request: Request, asked_s: float, fluoroscopy: bool) -> _Shot:
         """Expose now and publish: the pulse is centered on this moment."""
         if self._system is None:
             raise _NotReadyError(f"patient {self._settings.patient} is still being loaded")
@@ -284,12 +413,16 @@ class XrayNode(ManagedNode):
             request = replace(request, since_last_s=since_s)
         self._last_frame_s = middle_s if fluoroscopy else None
         begin = time.perf_counter()
-        result = self._system.expose(positions, request)
-        self._render_s = time.perf_counter() - begin
+
+        def release() -> None:
+            self._render_s = time.perf_counter() - begin
+            if fluoroscopy and (rate_hz := self._rate_hz) > 0:  # a steady rhythm
+                delay_s = min(self._settings.fluoroscopy_delay_s, _LATEST_PERIODS / rate_hz)
+                self._dismissed.wait(max(0.0, delay_s - self._render_s))
+            self._check_release(asked_s)
+
+        result = self._system.expose(positions, request, release)
         self._exposures += 1
-        if fluoroscopy and (rate_hz := self._rate_hz) > 0:  # a steady rhythm
-            delay_s = min(self._settings.fluoroscopy_delay_s, _LATEST_PERIODS / rate_hz)
-            self._dismissed.wait(max(0.0, delay_s - self._render_s))
         stamp = middle.to_msg()
         self._publish(result, stamp, fluoroscopy)
         self._watch(result)
@@ -318,31 +451,37 @@ class XrayNode(ManagedNode):
         self._last = result
 
     def _on_joint_state(self, message: JointState) -> None:
-        stamp_s = seconds(message.header.stamp)
-        if not self._history.add(stamp_s, dict(zip(message.name, message.position, strict=False))):
+        read = joint_state(message, self._check, time.monotonic())
+        if read is None:
             self.get_logger().warning(
                 f"joint state without all of {', '.join(self._carm.joint_names)} ignored",
                 throttle_duration_sec=5.0,
             )
+            return
+        self._history.add(seconds(message.header.stamp), dict(zip(self._carm.joint_names, read[0], strict=True)))
 
-    def _on_expose(self, request: Expose.Request, response: Expose.Response) -> Expose.Response:
+    def _on_state(self, message: CArmState) -> None:
+        """End the beam with the motion."""
+        state = arm_state(message).state
+        if state in _LATCHED_STATES:
+            kind = "stopped" if state == CArmState.STATE_STOPPED else "at fault"
+            self._hold = f"nothing is exposed, the arm is {kind}: {message.message or 'reset first'}"
+            self._end_fluoroscopy(self._hold)
+        elif state == CArmState.STATE_STOPPING:
+            self._hold = f"nothing is exposed while the arm decelerates: {message.message}"
+        else:
+            self._hold = ""
+        if self._hold:
+            self._refuse_jobs(_BeamStoppedError(self._hold))
+
+    async def _on_expose(self, request: Expose.Request, response: Expose.Response) -> Expose.Response:
         try:
-            shot = self._requested(request)
-        except CarmError as error:
-            response.error_msg = str(error)
-            response.error_code = (
-                Expose.Request.ERROR_NO_JOINT_STATES
-                if isinstance(error, JointStatesMissingError)
-                else Expose.Request.ERROR_INVALID_REQUEST
-                if isinstance(error, ConfigurationError)
-                else Expose.Request.ERROR_INACTIVE
-                if isinstance(error, InactiveError)
-                else Expose.Request.ERROR_INTERNAL
-            )
+            shot = await self._requested(request, time.monotonic() - request_age_s())
         except Exception as error:  # a fault must reach the one who asked
-            response.error_code = Expose.Request.ERROR_INTERNAL
-            response.error_msg = f"{type(error).__name__}: {error}"
-            self.get_logger().error(f"exposure failed: {response.error_msg}")
+            response.error_code = next((code for kind, code in _CODES if isinstance(error, kind)), _INTERNAL)
+            response.error_msg = str(error) if isinstance(error, CarmError) else f"{type(error).__name__}: {error}"
+            if not isinstance(error, CarmError):
+                self.get_logger().error(f"exposure failed: {response.error_msg}")
         else:
             if shot is None:
                 response.error_code = Expose.Request.ERROR_FLUOROSCOPY_ACTIVE
@@ -353,34 +492,43 @@ class XrayNode(ManagedNode):
             response.error_msg = f"warning: {_MISSED}" if shot.result.hit_fraction == 0 else ""
         return response
 
-    def _requested(self, request: Expose.Request) -> _Shot | None:
+    async def _requested(self, request: Expose.Request, asked_s: float) -> _Shot | None:
         """Have the worker make an exposure; None while fluoroscopy runs."""
-        until_s = time.monotonic() + _LOADING_PATIENCE_S
-        while not self._beam.wait(_POLL_S):
-            if reason := self.refusal():
-                raise InactiveError(reason)
-            if time.monotonic() > until_s:
-                raise _NotReadyError(f"patient {self._settings.patient} is still being loaded; ask again")
-        if self._rate_hz > 0:
+        wanted = _checked_request(request)
+        if reason := self.refusal():
+            raise InactiveError(reason)
+        if not self._beam.is_set() and not self.starting:
+            raise InactiveError(self.why_inactive())
+        self._check_release(asked_s)
+        if self._beam.is_set() and self._rate_hz > 0:
             return None
-        width, height = (float(value) for value in request.field)
-        job = _Job(Request(float(request.tube_voltage_kv), float(request.tube_charge_mas), (width, height)))
-        self._jobs.put(job)
-        if not self._beam.is_set():
-            self._refuse_jobs(self.refusal() or self.why_inactive())
-        try:
-            return job.answer.result(_ANSWER_PATIENCE_S)
-        except TimeoutError:
-            raise _NotReadyError(f"no exposure within {_ANSWER_PATIENCE_S:.0f} s") from None
+        at_most("the queue of requests", self._jobs, _MOST_WAITING)
+        job = _Job(wanted, asked_s, Future(executor=self.executor))
+        with self._changed:
+            self._jobs.append(job)
+            self._changed.notify_all()
+        if self._hold:  # the stop came in between
+            self._refuse_jobs(_BeamStoppedError(self._hold))
+        if not self._beam.is_set() and not self.starting:
+            self._refuse_jobs(InactiveError(self.refusal() or self.why_inactive()))
+        outcome = await job.answer
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome  # type: ignore[no-any-return]
 
     def _on_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
         settings, reason = updated_parameters(replace(self._settings, rate_hz=self._rate_hz), parameters)
+        if not reason and settings.rate_hz > 0 and self._hold and any(p.name == "rate_hz" for p in parameters):
+            reason = self._hold
         if reason:
             return SetParametersResult(successful=False, reason=reason)
+        if any(p.name == "rate_hz" for p in parameters):
+            self._rate_set_s = time.monotonic()
+            self._problem = self._problem if settings.rate_hz == 0 else ""
         self._rate_hz, self._settings = settings.rate_hz, settings
         if self._system is not None:
             self._system.adjust(settings.config)
-        self._jobs.put(None)  # the worker looks at the rate anew
+        self._poke()
         return SetParametersResult(successful=True)
 
     def _publish_diagnostics(self) -> None:
@@ -391,6 +539,8 @@ class XrayNode(ManagedNode):
             level, text = DiagnosticStatus.WARN, f"loading patient {self._settings.patient}"
         elif self._missing:
             level, text = DiagnosticStatus.WARN, _MISSED
+        elif self._hold:
+            level, text = DiagnosticStatus.WARN, self._hold
         elif self._problem:
             level, text = DiagnosticStatus.ERROR, self._problem
         elif self._last and self._last.warning:
@@ -402,12 +552,13 @@ class XrayNode(ManagedNode):
             "rate (Hz)": f"{self._rate_hz:g}",
             "images (Hz)": f"{(self._exposures - exposures) / max(now_s - then_s, 1e-3):.1f}",
             "images left out": str(self._left_out),
-            "requests waiting": str(self._jobs.qsize()),
+            "requests waiting": str(len(self._jobs)),
             "exposures": str(self._exposures),
             "last exposure took (ms)": f"{1e3 * self._render_s:.1f}",
         }
         if self._last:
             values |= messages.dose_values(self._last)
+        values |= self.refusals.values()
         name = f"{self.get_fully_qualified_name()}: X-ray"
         self._diagnostics.publish(diagnostics(self.get_clock().now().to_msg(), name, level, text, values))
 
