@@ -55,6 +55,10 @@ _AWAY = {
 }
 
 
+_MOVED_MM, _MOVED_DEG = 5.0, 1.0
+"""An arm that is further from where an image was taken has moved since: more than joint states are noisy."""
+
+
 @dataclass(frozen=True)
 class _World:
     """What a task works with; see ``Navigator``."""
@@ -177,8 +181,22 @@ class _Task:
         """Loop until the target is centered and confirmed."""
         while True:
             frame, view = self._acquire()
-            if self._decide(frame, view, self._questions.target(frame)):
+            answer = self._questions.target(frame)
+            if not self._has_moved_since(view) and self._decide(frame, view, answer):
                 return
+
+    def _has_moved_since(self, view: XrayView) -> bool:
+        """Return whether the arm has moved since an image: what was seen in it is then dropped, and this is said."""
+        present = self._planner.carm.view(self._arm.joint_positions())
+        away_mm = float(np.linalg.norm(present.isocenter_mm - view.isocenter_mm))
+        turned = (np.trace(present.rotation.T @ view.rotation) - 1) / 2
+        turned_deg = math.degrees(math.acos(min(1.0, max(-1.0, float(turned)))))
+        if away_mm <= _MOVED_MM and turned_deg <= _MOVED_DEG:
+            return False
+        how = f"by {away_mm:.0f} mm and {turned_deg:.0f}°"
+        line = f"The arm has moved since the image was taken, {how}; what it shows is dropped."
+        self._say(Stage.DECIDING, line, decision=True, warning=True)
+        return True
 
     def _center_in_depth(self) -> None:
         """Turn to two views, and put the isocenter on the place in space that both show."""
@@ -414,6 +432,8 @@ class _Task:
         *,
         warning: bool = False,
     ) -> None:
+        if self._has_moved_since(view):
+            return
         self._ledger.check_step()
         start, slack_mm = self._arm.joint_positions(), max(self._config.tolerance_mm, slack_mm)
         try:
