@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 
 from carm_agent.navigation.task import NavigatorConfig, Policy
-from carm_core.collision.obstacles import staff_zones
+from carm_core.collision.obstacles import removes_staff_zone, staff_zones
 from carm_core.errors import ConfigurationError
 from carm_core.parameters import parameter
 
@@ -16,7 +16,7 @@ POLICIES = ("default", "pointing", "xml", "regression")
 
 @dataclass(frozen=True)
 class AgentParameters:
-    """Parameters of the agent node."""
+    """Parameters of the agent node. Those that guard people can be tightened at run time, not loosened."""
 
     autostart: bool = parameter(
         True, "configure and activate automatically; false: wait for a lifecycle manager", read_only=True
@@ -30,29 +30,56 @@ class AgentParameters:
     tolerance_m: float = parameter(
         0.010, "success within this distance of the image center", unit="m", lower=0.001, upper=0.1
     )
-    max_exposures: int = parameter(15, "exposures of one task", lower=1, upper=100)
-    max_duration_s: float = parameter(180.0, "duration of one task", unit="s", lower=1.0, upper=3600.0)
-    max_steps: int = parameter(12, "motions of one task", lower=1, upper=100)
-    max_doubts: int = parameter(3, "consecutive doubtful answers that end a task", lower=1, upper=10)
-    min_confidence: float = parameter(0.3, "answers that state less confidence are doubtful", lower=0.0, upper=1.0)
-    max_radius_m: float = parameter(0.028, "success needs a 90 % radius below this", unit="m", lower=0.005, upper=0.5)
-    max_step_m: float = parameter(0.4, "longest motion of the isocenter", unit="m", lower=0.01, upper=1.0)
-    cautious_step_m: float = parameter(0.06, "longest motion on a doubtful answer", unit="m", lower=0.0, upper=0.2)
+    max_exposures: int = parameter(15, "exposures of one task", lower=1, upper=100, guard="lower_is_tighter")
+    max_duration_s: float = parameter(
+        180.0, "duration of one task", unit="s", lower=1.0, upper=3600.0, guard="lower_is_tighter"
+    )
+    max_steps: int = parameter(12, "motions of one task", lower=1, upper=100, guard="lower_is_tighter")
+    max_doubts: int = parameter(
+        3, "consecutive doubtful answers that end a task", lower=1, upper=10, guard="lower_is_tighter"
+    )
+    min_confidence: float = parameter(
+        0.3, "answers that state less confidence are doubtful", lower=0.0, upper=1.0, guard="higher_is_tighter"
+    )
+    max_radius_m: float = parameter(
+        0.028, "success needs a 90 % radius below this", unit="m", lower=0.005, upper=0.5, guard="lower_is_tighter"
+    )
+    max_step_m: float = parameter(
+        0.4, "longest motion of the isocenter", unit="m", lower=0.01, upper=1.0, guard="lower_is_tighter"
+    )
+    cautious_step_m: float = parameter(
+        0.06, "longest motion on a doubtful answer", unit="m", lower=0.0, upper=0.2, guard="lower_is_tighter"
+    )
     server_timeout_s: float = parameter(
-        5.0, "wait for a service or action to be there and to accept", unit="s", lower=0.1, upper=60.0
+        5.0,
+        "wait for a service or action to be there and to accept",
+        unit="s",
+        lower=0.1,
+        upper=60.0,
+        guard="lower_is_tighter",
     )
-    image_timeout_s: float = parameter(5.0, "wait for the image of an exposure", unit="s", lower=0.1, upper=60.0)
-    localizer_timeout_s: float = parameter(60.0, "wait for the localizer's answer", unit="s", lower=0.1, upper=600.0)
+    image_timeout_s: float = parameter(
+        5.0, "wait for the image of an exposure", unit="s", lower=0.1, upper=60.0, guard="lower_is_tighter"
+    )
+    localizer_timeout_s: float = parameter(
+        60.0, "wait for the localizer's answer", unit="s", lower=0.1, upper=600.0, guard="lower_is_tighter"
+    )
     joint_state_timeout_s: float = parameter(
-        1.0, "joint states older than this are unknown", unit="s", lower=0.05, upper=10.0
+        1.0, "joint states older than this are unknown", unit="s", lower=0.05, upper=10.0, guard="lower_is_tighter"
     )
-    motion_timeout_s: float = parameter(5.0, "wait beyond the planned end of a motion", unit="s", lower=0.1, upper=60.0)
-    rest_timeout_s: float = parameter(3.0, "wait for the arm to come to rest", unit="s", lower=0.1, upper=10.0)
+    motion_timeout_s: float = parameter(
+        5.0, "wait beyond the planned end of a motion", unit="s", lower=0.1, upper=60.0, guard="lower_is_tighter"
+    )
+    rest_timeout_s: float = parameter(
+        3.0, "wait for the arm to come to rest", unit="s", lower=0.1, upper=10.0, guard="lower_is_tighter"
+    )
 
     wait_for_all: bool = parameter(
-        False, "refuse tasks until every part of the graph has been heard from; true in the launch files"
+        False,
+        "refuse tasks until every part of the graph has been heard from; true in the launch files",
+        guard="true_is_tighter",
     )
-    confirm_moves: bool = parameter(False, "ask the clinician before each motion")
+    confirm_moves: bool = parameter(False, "ask the clinician before each motion", guard="true_is_tighter")
     confirm_timeout_s: float = parameter(
         60.0, "wait for the clinician's yes to a motion", unit="s", lower=1.0, upper=600.0, read_only=True
     )
@@ -110,6 +137,7 @@ class AgentParameters:
     staff_zones: str = parameter(
         "",
         "where people stand: 6 numbers each, lower and upper corner of a box in frame table, m; empty: nowhere",
+        guard=removes_staff_zone,
     )
 
     def __post_init__(self) -> None:

@@ -14,10 +14,8 @@ from typing import Any
 from carm_interfaces.action import MoveCArm, Navigate
 from carm_interfaces.msg import Utterance
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rcl_interfaces.msg import SetParametersResult
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.clock import Clock, ClockType
-from rclpy.parameter import Parameter
 
 from carm_agent import phrases
 from carm_agent.navigation.task import NavigationCode, NavigationResult, Progress
@@ -37,14 +35,13 @@ from carm_agent.parameters import AgentParameters
 from carm_agent.planning.move import MoveCode, MoveResult
 from carm_agent.ports import Interrupt
 from carm_core.errors import CarmError, GoalError
-from carm_core.parameters import updated_parameters
 from carm_core.robot.kinematics import CArm
 from carm_ros.entry import leave
 from carm_ros.heartbeat import HeartbeatMonitor
 from carm_ros.managed import ManagedNode
 from carm_ros.messages import diagnostics
 from carm_ros.node import run_node
-from carm_ros.parameters import declare_parameters
+from carm_ros.parameters import declare_parameters, follow_parameters
 
 _WATCH_S = 0.2
 _WATCH_TASK_S = 0.1
@@ -81,7 +78,7 @@ class AgentNode(ManagedNode):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(_WATCH_S, self._watch_parts, clock=steady)
         self.create_timer(_WATCH_TASK_S, self._watch_task, clock=steady)
-        self.add_on_set_parameters_callback(self._on_parameters)
+        follow_parameters(self, settings, self._take_over, self._busy)
         self._servers = [
             self._serve(Navigate, "navigate", self._execute_navigate),
             self._serve(MoveCArm, "move", self._execute_move),
@@ -128,16 +125,13 @@ class AgentNode(ManagedNode):
             self._runner.interrupt("canceled by the client")
         return CancelResponse.ACCEPT
 
-    def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
-        """Take over changes between two tasks."""
-        settings, reason = updated_parameters(self._graph.parameters, parameters)
-        if not reason and settings != self._graph.parameters and self._runner.busy:
-            reason = f"a task runs ({self._runner.task}): change parameters between tasks"
-        if reason:
-            return SetParametersResult(successful=False, reason=reason)
+    def _busy(self, _: AgentParameters) -> str:
+        """Return why parameters cannot change now; empty between two tasks."""
+        return f"a task runs ({self._runner.task}): change parameters between tasks" if self._runner.busy else ""
+
+    def _take_over(self, settings: AgentParameters) -> None:
         self._surroundings.take_over(settings)
         self._graph.parameters = settings
-        return SetParametersResult(successful=True)
 
     # Actions
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import signal
 import sys
 import threading
@@ -35,6 +36,7 @@ from carm_bringup.graph.description import ALL_NODES
 from carm_bringup.graph.domain_lock import InstanceLock, domain_id
 from carm_core.errors import CarmError, GoalError
 from carm_core.landmarks import find_landmark
+from carm_ros.heartbeat import HeartbeatSender
 from carm_ros.middleware import prepare_middleware
 
 SERVER_TIMEOUT_S = 5.0
@@ -84,6 +86,7 @@ class Session:
         self.node = node
         self.wait_s = wait_s
         self.pressed = False
+        self._heartbeat = HeartbeatSender(node, f"carm ({node.get_name()}, process {os.getpid()})")
 
     @property
     def is_there(self) -> bool:
@@ -215,6 +218,8 @@ class Session:
     def run_action(self, action: Any, name: str, goal: Any, on_feedback: Callable[[Any], None]) -> Any:
         """Send a goal and wait for its result; Ctrl-C cancels it and waits until the arm is at rest.
 
+        The goal is renewed as long as this process runs: where it is killed or suspended, the arm decelerates.
+
         Returns:
             The wrapped result, with ``status`` and ``result``.
 
@@ -223,19 +228,23 @@ class Session:
         """
         client = ActionClient(self.node, action, name)
         self.require(client.server_is_ready, f"action {name}")
-        sending = client.send_goal_async(goal, feedback_callback=lambda m: on_feedback(m.feedback))
-        handle = self.result(sending, ANSWER_TIMEOUT_S, f"action {name}")
-        if not handle.accepted:
-            raise GoalRefusedError(f"action {name} refused the goal")
-        finished = handle.get_result_async()
+        number = self._heartbeat.begin()
         try:
-            self.spin_until(finished.done)
-        except KeyboardInterrupt:
-            print("canceling, waiting for the arm to come to rest ...", flush=True)
-            handle.cancel_goal_async()
-            if not self.spin_until(finished.done, REST_TIMEOUT_S):
-                raise ClientError(f"no result within {REST_TIMEOUT_S:g} s after the cancel") from None
-        return finished.result()
+            sending = client.send_goal_async(goal, lambda m: on_feedback(m.feedback), number)
+            handle = self.result(sending, ANSWER_TIMEOUT_S, f"action {name}")
+            if not handle.accepted:
+                raise GoalRefusedError(f"action {name} refused the goal")
+            finished = handle.get_result_async()
+            try:
+                self.spin_until(finished.done)
+            except KeyboardInterrupt:
+                print("canceling, waiting for the arm to come to rest ...", flush=True)
+                handle.cancel_goal_async()
+                if not self.spin_until(finished.done, REST_TIMEOUT_S):
+                    raise ClientError(f"no result within {REST_TIMEOUT_S:g} s after the cancel") from None
+            return finished.result()
+        finally:
+            self._heartbeat.end(number)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from carm_core.errors import CarmError, LocalizerError, UnknownNameError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import find_landmark, landmark
 from carm_core.localization import Localization, Localizer, Protocol, Query
-from carm_core.parameters import updated_parameters
+from carm_core.parameters import guard_changes, updated_parameters
 from carm_core.plausibility import ImplausibleError, at_most
 from carm_perception.localizers.registry import OPENAI, ORACLE, POINTERS, make_localizer
 from carm_perception.nodes import messages
@@ -206,6 +206,8 @@ class LocalizerNode(ManagedNode):
             return SetParametersResult(successful=False, reason=str(error))
         if settings.target != old.target:
             self._target = target
+        for line in guard_changes(old, settings):
+            self.get_logger().warning(f"parameter {line} (by a request over the network; ROS does not tell whose)")
         self._settings = settings
         return SetParametersResult(successful=True)
 

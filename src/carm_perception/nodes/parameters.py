@@ -12,6 +12,11 @@ from carm_perception.localizers.registry import LocalizerOptions
 from carm_perception.uncertainty.abstention import DEFAULT_RISK
 
 
+def _abstains_less(old: float, new: float) -> bool:
+    """Return whether a bound above which a localizer abstains is raised, or given up (0)."""
+    return old > 0 and (new == 0 or new > old)
+
+
 @dataclass(frozen=True)
 class LocalizerParameters:
     """Declared on the node; defaults as in ``config/localizer.yaml``."""
@@ -78,13 +83,14 @@ class LocalizerParameters:
     each_frame: bool = parameter(True, "localize each new frame without a request")
     target: str = parameter("", "landmark to localize in each frame until a task names one; empty: all")
     maximum_std_m: float = parameter(
-        0.0, "abstain above this standard deviation; 0: never", unit="m", lower=0.0, upper=1.0
+        0.0, "abstain above this standard deviation; 0: never", unit="m", lower=0.0, upper=1.0, guard=_abstains_less
     )
     maximum_risk: float = parameter(
         DEFAULT_RISK,
         "abstain so that at most this share of the answers is wrong, and on images without landmarks; 0: never",
         lower=0.0,
         upper=1.0,
+        guard=_abstains_less,
     )
     overlay: bool = parameter(True, "publish landmarks/image while there is a subscriber")
     frame_timeout_s: float = parameter(
