@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Goal, limits, progress and result of a navigation task."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
@@ -101,10 +100,10 @@ class NavigationGoal:
         Raises:
             GoalError: One is negative or not finite.
         """
-        for name in ("tolerance_mm", "max_exposures", "max_duration_s"):
+        for name, most in (("tolerance_mm", 1000.0), ("max_exposures", 1000), ("max_duration_s", 86_400.0)):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise GoalError(f"{name} is {value}; it must be finite and not negative (0: the default)")
+            if not 0 <= value <= most:
+                raise GoalError(f"{name} is {value}; it must be from 0 (the default) to {most:g}")
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from carm_agent.nodes.task_runner import TaskRunner
 from carm_agent.parameters import AgentParameters
 from carm_agent.planning.move import MoveCode, MoveResult
 from carm_agent.ports import Interrupt
-from carm_core.errors import CarmError, GoalError
+from carm_core.errors import CarmError
 from carm_core.robot.kinematics import CArm
 from carm_ros.entry import leave
 from carm_ros.heartbeat import HeartbeatMonitor
@@ -144,7 +144,11 @@ class AgentNode(ManagedNode):
             goal_handle.publish_feedback(navigation_feedback(progress))
             self._runner.tell(progress)
 
-        goal = navigation_goal(goal_handle.request)
+        try:
+            goal = navigation_goal(goal_handle.request)
+        except CarmError as error:
+            refused = NavigationResult(NavigationCode.INVALID_GOAL, str(error), summary=f"I did not start: {error}.")
+            return _end(goal_handle, refused.error_code, NavigationCode, navigation_result(refused))
         try:
             description = f"bringing {phrases.called(goal.landmark())} to the image center"
         except CarmError:
@@ -162,7 +166,7 @@ class AgentNode(ManagedNode):
     async def _execute_move(self, goal_handle: Any) -> Any:
         try:
             goal = move_goal(goal_handle.request)
-        except GoalError as error:
+        except CarmError as error:
             refused = MoveResult(MoveCode.INVALID_GOAL, str(error))
             return _end(goal_handle, refused.error_code, MoveCode, move_result(refused))
         if self._runner.busy:

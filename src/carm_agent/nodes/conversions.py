@@ -12,13 +12,27 @@ from carm_agent.navigation.task import NavigationGoal, NavigationResult, Progres
 from carm_agent.planning.move import MoveGoal, MoveResult
 from carm_core.errors import GoalError
 from carm_core.localization import LandmarkEstimate, Localization, Query
+from carm_core.plausibility import at_most, numbers
 from carm_core.robot.kinematics import CArm
+from carm_ros.message_checks import LARGEST_TEXT
 from carm_ros.messages import trajectory_message
+
+_MOST_LANDMARKS = 200
+_MOST_JOINTS = 100
+_LONGEST_NAME = 1000
+_FURTHEST_M = 100.0
+_TURN_RAD = 4 * math.pi
 
 
 def localization_from_result(result: Any, query: Query) -> Localization:
-    """Return what a ``Localize`` result says; failures are returned in its ``error``."""
+    """Return what a ``Localize`` result says; failures are returned in its ``error``.
+
+    Raises:
+        ImplausibleError: It is too large. Whether its numbers can be true is weighed against what is known.
+    """
     landmarks: LandmarkArray = result.landmarks
+    at_most("the localizer's list of landmarks", landmarks.landmarks, _MOST_LANDMARKS)
+    at_most("the localizer's answer", landmarks.answer, LARGEST_TEXT)
     code = result.error_code
     error = None
     if code == Localize.Result.ERROR_MALFORMED_ANSWER:
@@ -49,7 +63,12 @@ def localization_from_result(result: Any, query: Query) -> Localization:
 
 
 def navigation_goal(request: Any) -> NavigationGoal:
-    """Return a ``Navigate`` goal in mm."""
+    """Return a ``Navigate`` goal in mm.
+
+    Raises:
+        ImplausibleError: The name is too long.
+    """
+    at_most("target_name", request.target_name, _LONGEST_NAME)
     return NavigationGoal(
         target_id=int(request.target_id),
         target_name=request.target_name,
@@ -90,7 +109,15 @@ def move_goal(request: Any) -> MoveGoal:
 
     Raises:
         GoalError: The goal type is unknown or the velocity scaling is not a number.
+        ImplausibleError: A number is that of no C-arm, or a list or a text is too long.
     """
+    for what, items, most in (
+        ("joint_names", request.joint_names, _MOST_JOINTS),
+        ("positions", request.positions, _MOST_JOINTS),
+        ("name", request.name, _LONGEST_NAME),
+        ("plan_id", request.plan_id, _LONGEST_NAME),
+    ):
+        at_most(what, items, most)
     if math.isnan(request.velocity_scaling):
         raise GoalError("velocity_scaling is NaN")
     scaling = request.velocity_scaling or None
@@ -112,6 +139,10 @@ def move_goal(request: Any) -> MoveGoal:
     if request.goal_type != MoveCArm.Goal.GOAL_VIEW:
         raise GoalError(f"goal_type is {request.goal_type}; it must be 0 (joints), 1 (view), 2 (name) or 3 (plan)")
     point = request.isocenter
+    if not request.keep_isocenter:
+        numbers("isocenter", (point.x, point.y, point.z), -_FURTHEST_M, _FURTHEST_M, "m", count=3)
+    if not request.keep_angles:
+        numbers("angles", (request.primary_angle, request.secondary_angle), -_TURN_RAD, _TURN_RAD, "rad", count=2)
     return MoveGoal(
         is_view=True,
         isocenter_m=None if request.keep_isocenter else (point.x, point.y, point.z),

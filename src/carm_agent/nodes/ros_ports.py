@@ -344,7 +344,10 @@ class RosLocalizer(_Port, Localizer):
             raise LocalizerError(
                 f"the localizer answered about the image of {told_ns} ns, not about that of {asked_ns} ns"
             )
-        return localization_from_result(result, query)
+        try:
+            return localization_from_result(result, query)
+        except ImplausibleError as error:
+            raise LocalizerError(str(error)) from error
 
     def _ask(self, goal: Any) -> Any:
         number = self._graph.heartbeat.begin()

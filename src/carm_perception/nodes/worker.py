@@ -115,7 +115,7 @@ class LocalizationService:
             kept_frames: Frames kept for questions with a stamp.
             frame_timeout_s: How long a question waits for its frame, s.
         """
-        self._make, self._publish, self._frame_query = make, publish, frame_query
+        self._make, self._told, self._frame_query = make, publish, frame_query
         self._kept, self._timeout_s = kept_frames, frame_timeout_s
         self._changed = threading.Condition()
         self._frames: OrderedDict[float, XrayFrame] = OrderedDict()
@@ -325,6 +325,12 @@ class LocalizationService:
                 self._latency_s = max(reply.latency_s for reply in fresh.values())
                 self._problem = "" if failed is None else failed.message
         return [known[query] for query in queries]
+
+    def _publish(self, frame: XrayFrame, reply: Localization) -> None:
+        try:
+            self._told(frame, reply)
+        except Exception as error:  # an answer that fits no message does not end the worker
+            logger.error("an answer was not published: %s: %s", type(error).__name__, error)
 
     def _answer(self, localizer: Localizer, tickets: list[Ticket], frame: XrayFrame) -> None:
         replies = self._localize(localizer, frame, [ticket.query for ticket in tickets])

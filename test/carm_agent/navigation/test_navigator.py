@@ -89,6 +89,27 @@ def test_angles_are_kept_and_the_shift_lies_in_the_image_plane() -> None:
     assert abs(shift @ world.carm.view(start).forward) < 1e-6
 
 
+@pytest.mark.parametrize("times", [1, 100])
+def test_an_answer_about_an_image_is_dropped_when_the_arm_has_moved_since(times: int) -> None:
+    world = World(right, POINT)
+    away = [0.03, 0.0, 0.0, 0.0, 0.0, 0.0]
+
+    def move_away() -> None:
+        if world.localizer.count < times:
+            world.arm.positions = world.arm.positions + np.array(away) * (-1) ** world.localizer.count
+
+    world.localizer.before = move_away
+    result, steps = navigate(world)
+    dropped = [step for step in steps if "The arm has moved since the image was taken, by 30 mm" in step.reasoning]
+    if times == 1:
+        assert len(dropped) == 1
+        assert result.success
+        assert world.true_distance_mm() < 10.0
+    else:  # somebody moves it whenever an answer comes
+        assert result.error_code is NavigationCode.BUDGET
+        assert not world.arm.executed
+
+
 @pytest.mark.parametrize("angles", [(1.4, 0.0), (0.0, 0.6)])
 def test_views_that_localizers_do_not_know_are_left_first(angles: tuple[float, float]) -> None:
     world = World(right, POINT)

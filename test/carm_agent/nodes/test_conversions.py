@@ -1,12 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """A frame has the geometry that its camera info states: binning, or the middle of the detector alone."""
 
+import math
+from typing import Any
+
 import numpy as np
 import pytest
+from carm_interfaces.action import Localize, MoveCArm, Navigate
+from carm_interfaces.msg import Landmark, LandmarkArray
+from geometry_msgs.msg import Point
 from sensor_msgs.msg import CameraInfo, Image
 
+from carm_agent.nodes.conversions import localization_from_result, move_goal, navigation_goal
 from carm_core.errors import ImageError
 from carm_core.imaging.display import display_from_signal
+from carm_core.localization import Protocol, Query
+from carm_core.plausibility import ImplausibleError
 from carm_core.robot.kinematics import CArm
 from carm_ros.messages import frame_from_messages
 
@@ -47,3 +56,27 @@ def test_every_encoding_shows_the_same_frame() -> None:
         np.testing.assert_array_equal(frame_from_messages(image, info, carm, carm.home).image, shown)
     with pytest.raises(ImageError, match="'32FC1' is not supported"):
         frame_from_messages(Image(height=1, width=1, step=4, encoding="32FC1", data=bytes(4)), info, carm, carm.home)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"goal_type": MoveCArm.Goal.GOAL_VIEW, "primary_angle": math.inf}, "angles = inf"),
+        ({"goal_type": MoveCArm.Goal.GOAL_VIEW, "isocenter": Point(x=1e308)}, "isocenter = 1e\\+308"),
+        ({"goal_type": MoveCArm.Goal.GOAL_NAMED, "name": "x" * 5000}, "name has 5000 characters"),
+        ({"joint_names": ["lift"] * 5000}, "joint_names has 5000 entries"),
+        ({"positions": [0.0] * 5000}, "positions has 5000 entries"),
+        ({"goal_type": MoveCArm.Goal.GOAL_PLAN, "plan_id": "x" * 5000}, "plan_id has 5000"),
+    ],
+)
+def test_goals_of_no_c_arm(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ImplausibleError, match=words):
+        move_goal(MoveCArm.Goal(**fields))
+
+
+def test_names_and_answers_are_of_bounded_size() -> None:
+    with pytest.raises(ImplausibleError, match="target_name has 5000"):
+        navigation_goal(Navigate.Goal(target_name="x" * 5000))
+    for landmarks in (LandmarkArray(landmarks=[Landmark()] * 500), LandmarkArray(answer="[" * (2**20 + 1))):
+        with pytest.raises(ImplausibleError, match="at most"):
+            localization_from_result(Localize.Result(landmarks=landmarks), Query(Protocol.POINTING, 11))

@@ -20,7 +20,14 @@ from rclpy.node import Node
 from rclpy.task import Future
 from sensor_msgs.msg import JointState
 
-from carm_agent.errors import CanceledError, MotionError, RejectedTrajectoryError, StoppedError
+from carm_agent.errors import (
+    CanceledError,
+    LostPartError,
+    MotionError,
+    NoJointStatesError,
+    RejectedTrajectoryError,
+    StoppedError,
+)
 from carm_agent.nodes import ros_ports
 from carm_agent.nodes.action_requests import ask
 from carm_agent.nodes.ros_ports import CArmGraph, RosArm, RosLocalizer
@@ -29,6 +36,7 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Protocol, Query
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.trajectory import Trajectory
+from carm_ros.node import OrderlyNode
 
 pytestmark = pytest.mark.integration
 
@@ -135,7 +143,7 @@ class Bench:
         self.context = Context()
         rclpy.init(context=self.context)
         self.servers = Servers(self.context)
-        self.node = Node("agent", namespace="/carm", context=self.context)
+        self.node = OrderlyNode("agent", namespace="/carm", context=self.context)
         self.carm = CArm.from_config()
         self.graph = CArmGraph(
             self.node, self.carm, AgentParameters(server_timeout_s=20.0, rest_timeout_s=5.0, motion_timeout_s=1.0)
@@ -227,3 +235,53 @@ def test_nothing_is_sent_after_a_stop(bench: Bench, monkeypatch: pytest.MonkeyPa
     with pytest.raises(StoppedError):
         RosArm(bench.graph, bench.interrupt).execute(bench.trajectory())
     assert bench.servers.goals == 0
+
+
+def test_joint_states_of_which_one_cannot_be_true_end_the_task_and_are_not_used(bench: Bench) -> None:
+    false = Node("stranger", namespace="/carm", context=bench.context)
+    publisher = false.create_publisher(JointState, "joint_states", 10)
+    wait(lambda: bench.graph.joint_states_known and publisher.get_subscription_count())
+    before = bench.graph.joint_positions()
+    names = list(bench.carm.joint_names)
+    for value, speed in ((np.inf, np.inf), (1e308, 0.0), (np.nan, 0.0), (0.0, np.inf), (-1e6, 0.0)):
+        publisher.publish(JointState(name=names, position=[value] * 6, velocity=[speed] * 6))
+    publisher.publish(JointState(name=["x" * 70_000]))
+    wait(lambda: bench.node.refusals.count("joint_states") == 6)
+    np.testing.assert_array_equal(bench.graph.joint_positions(), before)
+    with pytest.raises(LostPartError, match=r"cannot be trusted: position of cart_longitudinal = .*servers, stranger"):
+        bench.interrupt.check()
+    publisher.publish(JointState(name=names, position=(before + 0.3).tolist()))
+    wait(lambda: not bench.graph.joint_states_known)
+    with pytest.raises(NoJointStatesError, match="contradict"):
+        bench.graph.joint_positions()
+    wait(lambda: bench.graph.joint_states_known)
+    with pytest.raises(NoJointStatesError, match="away from the image"):
+        bench.graph.joint_positions(10**9)
+    false.destroy_node()
+
+
+def test_an_answer_that_comes_after_its_deadline_is_dropped(bench: Bench) -> None:
+    class Woken:
+        """Wakes up long after what it waited for: this process stood still."""
+
+        tripped = False
+
+        def notify(self) -> None:
+            pass
+
+        def wait_for(self, predicate: Callable[[], bool], timeout_s: float, *, uninterrupted: bool = False) -> bool:
+            threading.Event().wait(timeout_s + ros_ports._LATE_S + 0.05)
+            return True
+
+    port = RosLocalizer(bench.graph, Woken())  # type: ignore[arg-type]
+    answered: Future = Future()
+    answered.set_result(1)
+    assert not port._wait_future(answered, 0.05)
+    assert RosLocalizer(bench.graph, bench.interrupt)._wait_future(answered, 0.05)
+
+
+def wait(condition: Callable[[], Any]) -> None:
+    deadline_s = time.monotonic() + 20.0
+    while not condition():
+        assert time.monotonic() < deadline_s
+        threading.Event().wait(0.01)

@@ -213,6 +213,45 @@ def test_failures_keep_their_kind(
     assert (ticket.outcome, ticket.message) == (outcome, reply["message"])
 
 
+@pytest.mark.parametrize("error", [ValueError("odd\npicture"), RecursionError("too deep"), ZeroDivisionError()])
+def test_a_localizer_that_fails_at_one_image_answers_about_the_next(
+    service: LocalizationService, gate: Gate, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(frame: XrayFrame, query: Query) -> Localization:
+        raise error
+
+    gate.through.release(100)
+    with monkeypatch.context() as patch:
+        patch.setattr(gate, "localize", fail)
+        service.submit(frame(1))
+        ticket = service.ask(Query(Protocol.POINTING, 1), 1)
+        assert ticket.done.wait(PATIENCE_S)
+    assert ticket.outcome is Outcome.INTERNAL
+    assert ticket.message.startswith(type(error).__name__)
+    assert "\n" not in ticket.message
+    assert service.statistics.problem == ticket.message
+    service.submit(frame(2))
+    ticket = service.ask(Query(Protocol.POINTING, 1), 2)
+    assert ticket.done.wait(PATIENCE_S)
+    assert ticket.outcome is Outcome.ANSWERED
+    assert service.failure is None
+
+
+def test_an_answer_that_cannot_be_published_does_not_end_the_worker(gate: Gate) -> None:
+    def publish(frame: XrayFrame, reply: Localization) -> None:
+        raise KeyError(99)
+
+    gate.through.release(100)
+    service = LocalizationService(lambda: gate, publish)
+    service.start()
+    for stamp in (1, 2):
+        service.submit(frame(stamp))
+        ticket = service.ask(Query(Protocol.POINTING, 1), stamp)
+        assert ticket.done.wait(PATIENCE_S)
+        assert ticket.outcome is Outcome.ANSWERED
+    service.close()
+
+
 def test_localizer_that_cannot_be_made_is_told_to_the_owner() -> None:
     def make() -> Localizer:
         raise ValueError("no weights")
