@@ -14,7 +14,6 @@ import gc
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -34,7 +33,7 @@ from shape_msgs.msg import Mesh
 
 from carm_core.errors import CarmError, ConfigurationError
 from carm_core.parameters import updated_parameters
-from carm_core.plausibility import FreezeWatch, ImplausibleError, at_most, number
+from carm_core.plausibility import FreezeWatch, ImplausibleError, number
 from carm_core.robot.joint_check import JointStateCheck
 from carm_core.robot.joint_history import JointHistory, JointStatesMissingError
 from carm_core.robot.kinematics import CArm
@@ -47,6 +46,7 @@ from carm_ros.parameters import declare_parameters
 from carm_sim.nodes import xray_messages as messages
 from carm_sim.nodes.logs import RosLogHandler
 from carm_sim.nodes.parameters import XrayParameters
+from carm_sim.nodes.requests import MOST_WAITING, RequestQueue, WaitingRequest
 from carm_sim.patient.patient import Patient
 from carm_sim.patient.surface import patient_surface
 from carm_sim.patient_loader import load_patient
@@ -57,14 +57,10 @@ NAMESPACE = "carm"
 
 _FREEZE_S = 0.5
 """The node notices when it stood still for longer, s."""
-_MOST_WAITING = 64
-"""Requests that wait; more are refused at once."""
 _MOST_KV, _MOST_MAS, _MOST_FIELD_M = 1e3, 1e4, 10.0
 _EXECUTOR_THREADS = 4
 _IDLE_S = 0.5
 _OVERDUE_S = 0.05
-_REFUSED_AT_ONCE = 8
-"""A client keeps 10 answers that it has not taken yet."""
 _SWITCH_S = 5e-4  # a callback holds the interpreter at most this long while a frame is being made
 _LONG_AGO_S = 1e6
 _LATEST_PERIODS = 0.9
@@ -92,15 +88,6 @@ class _Shot:
 
     result: Exposure
     stamp: Time
-
-
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """A requested exposure, when it was asked for (monotonic, s), and the place for shot and error."""
-
-    request: Request
-    asked_s: float
-    answer: Future
 
 
 _INTERNAL = Expose.Request.ERROR_INTERNAL
@@ -148,10 +135,7 @@ class XrayNode(ManagedNode):
         self._hold = ""
         """Why nothing is exposed, because the arm was stopped; empty: it was not."""
         self._rate_set_s = time.monotonic()
-        self._jobs: deque[_Job] = deque()
-        self._refused: deque[tuple[_Job, Exception]] = deque()
-        self._changed = threading.Condition()
-        """Of the jobs, the rate and the beam."""
+        self._requests = RequestQueue(self._settings.request_timeout_s, self._end_request)
         self._loaded = threading.Event()
         self._beam = threading.Event()
         """Set while the node is active: nothing is exposed without."""
@@ -194,11 +178,13 @@ class XrayNode(ManagedNode):
             Expose,
             "xray/expose",
             self._on_expose,
-            qos_profile=QoSProfile(depth=_MOST_WAITING),
+            qos_profile=QoSProfile(depth=MOST_WAITING),
             callback_group=ReentrantCallbackGroup(),
         )
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(_OVERDUE_S, self._refuse_overdue, clock=steady, callback_group=urgent)
+        self.create_timer(
+            _OVERDUE_S, lambda: self._requests.refuse_overdue(self._too_old), clock=steady, callback_group=urgent
+        )
         self.create_timer(1.0, self._publish_diagnostics, clock=steady)
         self.add_on_set_parameters_callback(self._on_parameters)
 
@@ -218,24 +204,24 @@ class XrayNode(ManagedNode):
     def activate(self) -> None:
         """Switch the generator on."""
         self._beam.set()
-        self._poke()
+        self._requests.wake()
 
     def end_goals(self, reason: str) -> None:
         """Refuse waiting requests and make no further exposure."""
         self._beam.clear()
-        self._refuse_jobs(InactiveError(reason))
+        self._requests.refuse(InactiveError(reason))
 
     def deactivate(self) -> None:
         """Switch the generator off; finish and publish an exposure in progress first."""
         self.end_goals(f"{self.called} is being deactivated")
         with self._shooting:
             pass
-        self._refuse_jobs(InactiveError(self.why_inactive()))
+        self._requests.refuse(InactiveError(self.why_inactive()))
 
     def cleanup(self) -> None:
         """End the worker and release the patient; do not wait for a worker that is still loading."""
         self._dismissed.set()
-        self._poke()
+        self._requests.wake()
         if self._worker is not None:
             self._worker.join(0.5)
         self._system, self._last = None, None
@@ -246,7 +232,7 @@ class XrayNode(ManagedNode):
         """See ``OrderlyNode.close``."""
         self._beam.clear()
         self._dismissed.set()
-        self._poke()
+        self._requests.wake()
         if self._worker is not None and self._loaded.is_set():  # a patient that is being loaded is not waited for
             self._worker.join(0.3)
         self._freezes.close()
@@ -264,7 +250,7 @@ class XrayNode(ManagedNode):
             if self._loaded.is_set():
                 self.fail(error)
         finally:
-            self._refuse_jobs(InactiveError("the X-ray node is shutting down"))
+            self._requests.refuse(InactiveError("the X-ray node is shutting down"))
 
     def _publish_surface(self, patient: Patient) -> None:
         """Publish the patient's outer surface, as a pre-operative CT would show it, once."""
@@ -293,25 +279,14 @@ class XrayNode(ManagedNode):
             now = time.monotonic()
             rate_hz = self._rate_hz if self._beam.is_set() else 0.0
             due = None if rate_hz <= 0 else now if due is None else due
-            job = self._next_job(_IDLE_S if due is None else max(0.0, due - now))
-            if job is not None:
-                self._answer(job)
+            request = self._requests.take(_IDLE_S if due is None else max(0.0, due - now), self._beam.is_set)
+            if request is not None:
+                self._answer(request)
             elif due is not None and rate_hz > 0 and time.monotonic() >= due:
                 self._fluoroscopy_frame()
                 next_s, latest_s = due + 1 / rate_hz, time.monotonic() - 1 / rate_hz
                 self._left_out += max(0, round((latest_s - next_s) * rate_hz))
                 due = max(next_s, latest_s)
-
-    def _poke(self) -> None:
-        """Have the worker look at jobs, rate and beam anew."""
-        with self._changed:
-            self._changed.notify_all()
-
-    def _next_job(self, timeout_s: float) -> _Job | None:
-        with self._changed:
-            if not (self._jobs and self._beam.is_set()):
-                self._changed.wait(timeout_s)
-            return self._jobs.popleft() if self._jobs and self._beam.is_set() else None
 
     def _fluoroscopy_frame(self) -> None:
         still_s = self._freezes.stood_still_s(self._rate_set_s)
@@ -339,37 +314,15 @@ class XrayNode(ManagedNode):
         if self.executor is not None:
             self.executor.create_task(self.set_parameters, [Parameter("rate_hz", value=0.0)])
 
-    def _answer(self, job: _Job) -> None:
+    def _answer(self, request: WaitingRequest) -> None:
         try:
-            self._end_job(job, self._shoot(job.request, job.asked_s, fluoroscopy=False))
+            self._end_request(request, self._shoot(request.request, request.asked_s, fluoroscopy=False))
         except Exception as error:  # handed to the one who asked
-            self._end_job(job, error)
+            self._end_request(request, error)
 
-    def _end_job(self, job: _Job, outcome: _Shot | Exception) -> None:
+    def _end_request(self, request: WaitingRequest, outcome: _Shot | Exception) -> None:
         if self.executor is not None:
-            self.executor.create_task(job.answer.set_result, outcome)
-
-    def _refuse_jobs(self, reason: Exception) -> None:
-        with self._changed:
-            self._refused.extend((job, reason) for job in self._jobs)
-            self._jobs.clear()
-        self._tell_refused()
-
-    def _tell_refused(self) -> None:
-        """Answer some of the refused requests; the others follow, so that one client can take them all."""
-        with self._changed:
-            some = [self._refused.popleft() for _ in range(min(_REFUSED_AT_ONCE, len(self._refused)))]
-        for job, reason in some:
-            self._end_job(job, reason)
-
-    def _refuse_overdue(self) -> None:
-        """Answer requests that have waited too long, also while the patient is loaded or an exposure takes long."""
-        with self._changed:
-            limit_s = time.monotonic() - self._settings.request_timeout_s
-            late = [job for job in self._jobs if job.asked_s < limit_s]
-            self._jobs = deque(job for job in self._jobs if job.asked_s >= limit_s)
-            self._refused.extend((job, self._too_old(job.asked_s)) for job in late)
-        self._tell_refused()
+            self.executor.create_task(request.answer.set_result, outcome)
 
     def _too_old(self, asked_s: float) -> CarmError:
         if not self._loaded.is_set():
@@ -472,7 +425,7 @@ class XrayNode(ManagedNode):
         else:
             self._hold = ""
         if self._hold:
-            self._refuse_jobs(_BeamStoppedError(self._hold))
+            self._requests.refuse(_BeamStoppedError(self._hold))
 
     async def _on_expose(self, request: Expose.Request, response: Expose.Response) -> Expose.Response:
         try:
@@ -502,16 +455,13 @@ class XrayNode(ManagedNode):
         self._check_release(asked_s)
         if self._beam.is_set() and self._rate_hz > 0:
             return None
-        at_most("the queue of requests", self._jobs, _MOST_WAITING)
-        job = _Job(wanted, asked_s, Future(executor=self.executor))
-        with self._changed:
-            self._jobs.append(job)
-            self._changed.notify_all()
+        waiting = WaitingRequest(wanted, asked_s, Future(executor=self.executor))
+        self._requests.add(waiting)
         if self._hold:  # the stop came in between
-            self._refuse_jobs(_BeamStoppedError(self._hold))
+            self._requests.refuse(_BeamStoppedError(self._hold))
         if not self._beam.is_set() and not self.starting:
-            self._refuse_jobs(InactiveError(self.refusal() or self.why_inactive()))
-        outcome = await job.answer
+            self._requests.refuse(InactiveError(self.refusal() or self.why_inactive()))
+        outcome = await waiting.answer
         if isinstance(outcome, Exception):
             raise outcome
         return outcome  # type: ignore[no-any-return]
@@ -528,7 +478,7 @@ class XrayNode(ManagedNode):
         self._rate_hz, self._settings = settings.rate_hz, settings
         if self._system is not None:
             self._system.adjust(settings.config)
-        self._poke()
+        self._requests.wake()
         return SetParametersResult(successful=True)
 
     def _publish_diagnostics(self) -> None:
@@ -552,7 +502,7 @@ class XrayNode(ManagedNode):
             "rate (Hz)": f"{self._rate_hz:g}",
             "images (Hz)": f"{(self._exposures - exposures) / max(now_s - then_s, 1e-3):.1f}",
             "images left out": str(self._left_out),
-            "requests waiting": str(len(self._jobs)),
+            "requests waiting": str(len(self._requests)),
             "exposures": str(self._exposures),
             "last exposure took (ms)": f"{1e3 * self._render_s:.1f}",
         }

@@ -21,12 +21,13 @@ from carm_core.robot.kinematics import CArm
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 import rclpy
-from carm_interfaces.msg import Exposure
+from carm_interfaces.msg import CArmState, Exposure
 from carm_interfaces.srv import Expose
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 
 pytestmark = pytest.mark.integration
@@ -222,6 +223,70 @@ def test_single_exposures_refusals_misses_and_fluoroscopy(client: Client, proces
     client.until(lambda: client.expose().error_code == Expose.Request.ERROR_NO_JOINT_STATES, "refusal")
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=5) == 0
+
+
+def test_a_stop_ends_the_beam_and_no_request_is_served_late(client: Client, process: subprocess.Popen[str]) -> None:
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    states = client.node.create_publisher(CArmState, "state", latched)
+    client.until(states.get_subscription_count, "the node hears states")
+
+    def tell(state: int) -> None:
+        states.publish(CArmState(state=state, message="stop requested" if state else ""))
+
+    def count() -> int:
+        return len(client.heard["xray/exposure"])
+
+    def quiet(for_s: float) -> bool:
+        before, until_s = count(), time.monotonic() + for_s
+        client.until(lambda: time.monotonic() > until_s, "time to pass")
+        return count() == before
+
+    # Fluoroscopy and waiting requests end with the motion.
+    assert client.set("rate_hz", 10.0).successful
+    client.until(lambda: count() >= 5, "fluoroscopy")
+    tell(CArmState.STATE_STOPPED)
+    client.until(lambda: "stopped: stop requested" in client.health[-1].status[0].message, "diagnostics")
+    assert quiet(0.5)
+    answers = [client.service.call_async(Expose.Request()) for _ in range(8)]
+    client.until(lambda: all(answer.done() for answer in answers), "answers")
+    assert {answer.result().error_code for answer in answers} == {Expose.Request.ERROR_STOPPED}
+    refused = client.set("rate_hz", 10.0)
+    assert not refused.successful
+    assert "stopped" in refused.reason
+    tell(CArmState.STATE_IDLE)
+    client.until(lambda: "stopped" not in client.health[-1].status[0].message, "diagnostics")
+    assert quiet(0.5)  # it does not begin again by itself
+    client.shot()
+    answers = [client.service.call_async(Expose.Request()) for _ in range(8)]
+    tell(CArmState.STATE_STOPPING)
+    client.until(lambda: all(answer.done() for answer in answers), "answers")
+    assert {answer.result().error_code for answer in answers} <= {0, Expose.Request.ERROR_STOPPED}
+    assert quiet(0.3)
+    tell(CArmState.STATE_IDLE)
+    client.shot()
+
+    # A node that stood still makes up for nothing.
+    process.send_signal(signal.SIGSTOP)
+    answer = client.service.call_async(Expose.Request())
+    frozen_s = time.monotonic()
+    client.until(lambda: time.monotonic() - frozen_s > 2.5, "time to pass")
+    before = count()
+    process.send_signal(signal.SIGCONT)
+    client.until(answer.done, "answer")
+    assert answer.result().error_code == Expose.Request.ERROR_TOO_OLD
+    assert "more than 2 s" in answer.result().error_msg
+    assert count() == before
+    client.shot()
+
+    # Joint states that cannot be true are not used.
+    false = client.node.create_publisher(JointState, "joint_states", 10)
+    client.until(false.get_subscription_count, "the node hears joint states")
+    false.publish(JointState(name=list(CARM.joint_names), position=[float("inf")] * 6))
+    client.until(
+        lambda: any(pair.key == "refused from joint_states" for pair in client.health[-1].status[0].values), "count"
+    )
+    client.shot()
+    assert client.expose(field=[float("nan"), 0.1]).error_code == Expose.Request.ERROR_INVALID_REQUEST
 
 
 def test_bad_parameters_end_in_one_line_and_exit_code_2(start_each: Callable[..., list[tuple[int, str]]]) -> None:
