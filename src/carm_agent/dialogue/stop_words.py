@@ -8,6 +8,7 @@ with the length of the text only.
 
 import re
 import unicodedata
+from functools import lru_cache
 
 _MOTION = r"(move|moving|go|going|rotate|rotating|turn|turning|drive|driving|shift|tilt|swing|touch)"
 _STOP = re.compile(
@@ -29,7 +30,7 @@ _ABROAD = (
 _ABROAD_ANYWHERE = ("停", "别动", "住手", "止ま", "止め", "ストップ", "動くな", "動かないで", "やめ", "待って",
                     "정지", "멈춰", "멈추", "스톱", "그만")  # fmt: skip
 """In languages that are written without spaces."""
-_LONGEST = 1000
+_LONGEST = 500
 """Characters; of longer texts the first and the last half as many are looked at, and all for the word "stop"."""
 _HARMLESS = ("stopwatch", "stopcock", "stopgap", "stopover")
 _LOOK_ALIKE = str.maketrans(
@@ -55,6 +56,12 @@ def is_stop(text: str) -> bool:
         if "stop" in text.lower():
             return True
         text = f"{text[: _LONGEST // 2]} {text[-_LONGEST // 2 :]}"
+    return _asks_for_stop(text)
+
+
+@lru_cache(maxsize=256)
+def _asks_for_stop(text: str) -> bool:
+    """Return whether a short text asks for a stop; who sends the same again and again is answered from memory."""
     plain = _plain(text).replace("\u2019", "").replace("'", "")
     latin = plain.translate(_LOOK_ALIKE)
     words = re.sub(r"[\W_]+", " ", latin)
