@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema
 
 from carm_agent.errors import AgentError
+from carm_core.data_files import parse_json
 from carm_core.landmarks import LANDMARKS
 
 LONGEST_ARGUMENTS = 2000
@@ -173,9 +174,9 @@ def checked_arguments(name: str, text: str) -> dict[str, Any]:
     if len(text) > LONGEST_ARGUMENTS:
         raise ToolError(f"the arguments have {len(text)} characters; at most {LONGEST_ARGUMENTS} are read")
     try:
-        given = json.loads(text or "{}", parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        given = parse_json(text or "{}", parse_constant=_refuse_constant, object_pairs_hook=_unique)
         json.dumps(given, ensure_ascii=False).encode()  # half characters cannot be written
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ToolError(f"the arguments are no JSON: {str(error)[:120]}") from None
     problem = jsonschema.exceptions.best_match(_VALIDATORS[name].iter_errors(given))
     if problem is not None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from carm_agent.planning.standard_views import find_view
+from carm_core.data_files import read_json, shown
 from carm_core.errors import CarmError, ConfigurationError, GoalError, UnknownNameError, quoted
 from carm_core.robot.kinematics import CArm
 
@@ -57,15 +58,15 @@ class PositionMemory:
 
     def _read(self) -> dict[str, list[float]]:
         try:
-            data = json.loads(self._file.read_text(encoding="utf-8"))
+            data = read_json(self._file)
             if data["joints"] != list(self._carm.joint_names):
-                raise ValueError(f"its joints are {data['joints']}")
+                raise ValueError(f"its joints are {shown(data['joints'])}")
             found = {str(name): [float(value) for value in values] for name, values in data["positions"].items()}
             if any(len(v) != len(self._carm.joints) or not all(map(math.isfinite, v)) for v in found.values()):
                 raise ValueError("a position has another number of joints, or is not finite")
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
             raise ConfigurationError(
                 f"{self._file}: saved positions cannot be read ({type(error).__name__}: {error});"
                 " move the file away to start afresh"

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from carm_bringup.dicom_export.dose_report import IrradiationEvent, dose_report
 from carm_bringup.dicom_export.exposure import XrayExposure
 from carm_bringup.dicom_export.study import Study, new_uid
 from carm_bringup.dicom_export.xa_image import xa_image
+from carm_core.data_files import read_yaml
 from carm_core.errors import CarmError, ConfigurationError, ImageError
 from carm_core.imaging.projection import display_from_raw
 from carm_core.paths import config_file
@@ -57,7 +57,7 @@ class ExposureCollector:
         """
         self.folder, self.events, self.skipped = folder, list[IrradiationEvent](), 0
         self._carm = carm or CArm.from_config()
-        self._model_name = str(yaml.safe_load(config_file("carm.yaml").read_text(encoding="utf-8"))["model"])
+        self._model_name = str(read_yaml(config_file("carm.yaml"))["model"])
         self._study: Study | None = None
         self._images: OrderedDict[int, Any] = OrderedDict()
         self._cameras: OrderedDict[int, Any] = OrderedDict()

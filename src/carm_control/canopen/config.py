@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from carm_core.data_files import read_yaml
 from carm_core.errors import ConfigurationError
 from carm_core.paths import config_file
 from carm_core.robot.kinematics import Joint
@@ -110,8 +109,8 @@ def load_drives(joints: tuple[Joint, ...], path: str | Path | None = None) -> tu
     """
     file = Path(path) if path else config_file("drives.yaml")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml(file)
+    except (OSError, ValueError) as error:
         raise ConfigurationError(f"{file}: {' '.join(str(error).split())}") from error
     entries = content.get("drives") if isinstance(content, dict) else None
     if not isinstance(entries, dict):

@@ -8,7 +8,6 @@ from here. The libraries are imported with the first client, because that takes 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import ssl
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
+from carm_core.data_files import parse_json
 from carm_core.errors import CarmError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -188,8 +188,8 @@ class ChatClient:
         except openai.OpenAIError as error:
             raise ChatError(f"{url} cannot be reached: {self._clean(error.__cause__ or error)}") from None
         try:
-            reply = json.loads(response.content)
-        except (ValueError, RecursionError):
+            reply = parse_json(response.content)
+        except ValueError:
             reply = None
         if not isinstance(reply, dict):
             raise ChatError(f"{url} replies with something that is no JSON object")
@@ -259,6 +259,6 @@ def _http_client(key: str, longest_reply: int, **settings: Any) -> httpx2.AsyncC
 def _reason(content: bytes) -> str:
     """Return what an OpenAI-style error says, else the start of the body."""
     try:
-        return str(json.loads(content)["error"]["message"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return str(parse_json(content)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
         return content[:200].decode(errors="replace")

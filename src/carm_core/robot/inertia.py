@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
+from carm_core.data_files import read_yaml
 from carm_core.errors import ConfigurationError
 from carm_core.paths import config_file
 from carm_core.robot.kinematics import JOINT_NAMES, LINKS
@@ -60,13 +60,13 @@ class Dynamics:
         """
         file = Path(path) if path is not None else config_file("carm.yaml")
         try:
-            data = yaml.safe_load(file.read_text(encoding="utf-8"))
+            data = read_yaml(file)
             dynamics = cls(
                 {str(link): float(mass) for link, mass in data["masses_kg"].items()},
                 {str(joint): float(effort) for joint, effort in data["efforts"].items()},
             )
             dynamics._check()
-        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (OSError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise ConfigurationError(f"{file}: {type(error).__name__}: {error}") from error
         return dynamics
 

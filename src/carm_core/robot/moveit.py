@@ -11,8 +11,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
+from carm_core.data_files import read_yaml
 from carm_core.paths import share_dir
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.urdf import urdf
@@ -83,7 +82,7 @@ def move_group_parameters(carm: CArm) -> dict[str, Any]:
     folder = share_dir() / "moveit"
 
     def content(name: str) -> Any:
-        return yaml.safe_load((folder / name).read_text(encoding="utf-8"))
+        return read_yaml(folder / name)
 
     return {
         "robot_description": urdf(carm),

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import ArrayLike
 from scipy.spatial.transform import Rotation
 
+from carm_core.data_files import read_yaml
 from carm_core.errors import ConfigurationError
 from carm_core.paths import config_file
 from carm_core.robot.kinematics import LINKS, STATIC_LINKS, CArm
@@ -102,9 +102,9 @@ class RobotGeometry:
         """
         file = Path(path) if path is not None else config_file("carm.yaml")
         try:
-            data = yaml.safe_load(file.read_text(encoding="utf-8"))
+            data = read_yaml(file)
             return cls._from_dict(data)
-        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        except (OSError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise ConfigurationError(f"{file}: {type(error).__name__}: {error}") from error
 
     @classmethod

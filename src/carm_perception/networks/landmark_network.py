@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from carm_core.data_files import parse_json
 from carm_core.landmarks import LANDMARKS
 from carm_perception.networks.vision_language_model import ABSENT_ODDS, MEAN, STD, CompactSize
 
@@ -68,7 +69,7 @@ class LocalizerSize:
             TypeError: It has other fields.
         """
         content: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(text).items()
+            key: tuple(value) if isinstance(value, list) else value for key, value in parse_json(text).items()
         }
         return cls(**content)
 

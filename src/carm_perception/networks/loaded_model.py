@@ -9,7 +9,7 @@ from typing import Any
 from carm_core.errors import LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_perception.networks.landmark_reader import LandmarkReader, Reading
-from carm_perception.networks.model_folder import COMPACT_FOLDER, REQUIRED, check_model_folder, weights_hash
+from carm_perception.networks.model_folder import COMPACT_FOLDER, ONLY_DATA, REQUIRED, check_model_folder, weights_hash
 from carm_perception.networks.preprocessing import model_gray
 
 
@@ -44,9 +44,11 @@ class LoadedModel:
             torch.set_num_threads(threads)
         try:
             self.model: Any = AutoModelForImageTextToText.from_pretrained(
-                self.folder, dtype=torch.float32, local_files_only=True
+                self.folder, dtype=torch.float32, local_files_only=True, **ONLY_DATA
             ).eval()
-            self.processor: Any = AutoProcessor.from_pretrained(self.folder, local_files_only=True)
+            self.processor: Any = AutoProcessor.from_pretrained(
+                self.folder, local_files_only=True, trust_remote_code=False
+            )
         except Exception as error:  # transformers raises many unrelated types for a damaged folder
             raise LocalizerError(f"model folder {self.folder} cannot be loaded: {_first_line(error)}") from error
         self.tokenizer: Any = self.processor.tokenizer

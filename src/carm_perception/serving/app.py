@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import json
 import logging
 import time
 import uuid
@@ -22,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from carm_core.data_files import parse_json
 from carm_core.errors import CarmError
 from carm_perception.localizers.huggingface.generator import Completion
 from carm_perception.serving.backends import Backend
@@ -99,8 +99,8 @@ class Api:
         """Answer one chat."""
         self._authorize(request)
         try:
-            body = json.loads(await self._body(request))
-        except (ValueError, RecursionError) as error:
+            body = parse_json(await self._body(request))
+        except ValueError as error:
             raise ApiError(400, f"the request is no JSON: {error}", code="invalid_json") from error
         wanted = await run_in_threadpool(read_request, body, self._limits.image_px)
         if wanted.model:

@@ -73,7 +73,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         "--start",
         type=Path,
         metavar="FILE",
-        help="go on from language.pt of an earlier run with new data (without stage 1)",
+        help="go on from language.safetensors of an earlier run with new data (without stage 1)",
     )
     parser.add_argument(
         "--minutes", type=number(0.001, 1e5), default=120.0, help="training time of all stages together (120)"

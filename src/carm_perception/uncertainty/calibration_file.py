@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from carm_core.data_files import read_json, shown
 from carm_core.errors import ConfigurationError, LocalizerError
 from carm_core.landmarks import IDS
 from carm_core.localization import LandmarkEstimate
@@ -153,9 +154,9 @@ def read_calibration(folder: Path) -> Calibration:
     """
     path = folder / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["format"] != FORMAT or tuple(content["risks"]) != RISKS:
-            raise ValueError(f"format {content['format']} with risks {content['risks']}")
+            raise ValueError(f"format {shown(content['format'])} with risks {shown(content['risks'])}")
         localizers = {
             name: LocalizerCalibration(tuple(CaseCalibration.from_dict(one[case]) for case in CASES))
             for name, one in content["localizers"].items()
@@ -171,7 +172,7 @@ def read_calibration(folder: Path) -> Calibration:
         )
     except OSError as error:
         raise LocalizerError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise LocalizerError(f"{path} is damaged: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 

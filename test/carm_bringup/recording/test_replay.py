@@ -20,6 +20,7 @@ from carm_agent.navigation.task import Doubt, NavigationGoal
 from carm_bringup.cli.app import run
 from carm_bringup.recording.bag import message_definitions
 from carm_bringup.recording.bag.reader import Bag, Recorded, read_bag
+from carm_bringup.recording.errors import BagError
 from carm_bringup.recording.replay import tasks
 from carm_bringup.recording.replay.comparison import Report
 from carm_bringup.recording.replay.frames import as_mono8, find_frames
@@ -28,6 +29,7 @@ from carm_bringup.recording.replay.replay import run as replay_nodes
 from carm_core.imaging.projection import display_from_raw
 from carm_core.localization import Localization, Localizer, Query
 from carm_core.robot.kinematics import CArm
+from carm_perception.nodes.parameters import LocalizerParameters
 
 REFERENCE = Path(__file__).resolve().parents[2] / "data" / "reference_bag"
 AGAIN = "record it anew: python scripts/make_reference_bag.py"
@@ -103,6 +105,44 @@ def test_the_verb_tells_and_writes_the_outcome(tmp_path: Path, capsys: pytest.Ca
     content = json.loads(file.read_text())
     assert content["results"]["agent"]["identical"] is True
     assert content["results"]["bag"]["complete"] is True
+
+
+def recorded_with(**values: Any) -> Bag:
+    record = {name: json.dumps(value) for name, value in values.items()}
+    return Bag(Path("bag"), records={"parameters /carm/localizer_node": record})
+
+
+def test_a_bag_chooses_no_server_no_file_and_no_secret() -> None:
+    from carm_bringup.recording.replay.perception_replay import recorded_settings
+
+    hostile = recorded_with(
+        localizer="openai", server_url="http://192.0.2.1/v1", server_api_key_env="PATH", model_folder="/elsewhere"
+    )
+    with pytest.raises(BagError, match="name it by --localizer"):
+        recorded_settings(hostile)
+    settings, default = recorded_settings(hostile, "openai"), LocalizerParameters()
+    assert (settings.server_url, settings.server_api_key_env) == (default.server_url, default.server_api_key_env)
+    assert settings.model_folder == default.model_folder
+    with pytest.raises(BagError, match="name it by --localizer"):
+        recorded_settings(recorded_with(localizer="someone/model"))
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"threads": "2"}, "threads = '2' has another type"),
+        ({"threads": 10**6}, "outside"),
+        ({"maximum_risk": float("nan")}, "is not finite"),
+        ({"localizer": [[[]]]}, "has another type"),
+    ],
+)
+def test_recorded_parameters_are_checked(values: dict[str, Any], reason: str) -> None:
+    from carm_bringup.recording.replay.perception_replay import recorded_settings
+
+    with pytest.raises(BagError, match=reason):
+        recorded_settings(recorded_with(**values))
+    with pytest.raises(BagError, match="no JSON"):
+        recorded_settings(Bag(Path("bag"), records={"parameters /carm/localizer_node": {"threads": "["}}))
 
 
 def test_another_answer_shows_as_a_difference(bag: Bag) -> None:

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from carm_bringup.cli.app import run
 from carm_core.errors import LocalizerError
 from carm_perception.localizers.huggingface.loader import resolve_source
+from carm_perception.networks.model_folder import check_model_folder
 
 WEIGHTS = {"x": np.zeros((8, 8), np.float32)}
 MOVED = "/home/alice/models/gemma-3-4b-it"
@@ -26,7 +27,7 @@ def adapter(folder: Path, base: object = MOVED) -> Path:
 
 
 def model(folder: Path) -> Path:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     save_file(WEIGHTS, folder / "model.safetensors")
     return folder
@@ -93,3 +94,38 @@ def test_folders_that_hold_no_model(tmp_path: Path) -> None:
         '{"weight_map": {"x": "model-00001-of-00002.safetensors"}}'
     )
     assert "lacks model-00001-of-00002.safetensors" in refusal(tmp_path / "a")
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    folder = model(tmp_path / "a")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    assert "lacks model.safetensors (pytorch_model.bin is a pickle, which may hold code and is not opened" in refusal(
+        folder
+    )
+    folder = adapter(tmp_path / "b")
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    assert "lacks adapter_model.safetensors (adapter_model.bin is a pickle" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "pytorch_model.bin"])
+def test_an_index_names_files_of_its_folder_alone(tmp_path: Path, name: str) -> None:
+    folder = model(tmp_path / "a")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
+    assert "which is no .safetensors file in it" in refusal(folder)
+
+
+def test_links_to_outside_of_the_folder_are_refused(tmp_path: Path) -> None:
+    folder = model(tmp_path / "a")
+    (folder / "config.json").rename(tmp_path / "config.json")
+    (folder / "config.json").symlink_to("../config.json")
+    assert refusal(folder) == f"model folder {folder}: config.json is a link to outside of it"
+
+
+def test_links_of_the_hugging_face_cache_are_followed(tmp_path: Path) -> None:
+    folder = model(tmp_path / "models--a--b" / "snapshots" / "main")
+    blobs = tmp_path / "models--a--b" / "blobs"
+    blobs.mkdir()
+    for file in list(folder.iterdir()):
+        file.rename(blobs / file.name)
+        file.symlink_to(blobs / file.name)
+    check_model_folder(folder)

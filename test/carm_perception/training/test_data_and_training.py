@@ -377,14 +377,16 @@ def test_recipe_runs_resumes_and_exports(tmp_path: Path, bodies: list[tuple[int,
     reading = loaded.read(XrayFrame(np.full((128, 128), 90, np.uint8), 1.21, 0.0))
     assert np.isfinite(reading.displacement_mm).all()
     assert reading.displacement_mm.shape == (14, 2)
-    more = replace(options, work=tmp_path / "more", output=tmp_path / "next", start=tmp_path / "work" / "language.pt")
+    more = replace(
+        options, work=tmp_path / "more", output=tmp_path / "next", start=tmp_path / "work" / "language.safetensors"
+    )
     train_compact(more, progress=False)
-    assert not (tmp_path / "more" / "tower.pt").exists()
-    assert (tmp_path / "more" / "localizer.pt").exists()
+    assert not (tmp_path / "more" / "tower.safetensors").exists()
+    assert (tmp_path / "more" / "localizer.safetensors").exists()
     assert (tmp_path / "next" / "model.safetensors").read_bytes() != first
     with pytest.raises(ConfigurationError, match="no checkpoint"):
-        train_compact(replace(more, start=tmp_path / "nothing.pt"), progress=False)
-    (tmp_path / "work" / "tower.pt").write_bytes(b"damaged")
+        train_compact(replace(more, start=tmp_path / "nothing.safetensors"), progress=False)
+    (tmp_path / "work" / "tower.safetensors").write_bytes(b"damaged")
     with pytest.raises(ConfigurationError, match="damaged"):
         train_compact(options, progress=False)
     with pytest.raises(ConfigurationError, match="no train views"):

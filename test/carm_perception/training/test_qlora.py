@@ -36,6 +36,7 @@ from carm_perception.localizers.huggingface.localizer import HuggingFaceLocalize
 from carm_perception.localizers.huggingface.processor import load_processor
 from carm_perception.localizers.registry import make_localizer
 from carm_perception.protocols.parsing import parse
+from carm_perception.training.checkpoint_file import load_checkpoint
 from carm_perception.training.qlora import checkpoint, trainer
 from carm_perception.training.qlora.adapters import adapter_parameters, language_model, prepare, target_modules
 from carm_perception.training.qlora.encoding import IGNORED, Encoder, end_of_turn
@@ -134,7 +135,9 @@ def test_a_stopped_run_ends_in_the_same_state(
     train_qlora(broken, progress=False)
     steps = [line["step"] for line in lines(tmp_path / "broken")]
     assert steps == [0, 1, 2, 3, 2, 3, 4]
-    one, two = (torch.load(tmp_path / name / "work" / checkpoint.CHECKPOINT) for name in ("whole", "broken"))
+    one, two = (load_checkpoint(tmp_path / name / "work" / checkpoint.CHECKPOINT) for name in ("whole", "broken"))
+    assert one is not None
+    assert two is not None
     for name, value in one["adapter"].items():
         torch.testing.assert_close(two["adapter"][name], value, rtol=0, atol=0)
     assert str(one["optimizer"]) == str(two["optimizer"])

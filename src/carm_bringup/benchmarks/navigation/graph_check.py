@@ -171,10 +171,11 @@ def _config_from(start: NDArray[np.float64]) -> str:
     """Return the arm's description, whose simulator starts elsewhere."""
     import yaml
 
+    from carm_core.data_files import read_yaml
     from carm_core.paths import config_file
     from carm_core.robot.kinematics import CArm
 
-    content = yaml.safe_load(config_file("carm.yaml").read_text(encoding="utf-8"))
+    content = read_yaml(config_file("carm.yaml"))
     home = {}
     for joint, position in zip(CArm.from_config().joints, start, strict=True):
         prismatic = f"{joint.name}_m" in content["home"]

@@ -20,13 +20,13 @@ from pathlib import Path, PurePath
 from typing import IO, Any
 
 import lz4.frame
-import yaml
 import zstandard
 from mcap.reader import SeekingReader
 from mcap.records import Channel, Chunk, Message, Schema
 from mcap.stream_reader import StreamReader, breakup_chunk
 
 from carm_bringup.recording.errors import BagError, one_line
+from carm_core.data_files import read_yaml
 
 LARGEST_BYTES = 256 << 20
 """Largest record, and most that a chunk or a message may unpack to, bytes."""
@@ -37,7 +37,6 @@ _ZSTD, _LZ4 = b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"
 _FED_BYTES = 1024  # a compressed block of 4 bytes gives up to 128 KiB
 _PART = re.compile(r"_(\d+)$")  # rosbag2 numbers the files of a bag
 _COPIED_BYTES = 1 << 20
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Storage(Enum):
@@ -120,12 +119,10 @@ def _listed(folder: Path, notes: list[str]) -> list[str]:
     if not file.is_file():
         return []
     try:
-        if file.stat().st_size > _LARGEST_METADATA_BYTES:
-            raise ValueError("it is too large")
-        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+        content = read_yaml(file, _LARGEST_METADATA_BYTES)
         names = content["rosbag2_bagfile_information"]["relative_file_paths"]
         return [name for path in names if (name := PurePath(str(path)).name)]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         notes.append(f"{METADATA} cannot be read ({type(error).__name__}): all bag files of the folder are used")
         return []
 

@@ -9,7 +9,6 @@ the replayed one is, too, and its last words are compared.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable
 from itertools import pairwise
@@ -25,7 +24,7 @@ from carm_agent.navigation.task import NavigationResult, Progress
 from carm_agent.parameters import AgentParameters
 from carm_agent.planning.planner import Planner
 from carm_agent.ports import Acquisition, Arm, Clock, Imager, Interrupt
-from carm_bringup.recording.bag.provenance import parameters_of
+from carm_bringup.recording.bag.provenance import recorded_parameters
 from carm_bringup.recording.bag.reader import Bag, Recorded
 from carm_bringup.recording.replay.comparison import Report, difference
 from carm_bringup.recording.replay.frames import Frames, RecordedFrame, stamp_ns
@@ -194,13 +193,6 @@ class _Clock(Clock):
         return self._recording.now_ns * 1e-9
 
 
-def recorded_parameters(bag: Bag) -> AgentParameters:
-    """Return the parameters of the agent node as recorded, or its defaults."""
-    known = {item.name for item in dataclasses.fields(AgentParameters)}
-    recorded = parameters_of(bag.records, "agent_node")
-    return AgentParameters(**{name: value for name, value in recorded.items() if name in known})
-
-
 def replay_agent(bag: Bag, prefix: str, frames: Frames, wait: Callable[[int], None] = lambda time_ns: None) -> Report:
     """Decide again and compare with the recorded messages and actions.
 
@@ -212,7 +204,7 @@ def replay_agent(bag: Bag, prefix: str, frames: Frames, wait: Callable[[int], No
     """
     report = Report("agent")
     report.facts = {"tasks": []}
-    parameters = recorded_parameters(bag)
+    parameters = recorded_parameters(bag.records, "agent_node", AgentParameters)
     carm = CArm.from_config()
     if not frames.positions:
         report.notes.append("no joint states: the agent is not replayed")

@@ -14,19 +14,25 @@ from typing import Any
 
 import numpy as np
 
-from carm_bringup.recording.bag.provenance import MODEL, parameters_of
+from carm_bringup.recording.bag.provenance import MODEL, parameters_of, recorded_parameters
 from carm_bringup.recording.bag.reader import Bag, Recorded
+from carm_bringup.recording.errors import BagError
 from carm_bringup.recording.replay.comparison import Report, difference, same_number
 from carm_bringup.recording.replay.frames import Frames, RecordedFrame, stamp_ns
-from carm_core.errors import CarmError
+from carm_core.errors import CarmError, quoted
 from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_core.robot.kinematics import CArm
-from carm_perception.localizers.registry import NAMES, ORACLE, make_localizer
+from carm_perception.localizers.registry import NAMES, OPENAI, ORACLE, make_localizer
 from carm_perception.nodes.parameters import LocalizerParameters
 from carm_ros.image_messages import display_pixels
 
 _SHOWN = 20
+_NOT_FROM_A_BAG = (
+    *("model_folder", "adapter", "server_url", "server_model", "server_api_key_env"),
+    *("server_verify_tls", "server_ca_file"),
+)
+"""A bag may come from anywhere: it names no files, no addresses, and no secrets of this machine's environment."""
 _NUMBERS = ("standard_deviation", "radius_90")
 
 
@@ -36,14 +42,22 @@ def recorded_settings(bag: Bag, localizer: str = "") -> LocalizerParameters:
     Args:
         bag: The bag.
         localizer: Another localizer instead.
+
+    Raises:
+        BagError: The recorded parameters cannot be used, or name a model or a server, which a bag may not choose.
     """
-    known = {item.name for item in dataclasses.fields(LocalizerParameters)}
-    recorded = {k: v for k, v in parameters_of(bag.records, "localizer_node").items() if k in known}
-    if "localizer" not in recorded and bag.records.get(MODEL, {}).get("localizer") in NAMES:
-        recorded["localizer"] = bag.records[MODEL]["localizer"]
+    settings = recorded_parameters(bag.records, "localizer_node", LocalizerParameters, _NOT_FROM_A_BAG)
     if localizer:
-        recorded["localizer"] = localizer
-    return LocalizerParameters(**recorded)
+        return dataclasses.replace(settings, localizer=localizer)
+    if "localizer" not in parameters_of(bag.records, "localizer_node"):
+        named = bag.records.get(MODEL, {}).get("localizer", settings.localizer)
+        settings = dataclasses.replace(settings, localizer=named if named in NAMES else settings.localizer)
+    if settings.localizer not in set(NAMES) - {OPENAI}:
+        raise BagError(
+            f"{bag.path} was recorded with localizer {quoted(settings.localizer)}; a bag chooses no model and no"
+            " server: name it by --localizer if you want it"
+        )
+    return settings
 
 
 def open_localizer(settings: LocalizerParameters) -> Localizer:

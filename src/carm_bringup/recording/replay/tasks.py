@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from carm_agent.navigation.task import Doubt, NavigationGoal
 from carm_bringup.recording.bag.reader import Bag, Recorded
 from carm_bringup.recording.replay.comparison import Report
+from carm_core.data_files import parse_json
 
 TASK, DIALOGUE, FEEDBACK, STATUS = (
     "agent/task",
@@ -85,7 +85,7 @@ def find_tasks(bag: Bag, prefix: str, report: Report) -> list[RecordedTask]:
 
 
 def _goal(text: str) -> NavigationGoal:
-    content = json.loads(text)
+    content = parse_json(text)
     known = {item.name for item in dataclasses.fields(NavigationGoal)}
     values = {name: value for name, value in content.items() if name in known}
     return NavigationGoal(**values | {"doubt": Doubt(values.get("doubt", Doubt.NONE))})

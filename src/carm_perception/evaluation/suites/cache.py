@@ -21,11 +21,11 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 import numpy as np
-import yaml
 
 import carm_core
 import carm_perception
 import carm_sim
+from carm_core.data_files import read_yaml
 from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.projection import Detector, XrayView
 from carm_core.paths import cache_dir, config_file
@@ -51,7 +51,7 @@ def fingerprint() -> str:
     digest = hashlib.sha256()
     for path in sorted(sources):
         digest.update(path.name.encode() + path.read_bytes())
-    arm = yaml.safe_load(config_file("carm.yaml").read_text(encoding="utf-8"))
+    arm = read_yaml(config_file("carm.yaml"))
     digest.update(repr({name: arm[name] for name in ("geometry", "detector", "joints")}).encode())
     return digest.hexdigest()[:12]
 

@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from carm_core.data_files import read_json
 from carm_core.errors import ConfigurationError, LocalizerError
 from carm_perception.localizers.huggingface.processor import load_processor
 from carm_perception.networks.model_folder import (
     ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    ONLY_DATA,
     ModelFolderError,
     check_adapter_folder,
     check_model_folder,
@@ -246,8 +248,8 @@ def resolve_source(model: str, adapter: str = "") -> Source:
 def _base_of(adapter: Path) -> str:
     """Return the id or folder of the model that an adapter belongs to."""
     try:
-        base = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError) as error:
+        base = read_json(adapter / ADAPTER_CONFIG)["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelFolderError(f"adapter folder {adapter}: {ADAPTER_CONFIG} is damaged") from error
     if not isinstance(base, str) or not base:
         raise ModelFolderError(f"adapter folder {adapter}: {ADAPTER_CONFIG} names no base_model_name_or_path")
@@ -270,7 +272,7 @@ def empty_model(model: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(model)
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     except Exception as error:  # transformers and the hub raise many unrelated types
         raise _cannot_load("model", model, error) from error
     return empty_of(config)
@@ -310,7 +312,7 @@ def load_base(source: Source, placement: Placement, device_index: int = 0) -> tu
     """
     from transformers import AutoModelForImageTextToText
 
-    arguments: dict[str, Any] = {"dtype": placement.torch_dtype}
+    arguments: dict[str, Any] = {"dtype": placement.torch_dtype, **ONLY_DATA}
     if placement.dtype == "nf4":
         from transformers import BitsAndBytesConfig
 
@@ -341,13 +343,30 @@ def load_adapter(model: Any, adapter: str) -> Any:
     except ImportError as error:
         raise ConfigurationError("adapters need peft: pip install peft") from error
     try:
+        if not Path(adapter).is_dir():
+            adapter = _downloaded_adapter(adapter)
+        check_adapter_folder(Path(adapter))
         return PeftModel.from_pretrained(model, adapter)
+    except LocalizerError:
+        raise
     except Exception as error:  # peft and the hub raise many unrelated types
         raise _cannot_load("adapter", adapter, error) from error
 
 
+def _downloaded_adapter(name: str) -> str:
+    """Return the folder of an adapter of the Hugging Face hub. PEFT itself would fall back to a pickle."""
+    from huggingface_hub import snapshot_download
+
+    return str(snapshot_download(name, allow_patterns=[ADAPTER_CONFIG, ADAPTER_WEIGHTS]))
+
+
 def _cannot_load(kind: str, name: str, error: Exception) -> LocalizerError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    text = str(error)
+    reason = (text.strip().splitlines() or [type(error).__name__])[0]
+    if "trust_remote_code" in text:
+        reason = "it needs Python code out of its own folder, which is never run"
+    elif "safetensors" in text and "pickle" not in reason:
+        reason = f"{reason} (weights are read from safetensors alone; a pickle may hold code)"
     return LocalizerError(f"{kind} {name} cannot be loaded: {reason}")
 
 

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from carm_core.data_files import read_json
 
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 
@@ -33,13 +34,13 @@ def load_processor(model: str) -> Any:
     from transformers.utils import is_torchvision_available
 
     if is_torchvision_available():
-        return AutoProcessor.from_pretrained(model)
+        return AutoProcessor.from_pretrained(model, trust_remote_code=False)
     import transformers
 
     processor_class = getattr(transformers, _processor_class_name(model) or "", None)
     if processor_class is None or not any("video" in name for name in processor_class.get_attributes()):
-        return AutoProcessor.from_pretrained(model)
-    return image_only(processor_class).from_pretrained(model)
+        return AutoProcessor.from_pretrained(model, trust_remote_code=False)
+    return image_only(processor_class).from_pretrained(model, trust_remote_code=False)
 
 
 def _processor_class_name(model: str) -> str | None:
@@ -48,7 +49,7 @@ def _processor_class_name(model: str) -> str | None:
     for name in _PROCESSOR_FILES:
         path = cached_file(model, name, _raise_exceptions_for_missing_entries=False)
         if path is not None:
-            found = json.loads(Path(path).read_text(encoding="utf-8")).get("processor_class")
+            found = read_json(Path(path)).get("processor_class")
             if found:
                 return str(found)
     return None

@@ -1,20 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both stages share: time budget, optimizer, averaged weights, checkpoints."""
+"""What both stages share: time budget, optimizer, averaged weights."""
 
 from __future__ import annotations
 
 import copy
 import math
-import pickle
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
-
-from carm_core.errors import ConfigurationError
 
 
 class Budget:
@@ -107,26 +103,3 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set each group's learning rate to ``factor`` of its peak."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * factor
-
-
-def save_checkpoint(path: Path, **content: Any) -> None:
-    """Write a checkpoint whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    torch.save(content, temporary)
-    temporary.replace(path)
-
-
-def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Read a checkpoint, or None when there is none.
-
-    Raises:
-        ConfigurationError: The file is damaged.
-    """
-    if not path.exists():
-        return None
-    try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ConfigurationError(f"checkpoint {path} is damaged ({error}); remove it to start anew") from error
-    return content

@@ -26,8 +26,8 @@ from carm_perception.networks.vision_language_model import (
     PresenceHead,
     build_model,
 )
+from carm_perception.training.checkpoint_file import SUFFIX, load_checkpoint
 from carm_perception.training.compact.augment import center_crop, plain_display
-from carm_perception.training.compact.checkpoints import load_checkpoint
 from carm_perception.training.compact.export import export
 from carm_perception.training.compact.landmark_stage import evaluate_localizer, stage_three
 from carm_perception.training.compact.questions import QuestionPacker
@@ -62,8 +62,8 @@ class RecipeOptions:
         size: Widths and depths of the model.
         localizer_size: Widths and depths of the deep-learning localizer; its tower is like the model's.
         threads: CPU threads.
-        start: Checkpoint ``language.pt`` of an earlier run to go on from with new data, from its averaged weights and
-            without stage 1; so does stage 3 from a ``localizer.pt`` beside it. None: from nothing.
+        start: Checkpoint ``language.safetensors`` of an earlier run to go on from with new data, from its averaged
+            weights and without stage 1; so does stage 3 from a ``localizer.safetensors`` beside it. None: from nothing.
     """
 
     data: Path
@@ -173,7 +173,7 @@ def train_compact(options: RecipeOptions, progress: bool = True) -> Path:
 def _fresh_localizer(options: RecipeOptions, compact: Compact) -> LandmarkLocalizer:
     """Return the localizer as stage 3 begins: as an earlier run left it, else with the model's tower."""
     localizer = LandmarkLocalizer(options.localizer_size)
-    earlier = options.start.with_name("localizer.pt") if options.start is not None else None
+    earlier = options.start.with_name(f"localizer{SUFFIX}") if options.start is not None else None
     if earlier is not None and earlier.exists():
         _load_average(localizer, earlier)
     else:
@@ -185,7 +185,10 @@ def _load_average(module: torch.nn.Module, path: Path) -> None:
     saved = load_checkpoint(path)
     if saved is None:
         raise ConfigurationError(f"no checkpoint {path}")
-    module.load_state_dict(saved["average"])
+    try:
+        module.load_state_dict(saved["average"])
+    except (RuntimeError, LookupError, TypeError, AttributeError) as error:
+        raise ConfigurationError(f"checkpoint {path} is of another model ({str(error).splitlines()[0]})") from error
 
 
 def _jsonable(value: Any) -> Any:

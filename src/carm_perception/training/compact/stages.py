@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from carm_core.errors import ConfigurationError
 from carm_perception.datasets.storage.store import ViewStore
 from carm_perception.evaluation.metrics import regression_figures
 from carm_perception.networks.tokens import number_token_ids
@@ -31,14 +32,13 @@ from carm_perception.networks.vision_language_model import (
     normalize,
     train_on_gray,
 )
+from carm_perception.training.checkpoint_file import SUFFIX, load_checkpoint, save_checkpoint
 from carm_perception.training.compact.augment import Batch, center_crop, plain_display, random_crop, random_display
 from carm_perception.training.compact.checkpoints import (
     Average,
     Budget,
     learning_rate,
-    load_checkpoint,
     make_optimizer,
-    save_checkpoint,
     set_rate,
 )
 from carm_perception.training.compact.losses import displacement_loss, ordinal_loss, presence_loss
@@ -157,32 +157,46 @@ class Stage(Generic[Module]):
         self._loss = loss
         self.optimizer = make_optimizer(rates)
         self.average = Average(module)
-        self._path = folder / f"{name}.pt"
+        self._path = folder / f"{name}{SUFFIX}"
         self._step, spent = 0, 0.0
         saved = load_checkpoint(self._path)
         if saved:
-            module.load_state_dict(saved["module"])
-            self.average.module.load_state_dict(saved["average"])
-            peaks = [group["peak"] for group in self.optimizer.param_groups]
-            self.optimizer.load_state_dict(saved["optimizer"])
-            for group, peak in zip(self.optimizer.param_groups, peaks, strict=True):
-                group["peak"] = peak
-            self._step, spent = saved["step"], saved["spent"]
+            try:
+                self._step, spent = self._take(saved)
+            except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise ConfigurationError(
+                    f"checkpoint {self._path} is of another model or damaged ({reason}); delete it to begin again"
+                ) from error
             logger.info("%s: resumed at step %d", name, self._step)
         self._generator = torch.Generator().manual_seed(options.seed + 7919 * self._step)
         self._rng = np.random.default_rng([options.seed, self._step])
         self.budget = Budget(options.seconds, spent)
 
+    def _take(self, saved: dict[str, Any]) -> tuple[int, float]:
+        """Go on from a checkpoint; returns steps and time so far."""
+        self.module.load_state_dict(saved["module"])
+        self.average.module.load_state_dict(saved["average"])
+        peaks = [group["peak"] for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(saved["optimizer"])
+        for group, peak in zip(self.optimizer.param_groups, peaks, strict=True):
+            group["peak"] = peak
+        return int(saved["step"]), float(saved["spent"])
+
     def save(self) -> None:
-        """Write the checkpoint."""
-        save_checkpoint(
-            self._path,
-            module=self.module.state_dict(),
-            average=self.average.module.state_dict(),
-            optimizer=self.optimizer.state_dict(),
-            step=self._step,
-            spent=self.budget.spent,
-        )
+        """Write the checkpoint.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        content = {
+            "module": self.module.state_dict(),
+            "average": self.average.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self._step,
+            "spent": self.budget.spent,
+        }
+        save_checkpoint(self._path, content)
 
     def _finished(self) -> bool:
         return self.budget.over or bool(self.options.steps and self._step >= self.options.steps)

@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from carm_core.errors import ConfigurationError
 from carm_perception.datasets.storage.shards import StorageError
+from carm_perception.training.checkpoint_file import SUFFIX, load_checkpoint, save_checkpoint
 
-CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
+CHECKPOINT, LOG = f"checkpoint{SUFFIX}", "log.jsonl"
 
 
 def save(folder: Path, model: Any, optimizer: Any, step: int, fingerprint: dict[str, Any]) -> None:
@@ -33,17 +31,7 @@ def save(folder: Path, model: Any, optimizer: Any, step: int, fingerprint: dict[
 
     adapter = {name: value.detach().cpu() for name, value in get_peft_model_state_dict(model).items()}
     content = {"step": step, "fingerprint": fingerprint, "adapter": adapter, "optimizer": optimizer.state_dict()}
-    temporary = folder / f"{CHECKPOINT}.part"
-    try:
-        with temporary.open("wb") as stream:
-            torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(folder / CHECKPOINT)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise StorageError(f"cannot write {folder / CHECKPOINT}: {why}; the checkpoint before it is kept") from error
+    save_checkpoint(folder / CHECKPOINT, content)
 
 
 def resume(folder: Path, model: Any, optimizer: Any, fingerprint: dict[str, Any]) -> int:
@@ -64,19 +52,22 @@ def resume(folder: Path, model: Any, optimizer: Any, fingerprint: dict[str, Any]
     from peft import set_peft_model_state_dict
 
     path = folder / CHECKPOINT
-    if not path.exists():
+    content = load_checkpoint(path)
+    if content is None:
         return 0
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
         before, step = dict(content["fingerprint"]), int(content["step"])
-    except Exception as error:  # torch raises many unrelated types for a damaged file
-        raise ConfigurationError(f"{path} is damaged: delete it to begin again") from error
+    except (LookupError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"checkpoint {path} is damaged; delete it to begin again") from error
     differing = [name for name in fingerprint if before.get(name) != fingerprint[name]]
     if differing:
         changed = ", ".join(f"{name} {before.get(name)!r} there, {fingerprint[name]!r} here" for name in differing)
         raise ConfigurationError(f"{path} belongs to another run ({changed}): name another --work folder")
-    set_peft_model_state_dict(model, content["adapter"])
-    optimizer.load_state_dict(content["optimizer"])
+    try:
+        set_peft_model_state_dict(model, content["adapter"])
+        optimizer.load_state_dict(content["optimizer"])
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigurationError(f"checkpoint {path} is damaged; delete it to begin again") from error
     return step
 
 

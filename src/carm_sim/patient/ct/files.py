@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from carm_core.data_files import read_yaml, shown
 from carm_core.errors import PatientError
 from carm_core.landmarks import EXTRA_LANDMARKS, LANDMARKS
 from carm_sim.patient.ct.cache import cached_ct, cached_text
@@ -189,8 +190,8 @@ def read_landmarks(path: Path) -> LandmarkFile:
             numbers.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml(path)
+    except (OSError, ValueError) as error:
         raise PatientError(f"{path}: unreadable landmark file ({one_line(error)})") from error
     if not isinstance(content, Mapping) or not isinstance(content.get("landmarks"), list):
         raise PatientError(f"{path}: a landmark file needs the keys 'ct_sha256' and 'landmarks' (a list)")
@@ -243,13 +244,13 @@ def write_landmarks(landmarks: LandmarkFile, path: Path) -> None:
 
 def _landmark_entry(entry: Any, path: Path) -> tuple[int, NDArray[np.float64]]:
     if not isinstance(entry, Mapping) or "id" not in entry or "position_mm" not in entry:
-        raise PatientError(f"{path}: each landmark needs 'id' and 'position_mm', got {entry!r}")
+        raise PatientError(f"{path}: each landmark needs 'id' and 'position_mm', got {shown(entry)}")
     identifier = entry["id"]
     if not isinstance(identifier, int) or isinstance(identifier, bool):
-        raise PatientError(f"{path}: a landmark id is a whole number, got {identifier!r}")
+        raise PatientError(f"{path}: a landmark id is a whole number, got {shown(identifier)}")
     try:
         position = np.array(entry["position_mm"], dtype=float)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise PatientError(f"{path}: landmark {identifier} needs three numbers in 'position_mm'") from error
     if position.shape != (3,) or not np.isfinite(position).all():
         raise PatientError(f"{path}: landmark {identifier} needs three finite numbers in 'position_mm'")
