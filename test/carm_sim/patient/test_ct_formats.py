@@ -7,9 +7,11 @@ import bz2
 import gzip
 import hashlib
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -26,6 +28,7 @@ from carm_sim.patient.ct.files import (
     read_ct,
     write_landmarks,
 )
+from carm_sim.patient.ct.source import inflated
 from carm_sim.patient.volume import Volume
 from carm_sim.patient_loader import load_patient
 
@@ -382,3 +385,63 @@ def test_an_image_beside_a_series_needs_a_choice(tmp_path: Path) -> None:
         load_patient(str(tmp_path))
     assert load_patient(str(tmp_path / "a.nii")).volume.shape == (40, 34, 12)
     assert load_patient(f"{tmp_path}?series={made.SERIES_UID}").volume.shape == (40, 34, 12)
+
+
+@pytest.mark.parametrize("packed", [zlib.compress, gzip.compress, bz2.compress])
+def test_a_compressed_file_is_not_unpacked_beyond_what_its_header_promises(packed: Callable[[bytes], bytes]) -> None:
+    bomb = packed(bytes(100 << 20))
+    tracemalloc.start()
+    with pytest.raises(PatientError, match="holds more data than its header says"):
+        inflated(Path("bomb"), bomb, 1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 << 20
+
+
+def test_members_and_padding_of_a_compressed_file() -> None:
+    for packed in (gzip.compress, bz2.compress):
+        assert inflated(Path("a"), packed(b"abc") + packed(b"de") + bytes(9), 5) == b"abcde"
+        with pytest.raises(PatientError, match="ends early"):
+            inflated(Path("a"), packed(b"abc")[:-1], 3)
+        with pytest.raises(PatientError, match="damaged|ends early"):
+            inflated(Path("a"), packed(b"abc") + b"x", 4)
+
+
+def test_a_compressed_file_that_promises_too_much_is_refused_by_its_header(tmp_path: Path) -> None:
+    """As a bomb of 25 MB does that unpacks to 11 GB."""
+    path = nifti(tmp_path / "a.nii")
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<3h", content, 42, 1000, 1000, 1000)
+    struct.pack_into("<3f", content, 80, 2, 2, 2)
+    struct.pack_into("<h", content, 252, 0)
+    for row in range(3):
+        struct.pack_into("<4f", content, 280 + 16 * row, *(2.0 * (column == row) for column in range(4)))
+    bomb = tmp_path / "b.nii.gz"
+    bomb.write_bytes(gzip.compress(content) + bytes(5 << 20))
+    with pytest.raises(PatientError, match="no CT is compressed 200 times"):
+        open_ct(bomb)
+
+
+def test_a_ct_larger_than_the_free_memory_is_refused_by_its_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written_by_itk(made.block(), tmp_path / "a.nrrd", False)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
+    for file in (path, nifti(tmp_path / "a.nii.gz")):
+        with pytest.raises(PatientError, match="of memory, 0.0 GiB are free"):
+            open_ct(file)
+
+
+@pytest.mark.parametrize("name", ["../d.raw", "/etc/passwd", "x/../../d.raw"])
+def test_a_header_names_no_file_outside_of_its_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    path = written_by_itk(made.block(), tmp_path / "in" / "a.mhd", False)
+    (tmp_path / "in" / "a.raw").rename(tmp_path / "d.raw")
+    path.write_text(path.read_text().replace("a.raw", name))
+    with pytest.raises(PatientError, match="outside of the header's folder"):
+        read_ct(path)
+
+
+def test_what_is_no_file_is_refused() -> None:
+    with pytest.raises(PatientError, match="neither a file nor a folder"):
+        open_ct(Path("/dev/zero"))

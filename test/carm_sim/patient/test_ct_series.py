@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -294,6 +295,44 @@ def test_compressed_pixels_that_are_cut_off(tmp_path: Path, syntax: str, whole_f
         data.save_as(file)
     with pytest.raises(PatientError, match="005.dcm"):
         read_ct(tmp_path)
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEG2000Lossless])
+def test_a_compressed_image_that_is_larger_than_its_header_says(tmp_path: Path, syntax: str) -> None:
+    """A decoder would allocate what the image says."""
+    made.write(tmp_path, packed(syntax))
+    file = tmp_path / "005.dcm"
+    head, tag, pixels = file.read_bytes().partition(b"\xe0\x7f\x10\x00")
+    for width, height in ((40, 34), (34, 40)):
+        for form in (">II", ">HH"):
+            pixels = pixels.replace(struct.pack(form, width, height), struct.pack(form, 60000, 60000))
+    file.write_bytes(head + tag + pixels)
+    with pytest.raises(PatientError, match="005.dcm: the compressed pixels are 60000 x 60000, the header says 40 x 34"):
+        read_ct(tmp_path)
+
+
+def test_a_deflated_file_is_not_unpacked_without_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deflated(k: int, data: Dataset) -> None:
+        data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        data.PixelData = bytes(3 << 20)
+
+    monkeypatch.setattr("carm_sim.patient.ct.pixels._MOST_INFLATED_BYTES", 1 << 20)
+    made.write(tmp_path, deflated)
+    with pytest.raises(PatientError, match="000.dcm: the data set unpacks to more than 1 MiB"):
+        read_ct(tmp_path)
+
+
+def test_a_count_of_frames_that_is_absurd(tmp_path: Path) -> None:
+    for count in ("99999999", "999999999999", "-5", "\N{SUPERSCRIPT TWO}"):
+        made.write(
+            tmp_path,
+            lambda k, data, count=count: (
+                setattr(data, "NumberOfFrames", 1),
+                made.set_raw(data, "NumberOfFrames", count.encode()),
+            ),
+        )  # type: ignore[misc]
+        with pytest.raises(PatientError):
+            read_ct(tmp_path)
 
 
 def test_enhanced_multi_frame_ct(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from carm_core.errors import PatientError
 from carm_sim.patient.ct.pixels import PixelReader, read_dataset
 from carm_sim.patient.ct.slices import Slice, arranged, slices_of
-from carm_sim.patient.ct.source import MIN_VOXELS, CtSource, check_affine, check_size
+from carm_sim.patient.ct.source import MIN_VOXELS, CtSource, check_affine, check_memory, check_size, one_line
 
 _MOST_FILES = 50_000
 _EQUAL_CLAIM = 0.5
@@ -27,6 +27,7 @@ _SUFFIXES = (".dcm", ".dicom", ".ima")
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2."
 _HIGHEST_TISSUE_HU = 4000.0
+_BYTES_PER_PIXEL = 2
 _TAGS = [
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription",
     "PatientName", "PatientID", "BodyPartExamined", "SliceThickness", "SpacingBetweenSlices", "GantryDetectorTilt",
@@ -65,7 +66,7 @@ class Image:
     def frames(self) -> int:
         """Number of frames."""
         text = self.text("NumberOfFrames")
-        return max(1, int(text)) if text.isdigit() else 1
+        return max(1, int(text)) if text.isdecimal() and len(text) < 8 else 1
 
     @property
     def modality(self) -> str:
@@ -144,12 +145,17 @@ def open_dicom(path: Path, wanted: str | None = None) -> CtSource:
     series = _choose(path, images, wanted)
     source = series.images[0]
     reader = PixelReader()
-    slices, affine = arranged(path, _slices(path, series), reader)
+    found = _slices(path, series)
+    rows, columns = (max(one.matrix[axis] for one in found) for axis in (0, 1))
+    check_size(path, (columns, rows, len(found)))
+    slices, affine = arranged(path, found, reader)
     _warn_of_header(path, series, source)
     sizes = slices[0].matrix[1], slices[0].matrix[0], len(slices)
     check_size(path, sizes)
     check_affine(path, affine, sizes)
     files = list(dict.fromkeys(one.file for one in slices))
+    voxels = sizes[0] * sizes[1] * sizes[2]
+    check_memory(path, sum(file.stat().st_size for file in files), voxels * _BYTES_PER_PIXEL, voxels)
     facts = {
         "format": "DICOM" + (", multi-frame" if len(files) < len(slices) else ""),
         "series": str(series),
@@ -287,7 +293,16 @@ def _slices(path: Path, series: Series) -> list[Slice]:
             f"{path}: the series has only {sum(image.frames for image in kept)} slices,"
             f" at least {MIN_VOXELS} are needed"
         )
-    return [one for image in kept for one in slices_of(image.file, image.dataset)]
+    return [one for image in kept for one in _slices_of(image)]
+
+
+def _slices_of(image: Image) -> list[Slice]:
+    try:
+        return slices_of(image.file, image.dataset)
+    except PatientError:
+        raise
+    except Exception as error:  # pydicom decodes elements when they are asked for, and refuses garbage in many ways
+        raise PatientError(f"{image.file}: the header is damaged ({one_line(error)})") from error
 
 
 def _warn_of_header(path: Path, series: Series, source: Image) -> None:

@@ -76,6 +76,8 @@ def open_ct(path: Path, series: str | None = None) -> CtSource:
         return open_dicom(path, series)
     if not path.exists():
         raise PatientError(f"{path}: no such file or folder")
+    if not path.is_file():
+        raise PatientError(f"{path}: neither a file nor a folder")
     try:
         with path.open("rb") as stream:
             start = stream.read(_START_BYTES)

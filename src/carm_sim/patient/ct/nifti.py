@@ -16,6 +16,7 @@ from carm_sim.patient.ct.source import (
     CtSource,
     check_affine,
     check_amount,
+    check_memory,
     check_size,
     inflated,
     one_line,
@@ -25,6 +26,10 @@ from carm_sim.patient.ct.source import (
 
 _GZIP = b"\x1f\x8b"
 _HEADER_BYTES = 544
+_MOST_DEFLATED = 1100
+"""Most times that deflate makes anything smaller."""
+_MOST_EXTRA_BYTES = 64 << 20
+"""Bytes that a file may hold beside its voxels: extensions, and what does not compress."""
 _MAGIC = {348: (344, b"n+1\0"), 540: (4, b"n+2\0\r\n\x1a\n")}
 _PAIR = (b"ni1\0", b"ni2\0")
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
@@ -52,31 +57,35 @@ def open_nifti(path: Path) -> CtSource:
         PatientError: If the header does not say, or says twice, how the image lies; if it is no NIfTI header; if it
             promises more than the file holds.
     """
-    header = _header(path, _start(path))
+    start = _beginning(path)
+    header = _header(path, _start(path, start))
     sizes = _sizes(path, header)
     affine = _affine(path, header)
     check_affine(path, affine, sizes)
     expected = int(header["vox_offset"]) + int(np.prod(sizes, dtype=object)) * header.get_data_dtype().itemsize
-    size = path.stat().st_size
-    if size * 1100 < expected:
+    size, packed = path.stat().st_size, start[:2] == _GZIP
+    if not packed or size * _MOST_DEFLATED < expected:
         check_amount(path, size, expected)
+    check_memory(path, size, expected, int(np.prod(sizes, dtype=object)))
 
     def read() -> tuple[NDArray[Any], NDArray[np.float64]]:
-        content = read_bytes(path)
-        if content[:2] == _GZIP:
-            content = inflated(path, content, expected)
-        check_amount(path, len(content), expected)
+        content: bytes | bytearray = read_bytes(path, expected + _MOST_EXTRA_BYTES)
+        if packed:
+            content = inflated(path, bytes(content), expected)
         return _voxels(path, content).reshape(sizes, order="A"), affine
 
     return CtSource(path, [path], read, {"format": "NIfTI"})
 
 
-def _start(path: Path) -> bytes:
+def _beginning(path: Path) -> bytes:
     try:
         with path.open("rb") as stream:
-            start = stream.read(1 << 16)
+            return stream.read(1 << 16)
     except OSError as error:
         raise PatientError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _start(path: Path, start: bytes) -> bytes:
     if start[:2] != _GZIP:
         return start[:_HEADER_BYTES]
     try:
@@ -209,13 +218,13 @@ def _code(code: int) -> str:
     return f"code {code}, {_CODES.get(code, 'unknown')}"
 
 
-def _voxels(path: Path, content: bytes) -> NDArray[Any]:
+def _voxels(path: Path, content: bytes | bytearray) -> NDArray[Any]:
     """The values, scaled as the header says. nibabel reads them, since ITK's reader silently turns NaN into 0."""
     import nibabel
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
 
-    kind = nibabel.Nifti1Image if _sizeof(content) == 348 else nibabel.Nifti2Image
+    kind = nibabel.Nifti1Image if _sizeof(bytes(content[:4])) == 348 else nibabel.Nifti2Image
     try:
         return np.asanyarray(kind.from_bytes(content).dataobj)
     except (ImageFileError, HeaderDataError, OSError, ValueError, MemoryError) as error:

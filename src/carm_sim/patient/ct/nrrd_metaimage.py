@@ -7,7 +7,6 @@ NRRD: https://teem.sourceforge.net/nrrd/format.html; MetaImage: https://itk.org/
 
 from __future__ import annotations
 
-import bz2
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import PatientError
-from carm_sim.patient.ct.source import CtSource, check_affine, check_amount, check_size, inflated, one_line, read_bytes
+from carm_sim.patient.ct.source import (
+    CtSource,
+    check_affine,
+    check_amount,
+    check_memory,
+    check_size,
+    inflated,
+    read_bytes,
+)
 
 _HEADER_LIMIT = 1 << 20
+_MOST_EXTRA_BYTES = 64 << 20
+"""Bytes that a file may hold beside its voxels."""
+_MOST_PACKED = 50_000
+"""More times than bzip2 makes anything smaller."""
 
 _AXES = {
     "left": (0, 1), "right": (0, -1), "posterior": (1, 1), "anterior": (1, -1), "superior": (2, 1), "inferior": (2, -1),
@@ -58,20 +69,14 @@ class _Block:
             PatientError: If the block is damaged or cut off.
         """
         expected = int(np.prod(self.sizes, dtype=object)) * np.dtype(self.dtype).itemsize
-        content = read_bytes(self.file)
-        if self.offset == -1:
-            content = content[max(0, len(content) - expected) :]
-        else:
-            content = content[self.offset :]
-        if self.packing == "stream":
-            content = inflated(self.file, content, expected)
-        elif self.packing == "bzip2":
-            try:
-                content = bz2.decompress(content)
-            except (OSError, ValueError) as error:
-                raise PatientError(f"{self.file}: the compressed data is damaged ({one_line(error)})") from error
+        offset = -expected if self.offset == -1 else self.offset
+        content: bytes | bytearray = read_bytes(self.file, expected + _MOST_EXTRA_BYTES, offset)
+        if self.packing == "compressed":
+            content = inflated(self.file, bytes(content), expected)
         check_amount(self.file, len(content), expected)
-        return np.frombuffer(content[:expected], self.dtype).reshape(self.sizes, order="F")
+        return np.frombuffer(content, self.dtype, count=expected // np.dtype(self.dtype).itemsize).reshape(
+            self.sizes, order="F"
+        )
 
 
 def is_nrrd_content(start: bytes) -> bool:
@@ -110,7 +115,7 @@ def open_nrrd(path: Path) -> CtSource:
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = to_lps @ (np.array(columns).T * scale[:, None]), to_lps @ (origin * scale)
     kind = _dtype(path, _NRRD_TYPES, _need(path, fields, "type").lower(), fields.get("endian", "little"))
-    packings = {"raw": "raw", "gzip": "stream", "gz": "stream", "bzip2": "bzip2", "bz2": "bzip2"}
+    packings = {"raw": "raw", **dict.fromkeys(("gzip", "gz", "bzip2", "bz2"), "compressed")}
     packing = _choice(path, "encoding", packings, _need(path, fields, "encoding").lower())
     if any(fields.get(name, "0") not in ("0", "") for name in ("line skip", "lineskip")):
         raise PatientError(f"{path}: a header with 'line skip' is not supported")
@@ -149,15 +154,18 @@ def open_meta(path: Path) -> CtSource:
     file = path if local else _beside(path, name)
     skip = _whole(path, "HeaderSize", fields.get("headersize", "0"))
     at = offset if local else skip
-    return _source(path, _Block(file, at, "stream" if packed else "raw", kind, sizes), affine, "MetaImage")
+    return _source(path, _Block(file, at, "compressed" if packed else "raw", kind, sizes), affine, "MetaImage")
 
 
 def _source(path: Path, block: _Block, affine: NDArray[np.float64], name: str) -> CtSource:
     check_affine(path, affine, block.sizes)
     expected = int(np.prod(block.sizes, dtype=object)) * np.dtype(block.dtype).itemsize
     size = block.file.stat().st_size
-    if (size if block.packing == "raw" else size * 2_000) < expected:
+    if (size if block.packing == "raw" else size * _MOST_PACKED) < expected:
         check_amount(block.file, size, expected)
+    check_memory(
+        block.file, expected if block.packing == "raw" else size, expected, int(np.prod(block.sizes, dtype=object))
+    )
     files = [path] if block.file == path else [path, block.file]
     return CtSource(path, files, lambda: (block.read(), affine), {"format": name})
 
@@ -259,6 +267,8 @@ def _beside(path: Path, name: str) -> Path:
     """Return the data file that a header names, in the header's folder; the header itself where it names none."""
     if not name:
         return path
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        raise PatientError(f"{path}: the voxels are said to be in {name!r}, outside of the header's folder")
     file = path.parent / name
     if name.upper().startswith("LIST") or "%" in name:
         raise PatientError(f"{path}: a header whose voxels lie in several files is not supported")

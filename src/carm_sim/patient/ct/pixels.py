@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,13 @@ _PLUGINS = {"80": "pyjpegls", "81": "pyjpegls", "90": "pylibjpeg", "91": "pylibj
 """Decoder by the start of the rest of the transfer syntax; JPEG is left to the one that there is (GDCM)."""
 _PYDICOM_PREFIX = "Unable to decode as exceptions were raised by all available plugins:; "
 _END_OF_IMAGE = b"\xff\xd9"
+_JPEG2000_START = b"\xff\x4f\xff\x51"
+_FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+"""Start of frame of JPEG (ITU-T T.81, table B.1) and of JPEG-LS (T.87)."""
+_LONGEST_WRAPPER = 1024
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_MOST_INFLATED_BYTES = 256 << 20
+_STEP_BYTES = 1 << 20
 
 
 def read_dataset(file: Path, tags: list[str] | None = None) -> Any:
@@ -32,12 +40,33 @@ def read_dataset(file: Path, tags: list[str] | None = None) -> Any:
     import pydicom
 
     try:
+        _check_deflated(file)
         with _quiet():
             return pydicom.dcmread(file, force=True, stop_before_pixels=tags is not None, specific_tags=tags)
+    except PatientError:
+        raise
     except OSError as error:
         raise PatientError(f"{file}: cannot be read ({error.strerror or one_line(error)})") from error
     except Exception as error:  # a damaged file fails in pydicom in many ways
         raise PatientError(f"{file}: not a readable DICOM file ({one_line(error)})") from error
+
+
+def _check_deflated(file: Path) -> None:
+    """Unpack a deflated data set in steps before pydicom unpacks it at once."""
+    with file.open("rb") as stream:
+        if _DEFLATED not in stream.read(4096):
+            return
+    from pydicom.filereader import _read_file_meta_info, read_preamble
+
+    with file.open("rb") as stream:
+        read_preamble(stream, force=True)
+        if _read_file_meta_info(stream).get("TransferSyntaxUID") != _DEFLATED.decode():
+            return
+        unpacker, count = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while (packed := unpacker.unconsumed_tail or stream.read(_STEP_BYTES)) and not unpacker.eof:
+            count += len(unpacker.decompress(packed, _STEP_BYTES))
+            if count > _MOST_INFLATED_BYTES:
+                raise PatientError(f"{file}: the data set unpacks to more than {_MOST_INFLATED_BYTES >> 20} MiB")
 
 
 @contextmanager
@@ -115,8 +144,31 @@ def _decoded(dataset: Any, frame: int) -> NDArray[Any]:
         packed = get_frame(dataset.PixelData, frame, number_of_frames=frames)
         if not packed.rstrip(b"\0").endswith(_END_OF_IMAGE):
             raise PatientError(f"the compressed pixels end early ({syntax.name} without its end marker)")
+        coded = coded_size(packed)
+        if coded != (dataset.Rows, dataset.Columns):
+            said = "no size" if coded is None else f"{coded[1]} x {coded[0]}"
+            raise PatientError(f"the compressed pixels are {said}, the header says {dataset.Columns} x {dataset.Rows}")
     plugin = _PLUGINS.get(str(syntax).removeprefix(_JPEG_FAMILY)[:2], "")
     return np.asarray(pixel_array(dataset, index=frame, raw=True, decoding_plugin=plugin))
+
+
+def coded_size(packed: bytes) -> tuple[int, int] | None:
+    """Return rows and columns that a JPEG, JPEG-LS or JPEG 2000 image says it has; None where it says none.
+
+    A decoder allocates what the image says, whatever the DICOM header around it says.
+    """
+    at = packed[:_LONGEST_WRAPPER].find(_JPEG2000_START)
+    if at >= 0 and not packed.startswith(b"\xff\xd8"):
+        sizes = packed[at + 8 : at + 24]
+        right, down, left, up = (int.from_bytes(sizes[i : i + 4], "big") for i in range(0, 16, 4))
+        return (down - up, right - left) if len(sizes) == 16 else None
+    at = 2
+    while packed[at : at + 1] == b"\xff" and len(packed) >= at + 9:
+        marker, length = packed[at + 1], int.from_bytes(packed[at + 2 : at + 4], "big")
+        if marker in _FRAME_MARKERS:
+            return int.from_bytes(packed[at + 5 : at + 7], "big"), int.from_bytes(packed[at + 7 : at + 9], "big")
+        at += 1 if marker == 0xFF else 2 + length
+    return None
 
 
 def _signed(values: NDArray[Any], stored: int, high: int, signed: bool) -> NDArray[np.int32]:

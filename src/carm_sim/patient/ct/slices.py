@@ -89,6 +89,8 @@ def slices_of(file: Path, dataset: Any) -> list[Slice]:
     """
     frames = _Facts(file, dataset, []).numbers("NumberOfFrames", 1)
     count = 1 if frames is None else int(frames[0])
+    if count < 1:
+        raise PatientError(f"{file}: NumberOfFrames is {count}")
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
     if per_frame and len(per_frame) != count:
         raise PatientError(f"{file}: {count} frames, but {len(per_frame)} of them say where they lie")

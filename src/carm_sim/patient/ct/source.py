@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import bz2
+import os
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -11,17 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from carm_core.errors import PatientError
 
 MIN_VOXELS = 8
-MAX_VOXELS = 2**31
+MAX_VOXELS = 2**30
 SPACING_RANGE_MM = (0.05, 20.0)
 FARTHEST_MM = 1e5
 RIGHT_ANGLE_TOLERANCE = 1e-3
 
+MOST_COMPRESSED = 200
+"""Real CTs, padded ones too, compress to a hundredth at the very most; a stream of zeros to a thousandth."""
+_SMALL_BYTES = 256 << 20
+_WORKING_BYTES = 8
+"""Memory for each voxel beside the file's content: scaled values, Hounsfield units, masks."""
 _TRAILING_BYTES = 1 << 20
+_STEP_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -101,14 +110,23 @@ def laid_in_lps(values: NDArray[Any], affine: NDArray[np.float64]) -> NDArray[An
     return np.asarray(apply_orientation(values, io_orientation(affine)))
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, most_bytes: int, offset: int = 0) -> bytes:
     """Return the content of a file.
+
+    Args:
+        path: The file.
+        most_bytes: No more than this is read.
+        offset: Where it begins; negative: that far from the end.
 
     Raises:
         PatientError: If it is empty or cannot be read.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as stream:
+            if offset < 0:
+                offset = max(0, stream.seek(0, os.SEEK_END) + offset)
+            stream.seek(offset)
+            content = stream.read(min(most_bytes, max(0, os.fstat(stream.fileno()).st_size - offset)))
     except OSError as error:
         raise PatientError(f"{path}: cannot be read ({error.strerror})") from error
     if not content:
@@ -116,33 +134,60 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
-def inflated(path: Path, packed: bytes, expected: int) -> bytes:
-    """Decompress a gzip or zlib stream to its end, so that its checksum is looked at.
+def check_memory(path: Path, packed_bytes: int, expected: int, voxels: int) -> None:
+    """Check, before anything is allocated, that a CT can be unpacked and that it is worth it.
 
     Args:
         path: For messages.
-        packed: The stream; a gzip stream may have several members.
+        packed_bytes: Size of what holds the voxels, compressed or not.
+        expected: Bytes that it unpacks to; equal to ``packed_bytes`` where nothing is compressed.
+        voxels: Number of voxels.
+
+    Raises:
+        PatientError: If the header promises more than a CT of the file's size can hold, or this machine can.
+    """
+    if expected > _SMALL_BYTES and expected > MOST_COMPRESSED * packed_bytes:
+        raise PatientError(
+            f"{path}: the header promises {expected} bytes, the compressed file has {packed_bytes}:"
+            f" no CT is compressed {MOST_COMPRESSED} times"
+        )
+    needed = packed_bytes + expected + voxels * _WORKING_BYTES
+    available = int(psutil.virtual_memory().available)
+    if needed > available:
+        raise PatientError(
+            f"{path}: the CT needs {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are free"
+        )
+
+
+def inflated(path: Path, packed: bytes, expected: int) -> bytearray:
+    """Decompress a gzip, zlib or bzip2 stream to its end, so that its checksum is looked at.
+
+    Args:
+        path: For messages.
+        packed: The stream; a gzip or bzip2 stream may have several members.
         expected: Bytes that the header promises.
 
     Raises:
         PatientError: If the stream is damaged, ends early, or holds another amount than promised.
     """
-    parts: list[bytes] = []
-    count, limit = 0, expected + _TRAILING_BYTES
-    while packed.strip(b"\0") and count <= limit:
-        stream = zlib.decompressobj(47)
+    content, limit = bytearray(), expected + _TRAILING_BYTES
+    left = memoryview(packed)
+    while len(left) and len(content) <= limit and any(left[:_TRAILING_BYTES]):
+        stream: Any = bz2.BZ2Decompressor() if bytes(left[:3]) == b"BZh" else zlib.decompressobj(47)
+        bits: bytes | memoryview = left
         try:
-            part = stream.decompress(packed, limit - count + 1)
-        except zlib.error as error:
+            while not stream.eof and len(content) <= limit:
+                before = len(content)
+                content += stream.decompress(bits, min(_STEP_BYTES, limit - len(content) + 1))
+                bits = b"" if isinstance(stream, bz2.BZ2Decompressor) else stream.unconsumed_tail
+                if len(content) == before and not len(bits) and not stream.eof:
+                    raise PatientError(f"{path}: the compressed data ends early (the file is cut off)")
+        except (zlib.error, OSError, ValueError, EOFError) as error:
             reason = "its checksum does not fit" if re.search("(data|length) check", str(error)) else one_line(error)
             raise PatientError(f"{path}: the compressed data is damaged ({reason})") from error
-        parts.append(part)
-        count += len(part)
-        if not stream.eof and count <= limit:
-            raise PatientError(f"{path}: the compressed data ends early (the file is cut off)")
-        packed = stream.unused_data
-    check_amount(path, count, expected)
-    return b"".join(parts)
+        left = memoryview(stream.unused_data)
+    check_amount(path, len(content), expected)
+    return content
 
 
 def check_amount(path: Path, count: int, expected: int) -> None:
