@@ -6,14 +6,15 @@ Whatever the storage, records are those of mcap: schemas, channels, messages, me
 
 from __future__ import annotations
 
+import bz2
 import contextlib
-import dataclasses
 import io
 import os
 import re
 import shutil
 import sqlite3
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path, PurePath
@@ -23,7 +24,7 @@ import lz4.frame
 import zstandard
 from mcap.reader import SeekingReader
 from mcap.records import Channel, Chunk, Message, Schema
-from mcap.stream_reader import StreamReader, breakup_chunk
+from mcap.stream_reader import StreamReader
 
 from carm_bringup.recording.errors import BagError, one_line
 from carm_core.data_files import read_yaml
@@ -152,7 +153,7 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
             yield stream
 
 
-def unpacked(data: bytes, most_bytes: int = LARGEST_BYTES) -> bytes:
+def unpacked(data: bytes, most_bytes: int | None = None) -> bytes:
     """Return data, decompressed when they are one or more frames of zstd or lz4.
 
     Raises:
@@ -164,7 +165,7 @@ def unpacked(data: bytes, most_bytes: int = LARGEST_BYTES) -> bytes:
     }
     if data[:4] not in makers:
         return data
-    out = bytearray()
+    out, most_bytes = bytearray(), LARGEST_BYTES if most_bytes is None else most_bytes
     while data:
         decoder = makers.get(data[:4], makers[_ZSTD])()
         fed = 0
@@ -180,6 +181,22 @@ def unpacked(data: bytes, most_bytes: int = LARGEST_BYTES) -> bytes:
                 raise ValueError(f"it unpacks to more than {most_bytes >> 20} MiB")
         data = (decoder.unused_data or b"") + data[fed:]
     return bytes(out)
+
+
+def unpacked_bz2(data: bytes) -> bytes:
+    """Return data of bzip2, decompressed.
+
+    Raises:
+        ValueError: They unpack to too much, or break off.
+        OSError: They are damaged.
+    """
+    decoder = bz2.BZ2Decompressor()
+    out = decoder.decompress(data, LARGEST_BYTES + 1)
+    if len(out) > LARGEST_BYTES:
+        raise ValueError(f"it unpacks to more than {LARGEST_BYTES >> 20} MiB")
+    if not decoder.eof:
+        raise ValueError("compressed data end early")
+    return out
 
 
 def mcap_records(file: Path, notes: list[str]) -> Iterator[Any]:
@@ -199,11 +216,11 @@ def mcap_records(file: Path, notes: list[str]) -> Iterator[Any]:
                 yield record
                 continue
             try:
-                inside = breakup_chunk(_plain(record), validate_crc=True)
+                yield from _inside(record)
+            except GeneratorExit:
+                raise
             except Exception as error:  # mcap raises several unrelated types for damaged records
                 notes.append(f"a chunk of {file.name} is damaged: {one_line(error)}")
-                continue
-            yield from inside
 
 
 def _summary(file: Path) -> list[Any]:
@@ -216,14 +233,25 @@ def _summary(file: Path) -> list[Any]:
     return [*summary.schemas.values(), *summary.channels.values()] if summary else []
 
 
-def _plain(chunk: Chunk) -> Chunk:
-    """Return the same chunk, not compressed."""
+def _inside(chunk: Chunk) -> Iterator[Any]:
+    """Yield the records of a chunk one by one: a chunk of small ones takes ten times its size as objects."""
+    data = _plain(chunk)
+    if chunk.uncompressed_crc and zlib.crc32(data) != chunk.uncompressed_crc:
+        raise ValueError("its checksum does not fit")
+    stream = io.BytesIO(data)
+    records = StreamReader(stream, skip_magic=True, emit_chunks=True, record_size_limit=LARGEST_BYTES).records
+    while stream.tell() < len(data):
+        yield next(records)
+
+
+def _plain(chunk: Chunk) -> bytes:
+    """Return the content of a chunk, not compressed."""
     if chunk.compression not in ("", "zstd", "lz4"):
         raise ValueError(f"compression {chunk.compression!r} is not supported")
     data = unpacked(chunk.data, LARGEST_BYTES) if chunk.compression else chunk.data
     if len(data) != chunk.uncompressed_size:
         raise ValueError(f"it has {len(data)} bytes, not {chunk.uncompressed_size}")
-    return dataclasses.replace(chunk, compression="", data=data)
+    return data
 
 
 def sqlite_records(file: Path, notes: list[str]) -> Iterator[Any]:

@@ -7,18 +7,29 @@ The texts are the installed ``.msg`` and ``.action`` files, comments (units!) in
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.interfaces import Nodetype
+from rosbags.interfaces.typing import Typesdict
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from carm_bringup.recording.errors import SchemaError
+from carm_core.errors import quoted
 from carm_ros.distribution import distribution
 
 _SEPARATOR = "=" * 80
+_TYPE_NAME = re.compile(r"[A-Za-z]\w*(/[A-Za-z]\w*){1,2}", re.ASCII)
+_FIELD_NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
+_LONGEST_TEXT = 1 << 20
+_LONGEST_ARRAY = 1 << 24
+_MOST_UNROLLED = 64
+"""Elements of an array of fixed length for each of which ``rosbags`` writes lines of code."""
 _FEEDBACK_MESSAGE = "unique_identifier_msgs/UUID goal_id\n{package}/action/{name}_Feedback feedback\n"
 
 
@@ -51,9 +62,51 @@ def add_types(store: Typestore, type_name: str, text: str) -> None:
         store: From ``standard_types``.
         type_name: The first type of the text.
         text: As ``definition`` makes it.
+
+    Raises:
+        SchemaError: The definition is of no use; ``rosbags`` raises several more types for texts that are none.
     """
-    types = get_types_from_msg(text, type_name)
+    register(store, get_types_from_msg(_bounded(text), type_name))
+
+
+def add_idl_types(store: Typestore, text: str) -> None:
+    """Add the types of a definition in IDL to a type store; known types do not change.
+
+    Raises:
+        SchemaError: As ``add_types``.
+    """
+    register(store, get_types_from_idl(_bounded(text)))
+
+
+def register(store: Typestore, types: Typesdict) -> None:
+    """Add types to a type store, of which ``rosbags`` makes Python code: names must be names, arrays not too long.
+
+    Raises:
+        SchemaError: A type is of no use.
+    """
+    for name, (constants, fields) in types.items():
+        if not _TYPE_NAME.fullmatch(name) or not all(
+            _FIELD_NAME.fullmatch(field[0]) for field in (*constants, *fields)
+        ):
+            raise SchemaError(f"{quoted(name)} is no message type")
+        for field, description in fields:
+            _check_array(f"{name}.{field}", description)
     store.register({name: fields for name, fields in types.items() if name not in store.fielddefs})
+
+
+def _check_array(field: str, description: Any) -> None:
+    kind, inner = description
+    if kind is Nodetype.ARRAY:
+        (element_kind, element), count = inner
+        unrolled = element_kind is not Nodetype.BASE or element[0] == "string"
+        if not 0 < count <= (_MOST_UNROLLED if unrolled else _LONGEST_ARRAY):
+            raise SchemaError(f"{field} is an array of {count}")
+
+
+def _bounded(text: str) -> str:
+    if len(text) > _LONGEST_TEXT:
+        raise SchemaError(f"a definition of {len(text)} characters")
+    return text
 
 
 def standard_types() -> Typestore:

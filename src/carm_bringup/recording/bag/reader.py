@@ -17,15 +17,25 @@ from typing import Any
 import psutil
 from mcap.records import Channel, Footer, Message, Metadata, Schema
 from rosbags.highlevel import AnyReader
-from rosbags.typesys import get_types_from_idl
+from rosbags.rosbag1.reader import decompressors
 from rosbags.typesys.store import Typestore
 
 from carm_bringup.recording.bag import message_definitions
-from carm_bringup.recording.bag.files import Storage, bag_files, mcap_records, plain_file, sqlite_records, unpacked
+from carm_bringup.recording.bag.files import (
+    Storage,
+    bag_files,
+    mcap_records,
+    plain_file,
+    sqlite_records,
+    unpacked,
+    unpacked_bz2,
+)
 from carm_bringup.recording.errors import BagError, one_line
 
 NANOSECONDS = 1_000_000_000
 _MEMORY_SHARE = 0.5
+_OBJECT_BYTES = 400
+"""Memory of a decoded message beside its data."""
 _NOTES_TOLD = 3
 
 
@@ -57,7 +67,7 @@ class Bag:
         records: Metadata records of the ``.mcap`` file by name; the last one of each name.
         notes: What could not be read, one line each.
         complete: The file has its end.
-        size_bytes: Size of the messages.
+        size_bytes: Memory of the messages.
     """
 
     path: Path
@@ -203,8 +213,7 @@ class _Decoder:
         text = schema.data.decode("utf-8", "replace")
         try:
             if schema.encoding == "ros2idl":
-                found = get_types_from_idl(text)
-                self._store.register({k: v for k, v in found.items() if k not in self._store.fielddefs})
+                message_definitions.add_idl_types(self._store, text)
             elif text:
                 message_definitions.add_types(self._store, schema.name, text)
             self._store.get_msgdef(schema.name)
@@ -223,7 +232,7 @@ class _Decoder:
         except Exception as error:  # the decoder raises several unrelated types for bad data
             self._skipped.setdefault(topic, []).append(one_line(error))
             return None
-        self._bag.size_bytes += len(data)
+        self._bag.size_bytes += len(data) + _OBJECT_BYTES
         if self._bag.size_bytes > self._most_bytes:
             raise BagError(f"{self._bag.path}: the bag does not fit into memory; record without image_raw, or split it")
         return Recorded(topic, message.log_time, message.publish_time or message.log_time, content), type_name
@@ -239,6 +248,7 @@ def _ros1_messages(
     file: Path, storage: Storage, bag: Bag, wanted: Callable[[str], bool]
 ) -> Iterator[tuple[Recorded, str]]:
     del storage
+    decompressors.update({"bz2": unpacked_bz2, "lz4": unpacked})  # its own unpack without bounds
     try:
         with (
             plain_file(file, ".bag") as plain,
