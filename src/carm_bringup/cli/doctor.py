@@ -181,6 +181,31 @@ def check_dds() -> Finding:
     return Finding("DDS", ok, detail, advice)
 
 
+def check_security() -> Finding:
+    """Return who can command the arm. Without SROS2 that is no failure: simulations need none."""
+    if os.environ.get("ROS_SECURITY_ENABLE", "") != "true":
+        local = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET") in ("LOCALHOST", "OFF")
+        who = "every process on this machine" if local else "anyone on the network"
+        return Finding("security", True, f"SROS2 is off: {who} can command the arm (`carm security init`)")
+    advice = "see docs/security.md; unset ROS_SECURITY_ENABLE to go on without"
+    if os.environ.get("ROS_SECURITY_STRATEGY", "") != "Enforce":
+        detail = "ROS_SECURITY_STRATEGY is not Enforce: a node without an enclave runs unprotected, and is heard"
+        return Finding("security", False, detail, "export ROS_SECURITY_STRATEGY=Enforce")
+    code = (
+        "import rclpy\n"
+        "from carm_ros.security import enclave_arguments\n"
+        "try:\n"
+        "    rclpy.init(args=enclave_arguments('carm', 'operator'))\n"
+        "    rclpy.create_node('doctor', start_parameter_services=False, enable_rosout=False)\n"
+        "except Exception as error:\n"
+        "    text = str(error)\n"
+        "    none = 'this Fast DDS is built without security: use the ROS 2 packages of apt'\n"
+        "    raise SystemExit(none if 'security libraries' in text else text.splitlines()[0])\n"
+        "print('SROS2 is enforced')"
+    )
+    return Finding("security", *run_python(code), advice=advice)
+
+
 def check_torch() -> Finding:
     """Return the torch version, and whether torch finds a GPU. A machine without a GPU is fine."""
     code = (
@@ -246,6 +271,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     check_ros,
     check_interfaces,
     check_dds,
+    check_security,
     check_torch,
     check_model,
     check_ct,

@@ -328,6 +328,13 @@ VERBS: tuple[Verb, ...] = (
         f"{BENCH_STREAM}:add_arguments",
     ),
     Verb(
+        "security init",
+        "make an SROS2 keystore: who may publish, call and move what",
+        "carm security init ~/carm_keystore",
+        "carm_bringup.security.command:init",
+        "carm_bringup.security.command:add_arguments",
+    ),
+    Verb(
         "doctor",
         "check this machine, or your own motion controller",
         "carm doctor --controller /carm/joint_trajectory_controller",

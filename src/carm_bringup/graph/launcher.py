@@ -26,6 +26,7 @@ from carm_core.errors import CarmError
 from carm_core.paths import config_file, executable, share_dir
 from carm_ros.distribution import distribution
 from carm_ros.entry import missing
+from carm_ros.security import enclave_arguments
 
 STOP_LADDER: tuple[tuple[signal.Signals, float], ...] = ((signal.SIGTERM, 3.0), (signal.SIGKILL, 1.0))
 """Signals to end a process group with, and how long to wait after each, s; together under 5 s.
@@ -77,6 +78,7 @@ def node_command(spec: graph.NodeSpec, values: Mapping[str, graph.Value]) -> Com
     words += ["-r", f"__node:={spec.name}", "-r", f"__ns:={graph.namespace(values)}"]
     for source, target in graph.remappings(spec, values):
         words += ["-r", f"{source}:={target}"]
+    words += enclave_arguments(graph.namespace(values), spec.name)[1:]
     words += ["--params-file", str(config_file(spec.config))]
     for name, value in graph.parameters(spec, values).items():
         words += ["-p", f"{name}:={json.dumps(value)}"]

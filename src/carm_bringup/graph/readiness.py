@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from carm_bringup.graph.domain_lock import domain_id
+from carm_bringup.security.access import OPERATOR
 from carm_core.paths import executable, workspace_prefix
 from carm_ros.middleware import prepare_middleware
+from carm_ros.security import enclave_arguments
 
 EXIT_RUNNING_ALREADY = 3
 EXIT_INTERRUPTED = 130
@@ -80,7 +82,7 @@ def probe(namespace: str) -> bool:
     from rclpy.node import Node
 
     prepare_middleware()
-    rclpy.init()
+    rclpy.init(args=enclave_arguments(namespace, OPERATOR) or None)
     try:
         node = Node("carm_probe", namespace=namespace, start_parameter_services=False, enable_rosout=False)
         deadline = time.monotonic() + PROBE_S
@@ -185,7 +187,7 @@ def watch(options: argparse.Namespace, start_s: float, timeout_s: float = math.i
     parts = ("localizer",) if options.for_localizer else ("motion", "X-ray", "localizer", "agent")
     progress = Progress() if exposes else Progress(parts=parts)
     prepare_middleware()
-    rclpy.init()
+    rclpy.init(args=enclave_arguments(options.namespace, OPERATOR) or None)
     try:
         namespace = "/" + options.namespace.strip("/")
         watcher = make_watcher(namespace, progress, start_s, exposes)

@@ -31,6 +31,7 @@ from carm_core.paths import cache_dir, config_file, share_dir
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.urdf import Variant, urdf
 from carm_ros.distribution import distribution
+from carm_ros.security import enclave_arguments
 
 STOP_PATIENCE_S = ("3", "1.5")
 """How long a process may take after SIGINT, and after SIGTERM, s: a node needs 2 s; all have ended within 5 s."""
@@ -133,6 +134,7 @@ def _node(spec: graph.NodeSpec, values: Values, around: list[Any]) -> Node:
         namespace=graph.namespace(values),
         parameters=[str(config_file(spec.config)), *around, graph.parameters(spec, values)],
         remappings=list(graph.remappings(spec, values)),
+        ros_arguments=enclave_arguments(graph.namespace(values), spec.name)[1:],
         output="screen",
         on_exit=_the_end(spec.name) if spec.vital else None,
         sigterm_timeout=STOP_PATIENCE_S[0],

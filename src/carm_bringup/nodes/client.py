@@ -34,10 +34,12 @@ from std_srvs.srv import Trigger
 
 from carm_bringup.graph.description import ALL_NODES
 from carm_bringup.graph.domain_lock import InstanceLock, domain_id
+from carm_bringup.security.access import OPERATOR
 from carm_core.errors import CarmError, GoalError
 from carm_core.landmarks import find_landmark
 from carm_ros.heartbeat import HeartbeatSender
 from carm_ros.middleware import prepare_middleware
+from carm_ros.security import enclave_arguments
 
 SERVER_TIMEOUT_S = 5.0
 """How long to wait for the graph, s."""
@@ -251,7 +253,7 @@ class Session:
 def session(namespace: str, wait_s: float = SERVER_TIMEOUT_S) -> Iterator[Session]:
     """Join the graph as a node for the length of a ``with`` block; ``wait_s`` as of ``Session``."""
     prepare_middleware()
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    rclpy.init(args=enclave_arguments(namespace, OPERATOR) or None, signal_handler_options=SignalHandlerOptions.NO)
     node = Node("carm_command", namespace=namespace, start_parameter_services=False, enable_rosout=False)
     graph, before = Session(node, wait_s), signal.getsignal(signal.SIGINT)
     mine = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()

@@ -33,9 +33,11 @@ from carm_bringup.dicom_export.collector import ExposureCollector
 from carm_bringup.recording.bag import message_definitions, provenance, topics
 from carm_bringup.recording.bag.writer import BagWriter
 from carm_bringup.recording.errors import SchemaError
+from carm_bringup.security.access import RECORDER
 from carm_core.errors import CarmError
 from carm_ros.messages import diagnostics
 from carm_ros.middleware import prepare_middleware
+from carm_ros.security import enclave_arguments
 
 _FLUSH_S = 0.5
 _DISCOVERY_S = 0.2
@@ -262,7 +264,9 @@ def record(options: RecorderOptions) -> int:
     if os.environ.get("ROS_DISCOVERY_SERVER"):  # it tells other clients only about the topics that they ask for
         os.environ.setdefault("ROS_SUPER_CLIENT", "TRUE")
     prepare_middleware()
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    rclpy.init(
+        args=enclave_arguments(options.namespace, RECORDER) or None, signal_handler_options=SignalHandlerOptions.NO
+    )
     try:
         node = RecorderNode(options)
         print(f"recording to {options.folder} (Ctrl-C ends)", flush=True)

@@ -14,8 +14,10 @@ from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
+from carm_bringup.security.access import OPERATOR
 from carm_ros.messages import seconds
 from carm_ros.middleware import prepare_middleware
+from carm_ros.security import enclave_arguments
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ def listen(
         Arrivals in order; empty when no image came in time.
     """
     prepare_middleware()
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    arguments = enclave_arguments(topic.rpartition("/xray/")[0] or "/carm", OPERATOR)
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("stream_probe")
     arrivals: list[Arrival] = []
 

@@ -66,6 +66,31 @@ def display_from_signal(raw: NDArray[np.uint16]) -> NDArray[np.uint8]:
     return display_from_raw(gray_table(raw, Window())[raw])
 
 
+def picture_size(content: bytes, formats: tuple[str, ...], longest_px: int) -> tuple[int, int]:
+    """Return columns and rows of an image file by its header; nothing is decoded.
+
+    Args:
+        content: The file.
+        formats: Formats in Pillow's words.
+        longest_px: Longest side, px.
+
+    Raises:
+        ImageError: It is no such file, or too large.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(content), formats=formats) as picture:
+            columns, rows = picture.size
+    except UnidentifiedImageError as error:
+        raise ImageError(f"the image cannot be read (it is none of {', '.join(formats)})") from error
+    except Exception as error:  # Pillow raises many unrelated types for damaged files
+        raise ImageError(f"the image cannot be read ({(str(error).splitlines() or [''])[0]})") from error
+    if max(columns, rows) > longest_px:
+        raise ImageSizeError(columns, rows, longest_px)
+    return columns, rows
+
+
 def open_picture(content: bytes, formats: tuple[str, ...], longest_px: int) -> Image:
     """Open an image file, upright as its EXIF orientation says.
 

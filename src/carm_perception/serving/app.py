@@ -26,12 +26,14 @@ from carm_core.errors import CarmError
 from carm_perception.localizers.huggingface.generator import Completion
 from carm_perception.serving.backends import Backend
 from carm_perception.serving.chat import ApiError, ChatRequest, read_request
+from carm_perception.serving.connections import Part, Share
 from carm_perception.serving.request_queue import RequestQueue
 
 logger = logging.getLogger(__name__)
 
 OWNER = "carm"
 _CLIENT_CLOSED = 499
+_PARSED_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,18 @@ class Limits:
         image_px: Longest side of an image.
         queue: Most requests that wait.
         upload_s: Longest time until a request has arrived, s.
+        bodies: Bodies of the largest size that may be here at once.
+        images: Images of the largest size that may be decoded at once; further ones wait.
+        patience_s: Longest wait for that, s.
     """
 
     body_bytes: int = 16 * 2**20
     image_px: int = 4096
     queue: int = 64
     upload_s: float = 30.0
+    bodies: int = 8
+    images: int = 8
+    patience_s: float = 10.0
 
 
 class Api:
@@ -64,6 +72,9 @@ class Api:
         """
         self._backend, self._limits, self._key = backend, limits, api_key.encode()
         self._started = int(time.time())
+        self._bytes = Share(limits.bodies * limits.body_bytes, 0.0)
+        self._pixels = Share(limits.images * limits.image_px**2, limits.patience_s)
+        self._parsing = asyncio.Semaphore(_PARSED_AT_ONCE)
         self._queue: RequestQueue | None = None
 
     @contextlib.asynccontextmanager
@@ -98,14 +109,17 @@ class Api:
     async def chat(self, request: Request) -> Response:
         """Answer one chat."""
         self._authorize(request)
-        try:
-            body = parse_json(await self._body(request))
-        except ValueError as error:
-            raise ApiError(400, f"the request is no JSON: {error}", code="invalid_json") from error
-        wanted = await run_in_threadpool(read_request, body, self._limits.image_px)
-        if wanted.model:
-            self._check_name(wanted.model)
-        done = await self._answer(request, wanted)
+        with self._bytes.part() as size, self._pixels.part() as pixels:
+            body = await self._body(request, size)
+            try:
+                async with self._parsing:
+                    content = await run_in_threadpool(parse_json, body)
+            except ValueError as error:
+                raise ApiError(400, f"the request is no JSON: {error}", code="invalid_json") from error
+            wanted = await run_in_threadpool(read_request, content, self._limits.image_px, pixels.grow)
+            if wanted.model:
+                self._check_name(wanted.model)
+            done = await self._answer(request, wanted)
         if done is None:
             return Response(status_code=_CLIENT_CLOSED)
         return JSONResponse(_completion(self._backend.name, done))
@@ -130,11 +144,12 @@ class Api:
             gone.cancel()
             answer.cancel()
 
-    async def _body(self, request: Request) -> bytes:
+    async def _body(self, request: Request, size: Part) -> bytes:
         body = bytearray()
         try:
             async with asyncio.timeout(self._limits.upload_s):
                 async for chunk in request.stream():
+                    size.grow(len(chunk))
                     body += chunk
                     if len(body) > self._limits.body_bytes:
                         message = f"the request exceeds {self._limits.body_bytes} bytes"

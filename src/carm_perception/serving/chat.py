@@ -7,11 +7,12 @@ import base64
 import binascii
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from carm_core.errors import CarmError, ImageError, ImageSizeError
-from carm_core.imaging.display import open_picture, shallow
+from carm_core.imaging.display import open_picture, picture_size, shallow
 
 MAXIMUM_TOKENS = 1024
 """Longest answer; a request that asks for more gets this."""
@@ -19,6 +20,7 @@ MAXIMUM_TOKENS = 1024
 DEFAULT_TOKENS = 256
 _MAXIMUM_MESSAGES = 32
 _MAXIMUM_IMAGES = 4
+_MAXIMUM_PARTS = 64
 _MAXIMUM_TEXT = 32_768
 _MAXIMUM_STOPS = 4
 _MAXIMUM_REGEX = 131_072
@@ -149,12 +151,13 @@ def _bad(message: str, param: str, code: str = "invalid_value") -> ApiError:
     return ApiError(400, message, param=param, code=code)
 
 
-def read_request(body: Any, image_px: int) -> ChatRequest:
+def read_request(body: Any, image_px: int, reserve: Callable[[int], None] = lambda pixels: None) -> ChatRequest:
     """Check a request.
 
     Args:
         body: Decoded JSON.
         image_px: Longest side of an image, px.
+        reserve: Called with the number of pixels of all images before any of them is decoded; may wait, or raise.
 
     Raises:
         ApiError: Something is wrong or not supported.
@@ -167,7 +170,7 @@ def read_request(body: Any, image_px: int) -> ChatRequest:
     if not isinstance(model, str):
         raise _bad("model must be a string", "model")
     digest = hashlib.blake2b(digest_size=16)
-    messages = _messages(body.get("messages"), image_px, digest)
+    messages = _messages(body.get("messages"), image_px, digest, reserve)
     regex, schema = _form(body)
     temperature = _number(body, "temperature", 0.0, 2.0, 0.0)
     top_p, seed = _number(body, "top_p", 0.0, 1.0, 1.0), _seed(body)
@@ -260,10 +263,11 @@ def _form(body: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
     return "", None
 
 
-def _messages(value: Any, image_px: int, digest: Any) -> list[dict[str, Any]]:
+def _messages(value: Any, image_px: int, digest: Any, reserve: Callable[[int], None]) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not 1 <= len(value) <= _MAXIMUM_MESSAGES:
         raise _bad(f"messages must be a list of 1 to {_MAXIMUM_MESSAGES} messages", "messages")
     messages, images, characters = [], 0, 0
+    pictures: list[_Picture] = []
     for index, message in enumerate(value):
         where = f"messages[{index}]"
         role = message.get("role") if isinstance(message, dict) else None
@@ -276,22 +280,43 @@ def _messages(value: Any, image_px: int, digest: Any) -> list[dict[str, Any]]:
         if content is None and role == "assistant":
             content = ""
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        if not isinstance(parts, list) or not parts:
-            raise _bad(f"{where}.content must be a text or a list of parts", f"{where}.content")
+        if not isinstance(parts, list) or not 1 <= len(parts) <= _MAXIMUM_PARTS:
+            raise _bad(f"{where}.content must be a text or a list of 1 to {_MAXIMUM_PARTS} parts", f"{where}.content")
         images += sum(isinstance(part, dict) and part.get("type") == "image_url" for part in parts)
-        if images > _MAXIMUM_IMAGES:  # before any is decoded: each may take 50 MB
+        if images > _MAXIMUM_IMAGES:
             raise _bad(f"at most {_MAXIMUM_IMAGES} images are read", where)
-        read = [_part(part, f"{where}.content[{place}]", image_px, digest) for place, part in enumerate(parts)]
+        read = [_part(part, f"{where}.content[{place}]", image_px, pictures) for place, part in enumerate(parts)]
         characters += sum(len(part.get("text", "")) for part in read)
         messages.append({"role": _ROLES[role], "content": read})
         if characters > _MAXIMUM_TEXT:
             raise _bad(f"at most {_MAXIMUM_TEXT} characters are read", where)
     if messages[-1]["role"] != "user":
         raise _bad("the last message must be the user's", "messages")
+    if pictures:
+        reserve(sum(picture.pixels for picture in pictures))
+    for picture in pictures:
+        picture.part["image"] = picture.decoded(image_px)
+        digest.update(hashlib.blake2b(picture.content).digest())
     return messages
 
 
-def _part(part: Any, where: str, image_px: int, digest: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Picture:
+    """An image whose header was read, and the part of a message that it goes into."""
+
+    part: dict[str, Any]
+    where: str
+    content: bytes
+    pixels: int
+
+    def decoded(self, image_px: int) -> Any:
+        try:
+            return shallow(open_picture(self.content, _FORMATS, image_px)).convert("RGB")
+        except (ImageError, ValueError) as error:
+            raise _bad(f"{self.where}: {error}", self.where, "invalid_image") from error
+
+
+def _part(part: Any, where: str, image_px: int, pictures: list[_Picture]) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text" and isinstance(part.get("text"), str):
         if not part["text"].isascii() and any("\ud800" <= sign <= "\udfff" for sign in part["text"]):
@@ -302,18 +327,20 @@ def _part(part: Any, where: str, image_px: int, digest: Any) -> dict[str, Any]:
         url = holder.get("url") if isinstance(holder, dict) else holder
         if not isinstance(url, str):
             raise _bad(f"{where}.image_url.url must be a text", where)
-        return {"type": "image", "image": read_image(url, where, image_px, digest)}
+        read: dict[str, Any] = {"type": "image"}
+        content, pixels = read_image(url, where, image_px)
+        pictures.append(_Picture(read, where, content, pixels))
+        return read
     raise _bad(f"{where} must be a text or an image_url", where)
 
 
-def read_image(url: str, where: str, image_px: int, digest: Any) -> Any:
-    """Decode a data URL into a PIL image in RGB.
+def read_image(url: str, where: str, image_px: int) -> tuple[bytes, int]:
+    """Return the image file in a data URL, and its number of pixels; nothing is decoded yet.
 
     Args:
         url: ``data:image/png;base64,...``; nothing is ever fetched.
         where: The field, for errors.
         image_px: Longest side, px.
-        digest: Updated with the image's bytes.
 
     Raises:
         ApiError: It is no such URL, no such image, or too large.
@@ -323,10 +350,9 @@ def read_image(url: str, where: str, image_px: int, digest: Any) -> Any:
         raise _bad(f"{where}: images are read from data URLs only (data:image/png;base64,...)", where, "invalid_image")
     try:
         content = base64.b64decode("".join(url[start.end() :].split()), validate=True)
-        image = shallow(open_picture(content, _FORMATS, image_px)).convert("RGB")
+        columns, rows = picture_size(content, _FORMATS, image_px)
     except ImageSizeError as error:
         raise _bad(f"{where}: {error}", where, "image_too_large") from error
     except (ImageError, binascii.Error, ValueError) as error:
         raise _bad(f"{where}: {error}", where, "invalid_image") from error
-    digest.update(hashlib.blake2b(content).digest())
-    return image
+    return content, columns * rows

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 import signal
 import socket
@@ -16,7 +17,6 @@ from carm_core.errors import ConfigurationError
 KEY_VARIABLE = "CARM_API_KEY"
 """Environment variable that holds the API key of server and client when no other is named."""
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _GRACE_S = 5
 
 
@@ -63,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
     from carm_perception.localizers.registry import LocalizerOptions
     from carm_perception.serving.app import Limits, make_app
     from carm_perception.serving.backends import make_backend
+    from carm_perception.serving.connections import BoundedProtocol
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end_while_loading)
@@ -81,6 +82,8 @@ def run(options: argparse.Namespace) -> int:
     limits = Limits(options.max_request_mb * 2**20, options.max_image_px, options.queue)
     config = uvicorn.Config(
         make_app(backend, limits, key),
+        http=BoundedProtocol,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -92,8 +95,7 @@ def run(options: argparse.Namespace) -> int:
         config.load()
     except OSError as error:
         raise ConfigurationError(f"{options.tls_cert} and {options.tls_key} are no certificate: {error}") from error
-    if not key and options.host not in _LOOPBACK:
-        print(f"carm serve: {options.api_key_env} is not set: whoever reaches {options.host} may ask", file=sys.stderr)
+    _warn(options, bool(key))
     host = f"[{options.host}]" if ":" in options.host else options.host
     scheme = "https" if options.tls_cert else "http"
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -107,6 +109,25 @@ def run(options: argparse.Namespace) -> int:
 
     Server(config).run([bound])
     return 0
+
+
+def _warn(options: argparse.Namespace, has_key: bool) -> None:
+    """Say what others on the network may do."""
+    if is_loopback(options.host):
+        return
+    if not has_key:
+        print(f"carm serve: {options.api_key_env} is not set: whoever reaches {options.host} may ask", file=sys.stderr)
+    if options.tls_cert is None:
+        exposed = "the key and the images" if has_key else "images"
+        print(f"carm serve: no --tls-cert: {exposed} travel unencrypted to {options.host}", file=sys.stderr)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check_files(options: argparse.Namespace) -> None:

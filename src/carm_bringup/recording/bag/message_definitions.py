@@ -85,9 +85,8 @@ def register(store: Typestore, types: Typesdict) -> None:
         SchemaError: A type is of no use.
     """
     for name, (constants, fields) in types.items():
-        if not _TYPE_NAME.fullmatch(name) or not all(
-            _FIELD_NAME.fullmatch(field[0]) for field in (*constants, *fields)
-        ):
+        names = [*(constant[0] for constant in constants), *(field[0] for field in fields)]
+        if not _TYPE_NAME.fullmatch(name) or not all(map(_FIELD_NAME.fullmatch, names)):
             raise SchemaError(f"{quoted(name)} is no message type")
         for field, description in fields:
             _check_array(f"{name}.{field}", description)
