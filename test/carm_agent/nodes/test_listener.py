@@ -123,7 +123,8 @@ def test_a_stop_among_hundreds_of_sentences_is_asked_for_at_once(room: Room) -> 
         others = [heard for heard, _ in room.heard[read:] if heard != words]
         assert 1 <= len(others) <= 15 * (time.monotonic() - begun_s + 1)
         assert all(len(heard) <= 10_000 for heard in others)
-        room.until(lambda before=flooded, rest=300 - len(others): len(room.flooded) - before == rest)
+        dropped = flooded + 300 - len(others)
+        room.until(lambda dropped=dropped: len(room.flooded) == dropped)
 
 
 @pytest.mark.integration
