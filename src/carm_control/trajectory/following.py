@@ -30,6 +30,8 @@ _GENTLER = 0.8
 _MARGIN = 0.02
 """Share of the limits kept for what lies between the moments that are looked at."""
 _ASTRAY = 1e-4
+_LIMITS_FIRST = 100.0
+"""A rate beyond the wanted one is better than a motion beyond the limits."""
 _WISHES = np.array([0.75, 0.5, 0.25, 0.0])
 _RELEASES = np.array([1.0, 0.5, 0.25])
 _SIDE_S = 1e-9
@@ -170,7 +172,7 @@ class Following:
         low = 0.0 if self._slope < 0 and factor > self.rate else min(factor, self.rate)
         high = 1.0 if self._slope > 0 and factor < self.rate else max(factor, self.rate)
         astray = np.maximum(low - rates, rates - high).max(axis=1) - _ASTRAY
-        return np.asarray(np.maximum(worst, astray))
+        return np.asarray(np.maximum(_LIMITS_FIRST * worst, astray))
 
     def _ahead(self, ways: Array) -> tuple[Array, Array, Array, Array]:
         """Return velocity, acceleration, and the least and the most jerk around places ahead on the trajectory.
@@ -182,8 +184,11 @@ class Following:
             Each (N, M, J).
         """
         table = np.linspace(0.0, max(float(ways.max()), _AT_REST), ways.shape[1])
-        nearest = np.rint(np.maximum(ways, 0.0) / table[1]).astype(int)
-        v, a = (d[nearest] for d in self._spline.derivatives((1, 2), self.trajectory_s + table))
+        place = np.maximum(ways, 0.0) / table[1]
+        before, nearest = np.minimum(place.astype(int), len(table) - 2), np.rint(place).astype(int)
+        share = (place - before)[..., None]
+        tabled = self._spline.derivatives((1, 2), self.trajectory_s + table)
+        v, a = (d[before] + share * np.diff(d, axis=0)[before] for d in tabled)
         knots = self._spline.knots_s
         knots = knots[slice(*np.searchsorted(knots, self.trajectory_s + table[[0, -1]]))] - self.trajectory_s
         places = np.sort(np.concatenate([table, knots + _SIDE_S, knots - _SIDE_S]))
