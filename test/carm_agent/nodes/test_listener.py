@@ -21,8 +21,8 @@ from std_srvs.srv import Trigger
 from carm_agent.nodes.listener import FairShare, Listener
 from carm_ros.node import OrderlyNode
 
-SOON_S = 0.4
-"""A stop is asked for within milliseconds; a loaded machine gets some more, s."""
+SOON_S = 1.0
+"""A stop is asked for within milliseconds; this much is allowed where the processor is busy with others, s."""
 PATIENCE_S = 20.0
 
 
@@ -123,8 +123,8 @@ def test_a_stop_among_hundreds_of_sentences_is_asked_for_at_once(room: Room) -> 
         others = [heard for heard, _ in room.heard[read:] if heard != words]
         assert 1 <= len(others) <= 15 * (time.monotonic() - begun_s + 1)
         assert all(len(heard) <= 10_000 for heard in others)
-        dropped = flooded + 300 - len(others)
-        room.until(lambda dropped=dropped: len(room.flooded) == dropped)
+        rest = flooded + 300 - len(others)
+        room.until(lambda count=rest: len(room.flooded) == count)
 
 
 @pytest.mark.integration
