@@ -1,0 +1,432 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judges of an episode. They see the true joint positions, the commands and what reached the arm's controller.
+
+None of them uses what planner, supervisor or controller say of themselves; braking ramps, limits and distances are
+computed here in ways of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from carm_bringup.benchmarks.faults.history import Event, History
+from carm_bringup.benchmarks.faults.scenario import Fault
+from carm_control.trajectory.limits import JointLimits
+from carm_core.transforms import Array
+
+JUDGES = ("unsafe_motion", "limit_violations", "collisions", "restarts_by_itself", "hung", "died")
+"""What a violation can be of."""
+PERMIT_TIMEOUT_S = 0.5
+HEARTBEAT_TIMEOUT_S = 0.5
+DEAF_S = 1.0
+LONGEST_GAP_S = 0.05
+LIMIT_TOLERANCE = 0.06
+"""Velocity, acceleration and jerk may exceed their limits by this share: 5 % are allowed to trajectories."""
+_REST_M_S, _REST_RAD_S = 0.002, 0.005
+_REACTION_S = 0.04
+_LAG_S = 0.03
+_ALLOWANCE_S = 0.3
+_LONGEST_STEP_S = 0.015
+_FASTEST_M_S = 0.7
+"""No point of the machine is faster at the joints' velocity limits, m/s."""
+_LEVERS_M = np.array([1.0, 1.0, 1.0, 1.7, 1.2, 1.0])
+"""How far a point of the machine moves at most per m or rad of each joint, m."""
+_SLACK_MM = 1.0
+_LOOK_S = 0.02
+
+
+@dataclass(frozen=True)
+class Violation:
+    """Something that must not happen.
+
+    Attributes:
+        judge: One of ``JUDGES``.
+        time_s: When, s.
+        text: What, in one line.
+    """
+
+    judge: str
+    time_s: float
+    text: str
+
+
+@dataclass
+class Verdict:
+    """What the judges say of an episode.
+
+    Attributes:
+        violations: All of them.
+        motion_after_stop_mm: Farthest way beyond the braking ramp after a stop or a freeze, mm.
+        unsupervised_motion_s: Time in motion without a valid permit, beyond time-out and ramp, s.
+        stop_to_deceleration_s: Of each stop in a motion, s.
+        smallest_clearance_m: True distance to anything at most 0.15 m.
+    """
+
+    violations: list[Violation] = field(default_factory=list)
+    motion_after_stop_mm: float = 0.0
+    unsupervised_motion_s: float = 0.0
+    stop_to_deceleration_s: list[float] = field(default_factory=list)
+    smallest_clearance_m: float = math.inf
+
+
+class Record:
+    """The samples of a history as arrays, J joints."""
+
+    def __init__(self, history: History, limits: JointLimits) -> None:
+        """Compute velocities.
+
+        Args:
+            history: Of an episode.
+            limits: Of the joints.
+        """
+        self.history, self.limits = history, limits
+        self.times_s = np.array(history.times_s)
+        self.true = np.array(history.true).reshape(len(history.times_s), -1)
+        self.velocity = np.zeros_like(self.true)
+        if len(self.times_s) > 1:
+            steps = np.diff(self.times_s)[:, None]
+            self.velocity[1:] = np.diff(self.true, axis=0) / steps
+        rest = limits.by_unit(_REST_M_S, _REST_RAD_S)
+        self.moving = (np.abs(self.velocity) > rest).any(axis=1)
+        self._freezes = [(event.time_s, event.value) for event in history.of("frozen") if event.name == "core"]
+
+    def rates(self, time_s: float) -> tuple[Array, Array]:
+        """Return velocity and acceleration (J,) at a time, s; before a freeze if it falls into one."""
+        for begin_s, end_s in self._freezes:
+            if begin_s < time_s <= end_s + 1e-6:
+                time_s = begin_s
+        last = int(np.searchsorted(self.times_s, time_s + 1e-9)) - 1
+        if last < 2:
+            zero = np.zeros(len(self.limits.names))
+            return zero, zero
+        step_s = self.times_s[last] - self.times_s[last - 1]
+        return self.velocity[last], (self.velocity[last] - self.velocity[last - 1]) / max(step_s, 1e-3)
+
+    def frozen_s(self, begin_s: float, end_s: float) -> float:
+        """Return how long the control loop was frozen between two times, s."""
+        return sum(max(0.0, min(end_s, end) - max(begin_s, begin)) for begin, end in self._freezes)
+
+    def moves(self, begin_s: float, end_s: float) -> float | None:
+        """Return the first time of a motion between two times, s; None without."""
+        inside = (self.times_s > begin_s) & (self.times_s < end_s) & self.moving
+        return float(self.times_s[inside.argmax()]) if inside.any() else None
+
+
+def ramp(limits: JointLimits, velocity: Array, acceleration: Array) -> tuple[float, Array]:
+    """Return how long braking takes until all joints rest, s, and how far each goes (J,), m or rad, at most.
+
+    Args:
+        limits: Of acceleration and jerk.
+        velocity: (J,), m/s or rad/s.
+        acceleration: (J,), m/s² or rad/s².
+    """
+    speed = np.abs(velocity)
+    rising = np.clip(acceleration * np.sign(velocity), 0.0, limits.acceleration)
+    before_s = rising / limits.jerk
+    top = speed + rising**2 / (2 * limits.jerk)
+    trapezoid = top >= limits.acceleration**2 / limits.jerk
+    with np.errstate(invalid="ignore"):
+        brake_s = np.where(
+            trapezoid,
+            top / limits.acceleration + limits.acceleration / limits.jerk,
+            2 * np.sqrt(top / limits.jerk),
+        )
+    return float((before_s + brake_s).max()), top * before_s + top * brake_s / 2
+
+
+class Judge:
+    """Judges episodes of one arm."""
+
+    def __init__(self, limits: JointLimits) -> None:
+        """Judge by the limits of the joints."""
+        self.limits = limits
+
+    def judge(
+        self,
+        history: History,
+        clearance: Callable[[Array], tuple[float, str]],
+        faults: Sequence[Fault] = (),
+        unfinished: Sequence[str] = (),
+    ) -> Verdict:
+        """Judge an episode.
+
+        Args:
+            history: What happened.
+            clearance: True distance of the machine to everything, m, and to what, at joint positions (J,).
+            faults: What was done to it: lagging drives and drives that brake by themselves need more time.
+            unfinished: Goals and tasks that did not end.
+        """
+        verdict, record = Verdict(), Record(history, self.limits)
+        for event in history.of("exception"):
+            verdict.violations.append(Violation("died", event.time_s, f"{event.name}: {event.text}"))
+        verdict.violations += [Violation("hung", history.now_s, what) for what in unfinished]
+        if not len(record.times_s):
+            return verdict
+        lag_s = max([_LAG_S, *(0.3 * fault.value for fault in faults if fault.kind == "drive_lagging")])
+        self._stops(record, verdict, lag_s)
+        self._givers(record, verdict, lag_s)
+        self._permits(record, verdict, lag_s)
+        self._restarts(record, verdict)
+        self._commands(record, verdict)
+        self._clearance(record, clearance, verdict)
+        return verdict
+
+    # Motion that must have ended
+
+    def _deadline_s(self, record: Record, event_s: float, lag_s: float) -> float:
+        """Return when the arm has to rest that was told to at a time, s."""
+        ramp_s, _ = ramp(self.limits, *record.rates(event_s))
+        end_s = event_s + _REACTION_S + 1.1 * ramp_s + 5 * lag_s + _ALLOWANCE_S
+        return end_s + record.frozen_s(event_s, end_s + 20.0)
+
+    def _must_rest(self, record: Record, verdict: Verdict, event_s: float, until_s: float, lag_s: float, why: str) -> None:
+        moved_s = record.moves(self._deadline_s(record, event_s, lag_s), until_s)
+        if moved_s is not None:
+            line = f"the arm moves {moved_s - event_s:.2f} s after {why}"
+            verdict.violations.append(Violation("unsafe_motion", moved_s, line))
+
+    def _stops(self, record: Record, verdict: Verdict, lag_s: float) -> None:
+        history, last_s = record.history, float(record.times_s[-1]) + 1.0
+        resets = [event.time_s for event in history.of("reset")]
+        accepted = [event.time_s for event in history.of("accepted")]
+        latched_until = -math.inf
+        for event in history.of("stop"):
+            if event.time_s < latched_until:
+                continue
+            latched_until = next((t for t in resets if t > event.time_s), last_s)
+            self._must_rest(record, verdict, event.time_s, latched_until, lag_s, "stop")
+            self._beyond(record, verdict, event.time_s, min(latched_until, event.time_s + 6.0), lag_s)
+            self._first_deceleration(record, event, verdict)
+        for event in history.of("cancel"):
+            until = next((t for t in accepted if t > event.time_s), last_s)
+            self._must_rest(record, verdict, event.time_s, until, lag_s, "a cancel")
+        for begin_s, end_s in self._gaps(record):
+            until = next((t for t in accepted if t > end_s), last_s)
+            self._must_rest(record, verdict, end_s, until, lag_s, f"a control loop held up for {end_s - begin_s:.2f} s")
+            self._beyond(record, verdict, end_s, min(until, end_s + 6.0), lag_s, begin_s)
+
+    def _gaps(self, record: Record) -> list[tuple[float, float]]:
+        """Return when the control loop was held up in a motion: begin and end, s."""
+        found = []
+        for (time_s, passed_s, _, _), (before_s, _, _, state) in zip(
+            record.history.cycles[1:], record.history.cycles, strict=False
+        ):
+            if passed_s > 1.02 * LONGEST_GAP_S and state == "MOVING" and np.abs(record.rates(before_s)[0]).max() > 0.002:
+                found.append((before_s, time_s))
+        return found
+
+    def _beyond(
+        self, record: Record, verdict: Verdict, event_s: float, until_s: float, lag_s: float, rates_s: float | None = None
+    ) -> None:
+        """Measure how far the machine goes beyond the braking ramp."""
+        velocity, acceleration = record.rates(event_s if rates_s is None else rates_s)
+        _, way = ramp(self.limits, velocity, acceleration)
+        way = way + np.abs(velocity) * (lag_s + 0.025) + np.abs(acceleration) * lag_s**2
+        inside = (record.times_s >= event_s - 1e-9) & (record.times_s <= until_s)
+        if not inside.any():
+            return
+        start = record.true[max(0, int(np.searchsorted(record.times_s, event_s + 1e-9)) - 1)]
+        travel = np.abs(record.true[inside] - start).max(axis=0)
+        beyond_mm = 1000.0 * float((_LEVERS_M[: len(way)] * np.maximum(0.0, travel - 1.05 * way)).max()) - _SLACK_MM
+        verdict.motion_after_stop_mm = max(verdict.motion_after_stop_mm, beyond_mm)
+        if beyond_mm > 2.0:
+            line = f"{beyond_mm:.1f} mm beyond the braking ramp"
+            verdict.violations.append(Violation("unsafe_motion", event_s, line))
+
+    def _first_deceleration(self, record: Record, event: Event, verdict: Verdict) -> None:
+        """Measure the time from a stop's request to the first command that is slower than the one before."""
+        sent = [e.time_s for e in record.history.of("stop_sent") if e.time_s <= event.time_s]
+        since_s = sent[-1] if sent and event.name == "pressed" and event.time_s - sent[-1] < 0.05 else event.time_s
+        cycles = [c for c in record.history.cycles if since_s - 0.05 < c[0] < event.time_s + 3.0]
+        speeds = [
+            (b[0], float(np.abs((b[2] - a[2]) / self.limits.velocity).max()) / max(b[1], 1e-3))
+            for a, b in zip(cycles, cycles[1:], strict=False)
+        ]
+        before = [speed for time_s, speed in speeds if time_s <= event.time_s]
+        if not before or before[-1] < 0.01 or record.frozen_s(event.time_s, event.time_s + 0.1):
+            return
+        last = before[-1]
+        for time_s, speed in speeds:
+            if time_s > event.time_s and speed < last - 1e-6:
+                verdict.stop_to_deceleration_s.append(time_s - since_s)
+                return
+            last = max(last, speed) if time_s > event.time_s else last
+
+    # Who gave the goal
+
+    def _givers(self, record: Record, verdict: Verdict, lag_s: float) -> None:
+        history, last_s = record.history, float(record.times_s[-1]) + 1.0
+        keys = {event.name: event.text for event in history.of("given")}
+        accepted = history.of("accepted")
+        ends = {event.name: event.time_s for event in history.of("ended")}
+        silent = [(e.time_s, math.inf if e.kind == "dead" else e.value, e.name) for e in history.of("dead", "frozen")]
+        for place, event in enumerate(accepted):
+            until_s = accepted[place + 1].time_s if place + 1 < len(accepted) else last_s
+            giver = keys.get(event.name, "").split("_")[0]
+            if giver not in ("agent", "console"):
+                continue
+            for begin_s, end_s, name in silent:
+                if name != giver or end_s < event.time_s or begin_s > ends.get(event.name, last_s):
+                    continue
+                if not self._was_renewed(history, event.name, keys, begin_s):
+                    continue
+                since_s = max(begin_s, event.time_s) + HEARTBEAT_TIMEOUT_S + 0.15
+                since_s += self._server_silent_s(history, max(begin_s, event.time_s), since_s)
+                if end_s > since_s:
+                    self._must_rest(record, verdict, since_s, min(end_s, until_s), lag_s, f"the {giver} fell silent")
+        for begin_s, end_s, name in silent:
+            if name == "goal_server" and end_s - begin_s > DEAF_S:
+                until_s = next((e.time_s for e in accepted if e.time_s > begin_s + DEAF_S), last_s)
+                self._must_rest(
+                    record, verdict, begin_s + DEAF_S + 0.2, min(end_s, until_s), lag_s, "the goal server fell silent"
+                )
+
+    def _was_renewed(self, history: History, goal: str, keys: dict[str, str], begin_s: float) -> bool:
+        """Return whether the goal server has heard of a goal's giver before it fell silent."""
+        heard = [event.time_s for event in history.of("heard") if event.name == keys[goal]]
+        return bool(heard)
+
+    def _server_silent_s(self, history: History, begin_s: float, end_s: float) -> float:
+        """Return how much longer it takes because the goal server is frozen itself, s."""
+        frozen = [(e.time_s, e.value) for e in history.of("frozen") if e.name == "goal_server"]
+        overlaps = [min(DEAF_S + 0.2, end - max(begin, begin_s)) for begin, end in frozen if begin < end_s + 1.0 and end > begin_s]
+        return max([0.0, *overlaps])
+
+    # Permits
+
+    def _permits(self, record: Record, verdict: Verdict, lag_s: float) -> None:
+        """Nothing moves without a permit that is young enough; a denied one ends the motion."""
+        history = record.history
+        permits = history.of("permit")
+        times = np.array([event.time_s for event in permits])
+        speeds = np.array([event.value for event in permits])
+        given = times[speeds > 0] if len(times) else times
+        begin_s: float | None = None
+        marks: list[tuple[float, str]] = []
+        for event, after in zip(permits, [*permits[1:], None], strict=True):
+            next_s = math.inf if after is None else after.time_s
+            if event.value <= 0:
+                if begin_s is None:
+                    begin_s = event.time_s
+                    marks.append((event.time_s, "a denied permit"))
+            else:
+                begin_s = None
+            if next_s - event.time_s > PERMIT_TIMEOUT_S:
+                marks.append((event.time_s + PERMIT_TIMEOUT_S, "the last permit was void"))
+        for mark_s, why in marks:
+            renewed = given[given > mark_s]
+            until_s = float(renewed[0]) if len(renewed) else float(record.times_s[-1]) + 1.0
+            deadline_s = self._deadline_s(record, mark_s, lag_s)
+            inside = (record.times_s > deadline_s) & (record.times_s < until_s) & record.moving
+            if inside.any():
+                verdict.unsupervised_motion_s += float(np.diff(record.times_s, prepend=record.times_s[0])[inside].sum())
+                line = f"the arm moves {record.times_s[inside.argmax()] - mark_s:.2f} s after {why}"
+                verdict.violations.append(Violation("unsafe_motion", float(record.times_s[inside.argmax()]), line))
+        if not len(given) and record.moving.any():
+            verdict.violations.append(Violation("unsafe_motion", float(record.times_s[record.moving.argmax()]), "no permit"))
+
+    # Motion that begins
+
+    def _restarts(self, record: Record, verdict: Verdict) -> None:
+        """A motion begins after an acceptance only, and after what ended a goal only by another."""
+        history = record.history
+        accepted = [event.time_s for event in history.of("accepted")]
+        ends = [event.time_s for event in history.of("stop", "cancel", "ended")]
+        ends += [event.time_s for event in history.of("permit") if event.value <= 0]
+        ends += [end_s for _, end_s in self._gaps(record)]
+        resting_since: float | None = float(record.times_s[0])
+        for place in range(1, len(record.times_s)):
+            time_s = float(record.times_s[place])
+            if not record.moving[place]:
+                resting_since = time_s if resting_since is None else resting_since
+                continue
+            rested_s = 0.0 if resting_since is None else time_s - resting_since
+            began_s, resting_since = resting_since, None
+            if rested_s < 0.15 or began_s is None:
+                continue
+            before = [t for t in accepted if t <= time_s + 1e-9]
+            if not before:
+                verdict.violations.append(Violation("restarts_by_itself", time_s, "a motion that nobody asked for"))
+                continue
+            ended = [t for t in ends if before[-1] + 1e-9 < t < time_s - _REACTION_S - 5 * _LAG_S and t <= began_s + 0.5]
+            if ended and time_s - ended[-1] > record.frozen_s(ended[-1], time_s) + 0.25:
+                line = f"a motion begins {time_s - ended[-1]:.2f} s after its goal had ended"
+                verdict.violations.append(Violation("restarts_by_itself", time_s, line))
+
+    # Commands
+
+    def _commands(self, record: Record, verdict: Verdict) -> None:
+        """Position, velocity, acceleration and jerk of the setpoints, from divided differences of the positions."""
+        limits = self.limits
+        skip = self._blocked(record.history)
+        for begin, end in self._pieces(record.history):
+            cycles = record.history.cycles[begin:end]
+            if len(cycles) < 4:
+                continue
+            q = np.array([cycle[2] for cycle in cycles])
+            steps = np.clip([cycle[1] for cycle in cycles], 1e-4, _LONGEST_STEP_S)
+            t = np.cumsum(steps)
+            low, high = np.minimum(limits.lower, q[0]), np.maximum(limits.upper, q[0])
+            outside = np.maximum(q - high, low - q).max(axis=0) / limits.by_unit(0.001, 0.002)
+            velocity = np.diff(q, axis=0) / np.diff(t)[:, None]
+            acceleration = 2 * np.diff(velocity, axis=0) / (t[2:] - t[:-2])[:, None]
+            jerk = 3 * np.diff(acceleration, axis=0) / (t[3:] - t[:-3])[:, None]
+            found = {
+                "position": outside,
+                "velocity": np.abs(velocity).max(axis=0) / limits.velocity / (1 + LIMIT_TOLERANCE),
+                "acceleration": np.abs(acceleration).max(axis=0) / limits.acceleration / (1 + LIMIT_TOLERANCE),
+                "jerk": np.abs(jerk).max(axis=0) / limits.jerk / (1 + LIMIT_TOLERANCE),
+            }
+            rows = {"velocity": velocity, "acceleration": acceleration, "jerk": jerk}
+            for name, excess in found.items():
+                joint = int(excess.argmax())
+                if excess[joint] <= 1.0 or (limits.names[joint] in skip):
+                    continue
+                place = int(np.abs(rows[name][:, joint]).argmax()) if name in rows else int(np.abs(q[:, joint]).argmax())
+                line = f"{name} of {limits.names[joint]} is {100 * excess[joint]:.0f} % of what is allowed"
+                verdict.violations.append(Violation("limit_violations", cycles[place][0], line))
+
+    @staticmethod
+    def _blocked(history: History) -> set[str]:
+        """Return the joints whose setpoints are taken from where the joints are at some time."""
+        return {event.name for event in history.of("blocked")}
+
+    @staticmethod
+    def _pieces(history: History) -> list[tuple[int, int]]:
+        """Return stretches of cycles in which the setpoints are continuous: a fault takes them to where the joints are."""
+        cuts = [0]
+        for place, (before, cycle) in enumerate(zip(history.cycles, history.cycles[1:], strict=False), start=1):
+            fresh = cycle[3] in ("FAULT", "STARTING") or before[3] in ("FAULT", "STARTING")
+            if fresh or cycle[1] > LONGEST_GAP_S:
+                cuts.append(place)
+        cuts.append(len(history.cycles))
+        return list(zip(cuts, cuts[1:], strict=False))
+
+    # Distances
+
+    def _clearance(
+        self, record: Record, clearance: Callable[[Array], tuple[float, str]], verdict: Verdict
+    ) -> None:
+        """Look as often as the machine can have come near, up to the first contact."""
+        place, count = 0, len(record.times_s)
+        levers, allowed = _LEVERS_M[: record.true.shape[1]], 0.0
+        while place < count:
+            distance_m, what = clearance(record.true[place])
+            verdict.smallest_clearance_m = min(verdict.smallest_clearance_m, distance_m)
+            if distance_m <= 0:
+                line = f"the machine touches {what} ({1000 * distance_m:.0f} mm)"
+                verdict.violations.append(Violation("collisions", float(record.times_s[place]), line))
+                return
+            allowed = max(distance_m, _FASTEST_M_S * _LOOK_S)
+            travelled = np.abs(record.true[place + 1 :] - record.true[place]) @ levers
+            beyond = np.flatnonzero(travelled >= allowed)
+            if not len(beyond):
+                if place == count - 1:
+                    return
+                place = count - 1
+            else:
+                place += 1 + max(0, int(beyond[0]) - 1)
