@@ -161,6 +161,7 @@ BENCH_DRR = "carm_bringup.benchmarks.drr.command"
 BENCH_PLAN = "carm_bringup.benchmarks.planning"
 BENCH_DIALOGUE = "carm_bringup.benchmarks.dialogue"
 BENCH_STREAM = "carm_bringup.benchmarks.streaming"
+BENCH_FAULTS = "carm_bringup.benchmarks.faults.command"
 RECORDING = "carm_bringup.cli.recording_commands"
 VERBS: tuple[Verb, ...] = (
     Verb(
@@ -326,6 +327,13 @@ VERBS: tuple[Verb, ...] = (
         "carm bench stream --binning 2 --duration 10 --json stream.json",
         f"{BENCH_STREAM}:run",
         f"{BENCH_STREAM}:add_arguments",
+    ),
+    Verb(
+        "bench faults",
+        "what the arm does when parts of its graph freeze, die or lie, with judges of their own",
+        "carm bench faults --episodes 1000 --workers 2 --traces traces --json faults.json",
+        f"{BENCH_FAULTS}:run",
+        f"{BENCH_FAULTS}:add_arguments",
     ),
     Verb(
         "security init",

@@ -171,6 +171,10 @@ class Supervisor:
         reader.join(timeout=LAST_WORDS_S)
         self._events.put(name)
 
+    def pids(self) -> dict[str, int]:
+        """Return the process ids of what was started and has not ended for ``run`` yet, by name."""
+        return {name: process.pid for name, (_, process) in self._running.items()}
+
     def interrupt(self) -> None:
         """Let ``run`` return, from a signal handler or another thread."""
         self._events.put("")

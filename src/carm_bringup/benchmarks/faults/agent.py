@@ -205,7 +205,7 @@ class SimulatedArm(Arm):
         goal = goal_of(agent.carm, trajectory)
         agent.interrupt.check()
         agent.goals.add(key)
-        agent._renew()  # noqa: SLF001
+        agent._renew()
         try:
             self._send(SentGoal(key, goal, answers.append, ends.append))
             if not agent.wait(lambda: bool(answers), parameters.server_timeout_s, uninterrupted=True):
@@ -332,16 +332,19 @@ class SimulatedLocalizer(Localizer):
 
 def goal_of(carm: CArm, trajectory: Trajectory) -> TrajectoryGoal:
     """Return a trajectory as a goal for the controller."""
-    rows = zip(
-        trajectory.times_s, trajectory.positions, trajectory.velocities, trajectory.accelerations, strict=True
-    )
+    velocities, accelerations = trajectory.velocities, trajectory.accelerations
+    assert velocities is not None
+    assert accelerations is not None
+    rows = zip(trajectory.times_s, trajectory.positions, velocities, accelerations, strict=True)
     points = tuple(
         TrajectoryPoint(float(t), tuple(q.tolist()), tuple(v.tolist()), tuple(a.tolist())) for t, q, v, a in rows
     )
     return TrajectoryGoal(carm.joint_names, points)
 
 
-def run_order(order: Order, agent: Agent, arm: SimulatedArm, imager: Imager, localizer: Localizer, planner: Planner) -> str:
+def run_order(
+    order: Order, agent: Agent, arm: SimulatedArm, imager: Imager, localizer: Localizer, planner: Planner
+) -> str:
     """Run one task of the agent to its end; return how it ended, in one line.
 
     Raises:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -73,7 +72,8 @@ class Runner:
         """
         begin_s = time.process_time()
         episode = Episode(scenario, self.shop)
-        history = episode.run()
+        with np.errstate(all="ignore"):
+            history = episode.run()
         clearance = self.shop.scene(scenario).clearance
         unfinished = [one.what for one in episode.unfinished()]
         verdict = self._judge.judge(history, clearance, scenario.faults, unfinished)
@@ -91,19 +91,27 @@ class Runner:
         Faults and orders are removed one after another as long as a violation of the first kind stays.
         """
         kind, smallest = judged.verdict.violations[0].judge, judged
-        for field in ("faults", "orders"):
+        for fewer in (_without_fault, _without_order):
             place = 0
-            while place < len(getattr(smallest.scenario, field)):
-                kept = getattr(smallest.scenario, field)
-                fewer = (*kept[:place], *kept[place + 1 :])
-                if field == "orders" and not fewer:
-                    break
-                tried = self.judged(replace(smallest.scenario, **{field: fewer}), judged.number)
+            while (candidate := fewer(smallest.scenario, place)) is not None:
+                tried = self.judged(candidate, judged.number)
                 if any(one.judge == kind for one in tried.verdict.violations):
                     smallest = tried
                 else:
                     place += 1
         return smallest
+
+
+def _without_fault(scenario: Scenario, place: int) -> Scenario | None:
+    kept = scenario.faults
+    return None if place >= len(kept) else replace(scenario, faults=(*kept[:place], *kept[place + 1 :]))
+
+
+def _without_order(scenario: Scenario, place: int) -> Scenario | None:
+    kept = scenario.orders
+    if place >= len(kept) or len(kept) == 1:
+        return None
+    return replace(scenario, orders=(*kept[:place], *kept[place + 1 :]))
 
 
 _runners: list[Runner] = []
@@ -112,7 +120,6 @@ _runners: list[Runner] = []
 def run_job(job: Job) -> list[Judged]:
     """Run a job in a worker process."""
     if not _runners:
-        os.nice(0)
         _runners.append(Runner())
     return list(_runners[0].run(job))
 

@@ -32,7 +32,9 @@ _channels = itertools.count()
 class Plant(Protocol):
     """What moves, as it truly is."""
 
-    drives: Drives
+    @property
+    def drives(self) -> Drives:
+        """The controller's side of it."""
 
     def true(self) -> Array:
         """Return the true joint positions (J,), m or rad."""
@@ -109,7 +111,7 @@ class ModelPlant:
 
     def __init__(self, world: World, carm: CArm, start: Array) -> None:
         """Start at rest; see ``FaultyDrives``."""
-        self.drives = FaultyDrives(world, carm, start)
+        self.drives: FaultyDrives = FaultyDrives(world, carm, start)
 
     def true(self) -> Array:
         """Return the true joint positions (J,), m or rad."""
@@ -119,7 +121,7 @@ class ModelPlant:
         """Nothing to free."""
 
 
-class PumpedNetwork(Network):  # type: ignore[misc]
+class PumpedNetwork(Network):
     """A CAN bus that delivers every frame before sending returns.
 
     Attributes:

@@ -78,8 +78,9 @@ class Workshop:
         key = scenario.body, scenario.staff
         if key not in self._models:
             surface, people = body(scenario.body).surface(), staff(scenario)
-            own = CollisionModel(self.carm, Obstacles(surface, staff=people))
-            self._models[key] = surface, build_model(self.carm, surface, people), own
+            solids = self.draw.geometry
+            own = CollisionModel(self.carm, Obstacles(surface, staff=people), None, solids)
+            self._models[key] = surface, build_model(self.carm, surface, people, solids), own
         return self._models[key]
 
 
@@ -108,8 +109,8 @@ class Episode:
         self.clients = [Client(world, "console", True, self._beat), Client(world, "foreign", False, self._beat)]
         self.server = GoalServer(world, self.core, Link(world, "result", self.agent, 10**6))
         self.supervisor = Supervisor(world, carm, JointLimits.of(carm.joints), model, surface)
-        self._links()
         self._tasks = [order for order in scenario.orders if order.kind in ("move", "navigate")]
+        self._links()
         self.open_task: Open | None = None
         self.results: list[str] = []
         for number, order in enumerate(scenario.orders):
@@ -143,7 +144,8 @@ class Episode:
 
     def _publish(self, message: JointStates) -> None:
         self._to_supervisor.send(message, self.supervisor.on_joints)
-        self._to_agent.send(message, self.agent.on_joints)
+        if self._tasks:
+            self._to_agent.send(message, self.agent.on_joints)
 
     # Orders
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -91,7 +92,7 @@ class Record:
             steps = np.diff(self.times_s)[:, None]
             self.velocity[1:] = np.diff(self.true, axis=0) / steps
         rest = limits.by_unit(_REST_M_S, _REST_RAD_S)
-        self.moving = (np.abs(self.velocity) > rest).any(axis=1)
+        self.moving = np.asarray((np.abs(self.velocity) > rest).any(axis=1))
         self._freezes = [(event.time_s, event.value) for event in history.of("frozen") if event.name == "core"]
 
     def rates(self, time_s: float) -> tuple[Array, Array]:
@@ -171,7 +172,7 @@ class Judge:
         self._givers(record, verdict, lag_s)
         self._permits(record, verdict, lag_s)
         self._restarts(record, verdict)
-        self._commands(record, verdict)
+        self._commands(record, verdict, faults)
         self._clearance(record, clearance, verdict)
         return verdict
 
@@ -183,7 +184,9 @@ class Judge:
         end_s = event_s + _REACTION_S + 1.1 * ramp_s + 5 * lag_s + _ALLOWANCE_S
         return end_s + record.frozen_s(event_s, end_s + 20.0)
 
-    def _must_rest(self, record: Record, verdict: Verdict, event_s: float, until_s: float, lag_s: float, why: str) -> None:
+    def _must_rest(
+        self, record: Record, verdict: Verdict, event_s: float, until_s: float, lag_s: float, why: str
+    ) -> None:
         moved_s = record.moves(self._deadline_s(record, event_s, lag_s), until_s)
         if moved_s is not None:
             line = f"the arm moves {moved_s - event_s:.2f} s after {why}"
@@ -215,12 +218,22 @@ class Judge:
         for (time_s, passed_s, _, _), (before_s, _, _, state) in zip(
             record.history.cycles[1:], record.history.cycles, strict=False
         ):
-            if passed_s > 1.02 * LONGEST_GAP_S and state == "MOVING" and np.abs(record.rates(before_s)[0]).max() > 0.002:
+            if (
+                passed_s > 1.02 * LONGEST_GAP_S
+                and state == "MOVING"
+                and np.abs(record.rates(before_s)[0]).max() > 0.002
+            ):
                 found.append((before_s, time_s))
         return found
 
     def _beyond(
-        self, record: Record, verdict: Verdict, event_s: float, until_s: float, lag_s: float, rates_s: float | None = None
+        self,
+        record: Record,
+        verdict: Verdict,
+        event_s: float,
+        until_s: float,
+        lag_s: float,
+        rates_s: float | None = None,
     ) -> None:
         """Measure how far the machine goes beyond the braking ramp."""
         velocity, acceleration = record.rates(event_s if rates_s is None else rates_s)
@@ -244,7 +257,7 @@ class Judge:
         cycles = [c for c in record.history.cycles if since_s - 0.05 < c[0] < event.time_s + 3.0]
         speeds = [
             (b[0], float(np.abs((b[2] - a[2]) / self.limits.velocity).max()) / max(b[1], 1e-3))
-            for a, b in zip(cycles, cycles[1:], strict=False)
+            for a, b in pairwise(cycles)
         ]
         before = [speed for time_s, speed in speeds if time_s <= event.time_s]
         if not before or before[-1] < 0.01 or record.frozen_s(event.time_s, event.time_s + 0.1):
@@ -293,7 +306,11 @@ class Judge:
     def _server_silent_s(self, history: History, begin_s: float, end_s: float) -> float:
         """Return how much longer it takes because the goal server is frozen itself, s."""
         frozen = [(e.time_s, e.value) for e in history.of("frozen") if e.name == "goal_server"]
-        overlaps = [min(DEAF_S + 0.2, end - max(begin, begin_s)) for begin, end in frozen if begin < end_s + 1.0 and end > begin_s]
+        overlaps = [
+            min(DEAF_S + 0.2, end - max(begin, begin_s))
+            for begin, end in frozen
+            if begin < end_s + 1.0 and end > begin_s
+        ]
         return max([0.0, *overlaps])
 
     # Permits
@@ -327,7 +344,9 @@ class Judge:
                 line = f"the arm moves {record.times_s[inside.argmax()] - mark_s:.2f} s after {why}"
                 verdict.violations.append(Violation("unsafe_motion", float(record.times_s[inside.argmax()]), line))
         if not len(given) and record.moving.any():
-            verdict.violations.append(Violation("unsafe_motion", float(record.times_s[record.moving.argmax()]), "no permit"))
+            verdict.violations.append(
+                Violation("unsafe_motion", float(record.times_s[record.moving.argmax()]), "no permit")
+            )
 
     # Motion that begins
 
@@ -352,17 +371,26 @@ class Judge:
             if not before:
                 verdict.violations.append(Violation("restarts_by_itself", time_s, "a motion that nobody asked for"))
                 continue
-            ended = [t for t in ends if before[-1] + 1e-9 < t < time_s - _REACTION_S - 5 * _LAG_S and t <= began_s + 0.5]
+            ended = [
+                t for t in ends if before[-1] + 1e-9 < t < time_s - _REACTION_S - 5 * _LAG_S and t <= began_s + 0.5
+            ]
             if ended and time_s - ended[-1] > record.frozen_s(ended[-1], time_s) + 0.25:
                 line = f"a motion begins {time_s - ended[-1]:.2f} s after its goal had ended"
                 verdict.violations.append(Violation("restarts_by_itself", time_s, line))
 
     # Commands
 
-    def _commands(self, record: Record, verdict: Verdict) -> None:
-        """Position, velocity, acceleration and jerk of the setpoints, from divided differences of the positions."""
+    def _commands(self, record: Record, verdict: Verdict, faults: Sequence[Fault]) -> None:
+        """Position, velocity, acceleration and jerk of the setpoints, from divided differences of the positions.
+
+        Setpoints of a joint that was blocked or lags, or whose encoder lies, are taken from where the joint is when
+        that is found out; velocity or acceleration has a step then.
+        """
         limits = self.limits
-        skip = self._blocked(record.history)
+        skip = {event.name for event in record.history.of("blocked")}
+        lying = skip | {fault.target for fault in faults if fault.kind.startswith("encoder_")}
+        if any(fault.kind == "drive_lagging" for fault in faults):
+            lying = set(limits.names)
         for begin, end in self._pieces(record.history):
             cycles = record.history.cycles[begin:end]
             if len(cycles) < 4:
@@ -383,34 +411,31 @@ class Judge:
             }
             rows = {"velocity": velocity, "acceleration": acceleration, "jerk": jerk}
             for name, excess in found.items():
+                exempt = set() if name == "position" else skip if name == "velocity" else lying
+                excess = np.where([joint in exempt for joint in limits.names], 0.0, excess)
                 joint = int(excess.argmax())
-                if excess[joint] <= 1.0 or (limits.names[joint] in skip):
+                if excess[joint] <= 1.0:
                     continue
-                place = int(np.abs(rows[name][:, joint]).argmax()) if name in rows else int(np.abs(q[:, joint]).argmax())
+                place = (
+                    int(np.abs(rows[name][:, joint]).argmax()) if name in rows else int(np.abs(q[:, joint]).argmax())
+                )
                 line = f"{name} of {limits.names[joint]} is {100 * excess[joint]:.0f} % of what is allowed"
                 verdict.violations.append(Violation("limit_violations", cycles[place][0], line))
 
     @staticmethod
-    def _blocked(history: History) -> set[str]:
-        """Return the joints whose setpoints are taken from where the joints are at some time."""
-        return {event.name for event in history.of("blocked")}
-
-    @staticmethod
     def _pieces(history: History) -> list[tuple[int, int]]:
-        """Return stretches of cycles in which the setpoints are continuous: a fault takes them to where the joints are."""
+        """Return stretches of cycles with continuous setpoints: a fault takes them to where the joints are."""
         cuts = [0]
-        for place, (before, cycle) in enumerate(zip(history.cycles, history.cycles[1:], strict=False), start=1):
+        for place, (before, cycle) in enumerate(pairwise(history.cycles), start=1):
             fresh = cycle[3] in ("FAULT", "STARTING") or before[3] in ("FAULT", "STARTING")
             if fresh or cycle[1] > LONGEST_GAP_S:
                 cuts.append(place)
         cuts.append(len(history.cycles))
-        return list(zip(cuts, cuts[1:], strict=False))
+        return list(pairwise(cuts))
 
     # Distances
 
-    def _clearance(
-        self, record: Record, clearance: Callable[[Array], tuple[float, str]], verdict: Verdict
-    ) -> None:
+    def _clearance(self, record: Record, clearance: Callable[[Array], tuple[float, str]], verdict: Verdict) -> None:
         """Look as often as the machine can have come near, up to the first contact."""
         place, count = 0, len(record.times_s)
         levers, allowed = _LEVERS_M[: record.true.shape[1]], 0.0

@@ -6,9 +6,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from carm_bringup.benchmarks.faults.drives import Plant
 from carm_bringup.benchmarks.faults.kernel import Link, Part, World
@@ -37,6 +39,7 @@ from carm_core.collision.obstacles import Obstacles, StaffZone, Surface
 from carm_core.collision.patient_surface import PatientSurface
 from carm_core.errors import ConfigurationError
 from carm_core.robot.kinematics import CArm
+from carm_core.robot.shapes import RobotGeometry
 from carm_core.transforms import Array
 from carm_ros.heartbeat import HeartbeatMonitor
 
@@ -147,7 +150,8 @@ class Core(Part):
                 self._names, tuple(measured.position.tolist()), tuple(measured.velocity.tolist()), world.wall_s
             )
             self.publish(message)
-            self.tell_controller(snapshot.desired.position)
+            if self._ticks % 4 == 0:
+                self.tell_controller(snapshot.desired.position)
         if snapshot.state is not self._told[0] or now_s - self._told[1] >= _STATE_S:
             self._told = snapshot.state, now_s
             self.tell_state(snapshot.state, snapshot.message)
@@ -226,7 +230,7 @@ class GoalServer(Part):
         self.open: dict[bytes, _Open] = {}
         self._waiting: list[Any]
         self._beat_s, self._trust_s, self._asking = math.inf, 0.0, False
-        self.heartbeats = HeartbeatMonitor(_Subscriber(), ControllerParameters.heartbeat_timeout_s)  # type: ignore[arg-type]
+        self.heartbeats = HeartbeatMonitor(_Subscriber(), ControllerParameters.heartbeat_timeout_s)
         self._canceled: set[bytes] = set()
         self.every(lambda: _BUSY_S if self.open else _QUIET_S, self._beat)
 
@@ -264,7 +268,10 @@ class GoalServer(Part):
             silence = self.heartbeats.missing(key, asked_s)
             number = one.answer.goal_id
             if silence and number is not None:
-                self._core.ask(lambda now_s, r=silence, n=number: self._core.controller.hold(r, n), lambda held: None)
+                self._core.ask(partial(self._hold, silence, number), lambda held: None)
+
+    def _hold(self, reason: str, number: int, now_s: float) -> bool:
+        return self._core.controller.hold(reason, number)
 
     def on_goal(self, sent: SentGoal) -> None:
         """Check a goal and hand it on."""
@@ -350,7 +357,7 @@ class Supervisor(Part):
         """
         super().__init__(world, "supervisor")
         settings = SupervisorParameters()
-        self._carm, self._settings, self._staff = carm, settings, model.obstacles.staff
+        self._carm, self._staff, self._judge_geometry = carm, model.obstacles.staff, model.geometry
         self._check = JointStateCheck(limits, settings.joint_states_timeout_s)
         self._judge = PermitJudge(limits, model, settings.reaction_time_s)
         deviation = limits.by_unit(settings.deviation_m, settings.deviation_rad)
@@ -377,13 +384,13 @@ class Supervisor(Part):
         if motion is not None and not doubt and self._obedience.compare(reference, motion.position, now_s):
             self._stop(now_s)
 
-    def on_surface(self, offer: tuple[Array, Array, str]) -> None:
+    def on_surface(self, offer: tuple[Array, NDArray[np.int64], str]) -> None:
         """Judge a patient's surface: vertices, triangles, and who else may have sent it."""
         vertices, triangles, stranger = offer
         try:
             decision = self._store.offer(Surface(vertices, triangles), stranger)
             if decision.surface is not None and decision.surface is not self._store.surface:
-                model = build_model(self._carm, decision.surface, self._staff)
+                model = build_model(self._carm, decision.surface, self._staff, self._judge_geometry)
                 self._store.surface = decision.surface
                 self._judge.use(model)
                 self._calm = None
@@ -420,9 +427,11 @@ class Supervisor(Part):
             self.stop_out()
 
 
-def build_model(carm: CArm, surface: Surface, staff: tuple[StaffZone, ...]) -> CollisionModel:
+def build_model(
+    carm: CArm, surface: Surface, staff: tuple[StaffZone, ...], geometry: RobotGeometry | None = None
+) -> CollisionModel:
     """Return the supervisor's collision model."""
-    return CollisionModel(carm, Obstacles(surface, staff=staff), SupervisorParameters().margins())
+    return CollisionModel(carm, Obstacles(surface, staff=staff), SupervisorParameters().margins(), geometry)
 
 
 @dataclass

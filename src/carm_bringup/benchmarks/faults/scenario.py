@@ -16,6 +16,7 @@ from carm_bringup.benchmarks.faults.scene import Body, Scene
 from carm_core.collision.obstacles import StaffZone
 from carm_core.errors import ConfigurationError
 from carm_core.robot.kinematics import CArm
+from carm_core.robot.shapes import RobotGeometry
 from carm_core.transforms import Array
 
 LINKS = ("joint_states", "permit", "goal", "result", "cancel", "stop", "heartbeat", "state", "expose", "localize")
@@ -212,6 +213,7 @@ class Draw:
     def __init__(self, carm: CArm) -> None:
         """Prepare for an arm."""
         self.carm = carm
+        self.geometry = RobotGeometry.from_config()
         self._scenes: dict[tuple[int, bool], Scene] = {}
         joints = carm.joints
         self._low = np.array([joint.lower for joint in joints])
@@ -224,7 +226,7 @@ class Draw:
         """Return who and what truly is there in an episode."""
         key = scenario.body, scenario.staff
         if key not in self._scenes:
-            self._scenes[key] = Scene(self.carm, body(scenario.body), staff(scenario))
+            self._scenes[key] = Scene(self.carm, body(scenario.body), staff(scenario), self.geometry)
         return self._scenes[key]
 
     def episode(self, seed: int, number: int) -> Scenario:
@@ -250,7 +252,7 @@ class Draw:
             orders = self._moves(scenario, random)
         else:
             orders = (Order("navigate", 0.5, "agent", landmark=int(random.choice([2, 3, 10, 11, 14]))),)
-        if random.random() < 0.25:
+        if random.random() < 0.2:
             orders += self._foreign(scenario, start, random, float(random.uniform(0.5, 4.0)))
         scenario = replace(scenario, orders=orders)
         count = int(random.choice([1, 1, 1, 2, 2, 3, 4]))
@@ -269,7 +271,7 @@ class Draw:
                 return np.asarray(place)
         return np.asarray(self.carm.home)
 
-    def _shortest_s(self, travel: Array) -> float:
+    def shortest_s(self, travel: Array) -> float:
         """Return how long a motion from rest to rest by a quintic takes at the limits, s."""
         way = np.abs(travel)
         by_limit = [
@@ -283,7 +285,7 @@ class Draw:
         self, start: Array, goal: Array, begin_s: float, client: str, random: np.random.Generator, kind: str
     ) -> Order:
         pace = float(random.choice([1.02, 1.1, 1.5, 2.5, 0.6], p=[0.4, 0.3, 0.15, 0.1, 0.05]))
-        rows, times = [goal], [pace * self._shortest_s(goal - start)]
+        rows, times = [goal], [pace * self.shortest_s(goal - start)]
         if random.random() < 0.3:
             rows, times = [start + 0.5 * (goal - start), goal], [0.5 * times[0], times[0]]
         if random.random() < 0.2:
@@ -295,7 +297,7 @@ class Draw:
         """Draw trajectories for the controller: some into the patient, most of them not."""
         orders: list[Order] = []
         begin_s, here = 0.5, start
-        for _ in range(int(random.choice([1, 1, 2, 2, 3]))):
+        for _ in range(int(random.choice([1, 1, 1, 2, 3]))):
             client = "console" if random.random() < 0.5 else "foreign"
             kind = "topic" if client == "foreign" and random.random() < 0.2 else "trajectory"
             goal = here + random.normal(0.0, 0.2, 6) * (self._high - self._low) * (random.random(6) < 0.6)
@@ -320,7 +322,7 @@ class Draw:
 
     def _moves(self, scenario: Scenario, random: np.random.Generator) -> tuple[Order, ...]:
         orders = []
-        for number in range(int(random.choice([1, 2, 2, 3]))):
+        for number in range(int(random.choice([1, 1, 2]))):
             goal = tuple(self._clear(scenario, random).tolist())
             orders.append(Order("move", 0.5 + number, "agent", (goal,), (0.0,)))
         return tuple(orders)

@@ -106,16 +106,18 @@ class Scene:
         carm: Kinematics.
         body: On the table.
         staff: Where people stand.
+        geometry: Solids of the machine; None: those of ``config/carm.yaml``.
     """
 
     carm: CArm
     body: Body
     staff: tuple[StaffZone, ...] = ()
+    geometry: RobotGeometry | None = None
     _shapes: tuple[Shape, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
         """Sample everything."""
-        geometry = RobotGeometry.from_config()
+        geometry = self.geometry or RobotGeometry.from_config()
         self._shapes = geometry.moving
         boxes = [(2 * shape.half_extent_m, shape.transform_shape_to_link.translation) for shape in geometry.static]
         boxes += [(np.subtract(z.high_m, z.low_m), np.add(z.high_m, z.low_m) / 2) for z in self.staff]
@@ -149,9 +151,7 @@ class Scene:
             least = int(distances.argmin())
             if distances[least] < best:
                 best, what = float(distances[least]), str(self._names[rows[least]])
-            if not self._shapes[number].link.startswith("cart"):
-                continue
-        for number, shape in enumerate(self._shapes):
+        for shape in self._shapes:
             if not shape.link.startswith("cart"):
                 lowest = float(poses[shape.link].apply(shape.corners_m)[:, 2].min()) + self.carm.table_height_m
                 if lowest < best:

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client of the trajectory controller for ``carm bench faults``: gives a goal, sends signals, notes what moves."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+from builtin_interfaces.msg import Duration
+from carm_interfaces.msg import MotionPermit
+from control_msgs.action import FollowJointTrajectory
+from rclpy.action import ActionClient
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import JointState
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from carm_bringup.benchmarks.faults.history import History
+from carm_bringup.benchmarks.faults.scenario import Fault, Order, Scenario
+from carm_core.errors import CarmError
+from carm_core.robot.kinematics import CArm
+from carm_ros.heartbeat import HeartbeatSender
+from carm_ros.messages import seconds
+from carm_ros.middleware import prepare_middleware
+
+_START_S, _END_S = 60.0, 30.0
+
+
+class ProbeError(CarmError):
+    """The graph did not come up."""
+
+
+def children(pid: int) -> list[int]:
+    """Return the process ids of the children of a process."""
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    except OSError:
+        return []
+    return [int(word) for word in text.split()]
+
+
+class FaultProbe:
+    """A client that gives a goal, does what the scenario says, and records what the arm does."""
+
+    def __init__(self, namespace: str, carm: CArm) -> None:
+        """Join the graph.
+
+        Args:
+            namespace: Of the motion node.
+            carm: The arm.
+        """
+        prepare_middleware()
+        self._context = rclpy.Context()
+        rclpy.init(args=[], context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        self._node = rclpy.create_node("fault_probe", namespace=namespace, context=self._context)
+        self._carm, self.history = carm, History()
+        self._begin_s, self._offset_s = time.monotonic(), math.nan
+        self._speed = 0.0
+        newest = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self._node.create_subscription(JointState, "joint_states", self._on_joints, 50)
+        self._node.create_subscription(MotionPermit, "supervisor/permit", self._on_permit, newest)
+        self._follow = ActionClient(
+            self._node, FollowJointTrajectory, "joint_trajectory_controller/follow_joint_trajectory"
+        )
+        self._stop = self._node.create_client(Trigger, "stop")
+        self._heartbeats = HeartbeatSender(self._node, "fault_probe")
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        while not self._closing.is_set():
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def close(self) -> None:
+        """Leave the graph."""
+        self._closing.set()
+        self._thread.join()
+        self._executor.shutdown()
+        self._node.destroy_node()
+        self._context.try_shutdown()
+
+    def _now_s(self) -> float:
+        self.history.now_s = time.monotonic() - self._begin_s
+        return self.history.now_s
+
+    def _on_joints(self, message: Any) -> None:
+
+        stamp_s = seconds(message.header.stamp)
+        if math.isnan(self._offset_s):
+            self._offset_s = stamp_s - self._now_s()
+        order = [message.name.index(name) for name in self._carm.joint_names]
+        place = np.array([message.position[k] for k in order])
+        self.history.sample(stamp_s - self._offset_s, place)
+        self._velocity = np.array([message.velocity[k] for k in order])
+
+    def _on_permit(self, message: Any) -> None:
+        self._now_s()
+        self._speed = message.speed
+        self.history.note("permit", "", message.speed, message.reason)
+
+    def _until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        end_s = time.monotonic() + timeout_s
+        pause = threading.Event()
+        while not condition():
+            if time.monotonic() > end_s:
+                return False
+            pause.wait(0.01)
+        return True
+
+    def run(self, drawn: Scenario, pids: dict[str, int]) -> tuple[History, list[str]]:
+        """Run an episode; return what happened, and what did not end.
+
+        Args:
+            drawn: What happens.
+            pids: Process ids of the nodes, by name.
+
+        Raises:
+            ProbeError: Nothing permits a motion, or the goal is refused.
+        """
+        ready = self._until(
+            lambda: (
+                bool(self.history.true)
+                and self._speed > 0
+                and self._follow.server_is_ready()
+                and self._stop.service_is_ready()
+            ),
+            _START_S,
+        )
+        if not ready:
+            raise ProbeError("motion node and supervisor did not permit a motion in time")
+        fault, order = drawn.faults[0], drawn.orders[0]
+        handle, goal_id = self._give(order)
+        begin_s = time.monotonic()
+        self._until(lambda: time.monotonic() - begin_s >= fault.begin_s, fault.begin_s + 1.0)
+        self._act(fault, pids, handle, goal_id)
+        result = handle.get_result_async()
+        gone = fault.kind == "death" and fault.target == "goal_server"
+        ended = self._until(result.done, order.times_s[-1] + fault.duration_s + _END_S) or gone
+        self._heartbeats.end(goal_id)
+        self._now_s()
+        if result.done():
+            self.history.note("ended", "1", 0.0, str(result.result().status))
+        still: list[float] = []
+        self._until(lambda: self._rests(still), 5.0)
+        return self.history, [] if ended else ["the goal"]
+
+    def _rests(self, still: list[float]) -> bool:
+        if float(np.abs(self._velocity).max()) > 0.002:
+            still.clear()
+            return False
+        still.append(time.monotonic())
+        return still[-1] - still[0] > 1.0
+
+    def _give(self, order: Order) -> tuple[Any, Any]:
+
+        zero, last_s = [0.0] * 6, order.times_s[-1]
+        whole, rest = divmod(last_s, 1.0)
+        point = JointTrajectoryPoint(
+            positions=list(order.positions[-1]),
+            velocities=zero,
+            accelerations=zero,
+            time_from_start=Duration(sec=int(whole), nanosec=int(rest * 1e9)),
+        )
+        trajectory = JointTrajectory(joint_names=list(self._carm.joint_names), points=[point])
+        goal_id = self._heartbeats.begin()
+        sent = self._follow.send_goal_async(FollowJointTrajectory.Goal(trajectory=trajectory), goal_uuid=goal_id)
+        if not self._until(sent.done, 10.0) or not sent.result().accepted:
+            raise ProbeError("the controller did not accept the goal")
+        self._now_s()
+        for kind, text in (("accepted", ""), ("given", "console_1"), ("heard", "")):
+            self.history.note(kind, "1" if kind != "heard" else "console_1", 0.0, text)
+        return sent.result(), goal_id
+
+    def _act(self, fault: Fault, pids: dict[str, int], handle: Any, goal_id: Any) -> None:
+
+        self._now_s()
+        if fault.kind == "stop":
+            self.history.note("stop_sent")
+            sent_s = self._now_s()
+            self._stop.call_async(Trigger.Request())
+            self.history.note("stop", "pressed", time_s=sent_s)
+        elif fault.kind == "cancel":
+            self.history.note("cancel", "1")
+            handle.cancel_goal_async()
+        elif fault.target == "console":
+            self.history.note(
+                "dead" if fault.kind == "death" else "frozen", "console", self._now_s() + fault.duration_s
+            )
+            self._heartbeats.end(goal_id)
+        else:
+            self._signal(fault, pids)
+
+    def _signal(self, fault: Fault, pids: dict[str, int]) -> None:
+        core = pids["motion_node"]
+        pid = {"core": core, "goal_server": (children(core) or [core])[0]}.get(fault.target, pids["supervisor_node"])
+        self.history.note("dead" if fault.kind == "death" else "frozen", fault.target, self._now_s() + fault.duration_s)
+        if fault.kind == "death":
+            os.kill(pid, signal.SIGKILL)
+            return
+        os.kill(pid, signal.SIGSTOP)
+        begin_s = time.monotonic()
+        self._until(lambda: time.monotonic() - begin_s >= fault.duration_s, fault.duration_s + 1.0)
+        os.kill(pid, signal.SIGCONT)
