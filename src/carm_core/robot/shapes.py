@@ -132,6 +132,11 @@ class RobotGeometry:
         """The shapes that some joint moves."""
         return tuple(shape for shape in self.shapes if shape.link not in STATIC_LINKS)
 
+    @property
+    def static(self) -> tuple[Shape, ...]:
+        """The shapes that no joint moves."""
+        return tuple(shape for shape in self.shapes if shape.link in STATIC_LINKS)
+
     def self_pairs(self) -> Iterator[tuple[Shape, Shape]]:
         """Yield the pairs of moving shapes that could meet: of links that move to each other, and not ignored."""
         moving = self.moving
