@@ -112,7 +112,8 @@ def test_diagnostics_and_parameters(
     assert "out of range" in listener.set("agent_node", tolerance_m=5.0)
     assert "one of: default" in listener.set("agent_node", policy="guess")
     assert "read-only" in listener.set("agent_node", controller="other")
-    assert listener.set("localizer_node", maximum_risk=0.0) == ""
+    assert "min_confidence" in listener.set("agent_node", min_confidence=0.0)
+    assert "maximum_risk" in listener.set("localizer_node", maximum_risk=0.0)  # never to abstain
     assert listener.set("localizer_node", maximum_risk=0.2, target="carina") == ""
     assert "to 1" in listener.set("localizer_node", maximum_risk=0.0001)
     assert "did you mean" in listener.set("localizer_node", target="carinna")
