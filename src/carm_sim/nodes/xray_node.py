@@ -309,8 +309,10 @@ class XrayNode(ManagedNode):
         if self._rate_hz <= 0:
             return
         self._rate_hz = 0.0
-        self._problem = f"fluoroscopy ended: {reason}; set rate_hz to begin it again"
-        self.get_logger().error(self._problem)
+        ended = f"fluoroscopy ended: {reason}; set rate_hz to begin it again"
+        self.get_logger().error(ended)
+        if not self._hold:  # else it says so until the reset
+            self._problem = ended
         if self.executor is not None:
             self.executor.create_task(self.set_parameters, [Parameter("rate_hz", value=0.0)])
 
@@ -365,14 +367,15 @@ class XrayNode(ManagedNode):
             since_s = _LONG_AGO_S if before_s is None else max(0.0, middle_s - before_s)
             request = replace(request, since_last_s=since_s)
         self._last_frame_s = middle_s if fluoroscopy else None
-        begin = time.perf_counter()
+        began_s, begin = time.monotonic(), time.perf_counter()
 
         def release() -> None:
             self._render_s = time.perf_counter() - begin
             if fluoroscopy and (rate_hz := self._rate_hz) > 0:  # a steady rhythm
                 delay_s = min(self._settings.fluoroscopy_delay_s, _LATEST_PERIODS / rate_hz)
                 self._dismissed.wait(max(0.0, delay_s - self._render_s))
-            self._check_release(asked_s)
+            still_s = self._freezes.stood_still_s(began_s)  # a long computation is no reason to refuse
+            self._check_release(asked_s if still_s > self._settings.request_timeout_s else time.monotonic())
 
         result = self._system.expose(positions, request, release)
         self._exposures += 1
