@@ -17,6 +17,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from shape_msgs.msg import Mesh
 
+from carm_core.collision.convex_shapes import giving_way
 from carm_core.collision.obstacles import MOST_TRIANGLES, Surface
 from carm_core.collision.patient_surface import PatientSurface
 from carm_core.errors import CarmError, ConfigurationError
@@ -160,7 +161,8 @@ class SurfaceListener:
         while True:
             data = self._waiting.get()
             try:
-                self._judge(data)
+                with giving_way():
+                    self._judge(data)
             except CarmError as error:
                 self._say(f"refused: {error}")
             self._done += 1

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Watch the graph come up and say in one line when it is ready, and what to do next.
 
-Ready means: the motion node reports a state, an X-ray image has arrived, the localizer has answered for it, and the
-agent lacks nothing: its diagnostics say so, and tasks are not refused anymore. Where an exposure would be real, none is
-made: then the X-ray service and a loaded localizer count.
+Ready means: the motion node reports a state, the supervisor permits motion, an X-ray image has arrived, the localizer
+has answered for it, and the agent lacks nothing: its diagnostics say so, and tasks are not refused anymore. Where an
+exposure would be real, none is made: then the X-ray service and a loaded localizer count.
 Run as a process of its own (``python -m carm_bringup.graph.readiness``) by the launcher and by the launch file.
 """
 
@@ -46,7 +46,7 @@ class Progress:
     """
 
     seen: dict[str, float] = field(default_factory=dict)
-    parts: tuple[str, ...] = ("motion", "X-ray image", "localizer", "agent")
+    parts: tuple[str, ...] = ("motion", "supervisor", "X-ray image", "localizer", "agent")
     notes: dict[str, str] = field(default_factory=dict)
 
     def mark(self, part: str, now_s: float) -> None:
@@ -111,7 +111,7 @@ def make_watcher(namespace: str, progress: Progress, start_s: float, exposes: bo
         exposes: Ask for a first exposure and wait for its image and its landmarks.
     """
     from carm_interfaces.action import Navigate
-    from carm_interfaces.msg import CArmState, LandmarkArray
+    from carm_interfaces.msg import CArmState, LandmarkArray, MotionPermit
     from carm_interfaces.srv import Expose
     from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
     from rclpy.action import ActionClient
@@ -124,6 +124,7 @@ def make_watcher(namespace: str, progress: Progress, start_s: float, exposes: bo
             super().__init__("readiness", namespace=namespace, start_parameter_services=False)
             latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
             self.create_subscription(CArmState, "state", self.on_state, latched)
+            self.create_subscription(MotionPermit, "supervisor/permit", self.on_permit, 1)
             self.create_subscription(CameraInfo, "xray/camera_info", self.on_image, 2)
             self.create_subscription(LandmarkArray, "landmarks", self.on_landmarks, 10)
             self.create_subscription(DiagnosticArray, "/diagnostics", self.on_diagnostics, 10)
@@ -138,6 +139,11 @@ def make_watcher(namespace: str, progress: Progress, start_s: float, exposes: bo
         def on_state(self, message: CArmState) -> None:
             if message.state != CArmState.STATE_STARTING:
                 self.mark("motion")
+
+        def on_permit(self, message: MotionPermit) -> None:
+            progress.notes["supervisor"] = message.reason
+            if message.speed > 0.0:
+                self.mark("supervisor")
 
         def on_image(self, message: CameraInfo) -> None:
             self.mark("X-ray image")
@@ -184,7 +190,7 @@ def watch(options: argparse.Namespace, start_s: float, timeout_s: float = math.i
     from rclpy.executors import ExternalShutdownException
 
     exposes = not (options.no_exposure or options.for_localizer)
-    parts = ("localizer",) if options.for_localizer else ("motion", "X-ray", "localizer", "agent")
+    parts = ("localizer",) if options.for_localizer else ("motion", "supervisor", "X-ray", "localizer", "agent")
     progress = Progress() if exposes else Progress(parts=parts)
     prepare_middleware()
     rclpy.init(args=enclave_arguments(options.namespace, OPERATOR) or None)

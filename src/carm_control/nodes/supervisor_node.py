@@ -32,6 +32,7 @@ from carm_control.supervision.joint_states import JointStateCheck, Motion
 from carm_control.supervision.obedience import Obedience
 from carm_control.supervision.parameters import SupervisorParameters
 from carm_control.supervision.permit import Permit, PermitJudge
+from carm_core.collision.convex_shapes import giving_way
 from carm_core.collision.model import CollisionModel
 from carm_core.collision.obstacles import Obstacles, Surface, staff_zones
 from carm_core.robot.kinematics import CArm
@@ -122,7 +123,7 @@ class SupervisorNode(OrderlyNode):
             self._surface = surface
 
     def _rebuild(self) -> None:
-        with self._building:
+        with self._building, giving_way():
             self._next_model = self._build(self._settings, self._surface)
 
     def _take_over(self, settings: SupervisorParameters) -> None:

@@ -4,12 +4,36 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import coal
 import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 
 from carm_core.transforms import Array
+
+_pace = threading.local()
+_SHORTEST_PAUSE_S = 0.001
+
+
+@contextmanager
+def giving_way() -> Iterator[None]:
+    """Make hulls in this thread at half speed, so that a thread that must not wait gets the interpreter in between."""
+    _pace.since_s = time.monotonic()
+    try:
+        yield
+    finally:
+        del _pace.since_s
+
+
+def _give_way() -> None:
+    since_s = getattr(_pace, "since_s", None)
+    if since_s is not None:
+        time.sleep(max(_SHORTEST_PAUSE_S, time.monotonic() - since_s))
+        _pace.since_s = time.monotonic()
 
 
 class SolidGroup:
@@ -65,6 +89,7 @@ def placed(geometry: coal.CollisionGeometry, matrix: Array) -> coal.CollisionObj
 
 
 def _hull(points: Array) -> ConvexHull:
+    _give_way()
     try:
         return ConvexHull(points)
     except QhullError:

@@ -16,6 +16,9 @@ from shape_msgs.msg import Mesh, MeshTriangle
 from ...carm_core.collision.test_collision import box
 from .test_agent_node import AGENT, MOTION, Client, Spawn
 
+SUPERVISOR = [sys.executable, "-m", "carm_control.nodes.supervisor_node", "--ros-args", "-r", "__ns:=/carm"]
+ANY_SOURCE = ["-p", "surface_source:=any"]
+
 pytestmark = pytest.mark.integration
 Goal, Result = MoveCArm.Goal, MoveCArm.Result
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -35,7 +38,11 @@ def near(client: Client, distance_m: float) -> bool:
 
 
 def test_previews_names_and_surfaces_over_ros(spawn: Spawn) -> None:
-    for command in (MOTION, AGENT):
+    for command in (
+        [*MOTION, "-p", "supervised:=true", "-p", "longest_gap_s:=1.0"],
+        [*SUPERVISOR, *ANY_SOURCE],
+        [*AGENT, *ANY_SOURCE],
+    ):
         assert command[0] == sys.executable
         spawn(command)
     client = Client()
@@ -50,11 +57,18 @@ def test_previews_names_and_surfaces_over_ros(spawn: Spawn) -> None:
 
         surface = client.node.create_publisher(Mesh, "patient_surface", LATCHED)
         surface.publish(mesh(0.50))
-        client.until(lambda: near(client, 0.60 - 0.50 - 0.02), 30.0, "the agent minds the surface")
+        client.until(lambda: near(client, 0.60 - 0.50 - 0.02), 30.0, "the supervisor minds the surface")
+        down = Goal(goal_type=Goal.GOAL_VIEW, keep_angles=True, isocenter=Point(x=0.0, y=0.0, z=0.02))
+        down.plan_only = True
+        client.until(
+            lambda: client.run(client.mover, down).result.error_code == Result.ERROR_COLLISION,
+            30.0,
+            "the agent minds the surface",
+        )
         stale = client.run(client.mover, Goal(goal_type=Goal.GOAL_PLAN, plan_id=shown.plan_id)).result
         assert stale.error_code == Result.ERROR_STALE_PLAN
 
-        down = Goal(goal_type=Goal.GOAL_VIEW, keep_angles=True, isocenter=Point(x=0.0, y=0.0, z=0.02))
+        down.plan_only = False
         refused = client.run(client.mover, down).result
         assert refused.error_code == Result.ERROR_COLLISION
         assert "patient" in refused.error_msg
@@ -75,7 +89,7 @@ def test_previews_names_and_surfaces_over_ros(spawn: Spawn) -> None:
         client.until(client.moving, what="sinking")
         surface.publish(mesh(0.63))
         result = client.result(handle).result
-        assert result.error_code == Result.ERROR_CANCELED
+        assert result.error_code == Result.ERROR_CONTROLLER_ABORTED, result.error_msg
         assert "patient" in result.error_msg
         assert client.joints.position[2] > 0.12
     finally:
