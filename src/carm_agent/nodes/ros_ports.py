@@ -452,7 +452,7 @@ class RosArm(_Port, Arm):
             self._wait_future(done, self._parameters.rest_timeout_s, uninterrupted=True)
             self._wait_rest()
             raise
-        self._judge(done.result())
+        self._judge(done.result(), begun=along[-1] > 0.0)
 
     def _reason(self, asked_s: float) -> str:
         """Wait for the controller to log why it rejected a goal."""
@@ -482,7 +482,7 @@ class RosArm(_Port, Arm):
                 raise MotionError(f"the motion of {duration_s:.1f} s did not end in {elapsed_s:.1f} s; it was canceled")
         self._progress(1.0)
 
-    def _judge(self, outcome: Any) -> None:
+    def _judge(self, outcome: Any, begun: bool) -> None:
         result = outcome.result
         if outcome.status == GoalStatus.STATUS_SUCCEEDED and result.error_code == result.SUCCESSFUL:
             self._wait_rest()
@@ -491,7 +491,8 @@ class RosArm(_Port, Arm):
         self._raise_if_stopped()
         self._wait_rest()
         reason = result.error_string or f"error code {result.error_code}"
-        if result.error_code in (result.INVALID_GOAL, result.INVALID_JOINTS, result.OLD_HEADER_TIMESTAMP):
+        refusals = (result.INVALID_GOAL, result.INVALID_JOINTS, result.OLD_HEADER_TIMESTAMP)
+        if result.error_code in refusals and not begun:
             raise RejectedTrajectoryError(f"the trajectory controller refused: {reason}")
         raise MotionError(f"the trajectory controller gave up: {reason}")
 

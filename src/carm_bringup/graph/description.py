@@ -311,6 +311,8 @@ def parameters(spec: NodeSpec, values: Mapping[str, Value]) -> dict[str, Value]:
         known["controller"] = values["controller"]
     if spec.name in ("motion_node", "drive_node", "state_node"):
         known["supervised"] = True
+    if spec.name == "supervisor_node":
+        known["watch_reference"] = nodes(values)[0].name != "motion_node"  # simulated drives follow by construction
     if spec.name == "state_node":
         known["publish_description"] = stack(values) == ""  # else robot_state_publisher does
     if values.get("use_sim_time") or stack(values) in ("gazebo", "replay"):

@@ -46,6 +46,9 @@ class SupervisorParameters:
         upper=5.0,
         guard="lower_is_tighter",
     )
+    watch_reference: bool = parameter(
+        True, "compare joint states with the reference on CONTROLLER/controller_state", read_only=True
+    )
     deviation_m: float = parameter(
         0.05,
         "a linear joint this far from the controller's reference is stopped",

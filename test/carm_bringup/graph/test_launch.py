@@ -86,6 +86,8 @@ def test_what_moves_the_arm_is_supervised_and_surfaces_come_from_the_named_node(
     for name in ("motion_node", "drive_node", "state_node"):
         assert graph.parameters(spec(name), values)["supervised"] is True
     assert spec("supervisor_node").vital
+    assert graph.parameters(spec("supervisor_node"), values)["watch_reference"] is True
+    assert graph.parameters(spec("supervisor_node"), graph.resolve([]))["watch_reference"] is False
 
 
 def test_optional_files_reach_their_nodes_when_named() -> None:
