@@ -25,12 +25,19 @@ class BoundedProtocol(H11Protocol):
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Refuse connections beyond ``MOST_CONNECTIONS``; the first header is due."""
+        """The first header is due. Beyond ``MOST_CONNECTIONS`` the one goes whose header is due for longest."""
         super().connection_made(transport)
+        self._expect_header()
         if len(self.connections) > MOST_CONNECTIONS:
-            transport.abort()
-        else:
-            self._expect_header()
+            waiting = [one for one in self.connections if isinstance(one, BoundedProtocol) and one.due_s is not None]
+            longest = min(waiting, key=lambda one: one.due_s or 0.0)
+            self.connections.discard(longest)
+            longest.transport.abort()
+
+    @property
+    def due_s(self) -> float | None:
+        """When a header is due at the latest, time of the loop, s; None while a request is answered."""
+        return None if self._timer is None else self._timer.when()
 
     def data_received(self, data: bytes) -> None:
         """Note whether a header is complete."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_core.errors import PatientError
+from carm_core.errors import PatientError, quoted
 from carm_sim.patient.ct.source import (
     CtSource,
     check_affine,
@@ -104,7 +104,7 @@ def open_nrrd(path: Path) -> CtSource:
         words = "-".join(_LETTERS[letter] for letter in letters)
     axes = [_AXES.get(word) for word in words.split("-")]
     if len(axes) != 3 or sorted(axis[0] for axis in axes if axis) != [0, 1, 2]:
-        raise PatientError(f"{path}: the header's space {words!r} does not say where left and right are")
+        raise PatientError(f"{path}: the header's space {quoted(words)} does not say where left and right are")
     to_lps = np.zeros((3, 3))
     for column, axis in enumerate(axes):
         if axis:
@@ -193,7 +193,9 @@ def _fields(path: Path, lines: Sequence[str], pattern: re.Pattern[str]) -> dict[
             continue
         name, value = found.group(1).strip().lower(), found.group(2).strip()
         if fields.setdefault(name, value) != value:
-            raise PatientError(f"{path}: the header gives {name!r} twice: {fields[name]!r} and {value!r}")
+            raise PatientError(
+                f"{path}: the header gives {quoted(name)} twice: {quoted(fields[name])} and {quoted(value)}"
+            )
     return fields
 
 
@@ -209,7 +211,7 @@ def _first(fields: Mapping[str, str], *names: str) -> str:
 
 def _whole(path: Path, name: str, text: str) -> int:
     if not re.fullmatch(r"-1|\d{1,12}", text):
-        raise PatientError(f"{path}: {name} {text!r} is no count of bytes")
+        raise PatientError(f"{path}: {name} {quoted(text)} is no count of bytes")
     return int(text)
 
 
@@ -220,7 +222,7 @@ def _numbers(path: Path, fields: Mapping[str, str], name: str, count: int) -> ND
     except ValueError:
         values = np.empty(0)
     if values.shape != (count,) or not np.isfinite(values).all():
-        raise PatientError(f"{path}: the header's {name!r} needs {count} finite numbers, it has {text!r}")
+        raise PatientError(f"{path}: the header's {name!r} needs {count} finite numbers, it has {quoted(text, 120)}")
     return values
 
 
@@ -231,7 +233,9 @@ def _vectors(path: Path, fields: Mapping[str, str], name: str, count: int) -> li
     except ValueError:
         found = []
     if len(found) != count or any(vector.shape != (3,) or not np.isfinite(vector).all() for vector in found):
-        raise PatientError(f"{path}: the header's {name!r} needs {count} x 3 finite numbers, it has {text!r}")
+        raise PatientError(
+            f"{path}: the header's {name!r} needs {count} x 3 finite numbers, it has {quoted(text, 120)}"
+        )
     return found
 
 
@@ -239,7 +243,7 @@ def _sizes(path: Path, fields: Mapping[str, str], name: str, dimension: str) -> 
     words = _need(path, fields, name).split()
     if _need(path, fields, dimension) != "3" or len(words) != 3 or not all(re.fullmatch(r"\d{1,9}", w) for w in words):
         raise PatientError(
-            f"{path}: a CT has three dimensions and one number a voxel, this image is {' x '.join(words)}"
+            f"{path}: a CT has three dimensions and one number a voxel, this image is {' x '.join(words)[:100]}"
             f" ({dimension} {fields[dimension]})"
         )
     sizes = [int(word) for word in words]
@@ -249,13 +253,13 @@ def _sizes(path: Path, fields: Mapping[str, str], name: str, dimension: str) -> 
 
 def _unit(path: Path, text: str) -> float:
     if text.strip().lower() not in _MM_PER_UNIT:
-        raise PatientError(f"{path}: unknown unit of length {text!r} in the header")
+        raise PatientError(f"{path}: unknown unit of length {quoted(text)} in the header")
     return _MM_PER_UNIT[text.strip().lower()]
 
 
 def _choice(path: Path, name: str, known: Mapping[str, str], text: str) -> str:
     if text not in known:
-        raise PatientError(f"{path}: {name} {text!r} is not supported")
+        raise PatientError(f"{path}: {name} {quoted(text)} is not supported")
     return known[text]
 
 
@@ -268,10 +272,10 @@ def _beside(path: Path, name: str) -> Path:
     if not name:
         return path
     if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
-        raise PatientError(f"{path}: the voxels are said to be in {name!r}, outside of the header's folder")
+        raise PatientError(f"{path}: the voxels are said to be in {quoted(name)}, outside of the header's folder")
     file = path.parent / name
     if name.upper().startswith("LIST") or "%" in name:
         raise PatientError(f"{path}: a header whose voxels lie in several files is not supported")
     if not file.is_file():
-        raise PatientError(f"{path}: the voxels are in {name}, which is not there")
+        raise PatientError(f"{path}: the voxels are in {name[:200]}, which is not there")
     return file

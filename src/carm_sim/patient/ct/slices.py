@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_core.errors import PatientError
+from carm_core.errors import PatientError, quoted
 from carm_sim.patient.ct.pixels import PixelReader
 from carm_sim.patient.ct.source import FARTHEST_MM, MIN_VOXELS, SPACING_RANGE_MM
 
@@ -33,6 +33,7 @@ _PHASE_TAGS = (
     "NominalPercentageOfCardiacPhase", "FrameAcquisitionNumber", "StackID",
 )  # fmt: skip
 _NOT_MORE_NAMES = 3
+_LONGEST_SHOWN = 100
 
 _logger = logging.getLogger(__name__)
 
@@ -151,8 +152,9 @@ def _raw(source: Any, keyword: str) -> str:
     element = source.get_item(keyword)
     value = element.value if element is not None else ""
     if isinstance(value, bytes):
-        return value.decode("latin-1").strip()
-    return str(value) if isinstance(value, str) or not hasattr(value, "__iter__") else "\\".join(map(str, value))
+        value = value.decode("latin-1").strip()
+    text = str(value) if isinstance(value, str) or not hasattr(value, "__iter__") else "\\".join(map(str, value))
+    return text if text.isprintable() and len(text) <= _LONGEST_SHOWN else quoted(text)
 
 
 def _slice(file: Path, frame: int, facts: _Facts) -> Slice:
