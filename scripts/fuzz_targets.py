@@ -114,8 +114,8 @@ def answers(data: bytes) -> None:
             reasoned(answer)
     from carm_core.errors import CarmError
 
-    for error in sorted(errors, key=lambda e: isinstance(e, CarmError)):
-        raise error
+    for refusal in sorted(errors, key=lambda e: isinstance(e, CarmError)):
+        raise refusal
 
 
 _SENTENCES = (
@@ -338,8 +338,8 @@ def yaml_and_json(data: bytes) -> None:
             shown(parse(_words(data)))
         except DataFileError as error:
             errors.append(error)
-    for error in errors:
-        raise error
+    for refusal in errors:
+        raise refusal
 
 
 @target(lambda: _yaml_samples()[2:], _YAML_WORDS)
@@ -356,7 +356,7 @@ def configuration(data: bytes) -> None:
     last: CarmError | None = None
     for read in (CArm.from_config, RobotGeometry.from_config, Dynamics.from_config, lambda p: load_drives(joints, p)):
         try:
-            read(path)  # type: ignore[operator]
+            read(path)
         except CarmError as error:
             last = error
     if last is not None:
@@ -429,6 +429,7 @@ def _dicoms() -> list[bytes]:
     import pydicom
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import (
+        UID,
         CTImageStorage,
         DeflatedExplicitVRLittleEndian,
         ExplicitVRLittleEndian,
@@ -445,7 +446,7 @@ def _dicoms() -> list[bytes]:
         data.file_meta = FileMetaDataset()
         data.file_meta.TransferSyntaxUID = syntax if syntax in syntaxes else ExplicitVRLittleEndian
         data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = CTImageStorage
-        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3.4")
         data.Modality, data.PatientName, data.PatientID, data.ImageType = "CT", "A^B", "1", ["ORIGINAL", "AXIAL"]
         data.StudyInstanceUID, data.SeriesInstanceUID, data.InstanceNumber = "1.2", "1.3", 1
         data.ImagePositionPatient, data.ImageOrientationPatient = [0, 0, 0], [1, 0, 0, 0, 1, 0]
@@ -495,7 +496,7 @@ def _bags() -> list[bytes]:
         for number in range(4):
             writer.add_message(channel, 1000 * number, cdr, 1000 * number)
         writer.add_metadata("parameters /carm/localizer_node", {"threads": "2", "localizer": '"compact"'})
-        writer.finish()
+        writer.finish()  # type: ignore[no-untyped-call]
         found.append(stream.getvalue())
     return found
 
@@ -563,7 +564,7 @@ def _axis() -> tuple[Any, Any]:
     from carm_control.canopen.drive import Axis, Timing
 
     network = Network()
-    network.send_message = lambda *given, **more: None  # type: ignore[method-assign]
+    network.send_message = lambda *given, **more: None
     axis = Axis(network, load_drives(_carm().joints)[0], Timing(), lambda: 0.0)
     for pdo, objects, received in (
         (axis._node.tpdo[1], cia402.TPDO1_OBJECTS, axis._on_status),

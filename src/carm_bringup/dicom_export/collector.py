@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections import OrderedDict, deque
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,8 @@ from carm_ros.image_messages import signal_pixels
 
 TOPICS = ("xray/image_raw", "xray/camera_info", "xray/exposure", "joint_states")
 REPORT_FILE = "dose_report.dcm"
+_REPORT_S = 5.0
+"""Time between two writings of the dose report, s."""
 _KEPT = 32
 _KEPT_JOINT_STATES = 400
 _RUN_GAP_S = 2.0
@@ -37,7 +42,10 @@ class DicomWriteError(CarmError):
 
 
 class ExposureCollector:
-    """Writes an image for each exposure and each run, and a dose report at the end.
+    """Writes an image for each exposure and each run, and a dose report, which is written anew as exposures come.
+
+    Every file is whole or absent: a session that is killed leaves images that can be read, and a report of all but the
+    last seconds.
 
     Attributes:
         folder: Where the files go.
@@ -64,6 +72,7 @@ class ExposureCollector:
         self._exposures: OrderedDict[int, Any] = OrderedDict()
         self._joints: deque[tuple[int, NDArray[np.float64]]] = deque(maxlen=_KEPT_JOINT_STATES)
         self._run: list[XrayExposure] = []
+        self._reported_s = -math.inf
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -107,9 +116,8 @@ class ExposureCollector:
         """
         self._join(2**63 - 1)
         self._end_run()
-        if self._study is not None and self.events:
-            self._save(dose_report(self._study, self.events, datetime.now(UTC)), self.folder / REPORT_FILE)
-            self.events.clear()
+        self._report()
+        self.events.clear()
 
     def _join(self, until_ns: int) -> None:
         """Write the exposures whose joint states have all come."""
@@ -169,10 +177,20 @@ class ExposureCollector:
         self._save(image, self.folder / f"image_{number:04d}.dcm")
         bare = tuple(replace(frame, pixels=np.empty((0, 0), np.uint16)) for frame in frames)
         self.events.append(IrradiationEvent(event_uid, str(image.SOPInstanceUID), bare))
+        if monotonic() - self._reported_s >= _REPORT_S:
+            self._report()
+
+    def _report(self) -> None:
+        if self._study is not None and self.events:
+            self._save(dose_report(self._study, self.events, datetime.now(UTC)), self.folder / REPORT_FILE)
+            self._reported_s = monotonic()
 
     def _save(self, dataset: Any, file: Path) -> None:
+        temporary = file.with_suffix(".part")
         try:
-            dataset.save_as(file, enforce_file_format=True)
+            dataset.save_as(temporary, enforce_file_format=True)
+            temporary.replace(file)
         except OSError as error:
-            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise DicomWriteError(f"cannot write {file}: {error.strerror}") from error

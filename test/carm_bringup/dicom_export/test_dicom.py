@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exposures as DICOM: read back, the numbers are those of the messages; `dciodvfy`, where installed, has no errors."""
 
+import errno
 import math
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -202,6 +204,52 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     session.move()
     with pytest.raises(DicomWriteError, match="No space left on device"):
         session.expose()
+
+
+def test_a_session_that_is_killed_leaves_whole_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while it writes the second image: the first one and the report about it are there, nothing by half."""
+    session = Session(tmp_path / "study")
+    session.move()
+    session.expose()
+    written = pydicom.Dataset.save_as
+
+    def killed(self: pydicom.Dataset, file: Path, **options: Any) -> None:
+        written(self, file, **options)
+        file.write_bytes(file.read_bytes()[:1000])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pydicom.Dataset, "save_as", killed)
+    session.time_ns += 10**9
+    session.move()
+    with pytest.raises(KeyboardInterrupt):
+        session.expose()
+    files = sorted(session.collector.folder.glob("*.dcm"))
+    assert [file.name for file in files] == [REPORT_FILE, "image_0001.dcm"]
+    report, image = (pydicom.dcmread(file) for file in files)
+    assert image.pixel_array.shape == (SIDE, SIDE)
+    named = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert [item.ReferencedSOPInstanceUID for item in named] == [image.SOPInstanceUID]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_what_was_written_before_a_full_or_read_only_disk_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    session = Session(tmp_path / "study")
+    session.move()
+    session.expose()
+    before = {file.name: file.read_bytes() for file in session.collector.folder.iterdir()}
+
+    def full(self: pydicom.Dataset, file: Path, **_: object) -> None:
+        file.write_bytes(b"half")
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(pydicom.Dataset, "save_as", full)
+    session.time_ns += 10**9
+    session.move()
+    with pytest.raises(DicomWriteError, match=os.strerror(code)):
+        session.expose()
+    assert {file.name: file.read_bytes() for file in session.collector.folder.iterdir()} == before
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian: dicom3tools) is not installed")
