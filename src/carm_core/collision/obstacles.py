@@ -123,7 +123,7 @@ class Surface:
                 f"a surface of {len(triangles)} triangles and {len(vertices)} vertices is no patient's"
                 f" (at most {MOST_TRIANGLES})"
             )
-        if not len(triangles) or not np.isfinite(vertices).all() or np.abs(vertices).max() > 5.0:
+        if not len(triangles) or not len(vertices) or not np.isfinite(vertices).all() or np.abs(vertices).max() > 5.0:
             raise ConfigurationError("a surface needs triangles and finite vertices within 5 m of the table's center")
         if triangles.min() < 0 or triangles.max() >= len(vertices):
             raise ConfigurationError(
