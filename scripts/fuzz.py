@@ -32,8 +32,8 @@ from fuzz_targets import TARGETS, Target
 
 from carm_core.errors import CarmError
 
-LIMIT_S = 5.0
-"""Longest time for one input, s."""
+LIMIT_S = 10.0
+"""Longest computing time for one input, s."""
 LIMIT_BYTES = 2 << 30
 """Memory that a target may take beside what it has at the start."""
 _MOST_FAILURES = 20
@@ -116,8 +116,8 @@ def run_one(target: Target, data: bytes, allowed: tuple[type[BaseException], ...
     Raises:
         Exception: What the target should not have raised.
     """
-    previous = signal.signal(signal.SIGALRM, _alarm)
-    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    previous = signal.signal(signal.SIGPROF, _alarm)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
     try:
         target.run(data)
     except allowed as error:
@@ -126,8 +126,8 @@ def run_one(target: Target, data: bytes, allowed: tuple[type[BaseException], ...
             raise AssertionError(f"an error of {len(text)} characters: {text[:80]!r}") from error
         return True
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, previous)
     return False
 
 

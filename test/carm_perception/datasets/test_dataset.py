@@ -303,3 +303,28 @@ def test_rows_name_their_patient_and_view(tmp_path: Path) -> None:
     assert row["image"]["bytes"][:4] == b"\x89PNG"
     assert row["seed"] == 100_000
     assert json.loads((tmp_path / "xray-train.json").read_text(encoding="utf-8"))["format"] == "xray"
+
+
+def test_a_shard_that_promises_far_more_than_its_size_is_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from carm_perception.datasets.storage.shards import open_shard
+
+    path = tmp_path / "train-000.parquet"
+    pq.write_table(pa.table({"image": [b"x"] * 2_000_000}), path, compression="zstd")
+    with pytest.raises(ConfigurationError, match="promise 2000000 images"):
+        open_shard(path)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ConfigurationError, match="cannot read shard"):
+        open_shard(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no image", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x75\x30\0\0\x75\x30\x08\0\0\0\0" + bytes(4)]
+)
+def test_an_image_of_a_shard_is_checked_before_it_is_decoded(content: bytes) -> None:
+    from carm_perception.datasets.storage.shards import decoded
+
+    with pytest.raises(ConfigurationError, match="cannot read shard a"):
+        decoded(content, Path("a"))

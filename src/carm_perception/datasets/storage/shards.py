@@ -15,10 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_core.errors import CarmError
+from carm_core.errors import CarmError, ConfigurationError, ImageError
+from carm_core.imaging.display import picture_size
 
 ROW_GROUP = 16
 """Rows that are read together: few, so that training can read rows in any order."""
+MOST_UNPACKED = 50
+"""Most times that a shard unpacks to its own size: its images are compressed already."""
+SMALLEST_ROW_BYTES = 32
+LONGEST_PX = 4096
 _PARTIAL = ".part"
 
 IMAGE, NUMBERS, FLAGS = "image", "numbers", "flags"
@@ -112,3 +117,46 @@ def remove_abandoned(folder: Path) -> None:
         process = path.suffixes[-2].removeprefix(".")
         if process.isdecimal() and not psutil.pid_exists(int(process)):
             path.unlink(missing_ok=True)
+
+
+def open_shard(path: Path) -> Any:
+    """Open a shard (``pyarrow.parquet.ParquetFile``), unless a few kilobytes of it stand for gigabytes.
+
+    Raises:
+        ConfigurationError: It is damaged, or promises far more than its size.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        shard, size = pq.ParquetFile(path), path.stat().st_size
+        groups = [shard.metadata.row_group(number) for number in range(shard.metadata.num_row_groups)]
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"cannot read shard {path}: {str(error).splitlines()[0]}") from error
+    unpacked = sum(group.total_byte_size for group in groups)
+    if unpacked > MOST_UNPACKED * size or shard.metadata.num_rows * SMALLEST_ROW_BYTES > size:
+        raise ConfigurationError(
+            f"cannot read shard {path}: {size} bytes promise {shard.metadata.num_rows} images and {unpacked} bytes"
+        )
+    return shard
+
+
+def decoded(content: bytes, path: Path) -> NDArray[np.uint8]:
+    """Return the gray values (rows, columns) of an image in a shard.
+
+    Args:
+        content: PNG or JPEG.
+        path: The shard, for errors.
+
+    Raises:
+        ConfigurationError: It is no image, or too large.
+    """
+    import cv2
+
+    try:
+        picture_size(content, ("PNG", "JPEG"), LONGEST_PX)
+        gray = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
+    except (ImageError, cv2.error) as error:
+        raise ConfigurationError(f"cannot read shard {path}: {str(error).splitlines()[0]}") from error
+    if gray is None:
+        raise ConfigurationError(f"cannot read shard {path}: an image is damaged")
+    return np.asarray(gray, np.uint8)

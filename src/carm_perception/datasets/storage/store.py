@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
 from carm_core.landmarks import LANDMARKS
+from carm_perception.datasets.storage.shards import decoded, open_shard
 from carm_perception.datasets.views import LIMB_IDS
 
 
@@ -97,18 +98,19 @@ class ViewStore:
         Raises:
             ConfigurationError: The file cannot be read.
         """
-        import cv2
-        import pyarrow.parquet as pq
-
+        shard = open_shard(path)
         try:
-            table = pq.read_table(path)
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(f"cannot read shard {path}: {error}") from error
+            table = shard.read()
+            self._add(table, path)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ConfigurationError(f"cannot read shard {path}: {reason}") from error
+        self._loaded.add(path.name)
+
+    def _add(self, table: Any, path: Path) -> None:
         for name in ("image", "bone"):
             encoded = table.column(name).combine_chunks().field("bytes")
-            images: list[Any] = [
-                cv2.imdecode(np.frombuffer(item.as_py(), np.uint8), cv2.IMREAD_GRAYSCALE) for item in encoded
-            ]
+            images = [decoded(item.as_py(), path) for item in encoded]
             self._parts.setdefault(name, []).append(np.stack(images))
         for name in ("image_max_mm", "bone_max_mm", "mm_per_px", "seed", "centered_on"):
             self._parts.setdefault(name, []).append(table.column(name).to_numpy())
@@ -116,7 +118,6 @@ class ViewStore:
         flat = np.array(table.column("displacement_mm").to_pylist(), np.float32)
         marks = without_missing_limbs(flat.reshape(-1, len(LANDMARKS), 2), self._parts["image"][-1], spacing)
         self._parts.setdefault("displacement_mm", []).append(marks)
-        self._loaded.add(path.name)
 
     def arrays(self, index: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
         """Return the views by index.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
 from carm_core.landmarks import LANDMARKS
+from carm_perception.datasets.storage.shards import decoded, open_shard
 from carm_perception.training.qlora.questions import Question, draw_question
 
 _COLUMNS = ("image", "mm_per_px", "displacement_mm", "orientation")
@@ -56,16 +57,11 @@ class Pictures:
         Raises:
             ConfigurationError: There is none, or one is damaged.
         """
-        import pyarrow.parquet as pq
-
         paths = sorted(data.glob(f"xray-{split}-*.parquet"))
         self._groups: list[tuple[Path, int]] = []
         self._first = [0]
         for path in paths:
-            try:
-                metadata = pq.ParquetFile(path).metadata
-            except (OSError, ValueError) as error:
-                raise ConfigurationError(f"cannot read shard {path}: {str(error).splitlines()[0]}") from error
+            metadata = open_shard(path).metadata
             for group in range(metadata.num_row_groups):
                 self._groups.append((path, group))
                 self._first.append(self._first[-1] + metadata.row_group(group).num_rows)
@@ -81,13 +77,11 @@ class Pictures:
 
     def __getitem__(self, index: int) -> Picture:
         """Read an image."""
-        import cv2
-
         group = bisect_right(self._first, index) - 1
         row = _rows(*self._groups[group])[index - self._first[group]]
-        gray = cv2.imdecode(np.frombuffer(row["image"]["bytes"], np.uint8), cv2.IMREAD_GRAYSCALE)
+        gray = decoded(row["image"]["bytes"], self._groups[group][0])
         marks = np.array(row["displacement_mm"], np.float32).reshape(len(LANDMARKS), 2)
-        return Picture(np.asarray(gray, np.uint8), float(row["mm_per_px"]), marks, str(row["orientation"]))
+        return Picture(gray, float(row["mm_per_px"]), marks, str(row["orientation"]))
 
 
 @lru_cache(maxsize=4)
