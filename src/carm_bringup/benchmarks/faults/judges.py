@@ -32,12 +32,11 @@ _REACTION_S = 0.04
 _LAG_S = 0.03
 _ALLOWANCE_S = 0.3
 _LONGEST_STEP_S = 0.015
-_FASTEST_M_S = 0.7
-"""No point of the machine is faster at the joints' velocity limits, m/s."""
 _LEVERS_M = np.array([1.0, 1.0, 1.0, 1.7, 1.2, 1.0])
 """How far a point of the machine moves at most per m or rad of each joint, m."""
 _SLACK_MM = 1.0
-_LOOK_S = 0.02
+_LOOK_M = 0.003
+"""Distances are computed at least as often as a point of the machine moves so far, m."""
 
 
 @dataclass(frozen=True)
@@ -324,8 +323,7 @@ class Judge:
         given = times[speeds > 0] if len(times) else times
         begin_s: float | None = None
         marks: list[tuple[float, str]] = []
-        for event, after in zip(permits, [*permits[1:], None], strict=True):
-            next_s = math.inf if after is None else after.time_s
+        for event, next_s in zip(permits, [*times[1:], math.inf], strict=False):
             if event.value <= 0:
                 if begin_s is None:
                     begin_s = event.time_s
@@ -446,7 +444,7 @@ class Judge:
                 line = f"the machine touches {what} ({1000 * distance_m:.0f} mm)"
                 verdict.violations.append(Violation("collisions", float(record.times_s[place]), line))
                 return
-            allowed = max(distance_m, _FASTEST_M_S * _LOOK_S)
+            allowed = max(distance_m, _LOOK_M)
             travelled = np.abs(record.true[place + 1 :] - record.true[place]) @ levers
             beyond = np.flatnonzero(travelled >= allowed)
             if not len(beyond):

@@ -242,7 +242,7 @@ class Draw:
             seed=int(random.integers(2**31)),
             body=int(random.integers(BODIES)),
             staff=bool(random.random() < 0.3),
-            drives="cia402" if random.random() < 0.03 else "model",
+            drives="cia402" if random.random() < 0.04 else "model",
         )
         start = self.carm.home if scenario.drives == "cia402" else self._clear(scenario, random)
         scenario = replace(scenario, start=tuple(start.tolist()))
@@ -256,7 +256,7 @@ class Draw:
             orders += self._foreign(scenario, start, random, float(random.uniform(0.5, 4.0)))
         scenario = replace(scenario, orders=orders)
         count = int(random.choice([1, 1, 1, 2, 2, 3, 4]))
-        return replace(scenario, faults=tuple(self._fault(scenario, random) for _ in range(count)))
+        return replace(scenario, faults=tuple(self.fault(scenario, random) for _ in range(count)))
 
     def _any(self, random: np.random.Generator) -> Array:
         return np.asarray(self._low + (self._high - self._low) * random.random(6))
@@ -327,8 +327,13 @@ class Draw:
             orders.append(Order("move", 0.5 + number, "agent", (goal,), (0.0,)))
         return tuple(orders)
 
-    def _fault(self, scenario: Scenario, random: np.random.Generator) -> Fault:
-        """Draw a fault, in one of the phases of one of the orders."""
+    def fault(self, scenario: Scenario, random: np.random.Generator) -> Fault:
+        """Draw a fault, in one of the phases of one of the orders.
+
+        Args:
+            scenario: Without it.
+            random: Source of randomness.
+        """
         order = scenario.orders[int(random.integers(len(scenario.orders)))]
         length_s = order.times_s[-1] if order.times_s and order.times_s[-1] else 6.0
         phase = float(random.choice([-0.1, 0.02, 0.15, 0.5, 0.9, 1.05]))
@@ -339,7 +344,9 @@ class Draw:
         elif family < 0.55:
             kind, target = str(random.choice(PART_FAULTS, p=[0.75, 0.25])), str(random.choice(PARTS))
         else:
-            known = OTHER_FAULTS if scenario.drives == "cia402" else [k for k in OTHER_FAULTS if k not in DRIVES_ONLY]
+            known = tuple(kind for kind in OTHER_FAULTS if kind not in DRIVES_ONLY)
+            if scenario.drives == "cia402" and random.random() < 0.5:
+                known = DRIVES_ONLY
             kind, target = str(random.choice(known)), ""
         if kind.startswith(("drive_", "encoder_")):
             target = str(random.choice(self.carm.joint_names))
