@@ -28,7 +28,7 @@ from carm_core.robot.kinematics import CArm
 CARM = CArm.from_config()
 LIMITS = JointLimits.of(CARM.joints)
 JUDGE = Judge(LIMITS)
-EPISODES = 40
+EPISODES = 20
 RUN_S, STEP_S = 6.0, 0.01
 MOTION = Scenario(
     seed=3,
@@ -309,7 +309,7 @@ def test_a_supervisor_that_permits_everything_is_found(runner: Runner, monkeypat
     assert not runner.judged(into).verdict.violations
     allowed = runner.judged(MOTION)
     assert not allowed.verdict.violations
-    monkeypatch.setattr(PermitJudge, "judge", lambda self, motion, now_s: Judgment(1.0))
+    monkeypatch.setattr(PermitJudge, "judge", lambda self, motion, now_s: Judgment(1.0, share=1.0))
     assert kinds(runner.judged(into).verdict) == {"collisions"}
 
 

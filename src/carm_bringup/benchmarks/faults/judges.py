@@ -342,9 +342,8 @@ class Judge:
                 line = f"the arm moves {record.times_s[inside.argmax()] - mark_s:.2f} s after {why}"
                 verdict.violations.append(Violation("unsafe_motion", float(record.times_s[inside.argmax()]), line))
         if not len(given) and record.moving.any():
-            verdict.violations.append(
-                Violation("unsafe_motion", float(record.times_s[record.moving.argmax()]), "no permit")
-            )
+            moved_s = float(record.times_s[record.moving.argmax()])
+            verdict.violations.append(Violation("unsafe_motion", moved_s, "the arm moves and no permit ever came"))
 
     # Motion that begins
 
