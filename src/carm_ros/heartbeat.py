@@ -22,7 +22,9 @@ from unique_identifier_msgs.msg import UUID
 TOPIC = "goal_heartbeat"
 RATE_HZ = 10.0
 TIMEOUT_S = 0.5
-"""A renewed goal ends when its client is silent for this long, s."""
+"""A renewed goal of the motion controller ends when its client is silent for this long, s."""
+TASK_TIMEOUT_S = 1.0
+"""The same for a task of the agent or the localizer: what moves then is the agent's own goal, which it renews."""
 _REMEMBERED = 64
 """Goals of which a renewal is kept although nobody has asked about them yet."""
 _ASKED_S = 5.0

@@ -37,7 +37,7 @@ from carm_agent.ports import Interrupt
 from carm_core.errors import CarmError
 from carm_core.robot.kinematics import CArm
 from carm_ros.entry import leave
-from carm_ros.heartbeat import HeartbeatMonitor
+from carm_ros.heartbeat import TASK_TIMEOUT_S, HeartbeatMonitor
 from carm_ros.managed import ManagedNode
 from carm_ros.messages import diagnostics
 from carm_ros.node import run_node
@@ -71,7 +71,7 @@ class AgentNode(ManagedNode):
         self._gate = ReadinessGate(self, self._graph, self._surroundings)
         self._runner = TaskRunner(self._graph, self._surroundings, self.say, self._gate.refusal)
         self._clinician = Clinician(self, self._runner)
-        self._heartbeats = HeartbeatMonitor(self)
+        self._heartbeats = HeartbeatMonitor(self, TASK_TIMEOUT_S)
         self._goal_id = b""
         self._missing: tuple[str, ...] | None = None
         self._told_s = -math.inf

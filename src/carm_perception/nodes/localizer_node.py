@@ -42,7 +42,7 @@ from carm_perception.nodes.parameters import LocalizerParameters
 from carm_perception.nodes.worker import LocalizationService, Outcome, Ticket
 from carm_perception.uncertainty.answer_filter import Cautious
 from carm_ros.entry import leave
-from carm_ros.heartbeat import HeartbeatMonitor
+from carm_ros.heartbeat import TASK_TIMEOUT_S, HeartbeatMonitor
 from carm_ros.image_messages import display_pixels
 from carm_ros.managed import ManagedNode
 from carm_ros.message_checks import LARGEST_IMAGE, LARGEST_STATE, LARGEST_TEXT, camera_info, image, joint_state
@@ -105,7 +105,7 @@ class LocalizerNode(ManagedNode):
         self.create_subscription(
             CameraInfo, "xray/camera_info", self._on_info, images, largest=LARGEST_STATE, callback_group=arriving
         )
-        self._heartbeats = HeartbeatMonitor(self, group=arriving)
+        self._heartbeats = HeartbeatMonitor(self, TASK_TIMEOUT_S, arriving)
         self._action = self.serve_action(
             Localize,
             "localize",
