@@ -27,6 +27,8 @@ FAILED: tuple[tuple[str, bytes], ...] = (
     ("answers", b"[" * 60_000),
     ("model_server", b"[" * 60_000),
     ("requests", b'{"messages":' + b"[" * 60_000),
+    ("requests", b'{"messages": [{"role": "user", "cont\\nt": [1]}]}'),
+    ("requests", b'{"messages": [], "a\\nb": 1}'),
     ("messages", b"M\x00\x01\x00\x00\x01" + bytes(19)),  # a triangle without a vertex
     ("http", b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n"),
 )

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from carm_core.errors import CarmError, ImageError, ImageSizeError
+from carm_core.errors import CarmError, ImageError, ImageSizeError, quoted
 from carm_core.imaging.display import open_picture, picture_size, shallow
 
 MAXIMUM_TOKENS = 1024
@@ -196,7 +196,7 @@ def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
 def _refuse_unsupported(body: dict[str, Any]) -> None:
     for name, value in body.items():
         if name not in _READ | _LABELS and value not in _IDLE.get(name, ()):
-            raise _bad(f"{name[:80]} is not supported here", name[:80], "unsupported_parameter")
+            raise _bad(f"{_named(name)} is not supported here", _named(name), "unsupported_parameter")
 
 
 def _tokens(body: dict[str, Any]) -> int:
@@ -219,6 +219,11 @@ def _seed(body: dict[str, Any]) -> int | None:
     if isinstance(seed, bool) or not isinstance(seed, int | None):
         raise _bad(f"seed must be a whole number, not {_shown(seed)}", "seed")
     return None if seed is None else seed % 2**63
+
+
+def _named(name: str) -> str:
+    """Return the name of a field that a client made up."""
+    return name[:80] if name.isprintable() else quoted(name)
 
 
 def _shown(value: Any) -> str:
@@ -275,7 +280,8 @@ def _messages(value: Any, image_px: int, digest: Any, reserve: Callable[[int], N
             raise _bad(f"{where}.role must be system, developer, user or assistant", f"{where}.role")
         for name, more in message.items():
             if name not in _MESSAGE_FIELDS and more not in (None, [], {}):
-                raise _bad(f"{where}.{name} is not supported here", f"{where}.{name}", "unsupported_parameter")
+                field = f"{where}.{_named(name)}"
+                raise _bad(f"{field} is not supported here", field, "unsupported_parameter")
         content = message.get("content")
         if content is None and role == "assistant":
             content = ""
