@@ -8,15 +8,12 @@ takes the place of all others.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 from rclpy.task import Future
@@ -27,6 +24,7 @@ from carm_agent.dialogue.stop_words import is_stop
 from carm_core.plausibility import at_most
 from carm_ros.message_checks import LARGEST_TEXT
 from carm_ros.node import OrderlyNode
+from carm_ros.side_node import SideNode
 
 MOST_A_SECOND = 20
 """Sentences that are read in one second; more are not spoken by a person, and are listened to for a stop only."""
@@ -38,7 +36,6 @@ _KEPT_WORDS = 1000
 _STOP_AGAIN_S = 0.1
 _MOST_STREAMS = 16
 _MOST_LOST = 1000
-_JOIN_S = 0.5
 _LONGEST_READ = 10_000
 """Characters of a sentence that are passed on; the rest is listened to for a stop only."""
 
@@ -107,38 +104,19 @@ class Listener:
                 which is None where the stop service is not there.
             on_flood: Told the words that are not passed on, on this thread.
         """
-        self._agent, self._on_stop, self._on_words, self._on_flood = node, on_stop, on_words, on_flood
+        self._on_stop, self._on_words, self._on_flood = on_stop, on_words, on_flood
         self._words = FairShare(MOST_A_SECOND, _MOST_OF_ONE)
         self._stops = FairShare(_STOPS_A_SECOND, _STOPS_A_SECOND)
         self._asked: Future | None = None
         self._asked_s = 0.0
         self._again = False
-        self._node = Node(
-            f"_{node.get_name()}_words",  # a leading underscore: hidden from lists of nodes
-            namespace=node.get_namespace(),
-            context=node.context,
-            use_global_arguments=False,
-            start_parameter_services=False,
-            enable_rosout=False,
-        )
-        self._client = self._node.create_client(Trigger, node.resolve_service_name("stop"))
-        topic = node.resolve_topic_name("clinician")
-        self._node.create_subscription(String, topic, self._hear, QoSProfile(depth=_KEPT_WORDS), raw=True)
-        self._node.create_timer(_STOP_AGAIN_S, self._ask_again, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self._executor = SingleThreadedExecutor(context=node.context)
-        self._executor.add_node(self._node)
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._spin, name="listener", daemon=True)
-        self._thread.start()
-
-    def _spin(self) -> None:
-        while not self._closing.is_set():
-            try:
-                self._executor.spin_once()
-            except ExternalShutdownException:
-                return
-            except Exception as error:  # no sentence may end the thread that hears "stop"
-                self._agent.refuse("clinician", error)
+        self._side = SideNode(node, "clinician")
+        self._client = self._side.node.create_client(Trigger, node.resolve_service_name("stop"))
+        topic, depth = self._side.name_of("clinician"), QoSProfile(depth=_KEPT_WORDS)
+        self._side.node.create_subscription(String, topic, self._hear, depth, raw=True)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._side.node.create_timer(_STOP_AGAIN_S, self._ask_again, clock=steady)
+        self._side.start()
 
     def _hear(self, message: bytes, info: Any) -> None:
         at_most("the sentence", message, LARGEST_TEXT)
@@ -172,10 +150,4 @@ class Listener:
 
     def close(self) -> None:
         """End the thread."""
-        if self._closing.is_set():
-            return
-        self._closing.set()
-        self._executor.create_task(lambda: None)  # wakes it
-        self._thread.join(_JOIN_S)
-        self._executor.shutdown(0.0)
-        self._node.destroy_node()
+        self._side.close()

@@ -46,6 +46,7 @@ from carm_core.robot.shapes import LinkPoses
 from carm_core.robot.urdf import Variant, urdf
 from carm_ros.node import END_S, OrderlyNode, run_node
 from carm_ros.parameters import declare_parameters
+from carm_ros.side_node import SideNode
 
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _EXECUTOR_THREADS = 4
@@ -97,6 +98,7 @@ class TrajectoryNode(OrderlyNode):
         self._reported_s = time.monotonic()
         self._joint_states_sent = 0
         self._make_publishers(description)
+        self._permits = SideNode(self, "permits")
         self._make_servers()
         self._loop = ControlLoop(rate, self._cycle, self._fail)
         self._loop.start()
@@ -107,6 +109,7 @@ class TrajectoryNode(OrderlyNode):
         """Stop the control loop."""
         self._halted.set()
         self._loop.close()
+        self._permits.close()
         self._link.close()
 
     def started(self) -> None:
@@ -150,9 +153,10 @@ class TrajectoryNode(OrderlyNode):
         urgent = MutuallyExclusiveCallbackGroup()
         self.create_service(Trigger, "stop", self._on_stop, callback_group=urgent)
         self.create_service(Trigger, "reset", self._on_reset, callback_group=MutuallyExclusiveCallbackGroup())
-        supervision = MutuallyExclusiveCallbackGroup()
-        self.create_subscription(MotionPermit, PERMIT, self._on_permit, NEWEST, callback_group=supervision)
-        self.create_subscription(Float64, "clearance", self._on_clearance, 1, callback_group=supervision)
+        permits = self._permits  # 25 a second: rclpy's executor of several threads would take most of a core for them
+        permits.node.create_subscription(MotionPermit, permits.name_of(PERMIT), self._on_permit, NEWEST)
+        permits.node.create_subscription(Float64, permits.name_of("clearance"), self._on_clearance, 1)
+        permits.start()
 
     def _on_permit(self, message: MotionPermit) -> None:
         """Hold the supervisor's permission to move."""
