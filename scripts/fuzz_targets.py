@@ -540,8 +540,8 @@ def _messages() -> list[bytes]:
 @target(_messages, "mono8 mono16 rgb8 16UC1 8UC3")
 def messages(data: bytes) -> None:
     """CDR of the messages with arrays, and what the nodes make of any content."""
-    from carm_agent.nodes.environment import surface_from_message
     from carm_ros.image_messages import display_pixels, signal_pixels
+    from carm_ros.patient_surface import surface_from_message
 
     kind = "shape_msgs/msg/Mesh" if data[:1] == b"M" else "sensor_msgs/msg/Image"
     try:

@@ -152,10 +152,10 @@ class Planner:
 
         Raises:
             GoalError: Unknown joint, wrong length, NaN, or a scaling out of range.
-            JointLimitError: The goal is outside a joint's limits. (A start outside them, by noise, may come back.)
+            JointLimitError: The goal is outside a joint's limits. (A start outside them is moved to them.)
             CollisionError: The goal is too close to something, or no way leads there.
         """
-        start_q = self._joint_vector(start)
+        start_q = self._start_vector(start)
         goal_q = self._joint_vector(self._merged(start_q, goal) if isinstance(goal, Mapping) else goal)
         scaling = self._velocity_scaling if velocity_scaling is None else _checked_scaling(velocity_scaling)
         self._carm.check(goal_q)
@@ -187,7 +187,7 @@ class Planner:
             UnreachableError: No joint position gives the view.
             CollisionError: The view is too close to something, or no way leads there.
         """
-        start_q = self._joint_vector(start)
+        start_q = self._start_vector(start)
         isocenter = np.asarray(self._carm.isocenter(start_q) if isocenter_m is None else isocenter_m, dtype=float)
         primary, secondary = self._carm.angles(start_q) if angles_rad is None else angles_rad
         if isocenter.shape != (3,) or not np.isfinite([*isocenter, primary, secondary]).all():
@@ -293,6 +293,11 @@ class Planner:
         if unknown:
             raise GoalError(f"unknown joint '{unknown[0]}'; the joints are {', '.join(names)}")
         return np.array([goal.get(name, position) for name, position in zip(names, start, strict=True)])
+
+    def _start_vector(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Return a start within the limits: encoders read a joint at its limit a little beyond it."""
+        lower, upper = np.array([(joint.lower, joint.upper) for joint in self._carm.joints]).T
+        return np.clip(self._joint_vector(values), lower, upper)
 
     def _joint_vector(self, values: ArrayLike) -> NDArray[np.float64]:
         vector = np.array(values, dtype=float)

@@ -107,6 +107,15 @@ def test_no_travel_is_a_plan_that_rests() -> None:
     assert np.array_equal(plan.trajectory.positions[0], plan.trajectory.positions[-1])
 
 
+def test_a_start_that_the_encoders_read_beyond_a_limit_is_planned_from_the_limit() -> None:
+    lift = CARM.joint_names.index("lift")
+    start = CARM.home.copy()
+    start[lift] = CARM.joints[lift].lower - 1e-5
+    trajectory = Planner(CARM).to_joints(start, {"orbital": 0.2}).trajectory
+    assert trajectory.positions[:, lift] == pytest.approx(CARM.joints[lift].lower, abs=1e-12)
+    assert (trajectory.positions[:, lift] >= CARM.joints[lift].lower).all()
+
+
 def test_view_goal_reaches_isocenter_and_angles_and_keeps_wigwag() -> None:
     start = CARM.home + np.array([0, 0, 0, 0.1, 0, 0])
     isocenter = np.array([0.2, -0.1, 0.15])
