@@ -118,13 +118,14 @@ class GoalSide:
         """See ``TrajectoryController.scale_speed``."""
         return self._ask("scale_speed", factor)  # type: ignore[no-any-return]
 
-    def progress(self, open_goals: int) -> Progress:
+    def progress(self, open_goals: int, served_s: float) -> Progress:
         """Return how the arm is doing.
 
         Args:
             open_goals: Goals whose results are not sent yet.
+            served_s: Monotonic time at which goals and cancels were listened to last, s.
         """
-        return self._ask("progress", open_goals)  # type: ignore[no-any-return]
+        return self._ask("progress", open_goals, served_s)  # type: ignore[no-any-return]
 
     def _ask(self, what: str, *words: Any) -> Any:
         try:
@@ -140,7 +141,7 @@ class MotionSide:
 
     Attributes:
         open_goals: Goals whose results the child has not sent yet.
-        heard_s: Monotonic time of the last question, s.
+        heard_s: Monotonic time at which the child listened to goals and cancels last, s.
     """
 
     def __init__(self, connection: Connection, child: int) -> None:
@@ -200,7 +201,6 @@ class MotionSide:
         try:
             while True:
                 what, words = self._connection.recv()
-                self.heard_s = time.monotonic()
                 self._connection.send(self._answer(controller, what, words))
         except (EOFError, OSError, TypeError):  # a connection that is closed while it waits has no handle
             if not self._closed:
@@ -209,7 +209,7 @@ class MotionSide:
     def _answer(self, controller: TrajectoryController, what: str, words: tuple[Any, ...]) -> Any:
         now_s = time.monotonic()
         if what == "progress":
-            (self.open_goals,) = words
+            self.open_goals, self.heard_s = words
             with self._lock:
                 outcomes, self._outcomes = tuple(self._outcomes), []
             return Progress(self._snapshot(), outcomes, self._ending())

@@ -6,6 +6,7 @@ The node has the name that the controller has under ros2_control, ``joint_trajec
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 import threading
@@ -19,6 +20,7 @@ from control_msgs.srv import QueryTrajectoryState
 from rclpy.action import CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from trajectory_msgs.msg import JointTrajectory
@@ -44,6 +46,8 @@ NAMESPACE = "carm"
 
 _THREADS = 6
 _OUTCOMES_KEPT = 32
+_COLLECT_AFTER = 50
+"""Full garbage collection after this many partial ones, 7000 new objects each."""
 _BUSY_S, _QUIET_S = 0.02, 0.1
 """Period of asking how the arm is doing, with and without open goals, s."""
 
@@ -121,11 +125,20 @@ class GoalServer(OrderlyNode):
                 QoSProfile(depth=1, durability=durability),
                 event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
             )
+        self._served_s = time.monotonic()
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(_QUIET_S, self._on_served, MutuallyExclusiveCallbackGroup(), steady)
         threading.Thread(target=self._keep_up, name="progress", daemon=True).start()
 
     def refusal(self) -> str:
         """See ``OrderlyNode.refusal``."""
         return super().refusal() or (f"{self._motion} is shutting down" if self._motion_ends else "")
+
+    def started(self) -> None:
+        """Leave full garbage collections, which go through every point of a long goal, to quiet moments."""
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(700, 10, 10**6)
 
     def give_up(self) -> None:
         """See ``OrderlyNode.give_up``."""
@@ -142,6 +155,8 @@ class GoalServer(OrderlyNode):
             while not self._halted.is_set():
                 self._beat()
                 self._asks.wait(_BUSY_S if self._accepted else _QUIET_S)
+                if not self._accepted and gc.get_count()[2] > _COLLECT_AFTER:
+                    gc.collect()
                 self._asks.clear()
         except LinkClosedError:
             self._halted.set()
@@ -153,7 +168,7 @@ class GoalServer(OrderlyNode):
         if now_s - self._beat_s > MOST_DELAY_S:
             self._trust_s = now_s + MOST_DELAY_S
         self._asking = True
-        progress = self._link.progress(len(self._accepted))
+        progress = self._link.progress(len(self._accepted), self._served_s)
         self._beat_s, self._asking = time.monotonic(), False
         self._snapshot, self._motion_ends = progress.snapshot, progress.ending
         for outcome in progress.outcomes:
@@ -162,6 +177,10 @@ class GoalServer(OrderlyNode):
             silence = self._heartbeats.missing(key, now_s)
             if silence and answer.goal_id is not None:
                 self._link.hold(silence, answer.goal_id)
+
+    def _on_served(self) -> None:
+        """Note that the executor hears: while it reads a long goal, a cancel waits."""
+        self._served_s = time.monotonic()
 
     def _was_held_up(self) -> bool:
         """Return whether what comes now may have waited for long while this process was held up.
