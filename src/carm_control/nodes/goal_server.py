@@ -127,7 +127,7 @@ class GoalServer(OrderlyNode):
             )
         self._served_s = time.monotonic()
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(_QUIET_S, self._on_served, MutuallyExclusiveCallbackGroup(), steady)
+        self.create_timer(_QUIET_S, self._on_served, goals, steady)
         threading.Thread(target=self._keep_up, name="progress", daemon=True).start()
 
     def refusal(self) -> str:
@@ -179,7 +179,7 @@ class GoalServer(OrderlyNode):
                 self._link.hold(silence, answer.goal_id)
 
     def _on_served(self) -> None:
-        """Note that the executor hears: while it reads a long goal, a cancel waits."""
+        """Note that cancels are heard: in this callback group they wait while a long goal is read."""
         self._served_s = time.monotonic()
 
     def _was_held_up(self) -> bool:
