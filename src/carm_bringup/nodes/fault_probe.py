@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import threading
@@ -17,6 +16,7 @@ import rclpy
 from builtin_interfaces.msg import Duration
 from carm_interfaces.msg import MotionPermit
 from control_msgs.action import FollowJointTrajectory
+from control_msgs.msg import JointTrajectoryControllerState
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -29,11 +29,15 @@ from carm_bringup.benchmarks.faults.history import History
 from carm_bringup.benchmarks.faults.scenario import Fault, Order, Scenario
 from carm_core.errors import CarmError
 from carm_core.robot.kinematics import CArm
+from carm_core.transforms import Array
 from carm_ros.heartbeat import HeartbeatSender
 from carm_ros.messages import seconds
 from carm_ros.middleware import prepare_middleware
 
 _START_S, _END_S = 60.0, 30.0
+_SPACING_S = 0.035
+"""Samples are so far apart, s: the noise of the encoders is no motion then."""
+_SLOWER = 0.99
 
 
 class ProbeError(CarmError):
@@ -64,11 +68,18 @@ class FaultProbe:
         rclpy.init(args=[], context=self._context, signal_handler_options=SignalHandlerOptions.NO)
         self._node = rclpy.create_node("fault_probe", namespace=namespace, context=self._context)
         self._carm, self.history = carm, History()
-        self._begin_s, self._offset_s = time.monotonic(), math.nan
+        self._begin_s = time.monotonic()
+        self._samples: list[tuple[float, float, Array]] = []
+        self._error = ""
         self._speed = 0.0
+        self._commanded: list[tuple[float, float]] = []
+        self._fastest = np.array([joint.velocity for joint in carm.joints])
         newest = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._node.create_subscription(JointState, "joint_states", self._on_joints, 50)
         self._node.create_subscription(MotionPermit, "supervisor/permit", self._on_permit, newest)
+        self._node.create_subscription(
+            JointTrajectoryControllerState, "joint_trajectory_controller/controller_state", self._on_reference, 50
+        )
         self._follow = ActionClient(
             self._node, FollowJointTrajectory, "joint_trajectory_controller/follow_joint_trajectory"
         )
@@ -82,7 +93,10 @@ class FaultProbe:
 
     def _spin(self) -> None:
         while not self._closing.is_set():
-            self._executor.spin_once(timeout_sec=0.05)
+            try:
+                self._executor.spin_once(timeout_sec=0.05)
+            except Exception as error:
+                self._error = f"{type(error).__name__}: {error}"
 
     def close(self) -> None:
         """Leave the graph."""
@@ -98,13 +112,29 @@ class FaultProbe:
 
     def _on_joints(self, message: Any) -> None:
 
-        stamp_s = seconds(message.header.stamp)
-        if math.isnan(self._offset_s):
-            self._offset_s = stamp_s - self._now_s()
         order = [message.name.index(name) for name in self._carm.joint_names]
         place = np.array([message.position[k] for k in order])
-        self.history.sample(stamp_s - self._offset_s, place)
+        self._samples.append((seconds(message.header.stamp), self._now_s(), place))
         self._velocity = np.array([message.velocity[k] for k in order])
+
+    def _on_reference(self, message: Any) -> None:
+        order = [message.joint_names.index(name) for name in self._carm.joint_names]
+        velocity = np.array([message.reference.velocities[k] for k in order])
+        self._commanded.append((self._now_s(), float(np.abs(velocity / self._fastest).max())))
+
+    def deceleration_s(self) -> float | None:
+        """Return the time from the request of a stop in a motion to the first slower setpoint, s; None without."""
+        stops = [event.time_s for event in self.history.of("stop_sent")]
+        before = [speed for time_s, speed in self._commanded if stops and time_s <= stops[0]]
+        if not before or before[-1] < 0.05:
+            return None
+        last = before[-1]
+        for time_s, speed in self._commanded:
+            if time_s > stops[0]:
+                if speed < _SLOWER * last:
+                    return time_s - stops[0]
+                last = max(last, speed)
+        return None
 
     def _on_permit(self, message: Any) -> None:
         self._now_s()
@@ -132,7 +162,7 @@ class FaultProbe:
         """
         ready = self._until(
             lambda: (
-                bool(self.history.true)
+                bool(self._samples)
                 and self._speed > 0
                 and self._follow.server_is_ready()
                 and self._stop.service_is_ready()
@@ -155,7 +185,18 @@ class FaultProbe:
             self.history.note("ended", "1", 0.0, str(result.result().status))
         still: list[float] = []
         self._until(lambda: self._rests(still), 5.0)
+        self._place_samples()
+        if self._error:
+            raise ProbeError(f"the client failed: {self._error}")
         return self.history, [] if ended else ["the goal"]
+
+    def _place_samples(self) -> None:
+        """Put the samples on this process's clock: the message that came fastest tells how the clocks differ."""
+        ahead_s = max(stamp_s - arrival_s for stamp_s, arrival_s, _ in self._samples)
+        for stamp_s, _, place in self._samples:
+            time_s = stamp_s - ahead_s
+            if not self.history.times_s or time_s >= self.history.times_s[-1] + _SPACING_S:
+                self.history.sample(time_s, place)
 
     def _rests(self, still: list[float]) -> bool:
         if float(np.abs(self._velocity).max()) > 0.002:
@@ -165,7 +206,6 @@ class FaultProbe:
         return still[-1] - still[0] > 1.0
 
     def _give(self, order: Order) -> tuple[Any, Any]:
-
         zero, last_s = [0.0] * 6, order.times_s[-1]
         whole, rest = divmod(last_s, 1.0)
         point = JointTrajectoryPoint(
@@ -176,16 +216,16 @@ class FaultProbe:
         )
         trajectory = JointTrajectory(joint_names=list(self._carm.joint_names), points=[point])
         goal_id = self._heartbeats.begin()
+        sent_s = self._now_s()
         sent = self._follow.send_goal_async(FollowJointTrajectory.Goal(trajectory=trajectory), goal_uuid=goal_id)
         if not self._until(sent.done, 10.0) or not sent.result().accepted:
             raise ProbeError("the controller did not accept the goal")
-        self._now_s()
-        for kind, text in (("accepted", ""), ("given", "console_1"), ("heard", "")):
-            self.history.note(kind, "1" if kind != "heard" else "console_1", 0.0, text)
+        self.history.note("accepted", "1", time_s=sent_s)
+        self.history.note("given", "1", 0.0, "console_1", sent_s)
+        self.history.note("heard", "console_1", time_s=sent_s)
         return sent.result(), goal_id
 
     def _act(self, fault: Fault, pids: dict[str, int], handle: Any, goal_id: Any) -> None:
-
         self._now_s()
         if fault.kind == "stop":
             self.history.note("stop_sent")

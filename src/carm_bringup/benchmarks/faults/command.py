@@ -101,7 +101,9 @@ def _campaign(args: argparse.Namespace, episodes: int) -> Totals:
                 totals.add(one)
                 if one.verdict.violations:
                     found.append(one)
-                    bar.set_postfix_str(f"{len(found)} with violations")
+                    bar.write(_line(one), file=sys.stderr)
+                    if args.traces is not None:
+                        campaign.write_trace(args.traces, one)
             bar.update(len(judged))
     found.sort(key=lambda one: int(one.number))
     if args.traces is not None and found:

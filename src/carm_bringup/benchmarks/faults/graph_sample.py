@@ -75,8 +75,9 @@ def run(count: int, seed: int, traces: Path | None) -> dict[str, Any]:
     judge = Judge(JointLimits.of(carm.joints))
     for number in range(count):
         drawn = scenario(seed, number, carm)
-        history, unfinished = _through_graph(drawn, carm)
+        history, unfinished, decelerated_s = _through_graph(drawn, carm)
         verdict = judge.judge(history, lambda positions: (math.inf, ""), drawn.faults, unfinished)
+        verdict.stop_to_deceleration_s = [] if decelerated_s is None else [decelerated_s]
         moved = bool(len(history.true)) and float(np.ptp(np.array(history.true), axis=0).max()) > 1e-3
         judged = Judged(number, drawn, verdict, 0.0, moved)
         totals.add(judged)
@@ -90,8 +91,8 @@ def run(count: int, seed: int, traces: Path | None) -> dict[str, Any]:
     return metrics
 
 
-def _through_graph(drawn: Scenario, carm: CArm) -> tuple[History, list[str]]:
-    """Run one episode; return what happened, and what did not end."""
+def _through_graph(drawn: Scenario, carm: CArm) -> tuple[History, list[str], float | None]:
+    """Run one episode; return what happened, what did not end, and the time from a stop to deceleration, s."""
     from carm_bringup.graph import description as graph
     from carm_bringup.graph import launcher
     from carm_bringup.nodes.fault_probe import FaultProbe, children
@@ -107,7 +108,7 @@ def _through_graph(drawn: Scenario, carm: CArm) -> tuple[History, list[str]]:
         pids = supervisor.pids()
         probe = FaultProbe(graph.namespace(values), carm)
         try:
-            return probe.run(drawn, pids)
+            return *probe.run(drawn, pids), probe.deceleration_s()
         except CarmError as error:
             raise type(error)(f"{error}; the last line of the graph: {said[-1] if said else 'none'}") from error
         finally:
