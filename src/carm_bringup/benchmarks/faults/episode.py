@@ -23,17 +23,10 @@ from carm_bringup.benchmarks.faults.drives import DrivePlant, ModelPlant, Plant
 from carm_bringup.benchmarks.faults.garbage import garble
 from carm_bringup.benchmarks.faults.history import History
 from carm_bringup.benchmarks.faults.kernel import Link, World
-from carm_bringup.benchmarks.faults.parts import (
-    Client,
-    Core,
-    GoalServer,
-    JointStates,
-    SentGoal,
-    Supervisor,
-    build_model,
-)
+from carm_bringup.benchmarks.faults.parts import Client, Core, GoalServer, JointStates, SentGoal
 from carm_bringup.benchmarks.faults.scenario import Draw, Fault, Order, Scenario, body, staff
 from carm_bringup.benchmarks.faults.scene import Scene
+from carm_bringup.benchmarks.faults.supervisor import Supervisor, build_model
 from carm_control import JointLimits, OperatingState, Permit, TrajectoryGoal, TrajectoryPoint
 from carm_core.collision.model import CollisionModel
 from carm_core.collision.obstacles import Obstacles, Surface

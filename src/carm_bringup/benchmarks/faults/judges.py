@@ -15,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from carm_bringup.benchmarks.faults.history import Event, History
+from carm_bringup.benchmarks.faults.record import Record, ramp
 from carm_bringup.benchmarks.faults.scenario import Fault
 from carm_control.trajectory.limits import JointLimits
 from carm_core.transforms import Array
@@ -27,7 +28,6 @@ DEAF_S = 1.0
 LONGEST_GAP_S = 0.05
 LIMIT_TOLERANCE = 0.06
 """Velocity, acceleration and jerk may exceed their limits by this share: 5 % are allowed to trajectories."""
-_REST_M_S, _REST_RAD_S = 0.002, 0.005
 _REACTION_S = 0.04
 _LAG_S = 0.03
 _ALLOWANCE_S = 0.3
@@ -71,71 +71,6 @@ class Verdict:
     unsupervised_motion_s: float = 0.0
     stop_to_deceleration_s: list[float] = field(default_factory=list)
     smallest_clearance_m: float = math.inf
-
-
-class Record:
-    """The samples of a history as arrays, J joints."""
-
-    def __init__(self, history: History, limits: JointLimits) -> None:
-        """Compute velocities.
-
-        Args:
-            history: Of an episode.
-            limits: Of the joints.
-        """
-        self.history, self.limits = history, limits
-        self.times_s = np.array(history.times_s)
-        self.true = np.array(history.true).reshape(len(history.times_s), -1)
-        self.velocity = np.zeros_like(self.true)
-        if len(self.times_s) > 1:
-            steps = np.diff(self.times_s)[:, None]
-            self.velocity[1:] = np.diff(self.true, axis=0) / steps
-        rest = limits.by_unit(_REST_M_S, _REST_RAD_S)
-        self.moving = np.asarray((np.abs(self.velocity) > rest).any(axis=1))
-        self._freezes = [(event.time_s, event.value) for event in history.of("frozen") if event.name == "core"]
-
-    def rates(self, time_s: float) -> tuple[Array, Array]:
-        """Return velocity and acceleration (J,) at a time, s; before a freeze if it falls into one."""
-        for begin_s, end_s in self._freezes:
-            if begin_s < time_s <= end_s + 1e-6:
-                time_s = begin_s
-        last = int(np.searchsorted(self.times_s, time_s + 1e-9)) - 1
-        if last < 2:
-            zero = np.zeros(len(self.limits.names))
-            return zero, zero
-        step_s = self.times_s[last] - self.times_s[last - 1]
-        return self.velocity[last], (self.velocity[last] - self.velocity[last - 1]) / max(step_s, 1e-3)
-
-    def frozen_s(self, begin_s: float, end_s: float) -> float:
-        """Return how long the control loop was frozen between two times, s."""
-        return sum(max(0.0, min(end_s, end) - max(begin_s, begin)) for begin, end in self._freezes)
-
-    def moves(self, begin_s: float, end_s: float) -> float | None:
-        """Return the first time of a motion between two times, s; None without."""
-        inside = (self.times_s > begin_s) & (self.times_s < end_s) & self.moving
-        return float(self.times_s[inside.argmax()]) if inside.any() else None
-
-
-def ramp(limits: JointLimits, velocity: Array, acceleration: Array) -> tuple[float, Array]:
-    """Return how long braking takes until all joints rest, s, and how far each goes (J,), m or rad, at most.
-
-    Args:
-        limits: Of acceleration and jerk.
-        velocity: (J,), m/s or rad/s.
-        acceleration: (J,), m/s² or rad/s².
-    """
-    speed = np.abs(velocity)
-    rising = np.clip(acceleration * np.sign(velocity), 0.0, limits.acceleration)
-    before_s = rising / limits.jerk
-    top = speed + rising**2 / (2 * limits.jerk)
-    trapezoid = top >= limits.acceleration**2 / limits.jerk
-    with np.errstate(invalid="ignore"):
-        brake_s = np.where(
-            trapezoid,
-            top / limits.acceleration + limits.acceleration / limits.jerk,
-            2 * np.sqrt(top / limits.jerk),
-        )
-    return float((before_s + brake_s).max()), top * before_s + top * brake_s / 2
 
 
 class Judge:
