@@ -154,6 +154,15 @@ def test_motion_that_begins_by_itself_is_found() -> None:
     assert kinds(JUDGE.judge(made, far)) == {"restarts_by_itself"}
 
 
+def test_a_goal_that_replaces_another_does_not_begin_by_itself() -> None:
+    first, second = ends(2.0), ends(3.0)
+    made = history(lambda time_s: first(time_s) + second(time_s - 2.5))
+    made.note("accepted", "2", time_s=2.05)
+    made.note("ended", "1", text="preempted", time_s=2.06)
+    verdict = JUDGE.judge(made, far)
+    assert not verdict.violations, texts(verdict)
+
+
 def test_motion_that_nobody_asked_for_is_found() -> None:
     made = history(ends(3.0))
     made.events = [event for event in made.events if event.kind != "accepted"]

@@ -35,6 +35,7 @@ _LONGEST_STEP_S = 0.015
 _LEVERS_M = np.array([1.0, 1.0, 1.0, 1.7, 1.2, 1.0])
 """How far a point of the machine moves at most per m or rad of each joint, m."""
 _SLACK_MM = 1.0
+_RESTED_S = 0.15
 _LOOK_M = 0.003
 """Distances are computed at least as often as a point of the machine moves so far, m."""
 
@@ -285,8 +286,8 @@ class Judge:
     def _restarts(self, record: Record, verdict: Verdict) -> None:
         """A motion begins after an acceptance only, and after what ended a goal only by another."""
         history = record.history
-        accepted = [event.time_s for event in history.of("accepted")]
-        ends = [event.time_s for event in history.of("stop", "cancel", "ended")]
+        accepted, own = history.of("accepted"), history.of("cancel", "ended")
+        ends = [event.time_s for event in history.of("stop")]
         ends += [event.time_s for event in history.of("permit") if event.value <= 0]
         ends += [end_s for _, end_s in self._gaps(record)]
         resting_since: float | None = float(record.times_s[0])
@@ -297,15 +298,15 @@ class Judge:
                 continue
             rested_s = 0.0 if resting_since is None else time_s - resting_since
             began_s, resting_since = resting_since, None
-            if rested_s < 0.15 or began_s is None:
+            if rested_s < _RESTED_S or began_s is None:
                 continue
-            before = [t for t in accepted if t <= time_s + 1e-9]
-            if not before:
+            goal = next((event for event in reversed(accepted) if event.time_s <= time_s + 1e-9), None)
+            if goal is None:
                 verdict.violations.append(Violation("restarts_by_itself", time_s, "a motion that nobody asked for"))
                 continue
-            ended = [
-                t for t in ends if before[-1] + 1e-9 < t < time_s - _REACTION_S - 5 * _LAG_S and t <= began_s + 0.5
-            ]
+            its_ends = sorted([*ends, *(event.time_s for event in own if event.name == goal.name)])
+            latest_s = min(time_s - _REACTION_S - 5 * _LAG_S, began_s + 0.5)
+            ended = [end_s for end_s in its_ends if goal.time_s + 1e-9 < end_s < latest_s]
             if ended and time_s - ended[-1] > record.frozen_s(ended[-1], time_s) + 0.25:
                 line = f"a motion begins {time_s - ended[-1]:.2f} s after its goal had ended"
                 verdict.violations.append(Violation("restarts_by_itself", time_s, line))
