@@ -17,7 +17,7 @@ from carm_bringup.benchmarks.faults.history import History
 from carm_bringup.benchmarks.faults.judges import Judge, Verdict
 from carm_bringup.benchmarks.faults.kernel import Link, Part, World
 from carm_bringup.benchmarks.faults.record import ramp
-from carm_bringup.benchmarks.faults.scenario import FAULTS, Fault, Order, Scenario, load
+from carm_bringup.benchmarks.faults.scenario import FAULTS, PARTS, Fault, Order, Scenario, load
 from carm_bringup.benchmarks.faults.scene import Body, Scene
 from carm_bringup.cli.app import run
 from carm_control import JointLimits, Permit, TrajectoryController
@@ -278,6 +278,13 @@ def test_a_short_campaign_finds_nothing(runner: Runner) -> None:
     assert metrics["episodes"] == EPISODES
     assert metrics["motion_after_stop_mm"] <= 0.0
     assert "unsafe_motion" in table(metrics)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_an_episode_ends_whoever_is_dead_from_the_start(runner: Runner, part: str) -> None:
+    judged = runner.judged(replace(MOTION, faults=(Fault("death", part),)))
+    assert not judged.verdict.violations, texts(judged.verdict)
+    assert judged.moved == (part not in ("core", "goal_server", "supervisor", "console"))
 
 
 def test_an_episode_is_the_same_again(runner: Runner) -> None:

@@ -25,7 +25,7 @@ class Record:
         """
         self.history, self.limits = history, limits
         self.times_s = np.array(history.times_s)
-        self.true = np.array(history.true).reshape(len(history.times_s), -1)
+        self.true = np.array(history.true).reshape(len(history.times_s), len(limits.names))
         self.velocity = np.zeros_like(self.true)
         if len(self.times_s) > 1:
             steps = np.diff(self.times_s)[:, None]
