@@ -265,7 +265,7 @@ class TrajectoryController:
                 self._message = self._drive.unready
                 self._state = OperatingState.STARTING if self._message else OperatingState.IDLE
             if isinstance(self._motion, Following):
-                self._motion.advance(dt, min(self._speed_scaling, self._motion.rate_at_speed(permit.speed)))
+                self._motion.advance(dt, min(self._speed_scaling, self._motion.permitted(permit.speed)))
                 self._command = self._motion.sample()
             elif self._motion is not None:
                 self._command = self._motion.sample(self._elapsed_s)

@@ -10,6 +10,7 @@ constant again without leaving the limits.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -34,6 +35,9 @@ _LIMITS_FIRST = 100.0
 """A rate beyond the wanted one is better than a motion beyond the limits."""
 _WISHES = np.array([0.75, 0.5, 0.25, 0.0])
 _RELEASES = np.array([1.0, 0.5, 0.25])
+_RISE = 1.5
+"""A permitted rate rises by this factor at least, or to 1."""
+_PEAK_LOOKS = 5
 _SIDE_S = 1e-9
 _LOOK_S = 0.006
 _MOST_LOOKS = 100
@@ -80,6 +84,7 @@ class Following:
         self.duration_s = max(spline.duration_s, stop.duration_s)
         self.elapsed_s = self.trajectory_s = 0.0
         self.rate, self._slope, self._release = rate, 0.0, _SHARPEST
+        self._permitted = 1.0
 
     @property
     def late_s(self) -> float:
@@ -105,17 +110,25 @@ class Following:
         self.rate = min(max(self.rate + (self._slope + bend * dt_s / 2) * dt_s, 0.0), 1.0)
         self._slope += bend * dt_s
 
-    def rate_at_speed(self, share: float) -> float:
-        """Return the largest rate, 0 to 1, at which the present velocities stay below a share of their limits.
+    def permitted(self, share: float) -> float:
+        """Return the largest rate, 0 to 1, at which no velocity of the trajectory exceeds a share of its limit.
+
+        It falls at once and rises in few large steps: each change of the rate costs acceleration and jerk.
 
         Args:
             share: Of the joints' velocity limits, 0 to 1.
         """
-        if share >= 1.0:
-            return 1.0
-        velocity = self._spline.sample(self.trajectory_s).velocity
-        fastest = float(np.max(np.abs(velocity) / self._limits.velocity))
-        return 1.0 if fastest <= share else share / fastest
+        rate = min(1.0, share / self._peak) if self._peak > share else 1.0
+        if rate < self._permitted or rate >= min(_RISE * self._permitted, 1.0):
+            self._permitted = rate
+        return self._permitted
+
+    @cached_property
+    def _peak(self) -> float:
+        """Largest velocity of the trajectory, as a share of its limit."""
+        knots = self._spline.knots_s
+        times = np.linspace(knots[:-1], knots[1:], _PEAK_LOOKS, endpoint=False).ravel()
+        return float((np.abs(self._spline.derivative(1, times)) / self._limits.velocity).max(initial=0.0))
 
     def _bend(self, dt_s: float, factor: float) -> float:
         """Return the second derivative of the rate, 1/s², for a step.
