@@ -168,8 +168,9 @@ def test_node_command_carries_namespace_parameters_and_config(monkeypatch: pytes
 
 def test_recording_is_a_process_of_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launcher, "find_executable", lambda name: f"/bin/{name}")
-    *nodes, recorder = launcher.graph_commands(graph.resolve(["record:=true", "namespace:=lab"]))
-    assert len(nodes) == len(graph.NODES)
+    values = graph.resolve(["record:=true", "namespace:=lab"])
+    *nodes, recorder = launcher.graph_commands(values)
+    assert {command.name for command in nodes} == {spec.name for spec in graph.nodes(values)}
     assert recorder.words[:5] == ("/bin/carm", "record", "--namespace", "/lab", "--output")
     assert recorder.words[5].startswith("recordings/")
     assert not recorder.ends_graph

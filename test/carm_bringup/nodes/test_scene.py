@@ -97,8 +97,10 @@ def test_headers_carry_the_frame_prefix() -> None:
     import rclpy
     from builtin_interfaces.msg import Time
     from carm_interfaces.msg import Landmark, LandmarkArray
+    from geometry_msgs.msg import Point
     from rclpy.parameter import Parameter
-    from shape_msgs.msg import Mesh
+    from rclpy.serialization import serialize_message
+    from shape_msgs.msg import Mesh, MeshTriangle
 
     from carm_bringup.nodes.scene_node import SceneNode
     from carm_perception.nodes import messages as localizer_messages
@@ -110,7 +112,11 @@ def test_headers_carry_the_frame_prefix() -> None:
     frames: list[str] = []
     node._patient.publish = lambda message: frames.append(message.header.frame_id)
     node._landmarks.publish = lambda message: frames.extend(m.header.frame_id for m in message.markers[1:])
-    node._on_surface(Mesh())
+    surface = Mesh(vertices=[Point(x=0.2 * i, y=0.3 * (i % 2), z=0.1 * (i // 2)) for i in range(4)])
+    surface.triangles = [
+        MeshTriangle(vertex_indices=list(face)) for face in ((0, 1, 2), (0, 1, 3), (0, 2, 3), (1, 2, 3))
+    ]
+    node._on_surface(serialize_message(surface))
     node._on_landmarks(LandmarkArray(landmarks=[Landmark(id=11)]))
     node.destroy_node()
     context.shutdown()
