@@ -134,7 +134,8 @@ def test_diagnostics_and_parameters(
     assert view.returncode == 0, view.communicate()[0]
 
     assert "6 numbers" in listener.set("agent_node", staff_zones="1 2 3")
-    assert listener.set("agent_node", staff_zones="-1.0 -2.0 -0.95 1.0 2.0 1.0") == ""
+    zone = "-0.05 0.10 0.60 0.05 0.14 0.66"  # where the detector is at 0 deg, and not at 25 deg
+    assert listener.set("agent_node", staff_zones=zone) == ""
     crowded = spawn([*CARM, "view", "--primary", "0"])
     listener.until(lambda: crowded.poll() is not None)
     assert crowded.returncode == 1

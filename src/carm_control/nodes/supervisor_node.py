@@ -70,6 +70,8 @@ class SupervisorNode(OrderlyNode):
         """
         super().__init__("supervisor_node", **{"namespace": NAMESPACE, **node_arguments})
         self._settings = settings = declare_parameters(self, SupervisorParameters)
+        self._simulated_time = bool(self.get_parameter("use_sim_time").value)
+        """Stamps of a clock that stands still, or runs faster than the arm, say nothing about its motion."""
         self._carm = CArm.from_config(settings.carm_config or None)
         self._limits = limits = JointLimits.of(self._carm.joints)
         self._building = threading.Lock()
@@ -142,7 +144,7 @@ class SupervisorNode(OrderlyNode):
     # What comes in
 
     def _on_joints(self, message: JointState) -> None:
-        now_s, stamp_s = time.monotonic(), seconds(message.header.stamp)
+        now_s, stamp_s = time.monotonic(), 0.0 if self._simulated_time else seconds(message.header.stamp)
         doubt = self._check.receive(message.name, message.position, message.velocity, stamp_s, now_s)
         if doubt:
             self.get_logger().warning(f"{doubt}{self._named_sources()}", throttle_duration_sec=_LOG_S)
