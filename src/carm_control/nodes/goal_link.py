@@ -155,6 +155,7 @@ class MotionSide:
         self.open_goals, self.heard_s = 0, time.monotonic()
         self._snapshot: Callable[[], Snapshot | None] = lambda: None
         self._ending: Callable[[], bool] = lambda: False
+        self._report: Callable[[GoalOutcome], None] = lambda outcome: None
         self._outcomes: list[GoalOutcome] = []
         self._lock = threading.Lock()
         self._closed = False
@@ -165,6 +166,7 @@ class MotionSide:
         setup: Setup,
         snapshot: Callable[[], Snapshot | None],
         ending: Callable[[], bool],
+        report: Callable[[GoalOutcome], None],
         lost: Callable[[], None],
     ) -> None:
         """Tell the child to serve, and answer from now on.
@@ -174,9 +176,10 @@ class MotionSide:
             setup: For the child.
             snapshot: Returns the state after the last step.
             ending: Returns whether this process is shutting down.
+            report: Told how each goal ended, on the thread that answers.
             lost: Called when the child is gone without having been asked to end.
         """
-        self._snapshot, self._ending = snapshot, ending
+        self._snapshot, self._ending, self._report = snapshot, ending, report
         self._connection.send(setup)
         words = (controller, lost)
         threading.Thread(target=self._answer_all, args=words, name="goal_link", daemon=True).start()
@@ -212,6 +215,8 @@ class MotionSide:
             self.open_goals, self.heard_s = words
             with self._lock:
                 outcomes, self._outcomes = tuple(self._outcomes), []
+            for outcome in outcomes:
+                self._report(outcome)
             return Progress(self._snapshot(), outcomes, self._ending())
         if what == "check":
             return controller.check(words[0], now_s)

@@ -103,7 +103,9 @@ class TrajectoryNode(OrderlyNode):
         self._loop = ControlLoop(rate, self._cycle, self._fail)
         self._loop.start()
         setup = Setup(self._settings, self._controller.checker, self.called)
-        link.begin(self._controller, setup, lambda: self._snapshot, self.ending.is_set, self._on_link_lost)
+        link.begin(
+            self._controller, setup, lambda: self._snapshot, self.ending.is_set, self._report, self._on_link_lost
+        )
 
     def close(self) -> None:
         """Stop the control loop."""
@@ -173,7 +175,6 @@ class TrajectoryNode(OrderlyNode):
         self._snapshot = snapshot
         for outcome in snapshot.outcomes:
             self._link.put(outcome)
-            self._report(outcome)
         if self._joint_states_due.due(now_s) and self._joints_known():
             position = snapshot.measured.position.tolist()
             self._joint_states_sent += 1
@@ -205,6 +206,7 @@ class TrajectoryNode(OrderlyNode):
             self._controller.hold(f"goals are not served for {self._deaf_s:.1f} s: a cancel would not be heard")
 
     def _report(self, outcome: GoalOutcome) -> None:
+        """Log how a goal ended; not on the control loop's thread, which the first line of a log holds up for long."""
         line = f"goal {outcome.goal_id} {outcome.status.value}: {outcome.message}"
         if outcome.code is ErrorCode.SUCCESSFUL:  # rclpy wants one severity per line of code
             self.get_logger().info(line)

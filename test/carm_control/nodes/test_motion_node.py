@@ -218,7 +218,7 @@ def test_a_newer_goal_preempts_and_the_topic_takes_its_place(client: Client) -> 
     assert "preempted" in result.error_string
     client.trajectory.publish(move(3.0, ("lift",), lift=0.02))
     status, result = client.end_of(second)
-    assert (status, result.error_code) == (GoalStatus.STATUS_SUCCEEDED, Result.SUCCESSFUL)
+    assert (status, result.error_code) == (GoalStatus.STATUS_SUCCEEDED, Result.SUCCESSFUL), result.error_string
     client.await_state(OperatingState.IDLE)
     client.until(lambda: abs(client.positions()[2] - CARM.home[2] - 0.02) < 1e-3, "lift moved by the topic")
 
