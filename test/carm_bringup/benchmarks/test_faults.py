@@ -38,6 +38,8 @@ MOTION = Scenario(
     orders=(Order("trajectory", 0.5, "console", ((0.15, 0.0, 0.2, 0.0, 0.0, 0.3),), (4.0,)),),
 )
 
+TRACES = Path(__file__).resolve().parents[2] / "data/faults"
+
 
 @pytest.fixture(scope="module")
 def runner() -> Runner:
@@ -360,3 +362,8 @@ def test_bad_arguments_are_refused(words: list[str]) -> None:
     except SystemExit as leaving:
         code = int(leaving.code or 0)
     assert code == 2
+
+
+def test_jerk_holds_while_the_permit_rises() -> None:
+    """Found by the campaign: the rate of a trajectory followed a permit that rose in small steps."""
+    assert run(["bench", "faults", "--replay", str(TRACES / "jerk_while_the_permit_rises.json")]) == 0
