@@ -38,6 +38,15 @@ def _at_real_time(priority: int) -> bool:
     return True
 
 
+LONGEST_GAP_WITHOUT_REAL_TIME_S = 0.2
+"""What a busy machine's scheduler may hold up a loop at normal priority, without anything being wrong, s."""
+
+
+def at_real_time() -> bool:
+    """Return whether the calling thread runs at real-time priority."""
+    return os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR)
+
+
 class Schedule:
     """Says when something with a lower rate than the loop is due, without drift on average."""
 

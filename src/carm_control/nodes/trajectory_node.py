@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from carm_interfaces.msg import CArmState, MotionPermit
@@ -36,7 +37,13 @@ from carm_control import (
     TrajectoryController,
 )
 from carm_control.nodes import messages
-from carm_control.nodes.control_loop import ControlLoop, Schedule, raise_process_priority
+from carm_control.nodes.control_loop import (
+    LONGEST_GAP_WITHOUT_REAL_TIME_S,
+    ControlLoop,
+    Schedule,
+    at_real_time,
+    raise_process_priority,
+)
 from carm_control.nodes.goal_link import MotionSide, Setup, fork_goal_side
 from carm_control.nodes.goal_server import CONTROLLER, NAMESPACE, serve
 from carm_control.nodes.permits import LONGEST_REASON, NEWEST, PERMIT
@@ -82,7 +89,7 @@ class TrajectoryNode(OrderlyNode):
         self._halted = threading.Event()
         self._link = link
         self._cycled_s, self._heard_s, self._deaf_s = time.monotonic(), 0.0, 0.0
-        self._settings = declare_parameters(self, parameters)
+        self._settings = _as_punctual(declare_parameters(self, parameters))
         self._carm = CArm.from_config(self._settings.carm_config or None)
         self._controller = self._make_controller()
         self._limits = self._controller.limits
@@ -116,6 +123,9 @@ class TrajectoryNode(OrderlyNode):
 
     def started(self) -> None:
         """Leave full garbage collections, which hold up every thread, to the control loop: while the arm rests."""
+        if not at_real_time():
+            gap_s = self._settings.longest_gap_s
+            self.get_logger().warning(f"no real-time priority: a stop latches only after a delay of {gap_s:g} s")
         gc.collect()
         gc.freeze()
         gc.set_threshold(700, 10, 10**6)
@@ -249,6 +259,13 @@ class TrajectoryNode(OrderlyNode):
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success, response.message = self._controller.reset()
         return response
+
+
+def _as_punctual(settings: ControllerParameters) -> ControllerParameters:
+    """Return the settings with a gap of the control loop that this machine's scheduler allows to call a fault."""
+    if at_real_time():
+        return settings
+    return replace(settings, longest_gap_s=max(settings.longest_gap_s, LONGEST_GAP_WITHOUT_REAL_TIME_S))
 
 
 def run(
