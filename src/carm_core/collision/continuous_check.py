@@ -20,6 +20,8 @@ from carm_core.collision.clearance import Clearance, CollisionError
 from carm_core.transforms import Array
 
 _SHORTEST_MOTION_M = 2e-4
+_FINEST_M = 5e-4
+"""A share of no clearance at all would never be reached, m."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +121,7 @@ class PathSearch:
         """Halve segments until the smallest clearance is known; return its lower bound, m.
 
         Args:
-            resolution: Accuracy of the smallest clearance, as a share of it.
+            resolution: Accuracy of the smallest clearance, as a share of it, but no finer than half a millimeter.
             most_evaluations: Positions after which a path that cannot be told from a collision is given up.
 
         Raises:
@@ -130,7 +132,8 @@ class PathSearch:
         while True:
             bound, low, high, motion = self._heap[0]
             closest, at = self.closest
-            if bound >= self._limit_m and bound >= closest.distance_m - resolution * abs(closest.distance_m):
+            accuracy_m = max(resolution * abs(closest.distance_m), _FINEST_M)
+            if bound >= self._limit_m and bound >= closest.distance_m - accuracy_m:
                 return bound
             if motion < _SHORTEST_MOTION_M or self.evaluations >= most_evaluations:
                 self._refuse(at)
