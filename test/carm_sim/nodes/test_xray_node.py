@@ -245,7 +245,9 @@ def test_a_stop_ends_the_beam_and_no_request_is_served_late(client: Client, proc
     assert client.set("rate_hz", 10.0).successful
     client.until(lambda: count() >= 5, "fluoroscopy")
     tell(CArmState.STATE_STOPPED)
-    client.until(lambda: "stopped: stop requested" in client.health[-1].status[0].message, "diagnostics")
+    client.until(
+        lambda: client.health and "stopped: stop requested" in client.health[-1].status[0].message, "diagnostics"
+    )
     assert quiet(0.5)
     answers = [client.service.call_async(Expose.Request()) for _ in range(8)]
     client.until(lambda: all(answer.done() for answer in answers), "answers")
@@ -254,7 +256,7 @@ def test_a_stop_ends_the_beam_and_no_request_is_served_late(client: Client, proc
     assert not refused.successful
     assert "stopped" in refused.reason
     tell(CArmState.STATE_IDLE)
-    client.until(lambda: "stopped" not in client.health[-1].status[0].message, "diagnostics")
+    client.until(lambda: client.health and "stopped" not in client.health[-1].status[0].message, "diagnostics")
     assert quiet(0.5)  # it does not begin again by itself
     client.shot()
     answers = [client.service.call_async(Expose.Request()) for _ in range(8)]
