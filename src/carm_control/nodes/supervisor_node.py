@@ -32,7 +32,7 @@ from carm_control.nodes.permits import PERMIT
 from carm_control.supervision.joint_states import JointStateCheck, Motion
 from carm_control.supervision.obedience import Obedience
 from carm_control.supervision.parameters import SupervisorParameters
-from carm_control.supervision.permit import Permit, PermitJudge
+from carm_control.supervision.permit import Judgment, PermitJudge
 from carm_core.collision.convex_shapes import giving_way
 from carm_core.collision.model import CollisionModel
 from carm_core.collision.obstacles import Obstacles, Surface, staff_zones
@@ -81,7 +81,7 @@ class SupervisorNode(OrderlyNode):
         self._judge = PermitJudge(limits, self._build(settings, None), settings.reaction_time_s)
         deviation = limits.by_unit(settings.deviation_m, settings.deviation_rad)
         self._obedience = Obedience(limits, settings.obedience_timeout_s, deviation)
-        self._permit = Permit(0.0, "no valid joint states so far")
+        self._permit = Judgment(0.0, "no valid joint states so far")
         self._stamp = Time()
         self._sources: tuple[float, list[str]] = (-math.inf, [])
         self._stops, self._stopped_s, self._disobeyed = 0, -math.inf, ""
@@ -198,7 +198,7 @@ class SupervisorNode(OrderlyNode):
             self._latest_s = max(self._latest_s, begin_s - self._ticked_s)
         self._ticked_s = begin_s
 
-    def _publish(self, permit: Permit) -> None:
+    def _publish(self, permit: Judgment) -> None:
         if permit.speed == 0.0 and permit.reason != self._permit.reason:
             self.get_logger().warning(f"no motion: {permit.reason}", throttle_duration_sec=_LOG_S)
         self._permit = permit

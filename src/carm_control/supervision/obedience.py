@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from carm_control.supervision.joint_states import Motion
-from carm_control.supervision.permit import Permit
+from carm_control.supervision.permit import Judgment
 from carm_control.trajectory.deceleration import StopProfile
 from carm_control.trajectory.limits import JointLimits
 from carm_control.trajectory.spline import State
@@ -37,7 +37,7 @@ class Obedience:
         self._fast_end_s = math.inf
         self._off_s: float | None = None
 
-    def judge(self, motion: Motion, permit: Permit, now_s: float) -> str:
+    def judge(self, motion: Motion, permit: Judgment, now_s: float) -> str:
         """Return how the controller disobeys, in one line; empty when it does not.
 
         Args:

@@ -36,7 +36,7 @@ _LONGEST_PERIOD_S = 0.2
 
 
 @dataclass(frozen=True)
-class Permit:
+class Judgment:
     """What the arm may do now.
 
     Attributes:
@@ -79,16 +79,16 @@ class PermitJudge:
         self._held_m: float | None = None
         self._outside = False
 
-    def deny(self, reason: str, now_s: float) -> Permit:
+    def deny(self, reason: str, now_s: float) -> Judgment:
         """Return no permit, because too little is known.
 
         Args:
             reason: One line.
             now_s: Monotonic time, s.
         """
-        return self._give(Permit(0.0, reason), now_s)
+        return self._give(Judgment(0.0, reason), now_s)
 
-    def judge(self, motion: Motion, now_s: float) -> Permit:
+    def judge(self, motion: Motion, now_s: float) -> Judgment:
         """Return what the arm may do.
 
         Args:
@@ -116,12 +116,12 @@ class PermitJudge:
                 share = min(share, margins.slowest)
             if lost or (ahead.distance_m < limit_m and ahead.distance_m < here.distance_m - _NEARER_M):
                 there = self._model.clearance(ahead.position)
-                return self._give(Permit(0.0, _stopped(there, ahead.distance_m, lost), here, share, lost), now_s)
+                return self._give(Judgment(0.0, _stopped(there, ahead.distance_m, lost), here, share, lost), now_s)
         speed = share
         if not self.resting and here.distance_m > limit_m:
             speed = self._approach_speed(motion, share, age_s, limit_m, here)
         speed = min(speed, self._speed + _RISE_HZ * min(now_s - self._judged_s, _LONGEST_PERIOD_S))
-        return self._give(Permit(speed, _slowed(here, speed), here, share), now_s)
+        return self._give(Judgment(speed, _slowed(here, speed), here, share), now_s)
 
     def _limit(self, distance_m: float) -> tuple[float, bool]:
         """Return the smallest distance that a motion may lead to, m, and whether the arm has lost too much already.
@@ -165,7 +165,7 @@ class PermitJudge:
                 return speed
         return _SPEEDS[-1]
 
-    def _give(self, permit: Permit, now_s: float) -> Permit:
+    def _give(self, permit: Judgment, now_s: float) -> Judgment:
         self._speed, self._judged_s = permit.speed, now_s
         return permit
 

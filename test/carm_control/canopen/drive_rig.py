@@ -10,8 +10,8 @@ from typing import Any
 
 import can
 import numpy as np
-from canopen import Network
 
+from carm_bringup.benchmarks.faults import drives as faults
 from carm_control import ControllerParameters, OperatingState, Snapshot, TrajectoryGoal, TrajectoryPoint, follow
 from carm_control.canopen.config import Homing, load_drives
 from carm_control.canopen.drive import Timing
@@ -25,40 +25,19 @@ CART = CARM.joint_names.index("cart_longitudinal")
 _CHANNELS = itertools.count()
 
 
-class PumpedNetwork(Network):
-    """Delivers every frame before sending returns, so that nothing depends on threads.
+class PumpedNetwork(faults.PumpedNetwork):
+    """A bus that can also refuse to send.
 
     Attributes:
-        cut: The cable is cut: nothing is delivered.
         broken: Sending raises, as with a controller that is bus-off.
     """
 
-    def __init__(self, channel: str, networks: list[PumpedNetwork]) -> None:
-        super().__init__(can.Bus(interface="virtual", channel=channel))
-        self.networks, self.cut, self.broken = networks, False, False
-        networks.append(self)
+    broken = False
 
     def send_message(self, can_id: int, data: bytes, remote: bool = False) -> None:
         if self.broken:
             raise can.CanOperationError("Transmit buffer full")
-        if self.cut:
-            return
         super().send_message(can_id, data, remote)
-        self.pump()
-
-    def pump(self) -> None:
-        while any(network.deliver() for network in self.networks):
-            pass
-
-    def deliver(self) -> bool:
-        assert self.bus is not None
-        message = self.bus.recv(0)
-        if message is None:
-            return False
-        if not self.cut:
-            for listener in self.listeners:
-                listener(message)
-        return True
 
 
 class Rig:

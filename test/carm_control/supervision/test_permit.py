@@ -13,7 +13,7 @@ from carm_control import JointLimits
 from carm_control.supervision.joint_states import JointStateCheck, Motion
 from carm_control.supervision.obedience import Obedience
 from carm_control.supervision.parameters import SupervisorParameters
-from carm_control.supervision.permit import Permit, PermitJudge
+from carm_control.supervision.permit import Judgment, PermitJudge
 from carm_control.trajectory.deceleration import StopProfile
 from carm_control.trajectory.spline import State
 from carm_core.collision.clearance import Margins
@@ -81,10 +81,10 @@ class Arm:
         self.check = JointStateCheck(LIMITS, 0.3)
         self.now_s = 10.0
         self.steps = 0
-        self.permits: list[tuple[float, Permit]] = []
+        self.permits: list[tuple[float, Judgment]] = []
         self.nearest_m = math.inf
 
-    def follow(self, way: Way, seconds: float, most_s: float = 60.0) -> tuple[np.ndarray, Permit | None]:
+    def follow(self, way: Way, seconds: float, most_s: float = 60.0) -> tuple[np.ndarray, Judgment | None]:
         """Return where the arm ends, and the permit that stopped it."""
         position, stop, stopped = way(0.0), None, None
         for _ in range(10):
@@ -92,7 +92,7 @@ class Arm:
         until_s, along_s, rate = self.now_s + most_s, 0.0, 1.0
         while self.now_s < until_s and along_s < seconds:
             heard = [permit for time_s, permit in self.permits if time_s <= self.now_s - LAG_S][-1:]
-            permit = heard[0] if heard else Permit(1.0)
+            permit = heard[0] if heard else Judgment(1.0)
             before, ratio = position, self._ratio(way, along_s)
             if stop is None and permit.speed == 0.0 and self.obeys:
                 velocity = (way(along_s + 1e-3) - way(along_s)) / 1e-3 * rate
@@ -219,7 +219,7 @@ def test_an_obstacle_that_comes_does_not_lock_the_arm_in() -> None:
 
 def test_a_controller_that_goes_on_without_a_permit_is_found_out_and_a_braking_one_is_not() -> None:
     fast = LIMITS.velocity * [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-    denied = Permit(0.0, "because")
+    denied = Judgment(0.0, "because")
     for obeys in (False, True):
         watch = Obedience(LIMITS, 0.5, LIMITS.by_unit(0.05, 0.1))
         profile = StopProfile(LIMITS, State(BESIDE, fast, np.zeros(6)))
@@ -235,7 +235,7 @@ def test_a_controller_that_goes_on_without_a_permit_is_found_out_and_a_braking_o
 
 def test_a_controller_that_stays_too_fast_is_found_out() -> None:
     watch = Obedience(LIMITS, 0.5, LIMITS.by_unit(0.05, 0.1))
-    slow = Permit(0.25, "slow", share=0.25)
+    slow = Judgment(0.25, "slow", share=0.25)
     times = np.arange(0.0, 3.0, 0.04)
     for ratio, wrong in ((0.26, False), (0.8, True)):
         faults = [watch.judge(motion(BESIDE, ratio * LIMITS.velocity, t), slow, t) for t in times.tolist()]
