@@ -19,9 +19,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("carm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("ci", parent=settings.get_profile("carm"), derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "carm")
+# The same inputs in each run: new ones are looked for by scripts/fuzz.py, or with --hypothesis-profile=explore.
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("carm", parent=settings.get_profile("explore"), derandomize=True)
+settings.load_profile("carm")
 
 ROOT = Path(__file__).resolve().parents[1]
 DOMAINS = range(40, 100)
@@ -34,6 +35,11 @@ START_PATIENCE_S = 120.0
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the fast tests first, and those that measure times last."""
     items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in ("serial", "integration")])
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name a test by the size of its bytes: serialized messages are padded by whatever was in memory."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) else None
 
 
 @pytest.fixture
