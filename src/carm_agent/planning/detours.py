@@ -34,19 +34,18 @@ util.noOutputHandler()
 util.RNG.setSeed(_SEED)
 
 
-def certified(model: CollisionModel, waypoints: list[Array], limit_m: float) -> tuple[JointPath, PathCheck]:
+def certified(model: CollisionModel, waypoints: list[Array]) -> tuple[JointPath, PathCheck]:
     """Build a path through waypoints and check all of it.
 
     Args:
         model: The machine among obstacles.
         waypoints: Joint positions (6,), m and rad.
-        limit_m: Smallest clearance allowed, m.
 
     Raises:
         CollisionError: It comes too close.
     """
     path = JointPath(model.carm, waypoints)
-    return path, model.check_path(path.position, path.travel, path.knots, limit_m, most_evaluations=_MOST_EVALUATIONS)
+    return path, model.check_path(path.position, path.travel, path.knots, most_evaluations=_MOST_EVALUATIONS)
 
 
 def straight(carm: CArm, start: Array, goal: Array) -> list[Array]:
@@ -69,16 +68,13 @@ def straight(carm: CArm, start: Array, goal: Array) -> list[Array]:
     return points
 
 
-def detour(
-    model: CollisionModel, start: Array, goal: Array, limit_m: float, deadline_s: float
-) -> tuple[JointPath, PathCheck] | None:
+def detour(model: CollisionModel, start: Array, goal: Array, deadline_s: float) -> tuple[JointPath, PathCheck] | None:
     """Find a way around what stands between two positions that are themselves clear.
 
     Args:
         model: The machine among obstacles.
         start: Joint positions (6,), m and rad.
         goal: Joint positions (6,), m and rad.
-        limit_m: Smallest clearance allowed, m.
         deadline_s: Give up at this time (``time.monotonic``), s.
 
     Returns:
@@ -89,17 +85,17 @@ def detour(
         if time.monotonic() > deadline_s:
             break
         try:
-            found.append(certified(model, waypoints, limit_m))
+            found.append(certified(model, waypoints))
         except CollisionError:
             continue
     if found:
         return min(found, key=lambda way: way[0].length_s)
     while time.monotonic() < deadline_s:
-        sampled = _sampled(model, start, goal, limit_m + _BUFFER_M, deadline_s)
+        sampled = _sampled(model, start, goal, deadline_s)
         if sampled is None:
             return None
         try:
-            return certified(model, sampled, limit_m)
+            return certified(model, sampled)
         except CollisionError:
             continue
     return None
@@ -121,7 +117,7 @@ def _plain(model: CollisionModel, start: Array, goal: Array) -> Iterator[list[Ar
         yield [start, upright, first, second, arrival, goal]
 
 
-def _sampled(model: CollisionModel, start: Array, goal: Array, limit_m: float, deadline_s: float) -> list[Array] | None:
+def _sampled(model: CollisionModel, start: Array, goal: Array, deadline_s: float) -> list[Array] | None:
     """Search with RRT-Connect, in joint positions scaled to how far they move the machine."""
     weights = np.array([model.motion_bound_m(row) for row in np.eye(len(start))])
     space = base.RealVectorStateSpace(len(start))
@@ -131,7 +127,7 @@ def _sampled(model: CollisionModel, start: Array, goal: Array, limit_m: float, d
         bounds.setHigh(index, max(joint.upper, start[index]) * weights[index])
     space.setBounds(bounds)
     ends = start, goal
-    allowed = min(limit_m, *(model.clearance(end).distance_m for end in ends))
+    allowed = min(model.margins.collision_m + _BUFFER_M, *(model.clearance(end).distance_m for end in ends))
 
     def positions(state: base.State) -> Array:
         return np.asarray(np.array([state[index] for index in range(len(start))]) / weights)

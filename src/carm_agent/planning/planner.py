@@ -32,7 +32,7 @@ DETOUR_S = 0.8
 """Time that the search for a way around obstacles may take, s."""
 _OTHER_WIGWAGS_RAD = tuple(np.radians([0.0, 5.0, -5.0, 10.0, -10.0]).tolist())
 _ESCAPE_M = 0.002
-"""A start that is already too close may lose this much of its clearance on the way out, m."""
+"""What a start is already too close to may be approached this much more on the way out, m."""
 _ROUNDING_M = 1e-6
 _NEAR_LIMIT = 0.02
 _LIMIT_PENALTY = 1.2
@@ -228,16 +228,18 @@ class Planner:
         """
         refusal: CollisionError | None = None
         clear_goals: list[NDArray[np.float64]] = []
-        model = self._collision
-        limit = 0.0 if model is None else self._limit(model, start)
+        model = goals = self._collision
+        if model is not None:
+            goals = model.leaving(start, 0.0)
+            model = model.leaving(start, _ESCAPE_M)
         for group in groups:
             plans = []
             for goal in group:
                 try:
-                    if model is not None:
-                        _check_goal(model, goal, limit)
+                    if goals is not None:
+                        _check_goal(goals, goal)
                         clear_goals.append(goal)
-                    plans.append(self._direct(model, start, goal, scaling, limit))
+                    plans.append(self._direct(model, start, goal, scaling))
                 except CollisionError as error:
                     refusal = refusal or error
             if plans:
@@ -246,14 +248,10 @@ class Planner:
         assert refusal is not None
         deadline_s = time.monotonic() + self._detour_s
         for goal in clear_goals if detours else ():
-            way = detour(model, start, goal, limit, deadline_s)
+            way = detour(model, start, goal, deadline_s)
             if way is not None:
                 return self._plan(model, *way, scaling)
         raise refusal
-
-    def _limit(self, model: CollisionModel, start: NDArray[np.float64]) -> float:
-        """Return the smallest clearance that a path may have, m; a start that is too close may be left."""
-        return min(model.margins.collision_m, model.clearance(start, deepest=True).distance_m - _ESCAPE_M)
 
     def _direct(
         self,
@@ -261,12 +259,11 @@ class Planner:
         start: NDArray[np.float64],
         goal: NDArray[np.float64],
         scaling: float,
-        limit: float,
     ) -> Plan:
         waypoints = straight(self._carm, start, goal)
         if model is None:
             return self._plan(None, JointPath(self._carm, waypoints), None, scaling)
-        return self._plan(model, *certified(model, waypoints, limit), scaling)
+        return self._plan(model, *certified(model, waypoints), scaling)
 
     def _plan(self, model: CollisionModel | None, path: JointPath, check: PathCheck | None, scaling: float) -> Plan:
         verdict = Verdict.CLEAR
@@ -314,14 +311,13 @@ class Planner:
         return float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum())
 
 
-def _check_goal(model: CollisionModel, goal: NDArray[np.float64], limit_m: float) -> None:
-    """Check that a goal is clear, or at least no closer to something than a start that already is too close.
+def _check_goal(model: CollisionModel, goal: NDArray[np.float64]) -> None:
+    """Check that a goal is clear, or at least no closer to anything than a start that already is too close.
 
     Raises:
         CollisionError: It is not.
     """
-    clearance = model.clearance(goal, deepest=limit_m < 0.0)
-    needed = model.margins.collision_m if limit_m >= model.margins.collision_m - _ROUNDING_M else limit_m + _ESCAPE_M
+    clearance, needed = model.clearance(goal), model.margins.collision_m
     if clearance.distance_m < needed - _ROUNDING_M:
         raise CollisionError(clearance, needed, "at the goal")
 

@@ -187,7 +187,7 @@ class SupervisorNode(OrderlyNode):
             self._judge.use(model)
         motion, doubt = self._check.motion(begin_s)
         if self._leaving or doubt or motion is None:
-            self._publish(self._judge.deny(self._leaving or f"{doubt}{self._named_sources()}", begin_s))
+            self._publish(self._judge.deny(self._leaving or f"{doubt}{self._named_sources()}"))
         else:
             self._publish(self._judge.judge(motion, begin_s))
         if motion is not None:

@@ -66,9 +66,9 @@ def longest_reach_m(model: CollisionModel, limits: JointLimits, start: State, re
         reaction_s: Time before the deceleration begins, s.
     """
     _, v, a = (np.abs(part) for part in start)
-    fastest = v + a * reaction_s + a**2 / (2 * limits.jerk)
-    braking_s = fastest / limits.acceleration + 2 * limits.acceleration / limits.jerk
-    return model.motion_bound_m(fastest * (reaction_s + braking_s))
+    fastest = np.minimum(v + a * reaction_s, np.maximum(v, limits.velocity)) + a**2 / (2 * limits.jerk)
+    braking_s = fastest / limits.acceleration + limits.acceleration / limits.jerk
+    return model.motion_bound_m(fastest * (reaction_s + a / limits.jerk + braking_s / 2))
 
 
 def stop_path(model: CollisionModel, limits: JointLimits, start: State, reaction_s: float) -> StopPath:

@@ -29,11 +29,10 @@ class CollisionError(GoalError):
             where: Where on the path.
         """
         self.clearance = clearance
-        near = f"would come within {1000 * clearance.distance_m:z.0f} mm of"
-        touching = near if clearance.distance_m > 0 else "would touch"
-        super().__init__(
-            f"{clearance.part} {touching} {clearance.obstacle} {where}; at least {1000 * limit_m:.0f} mm are needed"
-        )
+        distance_m, limit_m = clearance.true_distance_m, limit_m - clearance.allowance_m
+        near = f"would come within {1000 * distance_m:z.0f} mm of" if distance_m > 0 else "would touch"
+        needed = f"at least {1000 * limit_m:z.0f} mm are needed" if limit_m > 0 else "it may not go deeper"
+        super().__init__(f"{clearance.part} {near} {clearance.obstacle} {where}; {needed}")
 
 
 class Verdict(StrEnum):
@@ -96,9 +95,17 @@ class Clearance:
         part: Part of the machine.
         obstacle: Patient, staff, table, floor, or another part of the machine.
         people_m: Smallest distance to patient and staff, m; infinite without any.
+        allowance_m: What ``distance_m`` counts more than the true distance, m; not 0 only while an arm leaves something
+            that it is too near to (``CollisionModel.leaving``).
     """
 
     distance_m: float
     part: str
     obstacle: str
     people_m: float = math.inf
+    allowance_m: float = 0.0
+
+    @property
+    def true_distance_m(self) -> float:
+        """The distance without the allowance, m."""
+        return self.distance_m - self.allowance_m

@@ -46,7 +46,7 @@ class PathCheck:
 class Distances(Protocol):
     """What tells how close the machine comes: ``carm_core.collision.model.CollisionModel``."""
 
-    def clearance(self, positions: ArrayLike, *, named: bool = True, deepest: bool = False) -> Clearance:
+    def clearance(self, positions: ArrayLike, *, named: bool = True) -> Clearance:
         """Return the smallest distance at joint positions (6,), m or rad."""
         ...
 
@@ -100,7 +100,7 @@ class PathSearch:
             CollisionError: It is smaller than allowed.
         """
         if progress not in self._known:
-            clearance = self._model.clearance(self._position(progress), named=False, deepest=self._limit_m < 0.0)
+            clearance = self._model.clearance(self._position(progress), named=False)
             self._known[progress] = clearance
             if clearance.distance_m < self._limit_m:
                 self._refuse(progress)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import coal
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError
 
 from carm_core.transforms import Array
@@ -51,21 +52,42 @@ class SolidGroup:
         boxes = [solid.getAABB() for solid in solids]
         self._low, self._high = np.array([box.min_ for box in boxes]), np.array([box.max_ for box in boxes])
 
-    def distance(self, machine: coal.BroadPhaseCollisionManager) -> tuple[float, Array]:
-        """Return the smallest distance, m, and the nearest points (2, 3), m."""
+    def distance(self, machine: coal.BroadPhaseCollisionManager) -> float:
+        """Return the smallest distance, m."""
         self._callback.init()
         machine.distance(self._manager, self._callback)
-        result = self._callback.data.result
-        return float(result.min_distance), np.array([result.getNearestPoint1(), result.getNearestPoint2()])
+        return float(self._callback.data.result.min_distance)
 
-    def deepest(self, parts: list[coal.CollisionObject], request: coal.DistanceRequest) -> float:
-        """Return the smallest signed distance of all pairs, m, of which at least one is in contact."""
-        found = math.inf
-        for part in parts:
+    def nearest_points(self) -> Array:
+        """Return the points (2, 3) between which the last ``distance`` was found, m."""
+        result = self._callback.data.result
+        return np.array([result.getNearestPoint1(), result.getNearestPoint2()])
+
+    def signed_distance(self, part: coal.CollisionObject, request: coal.DistanceRequest) -> float:
+        """Return the distance of one part, m: how deep it is at most, as a negative number, on contact."""
+        self._callback.init()
+        self._manager.distance(part, self._callback)
+        distance = float(self._callback.data.result.min_distance)
+        return distance if distance > 0.0 else min(distance, self.deepest([part], request)[0])
+
+    def deepest(
+        self, parts: list[coal.CollisionObject], request: coal.DistanceRequest, which: NDArray[np.bool_] | None = None
+    ) -> tuple[float, int]:
+        """Return the smallest signed distance of all pairs, m, and the number of the part; one pair is in contact.
+
+        Args:
+            parts: Of the machine, P.
+            request: Of coal.
+            which: Parts to look at (P,); None: all.
+        """
+        found = math.inf, 0
+        for number in range(len(parts)) if which is None else np.flatnonzero(which):
+            part = parts[number]
             box = part.getAABB()
             for place in np.flatnonzero(((self._low <= box.max_) & (self._high >= box.min_)).all(axis=1)):
-                found = min(found, coal.distance(part, self._solids[place], request, coal.DistanceResult()))
-        return float(found)
+                distance = float(coal.distance(part, self._solids[place], request, coal.DistanceResult()))
+                found = min(found, (distance, int(number)))
+        return found
 
 
 def broad_phase(solids: list[coal.CollisionObject]) -> coal.DynamicAABBTreeCollisionManager:

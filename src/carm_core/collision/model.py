@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import coal
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from carm_core.collision.clearance import PEOPLE, Clearance, Margins
 from carm_core.collision.continuous_check import PathCheck, PathSearch
@@ -18,6 +21,43 @@ from carm_core.collision.obstacles import Obstacles, box_points
 from carm_core.robot.kinematics import LINKS, CArm
 from carm_core.robot.shapes import RIGID_GROUP, RobotGeometry
 from carm_core.transforms import Array
+
+
+class _Nearest(NamedTuple):
+    distance_m: float
+    part: str
+    obstacle: str
+    allowance_m: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Allowances:
+    """What is added to the distances of parts that were too near at the start, m; see ``CollisionModel.leaving``.
+
+    Attributes:
+        groups: To the groups of obstacles (G, P), by part.
+        floor: To the floor (P,).
+        pairs: Between parts of the machine (K,).
+        near: For each group the parts with an allowance.
+        others: For each group the other parts.
+    """
+
+    groups: Array
+    floor: Array
+    pairs: Array
+    near: list[NDArray[np.intp]]
+    others: list[coal.BroadPhaseCollisionManager]
+
+    @property
+    def any(self) -> bool:
+        """Whether there are any."""
+        return bool(self.groups.any() or self.floor.any() or self.pairs.any())
+
+
+def _allowances(distance_m: Array, limit_m: float, loss_m: float) -> Array:
+    """Return what to add to distances, m, for the limit to leave room for a loss; 0 where there is enough."""
+    loss = np.where(distance_m > 0.0, np.clip(distance_m / 2, loss_m / 3, loss_m), loss_m)
+    return np.maximum(0.0, limit_m + loss - distance_m)
 
 
 class CollisionModel:
@@ -48,20 +88,60 @@ class CollisionModel:
         self._rotations = np.array([shape.transform_shape_to_link.rotation for shape in moving])
         self._origins = np.array([shape.transform_shape_to_link.translation for shape in moving])
         self._half = np.array([shape.half_extent_m for shape in moving])
-        self._radii = np.linalg.norm(self._half, axis=1)
         self._solids = [coal.CollisionObject(primitive(shape.kind, shape.size_m)) for shape in moving]
         self._machine = broad_phase(self._solids)
         index = {shape.id: number for number, shape in enumerate(moving)}
         pairs = [(index[a.id], index[b.id]) for a, b in self.geometry.self_pairs()]
         self._pairs = np.array(pairs, dtype=int).reshape(-1, 2)
+        self._pair_radii = np.linalg.norm(self._half, axis=1)[self._pairs].sum(axis=1)
         self._on_floor = np.array([shape.link.startswith("cart") for shape in moving])
         self._groups = self._obstacle_groups()
-        self._request = coal.DistanceRequest()
+        self._request, self._found = coal.DistanceRequest(), coal.DistanceResult()
         self._weights = self._reach()
+        self._allowances = self._allowed(
+            np.zeros((len(self._groups), len(moving))), np.zeros(len(moving)), np.zeros(len(pairs))
+        )
 
     def copy(self) -> CollisionModel:
         """Return a model of the same things for another thread."""
         return CollisionModel(self.carm, self.obstacles, self.margins, self.geometry)
+
+    def leaving(self, start: ArrayLike, loss_m: float, before: CollisionModel | None = None) -> CollisionModel:
+        """Return the model for an arm that is too near to something at the start and moves away from it.
+
+        Each part may come as near to what it is too near to as it is now, less a loss; nothing else may be approached
+        closer than the margins say. The clearances of the returned model count these allowances, so the same limit
+        holds for all of them. It shares its solids with this model: use both in one thread.
+
+        Args:
+            start: Joint positions (6,), m and rad.
+            loss_m: What may be lost of each distance on the way out, m; where little is left, half of it.
+            before: What this returned for an earlier position: its allowances become smaller, but not larger.
+
+        """
+        rotations, centers = self._place(np.asarray(start, dtype=np.float64))
+        limit_m = self.margins.collision_m
+        groups = np.full((len(self._groups), len(self._solids)), np.inf)
+        for row, (_, margin, group) in zip(groups, self._groups, strict=True):
+            if group.distance(self._machine) - margin < limit_m + loss_m:
+                row[:] = [group.signed_distance(solid, self._request) - margin for solid in self._solids]
+        distances = groups, self._floor_m(rotations, centers), np.array([self._pair_m(*pair) for pair in self._pairs])
+        groups, floor, pairs = (_allowances(distance, limit_m, loss_m) for distance in distances)
+        if before is not None:
+            then = before._allowances
+            groups, floor = np.minimum(groups, then.groups), np.minimum(floor, then.floor)
+            pairs = np.minimum(pairs, then.pairs)
+        leaving = copy.copy(self)
+        leaving._allowances = self._allowed(groups, floor, pairs)
+        return leaving
+
+    def _allowed(self, groups: Array, floor: Array, pairs: Array) -> _Allowances:
+        near = [np.flatnonzero(row) for row in groups]
+        others = [
+            broad_phase([self._solids[part] for part in np.flatnonzero(row == 0.0)]) if row.any() else self._machine
+            for row in groups
+        ]
+        return _Allowances(groups, floor, pairs, near, others)
 
     def _obstacle_groups(self) -> list[tuple[str, float, SolidGroup]]:
         margins = self.margins
@@ -71,7 +151,8 @@ class CollisionModel:
             placed(primitive(shape.kind, shape.size_m), shape.transform_shape_to_link.matrix)
             for shape in self.geometry.of_link("table")
         ]
-        groups = (("patient", margins.patient_m, patient), ("staff", 0.0, staff), ("table", 0.0, table))
+        zones = [("staff", 0.0, [zone]) for zone in staff]
+        groups = [("patient", margins.patient_m, patient), *zones, ("table", 0.0, table)]
         return [(name, margin, SolidGroup(solids)) for name, margin, solids in groups if solids]
 
     def _reach(self) -> Array:
@@ -118,19 +199,34 @@ class CollisionModel:
             deepest: On contact, return the deepest of all; any one otherwise, which is quicker.
         """
         rotations, centers = self._place(np.asarray(positions, dtype=np.float64))
-        best = self._floor(rotations, centers)
+        allowances = self._allowances
+        floor = self._floor_m(rotations, centers) + allowances.floor
+        lowest = int(floor.argmin())
+        best = _Nearest(float(floor[lowest]), self._names[lowest], "floor", float(allowances.floor[lowest]))
         people = math.inf
-        for name, margin, group in self._groups:
-            distance, points = group.distance(self._machine)
+        for (name, margin, group), near, others, allowed in zip(
+            self._groups, allowances.near, allowances.others, allowances.groups, strict=True
+        ):
+            for part in near:
+                true = group.signed_distance(self._solids[part], self._request) - margin
+                people = min(people, true) if name in PEOPLE else people
+                best = min(best, _Nearest(true + allowed[part], self._names[part], name, allowed[part]))
+            if len(near):
+                others.update()
+            distance = group.distance(others)
             if deepest and distance <= 0.0:
-                distance = group.deepest(self._solids, self._request)
-            distance -= margin
-            if name in PEOPLE:
-                people = min(people, distance)
-            if distance < best[0]:
-                best = (distance, self._part_at(points, rotations, centers) if named else "", name)
+                distance, part = group.deepest(self._solids, self._request, allowed == 0.0)
+                found = _Nearest(distance - margin, self._names[part], name)
+            else:
+                found = _Nearest(distance - margin, "", name)
+            people = min(people, found.distance_m) if name in PEOPLE else people
+            if found.distance_m < best.distance_m:
+                if named and not found.part:
+                    found = found._replace(part=self._part_at(group.nearest_points(), rotations, centers))
+                best = found
         best = self._itself(centers, best)
-        return Clearance(best[0], best[1].replace("_", " "), best[2].replace("_", " "), people)
+        part, obstacle = best.part.replace("_", " "), best.obstacle.replace("_", " ")
+        return Clearance(float(best.distance_m), part, obstacle, people, float(best.allowance_m))
 
     def _part_at(self, points: Array, rotations: Array, centers: Array) -> str:
         """Return the part on whose surface one of the points (2, 3) lies."""
@@ -145,33 +241,36 @@ class CollisionModel:
         rotations = turns @ self._rotations
         centers = (turns @ self._origins[:, :, None])[:, :, 0] + places
         for solid, rotation, center in zip(self._solids, rotations, centers, strict=True):
-            solid.setTransform(coal.Transform3s(rotation, center))
+            solid.setRotation(rotation)
+            solid.setTranslation(center)
             solid.computeAABB()
         self._machine.update()
         return rotations, centers
 
-    def _floor(self, rotations: Array, centers: Array) -> tuple[float, str, str]:
-        """Return the cart's parts stand on the floor; the others are boxes or lie in one."""
+    def _floor_m(self, rotations: Array, centers: Array) -> Array:
+        """Return the distance of each part to the floor (P,), m; the cart's parts stand on it, boxes or in a box."""
         lowest = centers[:, 2] - (np.abs(rotations[:, 2, :]) * self._half).sum(axis=1) + self.carm.table_height_m
-        lowest = np.where(self._on_floor, np.inf, lowest)
-        index = int(lowest.argmin())
-        return float(lowest[index]), self._names[index], "floor"
+        return np.where(self._on_floor, np.inf, lowest)
 
-    def _itself(self, centers: Array, best: tuple[float, str, str]) -> tuple[float, str, str]:
+    def _pair_m(self, first: int, second: int) -> float:
+        """Return the distance between two parts, m."""
+        self._found.clear()
+        return float(coal.distance(self._solids[first], self._solids[second], self._request, self._found))
+
+    def _itself(self, centers: Array, best: _Nearest) -> _Nearest:
         """Check the pairs whose bounding spheres are closer than the smallest distance so far."""
         if not len(self._pairs):
             return best
-        first, second = self._pairs.T
-        apart = np.linalg.norm(centers[first] - centers[second], axis=1) - self._radii[first] - self._radii[second]
-        candidates = np.flatnonzero(apart < best[0])
+        between = centers[self._pairs[:, 0]] - centers[self._pairs[:, 1]]
+        allowances = self._allowances.pairs
+        apart = np.sqrt((between**2).sum(axis=1)) - self._pair_radii + allowances
+        candidates = np.flatnonzero(apart < best.distance_m)
         for number in candidates[np.argsort(apart[candidates])]:
-            if apart[number] >= best[0]:
+            if apart[number] >= best.distance_m:
                 break
             a, b = self._pairs[number]
-            found = coal.DistanceResult()
-            distance = float(coal.distance(self._solids[a], self._solids[b], self._request, found))
-            if distance < best[0]:
-                best = (distance, self._names[a], self._names[b])
+            distance = self._pair_m(a, b) + allowances[number]
+            best = min(best, _Nearest(distance, self._names[a], self._names[b], allowances[number]))
         return best
 
     def check_path(
@@ -179,7 +278,6 @@ class CollisionModel:
         position: Callable[[float], Array],
         travel: Callable[[float, float], Array],
         knots: ArrayLike,
-        limit_m: float | None = None,
         resolution: float = 0.2,
         most_evaluations: int = 20_000,
     ) -> PathCheck:
@@ -189,18 +287,21 @@ class CollisionModel:
             position: Joint positions (6,) at a progress from 0 to 1.
             travel: Bound of each joint's travel (6,) between two progresses.
             knots: Progresses at which to look first, from 0 to 1.
-            limit_m: Smallest clearance allowed, m; None: that of the margins.
             resolution: The smallest clearance is found to this accuracy, as a share of it.
             most_evaluations: A path that grazes something for long is given up after so many positions.
 
         Raises:
-            CollisionError: The path comes closer than allowed, or so close that it cannot be told apart.
+            CollisionError: The path comes closer than the margins allow, or so close that it cannot be told apart.
         """
-        limit = self.margins.collision_m if limit_m is None else limit_m
-        search = PathSearch(self, position, travel, limit)
+        search = PathSearch(self, position, travel, self.margins.collision_m)
         progresses = np.asarray(knots, dtype=np.float64)
         for low, high in pairwise(progresses):
             search.add(float(low), float(high))
         bound = search.refine(resolution, most_evaluations)
         _, at = search.closest
-        return PathCheck(self.clearance(position(at)), search.people_m, at, bound, search.evaluations)
+        closest = self.clearance(position(at))
+        if self._allowances.any:
+            true = self.copy()
+            looks = ((true.clearance(position(share), deepest=True), share) for share in (0.0, at))
+            closest, at = min(looks, key=lambda look: look[0].distance_m)
+        return PathCheck(closest, search.people_m, at, bound, search.evaluations)

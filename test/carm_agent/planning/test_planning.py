@@ -156,7 +156,7 @@ def test_isocenter_stays_within_a_millimeter_under_rotation(wigwag: float, prima
     own = planner(None)
     groups = own._solutions(start, CARM.isocenter(start), *np.radians([primary, secondary]))
     for goal in itertools.chain.from_iterable(groups):
-        plan = own._direct(own.collision, start, goal, 1.0, -10.0)
+        plan = own._direct(None, start, goal, 1.0)
         centers = np.array([CARM.isocenter(plan.trajectory.sample(t)[0]) for t in np.linspace(0, plan.duration_s, 80)])
         assert np.linalg.norm(centers - centers[0], axis=1).max() < 1e-3
 

@@ -154,9 +154,11 @@ def test_goals_again_and_again_do_not_creep_into_the_margin() -> None:
     for _ in range(8):
         position, stopped = arm.follow(straight(position, INTO, 7.0), 7.0)
         assert stopped is not None
-        if stopped.lost:
+        if any(permit.lost for _, permit in arm.permits):
             break
-    assert arm.nearest_m > 0.02
+    else:
+        pytest.fail("an arm that creeps is not found out")
+    assert arm.nearest_m > 0.0235
     _, stopped = arm.follow(straight(position, BESIDE, 7.0), 7.0)
     assert stopped is None
 

@@ -149,9 +149,49 @@ def test_grazing_paths_are_told_apart(gap_m: float, clear: bool) -> None:
 @given(positions, positions, st.integers(0, 2**31))
 def test_bound_holds_at_every_sample_of_a_path(start: NDArray, goal: NDArray, seed: int) -> None:
     path = JointPath(CARM, [start, goal])
-    check = MODEL.check_path(path.position, path.travel, path.knots, limit_m=-10.0)
+    model = MODEL.leaving(start, 10.0)  # nothing is too near
+    check = model.check_path(path.position, path.travel, path.knots)
     for share in np.random.default_rng(seed).random(15):
-        assert MODEL.clearance(path.position(float(share)), deepest=True).distance_m >= check.bound_m - 1e-6
+        assert model.clearance(path.position(float(share)), deepest=True).distance_m >= check.bound_m - 1e-6
+
+
+@settings(max_examples=40, deadline=None)
+@given(positions, st.lists(st.floats(-0.05, 0.05), min_size=6, max_size=6), st.floats(0.0, 0.01))
+def test_what_is_too_near_may_be_left_and_nothing_else_approached(q: NDArray, step: list[float], loss_m: float) -> None:
+    """Each pair's limit is its own: as near as at the start less the loss, else the margin."""
+    model = CollisionModel(CARM, Obstacles(staff=staff_zones("-0.1 -0.7 0.5 0.1 -0.5 1.0")))
+    leaving, there = model.leaving(q, loss_m), np.clip(q + step, LOWER, UPPER)
+    now, then = (model.clearance(p, deepest=True) for p in (q, there))
+    limit_m = model.margins.collision_m
+    start, end = (leaving.clearance(p, deepest=True) for p in (q, there))
+    assert (start.people_m, end.people_m) == pytest.approx((now.people_m, then.people_m))
+    if now.distance_m >= limit_m + loss_m:
+        assert start.distance_m == pytest.approx(now.distance_m, abs=1e-6)
+    else:
+        assert limit_m + loss_m / 3 - 1e-6 <= start.distance_m <= limit_m + loss_m + 1e-6
+    moved_m = model.motion_bound_m(there - q)
+    assert end.distance_m >= start.distance_m - moved_m - 1e-6
+    assert end.distance_m >= then.distance_m - 1e-9
+    again = model.leaving(there, loss_m, leaving)
+    assert again.clearance(there, deepest=True).distance_m <= end.distance_m + 1e-9
+    assert model.clearance(there, deepest=True) == then
+
+
+def test_out_of_the_patients_margin_the_table_is_kept_clear_of() -> None:
+    """The detector stands too near to a block; the way to one side leaves it, and would touch another."""
+    start, goal = CARM.home.copy(), CARM.home.copy()
+    goal[0] += 0.4
+    low_m = CARM.isocenter(CARM.home)[2] + CARM.source_detector_m - CARM.source_isocenter_m - 0.01
+    block = box((-0.05, -0.1, 0.3), (0.05, 0.1, low_m - 0.004))
+    zone = f"0.45 -0.2 {low_m - 0.05} 0.6 0.2 {low_m - 0.003}"
+    free = CollisionModel(CARM, Obstacles(block, assume_patient=False), NO_MARGIN)
+    narrow = CollisionModel(CARM, Obstacles(block, assume_patient=False, staff=staff_zones(zone)), NO_MARGIN)
+    assert free.clearance(start).distance_m == pytest.approx(0.004, abs=1e-6)
+    with pytest.raises(CollisionError, match="at the start"):
+        sweep(free, start, goal)
+    assert sweep(free.leaving(start, 0.002), start, goal) >= free.margins.collision_m
+    with pytest.raises(CollisionError, match="staff .* at least 10 mm"):
+        sweep(narrow.leaving(start, 0.002), start, goal)
 
 
 def test_verdicts_and_speeds_follow_the_margins() -> None:

@@ -174,7 +174,7 @@ class Episode:
 
     def _run_agent(self) -> None:
         world, agent = self.world, self.agent
-        planner = Planner(self._shop.carm, collision=self._agents_model, detour_s=0.3)
+        planner = Planner(self._shop.carm, collision=self._agents_model, detour_s=0.1)
         send = lambda sent: self._goal.send(sent, self.server.on_goal)  # noqa: E731
         arm = SimulatedArm(agent, send, lambda key: self._cancel.send(key, self.server.on_cancel))
         xray, localizer = Device(world, "xray"), Device(world, "localizer")

@@ -170,10 +170,12 @@ class Judge:
         lag_s: float,
         rates_s: float | None = None,
     ) -> None:
-        """Measure how far the machine goes beyond the braking ramp."""
+        """Measure how far the machine goes beyond the braking ramp; drives are a lag behind what they are told."""
         velocity, acceleration = record.rates(event_s if rates_s is None else rates_s)
-        _, way = ramp(self.limits, velocity, acceleration)
-        way = way + np.abs(velocity) * (lag_s + 0.025) + np.abs(acceleration) * lag_s**2
+        told = np.sign(velocity) * np.minimum(np.abs(acceleration) + self.limits.jerk * lag_s, self.limits.acceleration)
+        faster = velocity + told * lag_s
+        _, way = ramp(self.limits, faster, told)
+        way = way + np.abs(faster) * (lag_s + 0.025)
         inside = (record.times_s >= event_s - 1e-9) & (record.times_s <= until_s)
         if not inside.any():
             return

@@ -11,6 +11,8 @@ from carm_core.transforms import Array
 
 REST_M_S, REST_RAD_S = 0.002, 0.005
 """Joints below these velocities rest, m/s and rad/s."""
+_ORDERLY_S = 0.03
+"""Two steps of a control loop that is not held up take less, s."""
 
 
 class Record:
@@ -35,11 +37,18 @@ class Record:
         self._freezes = [(event.time_s, event.value) for event in history.of("frozen") if event.name == "core"]
 
     def rates(self, time_s: float) -> tuple[Array, Array]:
-        """Return velocity and acceleration (J,) at a time, s; before a freeze if it falls into one."""
+        """Return velocity and acceleration (J,) at a time, s; those from before a freeze or a held-up control loop.
+
+        A control loop that is held up makes up for 15 ms at most, so the mean velocity of a long step is too small.
+        """
         for begin_s, end_s in self._freezes:
             if begin_s < time_s <= end_s + 1e-6:
                 time_s = begin_s
         last = int(np.searchsorted(self.times_s, time_s + 1e-9)) - 1
+        while (
+            last > 2 and self.times_s[last] - self.times_s[last - 2] > _ORDERLY_S and time_s < self.times_s[last] + 1.0
+        ):
+            last -= 1
         if last < 2:
             zero = np.zeros(len(self.limits.names))
             return zero, zero

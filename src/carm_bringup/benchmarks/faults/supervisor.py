@@ -87,7 +87,7 @@ class Supervisor(Part):
         motion, doubt = self._check.motion(now_s)
         if doubt or motion is None:
             self._calm = None
-            self._permit = self._judge.deny(doubt, now_s)
+            self._permit = self._judge.deny(doubt)
         elif self._calm is not None and self._is_calm(motion.position, motion.velocity):
             self._permit = self._calm[1]
         else:
