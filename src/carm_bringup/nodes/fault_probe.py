@@ -119,8 +119,12 @@ class FaultProbe:
 
     def _on_reference(self, message: Any) -> None:
         order = [message.joint_names.index(name) for name in self._carm.joint_names]
-        velocity = np.array([message.reference.velocities[k] for k in order])
+        point = message.reference
+        position, velocity, acceleration = (
+            np.array([values[k] for k in order]) for values in (point.positions, point.velocities, point.accelerations)
+        )
         self._commanded.append((self._now_s(), float(np.abs(velocity / self._fastest).max())))
+        self.history.setpoints.append((seconds(message.header.stamp), position, velocity, acceleration))
 
     def deceleration_s(self) -> float | None:
         """Return the time from the request of a stop in a motion to the first slower setpoint, s; None without."""
@@ -188,6 +192,8 @@ class FaultProbe:
         self._place_samples()
         if self._error:
             raise ProbeError(f"the client failed: {self._error}")
+        if len(self.history.setpoints) < 2:
+            raise ProbeError("the controller published no setpoints")
         return self.history, [] if ended else ["the goal"]
 
     def _place_samples(self) -> None:

@@ -186,6 +186,20 @@ def test_commands_beyond_a_limit_are_found(speed: Callable[[float], float], name
     assert f"{name} of cart_longitudinal" in texts(verdict)
 
 
+@pytest.mark.parametrize(("name", "too_fast"), [("velocity", 0), ("acceleration", 1), ("jerk", 2), ("", None)])
+def test_published_setpoints_beyond_a_limit_are_found(name: str, too_fast: int | None) -> None:
+    made = history(ends(4.0))
+    rates = [0.9 * most for most in (LIMITS.velocity, LIMITS.acceleration, LIMITS.jerk)]
+    if too_fast is not None:
+        rates[too_fast] = rates[too_fast] * 1.2
+    times = np.array([0.0, 0.01, 0.02, 0.2])  # the last cycle was held up: its difference tells nothing
+    made.setpoints = [(float(t), *(rate * t for rate in rates)) for t in times[:3]]
+    made.setpoints.append((0.2, *(rate * 9.0 for rate in rates)))
+    verdict = JUDGE.judge(made, far)
+    assert kinds(verdict) == ({"limit_violations"} if name else set())
+    assert f"{name} of" in texts(verdict) or not name
+
+
 def test_contact_is_found_at_its_time() -> None:
     made = history(ends(5.0))
     verdict = JUDGE.judge(made, lambda place: (CARM.home[0] + 0.1 - place[0], "patient"))

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A sample of episodes through the real graph: motion node and supervisor, with real signals to their processes.
 
-One graph per episode. The judges see ``joint_states``, so that distances are not judged here: what is measured is
-whether the arm moves when it must not.
+One graph per episode. The judges see what is published: ``joint_states``, and setpoints in ``controller_state``. The
+body on the table is that of the first episodes in one process; the supervisor assumes one of unknown shape.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
 from dataclasses import replace
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from carm_bringup.benchmarks.faults.campaign import Judged, Totals, write_trace
+from carm_bringup.benchmarks.faults.episode import Workshop
 from carm_bringup.benchmarks.faults.history import History
 from carm_bringup.benchmarks.faults.judges import Judge
 from carm_bringup.benchmarks.faults.scenario import Draw, Fault, Order, Scenario
@@ -71,12 +71,13 @@ def run(count: int, seed: int, traces: Path | None) -> dict[str, Any]:
 
     if "ROS_DOMAIN_ID" not in os.environ:
         os.environ.update(domain_lock.own_domain())
-    carm, totals = CArm.from_config(), Totals()
+    shop, totals = Workshop(), Totals()
+    carm = shop.carm
     judge = Judge(JointLimits.of(carm.joints))
     for number in range(count):
         drawn = scenario(seed, number, carm)
         history, unfinished, decelerated_s = _through_graph(drawn, carm)
-        verdict = judge.judge(history, lambda positions: (math.inf, ""), drawn.faults, unfinished)
+        verdict = judge.judge(history, shop.scene(drawn).clearance, drawn.faults, unfinished)
         verdict.stop_to_deceleration_s = [] if decelerated_s is None else [decelerated_s]
         moved = bool(len(history.true)) and float(np.ptp(np.array(history.true), axis=0).max()) > 1e-3
         judged = Judged(number, drawn, verdict, 0.0, moved)
@@ -86,9 +87,7 @@ def run(count: int, seed: int, traces: Path | None) -> dict[str, Any]:
         print(f"graph episode {number}, {fault.name} at {fault.begin_s:.2f} s for {fault.duration_s:.2f} s: {said}")
         if verdict.violations and traces is not None:
             write_trace(traces, judged)
-    metrics = totals.metrics()
-    metrics["smallest_clearance_mm"] = None
-    return metrics
+    return totals.metrics()
 
 
 def _through_graph(drawn: Scenario, carm: CArm) -> tuple[History, list[str], float | None]:

@@ -39,6 +39,7 @@ class History:
         times_s: Of the samples, s.
         true: True joint positions (J,) at these times, m or rad.
         cycles: Of the control loop: time, time since the one before, s; commanded positions (J,), m or rad; state.
+        setpoints: As published: time, s; positions, velocities and accelerations (J,), in m or rad and s.
         now_s: Present time, s.
     """
 
@@ -46,6 +47,7 @@ class History:
     times_s: list[float] = field(default_factory=list)
     true: list[Array] = field(default_factory=list)
     cycles: list[tuple[float, float, Array, str]] = field(default_factory=list)
+    setpoints: list[tuple[float, Array, Array, Array]] = field(default_factory=list)
     now_s: float = 0.0
 
     def cycle(self, time_s: float, passed_s: float, snapshot: Snapshot) -> None:

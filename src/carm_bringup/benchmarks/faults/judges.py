@@ -31,7 +31,7 @@ LIMIT_TOLERANCE = 0.06
 _REACTION_S = 0.04
 _LAG_S = 0.03
 _ALLOWANCE_S = 0.3
-_LONGEST_STEP_S = 0.015
+_SHORTEST_STEP_S, _LONGEST_STEP_S = 0.005, 0.015
 _LEVERS_M = np.array([1.0, 1.0, 1.0, 1.7, 1.2, 1.0])
 """How far a point of the machine moves at most per m or rad of each joint, m."""
 _SLACK_MM = 1.0
@@ -108,6 +108,7 @@ class Judge:
         self._permits(record, verdict, lag_s)
         self._restarts(record, verdict)
         self._commands(record, verdict, faults)
+        self._setpoints(history, verdict)
         self._clearance(record, clearance, verdict)
         return verdict
 
@@ -356,6 +357,25 @@ class Judge:
                 )
                 line = f"{name} of {limits.names[joint]} is {100 * excess[joint]:.0f} % of what is allowed"
                 verdict.violations.append(Violation("limit_violations", cycles[place][0], line))
+
+    def _setpoints(self, history: History, verdict: Verdict) -> None:
+        """Velocity, acceleration and jerk of published setpoints, each from differences of what is published below it.
+
+        Time stamps are too coarse for third differences of positions. Cycles that were held up are passed over.
+        """
+        if len(history.setpoints) < 2:
+            return
+        times, *published = (np.array(column) for column in zip(*history.setpoints, strict=True))
+        steps = np.diff(times)
+        kept = (steps >= _SHORTEST_STEP_S) & (steps <= _LONGEST_STEP_S)
+        allowed = self.limits.velocity, self.limits.acceleration, self.limits.jerk
+        for name, values, most in zip(("velocity", "acceleration", "jerk"), published, allowed, strict=True):
+            rates = np.abs(np.diff(values, axis=0)[kept] / steps[kept][:, None])
+            share = rates / most / (1 + LIMIT_TOLERANCE)
+            if share.size and share.max() > 1.0:
+                place, joint = np.unravel_index(int(share.argmax()), share.shape)
+                line = f"{name} of {self.limits.names[joint]} is {100 * share[place, joint]:.0f} % of what is allowed"
+                verdict.violations.append(Violation("limit_violations", float(times[1:][kept][place]), line))
 
     @staticmethod
     def _pieces(history: History) -> list[tuple[int, int]]:
