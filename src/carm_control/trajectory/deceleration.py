@@ -56,6 +56,8 @@ class StopProfile:
         while True:
             factor = np.array(_HARDER)[level]
             spline = _brake(limits.acceleration * factor, limits.jerk * factor, start)
+            if not len(spline.coefficients):
+                return None  # it rests within the last digits of a float
             crossing = spline.hull_outside(low, high)
             if not crossing.any() or level[crossing].max() >= len(_HARDER) - 1:
                 return spline

@@ -142,6 +142,17 @@ def test_stop_keeps_the_limits_and_comes_to_rest(place: np.ndarray, speed: np.nd
     assert stop.duration_s <= fastest.max() + 1e-9
 
 
+@settings(max_examples=200, deadline=None)
+@given(speed=six, push=six, fine=st.tuples(st.floats(-320.0, -3.0), st.floats(-320.0, -3.0)))
+def test_stop_of_hardly_any_motion(speed: np.ndarray, push: np.ndarray, fine: tuple[float, float]) -> None:
+    middle = (LIMITS.lower + LIMITS.upper) / 2
+    stop = StopProfile(LIMITS, State(middle, speed * 10.0 ** fine[0], push * 10.0 ** fine[1]))
+    for time_s in (0.0, stop.duration_s / 2, stop.duration_s, 1.0):
+        np.testing.assert_allclose(stop.sample(time_s).position, middle, atol=2e-3)
+    assert stop.positions(np.array([0.0, 0.1])).shape == (2, 6)
+    assert not stop.sample(1.0).velocity.any()
+
+
 @settings(max_examples=50, deadline=None)
 @given(place=six)
 def test_stop_at_rest_takes_no_time(place: np.ndarray) -> None:
