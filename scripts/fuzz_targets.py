@@ -7,6 +7,7 @@ import asyncio
 import base64
 import functools
 import gzip
+import importlib
 import io
 import json
 import os
@@ -553,6 +554,102 @@ def messages(data: bytes) -> None:
     else:
         for read in (display_pixels, signal_pixels):
             read(message)
+
+
+@functools.cache
+def _subscribed() -> tuple[Any, ...]:
+    """Return the types of all messages that the nodes take."""
+    from carm_interfaces import msg as carm
+    from control_msgs import msg as control
+    from control_msgs.action import FollowJointTrajectory
+    from diagnostic_msgs.msg import DiagnosticArray
+    from rosgraph_msgs.msg import Clock
+    from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
+    from shape_msgs.msg import Mesh
+    from std_msgs.msg import Float64, String
+    from trajectory_msgs.msg import JointTrajectory
+
+    own = carm.CArmState, carm.Exposure, carm.GoalHeartbeat, carm.LandmarkArray, carm.MotionPermit, carm.Utterance
+    foreign = CameraInfo, CompressedImage, Image, JointState, Mesh, Float64, String, DiagnosticArray, Clock
+    moves = JointTrajectory, control.JointTrajectoryControllerState, control.SpeedScalingFactor
+    return (*own, *foreign, *moves, FollowJointTrajectory.Goal)
+
+
+def _filled(kind: Any) -> Any:
+    """Return a message with two elements in each list and something in each field."""
+    from rosidl_parser.definition import AbstractNestedType, NamespacedType
+
+    message = kind()
+    for name, slot in zip(kind.get_fields_and_field_types(), kind.SLOT_TYPES, strict=True):
+        inner, default = slot, getattr(message, name)
+        if isinstance(slot, AbstractNestedType):
+            inner = slot.value_type
+        if isinstance(inner, NamespacedType):
+            element = _filled(getattr(importlib.import_module(".".join(inner.namespaces)), inner.name))
+        elif isinstance(default, str) or "string" in str(getattr(inner, "typename", type(inner).__name__)).lower():
+            element = "lift"
+        else:
+            element = 1.0 if getattr(inner, "typename", "") in ("float", "double") else 1
+        if inner is slot:
+            setattr(message, name, element if isinstance(inner, NamespacedType) else type(default)(element))
+        elif not len(default):
+            setattr(message, name, [element, element])
+    return message
+
+
+def _subscription_samples() -> list[bytes]:
+    from builtin_interfaces.msg import Duration
+    from rclpy.serialization import serialize_message
+    from trajectory_msgs.msg import JointTrajectoryPoint
+
+    kinds, arm, made = _subscribed(), _carm(), []
+    home, names = arm.home.tolist(), list(arm.joint_names)
+    for kind in kinds:
+        message = _filled(kind)
+        if kind.__name__ == "JointState":
+            message.name, message.position, message.velocity = names, home, [0.0] * len(home)
+        elif kind.__name__ == "CameraInfo":
+            message.width, message.height, message.k = 512, 512, [2688.0, 0.0, 256.0, 0.0, 2688.0, 256.0, 0.0, 0.0, 1.0]
+        elif kind.__name__ in ("JointTrajectory", "FollowJointTrajectory_Goal"):
+            message = kind()
+            trajectory = message if kind.__name__ == "JointTrajectory" else message.trajectory
+            trajectory.joint_names = names
+            trajectory.points = [JointTrajectoryPoint(positions=home, time_from_start=Duration(sec=9))]
+        made.append(bytes([len(made)]) + serialize_message(message))
+    return made
+
+
+@functools.cache
+def _readers() -> dict[str, Callable[[Any], Any]]:
+    """Return what the nodes make of a message, by the name of its type."""
+    from carm_control import MotionParameters, build_controller
+    from carm_control.nodes import messages as motion
+    from carm_core.robot.joint_check import JointStateCheck
+    from carm_ros import message_checks
+
+    states, goals = JointStateCheck(_carm().joints), build_controller(_carm(), MotionParameters()).checker
+    return {
+        "CameraInfo": message_checks.camera_info,
+        "Image": message_checks.image,
+        "JointState": lambda message: message_checks.joint_state(message, states, 1.0),
+        "CArmState": message_checks.arm_state,
+        "JointTrajectory": lambda message: goals.check(motion.trajectory_goal(message), 1.0),
+        "FollowJointTrajectory_Goal": lambda message: goals.check(motion.action_goal(message), 1.0),
+    }
+
+
+@target(_subscription_samples)
+def subscriptions(data: bytes) -> None:
+    """CDR of every message that a node takes, read by ROS itself, and what the nodes make of it."""
+    from rclpy.serialization import deserialize_message
+
+    kinds = _subscribed()
+    kind = kinds[data[0] % len(kinds)] if data else kinds[0]
+    try:
+        message = deserialize_message(data[1:], kind)
+    except Exception:  # malformed CDR is refused by ROS itself
+        return
+    _readers().get(kind.__name__, lambda message: None)(message)
 
 
 @functools.cache

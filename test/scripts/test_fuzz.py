@@ -16,7 +16,7 @@ from carm_core.errors import CarmError
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 fuzz: Any = importlib.import_module("fuzz")
-SLOW = ("configuration", "bags", "checkpoints", "dicom", "messages", "sentences")
+SLOW = ("configuration", "bags", "checkpoints", "dicom", "messages", "sentences", "subscriptions")
 
 FAILED: tuple[tuple[str, bytes], ...] = (
     ("yaml_and_json", b"[" * 60_000),  # the process died: libyaml's composer recurses in C
@@ -48,7 +48,17 @@ def test_inputs_that_once_failed(name: str, data: bytes) -> None:
 
 def test_samples_are_accepted() -> None:
     """A target that refuses all of its samples would look at nothing but the first line of its parser."""
-    for name in ("tool_call", "pictures", "requests", "landmark_file", "volumes", "dicom", "bags", "checkpoints"):
+    for name in (
+        "tool_call",
+        "pictures",
+        "requests",
+        "landmark_file",
+        "volumes",
+        "dicom",
+        "bags",
+        "checkpoints",
+        "subscriptions",
+    ):
         accepted = 0
         for sample in fuzz.TARGETS[name].samples():
             try:
