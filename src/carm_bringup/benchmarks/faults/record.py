@@ -11,6 +11,8 @@ from carm_core.transforms import Array
 
 REST_M_S, REST_RAD_S = 0.002, 0.005
 """Joints below these velocities rest, m/s and rad/s."""
+_MADE_UP_S = 0.015
+"""A control loop makes up for so much of the time in which it was held up, s."""
 _ORDERLY_S = 0.03
 """Two steps of a control loop that is not held up take less, s."""
 
@@ -35,11 +37,16 @@ class Record:
         rest = limits.by_unit(REST_M_S, REST_RAD_S)
         self.moving = np.asarray((np.abs(self.velocity) > rest).any(axis=1))
         self._freezes = [(event.time_s, event.value) for event in history.of("frozen") if event.name == "core"]
+        self._stalls = [
+            (time_s - passed_s + _MADE_UP_S, time_s)
+            for time_s, passed_s, _, _ in history.cycles
+            if passed_s > _MADE_UP_S
+        ]
 
     def rates(self, time_s: float) -> tuple[Array, Array]:
         """Return velocity and acceleration (J,) at a time, s; those from before a freeze or a held-up control loop.
 
-        A control loop that is held up makes up for 15 ms at most, so the mean velocity of a long step is too small.
+        A control loop does not make up for all the time in which it was held up: the mean velocity then is too small.
         """
         for begin_s, end_s in self._freezes:
             if begin_s < time_s <= end_s + 1e-6:
@@ -56,8 +63,9 @@ class Record:
         return self.velocity[last], (self.velocity[last] - self.velocity[last - 1]) / max(step_s, 1e-3)
 
     def frozen_s(self, begin_s: float, end_s: float) -> float:
-        """Return how long the control loop was frozen between two times, s."""
-        return sum(max(0.0, min(end_s, end) - max(begin_s, begin)) for begin, end in self._freezes)
+        """Return how long the control loop was frozen or held up between two times, s."""
+        stalls = [] if self._freezes else self._stalls
+        return sum(max(0.0, min(end_s, end) - max(begin_s, begin)) for begin, end in (*self._freezes, *stalls))
 
     def moves(self, begin_s: float, end_s: float) -> float | None:
         """Return the first time of a motion between two times, s; None without."""
