@@ -602,7 +602,8 @@ def _subscription_samples() -> list[bytes]:
     from rclpy.serialization import serialize_message
     from trajectory_msgs.msg import JointTrajectoryPoint
 
-    kinds, arm, made = _subscribed(), _carm(), []
+    kinds, arm = _subscribed(), _carm()
+    made: list[bytes] = []
     home, names = arm.home.tolist(), list(arm.joint_names)
     for kind in kinds:
         message = _filled(kind)
@@ -649,7 +650,8 @@ def subscriptions(data: bytes) -> None:
         message = deserialize_message(data[1:], kind)
     except Exception:  # malformed CDR is refused by ROS itself
         return
-    _readers().get(kind.__name__, lambda message: None)(message)
+    if kind.__name__ in _readers():
+        _readers()[kind.__name__](message)
 
 
 @functools.cache

@@ -301,7 +301,7 @@ class Judge:
                 continue
             rested_s = 0.0 if resting_since is None else time_s - resting_since
             began_s, resting_since = resting_since, None
-            if rested_s < _RESTED_S or began_s is None:
+            if rested_s < _RESTED_S or began_s is None or self._settles(record, place):
                 continue
             goal = next((event for event in reversed(accepted) if event.time_s <= time_s + 1e-9), None)
             if goal is None:
@@ -313,6 +313,13 @@ class Judge:
             if ended and time_s - ended[-1] > record.frozen_s(ended[-1], time_s) + 0.25:
                 line = f"a motion begins {time_s - ended[-1]:.2f} s after its goal had ended"
                 verdict.violations.append(Violation("restarts_by_itself", time_s, line))
+
+    @staticmethod
+    def _settles(record: Record, place: int) -> bool:
+        """Return whether a drive only comes to its setpoint: less than the slack in the next half second."""
+        soon = record.times_s[place:] <= record.times_s[place] + 0.5
+        travel = np.abs(record.true[place:][soon] - record.true[place - 1]).max(axis=0)
+        return 1000.0 * float((_LEVERS_M[: len(travel)] * travel).max()) < _SLACK_MM
 
     # Commands
 

@@ -40,7 +40,7 @@ class Record:
         self._stalls = [
             (time_s - passed_s + _MADE_UP_S, time_s)
             for time_s, passed_s, _, _ in history.cycles
-            if passed_s > _MADE_UP_S
+            if passed_s > _MADE_UP_S and not any(a < time_s and time_s - passed_s < b for a, b in self._freezes)
         ]
 
     def rates(self, time_s: float) -> tuple[Array, Array]:
@@ -64,8 +64,8 @@ class Record:
 
     def frozen_s(self, begin_s: float, end_s: float) -> float:
         """Return how long the control loop was frozen or held up between two times, s."""
-        stalls = [] if self._freezes else self._stalls
-        return sum(max(0.0, min(end_s, end) - max(begin_s, begin)) for begin, end in (*self._freezes, *stalls))
+        halts = (*self._freezes, *self._stalls)
+        return sum(max(0.0, min(end_s, end) - max(begin_s, begin)) for begin, end in halts)
 
     def moves(self, begin_s: float, end_s: float) -> float | None:
         """Return the first time of a motion between two times, s; None without."""
