@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The landmark vocabulary: ids, standard names and synonyms. Every other list of landmarks is derived from it."""
+"""The landmark vocabulary: ids, standard names and synonyms. Prompts, parsers and messages derive their lists from it.
+
+Where landmarks lie is known elsewhere: in generated bodies (``carm_sim.phantom.skeleton``), in a CT's
+``landmarks.yaml``, and in the weights of the localizers, which have to be trained and calibrated for a new one.
+"""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def operating_state(
     clearance_m: float = math.nan,
     frame_prefix: str = "",
 ) -> CArmState:
-    """Build the operating state: state of the arm, isocenter, and the clearance from the agent, m."""
+    """Build the operating state: state of the arm, isocenter, and the clearance from the supervisor, m."""
     position = snapshot.measured.position
     primary, secondary = carm.angles(position)
     x, y, z = (float(value) for value in carm.isocenter(position))

@@ -32,7 +32,7 @@ from carm_control.nodes.permits import PERMIT
 from carm_control.supervision.joint_states import JointStateCheck, Motion
 from carm_control.supervision.obedience import Obedience
 from carm_control.supervision.parameters import SupervisorParameters
-from carm_control.supervision.permit import Judgment, PermitJudge
+from carm_control.supervision.permit_judge import Judgment, PermitJudge
 from carm_core.collision.convex_shapes import giving_way
 from carm_core.collision.model import CollisionModel
 from carm_core.collision.obstacles import Obstacles, Surface, staff_zones

@@ -175,7 +175,7 @@ class TrajectoryNode(OrderlyNode):
         self._controller.permits.renew(Permit(message.speed, message.reason[:LONGEST_REASON]), time.monotonic())
 
     def _on_clearance(self, message: Float64) -> None:
-        """Store the last clearance from the agent."""
+        """Store the last clearance from the supervisor."""
         self._clearance_m, self._clearance_s = message.data, time.monotonic()
 
     def _cycle(self) -> None:

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from carm_control.supervision.joint_states import Motion
-from carm_control.supervision.permit import Judgment
+from carm_control.supervision.permit_judge import Judgment
 from carm_control.trajectory.deceleration import StopProfile
 from carm_control.trajectory.limits import JointLimits
 from carm_control.trajectory.spline import State

@@ -20,7 +20,7 @@ from carm_core.errors import AnswerError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import LandmarkEstimate, Localization, Protocol, Query
-from carm_perception.localizers.base import CalibratedLocalizer
+from carm_perception.localizers.calibrated import CalibratedLocalizer
 from carm_perception.localizers.constrained_decoding import Grammars
 from carm_perception.protocols.estimates import confidence, estimates_of
 from carm_perception.protocols.parsing import LIMIT_MM, PointingAnswer, ReevaluationAnswer, parse

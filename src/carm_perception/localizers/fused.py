@@ -20,7 +20,7 @@ from carm_core.errors import LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import landmark
 from carm_core.localization import LandmarkEstimate, Localization, Protocol, Query
-from carm_perception.localizers.base import CalibratedLocalizer
+from carm_perception.localizers.calibrated import CalibratedLocalizer
 from carm_perception.localizers.compact import CompactLocalizer
 from carm_perception.localizers.regression import RegressionLocalizer, written
 from carm_perception.networks.landmark_reader import Reading

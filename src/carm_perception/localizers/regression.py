@@ -9,7 +9,7 @@ from carm_core.errors import LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import LandmarkEstimate, Localization, Protocol, Query
-from carm_perception.localizers.base import CalibratedLocalizer
+from carm_perception.localizers.calibrated import CalibratedLocalizer
 from carm_perception.networks.landmark_reader import Reading
 from carm_perception.protocols.estimates import nearest_first
 from carm_perception.protocols.parsing import (

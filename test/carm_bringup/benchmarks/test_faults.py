@@ -21,7 +21,7 @@ from carm_bringup.benchmarks.faults.scenario import FAULTS, PARTS, Fault, Order,
 from carm_bringup.benchmarks.faults.scene import Body, Scene
 from carm_bringup.cli.app import run
 from carm_control import JointLimits, Permit, TrajectoryController
-from carm_control.supervision.permit import Judgment, PermitJudge
+from carm_control.supervision.permit_judge import Judgment, PermitJudge
 from carm_core.collision.model import CollisionModel
 from carm_core.collision.obstacles import Obstacles
 from carm_core.robot.kinematics import CArm

@@ -15,7 +15,7 @@ from carm_control import JointLimits, Permit
 from carm_control.supervision.joint_states import JointStateCheck
 from carm_control.supervision.obedience import Obedience
 from carm_control.supervision.parameters import SupervisorParameters
-from carm_control.supervision.permit import Judgment, PermitJudge
+from carm_control.supervision.permit_judge import Judgment, PermitJudge
 from carm_core.collision.model import CollisionModel
 from carm_core.collision.obstacles import Obstacles, StaffZone, Surface
 from carm_core.collision.patient_surface import PatientSurface

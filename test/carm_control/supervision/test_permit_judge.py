@@ -13,7 +13,7 @@ from carm_control import JointLimits
 from carm_control.supervision.joint_states import JointStateCheck, Motion
 from carm_control.supervision.obedience import Obedience
 from carm_control.supervision.parameters import SupervisorParameters
-from carm_control.supervision.permit import Judgment, PermitJudge
+from carm_control.supervision.permit_judge import Judgment, PermitJudge
 from carm_control.trajectory.deceleration import StopProfile
 from carm_control.trajectory.spline import State
 from carm_core.collision.clearance import Margins
