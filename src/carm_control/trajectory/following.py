@@ -134,7 +134,8 @@ class Following:
         """Return the second derivative of the rate, 1/s², for a step.
 
         The candidates lie between the wanted one and the one that ends the change of the rate; each is looked at
-        with several ways to end that change afterwards.
+        with several ways to end that change afterwards. Where none is surely within the limits, those that only a
+        rounded place of a knot rules out are taken.
         """
         ahead = np.array([self.trajectory_s, self.trajectory_s + self.rate * dt_s])
         speed = np.abs(self._spline.derivative(1, ahead)).max(axis=0)
@@ -148,9 +149,10 @@ class Following:
         releases = np.append(sharpest * _RELEASES, self._release)
         others = np.concatenate([ending + _WISHES * (wanted - ending), -np.sign(self._slope) * releases])
         least = np.inf
-        for bends in (np.array([wanted]), others):
+        for bends, exact in ((np.array([wanted]), False), (others, False), (others, True)):
             bend, release = (grid.ravel() for grid in np.meshgrid(bends, releases, indexing="ij"))
-            excess = self._excess(dt_s, bend, release, factor)
+            release = _in_whole_steps(np.abs(self._slope + bend * dt_s), release, dt_s)
+            excess = self._excess(dt_s, bend, release, factor, exact=exact)
             best = np.lexsort((np.abs(bend - wanted), np.maximum(excess, 0.0)))[0]
             if excess[best] < least:
                 least, choice, self._release = float(excess[best]), float(bend[best]), float(release[best])
@@ -158,10 +160,17 @@ class Following:
                 break
         return choice
 
-    def _excess(self, dt_s: float, bend: Array, release: Array, factor: float) -> Array:
+    def _excess(self, dt_s: float, bend: Array, release: Array, factor: float, *, exact: bool) -> Array:
         """Return by how much candidates (N,) leave the limits, as a share of them; 0 or less: they do not.
 
         A candidate bends the rate for a step and then ends its change at a constant bend, 1/s².
+
+        Args:
+            dt_s: Of the step, s.
+            bend: In the step (N,), 1/s².
+            release: After it (N,), 1/s².
+            factor: Rate to attain.
+            exact: Take the jerk at the moments that are looked at, not the largest around them.
         """
         slope = self._slope + bend * dt_s
         lasts = np.abs(slope / release)[:, None]
@@ -176,7 +185,7 @@ class Following:
         slopes = slope0 + bends * times
         rates = rate0 + (slope0 + bends * times / 2) * times
         ways = way0 + (rate0 + (slope0 / 2 + bends * times / 6) * times) * times
-        v, a, j_low, j_high = self._ahead(ways)
+        v, a, j_low, j_high = self._at_each(ways) if exact else self._ahead(ways)
         r, d, b = rates[..., None], slopes[..., None], bends[..., None]
         acceleration = np.abs(a * r**2 + v * d) / self._limits.acceleration
         rest = 3 * a * r * d + v * b
@@ -186,6 +195,13 @@ class Following:
         high = 1.0 if self._slope > 0 and factor < self.rate else max(factor, self.rate)
         astray = np.maximum(low - rates, rates - high).max(axis=1) - _ASTRAY
         return np.asarray(np.maximum(_LIMITS_FIRST * worst, astray))
+
+    def _at_each(self, ways: Array) -> tuple[Array, Array, Array, Array]:
+        """Return the same as ``_ahead``, with the jerk at each place instead of the least and the most."""
+        v, a, j = (
+            d.reshape(*ways.shape, -1) for d in self._spline.derivatives((1, 2, 3), self.trajectory_s + ways.ravel())
+        )
+        return v, a, j, j
 
     def _ahead(self, ways: Array) -> tuple[Array, Array, Array, Array]:
         """Return velocity, acceleration, and the least and the most jerk around places ahead on the trajectory.
@@ -225,6 +241,12 @@ class Following:
         out[:, self.indices] = moving
         out[:, self._others] = self._stop.sample(elapsed_s)
         return State(*out)
+
+
+def _in_whole_steps(slope: Array, release: Array, dt_s: float) -> Array:
+    """Return releases (N,), 1/s², not above those given, that end slopes (N,), 1/s, after a whole number of steps."""
+    steps = np.ceil(slope / (release * dt_s) - 1e-6)
+    return np.where(steps >= 1.0, slope / (np.maximum(steps, 1.0) * dt_s), release)
 
 
 def starting_rate(state: State, limits: JointLimits, present: float | None, factor: float) -> float:
