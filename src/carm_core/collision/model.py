@@ -145,14 +145,17 @@ class CollisionModel:
 
     def _obstacle_groups(self) -> list[tuple[str, float, SolidGroup]]:
         margins = self.margins
-        patient = [convex_hull(points) for points in self.obstacles.patient_pieces()]
+        shown = self.obstacles.surface.pieces() if self.obstacles.surface is not None else ()
+        patient = [convex_hull(points) for points in shown]
+        assumed = [convex_hull(points) for points in self.obstacles.assumed_pieces()]
         staff = [convex_hull(box_points(zone.low_m, zone.high_m)) for zone in self.obstacles.staff]
         table = [
             placed(primitive(shape.kind, shape.size_m), shape.transform_shape_to_link.matrix)
             for shape in self.geometry.of_link("table")
         ]
         zones = [("staff", 0.0, [zone]) for zone in staff]
-        groups = [("patient", margins.patient_m, patient), *zones, ("table", 0.0, table)]
+        people = [("patient", margins.patient_m, patient), ("patient", margins.patient_m, assumed), *zones]
+        groups = [*people, ("table", 0.0, table)]
         return [(name, margin, SolidGroup(solids)) for name, margin, solids in groups if solids]
 
     def _reach(self) -> Array:

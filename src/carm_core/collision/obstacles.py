@@ -236,13 +236,15 @@ class Obstacles:
 
     def patient_pieces(self) -> Iterator[Array]:
         """Yield points (N, 3), m, whose hulls cover the patient."""
-        stretches = [DEFAULT_LENGTH_M]
         if self.surface is not None:
             yield from self.surface.pieces()
-            begin, end = DEFAULT_LENGTH_M
-            low, high = self.surface.shown_m
-            stretches = [(begin, min(end, low)), (max(begin, high), end)]
-        for first, last in stretches if self.assume_patient else ():
+        yield from self.assumed_pieces()
+
+    def assumed_pieces(self) -> Iterator[Array]:
+        """Yield points (N, 3), m, whose hulls cover the part of the patient that no surface shows."""
+        begin, end = DEFAULT_LENGTH_M
+        low, high = (end, end) if self.surface is None else self.surface.shown_m
+        for first, last in ((begin, min(end, low)), (max(begin, high), end)) if self.assume_patient else ():
             if first < last:
                 yield _body_points(first, last)
 
