@@ -3,8 +3,9 @@
 
 Time along the trajectory runs at a rate of 0 (pause) to 1. The rate r changes as fast as the joints' limits allow on
 top of the trajectory's own velocity v, acceleration a and jerk j: the motion has acceleration a r² + v r' and jerk
-j r³ + 3 a r r' + v r" then. Each step takes the change nearest to the wanted one from which the rate can be held
-constant again without leaving the limits.
+j r³ + 3 a r r' + v r" then. Each step takes the change nearest to the wanted one after which the rate can become
+constant again without leaving the limits, and keeps how. A step that finds no such change goes on as the last one
+that did: whatever is wanted later, the limits hold.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ _GENTLER = 0.8
 _MARGIN = 0.02
 """Share of the limits kept for what lies between the moments that are looked at."""
 _ASTRAY = 1e-4
-_LIMITS_FIRST = 100.0
-"""A rate beyond the wanted one is better than a motion beyond the limits."""
 _WISHES = np.array([0.75, 0.5, 0.25, 0.0])
 _RELEASES = np.array([1.0, 0.5, 0.25])
+_HIGHEST = 1.01
+"""A rise that can no longer end at 1 within the limits of jerk may end a little above it."""
 _RISE = 1.5
 """A permitted rate rises by this factor at least, or to 1."""
 _PEAK_LOOKS = 5
@@ -54,7 +55,7 @@ class Following:
         duration_s: Of the trajectory at rate 1, until the others rest too, s.
         elapsed_s: Real time since the start, s.
         trajectory_s: Time along the trajectory, s.
-        rate: How fast the latter runs, 0 to 1.
+        rate: How fast the latter runs, 0 to 1, for moments up to 1.01.
     """
 
     def __init__(
@@ -83,7 +84,8 @@ class Following:
         self._limits, self._allowed = limits, 1 + limit_tolerance - _MARGIN
         self.duration_s = max(spline.duration_s, stop.duration_s)
         self.elapsed_s = self.trajectory_s = 0.0
-        self.rate, self._slope, self._release = rate, 0.0, _SHARPEST
+        self.rate, self._slope = rate, 0.0
+        self._phases: list[tuple[float, float]] = []
         self._permitted = 1.0
 
     @property
@@ -105,10 +107,19 @@ class Following:
             self.rate, self._slope = factor, 0.0
             self.trajectory_s += factor * dt_s
             return
-        bend = self._bend(dt_s, factor)
-        self.trajectory_s += (self.rate + (self._slope / 2 + bend * dt_s / 6) * dt_s) * dt_s
-        self.rate = min(max(self.rate + (self._slope + bend * dt_s / 2) * dt_s, 0.0), 1.0)
-        self._slope += bend * dt_s
+        self._choose(dt_s, factor)
+        while dt_s > 0 and self._phases:
+            bend, lasts_s = self._phases.pop(0)
+            step_s = min(dt_s, lasts_s)
+            self.trajectory_s += (self.rate + (self._slope / 2 + bend * step_s / 6) * step_s) * step_s
+            self.rate = min(max(self.rate + (self._slope + bend * step_s / 2) * step_s, 0.0), _HIGHEST)
+            self._slope += bend * step_s
+            if lasts_s > step_s:
+                self._phases.insert(0, (bend, lasts_s - step_s))
+            dt_s -= step_s
+        if not self._phases:
+            self._slope = 0.0
+            self.trajectory_s += self.rate * max(dt_s, 0.0)
 
     def permitted(self, share: float) -> float:
         """Return the largest rate, 0 to 1, at which no velocity of the trajectory exceeds a share of its limit.
@@ -130,12 +141,11 @@ class Following:
         times = np.linspace(knots[:-1], knots[1:], _PEAK_LOOKS, endpoint=False).ravel()
         return float((np.abs(self._spline.derivative(1, times)) / self._limits.velocity).max(initial=0.0))
 
-    def _bend(self, dt_s: float, factor: float) -> float:
-        """Return the second derivative of the rate, 1/s², for a step.
+    def _choose(self, dt_s: float, factor: float) -> None:
+        """Choose how the rate changes in a step and becomes constant afterwards, if there is a better way than before.
 
-        The candidates lie between the wanted one and the one that ends the change of the rate; each is looked at
-        with several ways to end that change afterwards. Where none is surely within the limits, those that only a
-        rounded place of a knot rules out are taken.
+        The candidates for the second derivative of the rate, 1/s², lie between the wanted one and the one that ends
+        the change of the rate; each is looked at with several ways to end that change after the step.
         """
         ahead = np.array([self.trajectory_s, self.trajectory_s + self.rate * dt_s])
         speed = np.abs(self._spline.derivative(1, ahead)).max(axis=0)
@@ -146,31 +156,41 @@ class Following:
         wanted = (_wanted_slope(factor - self.rate, _GENTLER * sharpest, dt_s) - self._slope) / dt_s
         wanted = min(max(wanted, -sharpest), sharpest)
         ending = min(max(-self._slope / dt_s, -sharpest), sharpest)
-        releases = np.append(sharpest * _RELEASES, self._release)
+        releases = sharpest * _RELEASES
         others = np.concatenate([ending + _WISHES * (wanted - ending), -np.sign(self._slope) * releases])
-        least = np.inf
-        for bends, exact in ((np.array([wanted]), False), (others, False), (others, True)):
+        for bends in (np.array([wanted]), others):
             bend, release = (grid.ravel() for grid in np.meshgrid(bends, releases, indexing="ij"))
-            release = _in_whole_steps(np.abs(self._slope + bend * dt_s), release, dt_s)
-            excess = self._excess(dt_s, bend, release, factor, exact=exact)
-            best = np.lexsort((np.abs(bend - wanted), np.maximum(excess, 0.0)))[0]
-            if excess[best] < least:
-                least, choice, self._release = float(excess[best]), float(bend[best]), float(release[best])
-            if least <= 0:
-                break
-        return choice
+            beyond, astray = self._excess(dt_s, bend, release, factor)
+            astray = np.where(beyond <= 0.0, np.maximum(astray, 0.0), np.inf)
+            best = int(np.lexsort((np.abs(bend - wanted), astray))[0])
+            if astray[best] <= self._astray(factor):
+                slope = self._slope + bend[best] * dt_s
+                self._phases = [(float(bend[best]), dt_s)]
+                if slope:
+                    self._phases.append((float(-np.sign(slope) * release[best]), float(abs(slope) / release[best])))
+                return
 
-    def _excess(self, dt_s: float, bend: Array, release: Array, factor: float, *, exact: bool) -> Array:
-        """Return by how much candidates (N,) leave the limits, as a share of them; 0 or less: they do not.
+    def _range(self, factor: float) -> tuple[float, float]:
+        """Return the least and the highest rate that a way to a rate needs."""
+        low = 0.0 if self._slope < 0 and factor > self.rate else min(factor, self.rate)
+        high = 1.0 if self._slope > 0 and factor < self.rate else max(factor, self.rate)
+        return low - _ASTRAY, high + _ASTRAY
 
-        A candidate bends the rate for a step and then ends its change at a constant bend, 1/s².
+    def _astray(self, factor: float) -> float:
+        """Return how far outside of its range the rate gets on the way that was chosen last."""
+        low, high = self._range(factor)
+        rate, slope, worst = self.rate, self._slope, 0.0
+        for bend, lasts_s in self._phases:
+            rate += (slope + bend * lasts_s / 2) * lasts_s
+            slope += bend * lasts_s
+            worst = max(worst, low - rate, rate - high)
+        return worst
 
-        Args:
-            dt_s: Of the step, s.
-            bend: In the step (N,), 1/s².
-            release: After it (N,), 1/s².
-            factor: Rate to attain.
-            exact: Take the jerk at the moments that are looked at, not the largest around them.
+    def _excess(self, dt_s: float, bend: Array, release: Array, factor: float) -> tuple[Array, Array]:
+        """Return by how much candidates (N,) leave the limits, as a share of them, and their range of the rate.
+
+        A candidate bends the rate for a step and then ends its change at a constant bend, 1/s². 0 or less: it does
+        not leave them.
         """
         slope = self._slope + bend * dt_s
         lasts = np.abs(slope / release)[:, None]
@@ -185,23 +205,15 @@ class Following:
         slopes = slope0 + bends * times
         rates = rate0 + (slope0 + bends * times / 2) * times
         ways = way0 + (rate0 + (slope0 / 2 + bends * times / 6) * times) * times
-        v, a, j_low, j_high = self._at_each(ways) if exact else self._ahead(ways)
+        v, a, j_low, j_high = self._ahead(ways)
         r, d, b = rates[..., None], slopes[..., None], bends[..., None]
         acceleration = np.abs(a * r**2 + v * d) / self._limits.acceleration
         rest = 3 * a * r * d + v * b
         jerk = np.maximum(j_high * r**3 + rest, -(j_low * r**3 + rest)) / self._limits.jerk
         worst = np.maximum(acceleration, jerk).max(axis=(1, 2)) - self._allowed
-        low = 0.0 if self._slope < 0 and factor > self.rate else min(factor, self.rate)
-        high = 1.0 if self._slope > 0 and factor < self.rate else max(factor, self.rate)
-        astray = np.maximum(low - rates, rates - high).max(axis=1) - _ASTRAY
-        return np.asarray(np.maximum(_LIMITS_FIRST * worst, astray))
-
-    def _at_each(self, ways: Array) -> tuple[Array, Array, Array, Array]:
-        """Return the same as ``_ahead``, with the jerk at each place instead of the least and the most."""
-        v, a, j = (
-            d.reshape(*ways.shape, -1) for d in self._spline.derivatives((1, 2, 3), self.trajectory_s + ways.ravel())
-        )
-        return v, a, j, j
+        beyond = np.maximum(worst, np.maximum(rates - _HIGHEST, -rates).max(axis=1))
+        low, high = self._range(factor)
+        return beyond, np.maximum(low - rates, rates - high).max(axis=1)
 
     def _ahead(self, ways: Array) -> tuple[Array, Array, Array, Array]:
         """Return velocity, acceleration, and the least and the most jerk around places ahead on the trajectory.
@@ -241,12 +253,6 @@ class Following:
         out[:, self.indices] = moving
         out[:, self._others] = self._stop.sample(elapsed_s)
         return State(*out)
-
-
-def _in_whole_steps(slope: Array, release: Array, dt_s: float) -> Array:
-    """Return releases (N,), 1/s², not above those given, that end slopes (N,), 1/s, after a whole number of steps."""
-    steps = np.ceil(slope / (release * dt_s) - 1e-6)
-    return np.where(steps >= 1.0, slope / (np.maximum(steps, 1.0) * dt_s), release)
 
 
 def starting_rate(state: State, limits: JointLimits, present: float | None, factor: float) -> float:

@@ -11,7 +11,9 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from carm_agent.planning.timed_path import JointPath
 from carm_control import DriveModel, JointLimits, MotionParameters, Spline, State, StopProfile, Waypoints
+from carm_control.trajectory.following import Following
 from carm_core.parameters import parameter_defaults
 from carm_core.paths import config_file
 from carm_core.robot.kinematics import CArm
@@ -277,3 +279,33 @@ def test_shipped_configuration_is_the_defaults_of_the_node() -> None:
     shipped = yaml.safe_load(config_file("motion.yaml").read_text(encoding="utf-8"))
     assert shipped["/**"]["ros__parameters"] == parameter_defaults(MotionParameters) | {"supervised": True}
     assert all(f.metadata["description"] for f in dataclasses.fields(MotionParameters))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_rate_that_changes_at_any_moment_keeps_the_limits(seed: int) -> None:
+    """A time-optimal trajectory, permits that come and go, and control cycles of different lengths."""
+    random = np.random.default_rng(seed)
+    span = LIMITS.upper - LIMITS.lower
+    first = LIMITS.lower + span * random.uniform(0.2, 0.8, 6)
+    others = [first + (LIMITS.lower + span * random.uniform(0.2, 0.8, 6) - first) * 0.3 for _ in range(2)]
+    plan = JointPath(CARM, [first, *others]).timed(1.0)
+    assert plan.velocities is not None
+    assert plan.accelerations is not None
+    spline = Spline.through(Waypoints(plan.times_s, plan.positions, plan.velocities, plan.accelerations))
+    rests = StopProfile(LIMITS, State.at_rest(np.zeros(0)))
+    following = Following(spline, range(6), [], rests, LIMITS, 1.0, 0.05)
+    permit, times, places = 1.0, [0.0], [first]
+    while following.late_s < 0 and times[-1] < 40:
+        if random.random() < 0.1:
+            permit = float(random.choice([1.0, 1e-9, random.uniform(0.05, 1.0)]))
+        step_s = float(np.clip(0.01 + random.normal(0.0, 0.0006), 0.004, 0.015))
+        following.advance(step_s, following.permitted(permit))
+        times.append(times[-1] + step_s)
+        places.append(following.sample().position)
+    t, q = np.array(times), np.array(places)
+    velocity = np.diff(q, axis=0) / np.diff(t)[:, None]
+    acceleration = 2 * np.diff(velocity, axis=0) / (t[2:] - t[:-2])[:, None]
+    jerk = 3 * np.diff(acceleration, axis=0) / (t[3:] - t[:-3])[:, None]
+    assert (np.abs(velocity) <= 1.02 * LIMITS.velocity).all()
+    assert (np.abs(acceleration) <= 1.05 * LIMITS.acceleration).all()
+    assert (np.abs(jerk) <= 1.05 * LIMITS.jerk).all()

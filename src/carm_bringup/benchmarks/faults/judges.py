@@ -35,6 +35,7 @@ _SHORTEST_STEP_S, _LONGEST_STEP_S = 0.005, 0.015
 _LEVERS_M = np.array([1.0, 1.0, 1.0, 1.7, 1.2, 1.0])
 """How far a point of the machine moves at most per m or rad of each joint, m."""
 _SLACK_MM = 1.0
+_BEFORE_LIMIT_M, _BEFORE_LIMIT_RAD = 0.001, 0.002
 _RESTED_S = 0.15
 _LOOK_M = 0.003
 """Distances are computed at least as often as a point of the machine moves so far, m."""
@@ -327,7 +328,8 @@ class Judge:
         """Position, velocity, acceleration and jerk of the setpoints, from divided differences of the positions.
 
         Setpoints of a joint that was blocked or lags, or whose encoder lies, are taken from where the joint is when
-        that is found out; velocity or acceleration has a step then.
+        that is found out; velocity or acceleration has a step then. A stop right before a position limit brakes as
+        hard as it has to.
         """
         limits = self.limits
         skip = {event.name for event in record.history.of("blocked")}
@@ -352,10 +354,15 @@ class Judge:
                 "acceleration": np.abs(acceleration).max(axis=0) / limits.acceleration / (1 + LIMIT_TOLERANCE),
                 "jerk": np.abs(jerk).max(axis=0) / limits.jerk / (1 + LIMIT_TOLERANCE),
             }
+            room = limits.by_unit(_BEFORE_LIMIT_M, _BEFORE_LIMIT_RAD)
+            ending = ((q < limits.lower + room) | (q > limits.upper - room)).any(axis=0)
+            ending &= any(cycle[3] == "STOPPING" for cycle in cycles)
             rows = {"velocity": velocity, "acceleration": acceleration, "jerk": jerk}
             for name, excess in found.items():
                 exempt = set() if name == "position" else skip if name == "velocity" else lying
                 excess = np.where([joint in exempt for joint in limits.names], 0.0, excess)
+                if name in ("acceleration", "jerk"):
+                    excess = np.where(ending, 0.0, excess)
                 joint = int(excess.argmax())
                 if excess[joint] <= 1.0:
                     continue
