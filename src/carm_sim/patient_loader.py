@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from carm_core.errors import PatientError, UnknownNameError
+from carm_core.landmarks import LANDMARKS
 from carm_sim.patient.ct.dicom import is_dicom_file
 from carm_sim.patient.ct.files import (
     LANDMARK_FILE,
@@ -126,7 +127,10 @@ def _with_landmarks(name: str, ct: CtSource, landmark_path: Path, source: str, o
             f"{landmark_path}: these are the landmarks of another CT (its ct_sha256, {landmarks.ct_sha256[:12]}...,"
             f" fits neither the voxels of {ct.path} nor, as in older files, its bytes)"
         )
-    return make_patient(name, volume, landmarks.positions_mm, source)
+    known = {mark.id for mark in LANDMARKS}
+    positions = {key: place for key, place in landmarks.positions_mm.items() if key in known}
+    extra = {key: place for key, place in landmarks.positions_mm.items() if key not in known}
+    return replace(make_patient(name, volume, positions, source), extra_landmarks_mm=extra)
 
 
 def chest_ct_path() -> Path:

@@ -238,6 +238,13 @@ VERBS: tuple[Verb, ...] = (
         "carm_sim.patient.check:add_arguments",
     ),
     Verb(
+        "patient landmarks",
+        "find the landmarks of a CT, or take them from TotalSegmentator's labels",
+        "carm patient landmarks my_ct.nii.gz --sheet landmarks.png",
+        "carm_perception.datasets.ct_landmarks:run",
+        "carm_perception.datasets.ct_landmarks:add_arguments",
+    ),
+    Verb(
         "dataset",
         "make a data set of phantoms",
         "carm dataset --patients 20 --views 60",
