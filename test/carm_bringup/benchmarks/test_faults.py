@@ -29,7 +29,7 @@ from carm_core.robot.kinematics import CArm
 CARM = CArm.from_config()
 LIMITS = JointLimits.of(CARM.joints)
 JUDGE = Judge(LIMITS)
-EPISODES = 20
+EPISODES = 12
 RUN_S, STEP_S = 6.0, 0.01
 MOTION = Scenario(
     seed=3,
