@@ -118,7 +118,10 @@ def test_somebody_elses_controller(spawn: Spawn, bench: Bench, tmp_path: Path, m
     assert terminal.poll() is None, "".join(lines)
     assert bench.is_state(CArmState.STATE_IDLE)
 
-    assert carm("view", "--primary", "5").returncode == 0
+    for _ in range(3):  # on a machine that is too busy, late joint states make the supervisor stop such a controller
+        if carm("view", "--primary", "5").returncode == 0:
+            break
+        carm("reset")
     bench.until(lambda: bench.is_state(CArmState.STATE_IDLE) and abs(bench.state.primary_angle) > 0.08)
 
     moving = spawn([*CARM, "view", "--primary", "-30"])
