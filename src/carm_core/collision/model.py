@@ -48,11 +48,6 @@ class _Allowances:
     near: list[NDArray[np.intp]]
     others: list[coal.BroadPhaseCollisionManager]
 
-    @property
-    def any(self) -> bool:
-        """Whether there are any."""
-        return bool(self.groups.any() or self.floor.any() or self.pairs.any())
-
 
 def _allowances(distance_m: Array, limit_m: float, loss_m: float) -> Array:
     """Return what to add to distances, m, for the limit to leave room for a loss; 0 where there is enough."""
@@ -98,7 +93,7 @@ class CollisionModel:
         self._groups = self._obstacle_groups()
         self._request, self._found = coal.DistanceRequest(), coal.DistanceResult()
         self._weights = self._reach()
-        self._allowances = self._allowed(
+        self._allowances = self._no_allowances = self._allowed(
             np.zeros((len(self._groups), len(moving))), np.zeros(len(moving)), np.zeros(len(pairs))
         )
 
@@ -117,7 +112,6 @@ class CollisionModel:
             start: Joint positions (6,), m and rad.
             loss_m: What may be lost of each distance on the way out, m; where little is left, half of it.
             before: What this returned for an earlier position: its allowances become smaller, but not larger.
-
         """
         rotations, centers = self._place(np.asarray(start, dtype=np.float64))
         limit_m = self.margins.collision_m
@@ -303,8 +297,9 @@ class CollisionModel:
         bound = search.refine(resolution, most_evaluations)
         _, at = search.closest
         closest = self.clearance(position(at))
-        if self._allowances.any:
-            true = self.copy()
+        if self._allowances is not self._no_allowances:
+            true = copy.copy(self)
+            true._allowances = self._no_allowances
             looks = ((true.clearance(position(share), deepest=True), share) for share in (0.0, at))
             closest, at = min(looks, key=lambda look: look[0].distance_m)
         return PathCheck(closest, search.people_m, at, bound, search.evaluations)

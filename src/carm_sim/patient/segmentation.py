@@ -71,6 +71,10 @@ class _NoLandmarkError(PatientError):
     """A landmark cannot be told from the labels."""
 
 
+class _AbsentError(_NoLandmarkError):
+    """The labels hold nothing of a structure."""
+
+
 @dataclass(frozen=True, eq=False)
 class Mask:
     """A part of a label map.
@@ -147,7 +151,7 @@ class Segmentation:
         """
         boxes = [box for box in map(self.box, names) if box is not None]
         if not boxes:
-            raise _NoLandmarkError(f"the labels hold no {' or '.join(names)}")
+            raise _AbsentError(f"the labels hold no {' or '.join(names)}")
         box = tuple(slice(min(b[axis].start for b in boxes), max(b[axis].stop for b in boxes)) for axis in range(3))
         union = np.isin(self.labels[box], [self.ids[name] for name in names if name in self.ids])
         parts, _ = ndimage.label(union)
@@ -365,9 +369,10 @@ def derive(seg: Segmentation, volume: Volume) -> Derived:
         try:
             derived.positions_mm[number] = rule(seg, volume)
             derived.methods[number] = f"TotalSegmentator labels: {(rule.func.__doc__ or '').strip()}"
+        except _AbsentError:
+            continue
         except _NoLandmarkError as error:
-            if "hold no" not in str(error):
-                derived.left_out[number] = str(error)
+            derived.left_out[number] = str(error)
     if not derived.positions_mm:
         raise PatientError(
             "the labels show none of the landmarks; they hold " + (", ".join(seg.structures) or "nothing")
@@ -446,8 +451,14 @@ def _table(path: Path) -> dict[str, int]:
 def _names_in_header(path: Path) -> dict[str, int]:
     """Return what the label table in the NIfTI header says, as TotalSegmentator writes it."""
     import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
 
-    text, image = "", nibabel.load(path)
+    text = ""
+    try:
+        image = nibabel.load(path)
+    except (ImageFileError, HeaderDataError, OSError, ValueError) as error:
+        raise PatientError(f"{path}: the names of its labels cannot be read ({one_line(error)})") from error
     for extension in image.header.extensions:
         content = extension.get_content()
         text += content.decode("utf-8", "replace") if isinstance(content, bytes) else str(content)

@@ -119,6 +119,9 @@ def test_what_is_no_label_map_is_refused_in_one_line(tmp_path: Path) -> None:
     nibabel.save(nothing, tmp_path / "labels.nii.gz")
     with pytest.raises(PatientError, match="show none of the landmarks; they hold nothing"):
         derive(read_segmentation(tmp_path / "labels.nii.gz"), chest()[0])
+    (tmp_path / "labels.dat").write_bytes((tmp_path / "labels.nii.gz").read_bytes())
+    with pytest.raises(PatientError, match="names of its labels cannot be read"):
+        read_segmentation(tmp_path / "labels.dat")
     (tmp_path / TABLE_FILE).write_text("id,name\nx,y\n", encoding="utf-8")
     with pytest.raises(PatientError, match="no table of"):
         read_segmentation(tmp_path / "labels.nii.gz")
