@@ -113,8 +113,8 @@ class ArmMonitor:
         return self.permits.judge(now_s) if self.settings.supervised else Permit(1.0)
 
     def must_cancel(self, now_s: float) -> bool:
-        """Return whether the controller has goals that a stop, or the supervisor, forbids."""
-        return self._goals and (bool(self._latched) or self.permit(now_s).speed <= 0)
+        """Return whether the controller has goals that a stop, missing joint states, or the supervisor forbid."""
+        return self._goals and (bool(self._latched) or not self._fresh(now_s) or self.permit(now_s).speed <= 0)
 
     @property
     def _moves(self) -> bool:
@@ -126,11 +126,16 @@ class ArmMonitor:
         return now_s - self._seen_s <= self.settings.joint_states_timeout_s
 
     def judge(self, now_s: float) -> tuple[OperatingState, str]:
-        """Return what the arm is doing and why, and latch a stop when joint states no longer arrive."""
+        """Return what the arm is doing and why, and latch a stop when joint states end while it may be moving.
+
+        An arm that was at rest without a goal when they ended has nothing to stop: as long as none arrive it is a fault,
+        which ends with them.
+        """
         if self.positions is None:
             return OperatingState.STARTING, "no joint states received yet"
         if not self._fresh(now_s):
-            self.stop("joint states no longer arrive")
+            if self._goals or self._moves:
+                self.stop("joint states no longer arrive")
             return OperatingState.FAULT, f"no joint states for {now_s - self._seen_s:.1f} s"
         if self._latched:
             moving = self._goals or self._moves

@@ -61,6 +61,27 @@ def test_silence_of_the_joints_stops_and_stays_stopped() -> None:
     assert monitor.reset(0.8)[0]
 
 
+def test_silence_of_the_joints_at_rest_ends_by_itself_but_permits_no_goal() -> None:
+    monitor = monitor_of()
+    monitor.observe(CARM.home, np.zeros(6), 0.0)
+    assert monitor.judge(0.6)[0] is OperatingState.FAULT
+    monitor.observe(CARM.home, np.zeros(6), 0.8)  # such as after a second in which a starting graph kept this node busy
+    assert monitor.judge(0.8)[0] is OperatingState.IDLE
+    monitor.goals(True)
+    assert monitor.must_cancel(1.4)
+    assert monitor.judge(1.4)[0] is OperatingState.FAULT
+    monitor.observe(CARM.home, np.zeros(6), 1.5)
+    assert monitor.must_cancel(1.5), "a goal was there while nobody knew where the arm was"
+
+
+def test_silence_of_moving_joints_latches_without_a_goal_too() -> None:
+    monitor = monitor_of()
+    monitor.observe(CARM.home, np.full(6, 0.1), 0.0)
+    assert monitor.judge(0.6)[0] is OperatingState.FAULT
+    monitor.observe(CARM.home, np.zeros(6), 0.7)
+    assert monitor.judge(0.7)[0] is OperatingState.STOPPED
+
+
 def test_reset_before_anything_is_known() -> None:
     monitor = monitor_of()
     assert monitor.reset(math.inf) == (True, "no stop was latched")

@@ -173,7 +173,11 @@ def make_watcher(namespace: str, progress: Progress, start_s: float, exposes: bo
             waiting = "localizer" in progress.missing and time.monotonic() - self.asked_s > EXPOSE_AGAIN_S
             if waiting and listening and "motion" in progress.seen and self.expose.service_is_ready():
                 self.asked_s = time.monotonic()
-                self.expose.call_async(Expose.Request())
+                self.expose.call_async(Expose.Request()).add_done_callback(self.on_answer)
+
+        def on_answer(self, future: Any) -> None:
+            answer = future.result()
+            progress.notes["X-ray image"] = "" if answer is None or answer.success else answer.error_msg
 
     return Watcher()
 

@@ -77,7 +77,8 @@ class StateNode(OrderlyNode):
         self.create_subscription(JointState, "joint_states", self._on_joints, 10)
         self.create_subscription(Float64, "clearance", self._on_clearance, 1)
         self.create_subscription(MotionPermit, PERMIT, self._on_permit, NEWEST)
-        self._scaling = self.create_publisher(SpeedScalingFactor, f"{self._settings.controller}/speed_scaling_input", 1)
+        scaling = f"{self._settings.controller}/speed_scaling_input"
+        self._scaling = self.create_publisher(SpeedScalingFactor, scaling, _LATCHED)  # JTC hears no other publisher
         self._scaled = 1.0
         self.create_service(Trigger, "stop", self._on_stop)
         self.create_service(Trigger, "reset", self._on_reset)

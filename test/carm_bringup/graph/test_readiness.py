@@ -3,13 +3,17 @@
 
 import argparse
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import rclpy
-from carm_interfaces.msg import Landmark, LandmarkArray
+from carm_interfaces.msg import CArmState, Landmark, LandmarkArray
+from carm_interfaces.srv import Expose
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from carm_bringup.graph import readiness
 from carm_bringup.graph.readiness import answered, ready_line
@@ -51,3 +55,32 @@ def test_ctrl_c_ends_the_wait_with_130_and_the_line_of_a_graph_with_0(
     assert readiness.watch(options, time.monotonic()) == 130
     monkeypatch.setattr(sys, "argv", ["readiness"])
     assert readiness.main() == 0
+
+
+def refuse(_: Expose.Request, response: Expose.Response) -> Expose.Response:
+    response.error_msg = "nothing is exposed, the arm is stopped: stop was pressed"
+    return response
+
+
+@pytest.mark.integration
+def test_what_refuses_the_first_exposure_is_named(ros_domain: int, capsys: pytest.CaptureFixture[str]) -> None:
+    context = rclpy.Context()
+    context.init()
+    bench = rclpy.create_node("bench", namespace="carm", context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(bench)
+    bench.create_publisher(LandmarkArray, "landmarks", 10)
+    bench.create_service(Expose, "xray/expose", refuse)
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    states = bench.create_publisher(CArmState, "state", latched)
+    states.publish(CArmState(state=CArmState.STATE_STOPPED))
+    thread = threading.Thread(target=executor.spin)
+    thread.start()
+    options = argparse.Namespace(namespace="/carm", no_exposure=False, for_localizer=False, patient="", localizer="")
+    try:
+        assert readiness.watch(options, time.monotonic(), timeout_s=4.0) == 1
+    finally:
+        executor.shutdown()
+        context.shutdown()
+        thread.join()
+    assert "X-ray image (nothing is exposed, the arm is stopped: stop was pressed)" in capsys.readouterr().err
