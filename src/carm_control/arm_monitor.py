@@ -128,8 +128,7 @@ class ArmMonitor:
     def judge(self, now_s: float) -> tuple[OperatingState, str]:
         """Return what the arm is doing and why, and latch a stop when joint states end while it may be moving.
 
-        An arm that was at rest without a goal when they ended has nothing to stop: as long as none arrive it is a fault,
-        which ends with them.
+        An arm that was at rest without a goal when they ended has nothing to stop: the fault lasts until they arrive.
         """
         if self.positions is None:
             return OperatingState.STARTING, "no joint states received yet"
