@@ -79,6 +79,7 @@ class OrderlyNode(Node):
         self._goals: set[bytes] = set()
         self.add_on_set_parameters_callback(_refuse_another_clock)
         self._all_ended: list[Future] = []
+        self._action_servers: list[ActionServer] = []
 
     def fail(self, error: Exception) -> None:
         """End the node because of an error; the first one counts."""
@@ -211,7 +212,18 @@ class OrderlyNode(Node):
                     for future in waiting:
                         future.set_result(None)
 
-        return ActionServer(self, kind, name, tracked, goal_callback=admit, **options)
+        server = ActionServer(self, kind, name, tracked, goal_callback=admit, **options)
+        self._action_servers.append(server)
+        return server
+
+    def destroy_node(self) -> None:
+        """As ``rclpy.node.Node.destroy_node``, with the action servers.
+
+        One that is left keeps the process's DDS participant: others would take this node to be there for 20 s more.
+        """
+        for server in self._action_servers:
+            server.destroy()
+        super().destroy_node()
 
     def refusal(self) -> str:
         """Return why no goal is accepted now; empty when goals are."""

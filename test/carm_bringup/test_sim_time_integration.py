@@ -124,6 +124,6 @@ def test_clock_paused_then_fast(spawn: Spawn, world: World, tmp_path: Path, monk
 
     go = spawn([*CARM, "navigate", "carina"])
     world.until(lambda: go.poll() is not None, READY_S)
-    assert go.returncode == 0, go.communicate()[0]
+    assert go.returncode == 0, go.communicate()[0] + "".join(lines)
     assert terminal.poll() is None, "".join(lines)
     assert not any("Traceback" in line for line in lines)

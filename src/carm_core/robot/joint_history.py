@@ -14,6 +14,7 @@ from carm_core.errors import CarmError
 
 _KEPT = 200
 _PATIENCE_S = 0.1  # for the joint state that follows the exposure
+_LAST_PATIENCE_S = 0.9  # for one that says anything at all, where none does yet: a busy machine delivers late
 
 
 class JointStatesMissingError(CarmError):
@@ -62,7 +63,7 @@ class JointHistory:
     def at(self, stamp_s: float) -> NDArray[np.float64]:
         """Return the joint positions at a time, linear between the states around it.
 
-        Waits a moment for the state after it; when none comes the last one counts.
+        Waits a moment for the state after it; when none comes the last one counts, unless it is too old.
 
         Args:
             stamp_s: Time, s.
@@ -76,6 +77,8 @@ class JointHistory:
         with self._arrived:
             if self._stamps:
                 self._arrived.wait_for(lambda: bool(self._stamps) and self._stamps[-1] >= stamp_s, _PATIENCE_S)
+                recent_s = stamp_s - self._timeout_s
+                self._arrived.wait_for(lambda: bool(self._stamps) and self._stamps[-1] >= recent_s, _LAST_PATIENCE_S)
             if not self._stamps:
                 raise JointStatesMissingError("no joint states received yet: is the motion node running?")
             after = bisect.bisect_left(self._stamps, stamp_s)

@@ -265,6 +265,7 @@ def test_a_stop_ends_the_beam_and_no_request_is_served_late(client: Client, proc
     assert {answer.result().error_code for answer in answers} <= {0, Expose.Request.ERROR_STOPPED}
     assert quiet(0.3)
     tell(CArmState.STATE_IDLE)
+    client.until(lambda: client.expose().error_code != Expose.Request.ERROR_STOPPED, "the end of the stop")
     client.shot()
 
     # A node that stood still makes up for nothing.
