@@ -125,6 +125,22 @@ class OrderlyNode(Node):
             largest: Messages of more bytes are refused before they are unpacked; None: no limit.
             **options: Passed to ``rclpy``.
         """
+        receive = self.checked(msg_type, topic, callback, largest)
+        if largest is not None:
+            options["raw"] = True
+        return super().create_subscription(msg_type, topic, receive, qos_profile, **options)
+
+    def checked(
+        self, msg_type: Any, topic: str, callback: Callable[..., Any], largest: int | None = None
+    ) -> Callable[..., None]:
+        """Return a callback that unpacks a message if ``largest`` is given, and refuses it on an error.
+
+        Args:
+            msg_type: Type of the messages.
+            topic: Where they come from, for the report.
+            callback: Told each message.
+            largest: Messages of more bytes are refused before they are unpacked; None: they come unpacked.
+        """
 
         @functools.wraps(callback)
         def receive(message: Any, *info: Any) -> None:
@@ -136,9 +152,7 @@ class OrderlyNode(Node):
             except Exception as error:
                 self.refuse(topic, error)
 
-        if largest is not None:
-            options["raw"] = True
-        return super().create_subscription(msg_type, topic, receive, qos_profile, **options)
+        return receive
 
     def create_service(self, srv_type: Any, srv_name: str, callback: Callable[..., Any], **options: Any) -> Service:
         """As ``rclpy.node.Node.create_service``; an error in the callback refuses the request.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -42,6 +43,19 @@ class SideNode:
         self._executor.add_node(self.node)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._spin, name=purpose, daemon=True)
+
+    def subscribe(self, msg_type: Any, topic: str, callback: Callable[[Any], None], depth: int, largest: int) -> None:
+        """Hear a topic of the owner's, on this node's thread; what is wrong with a message is reported as the owner's.
+
+        Args:
+            msg_type: Type of the messages.
+            topic: Name of the topic, as the owner would give it.
+            callback: Told each message.
+            depth: Depth of the queue.
+            largest: Messages of more bytes are refused before they are unpacked.
+        """
+        receive = self._owner.checked(msg_type, topic, callback, largest)
+        self.node.create_subscription(msg_type, self.name_of(topic), receive, depth, raw=True)
 
     def start(self) -> None:
         """Begin to hear."""

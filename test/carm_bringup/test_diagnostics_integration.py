@@ -131,6 +131,10 @@ def test_diagnostics_and_parameters(
     if view.poll() is None:
         assert "a task runs" in listener.set("agent_node", tolerance_m=0.01)
     listener.until(lambda: view.poll() is not None)
+    if view.returncode:  # on a machine that is too busy, late joint states stop the arm
+        assert "no valid joint states" in view.communicate()[0]
+        view = spawn([*CARM, "view", "--primary", "25"])
+        listener.until(lambda: view.poll() is not None)
     assert view.returncode == 0, view.communicate()[0]
 
     assert "6 numbers" in listener.set("agent_node", staff_zones="1 2 3")

@@ -49,6 +49,7 @@ from carm_ros.message_checks import LARGEST_IMAGE, LARGEST_STATE, LARGEST_TEXT, 
 from carm_ros.messages import diagnostics, seconds
 from carm_ros.node import run_node
 from carm_ros.parameters import declare_parameters
+from carm_ros.side_node import SideNode
 
 NAMESPACE = "carm"
 """Namespace when none is given."""
@@ -84,6 +85,7 @@ class LocalizerNode(ManagedNode):
         self.autostart = self._settings.autostart
         self._target = find_landmark(self._settings.target).id if self._settings.target else 0
         self._history: Any = None
+        self._side: SideNode | None = None
         self._carm: Any = None
         images = QoSProfile(depth=2)
         self._landmarks = self.create_publisher(LandmarkArray, "landmarks", 10)
@@ -158,6 +160,8 @@ class LocalizerNode(ManagedNode):
 
     def close(self) -> None:
         """End the localizer's thread without waiting for a pending answer."""
+        if self._side is not None:
+            self._side.close()
         self._service.close(_CLOSE_S if self._service.ready.is_set() else 0.0)
 
     def state_changed(self) -> None:
@@ -182,11 +186,10 @@ class LocalizerNode(ManagedNode):
 
         self._carm = CArm.from_config()
         self._history = JointHistory(self._carm.joint_names, _JOINT_STATE_TIMEOUT_S)
-        group = MutuallyExclusiveCallbackGroup()
         self._check = JointStateCheck(self._carm.joints)
-        self.create_subscription(
-            JointState, "joint_states", self._on_joints, 10, largest=LARGEST_STATE, callback_group=group
-        )
+        self._side = SideNode(self, "joints")  # a hundred messages a second would each wake the executor of all others
+        self._side.subscribe(JointState, "joint_states", self._on_joints, 10, LARGEST_STATE)
+        self._side.start()
 
     def _on_joints(self, message: JointState) -> None:
         read = joint_state(message, self._check, time.monotonic())

@@ -43,6 +43,7 @@ from carm_ros.message_checks import LARGEST_STATE, arm_state, joint_state
 from carm_ros.messages import camera_info, compressed_image, diagnostics, image, seconds
 from carm_ros.node import request_age_s, run_node
 from carm_ros.parameters import declare_parameters
+from carm_ros.side_node import SideNode
 from carm_sim.nodes import xray_messages as messages
 from carm_sim.nodes.logs import RosLogHandler
 from carm_sim.nodes.parameters import XrayParameters
@@ -166,14 +167,9 @@ class XrayNode(ManagedNode):
         self.create_subscription(
             CArmState, "state", self._on_state, latched, largest=LARGEST_STATE, callback_group=urgent
         )
-        self.create_subscription(
-            JointState,
-            "joint_states",
-            self._on_joint_state,
-            10,
-            largest=LARGEST_STATE,
-            callback_group=MutuallyExclusiveCallbackGroup(),
-        )
+        self._side = SideNode(self, "joints")  # a hundred messages a second would each wake the executor of all others
+        self._side.subscribe(JointState, "joint_states", self._on_joint_state, 10, LARGEST_STATE)
+        self._side.start()
         self.create_service(
             Expose,
             "xray/expose",
@@ -235,6 +231,7 @@ class XrayNode(ManagedNode):
         self._requests.wake()
         if self._worker is not None and self._loaded.is_set():  # a patient that is being loaded is not waited for
             self._worker.join(0.3)
+        self._side.close()
         self._freezes.close()
         self._logs.close()
 

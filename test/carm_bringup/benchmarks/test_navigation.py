@@ -109,25 +109,6 @@ def test_workers_make_the_same_figures(tmp_path: Path) -> None:
     assert len(results[0]["phantoms"]) == 4
 
 
-@pytest.mark.integration
-def test_ray_makes_the_same_figures(tmp_path: Path) -> None:
-    ray = pytest.importorskip("ray")
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-    parser = argparse.ArgumentParser()
-    bench_nav.add_arguments(parser)
-    results = []
-    try:
-        for engine in ("ray", "local"):
-            file = tmp_path / f"{engine}.json"
-            words = ["--suite", "chest-ct", "--episodes", "2", "--localizer", "oracle", "--engine", engine]
-            assert bench_nav.run(parser.parse_args([*words, "--json", str(file)])) == 0
-            results.append(json.loads(file.read_text(encoding="utf-8"))["episodes"])
-    finally:
-        ray.shutdown()
-    assert results[0] == results[1]
-    assert len(results[0]["chest-ct"]) == 2
-
-
 def test_a_confident_error_is_counted_as_false_success(bench: Callable[..., int], tmp_path: Path) -> None:
     bench("--episodes", "2", "--json", str(tmp_path / "nav.json"), beside_mm=50.0)
     found = json.loads((tmp_path / "nav.json").read_text(encoding="utf-8"))["results"]["chest_ct"]
