@@ -162,6 +162,7 @@ BENCH_PLAN = "carm_bringup.benchmarks.planning"
 BENCH_DIALOGUE = "carm_bringup.benchmarks.dialogue"
 BENCH_STREAM = "carm_bringup.benchmarks.streaming"
 BENCH_FAULTS = "carm_bringup.benchmarks.faults.command"
+BENCH_REGISTER = "carm_bringup.benchmarks.registration.command"
 RECORDING = "carm_bringup.cli.recording_commands"
 VERBS: tuple[Verb, ...] = (
     Verb(
@@ -341,6 +342,13 @@ VERBS: tuple[Verb, ...] = (
         "carm bench faults --episodes 1000 --workers 2 --traces traces --json faults.json",
         f"{BENCH_FAULTS}:run",
         f"{BENCH_FAULTS}:add_arguments",
+    ),
+    Verb(
+        "bench register",
+        "registration of the patient's CT to X-rays that it did not make, by conditions",
+        "carm bench register --condition nominal --patients 4 --json register.json",
+        f"{BENCH_REGISTER}:run",
+        f"{BENCH_REGISTER}:add_arguments",
     ),
     Verb(
         "security init",

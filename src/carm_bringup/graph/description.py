@@ -91,7 +91,7 @@ class Argument:
 
 AUTO = "auto"
 NONE = "none"
-OPTIONAL = ("drives_config", "adapter", "frame_prefix")
+OPTIONAL = ("drives_config", "adapter", "frame_prefix", "ct")
 """Parameters that keep their own default when the launch argument is ``NONE``."""
 EXTERNAL = "external"
 LOCALIZERS = {"default": "fused", "pointing": "compact", "xml": "compact", "regression": "regression"}
@@ -115,8 +115,11 @@ ARGUMENTS: tuple[Argument, ...] = (
         AUTO,
         "auto (set by the policy), fused"
         " (multimodal LLM of this project, checked by the deep-learning"
-        " localizer), compact (the LLM alone),"
+        " localizer), registered (the patient's CT, see ct), compact (the LLM alone),"
         " regression, a Hugging Face id or folder, openai (a server), oracle, or external (its node runs elsewhere)",
+    ),
+    Argument(
+        "ct", NONE, "the patient's own CT with a landmarks.yaml: localizer fused or registered finds it in the X-rays"
     ),
     Argument("adapter", NONE, "folder or Hugging Face id of a PEFT adapter, if localizer:= names its base model"),
     Argument("server_url", "http://127.0.0.1:8000/v1", "localizer:=openai: address of the OpenAI-compatible server"),
@@ -169,6 +172,7 @@ REPLAY_ARGUMENTS: tuple[Argument, ...] = (
         for name in (
             "policy",
             "localizer",
+            "ct",
             "adapter",
             "server_url",
             "patient",
@@ -217,7 +221,7 @@ NODES: tuple[NodeSpec, ...] = (
         "localizer_node",
         "localizer_node",
         "localizer.yaml",
-        {name: name for name in ("localizer", "patient", "server_url", "adapter", "frame_prefix")},
+        {name: name for name in ("localizer", "ct", "patient", "server_url", "adapter", "frame_prefix")},
     ),
     NodeSpec(
         "agent_node",

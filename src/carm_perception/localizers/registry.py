@@ -15,12 +15,14 @@ from carm_perception.localizers.openai.options import ServerOptions
 from carm_perception.uncertainty.abstention import DEFAULT_RISK
 
 COMPACT, REGRESSION, FUSED, ORACLE, OPENAI = "compact", "regression", "fused", "oracle", "openai"
-POINTERS = (COMPACT, REGRESSION, FUSED, ORACLE)
+REGISTERED = "registered"
+POINTERS = (COMPACT, REGRESSION, FUSED, REGISTERED, ORACLE)
 """Localizers that point to every landmark when they are given no target, and do it well."""
 
 NAMES = (*POINTERS, OPENAI)
-_WITH_FOLDER = (COMPACT, REGRESSION, FUSED)
-_WORDS = {"folder": "model folder", "load_in_4bit": "4-bit quantization", "device": "GPU"}
+_WITH_FOLDER = (COMPACT, REGRESSION, FUSED, REGISTERED)
+_WITH_CT = (FUSED, REGISTERED)
+_WORDS = {"folder": "model folder", "ct": "CT", "load_in_4bit": "4-bit quantization", "device": "GPU"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -39,6 +41,7 @@ class LocalizerOptions:
             none of the landmarks; 0: never. Needs weights that are calibrated.
         threads: CPU threads of a Hugging Face model; 0: leave as they are. ``compact`` and ``regression`` use one: they
             gain nothing from a second, and lose a lot when the machine is busy.
+        ct: The patient's CT, for ``registered`` and, where there is one, ``fused``; empty: none.
         patient: Patient whose landmarks the oracle knows.
         oracle_noise_mm: Standard deviation that the oracle adds to each component.
         seed: Seed of the oracle's noise.
@@ -54,6 +57,7 @@ class LocalizerOptions:
     maximum_std_mm: float = 0.0
     maximum_risk: float = DEFAULT_RISK
     threads: int = 0
+    ct: str = ""
     patient: str = ""
     oracle_noise_mm: float = 0.0
     seed: int = 0
@@ -93,6 +97,7 @@ def unused(name: str, options: LocalizerOptions) -> dict[str, Any]:
     taken = {
         "folder": name in _WITH_FOLDER,
         "adapter": is_model,
+        "ct": name in _WITH_CT,
         "load_in_4bit": is_model,
         "device": is_model or options.device == "cpu",
         "server": name == OPENAI or (server.url, server.model) == (plain.server.url, plain.server.model),
@@ -118,8 +123,8 @@ def make_localizer(name: str, options: LocalizerOptions | None = None) -> Locali
     """Make a localizer.
 
     Args:
-        name: ``compact``, ``regression``, ``fused``, ``oracle``, ``openai`` (a server), or a Hugging Face id or
-            folder of an image-text-to-text model.
+        name: ``compact``, ``regression``, ``fused``, ``registered``, ``oracle``, ``openai`` (a server), or a Hugging
+            Face id or folder of an image-text-to-text model.
         options: What it may need.
 
     Returns:
@@ -132,6 +137,18 @@ def make_localizer(name: str, options: LocalizerOptions | None = None) -> Locali
     """
     options = options or LocalizerOptions()
     refuse_unused(name, options)
+    if name == REGISTERED and not options.ct:
+        raise ConfigurationError("localizer registered needs the patient's CT: ct:=PATH")
+    if options.ct:
+        from carm_perception.localizers.registered import RegisteredLocalizer
+
+        return RegisteredLocalizer(
+            options.ct,
+            options.folder,
+            falls_back=name == FUSED,
+            maximum_std_mm=options.maximum_std_mm,
+            maximum_risk=options.maximum_risk,
+        )
     if name == COMPACT:
         from carm_perception.localizers.compact import CompactLocalizer
 

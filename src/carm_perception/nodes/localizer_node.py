@@ -99,7 +99,7 @@ class LocalizerNode(ManagedNode):
         self._told: WeakKeyDictionary[Ticket, bool] = WeakKeyDictionary()
         self._service = self._make_service()
         arriving = MutuallyExclusiveCallbackGroup()
-        if self._settings.localizer == ORACLE:
+        if self._settings.localizer == ORACLE or self._settings.ct:
             self._watch_joints()
         self.create_subscription(
             Image, "xray/image", self._on_image, images, largest=LARGEST_IMAGE, callback_group=arriving
@@ -179,7 +179,7 @@ class LocalizerNode(ManagedNode):
             self.fail(failure)
 
     def _watch_joints(self) -> None:
-        """Keep joint states: the oracle needs the geometry of each frame."""
+        """Keep joint states: the oracle and a registered CT need the geometry of each frame."""
         from carm_core.robot.joint_check import JointStateCheck
         from carm_core.robot.joint_history import JointHistory
         from carm_core.robot.kinematics import CArm

@@ -22,10 +22,16 @@ class LocalizerParameters:
     """Declared on the node; defaults as in ``config/localizer.yaml``."""
 
     localizer: str = parameter(
-        "fused", "fused, compact, regression, a Hugging Face id or folder, openai (a server), or oracle", read_only=True
+        "fused",
+        "fused, registered (to the patient's CT), compact, regression, a Hugging Face id or folder, openai (a server),"
+        " or oracle",
+        read_only=True,
     )
     autostart: bool = parameter(
         True, "configure and activate automatically; false: wait for a lifecycle manager", read_only=True
+    )
+    ct: str = parameter(
+        "", "the patient's CT with landmarks.yaml, for registered and fused; empty: none is known", read_only=True
     )
     patient: str = parameter("chest_ct", "patient of the oracle; other localizers ignore it", read_only=True)
     frame_prefix: str = parameter(
@@ -108,6 +114,7 @@ class LocalizerParameters:
             maximum_std_mm=1000 * self.maximum_std_m,
             maximum_risk=self.maximum_risk,
             threads=self.threads,
+            ct=self.ct,
             patient=self.patient,
             constrain=self.constrain,
             server=ServerOptions(

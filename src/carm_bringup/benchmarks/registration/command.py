@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``carm bench register``: registration of a CT to X-ray images, by conditions that are named and seeded."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from carm_bringup.benchmarks.registration.conditions import CONDITIONS
+from carm_core.cli import results_file
+from carm_core.cli.arguments import output_file, seed, whole
+from carm_perception.evaluation.suites.suites import FIRST_UNSEEN_SEED
+
+if TYPE_CHECKING:
+    from carm_bringup.benchmarks.registration.cases import Case
+
+WRONG_MM = 5.0
+"""An accepted registration that is farther off in view is a wrong one, mm."""
+_NOMINAL, _WRONG_PATIENT = "nominal", "wrong-patient"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    described = "; ".join(f"{name}: {one.text}" for name, one in CONDITIONS.items())
+    parser.add_argument(
+        "--condition", action="append", choices=list(CONDITIONS), metavar="NAME", help=f"{described}; repeat (all)"
+    )
+    parser.add_argument(
+        "--patient", action="append", metavar="NAME", help="who is imaged, as patient:= takes it; repeat (phantoms)"
+    )
+    parser.add_argument("--patients", type=whole(1, 100_000), default=10, help="phantoms, where none is named (10)")
+    parser.add_argument("--cases", type=whole(1, 100_000), default=4, help="pairs of X-rays of each patient (4)")
+    parser.add_argument("--seed", type=seed, default=0, help="of places, angles, noise and how the patient lies (0)")
+    parser.add_argument("--json", type=output_file(), metavar="FILE", help="write all figures and every case to FILE")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the bench; return exit code 0.
+
+    Raises:
+        CarmError: Bad input.
+    """
+    from tqdm import tqdm
+
+    from carm_bringup.benchmarks.registration.cases import Job, run_job
+
+    results_file.check_file(args.json)
+    names = args.patient or [f"phantom:{FIRST_UNSEEN_SEED + number}" for number in range(args.patients)]
+    chosen = args.condition or [c for c in CONDITIONS if c != "posture" or all(n.startswith("phantom:") for n in names)]
+    results, cases = {}, {}
+    for condition in chosen:
+        found: list[Case] = []
+        for number, name in enumerate(tqdm(names, desc=condition, unit="patient", file=sys.stderr)):
+            other = names[(number + 1) % len(names)] if len(names) > 1 else f"phantom:{FIRST_UNSEEN_SEED}"
+            found += run_job(Job(condition, name, other, args.cases, args.seed + 1000 * number))
+        results[condition] = metrics(found)
+        cases[condition] = [case.to_dict() for case in found]
+        print(line(condition, results[condition]), flush=True)
+    if args.json is not None:
+        words = " ".join(f"--{key} {value}" for key in ("condition", "patient") for value in getattr(args, key) or ())
+        command = f"carm bench register --patients {args.patients} --cases {args.cases} --seed {args.seed} {words}"
+        document = results_file.document(command.strip(), args.seed, results)
+        results_file.write(args.json, {**document, "cases": cases})
+    return 0
+
+
+def metrics(cases: Sequence[Case]) -> dict[str, Any]:
+    """Return the figures of one condition; errors are those of accepted registrations, mm."""
+    good = [case for case in cases if case.accepted and math.isfinite(case.in_view_mm)]
+    both = [case for case in cases if case.accepted and case.accepted_two and math.isfinite(case.error_two_mm)]
+    view = np.array([case.in_view_mm for case in good])
+    space, two = np.array([case.error_mm for case in good]), np.array([case.error_two_mm for case in both])
+    count = len(cases)
+
+    def of(values: np.ndarray, share: float) -> float:
+        values = values[np.isfinite(values)]
+        return float(np.quantile(values, share)) if len(values) else math.nan
+
+    wrong = sum(case.in_view_mm > WRONG_MM for case in good) + sum(case.in_view_two_mm > WRONG_MM for case in both)
+    return {
+        "cases": count,
+        "accepted": sum(case.accepted for case in cases) / count,
+        "accepted_two": sum(case.accepted_two for case in cases) / count,
+        "wrong_accepted": wrong / (2 * count),
+        "in_view_median_mm": of(view, 0.5),
+        "in_view_p95_mm": of(view, 0.95),
+        "success_2mm": float((view < 2.0).sum()) / count,
+        "success_5mm": float((view < 5.0).sum()) / count,
+        "mtre_median_mm": of(space, 0.5),
+        "mtre_p95_mm": of(space, 0.95),
+        "mtre_two_views_median_mm": of(two, 0.5),
+        "mtre_two_views_p95_mm": of(two, 0.95),
+        "start_median_mm": of(np.array([case.start_mm for case in cases]), 0.5),
+        "time_median_s": of(np.array([case.first_s for case in cases]), 0.5),
+        "time_p95_s": of(np.array([case.first_s for case in cases]), 0.95),
+        "next_time_median_s": of(np.array([case.second_s for case in cases]), 0.5),
+    }
+
+
+def line(condition: str, found: dict[str, Any]) -> str:
+    """Return the figures of one condition in two lines."""
+    if condition == _WRONG_PATIENT:
+        return f"{condition}: {100 * (1 - found['accepted']):.1f} % refused, of {found['cases']} cases"
+    return (
+        f"{condition}: {found['cases']} cases, {100 * found['accepted']:.1f} % accepted,"
+        f" {100 * found['wrong_accepted']:.1f} % accepted and beyond {WRONG_MM:g} mm\n"
+        f"  in view {found['in_view_median_mm']:.2f} mm (median), {found['in_view_p95_mm']:.2f} mm (95 %),"
+        f" within 2 mm {100 * found['success_2mm']:.1f} %, within 5 mm {100 * found['success_5mm']:.1f} %\n"
+        f"  in space {found['mtre_median_mm']:.1f} mm from one view,"
+        f" {found['mtre_two_views_median_mm']:.1f} mm from two;"
+        f" {found['time_median_s']:.1f} s (95 %: {found['time_p95_s']:.1f} s), next {found['next_time_median_s']:.1f} s"
+    )

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps where the patient's CT lies, image by image, and says when it does not know."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from carm_core.imaging.frame import XrayFrame
+from carm_core.imaging.projection import XrayView
+from carm_core.localization import LandmarkEstimate
+from carm_core.transforms import Array, RigidTransform
+from carm_perception.registration.initial_pose import Sighted, everywhere, from_landmarks, lying
+from carm_perception.registration.model import CtModel
+from carm_perception.registration.search import Fit, PoseGrid, PoseSearch
+from carm_perception.registration.similarity import LEAST_SHARE, Target
+
+LEAST_SIMILARITY, LEAST_FROM_SCRATCH = 0.75, 0.78
+"""A fit below this is none; more is asked of one that was searched all along the body. Chosen on phantoms and CTs that
+are no test (``docs/registration.md``)."""
+_MOST_TURNED_DEG, _MOST_ACROSS_MM, _MOST_ABOVE_MM = 25.0, 150.0, 80.0
+"""How else a patient may lie than supine in the middle of the table."""
+_PENALTY = 0.1
+"""What a coarse search subtracts from the correlation at each of these limits."""
+_KEPT = 4
+"""Images that are registered together."""
+_COARSE, _MEDIUM, _FINE = 0, 1, 2
+_LANDMARK_SPREAD = np.array([4.0, 4.0, 4.0, 5.0, 5.0, 4.0])
+_STATION_SPREAD = np.array([5.0, 5.0, 5.0, 7.0, 7.0, 4.0])
+_BELIEF_SPREAD = np.array([1.5, 1.5, 1.5, 2.0, 2.0, 1.0])
+_STATIONS, _SEARCHED = 3, 2
+"""Stations from which is searched, and after how many images without success no longer, where there are landmarks."""
+_COVARIANCE_SCALE = 60.0
+"""Neighboring pixels err alike, and models err besides: chosen so that errors on held-out bodies fit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """Where a CT lies.
+
+    Attributes:
+        transform_lps_to_table: Pose of the CT, mm.
+        similarity: Correlation of the images' gradients, -1 to 1.
+        overlap: Share of the newest image that the CT covers.
+        agreeing: Share of the images whose parts fit, 0 to 1.
+        accepted: Whether it is to be believed.
+        reason: Why not; empty when accepted.
+        images: Registered together.
+        duration_s: What it took, s.
+        start: Where the search began: ``"belief"``, ``"landmarks"`` or ``"stations"``.
+        fit: The last fit, with its covariance.
+    """
+
+    transform_lps_to_table: RigidTransform
+    similarity: float
+    overlap: float
+    agreeing: float
+    accepted: bool
+    reason: str
+    images: int
+    duration_s: float
+    start: str
+    fit: Fit
+
+    def covariance_mm2(self, point_lps_mm: Array) -> Array:
+        """Return the covariance (3, 3) of a point's position (3,), LPS, mm, in frame ``table``, mm²."""
+        moves = self.fit.grid.moves(self.fit.x, np.asarray(point_lps_mm, float)[None])[0]
+        return np.asarray(_COVARIANCE_SCALE * moves @ self.fit.covariance @ moves.T)
+
+
+class Registrar:
+    """Registers the images of one patient, one after the other. One thread at a time owns an instance.
+
+    Attributes:
+        belief: The last registration that was accepted; None: nothing is known.
+    """
+
+    def __init__(self, model: CtModel) -> None:
+        """Know nothing yet.
+
+        Args:
+            model: The patient's CT.
+        """
+        self.model = model
+        self.belief: Registration | None = None
+        self._nominal = lying(model.center_mm, model.body_box_mm)
+        self._images: list[tuple[XrayView, list[Target]]] = []
+        self._refused = 0
+        self._pool = ThreadPoolExecutor(model.threads, thread_name_prefix="registration")
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+
+    def forget(self) -> None:
+        """Begin anew: the patient was moved, or it is another one."""
+        self.belief = None
+        self._images.clear()
+        self._refused = 0
+
+    def register(self, frame: XrayFrame, estimates: Sequence[LandmarkEstimate] = ()) -> Registration:
+        """Register a new image, together with the last ones that fit.
+
+        Args:
+            frame: The image, with its view.
+            estimates: What a localizer sees in it.
+
+        Returns:
+            Where the CT lies; an accepted one becomes the belief.
+        """
+        assert frame.view is not None
+        start_s = time.monotonic()
+        targets = [Target.of(frame, level.side_px) for level in self.model.levels]
+        sighted = Sighted(frame.view, tuple(estimates))
+        result = self._followed(frame.view, targets, start_s) if self.belief is not None else None
+        if result is None or not result.accepted:
+            fresh = self._found(frame.view, targets, sighted, start_s)
+            if result is None or fresh.accepted or fresh.similarity > result.similarity:
+                result = fresh
+                if fresh.accepted:  # the patient lies elsewhere than in the images before
+                    self._images.clear()
+        self._refused = 0 if result.accepted else self._refused + 1
+        if result.accepted:
+            self.belief = result
+            self._images = [*self._images, (frame.view, targets)][-_KEPT:]
+            if len(self._images) > 1:
+                self.belief = result = self._joined(result, start_s)
+        return replace(result, duration_s=time.monotonic() - start_s)
+
+    def _search(self, frames: Sequence[list[Target]]) -> PoseSearch:
+        return PoseSearch(self.model, frames, self._pool, self._penalty)
+
+    def _followed(self, view: XrayView, targets: list[Target], start_s: float) -> Registration:
+        """Refine the belief on the new image."""
+        assert self.belief is not None
+        search = self._search([targets])
+        grid = PoseGrid.around(self.belief.transform_lps_to_table, view)
+        fit = search.refined(Fit(grid, np.zeros(6), 0.0), _MEDIUM, 4)
+        fit = search.refined(Fit(PoseGrid.around(fit.transform_lps_to_table, view), np.zeros(6), 0.0), _FINE, 4)
+        return self._judged(fit, targets, "belief", 1, start_s)
+
+    def _found(self, view: XrayView, targets: list[Target], sighted: Sighted, start_s: float) -> Registration:
+        """Search from the landmarks, and along the whole body where that leads to nothing."""
+        search = self._search([targets])
+        pose = from_landmarks([sighted], self.model.landmarks_mm, self._nominal)
+        best: Registration | None = None
+        if pose is not None:
+            best = self._from(search, pose, view, targets, _LANDMARK_SPREAD, "landmarks", start_s)
+        if best is None or (not best.accepted and self._refused < _SEARCHED):
+            poses = list(everywhere(view, self._nominal, self.model.body_box_mm))
+            scores = search.similarities(poses, _COARSE)
+            for index in np.argsort(scores)[::-1][:_STATIONS]:
+                other = self._from(search, poses[index], view, targets, _STATION_SPREAD, "stations", start_s)
+                best = other if best is None or other.similarity > best.similarity else best
+                if best.accepted:
+                    break
+        assert best is not None
+        return best
+
+    def _from(
+        self,
+        search: PoseSearch,
+        pose: RigidTransform,
+        view: XrayView,
+        targets: list[Target],
+        spread: Array,
+        start: str,
+        start_s: float,
+    ) -> Registration:
+        """Search from coarse to fine."""
+        fit = search.coarse(PoseGrid.around(pose, view), spread, _COARSE, 40, 16)
+        grid = PoseGrid.around(fit.transform_lps_to_table, view)
+        fit = search.coarse(grid, 0.25 * spread, _MEDIUM, 15, 12)
+        grid = PoseGrid.around(fit.transform_lps_to_table, view)
+        fit = search.refined(Fit(grid, np.zeros(6), fit.similarity), _FINE, 6)
+        return self._judged(fit, targets, start, 1, start_s)
+
+    def _joined(self, result: Registration, start_s: float) -> Registration:
+        """Refine on all images that are kept; an image that no longer fits with the newest one is dropped."""
+        newest_view, newest = self._images[-1]
+        pose = result.transform_lps_to_table
+        fitting = [
+            (view, targets)
+            for view, targets in self._images[:-1]
+            if self._search([targets]).similarity(pose, _MEDIUM) >= LEAST_SIMILARITY - 0.15
+        ]
+        self._images = [*fitting, (newest_view, newest)]
+        if not fitting:
+            return result
+        grid = PoseGrid.around(pose, newest_view)
+        fit = self._search([targets for _, targets in self._images]).refined(
+            Fit(grid, np.zeros(6), result.similarity), _MEDIUM, 3
+        )
+        joined = self._judged(fit, newest, result.start, len(self._images), start_s)
+        return joined if joined.accepted else result
+
+    def _judged(self, fit: Fit, newest: list[Target], start: str, images: int, start_s: float) -> Registration:
+        pose = fit.transform_lps_to_table
+        target = newest[_MEDIUM]
+        _, known = self.model.render(_MEDIUM, target.view, pose)
+        overlap = float((known & target.mask).mean() / max(target.mask.mean(), 1e-6))
+        reason = ""
+        if overlap < LEAST_SHARE:
+            reason = f"the CT covers only {100 * overlap:.0f} % of the image"
+        elif not fit.similarity >= (least := LEAST_FROM_SCRATCH if start == "stations" else LEAST_SIMILARITY):
+            reason = f"the CT does not fit the image (similarity {fit.similarity:.2f}, at least {least:.2f})"
+        elif implausible := self._implausible(pose):
+            reason = f"the CT would lie {implausible}"
+        return Registration(
+            pose,
+            fit.similarity,
+            overlap,
+            fit.agreeing,
+            not reason,
+            reason,
+            images,
+            time.monotonic() - start_s,
+            start,
+            fit,
+        )
+
+    def _lies(self, pose: RigidTransform) -> tuple[float, float, float]:
+        """Return how a pose differs from lying supine in the middle: turned, deg; across and above, mm."""
+        shift = pose.apply(self.model.center_mm) - self._nominal.apply(self.model.center_mm)
+        return math.degrees(_angle(pose.rotation @ self._nominal.rotation.T)), float(shift[1]), float(shift[2])
+
+    def _penalty(self, pose: RigidTransform) -> float:
+        parts = zip(self._lies(pose), (_MOST_TURNED_DEG, _MOST_ACROSS_MM, _MOST_ABOVE_MM), strict=True)
+        return _PENALTY * sum((value / most) ** 2 for value, most in parts)
+
+    def _implausible(self, pose: RigidTransform) -> str:
+        """Return in what way nobody lies like this on the table; empty: somebody may."""
+        turned, across, above = self._lies(pose)
+        if turned > _MOST_TURNED_DEG:
+            return f"turned by {turned:.0f}° against a patient on the back"
+        if abs(across) > _MOST_ACROSS_MM:
+            return f"{abs(across):.0f} mm beside the middle of the table"
+        return f"{abs(above):.0f} mm above or below the table's top" if abs(above) > _MOST_ABOVE_MM else ""
+
+
+def _angle(rotation: Array) -> float:
+    return math.acos(min(1.0, max(-1.0, (float(np.trace(rotation)) - 1) / 2)))

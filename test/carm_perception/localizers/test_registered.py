@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The localizer that knows the patient's CT: exact where the CT fits, and honest where it does not."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from carm_core.errors import CarmError, ConfigurationError
+from carm_core.imaging.frame import XrayFrame
+from carm_core.localization import Localizer, Protocol, Query
+from carm_core.robot.kinematics import CArm
+from carm_perception.localizers import registered
+from carm_perception.localizers.registry import LocalizerOptions, make_localizer
+from carm_sim.patient.patient import Patient
+from carm_sim.patient_loader import load_patient
+from carm_sim.xray import XrayConfig, XraySystem
+
+ARM = CArm.from_config()
+T1, ELBOW = 10, 6
+Make = Callable[..., Localizer]
+
+
+@pytest.fixture(scope="module")
+def chest() -> Patient:
+    return load_patient("chest_ct")
+
+
+@pytest.fixture(scope="module")
+def frame(chest: Patient) -> XrayFrame:
+    system = XraySystem(chest, ARM, XrayConfig(), seed=2)
+    joints = ARM.inverse((chest.landmarks_table_mm[T1] + (-60, 20, 0)) / 1000, math.radians(20), 0.0)[0]
+    return system.expose(joints).frame()
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    made: list[Localizer] = []
+
+    def localizer(name: str, ct: str = "chest_ct") -> Localizer:
+        made.append(make_localizer(name, LocalizerOptions(ct=ct)))
+        return made[-1]
+
+    yield localizer
+    for one in made:
+        one.close()
+
+
+@pytest.mark.parametrize("name", ["registered", "fused"])
+def test_landmarks_of_the_ct_are_exact(name: str, make: Make, chest: Patient, frame: XrayFrame) -> None:
+    localizer = make(name)
+    assert localizer.name == name
+    reply = localizer.localize(frame, Query(Protocol.POINTING, target_id=T1))
+    assert reply.ok, reply.message
+    assert [e.id for e in reply.estimates] == [T1]
+    assert frame.view is not None
+    truth = frame.view.displacement_mm(chest.landmarks_table_mm[T1])
+    assert np.linalg.norm(np.asarray(reply.estimates[0].displacement_mm) - truth) < 1.0
+    assert 1.0 < reply.estimates[0].radius_90_mm < 8.0
+    two = localizer.localize(frame, Query(Protocol.LOCALIZATION))
+    nearest = sorted(chest.landmarks_mm, key=lambda i: np.linalg.norm(frame_place(frame, chest, i)))
+    assert [e.id for e in two.estimates] == nearest[:2]
+
+
+def frame_place(frame: XrayFrame, patient: Patient, identifier: int) -> np.ndarray:
+    assert frame.view is not None
+    return np.asarray(frame.view.displacement_mm(patient.landmarks_table_mm[identifier]))
+
+
+def test_where_the_ct_does_not_fit_fused_goes_on_without(make: Make, frame: XrayFrame) -> None:
+    fused = make("fused", "phantom:7").localize(frame, Query(Protocol.POINTING, target_id=T1))
+    assert fused.message.startswith("without the CT: the CT ")
+    plain = make_localizer("fused").localize(frame, Query(Protocol.POINTING, target_id=T1))
+    assert [e.displacement_mm for e in fused.estimates] == [e.displacement_mm for e in plain.estimates]
+
+
+def test_no_view_and_no_landmark(make: Make, frame: XrayFrame) -> None:
+    localizer = make("registered")
+    blind = localizer.localize(replace(frame, view=None), Query(Protocol.POINTING, target_id=T1))
+    assert (blind.abstained, blind.message) == (True, "the position of the C-arm at the exposure is not known")
+    elbow = localizer.localize(frame, Query(Protocol.POINTING, target_id=ELBOW))
+    assert (elbow.abstained, elbow.message) == (True, "the CT does not hold Right elbow")
+
+
+def test_bad_settings_are_one_line(monkeypatch: pytest.MonkeyPatch, chest: Patient, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="needs the patient's CT"):
+        make_localizer("registered")
+    with pytest.raises(ConfigurationError, match="compact takes no CT"):
+        make_localizer("compact", LocalizerOptions(ct="chest_ct"))
+    with pytest.raises(CarmError, match="no such file"):
+        make_localizer("registered", LocalizerOptions(ct=str(tmp_path / "ct.nii.gz")))
+    monkeypatch.setattr(registered, "load_patient", lambda _: replace(chest, landmarks_mm={}))
+    with pytest.raises(ConfigurationError, match="carm patient landmarks"):
+        make_localizer("registered", LocalizerOptions(ct="my_ct.nii.gz"))
