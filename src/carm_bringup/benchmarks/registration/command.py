@@ -70,7 +70,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def metrics(cases: Sequence[Case]) -> dict[str, Any]:
-    """Return the figures of one condition; errors are those of accepted registrations, mm."""
+    """Return the figures of one condition; errors are those of accepted registrations, mm.
+
+    Success is counted over the cases with a judged landmark in the first image.
+    """
+    judged = sum(math.isfinite(case.in_view_mm) for case in cases) or 1
     good = [case for case in cases if case.accepted and math.isfinite(case.in_view_mm)]
     both = [case for case in cases if case.accepted and case.accepted_two and math.isfinite(case.error_two_mm)]
     view = np.array([case.in_view_mm for case in good])
@@ -84,13 +88,14 @@ def metrics(cases: Sequence[Case]) -> dict[str, Any]:
     wrong = sum(case.in_view_mm > WRONG_MM for case in good) + sum(case.in_view_two_mm > WRONG_MM for case in both)
     return {
         "cases": count,
+        "judged": judged,
         "accepted": sum(case.accepted for case in cases) / count,
         "accepted_two": sum(case.accepted_two for case in cases) / count,
         "wrong_accepted": wrong / (2 * count),
         "in_view_median_mm": of(view, 0.5),
         "in_view_p95_mm": of(view, 0.95),
-        "success_2mm": float((view < 2.0).sum()) / count,
-        "success_5mm": float((view < 5.0).sum()) / count,
+        "success_2mm": float((view < 2.0).sum()) / judged,
+        "success_5mm": float((view < 5.0).sum()) / judged,
         "mtre_median_mm": of(space, 0.5),
         "mtre_p95_mm": of(space, 0.95),
         "mtre_two_views_median_mm": of(two, 0.5),
