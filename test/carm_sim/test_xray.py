@@ -353,6 +353,21 @@ class TestJointHistory:
         timer.start()
         np.testing.assert_allclose(history.at(1.01), (1.01, 2.02))
 
+    def test_a_clock_that_stands_still_forgets_nothing_and_one_set_back_does(self):
+        history = self.history(1.0, 2.0)
+        assert history.add(2.0, {"a": 9.0, "b": 9.0})
+        np.testing.assert_allclose(history.at(1.0), (1.0, 2.0))
+        np.testing.assert_allclose(history.at(2.0), (9.0, 9.0))
+        assert history.add(0.5, {"a": 0.5, "b": 1.0})
+        with pytest.raises(JointStatesMissingError):
+            history.at(2.0)
+
+    def test_waits_for_a_state_that_comes_late(self):
+        history = self.history(1.0)
+        timer = threading.Timer(0.3, history.add, (2.0, {"a": 2.0, "b": 4.0}))
+        timer.start()
+        np.testing.assert_allclose(history.at(1.8), (1.8, 3.6))
+
     def test_takes_the_last_state_when_none_follows(self):
         np.testing.assert_allclose(self.history(1.0).at(1.2), (1.0, 2.0))
 

@@ -51,9 +51,11 @@ class JointHistory:
         if not np.isfinite(values).all():
             return False
         with self._arrived:
-            if self._stamps and stamp_s <= self._stamps[-1]:
+            if self._stamps and stamp_s < self._stamps[-1]:
                 self._stamps.clear()
                 self._positions.clear()
+            elif self._stamps and stamp_s == self._stamps[-1]:  # simulated time stands still between two ticks
+                del self._stamps[-1], self._positions[-1]
             self._stamps.append(stamp_s)
             self._positions.append(values)
             del self._stamps[:-_KEPT], self._positions[:-_KEPT]

@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
         print(line(condition, results[condition]), flush=True)
     if args.json is not None:
         words = " ".join(f"--{key} {value}" for key in ("condition", "patient") for value in getattr(args, key) or ())
-        command = f"carm bench register --patients {args.patients} --cases {args.cases} --seed {args.seed} {words}"
+        words += "" if args.patient else f" --patients {args.patients}"
+        command = f"carm bench register --cases {args.cases} --seed {args.seed} {words}"
         document = results_file.document(command.strip(), args.seed, results)
         results_file.write(args.json, {**document, "cases": cases})
     return 0
