@@ -33,9 +33,7 @@ BUILD = ROOT / ".build"
 INSTALL = BUILD / "install"
 STAMPS = {
     "venv": VENV / "stamps/venv",
-    "ros": VENV / "stamps/ros",
     "packages": VENV / "stamps/packages",
-    "tidy": VENV / "stamps/tidy",
     **{extra: VENV / "stamps" / extra for extra in ("test", "docs")},
     "interfaces": BUILD / "stamps/interfaces",
     "project": BUILD / "stamps/project",
@@ -57,11 +55,6 @@ EXTRAS = {"test": "what tests and training need", "docs": "what the documentatio
 """Set of packages beyond those that running needs, with a lock file of its own -> what it is for."""
 DISTRIBUTIONS = ("jazzy", "kilted", "lyrical")
 """ROS 2 distributions that this project runs on. Those with a lock file come as wheels too, by default the first."""
-COMPILES_INTERFACES = (
-    r"catkin-pkg|colcon-\S+|distlib|docutils|empy|lark\S*|numpy|packaging|py\S*parsing|python-dateutil"
-)
-COMPILES_INTERFACES += r"|pyyaml|setuptools|six|wheel"
-"""Packages that the interfaces need while they are compiled, beside ROS itself."""
 UNUSED = (
     "cmeel.prefix/include",
     "mujoco/include",
@@ -250,34 +243,18 @@ def pinned(ros: Ros, locks: Sequence[Path]) -> str:
     return re.sub(r"(?m)^numpy==.*\n", "", text) if ros.is_distribution else text
 
 
-def split_packages(ros: Ros) -> tuple[str, str]:
-    """Return what compiling the interfaces needs, and what else running needs, both as lines of a requirements file."""
-    lines = pinned(ros, [ROOT / "requirements.lock"]).splitlines(keepends=True)
-    first = [line for line in lines if re.match(rf"(?i)(?:{COMPILES_INTERFACES})==", line)]
-    rest = [line for line in lines if line not in first]
-    wheels = "" if ros.is_distribution else pinned(ros, [ros.lock])
-    return "".join(first) + wheels, "".join(rest)
-
-
-def install_ros(ros: Ros) -> None:
-    """Install what compiling the interfaces needs: the ROS 2 wheels where there is no distribution, and colcon."""
-    file = BUILD / "requirements-ros.txt"
-    file.write_text(split_packages(ros)[0])
-    run([*PIP, "--no-deps", "-r", file], BUILD / "log/pip-ros.log")
+def install_packages(ros: Ros) -> None:
+    """Install the pinned packages that running needs, and the ROS 2 wheels where there is no distribution."""
+    text = pinned(ros, [ROOT / "requirements.lock", *([] if ros.is_distribution else [ros.lock])])
+    file = BUILD / "requirements.txt"
+    file.write_text(text)
+    run([*PIP, "--no-deps", "-r", file], BUILD / "log/pip.log")
+    torch = re.search(r"(?m)^torch==\S+", text)
+    if torch:  # its CUDA build names the NVIDIA libraries that it was made with; the CPU build names none
+        run([*PIP, "-c", file, torch.group()], BUILD / "log/pip-torch.log")
+    drop_unused()
     if not ros.is_distribution:
         point_exports_here()
-
-
-def install_packages(ros: Ros) -> None:
-    """Install the other pinned packages that running needs."""
-    file = BUILD / "requirements.txt"
-    first, rest = split_packages(ros)
-    file.write_text(rest)
-    run([*PIP, "--no-deps", "-r", file], BUILD / "log/pip.log")
-    torch = re.search(r"(?m)^torch==\S+", rest)
-    if torch:  # its CUDA build names the NVIDIA libraries that it was made with; the CPU build names none
-        file.write_text(rest + first)
-        run([*PIP, "-c", file, torch.group()], BUILD / "log/pip-torch.log")
 
 
 def install_extra(ros: Ros, extra: str) -> None:
@@ -448,28 +425,22 @@ def set_up(extras: Sequence[str] = ()) -> None:
     title = f"1/5 virtual environment .venv (ROS 2 {ros.name.capitalize()} {source})"
     step(STAMPS["venv"], title, venv_key, lambda: make_venv(ros))
 
-    first, rest = split_packages(ros)
-    title = f"2/5 ROS 2 and what compiles its messages ({first.count('==')} pinned packages)"
-    ros_key = step(STAMPS["ros"], title, digest(venv_key, first), lambda: install_ros(ros))
-    with ThreadPoolExecutor() as pool:  # compilers and pip share the cores
-        compiled = pool.submit(
-            step,
-            STAMPS["interfaces"],
-            "3/5 messages, services and actions (a minute of compiling)",
-            digest(ros_key, ROOT / "interfaces"),
-            lambda: build_interfaces(ros),
-        )
-        packages_key = step(
-            STAMPS["packages"],
-            f"3/5 {rest.count('==')} pinned packages (the long step)",
-            digest(ros_key, rest),
-            lambda: install_packages(ros),
-        )
-        interfaces_key = compiled.result()
-    step(STAMPS["tidy"], "what nothing uses is removed", packages_key, drop_unused)
+    locks = [ROOT / "requirements.lock", *([] if ros.is_distribution else [ros.lock])]
+    packages_key = step(
+        STAMPS["packages"],
+        f"2/5 {sum(lock.read_text(encoding='utf-8').count('==') for lock in locks)} pinned packages (the long step)",
+        digest(venv_key, *locks),
+        lambda: install_packages(ros),
+    )
     for extra in extras:
         lock = ROOT / f"requirements-{extra}.lock"
         step(STAMPS[extra], EXTRAS[extra], digest(packages_key, lock), functools.partial(install_extra, ros, extra))
+    interfaces_key = step(
+        STAMPS["interfaces"],
+        "3/5 messages, services and actions (a minute of compiling)",
+        digest(packages_key, ROOT / "interfaces"),
+        lambda: build_interfaces(ros),
+    )
     project = [ROOT / name for name in ("pyproject.toml", "setup.py", "setup.cfg", "scripts")]
     project_key = digest(venv_key, interfaces_key, *map(str, shared_files()), *project)
     step(STAMPS["project"], "4/5 the carm command", project_key, lambda: install_project(ros))
