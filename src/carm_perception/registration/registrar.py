@@ -32,7 +32,6 @@ _KEPT = 4
 _COARSE, _MEDIUM, _FINE = 0, 1, 2
 _LANDMARK_SPREAD = np.array([4.0, 4.0, 4.0, 5.0, 5.0, 4.0])
 _STATION_SPREAD = np.array([5.0, 5.0, 5.0, 7.0, 7.0, 4.0])
-_BELIEF_SPREAD = np.array([1.5, 1.5, 1.5, 2.0, 2.0, 1.0])
 _STATIONS, _SEARCHED = 3, 2
 """Stations from which is searched, and after how many images without success no longer, where there are landmarks."""
 _COVARIANCE_SCALE = 60.0
@@ -51,9 +50,9 @@ class Registration:
         accepted: Whether it is to be believed.
         reason: Why not; empty when accepted.
         images: Registered together.
-        duration_s: What it took, s.
         start: Where the search began: ``"belief"``, ``"landmarks"`` or ``"stations"``.
         fit: The last fit, with its covariance.
+        duration_s: What it took, s; NaN before it is complete.
     """
 
     transform_lps_to_table: RigidTransform
@@ -63,9 +62,9 @@ class Registration:
     accepted: bool
     reason: str
     images: int
-    duration_s: float
     start: str
     fit: Fit
+    duration_s: float = math.nan
 
     def covariance_mm2(self, point_lps_mm: Array) -> Array:
         """Return the covariance (3, 3) of a point's position (3,), LPS, mm, in frame ``table``, mm²."""
@@ -97,12 +96,6 @@ class Registrar:
         """End the threads."""
         self._pool.shutdown()
 
-    def forget(self) -> None:
-        """Begin anew: the patient was moved, or it is another one."""
-        self.belief = None
-        self._images.clear()
-        self._refused = 0
-
     def register(self, frame: XrayFrame, estimates: Sequence[LandmarkEstimate] = ()) -> Registration:
         """Register a new image, together with the last ones that fit.
 
@@ -117,9 +110,9 @@ class Registrar:
         start_s = time.monotonic()
         targets = [Target.of(frame, level.side_px) for level in self.model.levels]
         sighted = Sighted(frame.view, tuple(estimates))
-        result = self._followed(frame.view, targets, start_s) if self.belief is not None else None
+        result = self._followed(frame.view, targets) if self.belief is not None else None
         if result is None or not result.accepted:
-            fresh = self._found(frame.view, targets, sighted, start_s)
+            fresh = self._found(frame.view, targets, sighted)
             if result is None or fresh.accepted or fresh.similarity > result.similarity:
                 result = fresh
                 if fresh.accepted:  # the patient lies elsewhere than in the images before
@@ -129,33 +122,33 @@ class Registrar:
             self.belief = result
             self._images = [*self._images, (frame.view, targets)][-_KEPT:]
             if len(self._images) > 1:
-                self.belief = result = self._joined(result, start_s)
+                self.belief = result = self._joined(result)
         return replace(result, duration_s=time.monotonic() - start_s)
 
     def _search(self, frames: Sequence[list[Target]]) -> PoseSearch:
         return PoseSearch(self.model, frames, self._pool, self._penalty)
 
-    def _followed(self, view: XrayView, targets: list[Target], start_s: float) -> Registration:
+    def _followed(self, view: XrayView, targets: list[Target]) -> Registration:
         """Refine the belief on the new image."""
         assert self.belief is not None
         search = self._search([targets])
         grid = PoseGrid.around(self.belief.transform_lps_to_table, view)
         fit = search.refined(Fit(grid, np.zeros(6), 0.0), _MEDIUM, 4)
         fit = search.refined(Fit(PoseGrid.around(fit.transform_lps_to_table, view), np.zeros(6), 0.0), _FINE, 4)
-        return self._judged(fit, targets, "belief", 1, start_s)
+        return self._judged(fit, targets, "belief", 1)
 
-    def _found(self, view: XrayView, targets: list[Target], sighted: Sighted, start_s: float) -> Registration:
+    def _found(self, view: XrayView, targets: list[Target], sighted: Sighted) -> Registration:
         """Search from the landmarks, and along the whole body where that leads to nothing."""
         search = self._search([targets])
         pose = from_landmarks([sighted], self.model.landmarks_mm, self._nominal)
         best: Registration | None = None
         if pose is not None:
-            best = self._from(search, pose, view, targets, _LANDMARK_SPREAD, "landmarks", start_s)
+            best = self._from(search, pose, view, targets, _LANDMARK_SPREAD, "landmarks")
         if best is None or (not best.accepted and self._refused < _SEARCHED):
             poses = list(everywhere(view, self._nominal, self.model.body_box_mm))
             scores = search.similarities(poses, _COARSE)
             for index in np.argsort(scores)[::-1][:_STATIONS]:
-                other = self._from(search, poses[index], view, targets, _STATION_SPREAD, "stations", start_s)
+                other = self._from(search, poses[index], view, targets, _STATION_SPREAD, "stations")
                 best = other if best is None or other.similarity > best.similarity else best
                 if best.accepted:
                     break
@@ -170,7 +163,6 @@ class Registrar:
         targets: list[Target],
         spread: Array,
         start: str,
-        start_s: float,
     ) -> Registration:
         """Search from coarse to fine."""
         fit = search.coarse(PoseGrid.around(pose, view), spread, _COARSE, 40, 16)
@@ -178,9 +170,9 @@ class Registrar:
         fit = search.coarse(grid, 0.25 * spread, _MEDIUM, 15, 12)
         grid = PoseGrid.around(fit.transform_lps_to_table, view)
         fit = search.refined(Fit(grid, np.zeros(6), fit.similarity), _FINE, 6)
-        return self._judged(fit, targets, start, 1, start_s)
+        return self._judged(fit, targets, start, 1)
 
-    def _joined(self, result: Registration, start_s: float) -> Registration:
+    def _joined(self, result: Registration) -> Registration:
         """Refine on all images that are kept; an image that no longer fits with the newest one is dropped."""
         newest_view, newest = self._images[-1]
         pose = result.transform_lps_to_table
@@ -196,10 +188,10 @@ class Registrar:
         fit = self._search([targets for _, targets in self._images]).refined(
             Fit(grid, np.zeros(6), result.similarity), _MEDIUM, 3
         )
-        joined = self._judged(fit, newest, result.start, len(self._images), start_s)
+        joined = self._judged(fit, newest, result.start, len(self._images))
         return joined if joined.accepted else result
 
-    def _judged(self, fit: Fit, newest: list[Target], start: str, images: int, start_s: float) -> Registration:
+    def _judged(self, fit: Fit, newest: list[Target], start: str, images: int) -> Registration:
         pose = fit.transform_lps_to_table
         target = newest[_MEDIUM]
         _, known = self.model.render(_MEDIUM, target.view, pose)
@@ -219,7 +211,6 @@ class Registrar:
             not reason,
             reason,
             images,
-            time.monotonic() - start_s,
             start,
             fit,
         )

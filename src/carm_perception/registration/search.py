@@ -77,7 +77,6 @@ class Fit:
         similarity: Correlation over all images, -1 to 1.
         agreeing: Share of the images whose parts fit, 0 to 1; NaN after a coarse search.
         covariance: Of the parameters (6, 6), from the curvature; not calibrated. NaN after a coarse search.
-        renders: Images rendered so far.
     """
 
     grid: PoseGrid
@@ -85,7 +84,6 @@ class Fit:
     similarity: float
     agreeing: float = math.nan
     covariance: Array = field(default_factory=lambda: np.full((6, 6), np.nan))
-    renders: int = 0
 
     @property
     def transform_lps_to_table(self) -> RigidTransform:
@@ -112,7 +110,6 @@ class PoseSearch:
             penalty: What a coarse search subtracts from the correlation of poses in which nobody lies.
         """
         self._model, self._frames, self._pool, self._penalty = model, frames, pool, penalty
-        self.renders = 0
 
     def similarity(self, pose: RigidTransform, level: int, worker: int = 0) -> float:
         """Return the correlation over all images."""
@@ -122,7 +119,6 @@ class PoseSearch:
             image, known = self._model.render(level, target.view, pose, worker)
             mask = target.mask & known
             scores.append(correlation(features(image, mask), target.features, mask))
-            self.renders += 1
         return float(np.mean(scores))
 
     def similarities(self, poses: Sequence[RigidTransform], level: int) -> list[float]:
@@ -160,7 +156,7 @@ class PoseSearch:
                 best, best_x = scores[top], asked[top] * spread
             if stale >= 8:
                 break
-        return Fit(grid, best_x, best, renders=self.renders)
+        return Fit(grid, best_x, best)
 
     def refined(self, fit: Fit, level: int, steps: int) -> Fit:
         """Refine by Gauss-Newton on the images' features, damped until they fit better.
@@ -201,12 +197,11 @@ class PoseSearch:
         similarity, agreeing = (
             float(np.mean([getattr(p, name) for p in parts])) for name in ("similarity", "agreeing")
         )
-        return Fit(fit.grid, x, similarity, agreeing, covariance, self.renders)
+        return Fit(fit.grid, x, similarity, agreeing, covariance)
 
     def _score(self, part: _Linear, pose: RigidTransform, level: int) -> float:
         """Return the correlation of one image with the weights that it has."""
         image, _ = self._model.render(level, part.target.view, pose)
-        self.renders += 1
         rendered = features(image, part.mask)[:, part.mask].ravel().astype(float)
         return _weighted(rendered, part.wanted, part.weights)
 
@@ -224,7 +219,6 @@ class PoseSearch:
         made: list[Array] = [np.empty(0)] * len(poses)
         for worker, share in enumerate(self._pool.map(work, range(count))):
             made[worker::count] = share
-        self.renders += len(poses) + 1
         wanted = target.features[:, mask].ravel().astype(float)
         bones = features(self._model.render_bones(level, target.view, poses[0]), mask)
         trust, agreeing = _weights(mask, made[0], wanted)
