@@ -18,11 +18,13 @@ from tqdm import tqdm
 from carm_core.anatomy.axes import VERTEBRAE
 from carm_core.anatomy.from_landmarks import axes_of
 from carm_core.landmarks import IDS
+from carm_core.transforms import Array
 from carm_sim.patient.bone_axes import bone_axes
-from carm_sim.phantom import sample_extra_landmarks, sample_landmarks
+from carm_sim.phantom import generate_phantom, sample_extra_landmarks
 from carm_sim.phantom.labels import phantom_labels
 
-FIRST_SEED, BODIES, MODES = 810_000, 60, 10
+FIRST_SEED, BODIES, MODES = 810_000, 30, 10
+COARSE_MM, LABELS_MM = 5.0, 2.0
 OUTPUT = Path(__file__).resolve().parents[1] / "src/carm_perception/registration/average_body.json"
 THORACIC = [name for name in VERTEBRAE if name[0] == "T"]
 
@@ -30,12 +32,12 @@ THORACIC = [name for name in VERTEBRAE if name[0] == "T"]
 def main() -> int:
     """Measure the bodies and write the file."""
     shapes, lengths = [], []
-    turns: dict[str, list] = {name: [] for name in THORACIC}
-    places: dict[str, list] = {name: [] for name in THORACIC}
+    turns: dict[str, list[Array]] = {name: [] for name in THORACIC}
+    places: dict[str, list[Array]] = {name: [] for name in THORACIC}
     for seed in tqdm(range(FIRST_SEED, FIRST_SEED + BODIES), unit="body"):
-        learned = sample_landmarks(seed)
+        learned = generate_phantom(seed, COARSE_MM).anatomical_landmarks_mm  # organs' depths need the body built
         every = learned | sample_extra_landmarks(seed)
-        bones, _ = bone_axes(phantom_labels(seed), every)
+        bones, _ = bone_axes(phantom_labels(seed, spacing_mm=LABELS_MM), every)
         trunk = axes_of("trunk", every, bones)
         length = float(np.linalg.norm(every[10] - every[14]))
         lengths.append(length)

@@ -24,7 +24,7 @@ from carm_core.transforms import Array
 from carm_perception.registration.initial_pose import SUPINE, Sighted
 
 LEAST_LANDMARKS = 4
-_PRIOR_DEG, _PRIOR_MM = 10.0, 300.0
+_PRIOR_DEG, _PRIOR_MM = 7.0, 300.0
 _LEAST_STD_MM, _MOST_STD_MM = 4.0, 30.0
 _HEIGHT_MM, _HEIGHT_STD_MM = 110.0, 30.0
 """Of the middle of the trunk above the table's top, where its back lies on it, mm."""
@@ -122,8 +122,14 @@ def fit_trunk(seen: Sequence[Sighted]) -> TrunkFit:
     """
     body = average_body()
     rows = {key: row for row, key in enumerate(body.ids)}
+    spare = body.length_mm[0] * np.sqrt((body.rest_std**2).mean(axis=1))
     terms = [
-        (one.view, rows[e.id], np.asarray(e.displacement_mm), max(e.std_mm, _LEAST_STD_MM))
+        (
+            one.view,
+            rows[e.id],
+            np.asarray(e.displacement_mm),
+            math.hypot(max(e.std_mm, _LEAST_STD_MM), spare[rows[e.id]]),
+        )
         for one in seen
         for e in one.estimates
         if e.id in rows and np.isfinite(e.displacement_mm).all() and e.std_mm <= _MOST_STD_MM
@@ -146,15 +152,14 @@ def fit_trunk(seen: Sequence[Sighted]) -> TrunkFit:
 
     def misses(x: Array) -> Array:
         turn, origin, scale = placed(x)
-        own = x[7 + count :].reshape(-1, 3)
-        shape = body.mean[used] + np.tensordot(x[7 : 7 + count], body.modes[:, used], 1) + own * body.rest_std[used]
+        shape = body.mean[used] + np.tensordot(x[7:], body.modes[:, used], 1)
         points = dict(zip(used, origin + scale * shape @ turn.T, strict=True))
         off = [(one.displacement_mm(points[k]) - there) / std for one, k, there, std in terms]
         height = (origin[2] - _HEIGHT_MM) / _HEIGHT_STD_MM
         prior = [*(x[:3] / math.radians(_PRIOR_DEG)), *(x[3:5] * 100 / _PRIOR_MM), height, *x[6:]]
         return np.asarray(np.nan_to_num(np.concatenate([np.ravel(off), prior]), nan=50.0))
 
-    found = least_squares(misses, np.zeros(7 + count + 3 * len(used)), loss="soft_l1", f_scale=2.0, max_nfev=60)
+    found = least_squares(misses, np.zeros(7 + count), loss="soft_l1", f_scale=2.0, max_nfev=40)
     covariance = np.linalg.inv(found.jac.T @ found.jac)[:3, :3]
     turn, origin, scale = placed(found.x)
     axes = BoneAxes(TRUNK, origin, turn, "an average body, fitted to landmarks")

@@ -38,9 +38,10 @@ from carm_sim.patient_loader import CHEST_CT, PHANTOM_STYLES, chest_ct_path
 from carm_sim.phantom.labels import phantom_labels
 from carm_sim.xray import XraySystem
 
-WITH_CT, WITHOUT_CT, NO_IMAGE = "with CT", "without CT", "table angles"
-MODES = (WITH_CT, WITHOUT_CT, NO_IMAGE)
-"""The last takes the patient to lie straight: what a named view in table angles does, for comparison."""
+WITH_CT, WITHOUT_CT, NO_LABELS, NO_IMAGE = "with CT", "without CT", "landmarks", "table angles"
+MODES = (WITH_CT, WITHOUT_CT, NO_LABELS, NO_IMAGE)
+"""The last two make no image and know where the CT lies, for comparison: ``landmarks`` has no axes from labels,
+``table angles`` takes the patient to lie straight, as a named view in the table's axes does."""
 _TRUE_MM, _LABELED_MM = 1.0, 1.5
 """Voxels of a phantom's labels: for the truth, and beside the CT."""
 _BESIDE_MM, _PRIMARY_DEG, _SECONDARY_DEG, _TRIES = 20.0, 35.0, 15.0, 40
@@ -155,7 +156,7 @@ def run_case(place: Scene, text: str, mode: str, localizer: Localizer, seed: int
     joints = _start(place, truth, np.random.default_rng([seed, 11]))
     if joints is None:
         return None
-    run = {WITH_CT: _with_ct, WITHOUT_CT: _without_ct, NO_IMAGE: _straight}[mode]
+    run = {WITH_CT: _with_ct, WITHOUT_CT: _without_ct, NO_LABELS: _by_landmarks, NO_IMAGE: _straight}[mode]
     case = Case(wanted.name, mode, place.body.name, math.nan, 0)
     course = _Course(place, wanted, localizer, joints)
     try:
@@ -256,6 +257,14 @@ def _without_ct(course: _Course) -> float:
     if fit is None:
         raise GoalError("too few landmarks are seen")
     return fit.std_deg(course.wanted.bone, _beam(course.place.planner.carm, course.joints))
+
+
+def _by_landmarks(course: _Course) -> float:
+    """Go to the view of a bone that has the axes that landmarks give it, where it is."""
+    body = course.place.body
+    axes = replace(body, bones={}).axes_of(course.wanted.bone)
+    course.go(axes.moved(body.transform_lps_to_table))
+    return math.nan
 
 
 def _straight(course: _Course) -> float:
