@@ -16,7 +16,7 @@ from carm_core.cli.arguments import count, output_file, output_folder, seed
 from carm_perception.evaluation.suites.suites import DEFAULT_SUITES, GROUPS, NOMINAL, SUITE_NAMES, resolve, suite
 from carm_perception.localizers import registry
 
-_PROTOCOLS = ("localization", "retrieval", "re-evaluation")
+_FORMS = ("auto", "localization", "retrieval", "re-evaluation", "body-parts")
 
 
 def _length(text: str) -> float:
@@ -151,10 +151,14 @@ def line(name: str, figures: dict[str, Any]) -> str:
 
 def add_published_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``carm eval published``."""
-    parser.add_argument("outputs", type=Path, nargs="+", metavar="CSV", help="filename or file_path, output, [time]")
-    parser.add_argument("--targets", type=Path, required=True, metavar="CSV", help="file and the landmarks wanted")
+    parser.add_argument(
+        "outputs", type=Path, nargs="+", metavar="CSV", help="filename or file_path, output, [time]; or pred, target"
+    )
+    parser.add_argument(
+        "--targets", type=Path, metavar="CSV", help="file and landmarks or body parts (column target of the outputs)"
+    )
     parser.add_argument("--target-column", default="", help="column of the landmarks (found by its name)")
-    parser.add_argument("--protocol", choices=_PROTOCOLS, default="localization", help="protocol of the outputs")
+    parser.add_argument("--protocol", choices=_FORMS, default="auto", help="form of the outputs (as they look)")
     parser.add_argument("--seed", type=seed, default=0, help="not used")
     parser.add_argument("--json", type=output_file(), metavar="FILE", help="write all figures to FILE")
 
@@ -166,15 +170,22 @@ def run_published(args: argparse.Namespace) -> int:
         ConfigurationError: A file cannot be read or written, or lacks a column.
     """
     figure_file.check_file(args.json)
-    from carm_core.localization import Protocol
     from carm_perception.evaluation.scoring.published import read_targets, score
 
-    targets = read_targets(args.targets, args.target_column)
-    results = {path.stem: score(path, targets, Protocol(args.protocol)) for path in args.outputs}
+    targets = None if args.targets is None else read_targets(args.targets, args.target_column)
+    if targets is not None and targets.conflicting:
+        shown = ", ".join(targets.conflicting[:3])
+        print(f"left out, targets contradict each other: {len(targets.conflicting)} images ({shown})", file=sys.stderr)
+    results = {_name(path, args.outputs): score(path, targets, args.protocol) for path in args.outputs}
     for name, figures in results.items():
         print(line(name, figures))
     _write(args.json, _document(args.seed, results))
     return 0
+
+
+def _name(path: Path, paths: list[Path]) -> str:
+    """Return the name of a file in reports: with its folder where another one has the same."""
+    return path.stem if sum(other.stem == path.stem for other in paths) == 1 else f"{path.parent.name}/{path.stem}"
 
 
 def add_correction_arguments(parser: argparse.ArgumentParser) -> None:
