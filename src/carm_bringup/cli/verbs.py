@@ -232,6 +232,13 @@ VERBS: tuple[Verb, ...] = (
         True,
     ),
     Verb(
+        "localize",
+        "landmarks in your own images, without a graph",
+        "carm localize chest.png --target carina --overlay found",
+        "carm_perception.images.command:run",
+        "carm_perception.images.command:add_arguments",
+    ),
+    Verb(
         "patient check",
         "show how the importer reads a CT, and draw it on one sheet",
         "carm patient check my_ct.nii.gz --sheet my_ct.png",

@@ -35,9 +35,9 @@ from carm_core.landmarks import find_landmark, landmark
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_core.parameters import guard_changes, updated_parameters
 from carm_core.plausibility import ImplausibleError, at_most
+from carm_perception.images.overlay import draw
 from carm_perception.localizers.registry import OPENAI, ORACLE, POINTERS, make_localizer
 from carm_perception.nodes import messages
-from carm_perception.nodes.overlay import draw
 from carm_perception.nodes.parameters import LocalizerParameters
 from carm_perception.nodes.worker import LocalizationService, Outcome, Ticket
 from carm_perception.uncertainty.answer_filter import Cautious

@@ -15,7 +15,7 @@ from std_msgs.msg import Header
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import landmark
 from carm_core.localization import LandmarkEstimate, Localization
-from carm_perception.nodes.overlay import in_view, pixel_of
+from carm_perception.images.overlay import in_view, pixel_of
 from carm_ros.messages import seconds
 
 FRAME = "xray_optical"

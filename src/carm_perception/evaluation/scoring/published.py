@@ -239,7 +239,7 @@ def score(path: Path, targets: Targets | None, form: Form | str = Form.AUTO) -> 
                 used.append(output)
     if not records:
         raise ConfigurationError(f"{path}: none of its {len(rows)} files is among the {len(targets.ids)} targets")
-    figures = _part_figures(records) if targets.body_parts else _figures(records)
+    figures = _part_figures(records) if targets.body_parts else landmark_figures_of(records)
     if form is not Form.RETRIEVAL:
         figures["as_published"] = _as_published(used, records, targets.body_parts)
     missing = sum(file not in seen for file in targets.ids)
@@ -257,7 +257,8 @@ def _form(outputs: Sequence[str], targets: Targets) -> Form:
     return Form.RETRIEVAL if _PAIR.search(text) else Form.LOCALIZATION
 
 
-def _figures(records: list[ListRecord]) -> dict[str, Any]:
+def landmark_figures_of(records: list[ListRecord]) -> dict[str, Any]:
+    """Return the figures of answers that name landmarks."""
     figures: dict[str, Any] = {"n": len(records), **hit_figures(records)}
     if records[0].protocol is Protocol.RETRIEVAL:
         figures |= retrieval_figures(records)
