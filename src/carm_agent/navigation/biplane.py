@@ -61,6 +61,7 @@ class Biplane:
         """
         self._planner, self._config, self._name = planner, config, phrases.called(landmark)
         self._angles, self._isocenter_m = planner.carm.angles(start), planner.carm.isocenter(start)
+        self._along = planner.carm.view(start).forward
         self.primaries_deg = biplane_primaries_deg(float(np.degrees(self._angles[0])), config.biplane_primary_deg)
 
     def view_name(self, primary_deg: float) -> str:
@@ -93,13 +94,11 @@ class Biplane:
         except GoalError as error:
             reason = f"the depth of {self._name} is not found: {phrases.refusal(error)}"
             raise Ending(NavigationCode.LOST_CONFIDENCE, reason) from error
-        shown = f"Two views {place.angle_deg:.0f}° apart show {self._name} {self._away_mm(place.point_mm):.0f} mm from"
+        away_mm = float(np.linalg.norm(place.point_mm - 1000.0 * self._isocenter_m))
+        shown = f"Two views {place.angle_deg:.0f}° apart show {self._name} {away_mm:.0f} mm from the isocenter"
         told = f" Two views fix its depth to ±{depth_mm:.0f} mm."
         return DepthPlace(
-            plan,
-            f"{shown} the isocenter; putting the isocenter there.",
-            told,
-            Belief(place.point_mm, place.covariance_mm2),
+            plan, f"{shown}; putting the isocenter there.", told, Belief(place.point_mm, place.covariance_mm2)
         )
 
     def known(self, now: NDArray[np.float64], belief: Belief) -> DepthPlace:
@@ -113,16 +112,13 @@ class Biplane:
         except GoalError as error:
             line = f"{self._name} cannot be put in the isocenter: {phrases.refusal(error)}"
             raise Ending(NavigationCode.UNREACHABLE, line) from error
-        shown = f"The CT shows {self._name} {self._away_mm(belief.mean_mm):.0f} mm from the isocenter, depth included"
-        return DepthPlace(plan, f"{shown}; putting the isocenter there.", told_of(belief), belief)
+        line = f"The CT tells the depth of {self._name}; putting the isocenter there."
+        return DepthPlace(plan, line, self.told(belief), belief)
 
-    def _away_mm(self, point_mm: NDArray[np.float64]) -> float:
-        return float(np.linalg.norm(point_mm - 1000.0 * self._isocenter_m))
-
-
-def told_of(belief: Belief) -> str:
-    """Return a sentence on how well a localizer knows the depth."""
-    return f" The CT tells its depth to ±{DEPTH_90_PER_STD * float(belief.longest_std_mm):.0f} mm."
+    def told(self, belief: Belief) -> str:
+        """Return a sentence on how well a localizer knows the depth."""
+        std_mm = math.sqrt(float(self._along @ belief.covariance_mm2 @ self._along))
+        return f" The CT tells its depth to ±{DEPTH_90_PER_STD * std_mm:.0f} mm."
 
 
 def in_space(view: XrayView, estimate: LandmarkEstimate, std_mm: float, known_depth_mm: float) -> Belief | None:

@@ -49,11 +49,6 @@ class Belief:
         ray = (mean - view.source_mm) / np.linalg.norm(mean - view.source_mm)
         return cls(mean, std_mm**2 * np.eye(3) + depth_std_mm**2 * np.outer(ray, ray))
 
-    @property
-    def longest_std_mm(self) -> float:
-        """Standard deviation in the direction that is known least, mm."""
-        return math.sqrt(float(np.linalg.eigvalsh(self.covariance_mm2)[-1]))
-
     def offset_mm(self, view: XrayView) -> NDArray[np.float64]:
         """Return the displacement (2,) at which the landmark is expected in a view, mm."""
         return np.asarray(view.displacement_mm(self.mean_mm), dtype=np.float64)

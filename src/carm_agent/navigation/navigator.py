@@ -15,7 +15,7 @@ import numpy as np
 
 from carm_agent import phrases
 from carm_agent.errors import NoJointStatesError, NotAtRestError
-from carm_agent.navigation.biplane import Biplane, DepthPlace, in_space, told_of, trusted
+from carm_agent.navigation.biplane import Biplane, DepthPlace, in_space, trusted
 from carm_agent.navigation.budget import Ending, Ledger, code_of
 from carm_agent.navigation.landmark_filter import RADIUS_90_PER_STD, Belief
 from carm_agent.navigation.landmark_tracker import Evidence
@@ -207,7 +207,7 @@ class _Task:
         if self._in_space is not None:
             isocenter_mm = 1000.0 * self._planner.carm.isocenter(self._arm.joint_positions())
             if np.linalg.norm(self._in_space.mean_mm - isocenter_mm) <= self._config.tolerance_mm:
-                self._depth = told_of(self._in_space)
+                self._depth = biplane.told(self._in_space)
                 return False
             self._put_isocenter(biplane.known(self._arm.joint_positions(), self._in_space))
             return True
@@ -221,8 +221,8 @@ class _Task:
     def _biplane_here(self) -> Biplane:
         return Biplane(self._planner, self._config, self._landmark, self._arm.joint_positions())
 
-    def _put_isocenter(self, place: DepthPlace) -> None:
-        self._carry_out(place.plan, place.reasoning)
+    def _put_isocenter(self, place: DepthPlace, where: str = "") -> None:
+        self._carry_out(place.plan, where + place.reasoning)
         self._depth = place.told
         self._evidence = Evidence(self._config, place.belief)
         self._ledger.verified, self._verifying = False, True
@@ -439,7 +439,7 @@ class _Task:
         fraction = share_of_the_way(view, self._ledger.distance_mm, radius, self._config)
         if self._biplane and self._in_space is not None and fraction > 0.99 and not self._has_moved_since(view):
             self._ledger.check_step()
-            self._put_isocenter(self._biplane_here().known(self._arm.joint_positions(), self._in_space))
+            self._put_isocenter(self._biplane_here().known(self._arm.joint_positions(), self._in_space), f"{where}. ")
             self._evidence.agreeing = 1
             return False
         how = "moving there" if fraction > 0.99 else f"moving {100 * fraction:.0f} % of the way for a better look"

@@ -95,7 +95,7 @@ class NavigationGoal:
         """
         if self.point_mm is not None:
             place = ", ".join(f"{value:z.0f}" for value in self.point_mm)
-            return Landmark(POINT_ID, self.target_name or f"point ({place}) mm of the CT")
+            return Landmark(POINT_ID, self.target_name.replace("_", " ") or f"point ({place}) mm of the CT")
         if self.target_id:
             return landmark(self.target_id)
         return find_landmark(self.target_name)

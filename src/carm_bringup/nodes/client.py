@@ -307,7 +307,7 @@ def _named_point(graph: Session, name: str, unknown: UnknownNameError) -> tuple[
     answer = graph.call(FindPoint, "ct/find_point", FindPoint.Request(name=name))
     if answer.success:
         return answer.name, answer.point
-    if answer.error_code == FindPoint.Request.ERROR_NO_CT:
+    if answer.error_code == FindPoint.Request.ERROR_NO_CT or unknown.suggestion is not None:
         raise unknown
     raise GoalError(answer.error_msg)
 

@@ -549,7 +549,7 @@ def test_a_point_of_the_ct_is_a_target_like_any_other() -> None:
     assert {query.point_mm for query in world.localizer.queries} == {goal.point_mm}
     named, _ = navigate(World(silent, POINT), replace(goal, target_name="vertebrae_L3"))
     assert named.error_code is NavigationCode.LOST_CONFIDENCE
-    assert "I am not sure where the vertebrae_L3 is" in named.error_msg
+    assert "I am not sure where the vertebrae L3 is" in named.error_msg
 
 
 def test_depth_needs_a_localizer_that_sees_the_target_from_both_sides() -> None:
