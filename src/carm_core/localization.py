@@ -16,7 +16,7 @@ from carm_core.landmarks import landmark
 NAN = float("nan")
 POINT_ID = 0
 """Id of the estimate of a point of the patient's CT, which is no landmark."""
-NEEDS_CT = "a point of the CT needs the patient's CT: ct:=PATH with localizer fused or registered"
+NEEDS_CT = "the patient's CT is needed: ct:=PATH with localizer fused or registered"
 
 
 class Protocol(StrEnum):

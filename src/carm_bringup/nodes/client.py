@@ -38,6 +38,7 @@ from carm_bringup.graph.domain_lock import InstanceLock, domain_id
 from carm_bringup.security.access import OPERATOR
 from carm_core.errors import CarmError, GoalError, UnknownNameError
 from carm_core.landmarks import find_landmark
+from carm_core.localization import NEEDS_CT
 from carm_ros.heartbeat import HeartbeatSender
 from carm_ros.messages import point_message
 from carm_ros.middleware import prepare_middleware
@@ -299,17 +300,21 @@ def _named_point(graph: Session, name: str, unknown: UnknownNameError) -> tuple[
     """Return a name of the CT's landmark file as it is written there, and its place.
 
     Raises:
-        UnknownNameError: No graph knows it.
+        UnknownNameError: There is no graph, or its localizer knows no CT.
+        GoalError: The CT does not know it either.
+        ClientError: The localizer does not answer yet.
     """
     client = graph.node.create_client(FindPoint, "ct/find_point")
-    if not graph.spin_until(client.service_is_ready, ABSENT_S if graph.is_there else UNSEEN_S):
+    if not graph.spin_until(client.service_is_ready, UNSEEN_S) and not graph.is_there:
         raise unknown
     answer = graph.call(FindPoint, "ct/find_point", FindPoint.Request(name=name))
     if answer.success:
         return answer.name, answer.point
-    if answer.error_code == FindPoint.Request.ERROR_NO_CT or unknown.suggestion is not None:
+    if answer.error_code != FindPoint.Request.ERROR_NO_CT:
+        raise GoalError(answer.error_msg)
+    if answer.error_msg == NEEDS_CT:
         raise unknown
-    raise GoalError(answer.error_msg)
+    raise ClientError(answer.error_msg)
 
 
 def _navigate(graph: Session, goal: Any, name: str) -> int:

@@ -112,7 +112,7 @@ class RegisteredLocalizer(Localizer):
             The name and its position (3,), LPS, mm.
 
         Raises:
-            UnknownNameError: There is none; carries the nearest.
+            UnknownNameError: There is none; carries the nearest, be it a landmark.
             GoalError: It lies outside the CT.
         """
         extra = {landmark(key, extra=True).name: place for key, place in self.patient.extra_landmarks_mm.items()}
@@ -122,7 +122,8 @@ class RegisteredLocalizer(Localizer):
             if _plain(known) == asked:
                 self.check(place)
                 return known, place
-        raise UnknownNameError.among("point of the CT", name, list(points))
+        landmarks = [landmark(key).name for key in self.patient.landmarks_mm]
+        raise UnknownNameError.among("landmark or point of the CT", name, [*landmarks, *points])
 
     def check(self, point_mm: Array) -> None:
         """Check that a point (3,), LPS, mm, is in the CT.

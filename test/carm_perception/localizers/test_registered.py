@@ -95,6 +95,8 @@ def test_points_outside_the_ct_and_unknown_names_are_refused(make: Make, chest: 
     np.testing.assert_array_equal(place, chest.landmarks_mm[T1])
     with pytest.raises(UnknownNameError, match="did you mean 'vertebrae_T9'"):
         localizer.find("vertebrae_T8")
+    with pytest.raises(UnknownNameError, match="did you mean 'Carina'"):
+        localizer.find("carena")
     for bad in ("far", (math.nan, 0.0, 0.0)):
         with pytest.raises(GoalError, match="is outside the CT"):
             localizer.find(bad) if isinstance(bad, str) else localizer.check(np.array(bad))
