@@ -198,6 +198,7 @@ def test_a_point_of_the_ct_is_brought_to_the_center_and_one_outside_refused(grap
     assert wrapped.status == GoalStatus.STATUS_SUCCEEDED, wrapped.result.error_msg
     assert wrapped.result.final_distance < 0.010
     assert wrapped.result.summary.startswith("The point (-12, 30, -410) mm of the CT is ")
+    assert "Which landmark" in client.say("no, further up").text  # not the landmark of an earlier task
     goal.point.x, goal.target_name = 5.0, "rib_left_4"
     outside = client.run(client.navigator, goal).result
     assert (outside.error_code, outside.error_msg) == (NavigationCode.INVALID_GOAL, "the point is outside the CT")
