@@ -130,7 +130,9 @@ def _with_landmarks(name: str, ct: CtSource, landmark_path: Path, source: str, o
     known = {mark.id for mark in LANDMARKS}
     positions = {key: place for key, place in landmarks.positions_mm.items() if key in known}
     extra = {key: place for key, place in landmarks.positions_mm.items() if key not in known}
-    return replace(make_patient(name, volume, positions, source), extra_landmarks_mm=extra)
+    return replace(
+        make_patient(name, volume, positions, source), extra_landmarks_mm=extra, points_mm=landmarks.points_mm
+    )
 
 
 def chest_ct_path() -> Path:

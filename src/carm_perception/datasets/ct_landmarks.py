@@ -300,11 +300,13 @@ def run(options: argparse.Namespace) -> int:
     ct = open_ct(path, import_options.series)
     patient = make_patient(path.name, read_source(ct, import_options), None, str(path))
     checksum = ct_checksum(path, import_options.series)
+    points: dict[str, Array] = {}
     if options.segmentation is not None:
         from carm_sim.patient.segmentation import derive, read_segmentation
 
         derived = derive(read_segmentation(options.segmentation), patient.volume)
         positions, methods, left_out = derived.positions_mm, derived.methods, derived.left_out
+        points = derived.centroids_mm
         source = f"carm patient landmarks --segmentation {options.segmentation.name}"
     else:
         findings = _by_itself(patient, options.localizer)
@@ -320,8 +322,9 @@ def run(options: argparse.Namespace) -> int:
     if not positions:
         print("carm patient landmarks: no landmark found, nothing written", file=sys.stderr)
         return 1
-    write_landmarks(LandmarkFile(checksum, positions, methods, source), output)
-    print(f"{len(positions)} landmarks written to {output}")
+    write_landmarks(LandmarkFile(checksum, positions, methods, source, points), output)
+    named = f" and the centroids of {len(points)} structures" if points else ""
+    print(f"{len(positions)} landmarks{named} written to {output}")
     if options.sheet is not None:
         try:
             sheet(patient, positions).save(options.sheet)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from carm_core.cli import results_file
 from carm_core.cli.arguments import number, output_file, output_folder
 from carm_core.errors import ConfigurationError, ImageError
-from carm_core.landmarks import find_landmark, landmark
+from carm_core.landmarks import find_landmark
 from carm_perception.images.overlay import draw, in_view, pixel_of
 from carm_perception.localizers import registry
 
@@ -153,7 +153,7 @@ def report(answer: Answer) -> str:
     lines = [answer.image.name]
     said = answer.closest or answer.places
     if answer.closest is not None and answer.closest.estimates:
-        names = [landmark(estimate.id).name for estimate in answer.closest.estimates]
+        names = [estimate.name for estimate in answer.closest.estimates]
         lines[0] += f": closest to the center {', then '.join(names)}"
     elif not said.estimates:
         lines[0] += f": no answer ({said.message or 'not sure enough'})"
@@ -167,7 +167,7 @@ def report(answer: Answer) -> str:
 def _place(image: ImageFile, estimate: LandmarkEstimate) -> str:
     column, row = pixel_of(estimate, image.frame)
     scale = image.frame.mm_per_px_at_isocenter
-    text = f"{landmark(estimate.id).name}: column {column:.0f}, row {row:.0f}"
+    text = f"{estimate.name}: column {column:.0f}, row {row:.0f}"
     radius = estimate.radius_90_mm
     if math.isfinite(radius):
         text += f", within {radius / scale:.0f} px"
@@ -188,7 +188,7 @@ def as_dict(answer: Answer) -> dict[str, Any]:
 
     def entry(estimate: LandmarkEstimate) -> dict[str, Any]:
         column, row = pixel_of(estimate, image.frame)
-        found = {"id": estimate.id, "name": landmark(estimate.id).name, "column": finite(column), "row": finite(row)}
+        found = {"id": estimate.id, "name": estimate.name, "column": finite(column), "row": finite(row)}
         found["radius_90_px"] = finite(estimate.radius_90_mm / frame.mm_per_px_at_isocenter)
         found["confidence"] = finite(estimate.confidence)
         if image.scale_known:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A localizer that knows the patient's CT: it registers the CT to the images and projects the CT's landmarks.
 
-It starts from the learned landmarks of another localizer. Where the CT does not fit, ``registered`` abstains, and
-``fused`` goes on without the CT; either says why.
+Any other point of the CT can be asked for, too. The registration starts from the learned landmarks of another
+localizer. Where the CT does not fit, ``registered`` abstains, and ``fused`` goes on without the CT; either says why.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -15,30 +16,36 @@ from pathlib import Path
 
 import numpy as np
 
-from carm_core.errors import ConfigurationError
+from carm_core.data_files import parse_json
+from carm_core.errors import ConfigurationError, GoalError, UnknownNameError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.projection import XrayView
 from carm_core.landmarks import landmark
-from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
+from carm_core.localization import POINT_ID, LandmarkEstimate, Localization, Localizer, Protocol, Query
+from carm_core.transforms import Array
 from carm_perception.localizers.fused import FusedLocalizer
 from carm_perception.localizers.regression import written
 from carm_perception.protocols.estimates import confidence
 from carm_perception.registration.model import CtModel
 from carm_perception.registration.registrar import Registrar, Registration
 from carm_perception.uncertainty.fusion import RADIUS_90_PER_STD
+from carm_sim.patient.volume import Volume
 from carm_sim.patient_loader import load_patient
 
 LANDMARK_STD_MM = 1.5
 """How exactly landmarks are known in a CT, mm; soft tissue may have moved since."""
 _RADIUS_95_PER_STD, _RADIUS_97_PER_STD = math.sqrt(-2 * math.log(0.05)), math.sqrt(-2 * math.log(0.03))
-_LISTS = (Protocol.LOCALIZATION, Protocol.RETRIEVAL)
+_POINT = "point_mm"
 
 
 class RegisteredLocalizer(Localizer):
     """Answers from the registered CT; from the learned localizer beside it where this is wanted.
 
     Attributes:
+        patient: The CT; where it lies on the table is not looked at.
         registration: Of the last image that carried its view; None: there was none.
+        in_view_std_mm: What the registration contributes to the standard deviation of a point at the isocenter, in
+            that image, mm; NaN when there was none.
     """
 
     def __init__(
@@ -58,7 +65,7 @@ class RegisteredLocalizer(Localizer):
             ConfigurationError: Its landmarks are not known.
             LocalizerError: The learned localizer cannot be loaded.
         """
-        patient = load_patient(ct)
+        patient = self.patient = load_patient(ct)
         if not patient.landmarks_mm:
             raise ConfigurationError(f"the CT {ct} has no landmarks: make them with `carm patient landmarks {ct}`")
         self.name = "fused" if falls_back else "registered"
@@ -67,6 +74,7 @@ class RegisteredLocalizer(Localizer):
         self.model_version = self._learned.model_version
         self._registrar = Registrar(CtModel(patient))
         self.registration: Registration | None = None
+        self.in_view_std_mm = math.nan
         self._image: object = None
 
     def set_caution(self, maximum_std_mm: float, maximum_risk: float) -> None:
@@ -79,7 +87,11 @@ class RegisteredLocalizer(Localizer):
         if query.protocol is Protocol.COMMAND:
             return self._learned.localize(frame, query)
         problem = self._registered(frame)
+        if query.point_mm is not None and problem:
+            return self._reply(query, start, abstained=True, message=problem)
         if not problem and frame.view is not None and self.registration is not None:
+            if query.point_mm is not None:
+                return self._at_point(frame.view, query, self.registration, start)
             if query.target_id and query.target_id not in self._registrar.model.landmarks_mm:
                 problem = f"the CT does not hold {landmark(query.target_id).name}"
             elif query.protocol is not Protocol.REEVALUATION or not self._falls_back:
@@ -89,6 +101,41 @@ class RegisteredLocalizer(Localizer):
         reply = self._learned.localize(frame, query)
         message = "; ".join(part for part in (problem and f"without the CT: {problem}", reply.message) if part)
         return replace(reply, message=message, latency_s=time.perf_counter() - start)
+
+    def find(self, name: str) -> tuple[str, Array]:
+        """Return a point of the CT's landmark file by its name, and the name as it is written there.
+
+        Args:
+            name: Whatever its case, with spaces or underscores.
+
+        Returns:
+            The name and its position (3,), LPS, mm.
+
+        Raises:
+            UnknownNameError: There is none; carries the nearest, be it a landmark.
+            GoalError: It lies outside the CT.
+        """
+        extra = {landmark(key, extra=True).name: place for key, place in self.patient.extra_landmarks_mm.items()}
+        points = self.patient.points_mm | extra
+        asked = _plain(name)
+        for known, place in points.items():
+            if _plain(known) == asked:
+                self.check(place)
+                return known, place
+        landmarks = [landmark(key).name for key in self.patient.landmarks_mm]
+        raise UnknownNameError.among("landmark or point of the CT", name, [*landmarks, *points])
+
+    def check(self, point_mm: Array) -> None:
+        """Check that a point (3,), LPS, mm, is in the CT.
+
+        Raises:
+            GoalError: It is not finite, or outside the CT.
+        """
+        if not np.isfinite(point_mm).all() or not self.patient.volume.contains(point_mm):
+            low, high = _box(self.patient.volume)
+            reach = ", ".join(f"{name} {a:z.0f} to {b:z.0f}" for name, a, b in zip("xyz", low, high, strict=True))
+            shown = ", ".join(f"{value:z.0f}" for value in point_mm)
+            raise GoalError(f"the point ({shown}) mm is outside the CT ({reach} mm, LPS)")
 
     def cancel(self) -> None:
         """See ``Localizer``."""
@@ -111,7 +158,16 @@ class RegisteredLocalizer(Localizer):
             reply = self._learned.localize(frame, Query(Protocol.POINTING))
             self.registration = self._registrar.register(frame, reply.estimates if reply.ok else ())
             self._image = frame.image
+            self.in_view_std_mm = _center_std_mm(frame.view, self.registration)
         return self.registration.reason
+
+    def _at_point(self, view: XrayView, query: Query, registration: Registration, start: float) -> Localization:
+        estimate = estimated(view, registration, POINT_ID, np.array(query.point_mm))
+        if estimate is None:
+            return self._reply(query, start, abstained=True, message="the point lies beside or behind the X-ray source")
+        x, y = estimate.displacement_mm
+        text = json.dumps({_POINT: query.point_mm, "dx_mm": round(x), "dy_mm": round(y)})
+        return self._reply(query, start, answer=text, estimates=(estimate,))
 
     def _projected(self, view: XrayView, query: Query, registration: Registration, start: float) -> Localization:
         estimates = projected(view, registration, self._registrar.model)
@@ -123,31 +179,63 @@ class RegisteredLocalizer(Localizer):
         return self._reply(query, start, answer=text, estimates=listed, message="" if self._falls_back else note)
 
 
+def asked_point(answer: str) -> tuple[float, float, float] | None:
+    """Return the point, LPS, mm, that an answer of ``RegisteredLocalizer`` is about; None: it is about landmarks."""
+    if not answer.startswith(f'{{"{_POINT}"'):
+        return None
+    try:
+        x, y, z = map(float, parse_json(answer)[_POINT])
+    except (ValueError, TypeError, KeyError):
+        return None
+    return x, y, z
+
+
 def projected(view: XrayView, registration: Registration, model: CtModel) -> tuple[LandmarkEstimate, ...]:
     """Return the CT's landmarks as they lie in a view, nearest to its center first."""
-    estimates: list[LandmarkEstimate] = []
-    for identifier, point in model.landmarks_mm.items():
-        there = registration.transform_lps_to_table.apply(point)
-        place = view.displacement_mm(there)
-        if not np.isfinite(place).all():
-            continue
-        std = math.hypot(_in_view_std_mm(view, there, registration.covariance_mm2(point)), LANDMARK_STD_MM)
-        estimates.append(
-            LandmarkEstimate(
-                identifier,
-                (float(place[0]), float(place[1])),
-                std,
-                RADIUS_90_PER_STD * std,
-                confidence(std),
-                _RADIUS_95_PER_STD * std,
-                _RADIUS_97_PER_STD * std,
-            )
-        )
-    return tuple(sorted(estimates, key=lambda e: math.hypot(*e.displacement_mm)))
+    found = (estimated(view, registration, key, point) for key, point in model.landmarks_mm.items())
+    return tuple(sorted((e for e in found if e is not None), key=lambda e: math.hypot(*e.displacement_mm)))
 
 
-def _in_view_std_mm(view: XrayView, point_mm: np.ndarray, covariance_mm2: np.ndarray) -> float:
+def estimated(view: XrayView, registration: Registration, identifier: int, point_mm: Array) -> LandmarkEstimate | None:
+    """Return how a point (3,), LPS, mm, of the registered CT lies in a view; None where it has no image."""
+    there = np.asarray(registration.transform_lps_to_table.apply(point_mm))
+    place = view.displacement_mm(there)
+    if not np.isfinite(place).all():
+        return None
+    covariance = registration.covariance_mm2(point_mm)
+    std = math.hypot(_in_view_std_mm(view, there, covariance), LANDMARK_STD_MM)
+    along = math.sqrt(max(0.0, float(view.forward @ covariance @ view.forward)))
+    return LandmarkEstimate(
+        identifier,
+        (float(place[0]), float(place[1])),
+        std,
+        RADIUS_90_PER_STD * std,
+        confidence(std),
+        _RADIUS_95_PER_STD * std,
+        _RADIUS_97_PER_STD * std,
+        float((there - view.isocenter_mm) @ view.forward),
+        math.hypot(along, LANDMARK_STD_MM),
+    )
+
+
+def _in_view_std_mm(view: XrayView, point_mm: Array, covariance_mm2: Array) -> float:
     """Return the standard deviation of either component at isocenter depth, mm."""
-    axes: Sequence[np.ndarray] = view.display_axes
+    axes: Sequence[Array] = view.display_axes
     scale = view.source_isocenter_mm / max(1.0, float((point_mm - view.source_mm) @ view.forward))
     return scale * math.sqrt(max(0.0, float(np.mean([axis @ covariance_mm2 @ axis for axis in axes]))))
+
+
+def _center_std_mm(view: XrayView, registration: Registration) -> float:
+    there = registration.transform_lps_to_table.inverse().apply(view.isocenter_mm)
+    return _in_view_std_mm(view, view.isocenter_mm, registration.covariance_mm2(np.asarray(there)))
+
+
+def _box(volume: Volume) -> tuple[Array, Array]:
+    """Return the lower and the upper corner of a CT (3,), LPS, mm."""
+    ends = np.array([[-0.5] * 3, np.array(volume.shape) - 0.5])
+    corners = volume.lps_from_voxel(np.stack(np.meshgrid(*ends.T), axis=-1).reshape(-1, 3))
+    return corners.min(axis=0), corners.max(axis=0)
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").split())

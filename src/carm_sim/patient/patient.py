@@ -30,6 +30,7 @@ class Patient:
         extra_landmarks_mm: Id of each of `carm_core.landmarks.EXTRA_LANDMARKS` to its LPS position, shape (3,), in mm,
             inside the volume or not; empty for a CT.
         devices: Hardware in the beam, in LPS (mm).
+        points_mm: Name of each further point that the CT's landmark file holds to its LPS position, shape (3,), in mm.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Patient:
     source: str
     extra_landmarks_mm: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     devices: SolidSet = field(default_factory=SolidSet)
+    points_mm: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def landmarks_table_mm(self) -> dict[int, NDArray[np.float64]]:

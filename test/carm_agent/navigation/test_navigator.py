@@ -25,7 +25,7 @@ from carm_agent.planning.planner import Planner
 from carm_core.collision.model import CollisionModel
 from carm_core.collision.obstacles import Obstacles, StaffZone, Surface
 from carm_core.errors import GoalError
-from carm_core.localization import Localization, Protocol, Query
+from carm_core.localization import POINT_ID, Localization, Protocol, Query
 from carm_core.robot.trajectory import Trajectory
 
 from ..fakes import World, about_another, answer, hesitant, malformed, noisy, not_a_number, right, silent
@@ -498,6 +498,58 @@ def test_two_views_put_the_isocenter_on_the_target() -> None:
     assert rotated_distance_mm(biplane, 45.0) < 10.0 < 20.0 < rotated_distance_mm(plain, 45.0)
     assert any("Two views 40° apart show the carina" in step.reasoning for step in steps)
     assert result.exposures == biplane.imager.count
+
+
+def knowing_depth(world: World, depth_std_mm: float) -> None:
+    """Let the localizer know the CT: it states the target's depth, too."""
+
+    def reply(displacement: np.ndarray, query: Query, count: int) -> Localization:
+        view = world.localizer.views[-1]
+        depth_mm = float((world.localizer.points_mm[query.target_id or POINT_ID] - view.isocenter_mm) @ view.forward)
+        found = right(displacement, query, count)
+        known = tuple(replace(e, depth_mm=depth_mm, depth_std_mm=depth_std_mm) for e in found.estimates)
+        return replace(found, estimates=known)
+
+    world.localizer.reply = reply
+
+
+def test_a_localizer_that_knows_the_depth_spares_the_two_views() -> None:
+    blind, knowing, vague = World(right, POINT), World(right, POINT), World(right, POINT)
+    knowing_depth(knowing, 2.0)
+    knowing_depth(vague, 20.0)
+    goal = NavigationGoal(target_id=11, biplane=True)
+    result, steps = navigate(knowing, goal)
+    assert result.success
+    assert "The CT tells its depth to ±" in result.summary
+    assert np.linalg.norm(1000.0 * knowing.carm.isocenter(knowing.arm.positions) - POINT) < 2.0
+    assert result.exposures == knowing.imager.count == 2
+    assert sum("putting the isocenter there" in step.reasoning for step in steps) == result.steps == 1
+    two_views = [navigate(world, goal)[0] for world in (blind, vague)]
+    assert all("Two views fix its depth" in one.summary for one in two_views)
+    assert min(one.exposures for one in two_views) >= 6
+
+
+def test_a_target_that_is_centered_already_is_put_into_the_isocenter_in_depth() -> None:
+    world = World(right, POINT)
+    knowing_depth(world, 2.0)
+    assert navigate(world)[0].success
+    assert abs(1000.0 * world.carm.isocenter(world.arm.positions)[2] - POINT[2]) > 20.0
+    assert navigate(world, NavigationGoal(target_id=11, biplane=True))[0].success
+    assert np.linalg.norm(1000.0 * world.carm.isocenter(world.arm.positions) - POINT) < 2.0
+
+
+def test_a_point_of_the_ct_is_a_target_like_any_other() -> None:
+    world = World(right, POINT)
+    world.localizer.points_mm = {POINT_ID: np.array(POINT)}  # asked about a neighbor, the fake would fail
+    goal = NavigationGoal(point_mm=(-12.0, 30.0, -410.0))
+    result, _ = navigate(world, goal)
+    assert result.success
+    assert world.true_distance_mm(POINT_ID) < 10.0
+    assert result.summary.startswith("The point (-12, 30, -410) mm of the CT is ")
+    assert {query.point_mm for query in world.localizer.queries} == {goal.point_mm}
+    named, _ = navigate(World(silent, POINT), replace(goal, target_name="vertebrae_L3"))
+    assert named.error_code is NavigationCode.LOST_CONFIDENCE
+    assert "I am not sure where the vertebrae L3 is" in named.error_msg
 
 
 def test_depth_needs_a_localizer_that_sees_the_target_from_both_sides() -> None:

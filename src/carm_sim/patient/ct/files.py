@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from carm_core.data_files import read_yaml, shown
-from carm_core.errors import PatientError
+from carm_core.errors import PatientError, quoted
 from carm_core.landmarks import EXTRA_LANDMARKS, LANDMARKS
 from carm_sim.patient.ct.cache import cached_ct, cached_text
 from carm_sim.patient.ct.dicom import is_dicom_content, open_dicom
@@ -48,12 +48,14 @@ class LandmarkFile:
         positions_mm: Landmark id to its LPS position, shape (3,), in mm.
         methods: Landmark id to how the position was found.
         source: Where the CT and the positions come from.
+        points_mm: Name of each further point, for example of a structure's centroid, to its LPS position (3,), mm.
     """
 
     ct_sha256: str
     positions_mm: dict[int, NDArray[np.float64]]
     methods: dict[int, str]
     source: str
+    points_mm: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 def is_image(path: Path) -> bool:
@@ -211,7 +213,11 @@ def read_landmarks(path: Path) -> LandmarkFile:
     checksum = content.get("ct_sha256")
     if not isinstance(checksum, str) or len(checksum) != 64:
         raise PatientError(f"{path}: 'ct_sha256' must be the CT's SHA-256 (64 hexadecimal digits)")
-    return LandmarkFile(checksum.lower(), positions, methods, str(content.get("source", "")))
+    points = content.get("points", {})
+    if not isinstance(points, Mapping) or not all(isinstance(name, str) for name in points):
+        raise PatientError(f"{path}: 'points' must be names with a position each")
+    named = {name: _position(place, f"point {quoted(name)}", path) for name, place in points.items()}
+    return LandmarkFile(checksum.lower(), positions, methods, str(content.get("source", "")), named)
 
 
 def write_landmarks(landmarks: LandmarkFile, path: Path) -> None:
@@ -221,7 +227,7 @@ def write_landmarks(landmarks: LandmarkFile, path: Path) -> None:
         PatientError: If the file cannot be written.
     """
     names = {mark.id: mark.name for mark in (*LANDMARKS, *EXTRA_LANDMARKS)}
-    content = {
+    content: dict[str, Any] = {
         "source": landmarks.source,
         "frame": "LPS of the CT, mm",
         "ct_sha256": landmarks.ct_sha256,
@@ -235,6 +241,10 @@ def write_landmarks(landmarks: LandmarkFile, path: Path) -> None:
             for identifier in sorted(landmarks.positions_mm)
         ],
     }
+    if landmarks.points_mm:
+        content["points"] = {
+            name: [round(float(value), 2) for value in place] for name, place in sorted(landmarks.points_mm.items())
+        }
     text = "# SPDX-License-Identifier: Apache-2.0\n" + yaml.safe_dump(
         content, sort_keys=False, width=110, default_flow_style=None
     )
@@ -250,13 +260,17 @@ def _landmark_entry(entry: Any, path: Path) -> tuple[int, NDArray[np.float64]]:
     identifier = entry["id"]
     if not isinstance(identifier, int) or isinstance(identifier, bool):
         raise PatientError(f"{path}: a landmark id is a whole number, got {shown(identifier)}")
+    return identifier, _position(entry["position_mm"], f"landmark {identifier}", path)
+
+
+def _position(value: Any, whose: str, path: Path) -> NDArray[np.float64]:
     try:
-        position = np.array(entry["position_mm"], dtype=float)
+        position = np.array(value, dtype=float)
     except (TypeError, ValueError, OverflowError) as error:
-        raise PatientError(f"{path}: landmark {identifier} needs three numbers in 'position_mm'") from error
+        raise PatientError(f"{path}: {whose} needs three numbers as its position") from error
     if position.shape != (3,) or not np.isfinite(position).all():
-        raise PatientError(f"{path}: landmark {identifier} needs three finite numbers in 'position_mm'")
-    return identifier, position
+        raise PatientError(f"{path}: {whose} needs three finite numbers as its position")
+    return position
 
 
 def _checked_volume(values: NDArray[Any], affine: NDArray[np.float64], path: Path) -> Volume:
