@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from carm_core.errors import ConfigurationError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.projection import XrayView
 from carm_core.landmarks import landmark
@@ -26,7 +25,8 @@ from carm_perception.protocols.estimates import confidence
 from carm_perception.registration.model import CtModel
 from carm_perception.registration.registrar import Registrar, Registration
 from carm_perception.uncertainty.fusion import RADIUS_90_PER_STD
-from carm_sim.patient_loader import load_patient
+from carm_sim.patient.patient import Patient
+from carm_sim.patient_loader import with_landmarks
 
 LANDMARK_STD_MM = 1.5
 """How exactly landmarks are known in a CT, mm; soft tissue may have moved since."""
@@ -42,12 +42,18 @@ class RegisteredLocalizer(Localizer):
     """
 
     def __init__(
-        self, ct: str, folder: Path | None = None, *, falls_back: bool, maximum_std_mm: float = 0.0, maximum_risk: float
+        self,
+        ct: str | Patient,
+        folder: Path | None = None,
+        *,
+        falls_back: bool,
+        maximum_std_mm: float = 0.0,
+        maximum_risk: float,
     ) -> None:
         """Load the CT and the learned localizer.
 
         Args:
-            ct: As for ``carm_sim.patient_loader.load_patient``: the path of a CT with a ``landmarks.yaml``.
+            ct: As for ``carm_sim.patient_loader.load_patient``: the path of a CT with a ``landmarks.yaml``; or the CT.
             folder: Model folder of the learned localizer; None: the one that ships.
             falls_back: Whether the learned localizer answers where the CT does not; then this one is called ``fused``.
             maximum_std_mm: As of ``fused``.
@@ -58,9 +64,7 @@ class RegisteredLocalizer(Localizer):
             ConfigurationError: Its landmarks are not known.
             LocalizerError: The learned localizer cannot be loaded.
         """
-        patient = load_patient(ct)
-        if not patient.landmarks_mm:
-            raise ConfigurationError(f"the CT {ct} has no landmarks: make them with `carm patient landmarks {ct}`")
+        patient = with_landmarks(ct) if isinstance(ct, str) else ct
         self.name = "fused" if falls_back else "registered"
         self._falls_back = falls_back
         self._learned = FusedLocalizer(folder, maximum_std_mm, maximum_risk=maximum_risk)
@@ -97,6 +101,12 @@ class RegisteredLocalizer(Localizer):
     def warm_up(self) -> None:
         """See ``Localizer``."""
         self._learned.warm_up()
+
+    def forget(self) -> None:
+        """See ``Localizer``."""
+        self._registrar.close()
+        self._registrar = Registrar(self._registrar.model)
+        self.registration = self._image = None
 
     def close(self) -> None:
         """See ``Localizer``."""

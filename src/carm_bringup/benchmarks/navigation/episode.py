@@ -332,6 +332,7 @@ def run_episode(
             assert frame.view is not None
             on_step(Step(frame, localization, frame.view.displacement_mm(point), progress.reasoning))
 
+    localizer.forget()
     start_distance_mm = distance_mm()
     imager = room.imager(arm, clock, episode.seed)
     planner = Planner(carm, collision=around.model if around else None)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Patients whose CT is known: their names in results, and the CT that is registered.
+
+The voxels that are imaged are never the ones that are registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from carm_perception.registration.model import averaged_by
+from carm_sim.patient.patient import Patient, make_patient
+from carm_sim.patient.volume import Volume
+from carm_sim.patient_loader import with_landmarks
+
+CT_NOISE_HU = 20.0
+
+
+def by_name(paths: Sequence[str], taken: Collection[str] = ()) -> dict[str, str]:
+    """Return the CTs by the names of their results: the CT's own, or the path where another has that name.
+
+    Args:
+        paths: As for ``carm_sim.patient_loader.load_patient``, with known landmarks.
+        taken: Names of other results.
+
+    Raises:
+        PatientError: A CT cannot be loaded.
+        ConfigurationError: It has no landmarks.
+    """
+    named = [(with_landmarks(path).name, path) for path in dict.fromkeys(paths)]
+    names = [name for name, _ in named]
+    return {path if names.count(name) > 1 or name in taken else name: path for name, path in named}
+
+
+def another_scan(patient: Patient, seed: int, volume: Volume | None = None) -> Patient:
+    """Return a CT with half the resolution in plane and noise of its own.
+
+    Args:
+        patient: Whose CT it is.
+        seed: Of the noise.
+        volume: Of another resolution; None: ``halved``.
+    """
+    volume = volume or halved(patient.volume)
+    noise = np.random.default_rng([seed, 20]).normal(0, CT_NOISE_HU, volume.hu.shape)
+    hu = np.clip(volume.hu + noise, -1024, 3071).astype(np.int16)
+    inside = {key: point for key, point in patient.landmarks_mm.items() if volume.contains(point)}
+    return make_patient(f"CT of {patient.name}", Volume(hu, volume.transform_voxel_to_lps), inside, "bench")
+
+
+def halved(volume: Volume) -> Volume:
+    """Average two by two voxels in plane; of thin slices, two as well."""
+    return averaged_by(volume, (2, 2, 2 if volume.spacing_mm[2] < 2.0 else 1))
