@@ -29,7 +29,9 @@ from carm_sim.patient.patient import Patient
 from carm_sim.patient_loader import with_landmarks
 
 LANDMARK_STD_MM = 1.5
-"""How exactly landmarks are known in a CT, mm; soft tissue may have moved since."""
+"""How exactly landmarks are known in a CT, mm."""
+SOFT_STD_MM = {11: 4.0, 12: 8.0, 13: 8.0}
+"""The same of carina and domes of the diaphragm, which breathing has moved since; the image tells where they are."""
 _RADIUS_95_PER_STD, _RADIUS_97_PER_STD = math.sqrt(-2 * math.log(0.05)), math.sqrt(-2 * math.log(0.03))
 _LISTS = (Protocol.LOCALIZATION, Protocol.RETRIEVAL)
 
@@ -87,7 +89,7 @@ class RegisteredLocalizer(Localizer):
             if query.target_id and query.target_id not in self._registrar.model.landmarks_mm:
                 problem = f"the CT does not hold {landmark(query.target_id).name}"
             elif query.protocol is not Protocol.REEVALUATION or not self._falls_back:
-                return self._projected(frame.view, query, self.registration, start)
+                return self._projected(frame, frame.view, query, self.registration, start)
         if not self._falls_back:
             return self._reply(query, start, abstained=True, message=problem)
         reply = self._learned.localize(frame, query)
@@ -123,10 +125,15 @@ class RegisteredLocalizer(Localizer):
             self._image = frame.image
         return self.registration.reason
 
-    def _projected(self, view: XrayView, query: Query, registration: Registration, start: float) -> Localization:
+    def _projected(
+        self, frame: XrayFrame, view: XrayView, query: Query, registration: Registration, start: float
+    ) -> Localization:
         estimates = projected(view, registration, self._registrar.model)
         if query.target_id and query.protocol is Protocol.POINTING:
             estimates = tuple(e for e in estimates if e.id == query.target_id)
+            if query.target_id in SOFT_STD_MM:
+                seen = self._learned.localize(frame, query)
+                estimates = tuple(_joined(e, seen.estimate(e.id) if seen.ok else None) for e in estimates)
         text = written(query.protocol, estimates)
         listed = estimates[: 2 if query.protocol is Protocol.LOCALIZATION else None]
         note = f"registered CT (similarity {registration.similarity:.2f}, {registration.images} images)"
@@ -141,19 +148,25 @@ def projected(view: XrayView, registration: Registration, model: CtModel) -> tup
         place = view.displacement_mm(there)
         if not np.isfinite(place).all():
             continue
-        std = math.hypot(_in_view_std_mm(view, there, registration.covariance_mm2(point)), LANDMARK_STD_MM)
-        estimates.append(
-            LandmarkEstimate(
-                identifier,
-                (float(place[0]), float(place[1])),
-                std,
-                RADIUS_90_PER_STD * std,
-                confidence(std),
-                _RADIUS_95_PER_STD * std,
-                _RADIUS_97_PER_STD * std,
-            )
-        )
+        own = SOFT_STD_MM.get(identifier, LANDMARK_STD_MM)
+        std = math.hypot(_in_view_std_mm(view, there, registration.covariance_mm2(point)), own)
+        estimates.append(_estimate(identifier, place, std))
     return tuple(sorted(estimates, key=lambda e: math.hypot(*e.displacement_mm)))
+
+
+def _estimate(identifier: int, place: np.ndarray, std: float) -> LandmarkEstimate:
+    radii = [factor * std for factor in (RADIUS_90_PER_STD, _RADIUS_95_PER_STD, _RADIUS_97_PER_STD)]
+    where = float(place[0]), float(place[1])
+    return LandmarkEstimate(identifier, where, std, radii[0], confidence(std), radii[1], radii[2])
+
+
+def _joined(projected: LandmarkEstimate, seen: LandmarkEstimate | None) -> LandmarkEstimate:
+    """Return the mean of where a landmark was in the CT and where it is seen, each by how sure it is."""
+    if seen is None or not (seen.std_mm > 0 and np.isfinite(seen.displacement_mm).all()):
+        return projected
+    weights = np.array([projected.std_mm, seen.std_mm]) ** -2.0
+    place = np.average([projected.displacement_mm, seen.displacement_mm], axis=0, weights=weights)
+    return _estimate(projected.id, place, float(weights.sum() ** -0.5))
 
 
 def _in_view_std_mm(view: XrayView, point_mm: np.ndarray, covariance_mm2: np.ndarray) -> float:

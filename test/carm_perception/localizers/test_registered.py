@@ -13,8 +13,8 @@ from carm_core.errors import CarmError, ConfigurationError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Localizer, Protocol, Query
 from carm_core.robot.kinematics import CArm
-from carm_perception.localizers import registered
 from carm_perception.localizers.registry import LocalizerOptions, make_localizer
+from carm_sim import patient_loader
 from carm_sim.patient.patient import Patient
 from carm_sim.patient_loader import load_patient
 from carm_sim.xray import XrayConfig, XraySystem
@@ -92,6 +92,6 @@ def test_bad_settings_are_one_line(monkeypatch: pytest.MonkeyPatch, chest: Patie
         make_localizer("compact", LocalizerOptions(ct="chest_ct"))
     with pytest.raises(CarmError, match="no such file"):
         make_localizer("registered", LocalizerOptions(ct=str(tmp_path / "ct.nii.gz")))
-    monkeypatch.setattr(registered, "load_patient", lambda _: replace(chest, landmarks_mm={}))
+    monkeypatch.setattr(patient_loader, "load_patient", lambda _: replace(chest, landmarks_mm={}))
     with pytest.raises(ConfigurationError, match="carm patient landmarks"):
         make_localizer("registered", LocalizerOptions(ct="my_ct.nii.gz"))
