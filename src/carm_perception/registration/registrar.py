@@ -15,14 +15,17 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.projection import XrayView
 from carm_core.localization import LandmarkEstimate
 from carm_core.transforms import Array, RigidTransform
+from carm_perception.registration.evidence import Evidence, evidence
 from carm_perception.registration.initial_pose import Sighted, everywhere, from_landmarks, lying
 from carm_perception.registration.model import CtModel
 from carm_perception.registration.search import Fit, PoseGrid, PoseSearch
 from carm_perception.registration.similarity import LEAST_SHARE, Target
 
-LEAST_SIMILARITY, LEAST_FROM_SCRATCH = 0.75, 0.78
-"""A fit below this is none; more is asked of one that was searched all along the body. Chosen on phantoms and CTs that
-are no test (``docs/registration.md``)."""
+LEAST_PROBABILITY, LEAST_FROM_SCRATCH = 0.7, 0.85
+"""A fit that is less probable is none; more is asked of one that was searched all along the body. Chosen on phantoms
+and CTs that are no test (``docs/registration.md``)."""
+_STILL_FITS, _NO_LONGER_FITS = 0.75, 0.6
+"""Similarity from which the belief is refined at once, and below which an earlier image is no longer used."""
 _MOST_TURNED_DEG, _MOST_ACROSS_MM, _MOST_ABOVE_MM = 25.0, 150.0, 80.0
 """How else a patient may lie than supine in the middle of the table."""
 _PENALTY = 0.1
@@ -46,7 +49,7 @@ class Registration:
         transform_lps_to_table: Pose of the CT, mm.
         similarity: Correlation of the images' gradients, -1 to 1.
         overlap: Share of the newest image that the CT covers.
-        agreeing: Share of the images whose parts fit, 0 to 1.
+        evidence: What the newest image says for it.
         accepted: Whether it is to be believed.
         reason: Why not; empty when accepted.
         images: Registered together.
@@ -58,13 +61,17 @@ class Registration:
     transform_lps_to_table: RigidTransform
     similarity: float
     overlap: float
-    agreeing: float
+    evidence: Evidence
     accepted: bool
     reason: str
     images: int
     start: str
     fit: Fit
     duration_s: float = math.nan
+
+    def better_than(self, other: Registration) -> bool:
+        """Return whether this one is rather to be believed than another."""
+        return (self.accepted, self.evidence.probability) > (other.accepted, other.evidence.probability)
 
     def covariance_mm2(self, point_lps_mm: Array) -> Array:
         """Return the covariance (3, 3) of a point's position (3,), LPS, mm, in frame ``table``, mm²."""
@@ -113,7 +120,7 @@ class Registrar:
         result = self._followed(frame.view, targets) if self.belief is not None else None
         if result is None or not result.accepted:
             fresh = self._found(frame.view, targets, sighted)
-            if result is None or fresh.accepted or fresh.similarity > result.similarity:
+            if result is None or fresh.better_than(result):
                 result = fresh
                 if fresh.accepted:  # the patient lies elsewhere than in the images before
                     self._images.clear()
@@ -132,10 +139,11 @@ class Registrar:
         """Refine the belief on the new image."""
         assert self.belief is not None
         search = self._search([targets])
-        grid = PoseGrid.around(self.belief.transform_lps_to_table, view)
-        fit = search.refined(Fit(grid, np.zeros(6), 0.0), _MEDIUM, 4)
-        fit = search.refined(Fit(PoseGrid.around(fit.transform_lps_to_table, view), np.zeros(6), 0.0), _FINE, 4)
-        return self._judged(fit, targets, "belief", 1)
+        fit = Fit(PoseGrid.around(self.belief.transform_lps_to_table, view), np.zeros(6), 0.0)
+        if search.similarity(self.belief.transform_lps_to_table, _FINE) < _STILL_FITS:  # the patient has moved
+            fit = search.refined(fit, _MEDIUM, 4)
+            fit = Fit(PoseGrid.around(fit.transform_lps_to_table, view), np.zeros(6), 0.0)
+        return self._judged(search.refined(fit, _FINE, 4), targets, "belief", 1)
 
     def _found(self, view: XrayView, targets: list[Target], sighted: Sighted) -> Registration:
         """Search from the landmarks, and along the whole body where that leads to nothing."""
@@ -149,7 +157,7 @@ class Registrar:
             scores = search.similarities(poses, _COARSE)
             for index in np.argsort(scores)[::-1][:_STATIONS]:
                 other = self._from(search, poses[index], view, targets, _STATION_SPREAD, "stations")
-                best = other if best is None or other.similarity > best.similarity else best
+                best = other if best is None or other.better_than(best) else best
                 if best.accepted:
                     break
         assert best is not None
@@ -179,7 +187,7 @@ class Registrar:
         fitting = [
             (view, targets)
             for view, targets in self._images[:-1]
-            if self._search([targets]).similarity(pose, _MEDIUM) >= LEAST_SIMILARITY - 0.15
+            if self._search([targets]).similarity(pose, _MEDIUM) >= _NO_LONGER_FITS
         ]
         self._images = [*fitting, (newest_view, newest)]
         if not fitting:
@@ -196,24 +204,16 @@ class Registrar:
         target = newest[_MEDIUM]
         _, known = self.model.render(_MEDIUM, target.view, pose)
         overlap = float((known & target.mask).mean() / max(target.mask.mean(), 1e-6))
+        found = evidence(self.model, newest, pose)
+        least = LEAST_FROM_SCRATCH if start == "stations" else LEAST_PROBABILITY
         reason = ""
         if overlap < LEAST_SHARE:
             reason = f"the CT covers only {100 * overlap:.0f} % of the image"
-        elif not fit.similarity >= (least := LEAST_FROM_SCRATCH if start == "stations" else LEAST_SIMILARITY):
-            reason = f"the CT does not fit the image (similarity {fit.similarity:.2f}, at least {least:.2f})"
+        elif not found.probability >= least:
+            reason = f"the CT does not fit the image (probability {found.probability:.2f}, at least {least:.2f})"
         elif implausible := self._implausible(pose):
             reason = f"the CT would lie {implausible}"
-        return Registration(
-            pose,
-            fit.similarity,
-            overlap,
-            fit.agreeing,
-            not reason,
-            reason,
-            images,
-            start,
-            fit,
-        )
+        return Registration(pose, fit.similarity, overlap, found, not reason, reason, images, start, fit)
 
     def _lies(self, pose: RigidTransform) -> tuple[float, float, float]:
         """Return how a pose differs from lying supine in the middle: turned, deg; across and above, mm."""

@@ -15,16 +15,21 @@ from scipy.spatial.transform import Rotation
 from carm_core.imaging.projection import XrayView
 from carm_core.transforms import Array, RigidTransform
 from carm_perception.registration.model import CtModel, Mask
-from carm_perception.registration.similarity import LEAST_SHARE, Features, Target, correlation, correlation_of, features
+from carm_perception.registration.similarity import (
+    LEAST_SHARE,
+    Features,
+    Target,
+    correlation,
+    correlation_of,
+    features,
+    patches,
+)
 
 STEP_DEG, STEP_MM, DEPTH = 1.0, 2.5, 2.5
 """One unit of a parameter: of a turn, of a shift across the first view, and how much larger one is along it."""
 _FALL = 1e-4
 _JACOBIAN_STEP = 0.15
 _DAMPING = 1e-3
-_PATCH_PX = 12
-_AGREES = 0.8
-"""A patch fits whose correlation is at least this."""
 _SOFT_WEIGHT = 0.1
 """Of edges that are no bone's, against 1 of those that are."""
 _TOLERANT = 1.0
@@ -75,14 +80,12 @@ class Fit:
         grid: What the parameters mean.
         x: Parameters (6,).
         similarity: Correlation over all images, -1 to 1.
-        agreeing: Share of the images whose parts fit, 0 to 1; NaN after a coarse search.
         covariance: Of the parameters (6, 6), from the curvature; not calibrated. NaN after a coarse search.
     """
 
     grid: PoseGrid
     x: Array
     similarity: float
-    agreeing: float = math.nan
     covariance: Array = field(default_factory=lambda: np.full((6, 6), np.nan))
 
     @property
@@ -194,10 +197,7 @@ class PoseSearch:
         jacobian = np.concatenate([part.weighted_jacobian for part in parts])
         residual = np.concatenate([part.weighted_residual for part in parts])
         covariance = np.linalg.pinv(jacobian.T @ jacobian) * float(residual @ residual) / max(1, len(residual))
-        similarity, agreeing = (
-            float(np.mean([getattr(p, name) for p in parts])) for name in ("similarity", "agreeing")
-        )
-        return Fit(fit.grid, x, similarity, agreeing, covariance)
+        return Fit(fit.grid, x, float(np.mean([part.similarity for part in parts])), covariance)
 
     def _score(self, part: _Linear, pose: RigidTransform, level: int) -> float:
         """Return the correlation of one image with the weights that it has."""
@@ -207,8 +207,7 @@ class PoseSearch:
 
     def _linear(self, grid: PoseGrid, x: Array, target: Target, level: int) -> _Linear:
         """Compare one image with what is rendered at (6,), and how that changes."""
-        shifts = [np.zeros(6)] + [sign * _JACOBIAN_STEP * e for e in np.eye(6) for sign in (1.0, -1.0)]
-        poses = [grid.pose(x + shift) for shift in shifts]
+        poses = [grid.pose(x), *(grid.pose(x + _JACOBIAN_STEP * e) for e in np.eye(6))]
         mask = target.mask & self._model.render(level, target.view, poses[0])[1]
         count = self._model.threads
 
@@ -221,15 +220,14 @@ class PoseSearch:
             made[worker::count] = share
         wanted = target.features[:, mask].ravel().astype(float)
         bones = features(self._model.render_bones(level, target.view, poses[0]), mask)
-        trust, agreeing = _weights(mask, made[0], wanted)
-        weights = np.tile(trust * _bony(bones[:, mask]), 2)
+        weights = np.tile(_weights(mask, made[0], wanted) * _bony(bones[:, mask]), 2)
         unit = [part / (math.sqrt(float(weights @ part**2)) + 1e-12) for part in (*made, wanted)]
         score = float(weights @ (unit[0] * unit[-1]))
-        slopes = [(a - b) / (2 * _JACOBIAN_STEP) for a, b in zip(unit[1:-1:2], unit[2:-1:2], strict=True)]
+        slopes = [(moved - unit[0]) / _JACOBIAN_STEP for moved in unit[1:-1]]
         root = np.sqrt(weights)
         plain = correlation_of(made[0], wanted) if mask.mean() >= LEAST_SHARE else 0.0
         residual, jacobian = root * (unit[-1] * score - unit[0]), root[:, None] * np.stack(slopes, 1)
-        return _Linear(target, mask, wanted, weights, residual, jacobian, score, plain, agreeing)
+        return _Linear(target, mask, wanted, weights, residual, jacobian, score, plain)
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,7 +242,6 @@ class _Linear:
     weighted_jacobian: Array
     score: float
     similarity: float
-    agreeing: float
 
 
 def _weighted(one: Array, other: Array, weights: Array) -> float:
@@ -263,22 +260,12 @@ def _bony(bones: Features) -> Array:
     )
 
 
-def _weights(mask: Mask, rendered: Array, wanted: Array) -> tuple[Array, float]:
-    """Return the weight (pixels in the mask,) of each pixel by how its patch fits, and the share of what fits."""
-    rows, columns = np.nonzero(mask)
-    across = -(-mask.shape[1] // _PATCH_PX)
-    patch = (rows // _PATCH_PX) * across + columns // _PATCH_PX
-    count = int(patch.max(initial=0)) + 1
-
-    def total(values: Array) -> Array:
-        return np.asarray(np.bincount(patch, values.reshape(2, -1).sum(0), count), np.float64)
-
-    energy = total(wanted**2)
-    fit = total(rendered * wanted) / (np.sqrt(total(rendered**2) * energy) + 1e-12)
+def _weights(mask: Mask, rendered: Array, wanted: Array) -> Array:
+    """Return the weight (pixels in the mask,) of each pixel by how its patch fits."""
+    patch, fit, energy = patches(mask, rendered.reshape(2, -1), wanted.reshape(2, -1))
     there = energy > 0
     if not there.any():
-        return np.ones(len(patch)), 0.0
+        return np.ones(len(patch))
     misfit = np.clip(1.0 - fit, 1e-3, None)
     typical = float(np.median(misfit[there]))
-    agreeing = float(energy[fit >= _AGREES].sum() / energy.sum())
-    return np.asarray((1.0 / (1.0 + (misfit / (_TOLERANT * typical)) ** 2))[patch]), agreeing
+    return np.asarray((1.0 / (1.0 + (misfit / (_TOLERANT * typical)) ** 2))[patch])

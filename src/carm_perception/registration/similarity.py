@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.projection import XrayView
+from carm_core.transforms import Array
 from carm_perception.registration.model import Mask, reduced
 
 Features = NDArray[np.float32]
@@ -24,6 +25,7 @@ _BLUR_PX = 1.0
 _STRONG = 2.0
 """Gradients above this multiple of the median count hardly more."""
 _EDGE_PX = 2
+_PATCH_PX = 12
 LEAST_SHARE = 0.12
 """An overlap of less than this share of the image says nothing."""
 
@@ -50,6 +52,28 @@ def correlation(one: Features, other: Features, mask: Mask) -> float:
 def correlation_of(one: NDArray[Any], other: NDArray[Any]) -> float:
     """Return the correlation of features (n,), -1 to 1."""
     return float(one @ other / (np.sqrt(float(one @ one) * float(other @ other)) + 1e-12))
+
+
+def patches(mask: Mask, one: NDArray[Any], other: NDArray[Any]) -> tuple[NDArray[np.intp], Array, Array]:
+    """Compare features patch by patch.
+
+    Args:
+        mask: (rows, columns), with n pixels in it.
+        one: (2, n) features at these pixels.
+        other: (2, n) others.
+
+    Returns:
+        The patch of each pixel (n,), and of each patch the correlation (patches,) and the energy of ``other``.
+    """
+    rows, columns = np.nonzero(mask)
+    patch = (rows // _PATCH_PX) * -(-mask.shape[1] // _PATCH_PX) + columns // _PATCH_PX
+    count = int(patch.max(initial=0)) + 1
+
+    def total(values: NDArray[Any]) -> Array:
+        return np.asarray(np.bincount(patch, values.sum(0), count), np.float64)
+
+    energy = total(other**2)
+    return patch, total(one * other) / (np.sqrt(total(one**2) * energy) + 1e-12), energy
 
 
 def field_mask(image: NDArray[np.uint8]) -> Mask:

@@ -17,6 +17,7 @@ from carm_core.imaging.projection import XrayView
 from carm_core.localization import LandmarkEstimate, Localizer, Protocol, Query
 from carm_core.robot.kinematics import CArm
 from carm_core.transforms import Array, RigidTransform
+from carm_perception.registration.evidence import Evidence
 from carm_perception.registration.model import CtModel
 from carm_perception.registration.registrar import Registrar, Registration
 from carm_sim.patient.patient import Patient
@@ -63,12 +64,12 @@ class Case:
         start: What the search began with, as in ``Registration``.
         accepted: Whether the first image's registration was.
         similarity: Of the first image.
-        agreeing: Of the first image, as in ``Registration``.
+        evidence: Of the first image, as in ``Registration``.
         in_view_mm: Mean error of the landmarks in view at isocenter depth after the first image, mm.
         error_mm: Mean error in space of the landmarks near the isocenter after the first image, mm.
         accepted_two: Whether the second image's registration was.
         similarity_two: Of the second image.
-        agreeing_two: Of the second image.
+        evidence_two: Of the second image.
         in_view_two_mm: As ``in_view_mm``, in the second image.
         error_two_mm: As ``error_mm``, after both images.
         sigma_two_mm: What the covariance says of ``error_two_mm``: root of its trace, mean of the landmarks.
@@ -81,12 +82,12 @@ class Case:
     start: str
     accepted: bool
     similarity: float
-    agreeing: float
+    evidence: Evidence
     in_view_mm: float
     error_mm: float
     accepted_two: bool
     similarity_two: float
-    agreeing_two: float
+    evidence_two: Evidence
     in_view_two_mm: float
     error_two_mm: float
     sigma_two_mm: float
@@ -164,12 +165,12 @@ def _case(body: Patient, marks: Array, model: CtModel, localizer: Localizer, fra
         one.start,
         one.accepted,
         one.similarity,
-        one.agreeing,
+        one.evidence,
         in_view(views[0], truth, one.transform_lps_to_table, marks),
         in_space(truth, one.transform_lps_to_table, near),
         two.accepted,
         two.similarity,
-        two.agreeing,
+        two.evidence,
         in_view(views[1], truth, two.transform_lps_to_table, marks),
         in_space(truth, two.transform_lps_to_table, near),
         _sigma(two, near),
