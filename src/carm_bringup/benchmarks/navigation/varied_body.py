@@ -33,12 +33,13 @@ def varied_body(name: str, number: int, seed: int) -> Patient:
     """
     rng = np.random.default_rng([seed, number, 37])
     low, high = CONDITIONS["hardware"].hardware
-    body = equipped(_breathing(name), int(rng.integers(low, high + 1)), rng)
+    body = equipped(breathing(name), int(rng.integers(low, high + 1)), rng)
     return replace(body, transform_lps_to_table=lain(body.transform_lps_to_table, body, rng))
 
 
 @lru_cache(maxsize=1)
-def _breathing(name: str) -> Patient:
+def breathing(name: str) -> Patient:
+    """Return a patient at another phase of breathing, lying as in the CT; the one asked for last is kept."""
     patient = load_patient(name)
     try:
         return replace(patient, volume=breathed(patient), landmarks_mm=breathed_landmarks(patient))
