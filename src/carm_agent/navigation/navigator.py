@@ -428,8 +428,9 @@ class _Task:
     def _move_exactly(self, view: XrayView, estimate: LandmarkEstimate, where: str) -> bool:
         """Cover the rest of the way where answers are exact and agree; return whether no further image is due.
 
-        An answer is exact where it states so. The rest is worth a motion when it is longer than the answer is unsure,
-        and needs no image when the target lies within tolerance afterwards, whatever its depth.
+        An answer is exact where its radius says so. The rest is worth a motion when it is longer than the answer's
+        standard deviation, and needs no image when the target is sure to lie within tolerance afterwards, whatever its
+        depth.
         """
         belief, rest_mm = self._evidence.belief, np.asarray(estimate.displacement_mm)
         distance_mm = float(np.linalg.norm(rest_mm))
@@ -437,7 +438,7 @@ class _Task:
         if (
             belief is None
             or self._evidence.agreeing < 2
-            or not estimate.radius_90_mm <= min(self._config.exact_mm, distance_mm)
+            or not estimate.radius_90_mm <= min(self._config.exact_mm, RADIUS_90_PER_STD * distance_mm)
             or belief.radius_90_mm(after) > self._config.tolerance_mm
         ):
             return False

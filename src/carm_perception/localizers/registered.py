@@ -22,6 +22,7 @@ from carm_core.localization import LandmarkEstimate, Localization, Localizer, Pr
 from carm_perception.localizers.fused import FusedLocalizer
 from carm_perception.localizers.regression import written
 from carm_perception.protocols.estimates import confidence
+from carm_perception.registration.breathing import FOLLOWED, LEAST_SCORE, followed_mm
 from carm_perception.registration.model import CtModel
 from carm_perception.registration.registrar import Registrar, Registration
 from carm_perception.uncertainty.fusion import RADIUS_90_PER_STD
@@ -31,7 +32,9 @@ from carm_sim.patient_loader import with_landmarks
 LANDMARK_STD_MM = 1.5
 """How exactly landmarks are known in a CT, mm."""
 SOFT_STD_MM = {11: 4.0, 12: 8.0, 13: 8.0}
-"""The same of carina and domes of the diaphragm, which breathing has moved since; the image tells where they are."""
+"""The same of carina and domes of the diaphragm, which breathing has moved since."""
+FOLLOWED_STD_MM = 2.5
+"""How exactly a dome is followed in the image, mm."""
 _RADIUS_95_PER_STD, _RADIUS_97_PER_STD = math.sqrt(-2 * math.log(0.05)), math.sqrt(-2 * math.log(0.03))
 _LISTS = (Protocol.LOCALIZATION, Protocol.RETRIEVAL)
 
@@ -131,13 +134,26 @@ class RegisteredLocalizer(Localizer):
         estimates = projected(view, registration, self._registrar.model)
         if query.target_id and query.protocol is Protocol.POINTING:
             estimates = tuple(e for e in estimates if e.id == query.target_id)
-            if query.target_id in SOFT_STD_MM:
-                seen = self._learned.localize(frame, query)
-                estimates = tuple(_joined(e, seen.estimate(e.id) if seen.ok else None) for e in estimates)
+            estimates = tuple(self._followed(frame, view, registration, e) for e in estimates)
         text = written(query.protocol, estimates)
         listed = estimates[: 2 if query.protocol is Protocol.LOCALIZATION else None]
         note = f"registered CT (similarity {registration.similarity:.2f}, {registration.images} images)"
         return self._reply(query, start, answer=text, estimates=listed, message="" if self._falls_back else note)
+
+    def _followed(
+        self, frame: XrayFrame, view: XrayView, registration: Registration, estimate: LandmarkEstimate
+    ) -> LandmarkEstimate:
+        """Return where a dome of the diaphragm is in the image, where that is seen; other landmarks as they are."""
+        if estimate.id not in FOLLOWED:
+            return estimate
+        model, pose = self._registrar.model, registration.transform_lps_to_table
+        point = model.landmarks_mm[estimate.id]
+        moved_mm, score = followed_mm(model, frame, pose, point)
+        if score < LEAST_SCORE:
+            return estimate
+        there = pose.apply(point + np.array([0.0, 0.0, moved_mm]))
+        pose_std = _in_view_std_mm(view, there, registration.covariance_mm2(point))
+        return _estimate(estimate.id, view.displacement_mm(there), math.hypot(pose_std, FOLLOWED_STD_MM))
 
 
 def projected(view: XrayView, registration: Registration, model: CtModel) -> tuple[LandmarkEstimate, ...]:
@@ -158,15 +174,6 @@ def _estimate(identifier: int, place: np.ndarray, std: float) -> LandmarkEstimat
     radii = [factor * std for factor in (RADIUS_90_PER_STD, _RADIUS_95_PER_STD, _RADIUS_97_PER_STD)]
     where = float(place[0]), float(place[1])
     return LandmarkEstimate(identifier, where, std, radii[0], confidence(std), radii[1], radii[2])
-
-
-def _joined(projected: LandmarkEstimate, seen: LandmarkEstimate | None) -> LandmarkEstimate:
-    """Return the mean of where a landmark was in the CT and where it is seen, each by how sure it is."""
-    if seen is None or not (seen.std_mm > 0 and np.isfinite(seen.displacement_mm).all()):
-        return projected
-    weights = np.array([projected.std_mm, seen.std_mm]) ** -2.0
-    place = np.average([projected.displacement_mm, seen.displacement_mm], axis=0, weights=weights)
-    return _estimate(projected.id, place, float(weights.sum() ** -0.5))
 
 
 def _in_view_std_mm(view: XrayView, point_mm: np.ndarray, covariance_mm2: np.ndarray) -> float:

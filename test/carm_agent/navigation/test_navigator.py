@@ -13,6 +13,7 @@ from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRes
 from carm_agent.navigation.biplane import biplane_primaries_deg
 from carm_agent.navigation.navigator import Navigator
 from carm_agent.navigation.task import (
+    EXACT_WITH_CT_MM,
     Doubt,
     NavigationCode,
     NavigationGoal,
@@ -65,6 +66,9 @@ def test_right_localizer_leads_to_the_target() -> None:
     assert stages[-1] == Stage.VERIFYING
 
 
+WITH_CT = NavigatorConfig(exact_mm=EXACT_WITH_CT_MM)
+
+
 def exact(displacement: NDArray, query: Query, count: int) -> Localization:
     return answer(query, displacement, std_mm=1.5)
 
@@ -73,7 +77,7 @@ def test_exact_answers_that_agree_are_followed_to_the_end_without_a_further_imag
     by_std = {}
     for reply in (exact, right):
         world = World(reply, POINT)
-        result, _ = navigate(world)
+        result, _ = navigate(world, config=WITH_CT)
         assert result.success
         by_std[reply] = world.true_distance_mm(), result
     distance_mm, result = by_std[exact]
@@ -84,9 +88,19 @@ def test_exact_answers_that_agree_are_followed_to_the_end_without_a_further_imag
     assert result.final_distance_m < 0.005
 
 
+def test_without_a_ct_every_motion_is_verified() -> None:
+    results = []
+    for reply in (exact, right):
+        world = World(reply, POINT)
+        result, _ = navigate(world)
+        results.append((result.exposures, result.steps, world.true_distance_mm() > 2.0))
+    assert results[0] == results[1]
+    assert results[0][2]
+
+
 def test_an_exact_answer_alone_is_verified_first() -> None:
     world = World(exact, (0.0, 6.0, 160.0))
-    result, steps = navigate(world)
+    result, steps = navigate(world, config=WITH_CT)
     assert result.success
     assert result.exposures == 2
     assert [step.stage for step in steps].index(Stage.MOVING) > [step.exposures for step in steps].index(2)
@@ -94,7 +108,7 @@ def test_an_exact_answer_alone_is_verified_first() -> None:
 
 def test_the_last_way_may_be_out_of_reach() -> None:
     world = World(exact, POINT)
-    result, _ = navigate(world, config=NavigatorConfig(max_steps=1))
+    result, _ = navigate(world, config=replace(WITH_CT, max_steps=1))
     usual, _ = navigate(World(right, POINT), config=NavigatorConfig(max_steps=1))
     assert result.error_code is usual.error_code
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from carm_agent.navigation.task import EXACT_WITH_CT_MM
 from carm_bringup.benchmarks.navigation import graph_check
 from carm_bringup.benchmarks.navigation.suites import ALIASES, POLICIES, SUITES, NavigationSuite, make_localizer, suite
 from carm_core.cli import results_file
@@ -324,7 +325,8 @@ def _run_room(room: Room, localizer: Localizer, episodes: list[Any], job: Job) -
     for number, episode in enumerate(episodes, start=1):
         steps: list[Step] = []
         watch = steps.append if job.trace is not None else None
-        outcome = run_episode(episode, room, localizer, watch, job.policy)
+        exact_mm = EXACT_WITH_CT_MM if job.knows_ct else 0.0
+        outcome = run_episode(episode, room, localizer, watch, job.policy, exact_mm=exact_mm)
         if job.trace is not None:
             target = landmark(episode.target_id).name.lower().replace(" ", "_")
             title = f"{re.sub(r'[^A-Za-z0-9]+', '_', room.name).strip('_')}_{number:03d}_{target}"
