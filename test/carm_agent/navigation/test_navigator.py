@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRestError, StoppedError
 from carm_agent.navigation.biplane import biplane_primaries_deg
+from carm_agent.navigation.landmark_tracker import Evidence
 from carm_agent.navigation.navigator import Navigator
 from carm_agent.navigation.task import (
     EXACT_WITH_CT_MM,
@@ -96,6 +97,17 @@ def test_without_a_ct_every_motion_is_verified() -> None:
         results.append((result.exposures, result.steps, world.true_distance_mm() > 2.0))
     assert results[0] == results[1]
     assert results[0][2]
+
+
+@pytest.mark.parametrize(("std_mm", "confirms"), [(1.5, True), (8.0, True), (25.0, False)])
+def test_vague_answers_confirm_no_exact_one(std_mm: float, confirms: bool) -> None:
+    world = World(exact, POINT)
+    view = world.carm.view(world.arm.positions)
+    for config, agreeing in ((NavigatorConfig(), 2), (WITH_CT, 1 + confirms)):
+        evidence = Evidence(config)
+        for std in (1.5, std_mm):
+            assert evidence.weigh(view, answer(Query(target_id=11), np.array([4.0, 0.0]), std).estimates[0]) == ""
+        assert evidence.agreeing == agreeing
 
 
 def test_an_exact_answer_alone_is_verified_first() -> None:

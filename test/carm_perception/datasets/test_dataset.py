@@ -372,8 +372,8 @@ def test_cts_that_may_not_be_trained_on_are_one_line(tmp_path: Path) -> None:
             find_cts([same])
     with pytest.raises(ConfigurationError, match="path of a CT"):
         find_cts(["phantom:7"])
+    other = next(split for split in dataset.SPLITS if split != ct.split)
     with pytest.raises(ConfigurationError, match="belongs to split"):
-        other = next(split for split in dataset.SPLITS if split != ct.split)
         DatasetSpec(other, cts=(ct,))
 
 
