@@ -10,7 +10,7 @@ from scipy import ndimage
 from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.projection import XrayView
 from carm_core.transforms import Array, RigidTransform
-from carm_perception.registration.model import CtModel, Mask, reduced
+from carm_perception.registration.model import CtModel, Image, Mask, reduced
 from carm_perception.registration.similarity import correlation_of, field_mask
 
 FOLLOWED = (12, 13)
@@ -45,7 +45,7 @@ def followed_mm(model: CtModel, frame: XrayFrame, pose: RigidTransform, point: A
     field = cv2.resize(field_mask(frame.image).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     mask = ndimage.binary_erosion(field > 0, iterations=_EDGE_PX)
     drawn, known = model.render(level, view, pose)
-    drawn = drawn - model.render_bones(level, view, pose)
+    drawn -= model.render_bones(level, view, pose)
 
     way = np.arange(-_REACH_MM, _REACH_MM + _STEP_MM / 2, _STEP_MM)
     places = view.pixel_display(pose.apply(point + np.outer(way, (0.0, 0.0, 1.0))))
@@ -64,7 +64,7 @@ def followed_mm(model: CtModel, frame: XrayFrame, pose: RigidTransform, point: A
     return best
 
 
-def _edges(image: Array, view: XrayView, along: Array) -> Array:
+def _edges(image: Image, view: XrayView, along: Array) -> Array:
     """Return the derivative of an image (rows, columns) along a direction (2,) in it."""
     sigma = _BLUR_MM / view.mm_per_px_at_isocenter
     smooth = cv2.GaussianBlur(np.asarray(image, np.float32), (0, 0), sigma)

@@ -59,7 +59,7 @@ def _content(path: str, patient: Patient) -> str:
     """Return the hash of what the images of a CT and their truth depend on."""
     marks = {key: place.tolist() for key, place in sorted(patient.landmarks_table_mm.items())}
     digest = hashlib.sha256(f"{path} {marks} {patient.volume.transform_voxel_to_lps.tolist()}".encode())
-    digest.update(np.ascontiguousarray(patient.volume.hu))
+    digest.update(np.ascontiguousarray(patient.volume.hu).data)
     return digest.hexdigest()[:12]
 
 
