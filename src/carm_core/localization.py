@@ -151,5 +151,8 @@ class Localizer(ABC):
     def warm_up(self) -> None:  # noqa: B027
         """Make the first real question as fast as the later ones."""
 
+    def forget(self) -> None:  # noqa: B027
+        """Forget what earlier images said: the next one belongs to another task. Most keep nothing anyway."""
+
     def close(self) -> None:  # noqa: B027
         """Release memory and connections."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-from carm_core.errors import PatientError, UnknownNameError
+from carm_core.errors import ConfigurationError, PatientError, UnknownNameError
 from carm_core.landmarks import LANDMARKS
 from carm_sim.patient.ct.dicom import is_dicom_file
 from carm_sim.patient.ct.files import (
@@ -74,6 +74,19 @@ def load_patient(spec: str) -> Patient:
         raise PatientError(f"{path}: no such file or folder")
     names = [CHEST_CT, *(f"{kind}:7" for kind in PHANTOM_STYLES), "the path of a NIfTI file or DICOM folder"]
     raise UnknownPatientError.among("patient", text, names, 0.0)
+
+
+def with_landmarks(spec: str) -> Patient:
+    """Load a patient whose landmarks are needed; as ``load_patient``.
+
+    Raises:
+        PatientError: As of ``load_patient``.
+        ConfigurationError: There are none.
+    """
+    patient = load_patient(spec)
+    if not patient.landmarks_mm:
+        raise ConfigurationError(f"the CT {spec} has no landmarks: make them with `carm patient landmarks {spec}`")
+    return patient
 
 
 def path_and_options(text: str) -> tuple[Path, CtOptions]:

@@ -156,7 +156,7 @@ class _Task:
         self._failures = 0
         self._verifying = False
         self._biplane = goal.biplane
-        self._depth = ""
+        self._added = ""
         self._in_space: Belief | None = None
 
     def run(self) -> tuple[NavigationCode, str]:
@@ -175,7 +175,7 @@ class _Task:
 
     def result(self, code: NavigationCode, message: str) -> NavigationResult:
         """Sum the task up."""
-        return self._ledger.result(self._landmark, code, message, self._depth)
+        return self._ledger.result(self._landmark, code, message, self._added)
 
     def _center(self) -> None:
         """Loop until the target is centered and confirmed."""
@@ -207,7 +207,7 @@ class _Task:
         if self._in_space is not None:
             isocenter_mm = 1000.0 * self._planner.carm.isocenter(self._arm.joint_positions())
             if np.linalg.norm(self._in_space.mean_mm - isocenter_mm) <= self._config.tolerance_mm:
-                self._depth = biplane.told(self._in_space)
+                self._added = biplane.told(self._in_space)
                 return False
             self._put_isocenter(biplane.known(self._arm.joint_positions(), self._in_space))
             return True
@@ -223,7 +223,7 @@ class _Task:
 
     def _put_isocenter(self, place: DepthPlace, where: str = "") -> None:
         self._carry_out(place.plan, where + place.reasoning)
-        self._depth = place.told
+        self._added = place.told
         self._evidence = Evidence(self._config, place.belief)
         self._ledger.verified, self._verifying = False, True
 
@@ -420,6 +420,8 @@ class _Task:
         radius = self._evidence.belief.radius_90_mm(view)
         self._ledger.distance_mm, self._ledger.radius_mm = float(np.linalg.norm(offset)), radius
         where = phrases.whereabouts(self._landmark, view, offset, radius)
+        if self._move_exactly(view, estimate, where):
+            return True
         if self._ledger.distance_mm <= self._config.tolerance_mm:
             reason = f"it seems to be in the center, but only to ±{radius:.0f} mm"
             vague = self._config.sure_mm < radius <= self._config.nearly_mm
@@ -445,6 +447,37 @@ class _Task:
         how = "moving there" if fraction > 0.99 else f"moving {100 * fraction:.0f} % of the way for a better look"
         self._move(view, fraction * offset, radius, f"{where}; {how}.")
         return False
+
+    def _move_exactly(self, view: XrayView, estimate: LandmarkEstimate, where: str) -> bool:
+        """Cover the rest of the way where answers are exact and agree; return whether no further image is due.
+
+        An answer is exact where its radius says so. The rest is worth a motion when it is longer than the answer's
+        standard deviation, and needs no image when the target is sure to lie within tolerance afterwards, whatever its
+        depth.
+        """
+        belief, rest_mm = self._evidence.belief, np.asarray(estimate.displacement_mm)
+        distance_mm = float(np.linalg.norm(rest_mm))
+        after = replace(view, source_mm=view.source_mm + rest_mm @ np.array(view.display_axes))
+        if (
+            belief is None
+            or self._evidence.agreeing < 2
+            or not estimate.radius_90_mm <= min(self._config.exact_mm, RADIUS_90_PER_STD * distance_mm)
+            or belief.radius_90_mm(after) > self._config.tolerance_mm
+        ):
+            return False
+        try:
+            plan = plan_shift(self._planner, self._arm.joint_positions(), view, rest_mm, 0.0).plan
+        except GoalError:
+            return False
+        if not self._ledger.allows(plan):
+            return False
+        self._carry_out(plan, f"{where}, as earlier images said; moving the last {distance_mm:.0f} mm, then done.")
+        self._ledger.distance_mm, self._ledger.radius_mm = (
+            float(np.linalg.norm(belief.offset_mm(after))),
+            belief.radius_90_mm(after),
+        )
+        self._added += f" The last {distance_mm:.0f} mm were moved after that image."
+        return True
 
     def _move(
         self,

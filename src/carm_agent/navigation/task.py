@@ -10,6 +10,8 @@ from carm_core.landmarks import Landmark, find_landmark, landmark
 from carm_core.localization import POINT_ID
 
 NAN = float("nan")
+EXACT_WITH_CT_MM = 10.0
+"""``NavigatorConfig.exact_mm`` where the patient's CT is known."""
 
 
 class NavigationCode(IntEnum):
@@ -123,6 +125,8 @@ class NavigatorConfig:
         max_steps: Motions of one task.
         max_doubts: Consecutive doubtful answers after which the task ends.
         min_confidence: Answers that state less are doubtful; 0 to 1.
+        exact_mm: Answers that state a 90 % radius up to this are exact: a last motion on them needs no image, mm; 0:
+            none is.
         max_radius_mm: Success needs a 90 % radius below this, mm.
         sure_mm: Above this radius, a look from aside and one from another angle come before success is claimed, mm.
         nearly_mm: Up to this radius, they come before a search, mm.
@@ -156,6 +160,7 @@ class NavigatorConfig:
     max_steps: int = 12
     max_doubts: int = 3
     min_confidence: float = 0.3
+    exact_mm: float = 0.0
     max_radius_mm: float = 28.0
     sure_mm: float = 15.0
     nearly_mm: float = 45.0

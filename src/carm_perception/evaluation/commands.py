@@ -6,14 +6,23 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from carm_core.cli import results_file as figure_file
 from carm_core.cli.arguments import count, output_file, output_folder, seed
-from carm_perception.evaluation.suites.suites import DEFAULT_SUITES, GROUPS, NOMINAL, SUITE_NAMES, resolve, suite
+from carm_core.errors import ConfigurationError
+from carm_perception.evaluation.suites.suites import (
+    DEFAULT_SUITES,
+    GROUPS,
+    NOMINAL,
+    SUITE_NAMES,
+    Suite,
+    resolve,
+    suite,
+)
 from carm_perception.localizers import registry
 
 _FORMS = ("auto", "localization", "retrieval", "re-evaluation", "body-parts")
@@ -47,7 +56,8 @@ def _add_localizer_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--localizer",
         action="append",
-        help="compact, regression, fused, openai (a server), or a Hugging Face id or folder; repeat (compact)",
+        help="compact, regression, fused, registered (with --ct), openai (a server), or a Hugging Face id or folder;"
+        " repeat (compact)",
     )
     parser.add_argument(
         "--model", type=Path, help="model folder of compact, regression, fused (the one in the package)"
@@ -75,6 +85,15 @@ def add_localize_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``carm eval localize``."""
     names = ", ".join((*SUITE_NAMES, *GROUPS))
     parser.add_argument("--suite", action="append", help=f"{names}; repeat ({', '.join(DEFAULT_SUITES)})")
+    parser.add_argument(
+        "--ct",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="the views of suite chest-ct on this CT, as patient:= takes it, with landmarks.yaml; repeat for several."
+        " Localizer registered is given the CT (of half the resolution, with other noise)",
+    )
+    parser.add_argument("--ct-known", action="store_true", help="localizer fused is given the CT, too")
     _add_model_arguments(parser)
     parser.add_argument(
         "--report", type=output_folder, metavar="DIR", help="write a page with tables, plots, worst cases"
@@ -89,32 +108,58 @@ def run_localize(args: argparse.Namespace) -> int:
         UnknownNameError: There is no such localizer or suite.
     """
     figure_file.check_file(args.json)
-    suites = [suite(name, args.patients, args.views) for name in resolve(args.suite or DEFAULT_SUITES)]
+    names = list(dict.fromkeys(args.localizer or ("compact",)))
+    plain = args.suite or (() if args.ct else DEFAULT_SUITES)
+    suites = [suite(name, args.patients, args.views) for name in resolve(plain)]
+    _check_ct(names, suites, args)
     from tqdm import tqdm
 
     from carm_perception.evaluation.report import write_report
     from carm_perception.evaluation.scoring.judge import Evaluation, evaluate
     from carm_perception.evaluation.suites.cache import cases
+    from carm_perception.evaluation.suites.known_ct import ct_suites
 
+    suites += ct_suites(args.ct, args.views)
     evaluations: list[Evaluation] = []
     results: dict[str, dict[str, Any]] = {}
-    for name in dict.fromkeys(args.localizer or ("compact",)):
-        localizer = _localizer(name, args)
-        for chosen in suites:
-            with tqdm(total=chosen.views, desc=f"{name} {chosen.name}", unit="view") as bar:
-                images = cases(chosen, args.seed, args.workers)
-                done = evaluate(localizer, chosen, args.seed, images, _advance(bar))
-            done.localizer = name
-            evaluations.append(done)
-            results[done.name] = done.figures()
-            print(line(done.name, results[done.name]), flush=True)
-        localizer.close()
+    for name in names:
+        for ct, own in _by_ct(suites, name == registry.REGISTERED or args.ct_known):
+            localizer = _localizer(name, args, ct)
+            for chosen in own:
+                with tqdm(total=chosen.views, desc=f"{name} {chosen.name}", unit="view") as bar:
+                    images = cases(chosen, args.seed, args.workers)
+                    done = evaluate(localizer, chosen, args.seed, images, _advance(bar))
+                done.localizer = name
+                evaluations.append(done)
+                results[done.name] = done.figures()
+                print(line(done.name, results[done.name]), flush=True)
+            localizer.close()
         _compare(name, results)
     document = _document(args.seed, results)
     _write(args.json, document)
     if args.report is not None:
         print(f"report in {write_report(args.report, evaluations, document)}")
     return 0
+
+
+def _check_ct(names: Sequence[str], suites: Sequence[Suite], args: argparse.Namespace) -> None:
+    """Check that who needs the CT can be given one."""
+    if args.ct_known and not args.ct:
+        raise ConfigurationError("--ct-known needs the CT: --ct PATH")
+    if registry.REGISTERED in names and (suites or not args.ct):
+        raise ConfigurationError("localizer registered needs the patient's CT: --ct PATH, without --suite")
+    for name in names:
+        if args.ct_known and len(names) == 1:
+            registry.refuse_unused(name, registry.LocalizerOptions(ct="known"))
+
+
+def _by_ct(suites: Sequence[Suite], known: bool) -> Iterator[tuple[str, Sequence[Suite]]]:
+    """Yield the suites that one localizer answers, and the CT that it knows; empty: none."""
+    if plain := [one for one in suites if not (known and one.ct)]:
+        yield "", plain
+    for one in suites:
+        if known and one.ct:
+            yield one.ct, [one]
 
 
 def _compare(name: str, results: dict[str, dict[str, Any]]) -> None:
@@ -128,11 +173,16 @@ def _compare(name: str, results: dict[str, dict[str, Any]]) -> None:
             figures["to_nominal"] = to_nominal(figures, nominal)
 
 
-def _localizer(name: str, args: argparse.Namespace) -> Any:
+def _localizer(name: str, args: argparse.Namespace, ct: str = "") -> Any:
+    from carm_perception.evaluation.suites.known_ct import another_scan
+    from carm_sim.patient_loader import load_patient
+
     options = registry.LocalizerOptions(folder=args.model, threads=args.threads, maximum_std_mm=args.maximum_std)
     options = registry.with_arguments(options, args)
     if args.maximum_risk is not None:
         options = replace(options, maximum_risk=args.maximum_risk)
+    if ct:
+        options = replace(options, ct=another_scan(load_patient(ct), args.seed))
     if len(args.localizer or ()) > 1:  # the others may take what this one does not
         options = replace(options, **registry.unused(name, options))
     return registry.make_localizer(name, options)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from carm_core.data_files import parse_json
-from carm_core.errors import ConfigurationError, GoalError, UnknownNameError
+from carm_core.errors import GoalError, UnknownNameError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.projection import XrayView
 from carm_core.landmarks import landmark
@@ -26,14 +26,20 @@ from carm_core.transforms import Array
 from carm_perception.localizers.fused import FusedLocalizer
 from carm_perception.localizers.regression import written
 from carm_perception.protocols.estimates import confidence
+from carm_perception.registration.breathing import FOLLOWED, LEAST_SCORE, followed_mm
 from carm_perception.registration.model import CtModel
 from carm_perception.registration.registrar import Registrar, Registration
 from carm_perception.uncertainty.fusion import RADIUS_90_PER_STD
+from carm_sim.patient.patient import Patient
 from carm_sim.patient.volume import Volume
-from carm_sim.patient_loader import load_patient
+from carm_sim.patient_loader import with_landmarks
 
 LANDMARK_STD_MM = 1.5
-"""How exactly landmarks are known in a CT, mm; soft tissue may have moved since."""
+"""How exactly landmarks are known in a CT, mm."""
+SOFT_STD_MM = {11: 4.0, 12: 8.0, 13: 8.0}
+"""The same of carina and domes of the diaphragm, which breathing has moved since."""
+FOLLOWED_STD_MM = 2.5
+"""How exactly a dome is followed in the image, mm."""
 _RADIUS_95_PER_STD, _RADIUS_97_PER_STD = math.sqrt(-2 * math.log(0.05)), math.sqrt(-2 * math.log(0.03))
 _POINT = "point_mm"
 
@@ -49,12 +55,18 @@ class RegisteredLocalizer(Localizer):
     """
 
     def __init__(
-        self, ct: str, folder: Path | None = None, *, falls_back: bool, maximum_std_mm: float = 0.0, maximum_risk: float
+        self,
+        ct: str | Patient,
+        folder: Path | None = None,
+        *,
+        falls_back: bool,
+        maximum_std_mm: float = 0.0,
+        maximum_risk: float,
     ) -> None:
         """Load the CT and the learned localizer.
 
         Args:
-            ct: As for ``carm_sim.patient_loader.load_patient``: the path of a CT with a ``landmarks.yaml``.
+            ct: As for ``carm_sim.patient_loader.load_patient``: the path of a CT with a ``landmarks.yaml``; or the CT.
             folder: Model folder of the learned localizer; None: the one that ships.
             falls_back: Whether the learned localizer answers where the CT does not; then this one is called ``fused``.
             maximum_std_mm: As of ``fused``.
@@ -65,9 +77,7 @@ class RegisteredLocalizer(Localizer):
             ConfigurationError: Its landmarks are not known.
             LocalizerError: The learned localizer cannot be loaded.
         """
-        patient = self.patient = load_patient(ct)
-        if not patient.landmarks_mm:
-            raise ConfigurationError(f"the CT {ct} has no landmarks: make them with `carm patient landmarks {ct}`")
+        patient = self.patient = with_landmarks(ct) if isinstance(ct, str) else ct
         self.name = "fused" if falls_back else "registered"
         self._falls_back = falls_back
         self._learned = FusedLocalizer(folder, maximum_std_mm, maximum_risk=maximum_risk)
@@ -95,7 +105,7 @@ class RegisteredLocalizer(Localizer):
             if query.target_id and query.target_id not in self._registrar.model.landmarks_mm:
                 problem = f"the CT does not hold {landmark(query.target_id).name}"
             elif query.protocol is not Protocol.REEVALUATION or not self._falls_back:
-                return self._projected(frame.view, query, self.registration, start)
+                return self._projected(frame, frame.view, query, self.registration, start)
         if not self._falls_back:
             return self._reply(query, start, abstained=True, message=problem)
         reply = self._learned.localize(frame, query)
@@ -145,6 +155,12 @@ class RegisteredLocalizer(Localizer):
         """See ``Localizer``."""
         self._learned.warm_up()
 
+    def forget(self) -> None:
+        """See ``Localizer``."""
+        self._registrar.close()
+        self._registrar = Registrar(self._registrar.model)
+        self.registration = self._image = None
+
     def close(self) -> None:
         """See ``Localizer``."""
         self._registrar.close()
@@ -169,14 +185,32 @@ class RegisteredLocalizer(Localizer):
         text = json.dumps({_POINT: query.point_mm, "dx_mm": round(x), "dy_mm": round(y)})
         return self._reply(query, start, answer=text, estimates=(estimate,))
 
-    def _projected(self, view: XrayView, query: Query, registration: Registration, start: float) -> Localization:
+    def _projected(
+        self, frame: XrayFrame, view: XrayView, query: Query, registration: Registration, start: float
+    ) -> Localization:
         estimates = projected(view, registration, self._registrar.model)
         if query.target_id and query.protocol is Protocol.POINTING:
             estimates = tuple(e for e in estimates if e.id == query.target_id)
+            estimates = tuple(self._followed(frame, view, registration, e) for e in estimates)
         text = written(query.protocol, estimates)
         listed = estimates[: 2 if query.protocol is Protocol.LOCALIZATION else None]
         note = f"registered CT (similarity {registration.similarity:.2f}, {registration.images} images)"
         return self._reply(query, start, answer=text, estimates=listed, message="" if self._falls_back else note)
+
+    def _followed(
+        self, frame: XrayFrame, view: XrayView, registration: Registration, estimate: LandmarkEstimate
+    ) -> LandmarkEstimate:
+        """Return where a dome of the diaphragm is in the image, where that is seen; other landmarks as they are."""
+        if estimate.id not in FOLLOWED:
+            return estimate
+        model, pose = self._registrar.model, registration.transform_lps_to_table
+        point = model.landmarks_mm[estimate.id]
+        moved_mm, score = followed_mm(model, frame, pose, point)
+        if score < LEAST_SCORE:
+            return estimate
+        there = pose.apply(point + np.array([0.0, 0.0, moved_mm]))
+        pose_std = _in_view_std_mm(view, there, registration.covariance_mm2(point))
+        return _estimate(estimate.id, view.displacement_mm(there), math.hypot(pose_std, FOLLOWED_STD_MM))
 
 
 def asked_point(answer: str) -> tuple[float, float, float] | None:
@@ -192,30 +226,42 @@ def asked_point(answer: str) -> tuple[float, float, float] | None:
 
 def projected(view: XrayView, registration: Registration, model: CtModel) -> tuple[LandmarkEstimate, ...]:
     """Return the CT's landmarks as they lie in a view, nearest to its center first."""
-    found = (estimated(view, registration, key, point) for key, point in model.landmarks_mm.items())
+    found = (
+        estimated(view, registration, key, point, SOFT_STD_MM.get(key, LANDMARK_STD_MM))
+        for key, point in model.landmarks_mm.items()
+    )
     return tuple(sorted((e for e in found if e is not None), key=lambda e: math.hypot(*e.displacement_mm)))
 
 
-def estimated(view: XrayView, registration: Registration, identifier: int, point_mm: Array) -> LandmarkEstimate | None:
-    """Return how a point (3,), LPS, mm, of the registered CT lies in a view; None where it has no image."""
+def estimated(
+    view: XrayView, registration: Registration, identifier: int, point_mm: Array, std_mm: float = LANDMARK_STD_MM
+) -> LandmarkEstimate | None:
+    """Return how a point (3,), LPS, mm, of the registered CT lies in a view; None where it has no image.
+
+    Args:
+        view: Of the image.
+        registration: Where the CT lies.
+        identifier: Landmark id, or ``POINT_ID``.
+        point_mm: The point.
+        std_mm: How exactly it is known in the CT.
+    """
     there = np.asarray(registration.transform_lps_to_table.apply(point_mm))
     place = view.displacement_mm(there)
     if not np.isfinite(place).all():
         return None
     covariance = registration.covariance_mm2(point_mm)
-    std = math.hypot(_in_view_std_mm(view, there, covariance), LANDMARK_STD_MM)
+    std = math.hypot(_in_view_std_mm(view, there, covariance), std_mm)
     along = math.sqrt(max(0.0, float(view.forward @ covariance @ view.forward)))
-    return LandmarkEstimate(
-        identifier,
-        (float(place[0]), float(place[1])),
-        std,
-        RADIUS_90_PER_STD * std,
-        confidence(std),
-        _RADIUS_95_PER_STD * std,
-        _RADIUS_97_PER_STD * std,
-        float((there - view.isocenter_mm) @ view.forward),
-        math.hypot(along, LANDMARK_STD_MM),
-    )
+    depth = float((there - view.isocenter_mm) @ view.forward)
+    return _estimate(identifier, place, std, (depth, math.hypot(along, std_mm)))
+
+
+def _estimate(
+    identifier: int, place: Array, std: float, depth: tuple[float, float] = (math.nan, math.nan)
+) -> LandmarkEstimate:
+    radii = [factor * std for factor in (RADIUS_90_PER_STD, _RADIUS_95_PER_STD, _RADIUS_97_PER_STD)]
+    where = float(place[0]), float(place[1])
+    return LandmarkEstimate(identifier, where, std, radii[0], confidence(std), radii[1], radii[2], *depth)
 
 
 def _in_view_std_mm(view: XrayView, point_mm: Array, covariance_mm2: Array) -> float:

@@ -7,11 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRestError, StoppedError
 from carm_agent.navigation.biplane import biplane_primaries_deg
+from carm_agent.navigation.landmark_tracker import Evidence
 from carm_agent.navigation.navigator import Navigator
 from carm_agent.navigation.task import (
+    EXACT_WITH_CT_MM,
     Doubt,
     NavigationCode,
     NavigationGoal,
@@ -62,6 +65,64 @@ def test_right_localizer_leads_to_the_target() -> None:
     stages = [step.stage for step in steps]
     assert stages[:4] == [Stage.ACQUIRING, Stage.LOCALIZING, Stage.MOVING, Stage.VERIFYING]
     assert stages[-1] == Stage.VERIFYING
+
+
+WITH_CT = NavigatorConfig(exact_mm=EXACT_WITH_CT_MM)
+
+
+def exact(displacement: NDArray, query: Query, count: int) -> Localization:
+    return answer(query, displacement, std_mm=1.5)
+
+
+def test_exact_answers_that_agree_are_followed_to_the_end_without_a_further_image() -> None:
+    by_std = {}
+    for reply in (exact, right):
+        world = World(reply, POINT)
+        result, _ = navigate(world, config=WITH_CT)
+        assert result.success
+        by_std[reply] = world.true_distance_mm(), result
+    distance_mm, result = by_std[exact]
+    assert distance_mm < 2.0 < by_std[right][0]
+    assert result.exposures == 2
+    assert result.steps == 2
+    assert "were moved after that image" in result.summary
+    assert result.final_distance_m < 0.005
+
+
+def test_without_a_ct_every_motion_is_verified() -> None:
+    results = []
+    for reply in (exact, right):
+        world = World(reply, POINT)
+        result, _ = navigate(world)
+        results.append((result.exposures, result.steps, world.true_distance_mm() > 2.0))
+    assert results[0] == results[1]
+    assert results[0][2]
+
+
+@pytest.mark.parametrize(("std_mm", "confirms"), [(1.5, True), (8.0, True), (25.0, False)])
+def test_vague_answers_confirm_no_exact_one(std_mm: float, confirms: bool) -> None:
+    world = World(exact, POINT)
+    view = world.carm.view(world.arm.positions)
+    for config, agreeing in ((NavigatorConfig(), 2), (WITH_CT, 1 + confirms)):
+        evidence = Evidence(config)
+        for std in (1.5, std_mm):
+            assert evidence.weigh(view, answer(Query(target_id=11), np.array([4.0, 0.0]), std).estimates[0]) == ""
+        assert evidence.agreeing == agreeing
+
+
+def test_an_exact_answer_alone_is_verified_first() -> None:
+    world = World(exact, (0.0, 6.0, 160.0))
+    result, steps = navigate(world, config=WITH_CT)
+    assert result.success
+    assert result.exposures == 2
+    assert [step.stage for step in steps].index(Stage.MOVING) > [step.exposures for step in steps].index(2)
+
+
+def test_the_last_way_may_be_out_of_reach() -> None:
+    world = World(exact, POINT)
+    result, _ = navigate(world, config=replace(WITH_CT, max_steps=1))
+    usual, _ = navigate(World(right, POINT), config=NavigatorConfig(max_steps=1))
+    assert result.error_code is usual.error_code
 
 
 def test_reasoning_is_told_in_the_words_of_anatomy() -> None:

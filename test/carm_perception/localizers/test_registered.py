@@ -13,16 +13,20 @@ from carm_core.errors import CarmError, ConfigurationError, GoalError, UnknownNa
 from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import NEEDS_CT, POINT_ID, Localizer, Protocol, Query
 from carm_core.robot.kinematics import CArm
+from carm_core.transforms import RigidTransform
 from carm_perception.localizers import registered
 from carm_perception.localizers.ct_preview import CtPreview
 from carm_perception.localizers.registered import RegisteredLocalizer, asked_point
 from carm_perception.localizers.registry import LocalizerOptions, make_localizer
+from carm_perception.registration.breathing import LEAST_SCORE, followed_mm
+from carm_perception.registration.model import CtModel, averaged
+from carm_sim import patient_loader
 from carm_sim.patient.patient import Patient
 from carm_sim.patient_loader import load_patient
 from carm_sim.xray import XrayConfig, XraySystem
 
 ARM = CArm.from_config()
-T1, ELBOW = 10, 6
+T1, ELBOW, CARINA, RIGHT_DOME = 10, 6, 11, 12
 Make = Callable[..., Localizer]
 
 
@@ -148,6 +152,44 @@ def test_bad_settings_are_one_line(monkeypatch: pytest.MonkeyPatch, chest: Patie
         make_localizer("compact", LocalizerOptions(ct="chest_ct"))
     with pytest.raises(CarmError, match="no such file"):
         make_localizer("registered", LocalizerOptions(ct=str(tmp_path / "ct.nii.gz")))
-    monkeypatch.setattr(registered, "load_patient", lambda _: replace(chest, landmarks_mm={}))
+    monkeypatch.setattr(patient_loader, "load_patient", lambda _: replace(chest, landmarks_mm={}))
     with pytest.raises(ConfigurationError, match="carm patient landmarks"):
         make_localizer("registered", LocalizerOptions(ct="my_ct.nii.gz"))
+
+
+def test_what_is_known_of_one_task_does_not_reach_the_next(make: Make, frame: XrayFrame) -> None:
+    localizer = make("registered")
+    assert localizer.localize(frame, Query(Protocol.POINTING, target_id=T1)).ok
+    assert isinstance(localizer, RegisteredLocalizer)
+    before = localizer.registration
+    assert before is not None
+    localizer.forget()
+    assert localizer.registration is None
+    assert localizer.localize(frame, Query(Protocol.POINTING, target_id=T1)).ok
+    after = localizer.registration
+    assert after is not None
+    assert after.start == before.start != "belief"
+
+
+def test_a_dome_is_followed_where_breathing_has_moved_it(chest: Patient) -> None:
+    coarse = replace(chest, volume=averaged(chest.volume, 2.5))
+    model = CtModel(coarse, 1)
+    dome = chest.landmarks_table_mm[RIGHT_DOME]
+    moved = RigidTransform(np.eye(3), np.array([-10.0, 0.0, 0.0])) @ chest.transform_lps_to_table
+    for pose, way_mm in ((chest.transform_lps_to_table, 0.0), (moved, -10.0)):
+        system = XraySystem(replace(coarse, transform_lps_to_table=pose), ARM, XrayConfig(), seed=3)
+        image = system.expose(ARM.inverse((dome + np.array([10, -20, 0])) / 1000, 0.1, 0.0)[0]).frame()
+        found_mm, score = followed_mm(model, image, chest.transform_lps_to_table, chest.landmarks_mm[RIGHT_DOME])
+        assert found_mm == pytest.approx(way_mm, abs=2.0)
+        assert score > LEAST_SCORE
+    away = ARM.inverse((chest.landmarks_table_mm[T1] + (60, 0, 0)) / 1000, 0.0, 0.0)[0]
+    image = system.expose(away).frame()
+    assert followed_mm(model, image, chest.transform_lps_to_table, chest.landmarks_mm[RIGHT_DOME])[1] == 0.0
+
+
+def test_soft_landmarks_are_less_sure_than_bones(make: Make, frame: XrayFrame) -> None:
+    reply = make("registered").localize(frame, Query(Protocol.POINTING))
+    sure = {e.id: e.std_mm for e in reply.estimates}
+    assert sure[T1] < 2.5
+    assert sure[CARINA] >= registered.SOFT_STD_MM[CARINA]
+    assert sure[RIGHT_DOME] >= registered.SOFT_STD_MM[RIGHT_DOME]

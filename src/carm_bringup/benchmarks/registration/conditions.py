@@ -11,16 +11,16 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from carm_core.errors import ConfigurationError, PatientError
-from carm_core.transforms import RigidTransform
+from carm_core.transforms import Array, RigidTransform
+from carm_perception.evaluation.suites.known_ct import another_scan
 from carm_perception.evaluation.suites.shifts import SHIFTS, equipped
-from carm_perception.registration.model import averaged, averaged_by
+from carm_perception.registration.model import averaged
 from carm_sim.patient.patient import Patient, make_patient
 from carm_sim.patient.volume import Volume
 from carm_sim.patient_loader import load_patient
 from carm_sim.phantom.generator import generate_phantom
 from carm_sim.xray import Request, XrayConfig
 
-CT_NOISE_HU = 20.0
 _LIE_DEG, _LIE_MM = 4.0, (20.0, 20.0, 10.0)
 """How a patient lies against the middle of the table: standard deviations of turns, and along x, y and height."""
 BREATH_MM = 14.0
@@ -119,16 +119,8 @@ def preoperative(name: str, condition: Condition, other: str, seed: int) -> Pati
         patient = _with_other_arms(name)
     else:
         patient = load_patient(other if condition.wrong else name)
-    volume = averaged(patient.volume, condition.voxel_mm) if condition.voxel_mm else _halved(patient.volume)
-    noise = np.random.default_rng([seed, 20]).normal(0, CT_NOISE_HU, volume.hu.shape)
-    hu = np.clip(volume.hu + noise, -1024, 3071).astype(np.int16)
-    inside = {key: point for key, point in patient.landmarks_mm.items() if volume.contains(point)}
-    return make_patient(f"CT of {patient.name}", Volume(hu, volume.transform_voxel_to_lps), inside, "bench")
-
-
-def _halved(volume: Volume) -> Volume:
-    """Average two by two voxels in plane; of thin slices, two as well."""
-    return averaged_by(volume, (2, 2, 2 if volume.spacing_mm[2] < 2.0 else 1))
+    coarser = averaged(patient.volume, condition.voxel_mm) if condition.voxel_mm else None
+    return another_scan(patient, seed, coarser)
 
 
 def _with_other_arms(name: str) -> Patient:
@@ -139,6 +131,41 @@ def _with_other_arms(name: str) -> Patient:
     return make_patient(name, body.volume, body.landmarks_mm, "generated, other arms")
 
 
+def breath_shift_mm(patient: Patient, points: Array) -> Array:
+    """Return how far breathing moves what lies at points (..., 3) afterwards: (..., 3), LPS, mm.
+
+    Raises:
+        PatientError: The domes of the diaphragm, T1 or T12 are not among the landmarks.
+    """
+    known = patient.landmarks_mm
+    if not {*_DOMES, *_SPINE} <= set(known):
+        raise PatientError(f"{patient.name}: the landmarks do not tell where diaphragm and spine are")
+    low, high = patient.volume.body_box_mm()
+    dome, spine = (np.mean([known[key] for key in keys], axis=0) for keys in (_DOMES, _SPINE))
+    before = spine[1] - points[..., 1]  # mm in front of the spine's middle
+    free = np.clip((before - _SPINE_MM) / 30.0, 0, 1)
+    side = np.abs(points[..., 0] - spine[0]) / ((high[0] - low[0]) / 2)
+    inner = np.clip((0.85 - side) / 0.2, 0, 1)
+    near = np.exp(-(((points[..., 2] - dome[2]) / _BREATH_REACH_MM) ** 2))
+    shift: Array = np.zeros((*points.shape[:-1], 3))
+    shift[..., 2] = -BREATH_MM * near * free * inner
+    shift[..., 1] = -_CHEST_UP_MM * near * np.clip((before - 60.0) / 60.0, 0, 1)
+    return shift
+
+
+def breathed_landmarks(patient: Patient) -> dict[int, Array]:
+    """Return where the landmarks (3,), LPS, mm, lie in the volume of ``breathed``: id to position.
+
+    Raises:
+        PatientError: As of ``breathed``.
+    """
+    keys, before = list(patient.landmarks_mm), np.array(list(patient.landmarks_mm.values()))
+    after = before
+    for _ in range(10):  # what lies at a place after breathing came from there, less the shift there
+        after = before + breath_shift_mm(patient, after)
+    return dict(zip(keys, after, strict=True))
+
+
 def breathed(patient: Patient) -> Volume:
     """Return the body at another phase of breathing: the diaphragm down, the breastbone up; the spine stays.
 
@@ -146,22 +173,10 @@ def breathed(patient: Patient) -> Volume:
         PatientError: The domes of the diaphragm, T1 or T12 are not among the landmarks.
     """
     volume = patient.volume
-    known = patient.landmarks_mm
-    if not {*_DOMES, *_SPINE} <= set(known):
-        raise PatientError(f"{patient.name}: the landmarks do not tell where diaphragm and spine are")
-    low, high = volume.body_box_mm()
-    dome, spine = (np.mean([known[key] for key in keys], axis=0) for keys in (_DOMES, _SPINE))
     steps = np.maximum(1, np.round(_DEFORM_GRID_MM / volume.spacing_mm)).astype(int)
     grid = [np.arange(0, n + s, s) for n, s in zip(volume.shape, steps, strict=True)]
     points = volume.lps_from_voxel(np.stack(np.meshgrid(*grid, indexing="ij"), -1))
-    before = spine[1] - points[..., 1]  # mm in front of the spine's middle
-    free = np.clip((before - _SPINE_MM) / 30.0, 0, 1)
-    side = np.abs(points[..., 0] - spine[0]) / ((high[0] - low[0]) / 2)
-    inner = np.clip((0.85 - side) / 0.2, 0, 1)
-    near = np.exp(-(((points[..., 2] - dome[2]) / _BREATH_REACH_MM) ** 2))
-    shift = np.zeros((*points.shape[:-1], 3))
-    shift[..., 2] = -BREATH_MM * near * free * inner
-    shift[..., 1] = -_CHEST_UP_MM * near * np.clip((before - 60.0) / 60.0, 0, 1)
+    shift = breath_shift_mm(patient, points)
     inverse = np.linalg.inv(volume.transform_voxel_to_lps[:3, :3])
     coarse = (shift @ inverse.T).astype(np.float32)
     deformed = np.empty_like(volume.hu)
