@@ -93,6 +93,14 @@ def add_localize_arguments(parser: argparse.ArgumentParser) -> None:
         help="the views of suite chest-ct on this CT, as patient:= takes it, with landmarks.yaml; repeat for several."
         " Localizer registered is given the CT (of half the resolution, with other noise)",
     )
+    parser.add_argument(
+        "--images",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FOLDER",
+        help="your own images, with a CSV file of labels in the folder, as carm localize takes them; repeat",
+    )
     parser.add_argument("--ct-known", action="store_true", help="localizer fused is given the CT, too")
     _add_model_arguments(parser)
     parser.add_argument(
@@ -109,7 +117,7 @@ def run_localize(args: argparse.Namespace) -> int:
     """
     figure_file.check_file(args.json)
     names = list(dict.fromkeys(args.localizer or ("compact",)))
-    plain = args.suite or (() if args.ct else DEFAULT_SUITES)
+    plain = args.suite or (() if args.ct or args.images else DEFAULT_SUITES)
     suites = [suite(name, args.patients, args.views) for name in resolve(plain)]
     _check_ct(names, suites, args)
     from tqdm import tqdm
@@ -134,12 +142,28 @@ def run_localize(args: argparse.Namespace) -> int:
                 results[done.name] = done.figures()
                 print(line(done.name, results[done.name]), flush=True)
             localizer.close()
+        results |= _on_images(name, args)
         _compare(name, results)
     document = _document(args.seed, results)
     _write(args.json, document)
     if args.report is not None:
         print(f"report in {write_report(args.report, evaluations, document)}")
     return 0
+
+
+def _on_images(name: str, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Score a localizer on the user's own images; return the figures by localizer and folder."""
+    from carm_perception.images.scoring import score_folder
+
+    results: dict[str, dict[str, Any]] = {}
+    if args.images:
+        localizer = _localizer(name, args)
+        for folder in args.images:
+            key = f"{name}/{folder.resolve().name}"
+            results[key] = score_folder(localizer, folder)
+            print(line(key, results[key]), flush=True)
+        localizer.close()
+    return results
 
 
 def _check_ct(names: Sequence[str], suites: Sequence[Suite], args: argparse.Namespace) -> None:

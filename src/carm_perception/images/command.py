@@ -6,8 +6,6 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,25 +17,11 @@ from carm_perception.images.overlay import draw, in_view, pixel_of
 from carm_perception.localizers import registry
 
 if TYPE_CHECKING:
-    from carm_core.localization import LandmarkEstimate, Localization, Localizer
+    from carm_core.localization import LandmarkEstimate
     from carm_perception.images.reader import ImageFile
+    from carm_perception.images.scoring import Answer
 
 _SHOWN = 5
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """What was found in an image.
-
-    Attributes:
-        image: The image.
-        places: Landmarks with their places; to the target alone where one was asked for.
-        closest: The two landmarks closest to the center; None where a target was asked for.
-    """
-
-    image: ImageFile
-    places: Localization
-    closest: Localization | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,11 +65,12 @@ def run(args: argparse.Namespace) -> int:
         ConfigurationError: An option is wrong, or no image was found.
     """
     from carm_perception.images.reader import image_files
+    from carm_perception.images.scoring import answers_to, labels_in, score
 
     results_file.check_file(args.json)
     target = find_landmark(args.target).id if args.target else None
     registry.check_name(args.localizer)
-    labels = args.labels or _labels_in(args.images)
+    labels = args.labels or labels_in(args.images)
     if labels is not None and target is not None:
         raise ConfigurationError("--target and labels exclude each other: labels name the closest landmarks")
     try:
@@ -97,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     answers: list[Answer] = []
     try:
-        for answer in _answers(localizer, files, args, target):
+        for answer in answers_to(localizer, files, target, args.mm_per_px, args.invert):
             if isinstance(answer, str):
                 failed += 1
                 print(f"carm localize: {answer}", file=sys.stderr)
@@ -108,44 +93,13 @@ def run(args: argparse.Namespace) -> int:
                 _write_overlay(answer, args.overlay, len(answers))
     finally:
         localizer.close()
-    figures = {} if labels is None or not answers else {args.localizer: _scored(answers, labels)}
+    figures = {} if labels is None or not answers else {args.localizer: score(answers, labels)}
     for name, values in figures.items():
         print(f"{name}: {values['n']} labeled images, Hit@1 {values['hit_1']:.3f}, Hit@2 {values['hit_2']:.3f}")
     if args.json is not None:
         document = results_file.document("carm " + " ".join(sys.argv[1:]), 0, figures)
         results_file.write(args.json, document | {"images": [as_dict(answer) for answer in answers]}, allow_nan=False)
     return int(failed > 0)
-
-
-def _labels_in(paths: Sequence[Path]) -> Path | None:
-    """Return the CSV file in a single folder; None: there is none."""
-    if len(paths) != 1 or not paths[0].is_dir():
-        return None
-    found = sorted(paths[0].glob("*.csv"))
-    if len(found) > 1:
-        raise ConfigurationError(f"{paths[0]}: several CSV files; say which holds the labels: --labels FILE")
-    return found[0] if found else None
-
-
-def _answers(
-    localizer: Localizer, files: Sequence[Path], args: argparse.Namespace, target: int | None
-) -> Iterator[Answer | str]:
-    """Yield the answer to each image, or why there is none."""
-    from carm_core.localization import Protocol, Query
-    from carm_perception.images.reader import read_images
-
-    for file in files:
-        try:
-            for image in read_images(file, args.mm_per_px, args.invert):
-                closest = None if target else localizer.localize(image.frame, Query(Protocol.LOCALIZATION))
-                places = localizer.localize(image.frame, Query(Protocol.POINTING, target))
-                error = places.error or (closest.error if closest else None)
-                if error and not places.estimates and not (closest and closest.estimates):
-                    yield f"{image.name}: {args.localizer} failed ({places.message or error})"
-                else:
-                    yield Answer(image, places, closest)
-        except ImageError as error:
-            yield str(error)
 
 
 def report(answer: Answer) -> str:
@@ -222,25 +176,3 @@ def _write_overlay(answer: Answer, folder: Path, count: int) -> None:
         Image.fromarray(draw(image.frame, answer.places)).save(folder / name)
     except OSError as error:
         raise ConfigurationError(f"cannot write {folder / name}: {error.strerror or error}") from error
-
-
-def _scored(answers: Sequence[Answer], labels: Path) -> dict[str, Any]:
-    """Return the figures of the answers with a label."""
-    from carm_core.localization import Protocol
-    from carm_perception.evaluation.scoring.published import landmark_figures_of, read_targets
-    from carm_perception.evaluation.scoring.records import ListRecord, status_of
-
-    targets = read_targets(labels)
-    if targets.body_parts:
-        raise ConfigurationError(f"{labels}: labels are body parts; localizers answer with landmarks")
-    records = []
-    for number_, answer in enumerate(answers):
-        key = targets.find(answer.image.name) or targets.find(str(answer.image.path))
-        if key in targets.ids and answer.closest is not None:
-            reply = answer.closest
-            ids = tuple(estimate.id for estimate in reply.estimates)
-            status = status_of(reply)
-            records.append(ListRecord(number_, Protocol.LOCALIZATION, status, targets.ids[key], ids, reply.latency_s))
-    if not records:
-        raise ConfigurationError(f"{labels}: names none of the {len(answers)} images")
-    return landmark_figures_of(records)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from carm_core.errors import ConfigurationError, UnknownNameError
 from carm_core.robot.kinematics import CArm
+from carm_perception.evaluation import commands
 from carm_perception.images import command
 from carm_sim.patient_loader import load_patient
 from carm_sim.xray import XraySystem
@@ -59,6 +60,19 @@ def test_a_folder_is_localized_scored_and_drawn(
     assert math.hypot(carina["column"] - middle, carina["row"] - middle) < 0.15 * first["columns"]
     assert "right_mm" not in carina
     assert np.asarray(Image.open(tmp_path / "drawn/0001_carina.png")).shape == (first["rows"], first["columns"], 3)
+
+
+def test_the_evaluation_takes_the_folder_too(images: Path, tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    commands.add_localize_arguments(parser)
+    file = tmp_path / "figures.json"
+    words = ["--images", str(images), "--localizer", "regression", "--json", str(file)]
+    assert commands.run_localize(parser.parse_args(words)) == 0
+    figures = json.loads(file.read_text())["results"][f"regression/{images.name}"]
+    assert (figures["n"], figures["hit_1"], figures["unreadable"]) == (2, 1, 0)
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(ConfigurationError, match="needs images and a CSV file of labels"):
+        commands.run_localize(parser.parse_args(["--images", str(tmp_path / "bare")]))
 
 
 def test_a_target_in_millimeters_and_an_unreadable_image(
