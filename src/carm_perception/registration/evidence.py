@@ -22,7 +22,7 @@ _SHIFT_MM = 3.0
 _LEAST_MISFIT, _LEAST_SHARPNESS = 1e-4, 1e-3
 _EMPTY_SHARE = 0.1
 """This share of the patches, those with the weakest edges, is left out."""
-_COEFFICIENTS, _OFFSET = np.array([2.26, 2.01, 2.47]), -1.3
+_COEFFICIENTS, _OFFSET = np.array([3.21, 1.42, 1.38]), -3.84
 """From ``scripts/fit_registration_evidence.py``."""
 
 

@@ -21,7 +21,7 @@ from carm_perception.registration.model import CtModel
 from carm_perception.registration.search import Fit, PoseGrid, PoseSearch
 from carm_perception.registration.similarity import LEAST_SHARE, Target
 
-LEAST_PROBABILITY = {"belief": 0.4, "landmarks": 0.75, "stations": 0.85}
+LEAST_PROBABILITY = {"belief": 0.4, "landmarks": 0.7, "stations": 0.85}
 """A fit that is less probable is none, by where the search began: an image that fits where the patient lay in the ones
 before needs to say less. Chosen on phantoms and CTs that are no test (``docs/registration.md``)."""
 _STILL_FITS, _NO_LONGER_FITS = 0.75, 0.6

@@ -28,6 +28,7 @@ BREATH_MM = 14.0
 _BREATH_REACH_MM = 70.0
 _CHEST_UP_MM = 5.0
 _DEFORM_GRID_MM = 4.0
+_STILL_VOXELS = 1e-3
 _DOMES, _SPINE, _SPINE_MM = (12, 13), (10, 14), 25.0
 """Landmarks of the diaphragm, of the spine (T1, T12), and how far in front of the spine the body begins to move, mm."""
 
@@ -166,6 +167,12 @@ def breathed_landmarks(patient: Patient) -> dict[int, Array]:
     return dict(zip(keys, after, strict=True))
 
 
+def _between(count: int, step: int) -> Array:
+    """Return the weights (count, nodes) of linear interpolation between every ``step``-th voxel and the one after."""
+    nodes = len(np.arange(0, count + step, step))
+    return np.clip(1.0 - np.abs(np.arange(count)[:, None] / step - np.arange(nodes)), 0.0, 1.0).astype(np.float32)
+
+
 def breathed(patient: Patient) -> Volume:
     """Return the body at another phase of breathing: the diaphragm down, the breastbone up; the spine stays.
 
@@ -178,16 +185,22 @@ def breathed(patient: Patient) -> Volume:
     points = volume.lps_from_voxel(np.stack(np.meshgrid(*grid, indexing="ij"), -1))
     shift = breath_shift_mm(patient, points)
     inverse = np.linalg.inv(volume.transform_voxel_to_lps[:3, :3])
-    coarse = (shift @ inverse.T).astype(np.float32)
-    deformed = np.empty_like(volume.hu)
-    i, j = np.meshgrid(np.arange(volume.shape[0]), np.arange(volume.shape[1]), indexing="ij")
+    coarse = np.moveaxis(shift @ inverse.T, -1, 0).astype(np.float32)
+    moving = [axis for axis in range(3) if np.abs(coarse[axis]).max() > _STILL_VOXELS]
+    across, along, upward = (_between(n, s) for n, s in zip(volume.shape, steps, strict=True))
+    deformed = volume.hu.copy()
     for k in range(volume.shape[2]):
-        at = np.stack([i / steps[0], j / steps[1], np.full(i.shape, k / steps[2])]).astype(np.float32)
-        move = [ndimage.map_coordinates(coarse[..., axis], at, order=1, mode="nearest") for axis in range(3)]
-        source = np.stack([i - move[0], j - move[1], k - move[2]])
+        move = {axis: across @ (coarse[axis] @ upward[k]) @ along.T for axis in moving}
+        moved = np.nonzero(np.logical_or.reduce([np.abs(values) > _STILL_VOXELS for values in move.values()]))
+        if not len(moved[0]):
+            continue
+        source = np.stack([*moved, np.full(len(moved[0]), k)]).astype(np.float32)
+        for axis, values in move.items():
+            source[axis] -= values[moved]
         first = max(0, int(np.floor(source[2].min())) - 1)
         last = min(volume.shape[2], int(np.ceil(source[2].max())) + 2)
         source[2] -= first
         part = volume.hu[..., first:last]
-        deformed[..., k] = ndimage.map_coordinates(part, source, order=1, mode="nearest", output=np.float32)
+        values = ndimage.map_coordinates(part, source, order=1, mode="nearest", output=np.float32)
+        deformed[..., k][moved] = np.rint(values)
     return Volume(deformed, volume.transform_voxel_to_lps)
