@@ -143,9 +143,8 @@ def _with_landmarks(name: str, ct: CtSource, landmark_path: Path, source: str, o
     known = {mark.id for mark in LANDMARKS}
     positions = {key: place for key, place in landmarks.positions_mm.items() if key in known}
     extra = {key: place for key, place in landmarks.positions_mm.items() if key not in known}
-    return replace(
-        make_patient(name, volume, positions, source), extra_landmarks_mm=extra, points_mm=landmarks.points_mm
-    )
+    patient = make_patient(name, volume, positions, source)
+    return replace(patient, extra_landmarks_mm=extra, points_mm=landmarks.points_mm, bones=landmarks.bones)
 
 
 def chest_ct_path() -> Path:

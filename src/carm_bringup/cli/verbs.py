@@ -175,6 +175,7 @@ BENCH_DIALOGUE = "carm_bringup.benchmarks.dialogue"
 BENCH_STREAM = "carm_bringup.benchmarks.streaming"
 BENCH_FAULTS = "carm_bringup.benchmarks.faults.command"
 BENCH_REGISTER = "carm_bringup.benchmarks.registration.command"
+BENCH_VIEWS = "carm_bringup.benchmarks.views.command"
 RECORDING = "carm_bringup.cli.recording_commands"
 VERBS: tuple[Verb, ...] = (
     Verb(
@@ -368,6 +369,13 @@ VERBS: tuple[Verb, ...] = (
         "carm bench register --condition nominal --patients 4 --json register.json",
         f"{BENCH_REGISTER}:run",
         f"{BENCH_REGISTER}:add_arguments",
+    ),
+    Verb(
+        "bench views",
+        "standard views in the axes of bones: how exactly they are reached, with and without the patient's CT",
+        "carm bench views --patients 4 --json views.json",
+        f"{BENCH_VIEWS}:run",
+        f"{BENCH_VIEWS}:add_arguments",
     ),
     Verb(
         "security init",

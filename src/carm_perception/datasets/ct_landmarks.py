@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from carm_core.anatomy.axes import BoneAxes
 from carm_core.errors import ConfigurationError, GoalError, PatientError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.triangulation import MIN_ANGLE_DEG, Sighting, Triangulation, triangulate, views_angle_deg
@@ -301,10 +302,15 @@ def run(options: argparse.Namespace) -> int:
     patient = make_patient(path.name, read_source(ct, import_options), None, str(path))
     checksum = ct_checksum(path, import_options.series)
     points: dict[str, Array] = {}
+    bones: dict[str, BoneAxes] = {}
+    without_axes: dict[str, str] = {}
     if options.segmentation is not None:
+        from carm_sim.patient.bone_axes import bone_axes
         from carm_sim.patient.segmentation import derive, read_segmentation
 
-        derived = derive(read_segmentation(options.segmentation), patient.volume)
+        labels = read_segmentation(options.segmentation)
+        derived = derive(labels, patient.volume)
+        bones, without_axes = bone_axes(labels, derived.positions_mm)
         positions, methods, left_out = derived.positions_mm, derived.methods, derived.left_out
         points = derived.centroids_mm
         source = f"carm patient landmarks --segmentation {options.segmentation.name}"
@@ -319,10 +325,14 @@ def run(options: argparse.Namespace) -> int:
         print(f"{key:4d} {landmark(key, extra=True).name:32s} {place:>24s} mm  {methods[key]}")
     for key, reason in sorted(left_out.items()):
         print(f"{key:4d} {landmark(key, extra=True).name:32s} {'left out':>24s}     {reason}")
+    if bones:
+        print(f"axes of {', '.join(bones)}")
+    for name, reason in without_axes.items():
+        print(f"no axes of {name}: {reason}")
     if not positions:
         print("carm patient landmarks: no landmark found, nothing written", file=sys.stderr)
         return 1
-    write_landmarks(LandmarkFile(checksum, positions, methods, source, points), output)
+    write_landmarks(LandmarkFile(checksum, positions, methods, source, points, bones), output)
     named = f" and the centroids of {len(points)} structures" if points else ""
     print(f"{len(positions)} landmarks{named} written to {output}")
     if options.sheet is not None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_core.anatomy.axes import BoneAxes
+from carm_core.anatomy.from_landmarks import axes_of
 from carm_core.errors import PatientError
 from carm_core.transforms import RigidTransform
 from carm_sim.drr.solids import SolidSet
@@ -29,6 +31,7 @@ class Patient:
         source: Where CT and landmarks come from.
         extra_landmarks_mm: Id of each of `carm_core.landmarks.EXTRA_LANDMARKS` to its LPS position, shape (3,), in mm,
             inside the volume or not; empty for a CT.
+        bones: Axes of bones that labels of the CT gave, by name, LPS (mm).
         devices: Hardware in the beam, in LPS (mm).
         points_mm: Name of each further point that the CT's landmark file holds to its LPS position, shape (3,), in mm.
     """
@@ -40,8 +43,17 @@ class Patient:
     transform_lps_to_table: RigidTransform
     source: str
     extra_landmarks_mm: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+    bones: dict[str, BoneAxes] = field(default_factory=dict)
     devices: SolidSet = field(default_factory=SolidSet)
     points_mm: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def axes_of(self, bone: str) -> BoneAxes:
+        """Return the axes of a bone (``carm_core.anatomy.axes.BONES``), LPS, mm: by labels, else by landmarks.
+
+        Raises:
+            MissingAnatomyError: They cannot be told; the message names what is missing.
+        """
+        return axes_of(bone, self.landmarks_mm | self.extra_landmarks_mm, self.bones)
 
     @property
     def landmarks_table_mm(self) -> dict[int, NDArray[np.float64]]:

@@ -45,6 +45,7 @@ _AIR_HU, _LUMEN_MM2, _WALL_MM = -700, 20.0, 2.1
 _DOME_BLUR_MM, _DOME_TOP_MM, _WALL_DISTANCE_MM, _HEART_DISTANCE_MM, _LAYER_MM = 5.6, 2.0, 12.0, 5.0, 12.5
 _DOME_BELOW_END_MM = 15.0
 _SYMPHYSIS_MM = 12.0
+_PROMONTORY_MM = (15.0, 22.0)
 _BONE_HU, _LUNG_HU = 60.0, -400.0
 """Means that bones exceed and lungs do not reach, HU, where labels and CT belong together."""
 _MOST_OUTSIDE = 0.1
@@ -52,9 +53,10 @@ _LOOKED_AT = 4000
 
 _VERTEBRAE = (*(f"L{n}" for n in range(5, 0, -1)), *(f"T{n}" for n in range(12, 0, -1)))
 _VERTEBRAE = (*_VERTEBRAE, *(f"C{n}" for n in range(7, 0, -1)))
-_STRUCTURES = {
+STRUCTURES = {
     "spleen": 1, "liver": 5, "stomach": 6, "lung_upper_lobe_left": 10, "lung_lower_lobe_left": 11,
     "lung_upper_lobe_right": 12, "lung_middle_lobe_right": 13, "lung_lower_lobe_right": 14, "trachea": 16, "colon": 20,
+    "sacrum": 25,
     "heart": 51, "humerus_left": 69, "humerus_right": 70, "scapula_left": 71, "scapula_right": 72, "femur_left": 75,
     "femur_right": 76, "hip_left": 77, "hip_right": 78, "spinal_cord": 79, "skull": 91,
 } | {f"vertebrae_{name}": 27 + row for row, name in enumerate(_VERTEBRAE)}  # fmt: skip
@@ -314,6 +316,15 @@ def iliac_crest(seg: Segmentation, _: Volume, side: str) -> Array:
     return np.asarray(points[points[:, 2] > points[:, 2].max() - _TIP_MM].mean(axis=0))
 
 
+def promontory(seg: Segmentation, _: Volume) -> Array:
+    """Foremost point of the middle 30 mm of the sacrum's upper 22 mm."""
+    points = seg.lps(seg.whole(seg.mask("sacrum"), "the sacrum", below=False).voxels.astype(float))
+    middle = (points[:, 0].min() + points[:, 0].max()) / 2
+    top = points[:, 2].max() - _PROMONTORY_MM[1]
+    near = points[(np.abs(points[:, 0] - middle) < _PROMONTORY_MM[0]) & (points[:, 2] > top)]
+    return np.asarray(near[near[:, 1] < near[:, 1].min() + _TIP_MM].mean(axis=0))
+
+
 def symphysis(seg: Segmentation, _: Volume) -> Array:
     """Mean of the surfaces of both hip bones where they come nearest to each other, in front."""
     surfaces = [seg.lps(seg.mask(f"hip_{side}").surface().voxels.astype(float)) for side in ("left", "right")]
@@ -332,6 +343,7 @@ def _rules() -> dict[int, partial[Array]]:
         "Skull": partial(skull),
         "Carina": partial(carina),
         "Pubic symphysis": partial(symphysis),
+        "Sacral promontory": partial(promontory),
         **{name: partial(vertebral_body, name=name) for name in _VERTEBRAE},
     }
     for word, side in (("Right", "right"), ("Left", "left")):
@@ -425,11 +437,11 @@ def read_segmentation(path: Path) -> Segmentation:
     if path.is_dir():
         return _from_folder(path)
     labels, affine = open_nifti(path).read()
-    return Segmentation(labels, affine, _table(path) or _STRUCTURES)
+    return Segmentation(labels, affine, _table(path) or STRUCTURES)
 
 
 def _from_folder(folder: Path) -> Segmentation:
-    files = {name: folder / f"{name}{_SUFFIX}" for name in _STRUCTURES if (folder / f"{name}{_SUFFIX}").is_file()}
+    files = {name: folder / f"{name}{_SUFFIX}" for name in STRUCTURES if (folder / f"{name}{_SUFFIX}").is_file()}
     if not files:
         raise PatientError(f"{folder}: no mask of TotalSegmentator in it, for example vertebrae_T1{_SUFFIX}")
     labels, affine = None, np.eye(4)
@@ -439,9 +451,9 @@ def _from_folder(folder: Path) -> Segmentation:
             labels, affine = np.zeros(values.shape, np.uint16), found
         if values.shape != labels.shape or not np.allclose(found, affine, atol=1e-3):
             raise PatientError(f"{file}: its grid is another than that of {next(iter(files.values())).name}")
-        labels[values > 0] = _STRUCTURES[name]
+        labels[values > 0] = STRUCTURES[name]
     assert labels is not None
-    return Segmentation(labels, affine, _STRUCTURES)
+    return Segmentation(labels, affine, STRUCTURES)
 
 
 def _table(path: Path) -> dict[str, int]:

@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from carm_core.anatomy.axes import BONES, BoneAxes, made
 from carm_core.data_files import read_yaml, shown
 from carm_core.errors import PatientError, quoted
 from carm_core.landmarks import EXTRA_LANDMARKS, LANDMARKS
@@ -33,6 +34,7 @@ HIGHEST_LOW_HU = -150
 LOWEST_AIR_HU = -1200
 MIN_HU_RANGE = 300
 _START_BYTES = 1024
+_AXIS_SLACK = 0.01
 _ROUNDING_OFFSET = 0.3137
 """Keeps positions with few decimals away from where rounding changes."""
 
@@ -49,6 +51,7 @@ class LandmarkFile:
         methods: Landmark id to how the position was found.
         source: Where the CT and the positions come from.
         points_mm: Name of each further point, for example of a structure's centroid, to its LPS position (3,), mm.
+        bones: Axes of bones by name, LPS, mm; may be missing from the file.
     """
 
     ct_sha256: str
@@ -56,6 +59,7 @@ class LandmarkFile:
     methods: dict[int, str]
     source: str
     points_mm: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    bones: dict[str, BoneAxes] = field(default_factory=dict)
 
 
 def is_image(path: Path) -> bool:
@@ -190,8 +194,8 @@ def read_landmarks(path: Path) -> LandmarkFile:
     """Read a ``landmarks.yaml``.
 
     Raises:
-        PatientError: If the file is unreadable, an id is unknown or double, or a position is not three finite
-            numbers.
+        PatientError: If the file is unreadable, an id is unknown or double, a position is not three finite numbers,
+            or the axes of a bone make no sense.
     """
     try:
         content = read_yaml(path)
@@ -217,7 +221,8 @@ def read_landmarks(path: Path) -> LandmarkFile:
     if not isinstance(points, Mapping) or not all(isinstance(name, str) for name in points):
         raise PatientError(f"{path}: 'points' must be names with a position each")
     named = {name: _position(place, f"point {quoted(name)}", path) for name, place in points.items()}
-    return LandmarkFile(checksum.lower(), positions, methods, str(content.get("source", "")), named)
+    bones = _bones(content.get("bones", {}), path)
+    return LandmarkFile(checksum.lower(), positions, methods, str(content.get("source", "")), named, bones)
 
 
 def write_landmarks(landmarks: LandmarkFile, path: Path) -> None:
@@ -245,6 +250,8 @@ def write_landmarks(landmarks: LandmarkFile, path: Path) -> None:
         content["points"] = {
             name: [round(float(value), 2) for value in place] for name, place in sorted(landmarks.points_mm.items())
         }
+    if landmarks.bones:
+        content["bones"] = {name: _written(axes) for name, axes in landmarks.bones.items()}
     text = "# SPDX-License-Identifier: Apache-2.0\n" + yaml.safe_dump(
         content, sort_keys=False, width=110, default_flow_style=None
     )
@@ -252,6 +259,35 @@ def write_landmarks(landmarks: LandmarkFile, path: Path) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise PatientError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _written(axes: BoneAxes) -> dict[str, Any]:
+    """Return a bone's axes as ``landmarks.yaml`` holds them: its back follows from head and left."""
+    parts: dict[str, Any] = {"origin_mm": [round(float(value), 2) for value in axes.origin_mm]}
+    for key, direction in (("left", axes.left), ("head", axes.head)):
+        parts[key] = [round(float(value), 4) + 0.0 for value in direction]
+    return parts | {"method": axes.method}
+
+
+def _bones(entries: Any, path: Path) -> dict[str, BoneAxes]:
+    """Return the axes of bones by name; bones that newer versions may know are passed over."""
+    if not isinstance(entries, Mapping):
+        raise PatientError(f"{path}: 'bones' must map names of bones to their axes, got {shown(entries)}")
+    bones = {}
+    for name, entry in entries.items():
+        if name not in BONES:
+            continue
+        try:
+            origin, left, head = (np.array(entry[key], dtype=float) for key in ("origin_mm", "left", "head"))
+            usable = all(part.shape == (3,) and np.isfinite(part).all() for part in (origin, left, head))
+        except (ValueError, TypeError, KeyError, OverflowError):
+            usable = False
+        if not usable or abs(np.linalg.norm(left) - 1) > _AXIS_SLACK or abs(np.linalg.norm(head) - 1) > _AXIS_SLACK:
+            raise PatientError(f"{path}: bone {name} needs 'origin_mm', and 'left' and 'head' of length 1")
+        if abs(float(left @ head)) > _AXIS_SLACK:
+            raise PatientError(f"{path}: 'left' and 'head' of bone {name} must be perpendicular")
+        bones[str(name)] = made(str(name), origin, head, left, str(entry.get("method", "")))
+    return bones
 
 
 def _landmark_entry(entry: Any, path: Path) -> tuple[int, NDArray[np.float64]]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,6 +121,20 @@ def rasterize(bones: Iterable[Bone], grid: Grid, cortex_scale: float, rng: np.ra
             if inner is not None:
                 _cover(inside[box], inner)
     return BoneFractions(cortical, inside)
+
+
+def masks(bones: Iterable[Bone], grid: Grid) -> Iterator[tuple[str, tuple[slice, slice, slice], NDArray[np.bool_]]]:
+    """Yield of each bone its name, its box in a grid, and which of the box's voxels it fills, as a segmentation has it.
+
+    Args:
+        bones: Surfaces in mm; those that the grid does not hold are left out.
+        grid: Where to.
+    """
+    per_mm2 = _POINTS_PER_VOXEL_FACE / grid.spacing_mm**2
+    for bone in bones:
+        found = _part_of(bone, _spread(bone, per_mm2, 0.5, 0), grid, 1.0, np.float32(0.0))
+        if found is not None and found[2] is not None:
+            yield bone.name, found[0], found[2] > 0.5
 
 
 def _part_of(
