@@ -45,7 +45,7 @@ _AIR_HU, _LUMEN_MM2, _WALL_MM = -700, 20.0, 2.1
 _DOME_BLUR_MM, _DOME_TOP_MM, _WALL_DISTANCE_MM, _HEART_DISTANCE_MM, _LAYER_MM = 5.6, 2.0, 12.0, 5.0, 12.5
 _DOME_BELOW_END_MM = 15.0
 _SYMPHYSIS_MM = 12.0
-_PROMONTORY_MM = (15.0, 22.0)
+_PROMONTORY_MM = (8.0, 22.0)
 _BONE_HU, _LUNG_HU = 60.0, -400.0
 """Means that bones exceed and lungs do not reach, HU, where labels and CT belong together."""
 _MOST_OUTSIDE = 0.1
@@ -317,7 +317,7 @@ def iliac_crest(seg: Segmentation, _: Volume, side: str) -> Array:
 
 
 def promontory(seg: Segmentation, _: Volume) -> Array:
-    """Foremost point of the middle 30 mm of the sacrum's upper 22 mm."""
+    """Foremost point of the middle 16 mm of the sacrum's upper 22 mm."""
     points = seg.lps(seg.whole(seg.mask("sacrum"), "the sacrum", below=False).voxels.astype(float))
     middle = (points[:, 0].min() + points[:, 0].max()) / 2
     top = points[:, 2].max() - _PROMONTORY_MM[1]
