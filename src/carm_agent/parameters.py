@@ -44,6 +44,14 @@ class AgentParameters:
     max_radius_m: float = parameter(
         0.028, "success needs a 90 % radius below this", unit="m", lower=0.005, upper=0.5, guard="lower_is_tighter"
     )
+    exact_radius_m: float = parameter(
+        0.0,
+        "the last motion on answers with a 90 % radius up to this needs no image; 0: every motion does",
+        unit="m",
+        lower=0.0,
+        upper=0.05,
+        guard="lower_is_tighter",
+    )
     max_step_m: float = parameter(
         0.4, "longest motion of the isocenter", unit="m", lower=0.01, upper=1.0, guard="lower_is_tighter"
     )
@@ -160,6 +168,7 @@ class AgentParameters:
             max_doubts=self.max_doubts,
             min_confidence=self.min_confidence,
             max_radius_mm=1000.0 * self.max_radius_m,
+            exact_mm=1000.0 * self.exact_radius_m,
             max_step_mm=1000.0 * self.max_step_m,
             cautious_step_mm=1000.0 * self.cautious_step_m,
             policy=Policy.XML if self.policy == "xml" else Policy.POINTING,

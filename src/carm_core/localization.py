@@ -11,8 +11,12 @@ from enum import StrEnum
 from typing import Any
 
 from carm_core.imaging.frame import XrayFrame
+from carm_core.landmarks import landmark
 
 NAN = float("nan")
+POINT_ID = 0
+"""Id of the estimate of a point of the patient's CT, which is no landmark."""
+NEEDS_CT = "the patient's CT is needed: ct:=PATH with localizer fused or registered"
 
 
 class Protocol(StrEnum):
@@ -35,12 +39,14 @@ class Query:
         target_id: Landmark asked for, or None.
         hint: What the clinician added, in plain words; of a command, the sentence itself.
         correction: Earlier answer that is to be reconsidered.
+        point_mm: Point of the patient's CT that is asked for instead of a landmark, LPS, mm; None: none.
     """
 
     protocol: Protocol = Protocol.LOCALIZATION
     target_id: int | None = None
     hint: str = ""
     correction: str = ""
+    point_mm: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class LandmarkEstimate:
     """Where a localizer believes a landmark to be.
 
     Attributes:
-        id: Landmark id.
+        id: Landmark id, or ``POINT_ID``.
         displacement_mm: From the image center at isocenter depth, mm; right and up in the display image.
             NaN when the protocol gives an order only.
         std_mm: Standard deviation of either component, mm; NaN when unknown.
@@ -56,6 +62,8 @@ class LandmarkEstimate:
         confidence: 0 to 1; NaN when unknown.
         radius_95_mm: As ``radius_90_mm``, in 95 of 100 cases.
         radius_97_mm: As ``radius_90_mm``, in 97 of 100 cases.
+        depth_mm: Beyond the plane of the isocenter, along the beam, mm; NaN when unknown.
+        depth_std_mm: Standard deviation of that, mm; NaN when unknown.
     """
 
     id: int
@@ -65,6 +73,13 @@ class LandmarkEstimate:
     confidence: float = NAN
     radius_95_mm: float = NAN
     radius_97_mm: float = NAN
+    depth_mm: float = NAN
+    depth_std_mm: float = NAN
+
+    @property
+    def name(self) -> str:
+        """What it is an estimate of, for people."""
+        return "Point of the CT" if self.id == POINT_ID else landmark(self.id).name
 
 
 @dataclass(frozen=True)
@@ -135,6 +150,9 @@ class Localizer(ABC):
 
     def warm_up(self) -> None:  # noqa: B027
         """Make the first real question as fast as the later ones."""
+
+    def forget(self) -> None:  # noqa: B027
+        """Forget what earlier images said: the next one belongs to another task. Most keep nothing anyway."""
 
     def close(self) -> None:  # noqa: B027
         """Release memory and connections."""

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from geometry_msgs.msg import Point
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
@@ -74,6 +75,12 @@ def _bytes(pixels: NDArray[Any]) -> array[int]:
 def nanoseconds(stamp: Time) -> int:
     """Return a stamp in ns."""
     return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
+
+
+def point_message(point_mm: Sequence[float]) -> Point:
+    """Return a point (3,), mm, in m."""
+    x, y, z = (float(value) / 1000.0 for value in point_mm)
+    return Point(x=x, y=y, z=z)
 
 
 def duration_message(seconds: float) -> Duration:

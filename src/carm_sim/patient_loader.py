@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-from carm_core.errors import PatientError, UnknownNameError
+from carm_core.errors import ConfigurationError, PatientError, UnknownNameError
 from carm_core.landmarks import LANDMARKS
 from carm_sim.patient.ct.dicom import is_dicom_file
 from carm_sim.patient.ct.files import (
@@ -76,6 +76,19 @@ def load_patient(spec: str) -> Patient:
     raise UnknownPatientError.among("patient", text, names, 0.0)
 
 
+def with_landmarks(spec: str) -> Patient:
+    """Load a patient whose landmarks are needed; as ``load_patient``.
+
+    Raises:
+        PatientError: As of ``load_patient``.
+        ConfigurationError: There are none.
+    """
+    patient = load_patient(spec)
+    if not patient.landmarks_mm:
+        raise ConfigurationError(f"the CT {spec} has no landmarks: make them with `carm patient landmarks {spec}`")
+    return patient
+
+
 def path_and_options(text: str) -> tuple[Path, CtOptions]:
     """Split ``PATH?OPTIONS``; a file whose name holds a question mark is found too.
 
@@ -131,7 +144,7 @@ def _with_landmarks(name: str, ct: CtSource, landmark_path: Path, source: str, o
     positions = {key: place for key, place in landmarks.positions_mm.items() if key in known}
     extra = {key: place for key, place in landmarks.positions_mm.items() if key not in known}
     patient = make_patient(name, volume, positions, source)
-    return replace(patient, extra_landmarks_mm=extra, bones=landmarks.bones)
+    return replace(patient, extra_landmarks_mm=extra, points_mm=landmarks.points_mm, bones=landmarks.bones)
 
 
 def chest_ct_path() -> Path:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from carm_agent.ports import Acquisition, Arm, Clock, Imager, Interrupt
 from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.projection import XrayView
-from carm_core.localization import LandmarkEstimate, Localization, Localizer, Query
+from carm_core.localization import POINT_ID, LandmarkEstimate, Localization, Localizer, Query
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.trajectory import Trajectory
 
@@ -84,18 +84,17 @@ class FakeLocalizer(Localizer):
 
     def localize(self, frame: XrayFrame, query: Query) -> Localization:
         self.before()
-        assert query.target_id is not None
+        assert (query.target_id is None) != (query.point_mm is None)
         assert frame.view is not None
         self.count += 1
         self.views.append(frame.view)
         self.queries.append(query)
-        return self.reply(frame.view.displacement_mm(self.points_mm[query.target_id]), query, self.count)
+        return self.reply(frame.view.displacement_mm(self.points_mm[query.target_id or POINT_ID]), query, self.count)
 
 
 def answer(query: Query, displacement_mm: NDArray, std_mm: float = 5.0, confidence: float = 0.9) -> Localization:
-    assert query.target_id is not None
     x, y = (float(value) for value in displacement_mm)
-    estimate = LandmarkEstimate(query.target_id, (x, y), std_mm, 2.146 * std_mm, confidence)
+    estimate = LandmarkEstimate(query.target_id or POINT_ID, (x, y), std_mm, 2.146 * std_mm, confidence)
     return Localization("fake", "", query, "", (estimate,), 0.01)
 
 
@@ -145,7 +144,7 @@ class World:
         self.clock = FakeClock()
         self.arm = FakeArm(self.carm, self.clock)
         self.imager = FakeImager(self.arm)
-        self.localizer = FakeLocalizer(dict.fromkeys(range(1, 15), np.array(point_mm)), reply)
+        self.localizer = FakeLocalizer(dict.fromkeys(range(15), np.array(point_mm)), reply)
         self.interrupt = Interrupt()
 
     def true_distance_mm(self, target_id: int = 11) -> float:

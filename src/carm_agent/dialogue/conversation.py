@@ -159,8 +159,8 @@ class Conversation:
         self._target_id: int | None = None
 
     def target_is(self, target_id: int | None) -> None:
-        """Note the landmark of a task that was not begun by words, so that it can be corrected by words."""
-        self._target_id = target_id or self._target_id
+        """Note the landmark of a task that was not begun by words, so that it can be corrected by words; None: none."""
+        self._target_id = target_id
 
     def forget_question(self) -> None:
         """Drop an open question, because another one has been put since: a yes answers the newest."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Views for finding the depth of a landmark."""
+"""Finding the depth of a landmark: by two views, or from a localizer that knows it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from carm_agent.navigation.localizer_queries import placed
 from carm_agent.navigation.task import NavigationCode, NavigatorConfig
 from carm_agent.planning.planner import Plan, Planner
 from carm_core.errors import GoalError
+from carm_core.imaging.projection import XrayView
 from carm_core.imaging.triangulation import Sighting, Triangulation, triangulate
 from carm_core.landmarks import Landmark
 from carm_core.localization import LandmarkEstimate, Localization
@@ -29,7 +30,7 @@ BETWEEN_DEG = 40.0
 
 @dataclass(frozen=True, eq=False)
 class DepthPlace:
-    """Where two views show the target.
+    """Where the target is in space.
 
     Attributes:
         plan: the motion of the isocenter to there.
@@ -60,6 +61,7 @@ class Biplane:
         """
         self._planner, self._config, self._name = planner, config, phrases.called(landmark)
         self._angles, self._isocenter_m = planner.carm.angles(start), planner.carm.isocenter(start)
+        self._along = planner.carm.view(start).forward
         self.primaries_deg = biplane_primaries_deg(float(np.degrees(self._angles[0])), config.biplane_primary_deg)
 
     def view_name(self, primary_deg: float) -> str:
@@ -98,6 +100,44 @@ class Biplane:
         return DepthPlace(
             plan, f"{shown}; putting the isocenter there.", told, Belief(place.point_mm, place.covariance_mm2)
         )
+
+    def known(self, now: NDArray[np.float64], belief: Belief) -> DepthPlace:
+        """Return the motion from joint positions (J,) to where a localizer says in space that the target is.
+
+        Raises:
+            Ending: it is out of reach.
+        """
+        try:
+            plan = self._planner.to_view(now, belief.mean_mm / 1000.0, self._angles)
+        except GoalError as error:
+            line = f"{self._name} cannot be put in the isocenter: {phrases.refusal(error)}"
+            raise Ending(NavigationCode.UNREACHABLE, line) from error
+        line = f"The CT tells the depth of {self._name}; putting the isocenter there."
+        return DepthPlace(plan, line, self.told(belief), belief)
+
+    def told(self, belief: Belief) -> str:
+        """Return a sentence on how well a localizer knows the depth."""
+        std_mm = math.sqrt(float(self._along @ belief.covariance_mm2 @ self._along))
+        return f" The CT tells its depth to ±{DEPTH_90_PER_STD * std_mm:.0f} mm."
+
+
+def in_space(view: XrayView, estimate: LandmarkEstimate, std_mm: float, known_depth_mm: float) -> Belief | None:
+    """Return where an estimate is in space; None when its depth is not known well.
+
+    Args:
+        view: The view that it was seen in, frame ``table``.
+        estimate: finite.
+        std_mm: Standard deviation of either component that is to be believed, at isocenter depth, mm.
+        known_depth_mm: Largest standard deviation of the depth, mm.
+    """
+    if not (0 < estimate.depth_std_mm <= known_depth_mm and math.isfinite(estimate.depth_mm)):
+        return None
+    scale = 1.0 + estimate.depth_mm / view.source_isocenter_mm
+    way = view.source_isocenter_mm * view.forward + np.asarray(estimate.displacement_mm) @ np.array(view.display_axes)
+    ray = way / np.linalg.norm(way)
+    across, along = (scale * std_mm) ** 2, estimate.depth_std_mm**2
+    spread = across * (np.eye(3) - np.outer(ray, ray)) + along * np.outer(ray, ray)
+    return Belief(np.asarray(view.source_mm + scale * way), spread)
 
 
 def biplane_primaries_deg(primary_deg: float, limit_deg: float) -> tuple[float, float]:

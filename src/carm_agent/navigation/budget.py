@@ -109,11 +109,18 @@ class Ledger:
         Raises:
             Ending: The time is too short.
         """
-        if self.elapsed_s + plan.duration_s > self._config.max_duration_s:
+        if not self._in_time(plan):
             raise Ending(
                 NavigationCode.BUDGET,
                 f"a motion of {plan.duration_s:.0f} s would exceed the time of {self._config.max_duration_s:.0f} s",
             )
+
+    def allows(self, plan: Plan) -> bool:
+        """Return whether a motion is within the budget."""
+        return self.motions_left > 0 and self._in_time(plan)
+
+    def _in_time(self, plan: Plan) -> bool:
+        return self.elapsed_s + plan.duration_s <= self._config.max_duration_s
 
     def exposed(self, acquisition: Acquisition) -> None:
         """Count an exposure."""

@@ -10,6 +10,9 @@ from carm_agent.navigation.task import NavigatorConfig
 from carm_core.imaging.projection import XrayView
 from carm_core.localization import LandmarkEstimate
 
+_VAGUE = 2.0
+"""An answer that is this much less sure than what is believed would agree with nearly anything."""
+
 
 class Evidence:
     """What the images of one task say about one landmark.
@@ -85,8 +88,8 @@ class Evidence:
         self._isocenter_mm = view.isocenter_mm
         self.belief = self.belief.diffused(math.hypot(config.drift_std_mm, config.drift_per_motion * moved_mm))
         if self.belief.surprise(view, measured, std_mm) <= config.max_surprise:
+            self.agreeing += self._tells(view, std_mm)
             self.belief, self._contender = self.belief.updated(view, measured, std_mm), None
-            self.agreeing += 1
             return ""
         contender = self._contender
         if contender is not None and contender.surprise(view, measured, std_mm) <= config.max_surprise:
@@ -96,3 +99,9 @@ class Evidence:
         self._contender = fresh
         jump = float(np.linalg.norm(np.asarray(measured) - self.belief.offset_mm(view)))
         return f"the answer is {jump:.0f} mm away from what earlier images say"
+
+    def _tells(self, view: XrayView, std_mm: float) -> bool:
+        """Return whether an answer that agrees confirms anything: where exact ones are due, a vague one does not."""
+        if not self._config.exact_mm or self.belief is None:
+            return True
+        return std_mm <= _VAGUE * self.belief.radius_90_mm(view) / RADIUS_90_PER_STD

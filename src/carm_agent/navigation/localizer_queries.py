@@ -44,8 +44,8 @@ class Questions:
         self._localizer, self._interrupt, self._landmark, self._say = localizer, interrupt, landmark, say
         self._doubted, self._denied = goal.doubt is not Doubt.NONE, goal.doubt is Doubt.DENIED
         self._denied_mm: NDArray[np.float64] | None = None
-        protocol = Protocol.NAVIGATION if policy is Policy.XML else Protocol.POINTING
-        self._query = Query(protocol, landmark.id, goal.hint)
+        protocol = Protocol.NAVIGATION if policy is Policy.XML and goal.point_mm is None else Protocol.POINTING
+        self._query = Query(protocol, landmark.id or None, goal.hint, point_mm=goal.point_mm)
 
     def target(self, frame: XrayFrame) -> Localization:
         """Ask where the target is; after a correction, first with the clinician's words about the earlier answer."""

@@ -15,9 +15,9 @@ import numpy as np
 
 from carm_agent import phrases
 from carm_agent.errors import NoJointStatesError, NotAtRestError
-from carm_agent.navigation.biplane import Biplane, trusted
+from carm_agent.navigation.biplane import Biplane, DepthPlace, in_space, trusted
 from carm_agent.navigation.budget import Ending, Ledger, code_of
-from carm_agent.navigation.landmark_filter import RADIUS_90_PER_STD
+from carm_agent.navigation.landmark_filter import RADIUS_90_PER_STD, Belief
 from carm_agent.navigation.landmark_tracker import Evidence
 from carm_agent.navigation.localizer_queries import Questions, placed
 from carm_agent.navigation.neighbor_search import Lead, Search, SearchConfig
@@ -72,7 +72,7 @@ class _World:
 
 
 class Navigator:
-    """Brings a named landmark to the image center."""
+    """Brings a named landmark, or a point of the CT, to the image center."""
 
     def __init__(
         self,
@@ -156,15 +156,15 @@ class _Task:
         self._failures = 0
         self._verifying = False
         self._biplane = goal.biplane
-        self._depth = ""
+        self._added = ""
+        self._in_space: Belief | None = None
 
     def run(self) -> tuple[NavigationCode, str]:
         """Loop until the task ends."""
         try:
             self._leave_unknown_angles()
             self._center()
-            if self._biplane:
-                self._center_in_depth()
+            if self._biplane and self._center_in_depth():
                 self._center()
             return NavigationCode.NONE, ""
         except Ending as ending:
@@ -175,7 +175,7 @@ class _Task:
 
     def result(self, code: NavigationCode, message: str) -> NavigationResult:
         """Sum the task up."""
-        return self._ledger.result(self._landmark, code, message, self._depth)
+        return self._ledger.result(self._landmark, code, message, self._added)
 
     def _center(self) -> None:
         """Loop until the target is centered and confirmed."""
@@ -198,16 +198,32 @@ class _Task:
         self._say(Stage.DECIDING, line, decision=True, warning=True)
         return True
 
-    def _center_in_depth(self) -> None:
-        """Turn to two views, and put the isocenter on the place in space that both show."""
-        biplane = Biplane(self._planner, self._config, self._landmark, self._arm.joint_positions())
+    def _center_in_depth(self) -> bool:
+        """Put the isocenter on the target's place in space; return whether the arm moved.
+
+        A localizer that knows the patient's CT tells the place; for others, two views do.
+        """
+        biplane = self._biplane_here()
+        if self._in_space is not None:
+            isocenter_mm = 1000.0 * self._planner.carm.isocenter(self._arm.joint_positions())
+            if np.linalg.norm(self._in_space.mean_mm - isocenter_mm) <= self._config.tolerance_mm:
+                self._added = biplane.told(self._in_space)
+                return False
+            self._put_isocenter(biplane.known(self._arm.joint_positions(), self._in_space))
+            return True
         sightings = []
         for primary in biplane.primaries_deg:
             self._carry_out(*biplane.view(self._arm.joint_positions(), primary))
             sightings.append(self._sighting(biplane.view_name(primary)))
-        place = biplane.place(self._arm.joint_positions(), sightings)
-        self._carry_out(place.plan, place.reasoning)
-        self._depth = place.told
+        self._put_isocenter(biplane.place(self._arm.joint_positions(), sightings))
+        return True
+
+    def _biplane_here(self) -> Biplane:
+        return Biplane(self._planner, self._config, self._landmark, self._arm.joint_positions())
+
+    def _put_isocenter(self, place: DepthPlace, where: str = "") -> None:
+        self._carry_out(place.plan, where + place.reasoning)
+        self._added = place.told
         self._evidence = Evidence(self._config, place.belief)
         self._ledger.verified, self._verifying = False, True
 
@@ -281,6 +297,8 @@ class _Task:
             else:
                 reason = self._evidence.weigh(view, estimate)
             if not reason:
+                std_mm = self._evidence.std_mm(estimate)
+                self._in_space = in_space(view, estimate, std_mm, self._config.known_depth_mm)
                 return self._approach(frame, view, estimate)
         self._recover(frame, view, estimate, reason)
         return False
@@ -402,6 +420,8 @@ class _Task:
         radius = self._evidence.belief.radius_90_mm(view)
         self._ledger.distance_mm, self._ledger.radius_mm = float(np.linalg.norm(offset)), radius
         where = phrases.whereabouts(self._landmark, view, offset, radius)
+        if self._move_exactly(view, estimate, where):
+            return True
         if self._ledger.distance_mm <= self._config.tolerance_mm:
             reason = f"it seems to be in the center, but only to ±{radius:.0f} mm"
             vague = self._config.sure_mm < radius <= self._config.nearly_mm
@@ -419,9 +439,45 @@ class _Task:
             return False
         self._history += (Step.APPROACH,)
         fraction = share_of_the_way(view, self._ledger.distance_mm, radius, self._config)
+        if self._biplane and self._in_space is not None and fraction > 0.99 and not self._has_moved_since(view):
+            self._ledger.check_step()
+            self._put_isocenter(self._biplane_here().known(self._arm.joint_positions(), self._in_space), f"{where}. ")
+            self._evidence.agreeing = 1
+            return False
         how = "moving there" if fraction > 0.99 else f"moving {100 * fraction:.0f} % of the way for a better look"
         self._move(view, fraction * offset, radius, f"{where}; {how}.")
         return False
+
+    def _move_exactly(self, view: XrayView, estimate: LandmarkEstimate, where: str) -> bool:
+        """Cover the rest of the way where answers are exact and agree; return whether no further image is due.
+
+        An answer is exact where its radius says so. The rest is worth a motion when it is longer than the answer's
+        standard deviation, and needs no image when the target is sure to lie within tolerance afterwards, whatever its
+        depth.
+        """
+        belief, rest_mm = self._evidence.belief, np.asarray(estimate.displacement_mm)
+        distance_mm = float(np.linalg.norm(rest_mm))
+        after = replace(view, source_mm=view.source_mm + rest_mm @ np.array(view.display_axes))
+        if (
+            belief is None
+            or self._evidence.agreeing < 2
+            or not estimate.radius_90_mm <= min(self._config.exact_mm, RADIUS_90_PER_STD * distance_mm)
+            or belief.radius_90_mm(after) > self._config.tolerance_mm
+        ):
+            return False
+        try:
+            plan = plan_shift(self._planner, self._arm.joint_positions(), view, rest_mm, 0.0).plan
+        except GoalError:
+            return False
+        if not self._ledger.allows(plan):
+            return False
+        self._carry_out(plan, f"{where}, as earlier images said; moving the last {distance_mm:.0f} mm, then done.")
+        self._ledger.distance_mm, self._ledger.radius_mm = (
+            float(np.linalg.norm(belief.offset_mm(after))),
+            belief.radius_90_mm(after),
+        )
+        self._added += f" The last {distance_mm:.0f} mm were moved after that image."
+        return True
 
     def _move(
         self,

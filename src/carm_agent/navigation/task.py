@@ -7,8 +7,11 @@ from enum import IntEnum, StrEnum
 
 from carm_core.errors import GoalError
 from carm_core.landmarks import Landmark, find_landmark, landmark
+from carm_core.localization import POINT_ID
 
 NAN = float("nan")
+EXACT_WITH_CT_MM = 10.0
+"""``NavigatorConfig.exact_mm`` where the patient's CT is known."""
 
 
 class NavigationCode(IntEnum):
@@ -61,18 +64,19 @@ class Doubt(StrEnum):
 
 @dataclass(frozen=True)
 class NavigationGoal:
-    """Bring a landmark to the image center.
+    """Bring a landmark, or a point of the patient's CT, to the image center.
 
     Attributes:
         target_id: Landmark id; 0 to use ``target_name``.
-        target_name: Name or synonym; ignored when ``target_id`` is set.
+        target_name: Name or synonym; ignored when ``target_id`` is set; of a point what people call it, if anything.
         tolerance_mm: Success within this distance at isocenter depth, mm; 0 for the default.
         max_exposures: 0 for the default.
         max_duration_s: S; 0 for the default.
         hint: What the clinician added, in plain words; passed on to the localizer.
         doubt: What the clinician says about the place where the arm stands.
-        biplane: Find the landmark in depth as well, by two more views, and put the isocenter on it, so that it stays in
-            the image center when the angles change.
+        biplane: Find the landmark in depth as well, by two more views unless the localizer knows the depth, and put the
+            isocenter on it, so that it stays in the image center when the angles change.
+        point_mm: Point of the CT instead of a landmark, LPS, mm; None: a landmark.
     """
 
     target_id: int = 0
@@ -83,13 +87,17 @@ class NavigationGoal:
     hint: str = ""
     doubt: Doubt = Doubt.NONE
     biplane: bool = False
+    point_mm: tuple[float, float, float] | None = None
 
     def landmark(self) -> Landmark:
-        """Return the landmark that is asked for.
+        """Return the landmark that is asked for; a point of the CT is one without synonyms.
 
         Raises:
             UnknownNameError: There is none; the error suggests the nearest name.
         """
+        if self.point_mm is not None:
+            place = ", ".join(f"{value:z.0f}" for value in self.point_mm)
+            return Landmark(POINT_ID, self.target_name.replace("_", " ") or f"point ({place}) mm of the CT")
         if self.target_id:
             return landmark(self.target_id)
         return find_landmark(self.target_name)
@@ -117,6 +125,8 @@ class NavigatorConfig:
         max_steps: Motions of one task.
         max_doubts: Consecutive doubtful answers after which the task ends.
         min_confidence: Answers that state less are doubtful; 0 to 1.
+        exact_mm: Answers that state a 90 % radius up to this are exact: a last motion on them needs no image, mm; 0:
+            none is.
         max_radius_mm: Success needs a 90 % radius below this, mm.
         sure_mm: Above this radius, a look from aside and one from another angle come before success is claimed, mm.
         nearly_mm: Up to this radius, they come before a search, mm.
@@ -137,6 +147,7 @@ class NavigatorConfig:
         max_primary_deg: Views with a larger primary angle are left for one at 0/0 first: localizers do not know them.
         max_secondary_deg: The same for the secondary angle.
         max_depth_mm: Success in depth needs a 90 % interval of the depth below this in either direction, mm.
+        known_depth_mm: A localizer that states the depth to this standard deviation spares the two views, mm.
         biplane_primary_deg: The largest primary angle of the views that show the depth.
         collimation_margin_mm: An image that only has to confirm where the target is shows no more than the place
             where it is believed to be, its 90 % radius and this around it, mm; 0: always the whole detector.
@@ -149,6 +160,7 @@ class NavigatorConfig:
     max_steps: int = 12
     max_doubts: int = 3
     min_confidence: float = 0.3
+    exact_mm: float = 0.0
     max_radius_mm: float = 28.0
     sure_mm: float = 15.0
     nearly_mm: float = 45.0
@@ -168,6 +180,7 @@ class NavigatorConfig:
     max_primary_deg: float = 30.0
     max_secondary_deg: float = 25.0
     max_depth_mm: float = 50.0
+    known_depth_mm: float = 5.0
     biplane_primary_deg: float = 25.0
     collimation_margin_mm: float = 40.0
     least_field_mm: float = 100.0

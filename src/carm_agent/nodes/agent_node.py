@@ -150,10 +150,11 @@ class AgentNode(ManagedNode):
             refused = NavigationResult(NavigationCode.INVALID_GOAL, str(error), summary=f"I did not start: {error}.")
             return _end(goal_handle, refused.error_code, NavigationCode, navigation_result(refused))
         try:
-            description = f"bringing {phrases.called(goal.landmark())} to the image center"
+            landmark = goal.landmark()
+            description = f"bringing {phrases.called(landmark)} to the image center"
+            self._clinician.conversation.target_is(landmark.id or None)  # a point of the CT has no other side
         except CarmError:
             description = "navigating"
-        self._clinician.conversation.target_is(goal.target_id)
         work = partial(self._runner.navigate, goal, report=report)
         result, failure = await self._run(goal_handle, description, work)
         if failure:

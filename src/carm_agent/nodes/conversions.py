@@ -8,6 +8,7 @@ from typing import Any
 from carm_interfaces.action import Localize, MoveCArm, Navigate
 from carm_interfaces.msg import LandmarkArray
 
+from carm_agent import phrases
 from carm_agent.navigation.task import NavigationGoal, NavigationResult, Progress
 from carm_agent.planning.move import MoveGoal, MoveResult
 from carm_core.errors import GoalError
@@ -26,6 +27,8 @@ _TURN_RAD = 4 * math.pi
 
 def localization_from_result(result: Any, query: Query) -> Localization:
     """Return what a ``Localize`` result says; failures are returned in its ``error``.
+
+    Landmarks in bags that were recorded before landmarks had a depth are read, too.
 
     Raises:
         ImplausibleError: It is too large. Whether its numbers can be true is weighed against what is known.
@@ -46,6 +49,8 @@ def localization_from_result(result: Any, query: Query) -> Localization:
             std_mm=1000.0 * float(mark.standard_deviation),
             radius_90_mm=1000.0 * float(mark.radius_90),
             confidence=float(mark.confidence),
+            depth_mm=1000.0 * float(getattr(mark, "depth", math.nan)),
+            depth_std_mm=1000.0 * float(getattr(mark, "depth_standard_deviation", 0.0)) or math.nan,
         )
         for mark in landmarks.landmarks
     )
@@ -66,16 +71,25 @@ def navigation_goal(request: Any) -> NavigationGoal:
     """Return a ``Navigate`` goal in mm.
 
     Raises:
-        ImplausibleError: The name is too long.
+        ImplausibleError: The name is too long, or the point is none of a body.
+        GoalError: A landmark and a point are asked for at once.
     """
     at_most("target_name", request.target_name, _LONGEST_NAME)
+    point = None
+    if request.at_point:
+        if request.target_id:
+            raise GoalError("the goal is a landmark or a point of the CT: target_id must be 0 with at_point")
+        place = (request.point.x, request.point.y, request.point.z)
+        x, y, z = (1000.0 * numbers("point", place, -_FURTHEST_M, _FURTHEST_M, "m", count=3)).tolist()
+        point = (x, y, z)
     return NavigationGoal(
         target_id=int(request.target_id),
-        target_name=request.target_name,
+        target_name=phrases.printable(request.target_name),
         tolerance_mm=1000.0 * float(request.tolerance),
         max_exposures=int(request.max_exposures),
         max_duration_s=float(request.max_duration_s),
         biplane=bool(request.biplane),
+        point_mm=point,
     )
 
 

@@ -15,7 +15,7 @@ from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Time
 from carm_interfaces.action import Localize
 from carm_interfaces.msg import CArmState, Exposure
-from carm_interfaces.srv import Expose
+from carm_interfaces.srv import Expose, FindPoint
 from control_msgs.action import FollowJointTrajectory
 from numpy.typing import NDArray
 from rclpy.action import ActionClient
@@ -39,7 +39,7 @@ from carm_agent.nodes.conversions import localization_from_result
 from carm_agent.nodes.diagnostics import Counters
 from carm_agent.parameters import AgentParameters
 from carm_agent.ports import Acquisition, Arm, Clock, Imager, Interrupt
-from carm_core.errors import CarmError, ImageError, LocalizerError
+from carm_core.errors import CarmError, GoalError, ImageError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Localization, Localizer, Query
 from carm_core.plausibility import FreezeWatch, ImplausibleError, number
@@ -56,7 +56,7 @@ from carm_ros.message_checks import (
     image,
     joint_state,
 )
-from carm_ros.messages import frame_from_messages, nanoseconds, seconds, trajectory_message
+from carm_ros.messages import frame_from_messages, nanoseconds, point_message, seconds, trajectory_message
 from carm_ros.node import OrderlyNode
 
 _FREEZE_S = 1.0
@@ -108,6 +108,7 @@ class CArmGraph:
         self.doses: dict[int, float] = {}
         self.stamps: dict[float, Time] = {}
         self.expose = node.create_client(Expose, "xray/expose")
+        self.find_point = node.create_client(FindPoint, "ct/find_point")
         self.stop = node.create_client(Trigger, "stop")
         self.localize = ActionClient(node, Localize, "localize")
         follow = f"{parameters.controller}/follow_joint_trajectory"
@@ -327,6 +328,8 @@ class RosLocalizer(_Port, Localizer):
         goal = Localize.Goal(
             target_id=query.target_id or 0, protocol=query.protocol.value, hint=query.hint, correction=query.correction
         )
+        if query.point_mm is not None:
+            goal.at_point, goal.point = True, point_message(query.point_mm)
         if frame.stamp_s in graph.stamps:
             goal.stamp = graph.stamps[frame.stamp_s]
         deadline_s = time.monotonic() + parameters.image_timeout_s
@@ -381,6 +384,27 @@ class RosLocalizer(_Port, Localizer):
             cancel(self._graph.node, sent)
             raise
         return answered.result().result
+
+
+class RosCt(_Port):
+    """Asks the localizer node what it knows of the patient's CT."""
+
+    def check(self, point_mm: tuple[float, float, float]) -> None:
+        """Check that a point, LPS, mm, is one of the CT.
+
+        Raises:
+            GoalError: It is outside the CT, or the localizer knows no CT.
+            LocalizerError: The localizer does not answer.
+            InterruptedTaskError: The task is to end.
+        """
+        client, timeout_s = self._graph.find_point, self._parameters.server_timeout_s
+        missing = LocalizerError(f"no localizer: service {client.srv_name} did not appear in {timeout_s} s")
+        self._wait_server(client.service_is_ready, missing)
+        future = client.call_async(FindPoint.Request(point=point_message(point_mm)))
+        if not self._wait_future(future, timeout_s):
+            raise LocalizerError(f"{client.srv_name} did not answer in {timeout_s} s")
+        if not future.result().success:
+            raise GoalError(future.result().error_msg or "the localizer refuses the point")
 
 
 class RosArm(_Port, Arm):

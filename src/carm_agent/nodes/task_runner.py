@@ -19,10 +19,11 @@ from std_msgs.msg import String
 from carm_agent.dialogue.actions import Recall, Shift, Turn
 from carm_agent.dialogue.confirmation import Consent, ConsentedArm, NotedArm
 from carm_agent.errors import CanceledError, InterruptedTaskError, StoppedError
+from carm_agent.navigation.budget import code_of
 from carm_agent.navigation.navigator import Navigator
 from carm_agent.navigation.task import NavigationCode, NavigationGoal, NavigationResult, Progress
 from carm_agent.nodes.environment import Surroundings
-from carm_agent.nodes.ros_ports import CArmGraph, RosArm, RosClock, RosImager, RosLocalizer
+from carm_agent.nodes.ros_ports import CArmGraph, RosArm, RosClock, RosCt, RosImager, RosLocalizer
 from carm_agent.planning.move import MoveCode, MoveGoal, MoveResult
 from carm_agent.ports import Arm, Interrupt
 from carm_core.errors import CarmError
@@ -148,6 +149,11 @@ class TaskRunner:
         self._tasks.publish(String(data=json.dumps(dataclasses.asdict(goal))))
         if graph.stays_stopped(interrupt):
             return NavigationResult(NavigationCode.STOPPED, "stop is latched; reset first", summary=LATCHED)
+        if goal.point_mm is not None:
+            try:
+                RosCt(graph, interrupt).check(goal.point_mm)
+            except CarmError as error:
+                return NavigationResult(code_of(error), str(error), summary=f"I did not start: {error}.")
         navigator = Navigator(
             self._surroundings.planner,
             RosImager(graph, interrupt),

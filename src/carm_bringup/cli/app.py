@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import io
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from carm_ros.entry import missing
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
+_NEGATIVE_POINT = re.compile(r"-[\d.][^,]*,")
 
 
 class Parser(argparse.ArgumentParser):
@@ -100,9 +102,20 @@ def parse(verb: Verb, words: Sequence[str]) -> argparse.Namespace:
     add_options(parser)
     if verb.namespaced:
         parser.add_argument("--namespace", type=namespace, default="/carm", help="ROS namespace of the graph (/carm)")
-    options = parser.parse_args(words)
+    options = parser.parse_args(_joined(words))
     options.verb = verb.name
     return options
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """Write ``--point -1,2,3`` as ``--point=-1,2,3``: argparse takes such a value for an option."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and _NEGATIVE_POINT.match(word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def run_sim(options: argparse.Namespace) -> int:

@@ -54,6 +54,9 @@ def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=_rate, default=1.0, help="speed relative to the recording, or max (1)")
     parser.add_argument("--localizer", default="", help="use this localizer (the recorded one)")
     parser.add_argument(
+        "--ct", default="", metavar="PATH", help="the patient's CT, for localizer registered or fused, as in ct:="
+    )
+    parser.add_argument(
         "--image-topic", default="", metavar="TOPIC", help="topic of the images, if there are several candidates"
     )
     parser.add_argument(
@@ -77,6 +80,7 @@ def run_replay(options: argparse.Namespace) -> int:
             nodes=(options.node,) if options.node else ("perception", "agent"),
             rate=options.rate,
             localizer=options.localizer,
+            ct=options.ct,
             image_topic=options.image_topic,
             remappings=dict(options.remap),
             prefix=f"/{options.namespace.strip('/')}/",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from carm_bringup.graph import description as graph
-from carm_core.cli.arguments import number, output_file, whole, words
+from carm_core.cli.arguments import number, output_file, point, whole, words
 
 AddOptions = Callable[[argparse.ArgumentParser], None]
 
@@ -68,7 +68,16 @@ def _landmarks() -> str:
 
 def _navigate(parser: argparse.ArgumentParser) -> None:
     _patience(parser)
-    parser.add_argument("target", nargs="+", help="landmark: name, synonym or id, for example carina")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument(
+        "target",
+        nargs="*",
+        default=[],
+        help="landmark: name, synonym or id, for example carina; with ct:=PATH also a name in the CT's landmarks.yaml",
+    )
+    target.add_argument(
+        "--point", type=point, metavar="X,Y,Z", help="instead: a point of the CT (needs ct:=PATH), LPS, mm"
+    )
     parser.epilog = f"{_landmarks()}\n\n{parser.epilog}"
     parser.add_argument("--tolerance", type=number(1, 200), default=0, help="mm (the agent's default)")
     parser.add_argument("--max-exposures", type=whole(0, 65535), default=0, help="(the agent's default)")
@@ -76,7 +85,7 @@ def _navigate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--biplane",
         action="store_true",
-        help="also find the depth with two more views and move the isocenter to the landmark",
+        help="also find the depth (with two more views, if no CT tells it) and move the isocenter to the target",
     )
 
 
@@ -103,7 +112,10 @@ def _view(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plan-only", action="store_true", help="plan and check, do not move")
     parser.add_argument(
-        "--preview", type=output_file(".png"), metavar="FILE.png", help="like --plan-only, with a picture"
+        "--preview",
+        type=output_file(".png"),
+        metavar="FILE.png",
+        help="like --plan-only, with a picture, and with the registered CT's X-ray in FILE_xray.png",
     )
     parser.add_argument("--run", type=words, metavar="ID", help="run a previewed plan, if nothing has changed since")
     parser.add_argument("--save", type=words, metavar="NAME", help="save the present position under a name")
@@ -182,7 +194,7 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         "navigate",
-        "bring a landmark to the image center",
+        "bring a landmark, or a point of the CT, to the image center",
         "carm navigate carina",
         f"{CLIENT}:navigate",
         _navigate,
@@ -231,6 +243,13 @@ VERBS: tuple[Verb, ...] = (
         f"{RECORDING}:run_replay",
         f"{RECORDING}:add_replay_arguments",
         True,
+    ),
+    Verb(
+        "localize",
+        "landmarks in your own images, without a graph",
+        "carm localize chest.png --target carina --overlay found",
+        "carm_perception.images.command:run",
+        "carm_perception.images.command:add_arguments",
     ),
     Verb(
         "patient check",

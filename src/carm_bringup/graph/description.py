@@ -17,6 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from carm_agent.navigation.task import EXACT_WITH_CT_MM
 from carm_ros.distribution import distribution
 
 PACKAGE = "carm_bringup"
@@ -313,6 +314,8 @@ def parameters(spec: NodeSpec, values: Mapping[str, Value]) -> dict[str, Value]:
     known = {name: value for name, value in known.items() if name not in OPTIONAL or value != NONE}
     if spec.name in ("agent_node", "state_node", "supervisor_node") and "controller" in values:
         known["controller"] = values["controller"]
+    if spec.name == "agent_node" and values.get("ct", NONE) != NONE:
+        known["exact_radius_m"] = EXACT_WITH_CT_MM / 1000
     if spec.name in ("motion_node", "drive_node", "state_node"):
         known["supervised"] = True
     if spec.name == "supervisor_node":

@@ -21,8 +21,9 @@ import rclpy
 from action_msgs.msg import GoalStatus
 from carm_interfaces.action import MoveCArm, Navigate
 from carm_interfaces.msg import CArmState, Utterance
-from carm_interfaces.srv import Expose, SavePosition
+from carm_interfaces.srv import Expose, FindPoint, PreviewXray, SavePosition
 from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import Point
 from rclpy.action import ActionClient
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -35,9 +36,11 @@ from std_srvs.srv import Trigger
 from carm_bringup.graph.description import ALL_NODES
 from carm_bringup.graph.domain_lock import InstanceLock, domain_id
 from carm_bringup.security.access import OPERATOR
-from carm_core.errors import CarmError, GoalError
+from carm_core.errors import CarmError, GoalError, UnknownNameError
 from carm_core.landmarks import find_landmark
+from carm_core.localization import NEEDS_CT
 from carm_ros.heartbeat import HeartbeatSender
+from carm_ros.messages import point_message
 from carm_ros.middleware import prepare_middleware
 from carm_ros.security import enclave_arguments
 
@@ -45,6 +48,8 @@ SERVER_TIMEOUT_S = 5.0
 """How long to wait for the graph, s."""
 ABSENT_S = 3.0
 """When nothing of a graph has shown up by then, there is none, s."""
+UNSEEN_S = 1.0
+"""How long to look for a graph elsewhere that may know a name, s."""
 ASK_AGAIN_S = 0.5
 """How long to wait before a goal that came too early is sent again, s."""
 AGENT_STATUS_S = 2.5
@@ -269,15 +274,47 @@ def session(namespace: str, wait_s: float = SERVER_TIMEOUT_S) -> Iterator[Sessio
 
 
 def navigate(options: argparse.Namespace) -> int:
-    """Bring a landmark to the image center, with a line for each step."""
-    landmark = find_landmark(" ".join(options.target))
-    goal = Navigate.Goal(target_id=landmark.id, target_name=landmark.name)
+    """Bring a landmark, or a point of the CT, to the image center, with a line for each step."""
+    name, unknown = " ".join(options.target), None
+    goal = Navigate.Goal(at_point=options.point is not None)
+    if options.point is not None:
+        goal.point, name = point_message(options.point), "point of the CT"
+    else:
+        try:
+            landmark = find_landmark(name)
+            goal.target_id, goal.target_name, name = landmark.id, landmark.name, landmark.name
+        except UnknownNameError as error:
+            unknown = error
     goal.tolerance = float(options.tolerance) / 1000.0
     goal.max_exposures = options.max_exposures
     goal.max_duration_s = float(options.max_duration)
     goal.biplane = options.biplane
     with session(options.namespace, options.wait) as graph:
-        return _navigate(graph, goal, landmark.name)
+        if unknown is not None:
+            goal.at_point, (name, goal.point) = True, _named_point(graph, name, unknown)
+            goal.target_name = name
+        return _navigate(graph, goal, name)
+
+
+def _named_point(graph: Session, name: str, unknown: UnknownNameError) -> tuple[str, Point]:
+    """Return a name of the CT's landmark file as it is written there, and its place.
+
+    Raises:
+        UnknownNameError: There is no graph, or its localizer knows no CT.
+        GoalError: The CT does not know it either.
+        ClientError: The localizer does not answer yet.
+    """
+    client = graph.node.create_client(FindPoint, "ct/find_point")
+    if not graph.spin_until(client.service_is_ready, UNSEEN_S) and not graph.is_there:
+        raise unknown
+    answer = graph.call(FindPoint, "ct/find_point", FindPoint.Request(name=name))
+    if answer.success:
+        return answer.name, answer.point
+    if answer.error_code != FindPoint.Request.ERROR_NO_CT:
+        raise GoalError(answer.error_msg)
+    if answer.error_msg == NEEDS_CT:
+        raise unknown
+    raise ClientError(answer.error_msg)
 
 
 def _navigate(graph: Session, goal: Any, name: str) -> int:
@@ -392,10 +429,11 @@ def view(options: argparse.Namespace) -> int:
                 return code
         goal = _view_goal(graph, options, words)
         result = graph.run_when_ready(MoveCArm, "move", goal, _progress()).result
+        xray = _previewed(graph, result) if options.preview is not None else None
     if result.error_code != MoveCArm.Result.ERROR_NONE:
         bad_input = (MoveCArm.Result.ERROR_INVALID_GOAL, MoveCArm.Result.ERROR_JOINT_LIMIT)
         return fail(result.error_msg, result.error_code, result.error_code in bad_input)
-    return _moved(result, options.preview, goal.plan_only)
+    return _moved(result, options.preview, goal.plan_only) or _show_xray(xray, options.preview)
 
 
 def _view_goal(graph: Session, options: argparse.Namespace, words: str) -> Any:
@@ -445,6 +483,31 @@ def _moved(result: Any, preview: Path | None, planned: bool) -> int:
         except OSError as error:
             return fail(f"cannot write {preview}: {error.strerror}", 1)
         print(preview)
+    return 0
+
+
+def _previewed(graph: Session, result: Any) -> Any:
+    """Return the localizer's answer about the registered CT's X-ray at the end of a plan; None: there is no answer."""
+    client = graph.node.create_client(PreviewXray, "xray/preview")
+    if result.error_code != MoveCArm.Result.ERROR_NONE or not graph.spin_until(client.service_is_ready, ABSENT_S):
+        return None
+    request = PreviewXray.Request(joint_names=result.trajectory.joint_names, positions=result.final_positions)
+    return graph.call(PreviewXray, "xray/preview", request)
+
+
+def _show_xray(answer: Any, preview: Path | None) -> int:
+    """Write the X-ray beside the picture of the path, or say why there is none."""
+    if preview is None:
+        return 0
+    if answer is None or not answer.success:
+        print(f"no preview of the X-ray: {answer.error_msg if answer is not None else 'no localizer'}")
+        return 0
+    path = preview.with_name(f"{preview.stem}_xray.png")
+    try:
+        path.write_bytes(bytes(answer.png))
+    except OSError as error:
+        return fail(f"cannot write {path}: {error.strerror}", 1)
+    print(path)
     return 0
 
 

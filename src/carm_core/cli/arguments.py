@@ -59,6 +59,21 @@ def number(lower: float, upper: float) -> Callable[[str], float]:
     return convert
 
 
+def point(text: str) -> tuple[float, float, float]:
+    """Read a point: three finite numbers with commas between them.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    try:
+        x, y, z = map(float, text.split(","))
+    except ValueError:
+        x = y = z = math.nan
+    if not all(map(math.isfinite, (x, y, z))):
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a point: three numbers, such as -12,30,-410")
+    return x, y, z
+
+
 def words(text: str) -> str:
     """Read a text that must not be empty: an empty one is a shell variable that was not set.
 

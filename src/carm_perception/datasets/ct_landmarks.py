@@ -301,6 +301,7 @@ def run(options: argparse.Namespace) -> int:
     ct = open_ct(path, import_options.series)
     patient = make_patient(path.name, read_source(ct, import_options), None, str(path))
     checksum = ct_checksum(path, import_options.series)
+    points: dict[str, Array] = {}
     bones: dict[str, BoneAxes] = {}
     without_axes: dict[str, str] = {}
     if options.segmentation is not None:
@@ -311,6 +312,7 @@ def run(options: argparse.Namespace) -> int:
         derived = derive(labels, patient.volume)
         bones, without_axes = bone_axes(labels, derived.positions_mm)
         positions, methods, left_out = derived.positions_mm, derived.methods, derived.left_out
+        points = derived.centroids_mm
         source = f"carm patient landmarks --segmentation {options.segmentation.name}"
     else:
         findings = _by_itself(patient, options.localizer)
@@ -330,8 +332,9 @@ def run(options: argparse.Namespace) -> int:
     if not positions:
         print("carm patient landmarks: no landmark found, nothing written", file=sys.stderr)
         return 1
-    write_landmarks(LandmarkFile(checksum, positions, methods, source, bones), output)
-    print(f"{len(positions)} landmarks written to {output}")
+    write_landmarks(LandmarkFile(checksum, positions, methods, source, points, bones), output)
+    named = f" and the centroids of {len(points)} structures" if points else ""
+    print(f"{len(positions)} landmarks{named} written to {output}")
     if options.sheet is not None:
         try:
             sheet(patient, positions).save(options.sheet)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from carm_core.errors import AnswerError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
-from carm_core.localization import LandmarkEstimate, Localization, Protocol, Query
+from carm_core.localization import NEEDS_CT, LandmarkEstimate, Localization, Protocol, Query
 from carm_perception.localizers.calibrated import CalibratedLocalizer
 from carm_perception.localizers.constrained_decoding import Grammars
 from carm_perception.protocols.estimates import confidence, estimates_of
@@ -107,6 +107,8 @@ class CompactLocalizer(CalibratedLocalizer):
     def localize(self, frame: XrayFrame, query: Query) -> Localization:
         """Answer one question about a frame."""
         start = time.perf_counter()
+        if query.point_mm is not None:
+            return self._reply(query, start, abstained=True, message=NEEDS_CT)
         if query.protocol not in self.protocols:
             known = ", ".join(self.protocols)
             message = f"this model answers {known}, not {query.protocol}"

@@ -19,7 +19,7 @@ import numpy as np
 from carm_core.errors import LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import landmark
-from carm_core.localization import LandmarkEstimate, Localization, Protocol, Query
+from carm_core.localization import NEEDS_CT, LandmarkEstimate, Localization, Protocol, Query
 from carm_perception.localizers.calibrated import CalibratedLocalizer
 from carm_perception.localizers.compact import CompactLocalizer
 from carm_perception.localizers.regression import RegressionLocalizer, written
@@ -47,6 +47,8 @@ class FusedLocalizer(CalibratedLocalizer):
     def localize(self, frame: XrayFrame, query: Query) -> Localization:
         """Answer one question about a frame."""
         start = time.perf_counter()
+        if query.point_mm is not None:
+            return self._reply(query, start, abstained=True, message=NEEDS_CT)
         reply = self._answer(frame, query)
         return replace(reply, localizer=self.name, latency_s=time.perf_counter() - start)
 

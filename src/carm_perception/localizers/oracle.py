@@ -10,7 +10,7 @@ import numpy as np
 
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
-from carm_core.localization import Localization, Localizer, Protocol, Query
+from carm_core.localization import NEEDS_CT, Localization, Localizer, Protocol, Query
 from carm_perception.protocols.estimates import nearest_first
 from carm_perception.protocols.parsing import (
     LIMIT_MM,
@@ -48,6 +48,8 @@ class OracleLocalizer(Localizer):
     def localize(self, frame: XrayFrame, query: Query) -> Localization:
         """Answer one question about a frame."""
         start = time.perf_counter()
+        if query.point_mm is not None:
+            return self._reply(query, start, abstained=True, message=NEEDS_CT)
         if query.protocol is Protocol.COMMAND:
             return self._reply(query, start, abstained=True, message="the oracle reads no sentences")
         if frame.view is None:

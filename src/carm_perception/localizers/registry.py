@@ -7,12 +7,15 @@ import argparse
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carm_core.errors import ConfigurationError, UnknownNameError
 from carm_core.localization import Localizer
 from carm_perception.localizers.openai.options import ServerOptions
 from carm_perception.uncertainty.abstention import DEFAULT_RISK
+
+if TYPE_CHECKING:
+    from carm_sim.patient.patient import Patient
 
 COMPACT, REGRESSION, FUSED, ORACLE, OPENAI = "compact", "regression", "fused", "oracle", "openai"
 REGISTERED = "registered"
@@ -41,7 +44,7 @@ class LocalizerOptions:
             none of the landmarks; 0: never. Needs weights that are calibrated.
         threads: CPU threads of a Hugging Face model; 0: leave as they are. ``compact`` and ``regression`` use one: they
             gain nothing from a second, and lose a lot when the machine is busy.
-        ct: The patient's CT, for ``registered`` and, where there is one, ``fused``; empty: none.
+        ct: The patient's CT or its path, for ``registered`` and, where there is one, ``fused``; empty: none.
         patient: Patient whose landmarks the oracle knows.
         oracle_noise_mm: Standard deviation that the oracle adds to each component.
         seed: Seed of the oracle's noise.
@@ -57,7 +60,7 @@ class LocalizerOptions:
     maximum_std_mm: float = 0.0
     maximum_risk: float = DEFAULT_RISK
     threads: int = 0
-    ct: str = ""
+    ct: str | Patient = ""
     patient: str = ""
     oracle_noise_mm: float = 0.0
     seed: int = 0

@@ -8,7 +8,7 @@ import time
 from carm_core.errors import LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
-from carm_core.localization import LandmarkEstimate, Localization, Protocol, Query
+from carm_core.localization import NEEDS_CT, LandmarkEstimate, Localization, Protocol, Query
 from carm_perception.localizers.calibrated import CalibratedLocalizer
 from carm_perception.networks.landmark_reader import Reading
 from carm_perception.protocols.estimates import nearest_first
@@ -33,6 +33,8 @@ class RegressionLocalizer(CalibratedLocalizer):
     def localize(self, frame: XrayFrame, query: Query) -> Localization:
         """Answer one question about a frame; the answer's text is written from the displacements."""
         start = time.perf_counter()
+        if query.point_mm is not None:
+            return self._reply(query, start, abstained=True, message=NEEDS_CT)
         if query.protocol not in (Protocol.POINTING, Protocol.RETRIEVAL, Protocol.LOCALIZATION):
             message = f"the regression localizer does not answer {query.protocol}"
             return self._reply(query, start, error="internal", message=message)

@@ -34,10 +34,11 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import find_landmark, landmark
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_core.parameters import guard_changes, updated_parameters
-from carm_core.plausibility import ImplausibleError, at_most
+from carm_core.plausibility import ImplausibleError, at_most, numbers
+from carm_perception.images.overlay import draw
 from carm_perception.localizers.registry import OPENAI, ORACLE, POINTERS, make_localizer
 from carm_perception.nodes import messages
-from carm_perception.nodes.overlay import draw
+from carm_perception.nodes.ct import CtDesk
 from carm_perception.nodes.parameters import LocalizerParameters
 from carm_perception.nodes.worker import LocalizationService, Outcome, Ticket
 from carm_perception.uncertainty.answer_filter import Cautious
@@ -59,6 +60,7 @@ _CANCEL_LATENCY_S = 0.02
 _KEPT_STAMPS = 16
 _JOINT_STATE_TIMEOUT_S = 0.5
 _CLOSE_S = 0.2
+_FURTHEST_M = 100.0
 
 ERROR_CODES = {
     Outcome.ANSWERED: Localize.Result.ERROR_NONE,
@@ -91,6 +93,7 @@ class LocalizerNode(ManagedNode):
         self._landmarks = self.create_publisher(LandmarkArray, "landmarks", 10)
         self._overlay = self.create_publisher(Image, "landmarks/image", images)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._ct = CtDesk(self, self._settings.ct, self._settings.frame_prefix)
         self._pending: OrderedDict[float, Image] = OrderedDict()
         self._focal_px: OrderedDict[float, tuple[float, int]] = OrderedDict()
         self._stamps: OrderedDict[float, Time] = OrderedDict()
@@ -123,11 +126,20 @@ class LocalizerNode(ManagedNode):
 
     def _make_service(self) -> LocalizationService:
         return LocalizationService(
-            lambda: make_localizer(self._settings.localizer, self._settings.options()),
+            self._make_localizer,
             self._publish,
             self._frame_query,
             frame_timeout_s=self._settings.frame_timeout_s,
         )
+
+    def _make_localizer(self) -> Localizer:
+        localizer = make_localizer(self._settings.localizer, self._settings.options())
+        if self._settings.ct:
+            from carm_perception.localizers.registered import RegisteredLocalizer
+
+            assert isinstance(localizer, RegisteredLocalizer)
+            self._ct.localizer = localizer
+        return localizer
 
     def configure(self) -> None:
         """Load the localizer, and let it answer once.
@@ -155,6 +167,7 @@ class LocalizerNode(ManagedNode):
         """End the localizer's thread and give the model's memory back."""
         self._service.close()
         self._service = self._make_service()
+        self._ct.forget()
         gc.unfreeze()
         gc.collect()
 
@@ -268,6 +281,7 @@ class LocalizerNode(ManagedNode):
             return
         stamp = self._stamps.get(frame.stamp_s, Time())
         now = self.get_clock().now().to_msg()
+        self._ct.publish(stamp)
         self._landmarks.publish(messages.landmark_array(stamp, now, frame, reply, self._settings.frame_prefix))
         if self._settings.overlay and self._overlay.get_subscription_count():
             self._overlay.publish(messages.rgb_image(stamp, draw(frame, reply), self._settings.frame_prefix))
@@ -349,7 +363,9 @@ class LocalizerNode(ManagedNode):
         } | self.refusals.values()
         now = self.get_clock().now().to_msg()
         name = f"{self.get_fully_qualified_name()}: localizer"
-        self._diagnostics.publish(diagnostics(now, name, level, text, values))
+        report = diagnostics(now, name, level, text, values)
+        report.status += self._ct.status(now, self.get_fully_qualified_name())
+        self._diagnostics.publish(report)
 
 
 def _set_caution(localizer: Localizer, settings: LocalizerParameters) -> None:
@@ -366,7 +382,7 @@ def goal_query(goal: Localize.Goal) -> Query:
     Raises:
         ImplausibleError: A text is too long.
         UnknownNameError: The target or the protocol is unknown; carries the nearest one.
-        LocalizerError: The protocol needs a target, or a sentence.
+        LocalizerError: The protocol needs a target, or a sentence; or there are a target and a point.
     """
     for what, text, most in (("protocol", goal.protocol, 100), ("hint", goal.hint, 4000)):
         at_most(what, text, most)
@@ -381,7 +397,13 @@ def goal_query(goal: Localize.Goal) -> Query:
         raise LocalizerError("the navigation protocol needs a target")
     if protocol is Protocol.COMMAND and not goal.hint.strip():
         raise LocalizerError("the command protocol needs a sentence in `hint`")
-    return Query(protocol, target, goal.hint, goal.correction)
+    if not goal.at_point:
+        return Query(protocol, target, goal.hint, goal.correction)
+    if target is not None or protocol is Protocol.COMMAND:
+        raise LocalizerError("a question is about a landmark, or about a point of the CT: target_id must be 0")
+    place = numbers("point", (goal.point.x, goal.point.y, goal.point.z), -_FURTHEST_M, _FURTHEST_M, "m", count=3)
+    x, y, z = (1000.0 * place).tolist()
+    return Query(Protocol.POINTING, None, goal.hint, goal.correction, (x, y, z))
 
 
 def _load_libraries(words: list[str]) -> None:

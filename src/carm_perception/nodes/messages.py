@@ -13,9 +13,8 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from carm_core.imaging.frame import XrayFrame
-from carm_core.landmarks import landmark
 from carm_core.localization import LandmarkEstimate, Localization
-from carm_perception.nodes.overlay import in_view, pixel_of
+from carm_perception.images.overlay import in_view, pixel_of
 from carm_ros.messages import seconds
 
 FRAME = "xray_optical"
@@ -23,12 +22,14 @@ FRAME = "xray_optical"
 
 def landmark_message(estimate: LandmarkEstimate, frame: XrayFrame) -> Landmark:
     """Return one estimate."""
-    message = Landmark(id=estimate.id, name=landmark(estimate.id).name, in_view=in_view(estimate, frame))
+    message = Landmark(id=estimate.id, name=estimate.name, in_view=in_view(estimate, frame))
     message.pixel = np.array(pixel_of(estimate, frame), np.float32)
     message.displacement = np.array(estimate.displacement_mm, np.float32) / np.float32(1000)
     message.standard_deviation = float(estimate.std_mm) / 1000
     message.radius_90 = float(estimate.radius_90_mm) / 1000
     message.confidence = float(estimate.confidence)
+    message.depth = float(estimate.depth_mm) / 1000
+    message.depth_standard_deviation = float(estimate.depth_std_mm) / 1000
     return message
 
 

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from carm_core.body_parts import BODY_PARTS
 from carm_core.errors import AnswerError, CarmError
 from carm_core.landmarks import LANDMARKS, landmark
 from carm_core.language.commands import Command, command_from_text
@@ -119,6 +120,24 @@ class PointingAnswer:
         return f'{{"target": {self.target}, "dx_mm": {self.dx_mm}, "dy_mm": {self.dy_mm}}}'
 
 
+@dataclass(frozen=True)
+class BodyPartAnswer:
+    """Protocol 7: the body parts in the image.
+
+    Attributes:
+        part_ids: Places in ``carm_core.body_parts.BODY_PARTS``.
+        pair: Exactly two were asked for, the more central first.
+    """
+
+    part_ids: tuple[int, ...]
+    pair: bool = False
+
+    def text(self) -> str:
+        """Write the answer in its standard form."""
+        ids = ",".join(map(str, self.part_ids))
+        return f"[{ids}]" if self.pair else f"<label_id>{ids}</label_id>"
+
+
 Answer = RetrievalAnswer | LocalizationAnswer | NavigationAnswer | ReevaluationAnswer | PointingAnswer | Command
 
 _FENCE = re.compile(r"```[a-z]*\n(.*)\n```", re.DOTALL)
@@ -131,6 +150,8 @@ _NAVIGATION = re.compile(
     rf"<extent_x>{_TEXT}</extent_x>\s*<reason_x>{_TEXT}</reason_x>\s*<y>{_TEXT}</y>\s*"
     rf"<extent_y>{_TEXT}</extent_y>\s*<reason_y>{_TEXT}</reason_y>\s*</step2>\s*</output>"
 )
+_PART = r"(?:0|[1-9]\d{0,5})"
+_BODY_PARTS = re.compile(rf"<label_id>({_PART}(?:, ?{_PART})*)</label_id>|\[({_PART}, ?{_PART})\]")
 _REEVALUATION = re.compile(
     rf"<response>\s*<visual_reasoning>{_TEXT}</visual_reasoning>\s*<landmarks>{_TEXT}</landmarks>\s*</response>"
 )
@@ -265,6 +286,23 @@ def parse_command(text: str) -> Command:
         return command_from_text(_bare(text))
     except AnswerError as error:
         raise AnswerError(error.reason, text) from None
+
+
+def parse_body_parts(text: str) -> BodyPartAnswer:
+    """Parse protocol 7, for example ``<label_id>9,21</label_id>`` (one or more parts) or ``[9,21]`` (exactly two).
+
+    Raises:
+        AnswerError: The text is neither, an id is unknown, or a part is named twice.
+    """
+    match = _BODY_PARTS.fullmatch(_bare(text))
+    if match is None:
+        raise AnswerError("expected <label_id>ID,...</label_id> or [ID,ID]", text)
+    ids = tuple(int(part) for part in (match.group(1) or match.group(2)).split(","))
+    if max(ids) >= len(BODY_PARTS):
+        raise AnswerError(f"body part {max(ids)} is not in 0 to {len(BODY_PARTS) - 1}", text)
+    if len(set(ids)) != len(ids):
+        raise AnswerError("a body part is named twice", text)
+    return BodyPartAnswer(ids, pair=match.group(2) is not None)
 
 
 def parse(text: str, query: Query) -> Answer:

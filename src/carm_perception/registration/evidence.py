@@ -22,7 +22,8 @@ _SHIFT_MM = 3.0
 _LEAST_MISFIT, _LEAST_SHARPNESS = 1e-4, 1e-3
 _EMPTY_SHARE = 0.1
 """This share of the patches, those with the weakest edges, is left out."""
-_BEST, _TYPICAL, _SHARPNESS, _OFFSET = 2.26, 2.01, 2.47, -1.3
+_COEFFICIENTS, _OFFSET = np.array([3.21, 1.42, 1.38]), -3.84
+"""From ``scripts/fit_registration_evidence.py``."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,15 @@ class Evidence:
     sharpness: float
 
     @property
+    def figures(self) -> Array:
+        """The three on scales on which they tell most (3,): orders of magnitude."""
+        misfits = np.maximum(_LEAST_MISFIT, 1.0 - np.array([self.best, self.typical]))
+        return np.asarray(np.log10(np.append(1.0 / misfits, max(_LEAST_SHARPNESS, self.sharpness))))
+
+    @property
     def probability(self) -> float:
         """That the registration is right within 5 mm: a logistic regression (``docs/registration.md``)."""
-        best, typical = (-math.log10(max(_LEAST_MISFIT, 1.0 - value)) for value in (self.best, self.typical))
-        sharpness = math.log10(max(_LEAST_SHARPNESS, self.sharpness))
-        odds = _BEST * best + _TYPICAL * typical + _SHARPNESS * sharpness + _OFFSET
-        return 1.0 / (1.0 + math.exp(-odds))
+        return 1.0 / (1.0 + math.exp(-float(self.figures @ _COEFFICIENTS) - _OFFSET))
 
 
 def evidence(model: CtModel, targets: Sequence[Target], pose: RigidTransform) -> Evidence:

@@ -21,9 +21,9 @@ from carm_perception.registration.model import CtModel
 from carm_perception.registration.search import Fit, PoseGrid, PoseSearch
 from carm_perception.registration.similarity import LEAST_SHARE, Target
 
-LEAST_PROBABILITY, LEAST_FROM_SCRATCH = 0.7, 0.85
-"""A fit that is less probable is none; more is asked of one that was searched all along the body. Chosen on phantoms
-and CTs that are no test (``docs/registration.md``)."""
+LEAST_PROBABILITY = {"belief": 0.4, "landmarks": 0.7, "stations": 0.85}
+"""A fit that is less probable is none, by where the search began: an image that fits where the patient lay in the ones
+before needs to say less. Chosen on phantoms and CTs that are no test (``docs/registration.md``)."""
 _STILL_FITS, _NO_LONGER_FITS = 0.75, 0.6
 """Similarity from which the belief is refined at once, and below which an earlier image is no longer used."""
 _MOST_TURNED_DEG, _MOST_ACROSS_MM, _MOST_ABOVE_MM = 25.0, 150.0, 80.0
@@ -205,7 +205,7 @@ class Registrar:
         _, known = self.model.render(_MEDIUM, target.view, pose)
         overlap = float((known & target.mask).mean() / max(target.mask.mean(), 1e-6))
         found = evidence(self.model, newest, pose)
-        least = LEAST_FROM_SCRATCH if start == "stations" else LEAST_PROBABILITY
+        least = LEAST_PROBABILITY[start]
         reason = ""
         if overlap < LEAST_SHARE:
             reason = f"the CT covers only {100 * overlap:.0f} % of the image"

@@ -32,6 +32,19 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=SPLITS, action="append", help="repeat for several (train and validation)")
     parser.add_argument("--patients", type=count, help="training phantoms (xray 640, others a fifth; 360, a tenth)")
     parser.add_argument("--views", type=count, help="views of each phantom (xray 80, integrals 120)")
+    parser.add_argument(
+        "--ct",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="render this CT, too: a file or folder with landmarks.yaml, or a folder of such; repeat for several."
+        " 80 %% of all CTs belong to train, 10 %% to validation, 10 %% to test, by their checksums",
+    )
+    parser.add_argument(
+        "--ct-share",
+        type=number(0.001, 0.99),
+        help="share of the views that are of CTs (0.2, but at most 1,000 views of each CT)",
+    )
     parser.add_argument("--workers", type=count, default=0, help="processes, or Ray tasks at once (all cores)")
     parser.add_argument(
         "--engine", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster (local)"
@@ -50,16 +63,27 @@ def run_dataset(args: argparse.Namespace) -> int:
         ConfigurationError: The folder cannot be written, or Ray is asked for and missing.
         StorageError: The disk is full.
     """
+    from carm_perception.datasets.known_cts import MOST_VIEWS, SHARE, find_cts
     from carm_perception.datasets.storage.dataset import DatasetSpec, generate
 
+    if args.ct_share and not args.ct:
+        raise ConfigurationError("--ct-share needs CTs: --ct PATH")
+    cts = find_cts(args.ct)
+    for ct in cts:
+        print(f"{ct.path}: {ct.name}, split {ct.split}")
+    share = args.ct_share or SHARE
     folder = args.output or default_data()
     patients, views, fewer, per_shard = DATASET_SIZES[args.format]
     patients, views = args.patients or patients, args.views or views
     for split in dict.fromkeys(args.split or ("train", "validation")):
         count = patients if split == "train" else max(1, patients // fewer)
-        spec = DatasetSpec(split, count, views, min(per_shard, count), format=args.format)
+        own = tuple(ct for ct in cts if ct.split == split)
+        ct_views = max(1, round(share / (1 - share) * count * views / max(1, len(own))))
+        ct_views = ct_views if args.ct_share else min(ct_views, MOST_VIEWS)
+        spec = DatasetSpec(split, count, views, min(per_shard, count), format=args.format, cts=own, ct_views=ct_views)
         made = generate(folder, spec, args.workers, engine=args.engine)
-        print(f"{split}: {made} shards made, {count} patients x {views} views in {folder}")
+        also = f" and {len(own)} CTs x {ct_views} views" if own else ""
+        print(f"{split}: {made} shards made, {count} patients x {views} views{also} in {folder}")
     return 0
 
 

@@ -33,6 +33,7 @@ class Patient:
             inside the volume or not; empty for a CT.
         bones: Axes of bones that labels of the CT gave, by name, LPS (mm).
         devices: Hardware in the beam, in LPS (mm).
+        points_mm: Name of each further point that the CT's landmark file holds to its LPS position, shape (3,), in mm.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Patient:
     extra_landmarks_mm: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     bones: dict[str, BoneAxes] = field(default_factory=dict)
     devices: SolidSet = field(default_factory=SolidSet)
+    points_mm: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def axes_of(self, bone: str) -> BoneAxes:
         """Return the axes of a bone (``carm_core.anatomy.axes.BONES``), LPS, mm: by labels, else by landmarks.

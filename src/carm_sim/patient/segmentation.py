@@ -136,6 +136,13 @@ class Segmentation:
         number = self.ids.get(name, 0)
         return self._boxes[number - 1] if 0 < number <= len(self._boxes) else None
 
+    def centroid(self, name: str) -> Array:
+        """Return the centroid (3,), LPS, mm, of a structure that the map holds."""
+        box = self.box(name)
+        assert box is not None
+        voxels = np.argwhere(self.labels[box] == self.ids[name]).mean(axis=0) + [part.start for part in box]
+        return np.asarray(self.lps(voxels[None])[0])
+
     def lps(self, voxels: Array) -> Array:
         """Return positions (N, 3) in LPS, mm, of voxels (N, 3)."""
         matrix = self.transform_voxel_to_lps
@@ -358,11 +365,13 @@ class Derived:
         positions_mm: Landmark id to its LPS position (3,), mm.
         methods: Landmark id to how it was found.
         left_out: Landmark id to why it is missing, where the labels hold something of it.
+        centroids_mm: Name of each structure to the centroid of its voxels (3,), LPS, mm.
     """
 
     positions_mm: dict[int, Array] = field(default_factory=dict)
     methods: dict[int, str] = field(default_factory=dict)
     left_out: dict[int, str] = field(default_factory=dict)
+    centroids_mm: dict[str, Array] = field(default_factory=dict)
 
 
 def derive(seg: Segmentation, volume: Volume) -> Derived:
@@ -376,7 +385,7 @@ def derive(seg: Segmentation, volume: Volume) -> Derived:
         PatientError: The labels are those of another CT, or hold none of the structures.
     """
     check_fit(seg, volume)
-    derived = Derived()
+    derived = Derived(centroids_mm={name: seg.centroid(name) for name in seg.structures})
     for number, rule in sorted(_rules().items()):
         try:
             derived.positions_mm[number] = rule(seg, volume)

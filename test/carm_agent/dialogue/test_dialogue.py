@@ -466,6 +466,8 @@ def test_a_correction_needs_something_to_correct(hands: FakeHands) -> None:
     hands.conversation.target_is(7)
     hands.hear("the other side")
     assert hands.begun[-1].target_id == 6
+    hands.conversation.target_is(None)
+    assert "Which landmark" in hands.hear("no, further up")
 
 
 def test_status_and_going_back(hands: FakeHands) -> None:

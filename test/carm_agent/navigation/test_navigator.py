@@ -7,11 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from carm_agent.errors import CanceledError, ImagingError, MotionError, NotAtRestError, StoppedError
 from carm_agent.navigation.biplane import biplane_primaries_deg
+from carm_agent.navigation.landmark_tracker import Evidence
 from carm_agent.navigation.navigator import Navigator
 from carm_agent.navigation.task import (
+    EXACT_WITH_CT_MM,
     Doubt,
     NavigationCode,
     NavigationGoal,
@@ -25,7 +28,7 @@ from carm_agent.planning.planner import Planner
 from carm_core.collision.model import CollisionModel
 from carm_core.collision.obstacles import Obstacles, StaffZone, Surface
 from carm_core.errors import GoalError
-from carm_core.localization import Localization, Protocol, Query
+from carm_core.localization import POINT_ID, Localization, Protocol, Query
 from carm_core.robot.trajectory import Trajectory
 
 from ..fakes import World, about_another, answer, hesitant, malformed, noisy, not_a_number, right, silent
@@ -62,6 +65,64 @@ def test_right_localizer_leads_to_the_target() -> None:
     stages = [step.stage for step in steps]
     assert stages[:4] == [Stage.ACQUIRING, Stage.LOCALIZING, Stage.MOVING, Stage.VERIFYING]
     assert stages[-1] == Stage.VERIFYING
+
+
+WITH_CT = NavigatorConfig(exact_mm=EXACT_WITH_CT_MM)
+
+
+def exact(displacement: NDArray, query: Query, count: int) -> Localization:
+    return answer(query, displacement, std_mm=1.5)
+
+
+def test_exact_answers_that_agree_are_followed_to_the_end_without_a_further_image() -> None:
+    by_std = {}
+    for reply in (exact, right):
+        world = World(reply, POINT)
+        result, _ = navigate(world, config=WITH_CT)
+        assert result.success
+        by_std[reply] = world.true_distance_mm(), result
+    distance_mm, result = by_std[exact]
+    assert distance_mm < 2.0 < by_std[right][0]
+    assert result.exposures == 2
+    assert result.steps == 2
+    assert "were moved after that image" in result.summary
+    assert result.final_distance_m < 0.005
+
+
+def test_without_a_ct_every_motion_is_verified() -> None:
+    results = []
+    for reply in (exact, right):
+        world = World(reply, POINT)
+        result, _ = navigate(world)
+        results.append((result.exposures, result.steps, world.true_distance_mm() > 2.0))
+    assert results[0] == results[1]
+    assert results[0][2]
+
+
+@pytest.mark.parametrize(("std_mm", "confirms"), [(1.5, True), (8.0, True), (25.0, False)])
+def test_vague_answers_confirm_no_exact_one(std_mm: float, confirms: bool) -> None:
+    world = World(exact, POINT)
+    view = world.carm.view(world.arm.positions)
+    for config, agreeing in ((NavigatorConfig(), 2), (WITH_CT, 1 + confirms)):
+        evidence = Evidence(config)
+        for std in (1.5, std_mm):
+            assert evidence.weigh(view, answer(Query(target_id=11), np.array([4.0, 0.0]), std).estimates[0]) == ""
+        assert evidence.agreeing == agreeing
+
+
+def test_an_exact_answer_alone_is_verified_first() -> None:
+    world = World(exact, (0.0, 6.0, 160.0))
+    result, steps = navigate(world, config=WITH_CT)
+    assert result.success
+    assert result.exposures == 2
+    assert [step.stage for step in steps].index(Stage.MOVING) > [step.exposures for step in steps].index(2)
+
+
+def test_the_last_way_may_be_out_of_reach() -> None:
+    world = World(exact, POINT)
+    result, _ = navigate(world, config=replace(WITH_CT, max_steps=1))
+    usual, _ = navigate(World(right, POINT), config=NavigatorConfig(max_steps=1))
+    assert result.error_code is usual.error_code
 
 
 def test_reasoning_is_told_in_the_words_of_anatomy() -> None:
@@ -498,6 +559,58 @@ def test_two_views_put_the_isocenter_on_the_target() -> None:
     assert rotated_distance_mm(biplane, 45.0) < 10.0 < 20.0 < rotated_distance_mm(plain, 45.0)
     assert any("Two views 40° apart show the carina" in step.reasoning for step in steps)
     assert result.exposures == biplane.imager.count
+
+
+def knowing_depth(world: World, depth_std_mm: float) -> None:
+    """Let the localizer know the CT: it states the target's depth, too."""
+
+    def reply(displacement: np.ndarray, query: Query, count: int) -> Localization:
+        view = world.localizer.views[-1]
+        depth_mm = float((world.localizer.points_mm[query.target_id or POINT_ID] - view.isocenter_mm) @ view.forward)
+        found = right(displacement, query, count)
+        known = tuple(replace(e, depth_mm=depth_mm, depth_std_mm=depth_std_mm) for e in found.estimates)
+        return replace(found, estimates=known)
+
+    world.localizer.reply = reply
+
+
+def test_a_localizer_that_knows_the_depth_spares_the_two_views() -> None:
+    blind, knowing, vague = World(right, POINT), World(right, POINT), World(right, POINT)
+    knowing_depth(knowing, 2.0)
+    knowing_depth(vague, 20.0)
+    goal = NavigationGoal(target_id=11, biplane=True)
+    result, steps = navigate(knowing, goal)
+    assert result.success
+    assert "The CT tells its depth to ±" in result.summary
+    assert np.linalg.norm(1000.0 * knowing.carm.isocenter(knowing.arm.positions) - POINT) < 2.0
+    assert result.exposures == knowing.imager.count == 2
+    assert sum("putting the isocenter there" in step.reasoning for step in steps) == result.steps == 1
+    two_views = [navigate(world, goal)[0] for world in (blind, vague)]
+    assert all("Two views fix its depth" in one.summary for one in two_views)
+    assert min(one.exposures for one in two_views) >= 6
+
+
+def test_a_target_that_is_centered_already_is_put_into_the_isocenter_in_depth() -> None:
+    world = World(right, POINT)
+    knowing_depth(world, 2.0)
+    assert navigate(world)[0].success
+    assert abs(1000.0 * world.carm.isocenter(world.arm.positions)[2] - POINT[2]) > 20.0
+    assert navigate(world, NavigationGoal(target_id=11, biplane=True))[0].success
+    assert np.linalg.norm(1000.0 * world.carm.isocenter(world.arm.positions) - POINT) < 2.0
+
+
+def test_a_point_of_the_ct_is_a_target_like_any_other() -> None:
+    world = World(right, POINT)
+    world.localizer.points_mm = {POINT_ID: np.array(POINT)}  # asked about a neighbor, the fake would fail
+    goal = NavigationGoal(point_mm=(-12.0, 30.0, -410.0))
+    result, _ = navigate(world, goal)
+    assert result.success
+    assert world.true_distance_mm(POINT_ID) < 10.0
+    assert result.summary.startswith("The point (-12, 30, -410) mm of the CT is ")
+    assert {query.point_mm for query in world.localizer.queries} == {goal.point_mm}
+    named, _ = navigate(World(silent, POINT), replace(goal, target_name="vertebrae_L3"))
+    assert named.error_code is NavigationCode.LOST_CONFIDENCE
+    assert "I am not sure where the vertebrae L3 is" in named.error_msg
 
 
 def test_depth_needs_a_localizer_that_sees_the_target_from_both_sides() -> None:

@@ -4,7 +4,8 @@
     python room.py REPLY DELAY_S X Y Z
 
 REPLY is right, silent, malformed, mistaken (about sentences: it takes each for the skull) or late (about images: it
-answers for an earlier one); DELAY_S is how long an answer takes; X Y Z is every landmark's place in frame `table`, mm.
+answers for an earlier one); DELAY_S is how long an answer takes; X Y Z is every landmark's place in frame `table`, mm,
+and that of every point of the CT, which reaches 1 m far.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import numpy as np
 import rclpy
 from carm_interfaces.action import Localize
 from carm_interfaces.msg import Exposure, Landmark
-from carm_interfaces.srv import Expose
+from carm_interfaces.srv import Expose, FindPoint
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
@@ -39,6 +40,7 @@ class Room(Node):
         self.image = self.create_publisher(Image, "xray/image", 2)
         self.info = self.create_publisher(CameraInfo, "xray/camera_info", 2)
         self.dose = self.create_publisher(Exposure, "xray/exposure", 10)
+        self.create_service(FindPoint, "ct/find_point", self.find)
         self.server = ActionServer(
             self,
             Localize,
@@ -70,6 +72,11 @@ class Room(Node):
             message.header.frame_id = "xray_optical"
             publisher.publish(message)
         response.success, response.stamp, response.sequence = True, stamp, self.count
+        return response
+
+    def find(self, request: FindPoint.Request, response: FindPoint.Response) -> FindPoint.Response:
+        response.success = abs(request.point.x) < 1.0
+        response.error_msg = "" if response.success else "the point is outside the CT"
         return response
 
     def localize(self, handle: object) -> Localize.Result:

@@ -18,6 +18,7 @@ from carm_interfaces.action import MoveCArm, Navigate
 from carm_interfaces.msg import CArmState, Utterance
 from carm_interfaces.srv import Expose
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import Point
 from rclpy.action import ActionClient
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
@@ -188,6 +189,27 @@ def test_navigate_and_its_refusals(graph: Callable[..., Client]) -> None:
     assert "Carina" in wrapped.result.error_msg
     wrapped = client.run(client.navigator, Navigate.Goal(target_id=11, tolerance=math.nan))
     assert wrapped.result.error_code == NavigationCode.INVALID_GOAL
+
+
+def test_a_point_of_the_ct_is_brought_to_the_center_and_one_outside_refused(graph: Callable[..., Client]) -> None:
+    client = graph()
+    goal = Navigate.Goal(at_point=True, point=Point(x=-0.012, y=0.03, z=-0.41))
+    wrapped = client.run(client.navigator, goal)
+    assert wrapped.status == GoalStatus.STATUS_SUCCEEDED, wrapped.result.error_msg
+    assert wrapped.result.final_distance < 0.010
+    assert wrapped.result.summary.startswith("The point (-12, 30, -410) mm of the CT is ")
+    assert "Which landmark" in client.say("no, further up").text  # not the landmark of an earlier task
+    goal.point.x, goal.target_name = 5.0, "rib_left_4"
+    outside = client.run(client.navigator, goal).result
+    assert (outside.error_code, outside.error_msg) == (NavigationCode.INVALID_GOAL, "the point is outside the CT")
+    assert outside.exposures == 0
+    for bad in (math.nan, 1e9):
+        goal.point.x = bad
+        assert client.run(client.navigator, goal).result.error_code == NavigationCode.INVALID_GOAL
+    goal.point.x, goal.target_id = 0.0, 11
+    both = client.run(client.navigator, goal).result
+    assert both.error_code == NavigationCode.INVALID_GOAL
+    assert "target_id must be 0" in both.error_msg
 
 
 def test_cancel_and_stop_while_moving(graph: Callable[..., Client]) -> None:

@@ -66,7 +66,10 @@ def test_every_verb_has_a_body(verb: object) -> None:
     [
         (["navigat", "carina"], "did you mean navigate"),
         (["nav"], "did you mean navigate"),
-        (["navigate"], "required: target"),
+        (["navigate"], "one of the arguments target --point is required"),
+        (["navigate", "--point", "-12,30"], "'-12,30' is not a point: three numbers"),
+        (["navigate", "--point=1,nan,3"], "'1,nan,3' is not a point"),
+        (["navigate", "carina", "--point", "1,2,3"], "not allowed with"),
         (["navigate", "carna"], "did you mean 'Carina'"),
         (["navigate", "carina", "--tolerance", "0"], "not a number from 1 to 200"),
         (["view", "--primary", "abc"], "'abc' is not a number"),

@@ -61,6 +61,12 @@ class TestNode:
             assert type(value) is type(defaults[name]), name
 
 
+def test_with_a_ct_the_last_motion_on_exact_answers_needs_no_image() -> None:
+    agent = next(spec for spec in graph.NODES if spec.name == "agent_node")
+    assert "exact_radius_m" not in graph.parameters(agent, graph.resolve([]))
+    assert graph.parameters(agent, graph.resolve(["ct:=my_ct.nii.gz"]))["exact_radius_m"] == 0.01
+
+
 def test_every_executable_but_the_command_is_a_node() -> None:
     assert set(entry_points()) - {"carm"} == {spec.executable for spec in graph.ALL_NODES}
 

@@ -70,6 +70,31 @@ def test_navigate_gives_up_in_one_line(spawn: Spawn, starting: InstanceLock) -> 
 
 
 @pytest.mark.integration
+def test_points_names_and_previews_of_a_ct(spawn: Spawn, tmp_path: Path) -> None:
+    spawn([sys.executable, AGENT.with_name("ct_graph.py")])
+
+    def carm(*words: str | Path) -> tuple[int, list[str]]:
+        process = spawn([*CARM, *words])
+        output, _ = process.communicate(timeout=PATIENCE_S)
+        return process.returncode, output.splitlines()
+
+    code, lines = carm("navigate", "rib", "left", "4", "--wait", "60")
+    assert (code, lines[0]) == (0, "0 'rib_left_4' True (-0.012, 0.03, -0.41)")
+    code, lines = carm("navigate", "--point", "-1,2.5,-3")
+    assert (code, lines[0]) == (0, "0 '' True (-0.001, 0.0025, -0.003)")
+    assert carm("navigate", "rib_left_5") == (2, ["carm navigate: did you mean 'rib_left_4'?"])
+    picture = tmp_path / "p.png"
+    code, lines = carm("view", "spider", "--preview", picture)
+    assert (code, lines[-2:]) == (0, [str(picture), str(tmp_path / "p_xray.png")])
+    assert (picture.read_bytes(), (tmp_path / "p_xray.png").read_bytes()) == (b"path", b"lift 0.5")
+    code, lines = carm("view", "spider", "--preview", picture)
+    assert (code, lines[-1]) == (
+        0,
+        "no preview of the X-ray: the CT is not registered: there was no image yet",
+    )
+
+
+@pytest.mark.integration
 def test_say_waits_but_for_a_stop_and_for_status(spawn: Spawn) -> None:
     spawn([sys.executable, AGENT])
     lines = []

@@ -112,6 +112,42 @@ def recorded_with(**values: Any) -> Bag:
     return Bag(Path("bag"), records={"parameters /carm/localizer_node": record})
 
 
+def test_a_bag_names_no_ct_and_asks_for_the_one_that_it_was_recorded_with() -> None:
+    from carm_bringup.recording.replay.perception_replay import recorded_settings
+
+    bag = recorded_with(localizer="fused", ct="/elsewhere/ct.nii.gz")
+    with pytest.raises(BagError, match="recorded with a CT of the patient; name it by --ct"):
+        recorded_settings(bag)
+    with pytest.raises(BagError, match="name it by --ct"):
+        recorded_settings(recorded_with(localizer="registered"))
+    assert recorded_settings(bag, ct="chest_ct").ct == "chest_ct"
+    assert recorded_settings(bag, "compact").ct == ""
+
+
+def test_frames_of_a_ct_know_their_view_and_questions_about_points_are_asked_again(bag: Bag) -> None:
+    from carm_bringup.recording.replay import perception_replay as perception
+
+    class Points(Echo):
+        """Answers questions about points as the registered localizer writes them."""
+
+        def localize(self, frame: Any, query: Query) -> Localization:
+            views.append(frame.view)
+            if query.point_mm is None:
+                return super().localize(frame, query)
+            reply = super().localize(frame, dataclasses.replace(query, point_mm=None))
+            return dataclasses.replace(reply, answer=json.dumps({"point_mm": query.point_mm, "dx_mm": 1, "dy_mm": 2}))
+
+    views: list[Any] = []
+    first = bag.of("/carm/landmarks")[0].message
+    first.answer = '{"point_mm": [1.5, -2.0, 3.0], "dx_mm": 1, "dy_mm": 2}'
+    settings = dataclasses.replace(perception.recorded_settings(bag), ct="chest_ct")
+    frames = find_frames(bag, "/carm/", CArm.from_config())
+    report = perception.replay_perception(bag, "/carm/", frames, Points(bag), settings)
+    assert report.identical, report.differences
+    assert report.compared >= 2
+    assert all(view is not None for view in views)
+
+
 def test_a_bag_chooses_no_server_no_file_and_no_secret() -> None:
     from carm_bringup.recording.replay.perception_replay import recorded_settings
 

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from carm_core.errors import ConfigurationError
 from carm_core.landmarks import LANDMARKS
 from carm_perception.datasets import parallel as engine
+from carm_perception.datasets.known_cts import KnownCt, find_cts
 from carm_perception.datasets.rendering import xrays
 from carm_perception.datasets.rendering.acquisition import (
     FLIPPED,
@@ -38,10 +39,13 @@ from carm_perception.datasets.rendering.acquisition import (
 from carm_perception.datasets.storage import dataset
 from carm_perception.datasets.storage.dataset import DatasetSpec, generate
 from carm_perception.datasets.storage.shards import StorageError
+from carm_perception.datasets.storage.store import ViewStore
 from carm_perception.datasets.views import ViewDistribution
 from carm_perception.training import commands
 from carm_sim.devices import HARDWARE
 from carm_sim.devices.catalog import FINDINGS
+from carm_sim.patient.ct.files import LANDMARK_FILE, LandmarkFile, ct_checksum, write_landmarks
+from carm_sim.patient_loader import chest_ct_path
 from carm_sim.physics.detector import DetectorModel
 
 from ..beads import BeadBody, BeadSpec
@@ -331,3 +335,78 @@ def test_an_image_of_a_shard_is_checked_before_it_is_decoded(content: bytes) -> 
 
     with pytest.raises(ConfigurationError, match="cannot read shard a"):
         decoded(content, Path("a"))
+
+
+def lab_ct(folder: Path, number: int = 0) -> KnownCt:
+    """Write a CT with landmarks as a lab has it."""
+    import nibabel
+
+    body = BeadBody(number)
+    folder.mkdir(parents=True)
+    path = folder / "ct.nii.gz"
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ body.volume.transform_voxel_to_lps
+    nibabel.save(nibabel.Nifti1Image(body.volume.hu, affine), path)
+    checksum = ct_checksum(path)
+    write_landmarks(LandmarkFile(checksum, body.landmarks_mm, {}, "beads"), folder / LANDMARK_FILE)
+    return KnownCt(str(path), checksum)
+
+
+def test_cts_of_a_folder_are_found_and_split_by_what_they_hold(tmp_path: Path) -> None:
+    made = [lab_ct(tmp_path / name / f"patient{number}", number % 2) for number, name in enumerate(("a", "a", "b"))]
+    found = find_cts([str(tmp_path / "a"), made[0].path, str(tmp_path / "b")])
+    assert [ct.checksum for ct in found] == [made[0].checksum, made[1].checksum]  # the third is the first again
+    assert made[0].split == made[2].split
+    assert "patient" not in found[0].name
+    splits = [KnownCt("", f"{number:08x}{'0' * 56}").split for number in range(0, 2**32, 2**22)]
+    shares = [splits.count(split) / len(splits) for split in dataset.SPLITS]
+    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
+
+
+def test_cts_that_may_not_be_trained_on_are_one_line(tmp_path: Path) -> None:
+    ct = lab_ct(tmp_path / "ct")
+    (tmp_path / "ct" / LANDMARK_FILE).unlink()
+    with pytest.raises(ConfigurationError, match=f"carm patient landmarks {ct.path}"):
+        find_cts([ct.path])
+    for same in ("chest_ct", str(chest_ct_path())):
+        with pytest.raises(ConfigurationError, match="never trained on"):
+            find_cts([same])
+    with pytest.raises(ConfigurationError, match="path of a CT"):
+        find_cts(["phantom:7"])
+    other = next(split for split in dataset.SPLITS if split != ct.split)
+    with pytest.raises(ConfigurationError, match="belongs to split"):
+        DatasetSpec(other, cts=(ct,))
+
+
+@pytest.mark.parametrize("kind", ["xray", "integrals"])
+def test_views_of_cts_are_beside_those_of_phantoms(kind: str, tmp_path: Path) -> None:
+    ct = lab_ct(tmp_path / "ct")
+    spec = BeadSpec(ct.split, 1, views=2, patients_per_shard=1, format=kind, cts=(ct,), ct_views=3)
+    assert generate(tmp_path / "data", spec, workers=1, progress=False) == 2
+    assert generate(tmp_path / "data", spec, workers=1, progress=False) == 0
+    (shard,) = (tmp_path / "data").glob("*-ct-*.parquet")
+    assert shard.name.startswith(spec.prefix)
+    rows = pq.read_table(shard).to_pylist()
+    assert len(rows) == 3
+    assert {(row["patient"], row["split"]) for row in rows} == {(ct.name, ct.split)}
+    assert np.isfinite(np.array([row["displacement_mm"] for row in rows])).any()
+    card = (tmp_path / "data" / "README.md").read_text(encoding="utf-8")
+    assert "CTs of real patients" in card
+    assert "No image of a real person" not in card
+    if kind == "integrals":
+        assert ViewStore().refresh(tmp_path / "data", ct.split) == 5
+
+
+def test_the_command_takes_cts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import argparse
+
+    ct, made = lab_ct(tmp_path / "ct"), []
+    monkeypatch.setattr("carm_perception.datasets.storage.dataset.generate", lambda *a, **_: made.append(a[1]) or 0)
+    parser = argparse.ArgumentParser()
+    commands.add_dataset_arguments(parser)
+    words = ["--output", str(tmp_path), "--ct", ct.path, "--patients", "100", "--split", ct.split]
+    phantoms = 8000 if ct.split == "train" else 1600
+    for more, views in (([], min(1000, phantoms // 4)), (["--ct-share", "0.5"], phantoms)):
+        assert commands.run_dataset(parser.parse_args([*words, *more])) == 0
+        assert (made[-1].cts, made[-1].ct_views) == ((ct,), views)
+    with pytest.raises(ConfigurationError, match="--ct-share needs CTs"):
+        commands.run_dataset(parser.parse_args(["--output", str(tmp_path), "--ct-share", "0.5"]))

@@ -24,11 +24,12 @@ from carm_perception.evaluation import commands
 from carm_perception.evaluation.metrics import closest
 from carm_perception.evaluation.scoring.judge import KEPT, evaluate
 from carm_perception.evaluation.scoring.records import ListRecord, PointRecord
-from carm_perception.evaluation.suites import cache, falsification, shifts
+from carm_perception.evaluation.suites import cache, falsification, known_ct, shifts
 from carm_perception.evaluation.suites.cases import Case, patient_cases
 from carm_perception.evaluation.suites.falsification import KINDS
 from carm_perception.evaluation.suites.shifts import RolledCArm
 from carm_perception.evaluation.suites.suites import DEFAULT_SUITES, GROUPS, SHIFTS, SUITE_NAMES, Suite, resolve, suite
+from carm_perception.localizers.registry import LocalizerOptions
 from carm_sim.patient.patient import Patient, make_patient
 from carm_sim.patient.volume import Volume
 
@@ -420,6 +421,64 @@ def test_commands_refuse_bad_input_in_one_line(tmp_path: Path) -> None:
         parse(commands.add_localize_arguments, "--maximum-std -1")
     with pytest.raises(SystemExit):
         parse(commands.add_localize_arguments, "--maximum-risk 1")
+
+
+def test_the_cts_of_a_lab(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[tuple[str, object]] = []
+
+    def make(name: str, options: LocalizerOptions) -> Localizer:
+        told.append((name, options.ct))
+        return scripted
+
+    monkeypatch.setattr("carm_perception.localizers.registry.make_localizer", make)
+    monkeypatch.setattr(known_ct, "with_landmarks", lambda path: box_patient(Path(path).name))
+    monkeypatch.setattr("carm_sim.patient_loader.load_patient", lambda path: box_patient(Path(path).name))
+    file = tmp_path / "figures.json"
+    words = f"--ct a/ct --ct b/ct --ct b/other --views 4 --json {file} --localizer registered --localizer fused"
+    assert commands.run_localize(parse(commands.add_localize_arguments, words)) == 0
+    results = json.loads(file.read_text(encoding="utf-8"))["results"]
+    names = ["a/ct", "b/ct", "other"]
+    assert list(results) == [f"{who}/{name}" for who in ("registered", "fused") for name in names]
+    assert results["registered/other"]["n"] == 4
+    assert [(name, bool(ct)) for name, ct in told] == [("registered", True)] * 3 + [("fused", False)]
+    told.clear()
+    words = "--ct b/other --views 4 --localizer fused --ct-known"
+    assert commands.run_localize(parse(commands.add_localize_arguments, words)) == 0
+    ((_, ct),) = told
+    assert isinstance(ct, Patient)
+    assert ct.volume.shape != box_patient("other").volume.shape
+    assert "fused/other" in capsys.readouterr().out
+
+
+def test_images_of_another_ct_of_the_same_name_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at(shift_mm: float) -> Patient:
+        box = box_patient("ct")
+        return replace(box, landmarks_mm={key: point + shift_mm for key, point in box.landmarks_mm.items()})
+
+    folders = []
+    for shift_mm in (0.0, 0.0, 3.0):
+        monkeypatch.setattr(known_ct, "with_landmarks", lambda path, by=shift_mm: at(by))
+        (chosen,) = known_ct.ct_suites(["ct.nii.gz"])
+        assert (chosen.name, chosen.views, chosen.inside_fraction) == ("ct", 400, 0.8)
+        folders.append(cache.folder(chosen, 0))
+    assert folders[0] == folders[1] != folders[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("--localizer registered", "needs the patient's CT: --ct PATH"),
+        ("--localizer registered --ct chest_ct --suite phantom", "without --suite"),
+        ("--ct-known", "needs the CT: --ct PATH"),
+        ("--ct chest_ct --ct-known --localizer compact", "compact takes no CT"),
+        ("--ct nowhere/ct.nii.gz", "no such file"),
+    ],
+)
+def test_cts_that_nobody_can_use_are_one_line(words: str, line: str) -> None:
+    with pytest.raises(CarmError, match=line):
+        commands.run_localize(parse(commands.add_localize_arguments, words))
 
 
 def test_correction_command(scripted: Scripted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

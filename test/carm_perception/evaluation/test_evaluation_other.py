@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carm_core.errors import ConfigurationError
+from carm_core.errors import AnswerError, ConfigurationError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS, landmark
 from carm_core.language.commands import Stop, Unknown
@@ -26,6 +26,7 @@ from carm_perception.evaluation.dialogue.simulated_clinician import TEMPLATES, K
 from carm_perception.evaluation.metrics import closest
 from carm_perception.evaluation.scoring.published import read_targets, score
 from carm_perception.evaluation.suites.cases import Case
+from carm_perception.protocols.parsing import parse_body_parts
 
 
 def csv_file(path: Path, text: str) -> Path:
@@ -39,7 +40,7 @@ TARGETS = ',file_name,top3_landmarks\n0,a/1.png,"[11, 10, 12]"\n1,a/2.png,"[8, 1
 def test_localization_outputs(tmp_path: Path) -> None:
     """Right; sides swapped; prose around the answer, which is malformed although the digits are right."""
     targets = read_targets(csv_file(tmp_path / "t.csv", TARGETS))
-    assert targets["a/2.png"] == (8, 1, 4)
+    assert targets.ids["a/2.png"] == (8, 1, 4)
     rows = 'filename,output,inference_time_sec\n1.png,"[11,10]",2.0\n2.png,"[9, 8]",1.0\n'
     rows += '3.png,"The answer is [3,10]",1.5\nelsewhere.png,"[1,2]",1\n'
     figures = score(csv_file(tmp_path / "o.csv", rows), targets, Protocol.LOCALIZATION)
@@ -70,10 +71,19 @@ def test_retrieval_outputs_with_synonyms(tmp_path: Path) -> None:
     [
         ("file_name,x\n1.png,3\n", "filename,output\n1.png,[1]\n", "needs a column top3_landmarks or"),
         ("file_name,label\n1.png,15\n", "filename,output\n1.png,[1]\n", "'15' is neither a landmark id"),
-        ("file_name,label\n1.png,3\n1.png,4\n", "filename,output\n1.png,[1]\n", "line 3: 1.png appears twice"),
+        ("file_name,mode,label\n1.png,train,3\n", "filename,output\n1.png,[1]\n", "no row has the mode 'test'"),
+        ("file_name,label\n1.png,3\n2.png,<label_id>3</label_id>\n", "filename,output\n", "body parts in others"),
+        ("file_name,label\n1.png,<label_id>22</label_id>\n", "filename,output\n", "no list of body parts from 0 to 21"),
+        ("file_name,label\n1.png,<label_id></label_id>\n", "filename,output\n", "is neither a landmark id"),
+        (
+            "file_name,label\n1.png,<label_id>3</label_id>\n",
+            "filename,output\n1.png,[1]\n",
+            "the targets are body parts",
+        ),
+        ("file_name,label\n1.png,3\n", "pred,target\n[1 2],x\n", "'x' is no list of ids"),
+        ("file_name,label\n1.png,3\n", "pred,output_\n[1],x\n", "needs a column target"),
         ("file_name,label\n1.png,3\n", "filename,answer\n1.png,[1]\n", "needs a column output"),
         ("file_name,label\n1.png,3\n", "filename,output\n2.png,[1]\n", "none of its 1 files"),
-        ("file_name,label\n1.png,3\n", "filename,output\n1.png,a\n1.png,b\n", "line 3: 1.png appears twice"),
         ("file_name,label\n1.png,3\n", "filename,output,inference_time_sec\n1.png,a,fast\n", "'fast' is not a time"),
         ("file_name,label\n1.png,3\n", "", "holds no rows"),
         ("file_name,label\n1.png,[3 3]\n", "filename,output\n1.png,a\n", "'[3 3]' is neither a landmark id"),
@@ -85,6 +95,80 @@ def test_bad_files_in_one_line(tmp_path: Path, targets: str, outputs: str, messa
         score(csv_file(tmp_path / "o.csv", outputs), read_targets(target_file), Protocol.LOCALIZATION)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_images_that_occur_twice(tmp_path: Path) -> None:
+    """The same label counts once; different labels are reported and do not count; the first output counts."""
+    rows = "file_path,landmark\na/1.png,3\na/1.png,3\na/2.png,4\na/2.png,5\na/3.png,6\n"
+    targets = read_targets(csv_file(tmp_path / "t.csv", rows))
+    assert targets.conflicting == ("a/2.png",)
+    rows = 'filename,output\na/1.png,"[3,1]"\na/1.png,"[1,3]"\na/2.png,"[4,5]"\n'
+    figures = score(csv_file(tmp_path / "o.csv", rows), targets)
+    assert (figures["n"], figures["hit_1"]) == (1, 1)
+    assert (figures["repeated"], figures["conflicting"], figures["missing"], figures["unmatched"]) == (1, 1, 1, 0)
+
+
+def test_the_longest_ending_of_a_path_tells_the_image(tmp_path: Path) -> None:
+    """Images of several folders have one name; outputs carry the absolute paths of another machine."""
+    targets = read_targets(csv_file(tmp_path / "t.csv", "file_path,landmark\nset/8/H/a.png,8\nset/9/H/a.png,9\n"))
+    rows = 'filename,output,inference_time_sec,target\n/home/x/set/8/H/a.png,"{0}[8,1]{1}",1,8\n'
+    rows += 'C:\\set\\9\\H\\a.png,"{0}[1,9]{1}",1,9\na.png,"[1,9]",1,9\n'
+    answer = (
+        "```xml\n<response>\n<visual_reasoning>Ribs, 2, 3.</visual_reasoning>\n<landmarks>",
+        "</landmarks>\n</response>\n```",
+    )
+    file = csv_file(tmp_path / "o.csv", rows.format(*answer))
+    figures = score(file, targets)
+    assert (figures["n"], figures["hit_1"], figures["hit_2"], figures["unmatched"]) == (2, 0.5, 1, 1)
+    assert figures["as_published"] == {"n": 2, "hit_1": 0.5, "hit_2": 1}
+    assert score(csv_file(tmp_path / "p.csv", rows.split('a.png,"[1,9]')[0].format(*answer)), None)["hit_1"] == 0.5
+
+
+def test_body_parts_of_an_image_are_all_right(tmp_path: Path) -> None:
+    rows = 'SOPInstanceUID,Target,mode\n1.png,<label_id>3</label_id>,test\n2.png,"<label_id>9,21</label_id>",test\n'
+    rows += "3.png,<label_id>4</label_id>,test\n4.png,<label_id>9</label_id>,train\n"
+    targets = read_targets(csv_file(tmp_path / "t.csv", rows))
+    rows = 'filename,output\n1.png,"[0, 3]\n"\n2.png,"<label_id>21</label_id>"\n3.png,"The labels are [4, 3]"\n'
+    figures = score(csv_file(tmp_path / "o.csv", rows), targets)
+    assert (figures["n"], figures["missing"]) == (3, 0)
+    assert (figures["hit_1"], figures["hit_2"], figures["malformed"]) == (0.3333, 0.6667, 0.3333)
+    assert figures["as_published"] == {"n": 2, "hit_1": 0.5, "hit_2": 1}
+    assert figures["per_body_part"]["Wrist"] == {"n": 1, "hit_2": 1}
+
+
+def test_tables_of_classifiers(tmp_path: Path) -> None:
+    """Ids are compared as they are; a target is a set, or in order where it is as long as the prediction."""
+    sets = score(
+        csv_file(tmp_path / "s.csv", ',pred,target\n0,"[3,0]",[3]\n1,"[2,20]","[13,20]"\n2,"[5,4]",[6]\n'), None
+    )
+    assert (sets["n"], sets["hit_1"], sets["hit_2"]) == (3, 0.3333, 0.6667)
+    rows = 'pred,target,inference_time_sec\n"[8,13,5]",[[ 8 13 11]],0.2\n"[4,12,8]",[[12  4  8]],0.1\n'
+    lists = score(csv_file(tmp_path / "l.csv", rows), None)
+    assert (lists["hit_1"], lists["hit_2"], lists["latency_p50_ms"]) == (0.5, 1, 100)
+    assert lists["p_at_3"] == pytest.approx((2 / 3 + 1) / 2, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("<label_id>9,21</label_id>", (9, 21)),
+        ("<label_id>0</label_id>", (0,)),
+        (" [9, 21]\n", (9, 21)),
+        ("```\n[9,3]\n```", (9, 3)),
+    ],
+)
+def test_body_part_answers(text: str, ids: tuple[int, ...]) -> None:
+    answer = parse_body_parts(text)
+    assert answer.part_ids == ids
+    assert parse_body_parts(answer.text()) == answer
+
+
+@pytest.mark.parametrize(
+    "text", ["[9]", "[9,9]", "[9,22]", "[9,3,4]", "<label_id></label_id>", "9,21", "Hand [9,21]", "[09,1]"]
+)
+def test_no_body_part_answers(text: str) -> None:
+    with pytest.raises(AnswerError):
+        parse_body_parts(text)
 
 
 def test_published_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,10 +18,10 @@ from carm_core.localization import LandmarkEstimate, Localization, Protocol, Que
 from carm_core.parameters import parameter_defaults
 from carm_core.paths import config_file
 from carm_perception.datasets.storage.dataset import SPLITS
+from carm_perception.images.overlay import draw, in_view, pixel_of
 from carm_perception.localizers import registry
 from carm_perception.localizers.openai.options import ServerOptions
 from carm_perception.localizers.registry import LocalizerOptions, make_localizer
-from carm_perception.nodes.overlay import draw, in_view, pixel_of
 from carm_perception.nodes.parameters import LocalizerParameters
 from carm_perception.training import commands
 

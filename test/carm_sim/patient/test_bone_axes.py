@@ -68,7 +68,7 @@ def test_labels_of_a_cut_off_vertebra_give_no_axes() -> None:
 def test_the_landmark_file_keeps_axes(tmp_path: Path) -> None:
     axes = made("T5", np.array([1.0, 2, 3]), TURN[:, 2], TURN[:, 0], "labels")
     path = tmp_path / "landmarks.yaml"
-    write_landmarks(LandmarkFile("a" * 64, {10: np.zeros(3)}, {}, "test", {"T5": axes}), path)
+    write_landmarks(LandmarkFile("a" * 64, {10: np.zeros(3)}, {}, "test", {}, {"T5": axes}), path)
     read = read_landmarks(path).bones["T5"]
     assert np.allclose(read.rotation, TURN, atol=1e-3)
     assert (read.origin_mm.tolist(), read.method) == ([1, 2, 3], "labels")

@@ -30,7 +30,8 @@ from .ct_files import RIGHT_BEAD_MM, body, write_nifti
 def with_landmarks(volume: Volume, folder: Path) -> Path:
     path = folder / "ct.nii.gz"
     write_nifti(volume, path)
-    file = LandmarkFile(ct_checksum(path), {2: RIGHT_BEAD_MM}, {2: "made"}, "made for a test")
+    points = {"rib_left_4": np.array([1.5, -2.0, 3.0])}
+    file = LandmarkFile(ct_checksum(path), {2: RIGHT_BEAD_MM}, {2: "made"}, "made for a test", points)
     write_landmarks(file, folder / LANDMARK_FILE)
     return path
 
@@ -42,6 +43,7 @@ def test_nifti_round_trip_keeps_voxels_and_place(tmp_path: Path) -> None:
     np.testing.assert_allclose(loaded.volume.transform_voxel_to_lps, body().transform_voxel_to_lps, atol=1e-5)
     np.testing.assert_allclose(loaded.landmarks_mm[2], RIGHT_BEAD_MM)
     assert loaded.landmarks_known
+    assert {name: place.tolist() for name, place in loaded.points_mm.items()} == {"rib_left_4": [1.5, -2.0, 3.0]}
     assert load_patient(str(tmp_path)).name == "ct"
 
 
@@ -86,6 +88,11 @@ def test_landmarks_of_another_ct(tmp_path: Path) -> None:
         ("landmarks: [{id: 2, position_mm: [1, 2, 3]}, {id: 2, position_mm: [1, 2, 3]}]", "given twice"),
         ("landmarks: [{id: true, position_mm: [1, 2, 3]}]", "whole number"),
         ("landmarks: []", "ct_sha256"),
+        (f"{{ct_sha256: '{'a' * 64}', landmarks: [], points: [1]}}", "names with a position each"),
+        (
+            f"{{ct_sha256: '{'a' * 64}', landmarks: [], points: {{L3: [1, 2]}}}}",
+            "point 'L3' needs three finite numbers",
+        ),
     ],
 )
 def test_bad_landmark_files(tmp_path: Path, text: str, message: str) -> None:

@@ -46,6 +46,15 @@ def test_the_chest_cts_labels_give_its_landmarks() -> None:
     assert "in front of the spinal canal" in derived().methods[14]
 
 
+def test_each_structure_has_a_centroid_by_which_it_can_be_asked_for() -> None:
+    centroids, volume = derived().centroids_mm, chest()[0]
+    assert set(centroids) == set(segmentation().structures)
+    assert all(volume.contains(place) for place in centroids.values())
+    t9, heart = centroids["vertebrae_T9"], centroids["heart"]
+    assert np.linalg.norm(t9 - derived().positions_mm[find_landmark("T9", extra=True).id]) < 30.0
+    assert heart[1] < t9[1]  # in front of the spine
+
+
 def test_the_spine_is_in_order_and_what_is_cut_off_is_left_out() -> None:
     found = derived()
     spine = [find_landmark(f"T{n}", extra=True).id for n in range(1, 13)] + [find_landmark("L1", extra=True).id]

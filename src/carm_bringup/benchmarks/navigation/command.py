@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import re
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from carm_agent.navigation.task import EXACT_WITH_CT_MM
 from carm_bringup.benchmarks.navigation import graph_check
 from carm_bringup.benchmarks.navigation.suites import ALIASES, POLICIES, SUITES, NavigationSuite, make_localizer, suite
 from carm_core.cli import results_file
@@ -39,6 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[*SUITES, *ALIASES],
         metavar="NAME",
         help=f"{described}; repeat for several ({', '.join(STANDARD)})",
+    )
+    parser.add_argument(
+        "--ct",
+        action="append",
+        metavar="PATH",
+        help="a patient whose CT is known, as patient:= takes it, with landmarks.yaml: suite chest-ct on this patient,"
+        " by the policies default and registered; repeat for several. The body that is imaged breathes, carries devices"
+        " and lies otherwise than in the CT",
     )
     parser.add_argument(
         "--policy",
@@ -97,15 +107,16 @@ def run(args: argparse.Namespace) -> int:
         _make_folder(folder)
     outcomes: dict[str, list[Outcome]] = {}
     compared: dict[str, list[graph_check.Comparison]] = {}
-    policies = list(dict.fromkeys(args.policy or ["default"]))
-    for name in dict.fromkeys(args.suite or STANDARD):
-        chosen = suite(name)
+    chosen_suites = _suites(args)
+    policies = list(dict.fromkeys(args.policy or _policies(args)))
+    _check_policies(chosen_suites.values(), policies, args.localizer)
+    for name, chosen in chosen_suites.items():
         for policy in policies:
             key = name if len(policies) == 1 else f"{name}/{policy}"
             outcomes[key] = list(_run_suite(chosen, policy, args))
             print(nav_report.table(key, nav_report.metrics(outcomes[key])), flush=True)
-            if args.graph and (chosen.shift or policy not in graph_check.POLICIES):
-                print(f"{key}: the graph has no shifts or baselines; --graph skips them", flush=True)
+            if args.graph and (chosen.shift or chosen.ct or policy not in graph_check.POLICIES):
+                print(f"{key}: the graph has no shifts, --ct or baselines; --graph skips them", flush=True)
             elif args.graph:
                 compared[key] = _through_graph(outcomes[key], policy, args)
                 print(graph_check.report(key, compared[key]), flush=True)
@@ -121,6 +132,45 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         print(f"report in {html_page.write(args.report, outcomes, _document(outcomes, args))}")
     return int(any(one.differences for own in compared.values() for one in own))
+
+
+def _suites(args: argparse.Namespace) -> dict[str, NavigationSuite]:
+    """Return what is to be run, by the names of the results.
+
+    Raises:
+        CarmError: A CT cannot be used.
+    """
+    named = {name: suite(name) for name in args.suite or (() if args.ct else STANDARD)}
+    if not args.ct:
+        return named
+    from carm_perception.evaluation.suites.known_ct import by_name
+
+    for name, one in named.items():
+        if args.ct != [one.patient]:
+            raise ConfigurationError(f"--ct is the CT of the patient: of suite {name} it would be --ct {one.patient}")
+        named[name] = replace(one, ct=one.patient)
+    return named or {name: replace(suite("chest-ct"), patient=ct, ct=ct) for name, ct in by_name(args.ct).items()}
+
+
+def _policies(args: argparse.Namespace) -> tuple[str, ...]:
+    if not args.ct:
+        return ("default",)
+    return ("registered",) if args.suite else ("default", "registered")
+
+
+def _check_policies(suites: Iterable[NavigationSuite], policies: list[str], localizer: str | None) -> None:
+    """Check that what a policy has to know can be known."""
+    for policy in policies:
+        contender = POLICIES[policy]
+        asked = localizer or contender.localizer
+        if any(not one.ct for one in suites) and contender.knows_ct:
+            raise ConfigurationError(f"policy {policy} needs the patient's CT: --ct PATH")
+        if contender.knows_ct:
+            registry.refuse_unused(asked, LocalizerOptions(ct="known"))
+        elif asked == registry.REGISTERED:
+            raise ConfigurationError("localizer registered needs the patient's CT: --policy registered --ct PATH")
+        if any(one.ct for one in suites) and registry.ORACLE in (asked, contender.localizer):
+            raise ConfigurationError(f"policy {policy} knows the landmarks of the CT, not of the body that breathes")
 
 
 def _through_graph(outcomes: list[Outcome], policy: str, args: argparse.Namespace) -> list[graph_check.Comparison]:
@@ -152,6 +202,8 @@ class Job:
         suite: Name of the suite.
         policy: Of the agent, or a baseline.
         options: Of a localizer of the user's.
+        varied: Whether another body than that of the CT is imaged, which the index numbers.
+        knows_ct: Whether the localizer is given the patient's CT.
     """
 
     patient: str
@@ -163,6 +215,8 @@ class Job:
     suite: str = "upper-body"
     policy: str = "pointing"
     options: LocalizerOptions = field(default_factory=LocalizerOptions)
+    varied: bool = False
+    knows_ct: bool = False
 
 
 class Runner:
@@ -177,18 +231,25 @@ class Runner:
         import numpy as np
 
         from carm_bringup.benchmarks.navigation.episode import Room, draw_episodes
+        from carm_bringup.benchmarks.navigation.varied_body import varied_body
         from carm_core.robot.kinematics import CArm
+        from carm_perception.evaluation.suites.known_ct import another_scan
         from carm_sim.patient_loader import load_patient
 
         carm = CArm.from_config()
         chosen = suite(job.suite)
         if chosen.shift:
             room = Room.shifted(job.patient, job.index, chosen.shift, carm, job.seed)
+        elif job.varied:
+            room = Room.of(varied_body(job.patient, job.index, job.seed), carm)
         else:
             room = Room.of(load_patient(job.patient), carm)
         if self._localizer is None or job.localizer == "oracle":
             self.close()
-            self._localizer = make_localizer(job.localizer, job.patient, job.seed, job.options)
+            options = job.options
+            if job.knows_ct:
+                options = replace(options, ct=another_scan(load_patient(job.patient), job.seed))
+            self._localizer = make_localizer(job.localizer, job.patient, job.seed, options)
         generator = np.random.default_rng([job.seed, job.index])
         drawn = draw_episodes(room, job.episodes, generator, chosen.starts)
         yield from _run_room(room, self._localizer, drawn, job)
@@ -214,11 +275,16 @@ def _run_suite(chosen: NavigationSuite, policy: str, args: argparse.Namespace) -
 
     episodes = args.episodes or chosen.episodes
     patients = chosen.names(min(args.patients or chosen.patients, episodes))
+    if chosen.ct:  # one body after the other
+        from carm_bringup.benchmarks.navigation.varied_body import EPISODES
+
+        patients = patients * math.ceil(episodes / EPISODES)
     contender, options = POLICIES[policy], registry.with_arguments(LocalizerOptions(), args)
     localizer = args.localizer or contender.localizer
     shares = [episodes // len(patients) + (index < episodes % len(patients)) for index in range(len(patients))]
+    fixed = (chosen.name, contender.policy, options, bool(chosen.ct), contender.knows_ct)
     jobs = [
-        Job(patient, index, count, localizer, args.seed, args.trace, chosen.name, contender.policy, options)
+        Job(patient, index, count, localizer, args.seed, args.trace, *fixed)
         for index, (patient, count) in enumerate(zip(patients, shares, strict=True))
     ]
     if args.engine == LOCAL and (args.workers == 1 or len(jobs) == 1):
@@ -259,7 +325,8 @@ def _run_room(room: Room, localizer: Localizer, episodes: list[Any], job: Job) -
     for number, episode in enumerate(episodes, start=1):
         steps: list[Step] = []
         watch = steps.append if job.trace is not None else None
-        outcome = run_episode(episode, room, localizer, watch, job.policy)
+        exact_mm = EXACT_WITH_CT_MM if job.knows_ct else 0.0
+        outcome = run_episode(episode, room, localizer, watch, job.policy, exact_mm=exact_mm)
         if job.trace is not None:
             target = landmark(episode.target_id).name.lower().replace(" ", "_")
             title = f"{re.sub(r'[^A-Za-z0-9]+', '_', room.name).strip('_')}_{number:03d}_{target}"
@@ -270,7 +337,8 @@ def _run_room(room: Room, localizer: Localizer, episodes: list[Any], job: Job) -
 def _document(outcomes: dict[str, list[Outcome]], args: argparse.Namespace) -> dict[str, Any]:
     from carm_bringup.benchmarks.navigation import report as nav_report
 
-    words = [f"--suite {name}" for name in dict.fromkeys(key.partition("/")[0] for key in outcomes)]
+    suites = args.suite or (() if args.ct else STANDARD)
+    words = [f"--suite {name}" for name in dict.fromkeys(suites)] + [f"--ct {path}" for path in args.ct or ()]
     words += [f"--policy {name}" for name in args.policy or []] + [f"--seed {args.seed}"]
     for name in ("localizer", "episodes", "patients"):
         if getattr(args, name) is not None:

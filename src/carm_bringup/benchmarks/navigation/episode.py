@@ -304,6 +304,8 @@ def run_episode(
     on_step: Callable[[Step], None] | None = None,
     policy: str = Policy.POINTING,
     on_report: Callable[[Progress], None] = lambda progress: None,
+    *,
+    exact_mm: float = 0.0,
 ) -> Outcome:
     """Run one episode.
 
@@ -314,6 +316,7 @@ def run_episode(
         on_step: Told each exposure with what followed from it, for pictures.
         policy: Of the agent, ``biplane``, or ``coarse`` or ``operator``, which are baselines.
         on_report: Told everything that the navigator says.
+        exact_mm: As in ``NavigatorConfig``.
     """
     carm = room.carm
     point = room.points_mm[episode.target_id]
@@ -332,10 +335,12 @@ def run_episode(
             assert frame.view is not None
             on_step(Step(frame, localization, frame.view.displacement_mm(point), progress.reasoning))
 
+    localizer.forget()
     start_distance_mm = distance_mm()
     imager = room.imager(arm, clock, episode.seed)
     planner = Planner(carm, collision=around.model if around else None)
-    navigator = _decider(policy, planner, imager, recorder, arm, clock, point, episode.seed)
+    config = NavigatorConfig(exact_mm=exact_mm)
+    navigator = _decider(policy, planner, imager, recorder, arm, clock, point, episode.seed, config)
     result = navigator.run(NavigationGoal(target_id=episode.target_id, biplane=policy == BIPLANE), report)
     latencies = tuple(answer.latency_s for _, answer in recorder.answers)
     return Outcome(
@@ -369,13 +374,14 @@ def _decider(
     clock: Clock,
     point_mm: NDArray[np.float64],
     seed: int,
+    config: NavigatorConfig,
 ) -> Navigator | Baseline:
     if policy == "coarse":
         return Coarse(planner, imager, localizer, arm, clock)
     if policy == "operator":
         return Operator(planner, imager, localizer, arm, clock, point_mm, seed)
     asked = Policy.POINTING if policy == BIPLANE else Policy(policy)
-    return Navigator(planner, imager, localizer, arm, clock, config=NavigatorConfig(policy=asked))
+    return Navigator(planner, imager, localizer, arm, clock, config=replace(config, policy=asked))
 
 
 def draw_episodes(

@@ -19,7 +19,7 @@ from carm_core.imaging.projection import displacement_to_pixel_display
 from carm_core.landmarks import landmark
 from carm_perception.evaluation.scoring.figures import wilson_interval
 
-SUCCESS_MM = (10, 20, 30)
+SUCCESS_MM = (5, 10, 20, 30)
 """Distances at isocenter depth within which success is counted, mm."""
 _GIF_MS = 1800
 _TEXT_ROWS = 64
@@ -94,7 +94,7 @@ def table(suite: str, found: dict[str, Any]) -> str:
         return f"{100 * found[name]:5.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
     lines = [f"{suite}: {found['episodes']} episodes, start {found['start_distance_median_mm']:.0f} mm away (median)"]
-    lines += [f"  success within {mm} mm   {percent(f'success_{mm}mm')}" for mm in SUCCESS_MM]
+    lines += [f"  success within {mm:2d} mm   {percent(f'success_{mm}mm')}" for mm in SUCCESS_MM]
     lines += [
         f"  false success          {percent('false_success')}   (claims success, is beyond 30 mm)",
         f"  ended without success  {percent('aborted')}   {_counts(found['aborted_reasons'])}",

@@ -109,6 +109,7 @@ class NavigationSuite:
         starts: Where the arm starts.
         patient: Name of a patient, with ``{seed}`` where the seed of a phantom goes.
         shift: Name of what differs from the images that the models were trained on; empty: nothing.
+        ct: The patient's CT, where it is known; another body than in the CT is then imaged.
     """
 
     name: str
@@ -118,6 +119,7 @@ class NavigationSuite:
     starts: Starts = Starts()
     patient: str = "phantom:{seed}"
     shift: str = ""
+    ct: str = ""
 
     def names(self, count: int) -> list[str]:
         """Return the names of the first ``count`` patients."""
@@ -169,15 +171,18 @@ class Contender:
         localizer: Name of the localizer it asks.
         policy: What it asks and how it acts: a policy of the agent, or a baseline of the bench.
         description: One line.
+        knows_ct: Whether the localizer is given the patient's CT.
     """
 
     localizer: str
     policy: str
     description: str
+    knows_ct: bool = False
 
 
 POLICIES: dict[str, Contender] = {
     "default": Contender("fused", "pointing", "language model, checked by the deep-learning localizer"),
+    "registered": Contender("fused", "pointing", "the default, which also knows the CT (--ct)", knows_ct=True),
     "pointing": Contender("compact", "pointing", "the language model alone, by displacements in mm"),
     "xml": Contender("compact", "xml", "the language model alone, by directions and extents"),
     "biplane": Contender(

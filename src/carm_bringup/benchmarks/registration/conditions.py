@@ -11,16 +11,16 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from carm_core.errors import ConfigurationError, PatientError
-from carm_core.transforms import RigidTransform
+from carm_core.transforms import Array, RigidTransform
+from carm_perception.evaluation.suites.known_ct import another_scan
 from carm_perception.evaluation.suites.shifts import SHIFTS, equipped
-from carm_perception.registration.model import averaged, averaged_by
+from carm_perception.registration.model import averaged
 from carm_sim.patient.patient import Patient, make_patient
 from carm_sim.patient.volume import Volume
 from carm_sim.patient_loader import load_patient
 from carm_sim.phantom.generator import generate_phantom
 from carm_sim.xray import Request, XrayConfig
 
-CT_NOISE_HU = 20.0
 _LIE_DEG, _LIE_MM = 4.0, (20.0, 20.0, 10.0)
 """How a patient lies against the middle of the table: standard deviations of turns, and along x, y and height."""
 BREATH_MM = 14.0
@@ -28,6 +28,7 @@ BREATH_MM = 14.0
 _BREATH_REACH_MM = 70.0
 _CHEST_UP_MM = 5.0
 _DEFORM_GRID_MM = 4.0
+_STILL_VOXELS = 1e-3
 _DOMES, _SPINE, _SPINE_MM = (12, 13), (10, 14), 25.0
 """Landmarks of the diaphragm, of the spine (T1, T12), and how far in front of the spine the body begins to move, mm."""
 
@@ -119,16 +120,8 @@ def preoperative(name: str, condition: Condition, other: str, seed: int) -> Pati
         patient = _with_other_arms(name)
     else:
         patient = load_patient(other if condition.wrong else name)
-    volume = averaged(patient.volume, condition.voxel_mm) if condition.voxel_mm else _halved(patient.volume)
-    noise = np.random.default_rng([seed, 20]).normal(0, CT_NOISE_HU, volume.hu.shape)
-    hu = np.clip(volume.hu + noise, -1024, 3071).astype(np.int16)
-    inside = {key: point for key, point in patient.landmarks_mm.items() if volume.contains(point)}
-    return make_patient(f"CT of {patient.name}", Volume(hu, volume.transform_voxel_to_lps), inside, "bench")
-
-
-def _halved(volume: Volume) -> Volume:
-    """Average two by two voxels in plane; of thin slices, two as well."""
-    return averaged_by(volume, (2, 2, 2 if volume.spacing_mm[2] < 2.0 else 1))
+    coarser = averaged(patient.volume, condition.voxel_mm) if condition.voxel_mm else None
+    return another_scan(patient, seed, coarser)
 
 
 def _with_other_arms(name: str) -> Patient:
@@ -139,6 +132,47 @@ def _with_other_arms(name: str) -> Patient:
     return make_patient(name, body.volume, body.landmarks_mm, "generated, other arms")
 
 
+def breath_shift_mm(patient: Patient, points: Array) -> Array:
+    """Return how far breathing moves what lies at points (..., 3) afterwards: (..., 3), LPS, mm.
+
+    Raises:
+        PatientError: The domes of the diaphragm, T1 or T12 are not among the landmarks.
+    """
+    known = patient.landmarks_mm
+    if not {*_DOMES, *_SPINE} <= set(known):
+        raise PatientError(f"{patient.name}: the landmarks do not tell where diaphragm and spine are")
+    low, high = patient.volume.body_box_mm()
+    dome, spine = (np.mean([known[key] for key in keys], axis=0) for keys in (_DOMES, _SPINE))
+    before = spine[1] - points[..., 1]  # mm in front of the spine's middle
+    free = np.clip((before - _SPINE_MM) / 30.0, 0, 1)
+    side = np.abs(points[..., 0] - spine[0]) / ((high[0] - low[0]) / 2)
+    inner = np.clip((0.85 - side) / 0.2, 0, 1)
+    near = np.exp(-(((points[..., 2] - dome[2]) / _BREATH_REACH_MM) ** 2))
+    shift: Array = np.zeros((*points.shape[:-1], 3))
+    shift[..., 2] = -BREATH_MM * near * free * inner
+    shift[..., 1] = -_CHEST_UP_MM * near * np.clip((before - 60.0) / 60.0, 0, 1)
+    return shift
+
+
+def breathed_landmarks(patient: Patient) -> dict[int, Array]:
+    """Return where the landmarks (3,), LPS, mm, lie in the volume of ``breathed``: id to position.
+
+    Raises:
+        PatientError: As of ``breathed``.
+    """
+    keys, before = list(patient.landmarks_mm), np.array(list(patient.landmarks_mm.values()))
+    after = before
+    for _ in range(10):  # what lies at a place after breathing came from there, less the shift there
+        after = before + breath_shift_mm(patient, after)
+    return dict(zip(keys, after, strict=True))
+
+
+def _between(count: int, step: int) -> Array:
+    """Return the weights (count, nodes) of linear interpolation between every ``step``-th voxel and the one after."""
+    nodes = len(np.arange(0, count + step, step))
+    return np.clip(1.0 - np.abs(np.arange(count)[:, None] / step - np.arange(nodes)), 0.0, 1.0).astype(np.float32)
+
+
 def breathed(patient: Patient) -> Volume:
     """Return the body at another phase of breathing: the diaphragm down, the breastbone up; the spine stays.
 
@@ -146,33 +180,27 @@ def breathed(patient: Patient) -> Volume:
         PatientError: The domes of the diaphragm, T1 or T12 are not among the landmarks.
     """
     volume = patient.volume
-    known = patient.landmarks_mm
-    if not {*_DOMES, *_SPINE} <= set(known):
-        raise PatientError(f"{patient.name}: the landmarks do not tell where diaphragm and spine are")
-    low, high = volume.body_box_mm()
-    dome, spine = (np.mean([known[key] for key in keys], axis=0) for keys in (_DOMES, _SPINE))
     steps = np.maximum(1, np.round(_DEFORM_GRID_MM / volume.spacing_mm)).astype(int)
     grid = [np.arange(0, n + s, s) for n, s in zip(volume.shape, steps, strict=True)]
     points = volume.lps_from_voxel(np.stack(np.meshgrid(*grid, indexing="ij"), -1))
-    before = spine[1] - points[..., 1]  # mm in front of the spine's middle
-    free = np.clip((before - _SPINE_MM) / 30.0, 0, 1)
-    side = np.abs(points[..., 0] - spine[0]) / ((high[0] - low[0]) / 2)
-    inner = np.clip((0.85 - side) / 0.2, 0, 1)
-    near = np.exp(-(((points[..., 2] - dome[2]) / _BREATH_REACH_MM) ** 2))
-    shift = np.zeros((*points.shape[:-1], 3))
-    shift[..., 2] = -BREATH_MM * near * free * inner
-    shift[..., 1] = -_CHEST_UP_MM * near * np.clip((before - 60.0) / 60.0, 0, 1)
+    shift = breath_shift_mm(patient, points)
     inverse = np.linalg.inv(volume.transform_voxel_to_lps[:3, :3])
-    coarse = (shift @ inverse.T).astype(np.float32)
-    deformed = np.empty_like(volume.hu)
-    i, j = np.meshgrid(np.arange(volume.shape[0]), np.arange(volume.shape[1]), indexing="ij")
+    coarse = np.moveaxis(shift @ inverse.T, -1, 0).astype(np.float32)
+    moving = [axis for axis in range(3) if np.abs(coarse[axis]).max() > _STILL_VOXELS]
+    across, along, upward = (_between(n, s) for n, s in zip(volume.shape, steps, strict=True))
+    deformed = volume.hu.copy()
     for k in range(volume.shape[2]):
-        at = np.stack([i / steps[0], j / steps[1], np.full(i.shape, k / steps[2])]).astype(np.float32)
-        move = [ndimage.map_coordinates(coarse[..., axis], at, order=1, mode="nearest") for axis in range(3)]
-        source = np.stack([i - move[0], j - move[1], k - move[2]])
+        move = {axis: across @ (coarse[axis] @ upward[k]) @ along.T for axis in moving}
+        moved = np.nonzero(np.logical_or.reduce([np.abs(values) > _STILL_VOXELS for values in move.values()]))
+        if not len(moved[0]):
+            continue
+        source = np.stack([*moved, np.full(len(moved[0]), k)]).astype(np.float32)
+        for axis, values in move.items():
+            source[axis] -= values[moved]
         first = max(0, int(np.floor(source[2].min())) - 1)
         last = min(volume.shape[2], int(np.ceil(source[2].max())) + 2)
         source[2] -= first
         part = volume.hu[..., first:last]
-        deformed[..., k] = ndimage.map_coordinates(part, source, order=1, mode="nearest", output=np.float32)
+        values = ndimage.map_coordinates(part, source, order=1, mode="nearest", output=np.float32)
+        deformed[..., k][moved] = np.rint(values)
     return Volume(deformed, volume.transform_voxel_to_lps)

@@ -23,33 +23,41 @@ from carm_core.errors import CarmError, quoted
 from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_core.robot.kinematics import CArm
-from carm_perception.localizers.registry import NAMES, OPENAI, ORACLE, make_localizer
+from carm_perception.localizers.registered import asked_point
+from carm_perception.localizers.registry import NAMES, OPENAI, ORACLE, REGISTERED, make_localizer
 from carm_perception.nodes.parameters import LocalizerParameters
 from carm_ros.image_messages import display_pixels
 
 _SHOWN = 20
 _NOT_FROM_A_BAG = (
-    *("model_folder", "adapter", "server_url", "server_model", "server_api_key_env"),
+    *("ct", "model_folder", "adapter", "server_url", "server_model", "server_api_key_env"),
     *("server_verify_tls", "server_ca_file"),
 )
 """A bag may come from anywhere: it names no files, no addresses, and no secrets of this machine's environment."""
 _NUMBERS = ("standard_deviation", "radius_90")
 
 
-def recorded_settings(bag: Bag, localizer: str = "") -> LocalizerParameters:
+def recorded_settings(bag: Bag, localizer: str = "", ct: str = "") -> LocalizerParameters:
     """Return the parameters of the localizer node as recorded, or its defaults.
 
     Args:
         bag: The bag.
         localizer: Another localizer instead.
+        ct: The patient's CT; empty: none.
 
     Raises:
-        BagError: The recorded parameters cannot be used, or name a model or a server, which a bag may not choose.
+        BagError: The recorded parameters cannot be used, or name a model, a CT or a server, which a bag may not choose.
     """
     settings = recorded_parameters(bag.records, "localizer_node", LocalizerParameters, _NOT_FROM_A_BAG)
+    settings = dataclasses.replace(settings, ct=ct)
+    recorded = parameters_of(bag.records, "localizer_node")
     if localizer:
         return dataclasses.replace(settings, localizer=localizer)
-    if "localizer" not in parameters_of(bag.records, "localizer_node"):
+    if not ct and (recorded.get("ct") or settings.localizer == REGISTERED):
+        raise BagError(
+            f"{bag.path} was recorded with a CT of the patient; name it by --ct, or another localizer by --localizer"
+        )
+    if "localizer" not in recorded:
         named = bag.records.get(MODEL, {}).get("localizer", settings.localizer)
         settings = dataclasses.replace(settings, localizer=named if named in NAMES else settings.localizer)
     if settings.localizer not in set(NAMES) - {OPENAI}:
@@ -139,7 +147,7 @@ def _frame(recorded: RecordedFrame, settings: LocalizerParameters, frames: Frame
         return f"camera info (fx {focal_px}, {recorded.info.width} px wide) does not fit the image"
     frame = XrayFrame(pixels, 1000 * settings.source_isocenter_m / focal_px, recorded.stamp_ns * 1e-9)
     positions = frames.positions_at(recorded.stamp_ns)
-    if settings.localizer != ORACLE or positions is None:
+    if (settings.localizer != ORACLE and not settings.ct) or positions is None:
         return frame
     carm = CArm.from_config()
     try:
@@ -176,7 +184,8 @@ def _compare(
     lines: list[str] = []
     for words in dict.fromkeys(("", hint)):
         correction = earlier if protocol is Protocol.REEVALUATION else ""
-        reply = localizer.localize(frame, Query(protocol, message.target_id or None, words, correction))
+        query = Query(protocol, message.target_id or None, words, correction, asked_point(message.answer))
+        reply = localizer.localize(frame, query)
         found = _differences(report, frame, message, reply)
         if not found:
             return

@@ -35,6 +35,7 @@ class ReplayOptions:
         nodes: ``"perception"``, ``"agent"`` or both.
         rate: Times the bag's own speed; infinite: as fast as possible.
         localizer: Another localizer than the recorded one; empty: the recorded one.
+        ct: The patient's CT for ``registered`` and ``fused``; empty: none.
         image_topic: Topic of the images, by its new name; empty: chosen.
         remappings: Topic or namespace in the bag to its new name.
         prefix: Namespace of the graph with its trailing slash.
@@ -45,6 +46,7 @@ class ReplayOptions:
     nodes: tuple[str, ...] = ("perception", "agent")
     rate: float = math.inf
     localizer: str = ""
+    ct: str = ""
     image_topic: str = ""
     remappings: dict[str, str] = field(default_factory=dict)
     prefix: str = "/carm/"
@@ -127,7 +129,7 @@ def run(options: ReplayOptions, bag: Bag, frames: Frames, localizer: Localizer |
     if "perception" in options.nodes:
         from carm_bringup.recording.replay import perception_replay as perception
 
-        settings = perception.recorded_settings(bag, options.localizer)
+        settings = perception.recorded_settings(bag, options.localizer, options.ct)
         made = localizer or perception.open_localizer(settings)
         pace = Pace(options.rate)
         yield perception.replay_perception(bag, options.prefix, frames, made, settings, pace.frames)

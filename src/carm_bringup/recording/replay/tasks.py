@@ -88,6 +88,9 @@ def _goal(text: str) -> NavigationGoal:
     content = parse_json(text)
     known = {item.name for item in dataclasses.fields(NavigationGoal)}
     values = {name: value for name, value in content.items() if name in known}
+    if values.get("point_mm") is not None:
+        x, y, z = map(float, values["point_mm"])
+        values["point_mm"] = (x, y, z)
     return NavigationGoal(**values | {"doubt": Doubt(values.get("doubt", Doubt.NONE))})
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from carm_core.landmarks import LANDMARKS
 from carm_perception.datasets.storage.shards import IMAGE, NUMBERS, png
 from carm_perception.datasets.views import ViewDistribution
+from carm_sim.patient.patient import Patient
 
 EXTRA_RAISED = 0.12
 """Fraction of bodies whose arms are raised in any case, as for a chest CT; more come from the generator's own draw."""
@@ -50,7 +51,13 @@ def _scaled(image: NDArray[np.float32]) -> tuple[dict[str, Any], float]:
 
 
 def rows(
-    seed: int, style: str, split: str, patient: str, views: int, distribution: ViewDistribution
+    seed: int,
+    style: str,
+    split: str,
+    patient: str,
+    views: int,
+    distribution: ViewDistribution,
+    ct: Patient | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows of one patient.
 
@@ -61,16 +68,17 @@ def rows(
         patient: Name of the patient.
         views: Number of rows.
         distribution: Spread of the views.
+        ct: The body; None: generated from the seed.
     """
     from carm_perception.datasets.rendering.render import make_variant, render_views
     from carm_sim.phantom import generate_phantom
 
     rng = np.random.default_rng([seed, 77])
     arms = "raised" if rng.random() < EXTRA_RAISED else None
-    whole = bool(np.random.default_rng([seed, 78]).random() < WHOLE_BODIES)
+    whole = ct is None and bool(np.random.default_rng([seed, 78]).random() < WHOLE_BODIES)
     if whole:
         distribution = replace(distribution, anywhere_fraction=max(ELSEWHERE, distribution.anywhere_fraction))
-    body = generate_phantom(seed, style=style, arms=arms, whole_body=whole)
+    body = ct or generate_phantom(seed, style=style, arms=arms, whole_body=whole)
     for number, count in enumerate((views - views // 2, views // 2)):
         if not count:
             continue

@@ -92,7 +92,7 @@ def make_variant(rng: np.random.Generator, volume: Volume, landmarks_mm: dict[in
     scale = np.diag([*stretch, 1.0])
     marks = {key: point * stretch for key, point in landmarks_mm.items()}
     hu, affine = volume.hu, scale @ volume.transform_voxel_to_lps
-    if rng.random() < 0.35:
+    if rng.random() < 0.35 and {10, 14} <= set(marks):
         first, last = 0, hu.shape[2]
         step = affine[2, 2]
         bottom = marks[14][2] + rng.uniform(-130, 60)

@@ -150,7 +150,7 @@ def draw_tissue(rng: np.random.Generator) -> tuple[Callable[[Array], Array], Cal
     return (lambda hu: water_of_hu(changed(hu))), (lambda hu: bone_of_hu(changed(hu)))
 
 
-def draw_scan(rng: np.random.Generator, body: PhantomBody, name: str) -> Scan:
+def draw_scan(rng: np.random.Generator, body: PhantomBody | Patient, name: str) -> Scan:
     """Draw how a body is scanned: proportions, extent, tissue and hardware.
 
     Args:
@@ -164,7 +164,7 @@ def draw_scan(rng: np.random.Generator, body: PhantomBody, name: str) -> Scan:
     marks = {key: point for key, point in variant.landmarks_mm.items() if key in known}
     inside = {key: point for key, point in marks.items() if variant.volume.contains(point)}
     extra = {key: point for key, point in variant.landmarks_mm.items() if key not in known}
-    patient = replace(make_patient(name, variant.volume, inside, "generated phantom"), extra_landmarks_mm=extra)
+    patient = replace(make_patient(name, variant.volume, inside, "data set"), extra_landmarks_mm=extra)
     patient = _equipped(patient, rng)
     devices = [patient.devices.with_threads(1)] if len(patient.devices) else []
     scene = Scene([Renderer(patient.volume, list(draw_tissue(rng)), threads=1), *devices])
@@ -305,14 +305,20 @@ def _labeled(
 
 
 def rows(
-    seed: int, style: str, split: str, patient: str, views: int, distribution: ViewDistribution
+    seed: int,
+    style: str,
+    split: str,
+    patient: str,
+    views: int,
+    distribution: ViewDistribution,
+    ct: Patient | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows of one patient; arguments as in ``carm_perception.datasets.rendering.integrals.rows``."""
     from carm_sim.phantom import generate_phantom
 
     rng = np.random.default_rng([seed, 91])
     arms = "raised" if rng.random() < EXTRA_RAISED else None
-    body = generate_phantom(seed, style=style, arms=arms)
+    body = ct or generate_phantom(seed, style=style, arms=arms)
     for number, first in enumerate(range(0, views, VIEWS_PER_SCAN)):
         scan = draw_scan(rng, body, patient)
         marks = np.array([scan.landmarks_mm.get(m.id, np.full(3, np.nan)) for m in LANDMARKS], np.float32)

@@ -8,7 +8,7 @@ run goes on where it stopped. The image columns are read by Hugging Face ``datas
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from carm_core.errors import ConfigurationError
+from carm_perception.datasets.known_cts import KnownCt
 from carm_perception.datasets.parallel import LOCAL, run
 from carm_perception.datasets.storage.card import write_data_card
 from carm_perception.datasets.storage.shards import StorageError, remove_abandoned, schema, storage_message, write_rows
 from carm_perception.datasets.views import ViewDistribution
+from carm_sim.patient_loader import with_landmarks
 
 SPLITS: dict[str, tuple[str, int]] = {
     "train": ("standard", 100_000),
@@ -66,6 +68,8 @@ class DatasetSpec:
         first: Index of the first phantom within the split.
         distribution: Spread of the views; None: that of the format.
         format: One of ``FORMATS``.
+        cts: CTs of this split that views are rendered from, too.
+        ct_views: Views of each.
     """
 
     split: str = "train"
@@ -75,6 +79,8 @@ class DatasetSpec:
     first: int = 0
     distribution: ViewDistribution | None = None
     format: str = INTEGRALS
+    cts: tuple[KnownCt, ...] = ()
+    ct_views: int = 1
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -85,11 +91,14 @@ class DatasetSpec:
         for kind, value, known in (("split", self.split, SPLITS), ("format", self.format, FORMATS)):
             if value not in known:
                 raise ConfigurationError(f"unknown {kind} {value!r}; there are {', '.join(known)}")
-        for name in ("patients", "views", "patients_per_shard"):
+        for name in ("patients", "views", "patients_per_shard", "ct_views"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.first <= self.first + self.patients <= MAXIMUM_PATIENTS:
             raise ConfigurationError(f"a split holds at most {MAXIMUM_PATIENTS} patients")
+        for ct in self.cts:
+            if ct.split != self.split:
+                raise ConfigurationError(f"{ct.name} belongs to split {ct.split}, not {self.split}")
 
     @property
     def prefix(self) -> str:
@@ -109,20 +118,32 @@ class DatasetSpec:
         groups = [seeds[i : i + size] for i in range(0, len(seeds), size)]
         return {f"{self.prefix}-{group[0]:06d}-{group[-1]:06d}-{self.views}.parquet": group for group in groups}
 
-    def rows(self, seed: int) -> Iterator[Mapping[str, Any]]:
-        """Rows of one patient."""
+    def ct_shards(self) -> dict[str, list[KnownCt]]:
+        """Return the file name of each shard of a CT, and the CT."""
+        return {f"{self.prefix}-ct-{ct.checksum[:12]}-{self.ct_views}.parquet": [ct] for ct in self.cts}
+
+    def rows(self, patient: int | KnownCt) -> Iterator[Mapping[str, Any]]:
+        """Rows of one patient: of the phantom of a seed, or of a CT."""
         style = SPLITS[self.split][0]
-        patient = f"phantom:{seed}" if style == "standard" else f"phantom-{style}:{seed}"
         make: Callable[..., Iterator[Mapping[str, Any]]] = import_module(FORMATS[self.format].module).rows
-        return make(seed, style, self.split, patient, self.views, self.chosen_distribution)
+        if isinstance(patient, KnownCt):
+            spread, body = self.chosen_distribution, with_landmarks(patient.path)
+            return make(patient.seed, style, self.split, patient.name, self.ct_views, spread, body)
+        name = f"phantom:{patient}" if style == "standard" else f"phantom-{style}:{patient}"
+        return make(patient, style, self.split, name, self.views, self.chosen_distribution)
 
 
 class Shard(NamedTuple):
-    """One piece of work: a file, the seeds of its patients, and what to make of them."""
+    """One piece of work: a file, its patients (seeds of phantoms, or CTs), and what to make of them."""
 
     path: Path
-    seeds: list[int]
+    patients: Sequence[int | KnownCt]
     spec: DatasetSpec
+
+    @property
+    def views(self) -> int:
+        """Number of views in it."""
+        return sum(self.spec.ct_views if isinstance(one, KnownCt) else self.spec.views for one in self.patients)
 
 
 def write_shard(shard: Shard) -> int:
@@ -134,7 +155,7 @@ def write_shard(shard: Shard) -> int:
     Raises:
         StorageError: It cannot be written; nothing of it is left behind.
     """
-    rows = [row for seed in shard.seeds for row in shard.spec.rows(seed)]
+    rows = [row for patient in shard.patients for row in shard.spec.rows(patient)]
     write_rows(shard.path, rows, schema(import_module(FORMATS[shard.spec.format].module).FIELDS))
     return len(rows)
 
@@ -164,12 +185,12 @@ def generate(folder: Path, spec: DatasetSpec, workers: int = 2, progress: bool =
         remove_abandoned(folder)
         specification = asdict(replace(spec, distribution=spec.chosen_distribution))
         (folder / f"{spec.prefix}.json").write_text(json.dumps(specification, indent=1) + "\n")
-        write_data_card(folder, spec.prefix)
+        write_data_card(folder, spec.prefix, cts=bool(spec.cts))
     except OSError as error:
         raise ConfigurationError(f"cannot write to {folder}: {error.strerror or error}") from error
-    shards = [Shard(folder / name, seeds, spec) for name, seeds in spec.shards().items()]
+    shards = [Shard(folder / name, own, spec) for name, own in (spec.shards() | spec.ct_shards()).items()]
     missing = [shard for shard in shards if not shard.path.exists()]
-    total, left = spec.patients * spec.views, sum(len(shard.seeds) for shard in missing) * spec.views
+    total, left = (sum(shard.views for shard in some) for some in (shards, missing))
     bar = tqdm(total=total, initial=total - left, unit="image", desc=spec.prefix, disable=not progress)
     with bar, closing(_results(engine, missing, workers)) as results:
         for count in results:

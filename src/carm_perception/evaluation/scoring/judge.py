@@ -108,6 +108,7 @@ def evaluate(
     result = Evaluation(localizer.name, chosen, seed, warm_up_s=time.perf_counter() - start)
     rng = np.random.default_rng([seed, 11])
     for index, case in enumerate(cases):
+        localizer.forget()
         if case.kind:
             _ask_list(localizer, case, index, Protocol.LOCALIZATION, result)
             _ask_list(localizer, case, index, Protocol.RETRIEVAL, result)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rendered cases on disk, so that every model is judged on the same images and the second one fast.
 
-A file holds the cases of one patient. Its folder is named by suite, seed, version of the phantom generator and a
-fingerprint of the sources that make the images: images of other code are never read, and are removed.
+A file holds the cases of one patient. Its folder is named by suite, content of its CT, seed, version of the phantom
+generator and a fingerprint of the sources that make the images: images of other code are never read, and are removed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def fingerprint() -> str:
 
 def folder(chosen: Suite, seed: int) -> Path:
     """Where the cases of a suite are kept."""
-    name = f"{chosen.name}-seed{seed}-v{GENERATOR_VERSION}-{fingerprint()}"
+    own = re.sub(r"[^\w.-]+", "_", chosen.name) + (chosen.content and f"-{chosen.content}")
+    name = f"{own}-seed{seed}-v{GENERATOR_VERSION}-{fingerprint()}"
     return cache_dir() / "evaluation" / name
 
 

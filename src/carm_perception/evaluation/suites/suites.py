@@ -59,6 +59,8 @@ class Suite:
         description: One line.
         shift: One of ``SHIFTS``; empty: none.
         inside_fraction: A view counts when at least this part of its rays meets the CT.
+        ct: The only patient, where its CT is known to who asks; empty: none is.
+        content: Hash of that CT and its landmarks: another of the same name has other images.
     """
 
     name: str
@@ -67,6 +69,8 @@ class Suite:
     description: str
     shift: str = ""
     inside_fraction: float = 0.0
+    ct: str = ""
+    content: str = ""
 
     @property
     def shares(self) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ import numpy as np
 from carm_core.errors import AnswerError, CarmError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
-from carm_core.localization import Localization, Localizer, Protocol, Query
+from carm_core.localization import NEEDS_CT, Localization, Localizer, Protocol, Query
 from carm_perception.localizers.huggingface.generator import Decoding, Generator, Messages
 from carm_perception.localizers.huggingface.loader import load, resolve_source
 from carm_perception.networks.model_folder import weights_hash
@@ -79,6 +79,8 @@ class HuggingFaceLocalizer(Localizer):
     def localize(self, frame: XrayFrame, query: Query) -> Localization:
         """Answer one question about a frame."""
         start = time.perf_counter()
+        if query.point_mm is not None:
+            return self._reply(query, start, abstained=True, message=NEEDS_CT)
         try:
             if query.protocol is not Protocol.COMMAND:
                 check_frame(frame)

@@ -24,7 +24,7 @@ from carm_core.errors import AnswerError, ConfigurationError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
 from carm_core.language.chat_client import ChatClient, ChatError
-from carm_core.localization import Localization, Localizer, Protocol, Query
+from carm_core.localization import NEEDS_CT, Localization, Localizer, Protocol, Query
 from carm_perception.localizers.openai.options import COMPACT_MODEL, ServerOptions
 from carm_perception.networks.preprocessing import FIELD_MM, MODEL_PX, check_frame, model_gray
 from carm_perception.protocols.estimates import estimates_of
@@ -88,7 +88,7 @@ class OpenAiLocalizer(Localizer):
     @staticmethod
     def _expand(query: Query) -> list[Query]:
         """Expand pointing without a target into a question about every landmark."""
-        if query.protocol is not Protocol.POINTING or query.target_id:
+        if query.protocol is not Protocol.POINTING or query.target_id or query.point_mm is not None:
             return [query]
         return [replace(query, target_id=mark.id) for mark in LANDMARKS]
 
@@ -127,6 +127,8 @@ class OpenAiLocalizer(Localizer):
         return [_joined(query, [next(replies) for _ in part]) for query, part in zip(queries, parts, strict=True)]
 
     async def _answer(self, frame: XrayFrame, query: Query, deadline_s: float, start: float) -> Localization:
+        if query.point_mm is not None:
+            return self._reply(query, start, abstained=True, message=NEEDS_CT)
         try:
             answer, parsed = await self._ask(frame, query, deadline_s)
         except AnswerError as error:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from carm_core.anatomy.axes import BONES, BoneAxes, made
 from carm_core.data_files import read_yaml, shown
-from carm_core.errors import PatientError
+from carm_core.errors import PatientError, quoted
 from carm_core.landmarks import EXTRA_LANDMARKS, LANDMARKS
 from carm_sim.patient.ct.cache import cached_ct, cached_text
 from carm_sim.patient.ct.dicom import is_dicom_content, open_dicom
@@ -50,6 +50,7 @@ class LandmarkFile:
         positions_mm: Landmark id to its LPS position, shape (3,), in mm.
         methods: Landmark id to how the position was found.
         source: Where the CT and the positions come from.
+        points_mm: Name of each further point, for example of a structure's centroid, to its LPS position (3,), mm.
         bones: Axes of bones by name, LPS, mm; may be missing from the file.
     """
 
@@ -57,6 +58,7 @@ class LandmarkFile:
     positions_mm: dict[int, NDArray[np.float64]]
     methods: dict[int, str]
     source: str
+    points_mm: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     bones: dict[str, BoneAxes] = field(default_factory=dict)
 
 
@@ -215,8 +217,12 @@ def read_landmarks(path: Path) -> LandmarkFile:
     checksum = content.get("ct_sha256")
     if not isinstance(checksum, str) or len(checksum) != 64:
         raise PatientError(f"{path}: 'ct_sha256' must be the CT's SHA-256 (64 hexadecimal digits)")
+    points = content.get("points", {})
+    if not isinstance(points, Mapping) or not all(isinstance(name, str) for name in points):
+        raise PatientError(f"{path}: 'points' must be names with a position each")
+    named = {name: _position(place, f"point {quoted(name)}", path) for name, place in points.items()}
     bones = _bones(content.get("bones", {}), path)
-    return LandmarkFile(checksum.lower(), positions, methods, str(content.get("source", "")), bones)
+    return LandmarkFile(checksum.lower(), positions, methods, str(content.get("source", "")), named, bones)
 
 
 def write_landmarks(landmarks: LandmarkFile, path: Path) -> None:
@@ -240,6 +246,10 @@ def write_landmarks(landmarks: LandmarkFile, path: Path) -> None:
             for identifier in sorted(landmarks.positions_mm)
         ],
     }
+    if landmarks.points_mm:
+        content["points"] = {
+            name: [round(float(value), 2) for value in place] for name, place in sorted(landmarks.points_mm.items())
+        }
     if landmarks.bones:
         content["bones"] = {name: _written(axes) for name, axes in landmarks.bones.items()}
     text = "# SPDX-License-Identifier: Apache-2.0\n" + yaml.safe_dump(
@@ -286,13 +296,17 @@ def _landmark_entry(entry: Any, path: Path) -> tuple[int, NDArray[np.float64]]:
     identifier = entry["id"]
     if not isinstance(identifier, int) or isinstance(identifier, bool):
         raise PatientError(f"{path}: a landmark id is a whole number, got {shown(identifier)}")
+    return identifier, _position(entry["position_mm"], f"landmark {identifier}", path)
+
+
+def _position(value: Any, whose: str, path: Path) -> NDArray[np.float64]:
     try:
-        position = np.array(entry["position_mm"], dtype=float)
+        position = np.array(value, dtype=float)
     except (TypeError, ValueError, OverflowError) as error:
-        raise PatientError(f"{path}: landmark {identifier} needs three numbers in 'position_mm'") from error
+        raise PatientError(f"{path}: {whose} needs three numbers as its position") from error
     if position.shape != (3,) or not np.isfinite(position).all():
-        raise PatientError(f"{path}: landmark {identifier} needs three finite numbers in 'position_mm'")
-    return identifier, position
+        raise PatientError(f"{path}: {whose} needs three finite numbers as its position")
+    return position
 
 
 def _checked_volume(values: NDArray[Any], affine: NDArray[np.float64], path: Path) -> Volume:

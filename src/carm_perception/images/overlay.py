@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.imaging.frame import XrayFrame
-from carm_core.landmarks import landmark
 from carm_core.localization import LandmarkEstimate, Localization
 
 MARK, RING, TEXT, CENTER = (255, 210, 0), (0, 200, 255), (255, 255, 255), (90, 200, 90)
@@ -60,7 +59,7 @@ def draw(frame: XrayFrame, reply: Localization) -> NDArray[np.uint8]:
             ring = round(radius_mm / frame.mm_per_px_at_isocenter)
             cv2.circle(canvas, place, min(ring, 2 * rows), RING, 1, cv2.LINE_AA)
         cv2.drawMarker(canvas, place, MARK, cv2.MARKER_TILTED_CROSS, max(7, round(rows / 50)), 1, cv2.LINE_AA)
-        label = landmark(estimate.id).name
+        label = estimate.name
         cv2.putText(canvas, label, (place[0] + 6, place[1] - 6), cv2.FONT_HERSHEY_SIMPLEX, scale, MARK, 1, cv2.LINE_AA)
     said = reply.message or reply.answer.splitlines()[0] if reply.message or reply.answer else ""
     for number, line in enumerate((said[:90], f"{reply.localizer}  {1e3 * reply.latency_s:.0f} ms")):

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the localizer node tells about the patient's CT: its pose on ``/tf``, how well it fits, its points, previews."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from carm_interfaces.srv import FindPoint, PreviewXray
+from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import Point, TransformStamped
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from scipy.spatial.transform import Rotation
+from tf2_msgs.msg import TFMessage
+
+from carm_core.errors import CarmError, GoalError, UnknownNameError
+from carm_core.localization import NEEDS_CT
+from carm_core.plausibility import at_most, numbers
+from carm_core.robot.kinematics import CArm
+from carm_core.transforms import RigidTransform
+from carm_ros.messages import diagnostics
+from carm_ros.node import OrderlyNode
+
+if TYPE_CHECKING:
+    from carm_perception.localizers.ct_preview import CtPreview
+    from carm_perception.localizers.registered import RegisteredLocalizer
+    from carm_perception.registration.registrar import Registration
+
+FRAME, PARENT = "ct", "table"
+_LONGEST_NAME = 1000
+_MOST_JOINT = 1000.0
+
+
+class CtDesk:
+    """Publishes the registered CT's pose, and serves ``ct/find_point`` and ``xray/preview``.
+
+    Attributes:
+        localizer: Knows the CT; None: no CT was given, or the localizer is not loaded.
+    """
+
+    def __init__(self, node: OrderlyNode, ct: str, frame_prefix: str) -> None:
+        """Create the services; ``/tf`` is published only where there is a CT.
+
+        Args:
+            node: The localizer node.
+            ct: The CT's path; empty: there is none.
+            frame_prefix: Prefix of the frames.
+        """
+        self.localizer: RegisteredLocalizer | None = None
+        self._node, self._ct, self._prefix = node, ct, frame_prefix
+        self._tf = node.create_publisher(TFMessage, "/tf", 100) if ct else None
+        self._told: Registration | None = None
+        self._preview: CtPreview | None = None
+        group = MutuallyExclusiveCallbackGroup()  # a preview takes a second, of one thread
+        node.create_service(FindPoint, "ct/find_point", self._on_find, callback_group=group)
+        node.create_service(PreviewXray, "xray/preview", self._on_preview, callback_group=group)
+
+    def publish(self, stamp: Time) -> None:
+        """Publish the pose of a registration that is new and accepted, on the localizer's thread.
+
+        Args:
+            stamp: Of the image that was registered.
+        """
+        registration = self.localizer.registration if self.localizer is not None else None
+        if registration is None or registration is self._told or self._tf is None:
+            return
+        self._told = registration
+        if registration.accepted:
+            pose = transform(registration.transform_lps_to_table, self._prefix, stamp)
+            self._tf.publish(TFMessage(transforms=[pose]))
+
+    def forget(self) -> None:
+        """Give the CT's memory back."""
+        self.localizer = self._told = self._preview = None
+
+    def status(self, stamp: Time, name: str) -> list[DiagnosticStatus]:
+        """Return how well the CT fits the last image; nothing where there is no CT.
+
+        Args:
+            stamp: Of the report.
+            name: Of the node.
+        """
+        if not self._ct:
+            return []
+        localizer = self.localizer
+        found = localizer.registration if localizer is not None else None
+        level, text, values = DiagnosticStatus.OK, "no image yet", {"CT": self._ct}
+        if localizer is not None and found is not None:
+            text = "registered"
+            if not found.accepted:
+                level, text = DiagnosticStatus.WARN, found.reason
+            error_mm = localizer.in_view_std_mm if found.accepted else math.nan
+            values |= {
+                "accepted": "yes" if found.accepted else "no",
+                "similarity": f"{found.similarity:.3f}",
+                "overlap": f"{found.overlap:.2f}",
+                "images": str(found.images),
+                "standard deviation in view (mm)": f"{error_mm:.2f}",
+                "duration (s)": f"{found.duration_s:.2f}",
+            }
+        status: list[DiagnosticStatus] = diagnostics(stamp, f"{name}: CT", level, text, values).status
+        return status
+
+    def _on_find(self, request: Any, response: Any) -> Any:
+        if self.localizer is None:
+            response.error_code, response.error_msg = FindPoint.Request.ERROR_NO_CT, self._why_no_ct()
+            return response
+        at_most("name", request.name, _LONGEST_NAME)
+        try:
+            if request.name:
+                response.name, place = self.localizer.find(request.name)
+            else:
+                place = 1000.0 * np.array([request.point.x, request.point.y, request.point.z])
+                self.localizer.check(place)
+        except UnknownNameError as error:
+            response.error_code, response.error_msg = FindPoint.Request.ERROR_UNKNOWN_NAME, str(error)
+            return response
+        except GoalError as error:
+            response.error_code, response.error_msg = FindPoint.Request.ERROR_OUTSIDE, str(error)
+            return response
+        response.success = True
+        response.point = Point(**dict(zip("xyz", (place / 1000.0).tolist(), strict=True)))
+        return response
+
+    def _on_preview(self, request: Any, response: Any) -> Any:
+        import cv2
+
+        registration = self.localizer.registration if self.localizer is not None else None
+        if self.localizer is None:
+            response.error_code, response.error_msg = PreviewXray.Request.ERROR_NO_CT, self._why_no_ct()
+        elif registration is None or not registration.accepted:
+            response.error_code = PreviewXray.Request.ERROR_NOT_REGISTERED
+            why = "there was no image yet" if registration is None else registration.reason
+            response.error_msg = f"the CT is not registered: {why}"
+        else:
+            carm = CArm.from_config()
+            try:
+                positions = _positions(request, carm)
+            except CarmError as error:
+                response.error_code, response.error_msg = PreviewXray.Request.ERROR_INVALID_REQUEST, str(error)
+                return response
+            image = self._previews(carm).image(registration.transform_lps_to_table, positions)
+            done, png = cv2.imencode(".png", image)
+            response.success, response.png = done, array("B", png.tobytes())
+        return response
+
+    def _previews(self, carm: CArm) -> CtPreview:
+        from carm_perception.localizers.ct_preview import CtPreview
+
+        assert self.localizer is not None
+        if self._preview is None:
+            self._preview = CtPreview(self.localizer.patient, carm)
+        return self._preview
+
+    def _why_no_ct(self) -> str:
+        return "the localizer is still being loaded" if self._ct else NEEDS_CT
+
+
+def transform(transform_lps_to_table: RigidTransform, frame_prefix: str, stamp: Time) -> TransformStamped:
+    """Return the pose of frame ``ct``, whose axes are the CT's LPS axes, in frame ``table``.
+
+    Args:
+        transform_lps_to_table: Pose, mm.
+        frame_prefix: Prefix of both frames.
+        stamp: Of the image.
+    """
+    message = TransformStamped(child_frame_id=frame_prefix + FRAME)
+    message.header.stamp, message.header.frame_id = stamp, frame_prefix + PARENT
+    to, turn = message.transform.translation, message.transform.rotation
+    to.x, to.y, to.z = (transform_lps_to_table.translation / 1000.0).tolist()
+    turn.x, turn.y, turn.z, turn.w = Rotation.from_matrix(transform_lps_to_table.rotation).as_quat().tolist()
+    return message
+
+
+def _positions(request: Any, carm: CArm) -> list[float]:
+    """Return the joint positions (J,) of a request in the arm's order, m or rad.
+
+    Raises:
+        CarmError: A joint is missing or unknown, or a position is not a plausible number.
+    """
+    names = carm.joint_names
+    at_most("joint_names", request.joint_names, len(names))
+    given = numbers("positions", request.positions, -_MOST_JOINT, _MOST_JOINT, count=len(names))
+    if sorted(request.joint_names) != sorted(names):
+        raise GoalError(f"a preview needs the positions of the joints {', '.join(names)}")
+    places = dict(zip(request.joint_names, given.tolist(), strict=True))
+    return [places[name] for name in names]
