@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,6 +26,7 @@ SILENT_S = 1.0
 HAND_OVER_S = 10.0
 """Who controls and does not answer a request for control for so long hands over, s."""
 _MESSAGES_A_SECOND = 60
+_STOP_AGAIN_S = 1.0
 _MOST_UNSENT = 512
 _KEPT_LINES = 100
 _KEPT_LANDMARKS = 24
@@ -101,6 +103,7 @@ class Client:
         outbox: What it still has to be sent.
         heard_s: When it acknowledged last, s.
         silent: Whether that is too long ago.
+        stopped_s: When it asked for a stop last, s.
     """
 
     def __init__(self, number: int, address: str, now_s: float) -> None:
@@ -109,6 +112,7 @@ class Client:
         self.outbox = Outbox()
         self.rate = Rate(_MESSAGES_A_SECOND, 1.0)
         self.heard_s, self.silent = now_s, False
+        self.stopped_s = -math.inf
 
 
 class Hub:
@@ -176,7 +180,7 @@ class Hub:
         if not client.rate.admits() or len(message) > MOST_BYTES:
             return False
         if message == _STOP_TEXT:
-            self.log(client.who, STOP)
+            self._log_stop(client)
             return True
         try:
             self._obey(client, read_command(message))
@@ -190,7 +194,9 @@ class Hub:
             return
         if command.kind == STOP:  # written in another way than our page does
             self._desk.stop(client.who)
-        elif command.kind == "take":
+            self._log_stop(client)
+            return
+        if command.kind == "take":
             self._take(client)
         elif command.kind not in OPEN and client is not self._controller:
             raise MessageError("you are watching: ask for control first")
@@ -202,6 +208,12 @@ class Hub:
         else:
             self._desk.command(command, client.number, client.who)
         self.log(client.who, command.line)
+
+    def _log_stop(self, client: Client) -> None:
+        """A page repeats its stop until the arm stands: that is logged once."""
+        if self._clock() - client.stopped_s > _STOP_AGAIN_S:
+            self.log(client.who, STOP)
+        client.stopped_s = self._clock()
 
     def _take(self, client: Client) -> None:
         if client is self._controller:

@@ -144,7 +144,7 @@ class ConsoleNode(OrderlyNode):
             self.server.tell({"type": "stop", "ok": False, "text": "no node serves stop: use the emergency stop"})
             return
         self._stop_client.call_async(Trigger.Request()).add_done_callback(self._stop_answered)
-        self.get_logger().warning(f"stop by {who}")
+        self.get_logger().warning(f"stop by {who}", throttle_duration_sec=1.0)
 
     def _stop_answered(self, future: Any) -> None:
         answer = future.result()

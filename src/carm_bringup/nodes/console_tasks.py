@@ -7,6 +7,7 @@ All of it runs on the node's executor.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,7 @@ from carm_ros.heartbeat import HeartbeatSender
 from carm_ros.node import OrderlyNode
 
 Tell = Callable[[dict[str, Any]], None]
+_KEPT_PLANS = 8
 
 
 class AbsentError(CarmError):
@@ -45,7 +47,6 @@ class Task:
         stage: What the server says that it does.
         handle: Of the goal; None until it is accepted.
         canceled: Why it was canceled; empty while it is not.
-        said: The last line of its reasoning.
     """
 
     text: str
@@ -56,7 +57,6 @@ class Task:
     stage: str = "asked"
     handle: Any = None
     canceled: str = ""
-    said: str = ""
 
     def shown(self) -> dict[str, Any]:
         """Return what the page shows."""
@@ -86,6 +86,7 @@ class Tasks:
         self._expose = node.create_client(Expose, "xray/expose")
         self._reset = node.create_client(Trigger, "reset")
         self._words = node.create_publisher(String, "clinician", 10)
+        self._plans: OrderedDict[str, str] = OrderedDict()
         self.task: Task | None = None
         self.spoke = 0
 
@@ -110,7 +111,8 @@ class Tasks:
                 self.plan(MoveCArm.Goal(goal_type=MoveCArm.Goal.GOAL_NAMED, name=command.text), command.text, number)
             case "run":
                 goal = MoveCArm.Goal(goal_type=MoveCArm.Goal.GOAL_PLAN, plan_id=command.text)
-                self._begin(self._move, goal, Task("run the plan", number, True, self._move, None))
+                text = f"run the plan{self._plans.get(command.text, '')}"
+                self._begin(self._move, goal, Task(text, number, True, self._move, None))
             case "cancel":
                 if self.task is None:
                     raise AbsentError("nothing runs that the console has begun")
@@ -179,16 +181,15 @@ class Tasks:
         if hasattr(feedback, "progress"):
             task.stage = f"{feedback.stage} {100 * feedback.progress:.0f} %"[:80]
             return
-        task.stage = feedback.stage[:80]
-        if feedback.reasoning and feedback.reasoning != task.said:
-            task.said = feedback.reasoning
-            self._tell({"type": "said", "kind": "reason", "text": f"[{task.stage}] {feedback.reasoning}"[:1000]})
+        task.stage = f"{feedback.stage}: {feedback.reasoning}"[:400]
 
     def _finished(self, task: Task, future: Any) -> None:
         result = future.result().result
         ok = result.error_code == 0
-        text = result.error_msg or getattr(result, "summary", "") or "done"
-        if ok and task.client is self._move and not task.moves:
+        text = result.error_msg or "done"
+        if getattr(result, "summary", ""):
+            text = ""  # the agent has said it
+        elif ok and not task.moves:
             self._show_plan(task, result)
             text = ""
         self._end(task, ok, text)
@@ -197,10 +198,14 @@ class Tasks:
         png = bytes(result.preview_png)
         if media_type(png):
             self._previews.add(Picture(result.plan_id, media_type(png), png))
+        text = task.text.removeprefix("plan: ")
+        self._plans[result.plan_id] = f": {text}"
+        while len(self._plans) > _KEPT_PLANS:
+            self._plans.popitem(last=False)
         plan = {
             "type": "plan",
             "id": result.plan_id,
-            "text": task.text.removeprefix("plan: "),
+            "text": text,
             "picture": bool(media_type(png)),
             "duration_s": finite(result.duration_s),
             "clearance_mm": finite(1000 * result.min_clearance),
@@ -215,7 +220,7 @@ class Tasks:
         if self.task is task:
             self.task = None
         if task.canceled:
-            text = f"{text} ({task.canceled})"
+            text = f"{text} ({task.canceled})".strip()
         if text:
             self._tell({"type": "result", "ok": ok, "text": f"{task.text}: {text}"[:600]})
 

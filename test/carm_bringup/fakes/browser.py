@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ class Browser:
         words = [str(CHROMIUM), *_OPTIONS, f"--user-data-dir={folder}", f"--window-size={size[0]},{size[1]}"]
         self._process = subprocess.Popen([*words, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self._number = 0
-        self._socket = connect(self._target(folder / "DevToolsActivePort"), max_size=None)
+        self._closing = ExitStack()
+        self._socket = self._closing.enter_context(connect(self._target(folder / "DevToolsActivePort"), max_size=None))
         self.send(
             "Emulation.setDeviceMetricsOverride", width=size[0], height=size[1], deviceScaleFactor=1, mobile=False
         )
@@ -50,7 +52,7 @@ class Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
+        self._closing.close()
         self._process.terminate()
         self._process.wait(10)
 

@@ -39,8 +39,12 @@ function confirm(title, text, picture, action, label = "Run") {
   at("confirm").focus();
 }
 
+function dismiss() {
+  at("confirm").hidden = at("confirm-picture").hidden = true;
+}
+
 function settle(action) {
-  at("confirm").hidden = true;
+  dismiss();
   at("stage").focus();
   action();
 }
@@ -98,7 +102,10 @@ const link = new Link({
     stop.set(state.mode, controls);
   },
   said: ({ kind, text, reason, reply_to: reply }) => addLine(kind, text, [reason, reply && `to “${reply}”`].filter(Boolean).join(" · ")),
-  asked: ({ who, text }) => addLine("asked", `${who}: ${text}`),
+  asked: ({ who, text }) => {
+    addLine("asked", `${who}: ${text}`);
+    if (text.startsWith("run ")) dismiss(); // on the pages that watch too
+  },
   result: ({ ok, text }) => addLine(ok ? "done" : "failed", text),
   notice: ({ text }) => notice(text),
   landmarks: ({ image, marks }) => xray.setMarks(image, marks),

@@ -6,6 +6,13 @@ const KINDS = { info: "i", reason: "→", question: "?", warning: "!", result: "
 const KEPT = 200;
 const at = (id) => document.getElementById(id);
 
+let following = true; // until somebody scrolls up
+const toEnd = () => following && at("lines").scrollTo(0, at("lines").scrollHeight);
+at("lines").addEventListener("scroll", ({ target }) => {
+  following = target.scrollHeight - target.scrollTop - target.clientHeight < 40;
+});
+new ResizeObserver(toEnd).observe(at("lines"));
+
 function put(id, text) {
   const element = at(id);
   if (element.textContent !== text) element.textContent = text;
@@ -54,7 +61,6 @@ export function showState(state) {
 
 export function addLine(kind, text, small = "") {
   const lines = at("lines");
-  const down = lines.scrollHeight - lines.scrollTop - lines.clientHeight < 40;
   const item = document.createElement("li");
   item.dataset.kind = kind;
   item.dataset.sign = KINDS[kind] ?? "·";
@@ -66,7 +72,7 @@ export function addLine(kind, text, small = "") {
   }
   lines.append(item);
   while (lines.children.length > KEPT) lines.firstChild.remove();
-  if (down) lines.scrollTop = lines.scrollHeight;
+  toEnd();
 }
 
 export function clearLines() {
