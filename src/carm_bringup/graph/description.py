@@ -298,9 +298,9 @@ def nodes(values: Mapping[str, Value]) -> tuple[NodeSpec, ...]:
     console = (CONSOLE_NODE,) if values["console"] and not values.get("headless") else ()
     if kind == "sim":
         driver = STATE_NODE if values["simulator"] == "gazebo" else motion
-        return (driver, SUPERVISOR_NODE, xray, *here, agent, *scene, *console)
+        return (driver, SUPERVISOR_NODE, xray, *here, agent, *console, *scene)
     driver = STATE_NODE if values["can"] == NONE else DRIVE_NODE
-    return (driver, SUPERVISOR_NODE, *((xray,) if simulates_xray(values) else ()), *here, agent, *scene, *console)
+    return (driver, SUPERVISOR_NODE, *((xray,) if simulates_xray(values) else ()), *here, agent, *console, *scene)
 
 
 def simulates_xray(values: Mapping[str, Value]) -> bool:
