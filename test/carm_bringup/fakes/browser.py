@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real browser without a window, driven by the DevTools protocol of Chromium.
 
-As a program it takes pictures: ``python browser.py ADDRESS FILE.png [SCRIPT ...]``; each SCRIPT is waited for until it
-is true.
+As a program it makes the picture of docs/console.md, of a graph that runs: ``python browser.py ADDRESS FILE.png``.
 """
 
 from __future__ import annotations
@@ -91,13 +90,13 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def wait(self, script: str, timeout_s: float = 20.0) -> Any:
-        """Return the value of an expression as soon as it is true."""
+    def wait(self, script: str, timeout_s: float = 20.0) -> None:
+        """Wait until an expression in the page is true; one that fails is not."""
         deadline = time.monotonic() + timeout_s
         while True:
-            value = self.run(f"(() => {{ try {{ return {script} }} catch {{ return null }} }})()")
+            value = self.run(f"(() => {{ try {{ return Boolean({script}) }} catch {{ return false }} }})()")
             if value:
-                return value
+                return
             if time.monotonic() >= deadline:
                 raise TimeoutError(f"{script}: not within {timeout_s:g} s; the page says: {self.text()}")
             time.sleep(0.03)
@@ -129,10 +128,24 @@ class Browser:
         file.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
 
 
+def picture_of_the_console(address: str, file: Path) -> None:
+    """Center the carina in the console of a running graph, and write what it shows then.
+
+    Args:
+        address: Of the console, with the token.
+        file: PNG to be written.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, Browser(Path(scratch)) as page:
+        page.scheme("dark")
+        page.open(address)
+        page.wait("!document.getElementById('navigate').disabled")
+        page.run("document.getElementById('landmark').value = 'Carina'")
+        page.click("#navigate")
+        page.click("#confirm-yes")
+        page.wait("document.querySelector('#lines [data-kind=result]')", 120.0)
+        page.wait("document.querySelector('#overlay circle')")
+        page.picture(file)
+
+
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as scratch, Browser(Path(scratch)) as browser:
-        browser.scheme("dark")
-        browser.open(sys.argv[1])
-        for wanted in sys.argv[3:]:
-            browser.wait(wanted, 60.0)
-        browser.picture(Path(sys.argv[2]))
+    picture_of_the_console(sys.argv[1], Path(sys.argv[2]))

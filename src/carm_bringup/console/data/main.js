@@ -2,13 +2,14 @@
 // Joins the page's parts to the sockets.
 
 import { Link, watchImages } from "/page/link.js";
-import { addLine, clearLines, showMode, showState } from "/page/panel.js";
+import { addLine, angle, clearLines, showMode, showState } from "/page/panel.js";
 import { Stop } from "/page/stop.js";
 import { Xray } from "/page/xray.js";
 
 const STALE_MS = 500;
 const NOTICE_MS = 8000;
 const BUTTONS = ["AP", "lateral", "LAO 30", "RAO 30", "AP cranial", "AP caudal", "spider", "before"];
+const NOBODY = { you: false, holder: "", asker: "", asking: false, count: 0 };
 const at = (id) => document.getElementById(id);
 
 let controls = false;
@@ -57,8 +58,9 @@ function navigateTo(name) {
 function controlled(message) {
   controls = message.you;
   const others = message.count > 1 ? `, ${message.count} pages open` : "";
-  at("holder").textContent = (controls ? "You control" : `You watch; ${message.holder || "nobody"} controls`) + others;
-  at("take").hidden = controls;
+  if (!message.count) at("holder").textContent = "Not connected";
+  else at("holder").textContent = (controls ? "You control" : `You watch; ${message.holder || "nobody"} controls`) + others;
+  at("take").hidden = controls || !message.count;
   at("take").disabled = Boolean(message.asker);
   at("take").textContent = message.asking ? "Asked …" : message.holder ? "Ask for control" : "Take control";
   at("asked").hidden = !(controls && message.asker);
@@ -68,7 +70,7 @@ function controlled(message) {
 }
 
 function planned(plan) {
-  const angles = plan.primary_deg === null ? "" : `to ${Math.round(plan.primary_deg)}°/${Math.round(plan.secondary_deg)}°, `;
+  const angles = `to ${angle(plan.primary_deg, "LAO", "RAO")}, ${angle(plan.secondary_deg, "CRAN", "CAUD")}: `;
   const clearance = plan.clearance_mm === null ? "clearance not checked" : `smallest clearance ${plan.clearance_mm.toFixed(0)} mm`;
   const text = `${angles}${plan.duration_s?.toFixed(1) ?? "?"} s, ${clearance}${plan.warning ? `. Warning: ${plan.warning}` : ""}`;
   const picture = plan.picture ? `/previews/${encodeURIComponent(plan.id)}` : "";
@@ -113,12 +115,13 @@ const link = new Link({
   plan: planned,
   stop: (answer) => stop.answered(answer),
   lost: () => {
-    controlled({ you: false, holder: "", asker: "", count: 0 });
+    controlled(NOBODY);
     showMode("unknown");
     stop.set("unknown", false);
   },
 });
 const stop = new Stop(link);
+controlled(NOBODY);
 
 watchImages((about, blob) => xray.show(about, blob));
 setInterval(() => {

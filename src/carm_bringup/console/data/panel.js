@@ -18,7 +18,7 @@ function put(id, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-function angle(degrees, positive, negative) {
+export function angle(degrees, positive, negative) {
   if (degrees === null || degrees === undefined) return "–";
   const rounded = Math.round(10 * degrees) / 10;
   return rounded === 0 ? "0.0°" : `${rounded > 0 ? positive : negative} ${Math.abs(rounded).toFixed(1)}°`;
@@ -39,7 +39,7 @@ export function showState(state) {
   put("primary", angle(arm?.primary_deg, "LAO", "RAO"));
   put("secondary", angle(arm?.secondary_deg, "CRAN", "CAUD"));
   put("clearance", number(arm?.clearance_mm, 0, "mm"));
-  put("isocenter", arm ? arm.isocenter_mm.map((v) => (v === null ? "–" : v.toFixed(0))).join(", ") + " mm" : "–");
+  put("isocenter", arm ? arm.isocenter_mm.map((v) => (v === null ? "–" : String(Math.round(v) || 0))).join(", ") + " mm" : "–");
   put("permit", permit ? `${Math.round(100 * permit.speed)} %${permit.reason ? `: ${permit.reason}` : ""}` : "none");
   put("kerma", number(dose?.air_kerma_mgy, 3, "mGy"));
   put("product", number(dose?.area_product_ugym2, 2, "µGy·m²"));
