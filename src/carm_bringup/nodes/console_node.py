@@ -258,6 +258,7 @@ class ConsoleNode(OrderlyNode):
                 "air_kerma_mgy": finite(1e3 * dose.cumulative_air_kerma_gy),
                 "area_product_ugym2": finite(1e6 * dose.cumulative_dose_area_product_gym2),
                 "exposures": int(dose.sequence),
+                "fluoroscopy": bool(dose.fluoroscopy),
                 "tube_kv": finite(dose.tube_voltage_kv),
             }
         self.server.set_state(shown)

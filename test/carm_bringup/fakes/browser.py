@@ -142,8 +142,8 @@ def picture_of_the_console(address: str, file: Path) -> None:
         page.run("document.getElementById('landmark').value = 'Carina'")
         page.click("#navigate")
         page.click("#confirm-yes")
-        page.wait("document.querySelector('#lines [data-kind=result]')", 120.0)
-        page.wait("document.querySelector('#overlay circle')")
+        page.wait("!document.getElementById('task').hidden")
+        page.wait("document.getElementById('task').hidden && document.querySelector('#overlay circle')", 120.0)
         page.picture(file)
 
 

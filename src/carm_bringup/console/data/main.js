@@ -101,6 +101,7 @@ const link = new Link({
   state: (state) => {
     heard = performance.now();
     showState(state);
+    xray.series = state.dose?.fluoroscopy ?? null;
     stop.set(state.mode, controls);
   },
   said: ({ kind, text, reason, reply_to: reply }) => addLine(kind, text, [reason, reply && `to “${reply}”`].filter(Boolean).join(" · ")),

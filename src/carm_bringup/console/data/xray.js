@@ -18,7 +18,8 @@ export class Xray {
     this.newest = null; // {about, blob}
     this.shown = null; // about of what is shown
     this.old = ""; // id of the exposure that is shown instead of the newest
-    this.before = 0;
+    this.before = 0; // when the image before the newest came, s
+    this.series = null; // whether fluoroscopy runs; null: the X-ray system does not say
     this.decoding = false;
     this.inverted = false;
     this.withMarks = true;
@@ -120,7 +121,7 @@ export class Xray {
     const hold = at("hold");
     if (!about) return;
     const age = Date.now() / 1000 - about.time;
-    const live = age < LIVE_S && about.time - this.before < LIVE_S;
+    const live = age < LIVE_S && (this.series ?? about.time - this.before < LIVE_S);
     const when = new Date(1000 * about.time).toLocaleTimeString([], { hour12: false });
     hold.textContent = this.old ? `EARLIER EXPOSURE ${when}` : live ? "● LIVE" : `LAST IMAGE HOLD ${when}`;
     for (const side of ["left", "right", "top", "bottom"])
