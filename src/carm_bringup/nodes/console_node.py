@@ -112,8 +112,10 @@ class ConsoleNode(OrderlyNode):
         self._stop_side.close()
 
     def end_goals(self, reason: str) -> None:
-        """Cancel what the console has begun."""
+        """Cancel what the console has begun, and stop what a sentence may have begun."""
         self._later(partial(self._tasks.cancel, reason))
+        if self._tasks.sentences:
+            self.stop(f"the console itself: a sentence may still move the arm, and {reason}")
 
     def has_ended(self) -> bool:
         """Return whether nothing runs that the console has begun."""
@@ -173,11 +175,8 @@ class ConsoleNode(OrderlyNode):
         if task is not None and task.number == number:
             self.get_logger().warning(f"{task.text}: canceled, {why}")
             self._tasks.cancel(why)
-        if self._tasks.spoke == number:
-            self._tasks.spoke = 0
-            if self._mode == "moving":
-                self.get_logger().warning(f"stop, {why}: the arm moves on a sentence of theirs")
-                self.stop(why)
+        if self._tasks.forget(number):  # also at rest: what a sentence has begun may move in a moment
+            self.stop(f"the console itself: a sentence may still move the arm, and {why}")
 
     @property
     def _mode(self) -> str:
@@ -194,8 +193,7 @@ class ConsoleNode(OrderlyNode):
 
     def _on_utterance(self, message: Utterance) -> None:
         kind = _KINDS.get(message.kind, "info")
-        if kind in ("result", "answer"):
-            self._tasks.spoke = 0
+        self._tasks.heard(kind, message.in_reply_to)
         said = {"type": "said", "kind": kind, "text": message.text[:1000], "reason": message.reason[:1000]}
         self.server.tell({**said, "reply_to": message.in_reply_to[:500]})
 

@@ -28,6 +28,7 @@ from carm_ros.node import OrderlyNode
 
 Tell = Callable[[dict[str, Any]], None]
 _KEPT_PLANS = 8
+_KEPT_SENTENCES = 32
 
 
 class AbsentError(CarmError):
@@ -68,7 +69,7 @@ class Tasks:
 
     Attributes:
         task: What has not ended; None when nothing is open.
-        spoke: Number of the page whose sentence may move the arm; 0: none.
+        sentences: Those that may still move the arm, with the numbers of the pages that said them.
     """
 
     def __init__(self, node: OrderlyNode, tell: Tell, previews: Archive) -> None:
@@ -88,7 +89,7 @@ class Tasks:
         self._words = node.create_publisher(String, "clinician", 10)
         self._plans: OrderedDict[str, str] = OrderedDict()
         self.task: Task | None = None
-        self.spoke = 0
+        self.sentences: OrderedDict[str, int] = OrderedDict()
 
     def obey(self, command: Command, number: int) -> None:
         """Begin what a page asks for; ``point`` and ``stop`` are not for here.
@@ -141,10 +142,31 @@ class Tasks:
         if self.task is not None and not self.task.client.server_is_ready():
             self._end(self.task, False, "the agent is gone")
 
+    def heard(self, kind: str, reply_to: str) -> None:
+        """Heed what the agent says: a result ends all that words have begun, an answer or a question begins nothing.
+
+        Args:
+            kind: ``result``, ``answer``, ``question`` or another.
+            reply_to: The sentence that it answers.
+        """
+        if kind == "result":
+            self.sentences.clear()
+        elif kind in ("answer", "question"):
+            self.sentences.pop(reply_to, None)
+
+    def forget(self, number: int) -> bool:
+        """Forget the sentences of a page; return whether one may still move the arm."""
+        theirs = [text for text, owner in self.sentences.items() if owner == number]
+        for text in theirs:
+            del self.sentences[text]
+        return bool(theirs)
+
     def _say(self, text: str, number: int) -> None:
         if not self._words.get_subscription_count():
             raise AbsentError("the agent is not there")
-        self.spoke = number
+        self.sentences[text] = number
+        while len(self.sentences) > _KEPT_SENTENCES:
+            self.sentences.popitem(last=False)
         self._words.publish(String(data=text))
 
     def _call(self, client: Any, request: Any, what: str) -> None:
