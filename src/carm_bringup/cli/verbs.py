@@ -173,6 +173,7 @@ BENCH_DRR = "carm_bringup.benchmarks.drr.command"
 BENCH_PLAN = "carm_bringup.benchmarks.planning"
 BENCH_DIALOGUE = "carm_bringup.benchmarks.dialogue"
 BENCH_STREAM = "carm_bringup.benchmarks.streaming"
+BENCH_CONSOLE = "carm_bringup.benchmarks.console"
 BENCH_FAULTS = "carm_bringup.benchmarks.faults.command"
 BENCH_REGISTER = "carm_bringup.benchmarks.registration.command"
 BENCH_VIEWS = "carm_bringup.benchmarks.views.command"
@@ -355,6 +356,13 @@ VERBS: tuple[Verb, ...] = (
         "carm bench stream --binning 2 --duration 10 --json stream.json",
         f"{BENCH_STREAM}:run",
         f"{BENCH_STREAM}:add_arguments",
+    ),
+    Verb(
+        "bench console",
+        "the operator console: age of images and states, time until a stop, CPU and memory",
+        "carm bench console --clients 5 --duration 30 --json console.json",
+        f"{BENCH_CONSOLE}:run",
+        f"{BENCH_CONSOLE}:add_arguments",
     ),
     Verb(
         "bench faults",

@@ -128,9 +128,11 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("confirm", False, "true: the agent asks before each motion"),
     Argument("head_url", NONE, "OpenAI-compatible server of a larger model that acts with tools"),
     Argument("simulator", "embedded", "simulator instead of hardware", choices=("embedded", "gazebo")),
-    Argument("headless", False, "true: do not open windows"),
+    Argument("headless", False, "true: do not open windows, and no console"),
     Argument("rviz", False, "true: open RViz, with scene:=true"),
     Argument("scene", False, "true: patient, X-ray image and landmarks as markers, for RViz and Foxglove"),
+    Argument("console", True, "false: no operator console in the browser"),
+    Argument("console_port", 0.0, "port of the console; 0: 8090, or any that is free", lower=0.0, upper=65535.0),
     Argument("use_sim_time", False, "true: the nodes use the time of /clock; always true with Gazebo"),
     Argument("record", False, "true: record the session as a bag (rosbag2, mcap) into ./recordings"),
     Argument("namespace", "carm", "ROS namespace of the graph"),
@@ -249,7 +251,8 @@ SUPERVISOR_NODE = NodeSpec(
     "supervisor_node", "supervisor_node", "supervisor.yaml", {"surface_source": "surface_source"}
 )
 SCENE_NODE = NodeSpec("scene_node", "scene_node", "scene.yaml", {"frame_prefix": "frame_prefix"}, vital=False)
-ALL_NODES = (*NODES, STATE_NODE, DRIVE_NODE, SUPERVISOR_NODE, SCENE_NODE)
+CONSOLE_NODE = NodeSpec("console_node", "console_node", "console.yaml", vital=False)
+ALL_NODES = (*NODES, STATE_NODE, DRIVE_NODE, SUPERVISOR_NODE, SCENE_NODE, CONSOLE_NODE)
 VIEWED = ("robot_description", "scene/patient", "scene/xray", "scene/landmarks", "landmarks/image")
 """Topics of ``rviz/carm.rviz``."""
 PACKAGES = {
@@ -293,11 +296,12 @@ def nodes(values: Mapping[str, Value]) -> tuple[NodeSpec, ...]:
     here = () if values["localizer"] == EXTERNAL else (localizer,)
     if kind == "replay":
         return (*here, *scene)
+    console = (CONSOLE_NODE,) if values["console"] and not values.get("headless") else ()
     if kind == "sim":
         driver = STATE_NODE if values["simulator"] == "gazebo" else motion
-        return (driver, SUPERVISOR_NODE, xray, *here, agent, *scene)
+        return (driver, SUPERVISOR_NODE, xray, *here, agent, *console, *scene)
     driver = STATE_NODE if values["can"] == NONE else DRIVE_NODE
-    return (driver, SUPERVISOR_NODE, *((xray,) if simulates_xray(values) else ()), *here, agent, *scene)
+    return (driver, SUPERVISOR_NODE, *((xray,) if simulates_xray(values) else ()), *here, agent, *console, *scene)
 
 
 def simulates_xray(values: Mapping[str, Value]) -> bool:
@@ -316,6 +320,8 @@ def parameters(spec: NodeSpec, values: Mapping[str, Value]) -> dict[str, Value]:
         known["controller"] = values["controller"]
     if spec.name == "agent_node" and values.get("ct", NONE) != NONE:
         known["exact_radius_m"] = EXACT_WITH_CT_MM / 1000
+    if spec.name == "console_node":
+        known["port"] = int(values["console_port"])
     if spec.name in ("motion_node", "drive_node", "state_node"):
         known["supervised"] = True
     if spec.name == "supervisor_node":

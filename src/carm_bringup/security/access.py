@@ -107,6 +107,15 @@ ACCESS: Mapping[str, Access] = {
         publishes=("scene/patient", "scene/xray", "scene/landmarks", "/diagnostics"),
         subscribes=("patient_surface", *_IMAGES, "landmarks"),
     ),
+    "console_node": Access(
+        publishes=("clinician", "goal_heartbeat"),
+        subscribes=(
+            *("state", "joint_states", "supervisor/permit", "landmarks", "agent/dialogue", "/diagnostics"),
+            *("xray/image/compressed", "xray/camera_info", "xray/exposure"),
+        ),
+        calls=("stop", "reset", "xray/expose"),
+        asks=("navigate", "move"),
+    ),
     RECORDER: Access(publishes=("/diagnostics",), subscribes=("*", "/tf", "/tf_static", "/diagnostics", "/rosout")),
     OPERATOR: Access(
         publishes=("clinician", "goal_heartbeat"),

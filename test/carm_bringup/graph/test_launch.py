@@ -26,27 +26,44 @@ def spec(name: str) -> graph.NodeSpec:
 @pytest.mark.parametrize(
     ("kind", "words", "expected"),
     [
-        ("sim", [], ["motion_node", "supervisor_node", "xray_node", "localizer_node", "agent_node"]),
-        ("sim", ["simulator:=gazebo"], ["state_node", "supervisor_node", "xray_node", "localizer_node", "agent_node"]),
-        ("hardware", [], ["state_node", "supervisor_node", "localizer_node", "agent_node"]),
+        ("sim", [], ["motion_node", "supervisor_node", "xray_node", "localizer_node", "agent_node", "console_node"]),
+        (
+            "sim",
+            ["simulator:=gazebo"],
+            ["state_node", "supervisor_node", "xray_node", "localizer_node", "agent_node", "console_node"],
+        ),
+        ("hardware", [], ["state_node", "supervisor_node", "localizer_node", "agent_node", "console_node"]),
         (
             "hardware",
             ["use_mock_hardware:=true"],
-            ["state_node", "supervisor_node", "xray_node", "localizer_node", "agent_node"],
+            ["state_node", "supervisor_node", "xray_node", "localizer_node", "agent_node", "console_node"],
         ),
-        ("hardware", ["can:=virtual"], ["drive_node", "supervisor_node", "xray_node", "localizer_node", "agent_node"]),
+        (
+            "hardware",
+            ["can:=virtual"],
+            ["drive_node", "supervisor_node", "xray_node", "localizer_node", "agent_node", "console_node"],
+        ),
         (
             "hardware",
             ["can:=socketcan:can0", "drives:=d.yaml"],
-            ["drive_node", "supervisor_node", "localizer_node", "agent_node"],
+            ["drive_node", "supervisor_node", "localizer_node", "agent_node", "console_node"],
         ),
         (
             "hardware",
             ["xray:=simulated"],
-            ["state_node", "supervisor_node", "xray_node", "localizer_node", "agent_node"],
+            ["state_node", "supervisor_node", "xray_node", "localizer_node", "agent_node", "console_node"],
         ),
         ("replay", ["bag:=b"], ["localizer_node"]),
-        ("sim", ["localizer:=external"], ["motion_node", "supervisor_node", "xray_node", "agent_node"]),
+        (
+            *("sim", ["headless:=true"]),
+            ["motion_node", "supervisor_node", "xray_node", "localizer_node", "agent_node"],
+        ),
+        (
+            "sim",
+            ["console:=false", "localizer:=external"],
+            ["motion_node", "supervisor_node", "xray_node", "agent_node"],
+        ),
+        ("sim", ["localizer:=external"], ["motion_node", "supervisor_node", "xray_node", "agent_node", "console_node"]),
     ],
 )
 def test_nodes(kind: str, words: list[str], expected: list[str]) -> None:

@@ -52,9 +52,9 @@ def test_every_node_of_the_graph_has_an_enclave() -> None:
         ("publish", "rt/carm/joint_states", {"motion_node", "drive_node"}),
         ("publish", "rt/carm/supervisor/permit", {"supervisor_node"}),
         ("publish", "rt/carm/patient_surface", {"xray_node"}),
-        ("publish", "rq/carm/stopRequest", {OPERATOR, "agent_node", "supervisor_node"}),
-        ("publish", "rq/carm/resetRequest", {OPERATOR}),
-        ("publish", "rq/carm/navigate/_action/send_goalRequest", {OPERATOR}),
+        ("publish", "rq/carm/stopRequest", {"console_node", OPERATOR, "agent_node", "supervisor_node"}),
+        ("publish", "rq/carm/resetRequest", {"console_node", OPERATOR}),
+        ("publish", "rq/carm/navigate/_action/send_goalRequest", {"console_node", OPERATOR}),
         (
             "publish",
             "rq/carm/joint_trajectory_controller/follow_joint_trajectory/_action/send_goalRequest",
@@ -64,8 +64,8 @@ def test_every_node_of_the_graph_has_an_enclave() -> None:
         ("publish", "rq/carm/motion_node/set_parametersRequest", set()),
         ("publish", "rq/carm/agent_node/set_parametersRequest", set()),
         ("publish", "rq/carm/agent_node/get_parametersRequest", {OPERATOR, "recorder_node"}),
-        ("publish", "rq/carm/xray/exposeRequest", {OPERATOR, "agent_node"}),
-        ("publish", "rt/carm/clinician", {OPERATOR}),
+        ("publish", "rq/carm/xray/exposeRequest", {"console_node", OPERATOR, "agent_node"}),
+        ("publish", "rt/carm/clinician", {"console_node", OPERATOR}),
         ("subscribe", "rq/carm/stopRequest", {"motion_node", "drive_node", "state_node"}),
     ],
 )

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The web application: the page, its images, and two sockets, so that images never delay state or stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from importlib.resources import files
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from carm_bringup.console.archive import Archive
+from carm_bringup.console.gate import Gate
+from carm_bringup.console.hub import Hub, Outbox
+
+_KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+_POLICY_VIOLATION, _TRY_AGAIN_LATER = 1008, 1013
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self' ws://{host};"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+_CLOSED = "Open the console by the address that `carm sim` has printed: it holds the token.\n"
+
+
+def _page_files() -> dict[str, tuple[bytes, str]]:
+    """Return the files of the page by name, with their media types; nothing else is ever served from disk."""
+    folder = files("carm_bringup.console") / "data"
+    found = {}
+    for file in folder.iterdir():
+        kind = _KINDS.get(file.name.rpartition(".")[2])
+        if kind:
+            found[file.name] = (file.read_bytes(), kind)
+    return found
+
+
+class _Site:
+    """The routes."""
+
+    def __init__(self, gate: Gate, hub: Hub, exposures: Archive, previews: Archive) -> None:
+        self._gate, self._hub = gate, hub
+        self._archives = {"exposures": exposures, "previews": previews}
+        self._files = _page_files()
+
+    async def page(self, request: Request) -> Response:
+        """Return the page; a request with the right token gets the cookie, and the address without the token."""
+        gate, token = self._gate, request.query_params.get("token")
+        if token is None:
+            return self._file(request, "index.html")
+        if not gate.is_here(request.headers) or not gate.knows_token(token):
+            return self._answer(request, PlainTextResponse(_CLOSED, 429 if gate.closed else 403))
+        answer = RedirectResponse("/", 303)
+        answer.set_cookie(gate.cookie, gate.session, httponly=True, samesite="strict")
+        return self._answer(request, answer)
+
+    async def file(self, request: Request) -> Response:
+        """Return a file of the page."""
+        return self._file(request, request.path_params["name"])
+
+    async def picture(self, request: Request) -> Response:
+        """Return an exposure, or the preview of a plan."""
+        if not self._gate.admits(request.headers, request.cookies):
+            return self._answer(request, PlainTextResponse(_CLOSED, 403))
+        archive = self._archives.get(request.path_params["archive"])
+        picture = archive.get(request.path_params["key"]) if archive else None
+        if picture is None:
+            return self._answer(request, PlainTextResponse("not here\n", 404))
+        return self._answer(request, Response(picture.data, media_type=picture.kind))
+
+    def _file(self, request: Request, name: str) -> Response:
+        if not self._gate.admits(request.headers, request.cookies):
+            return self._answer(request, PlainTextResponse(_CLOSED, 403))
+        if name not in self._files:
+            return self._answer(request, PlainTextResponse("not here\n", 404))
+        data, kind = self._files[name]
+        return self._answer(request, Response(data, media_type=kind))
+
+    def _answer(self, request: Request, answer: Response) -> Response:
+        host = request.headers.get("host", "") if self._gate.is_here(request.headers) else ""
+        for name, value in _HEADERS.items():
+            answer.headers[name] = value.format(host=host) if host else value.replace(" ws://{host}", "")
+        return answer
+
+    async def control(self, socket: WebSocket) -> None:
+        """Serve the socket for state, messages and commands."""
+        if not self._gate.admits_socket(socket.headers, socket.cookies):
+            await socket.close(_POLICY_VIOLATION)
+            return
+        await socket.accept()
+        client = self._hub.join(socket.client.host if socket.client else "unknown")
+        if client is None:
+            await socket.close(_TRY_AGAIN_LATER, "too many pages are open")
+            return
+        sending = asyncio.create_task(_send(socket, client.outbox))
+        try:
+            while self._hub.receive(client, await socket.receive_text()):
+                pass
+            await socket.close(_POLICY_VIOLATION, "too many messages")
+        except (WebSocketDisconnect, KeyError, RuntimeError):  # gone, sent bytes, or was given up
+            pass
+        finally:
+            self._hub.leave(client)
+            await _end(sending)
+
+    async def images(self, socket: WebSocket) -> None:
+        """Serve the socket for images: the newest only, as fast as the page takes them."""
+        if not self._gate.admits_socket(socket.headers, socket.cookies):
+            await socket.close(_POLICY_VIOLATION)
+            return
+        await socket.accept()
+        outbox = self._hub.watch_images()
+        if outbox is None:
+            await socket.close(_TRY_AGAIN_LATER, "too many pages are open")
+            return
+        sending = asyncio.create_task(_send(socket, outbox))
+        try:
+            await socket.receive()  # the page sends nothing here: whatever comes is its end
+        except (WebSocketDisconnect, RuntimeError):
+            pass
+        finally:
+            self._hub.images.discard(outbox)
+            await _end(sending)
+
+
+async def _send(socket: WebSocket, outbox: Outbox) -> None:
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):
+        while (message := await outbox.next()) is not None:
+            await (socket.send_text(message) if isinstance(message, str) else socket.send_bytes(message))
+        await socket.close(_TRY_AGAIN_LATER, "the page takes no messages")
+
+
+async def _end(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def make_app(gate: Gate, hub: Hub, exposures: Archive, previews: Archive) -> Starlette:
+    """Make the application.
+
+    Args:
+        gate: Checks who comes.
+        hub: Connects pages and graph.
+        exposures: Served below ``/exposures``.
+        previews: Served below ``/previews``.
+    """
+    site = _Site(gate, hub, exposures, previews)
+    routes = [
+        Route("/", site.page),
+        Route("/page/{name}", site.file),
+        Route("/{archive}/{key}", site.picture),
+        WebSocketRoute("/control", site.control),
+        WebSocketRoute("/images", site.images),
+    ]
+    return Starlette(routes=routes)

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+// Joins the page's parts to the sockets.
+
+import { Link, watchImages } from "/page/link.js";
+import { addLine, angle, clearLines, showMode, showState } from "/page/panel.js";
+import { Stop } from "/page/stop.js";
+import { Xray } from "/page/xray.js";
+
+const STALE_MS = 500;
+const NOTICE_MS = 8000;
+const BUTTONS = ["AP", "lateral", "LAO 30", "RAO 30", "AP cranial", "AP caudal", "spider", "before"];
+const NOBODY = { you: false, holder: "", asker: "", asking: false, count: 0 };
+const at = (id) => document.getElementById(id);
+
+let controls = false;
+let heard = 0;
+let noticed = 0;
+let confirmed = () => {};
+
+function notice(text) {
+  at("notice").textContent = text;
+  at("notice").hidden = !text;
+  noticed = performance.now();
+}
+
+function send(message) {
+  notice("");
+  if (!link.send(message)) notice("Not connected to the console node.");
+}
+
+/** Shows what is about to be done; nothing is done before the button is pressed. */
+function confirm(title, text, picture, action, label = "Run") {
+  at("confirm-title").textContent = title;
+  at("confirm-text").textContent = text;
+  at("confirm-yes").textContent = label;
+  at("confirm-picture").hidden = !picture;
+  if (picture) at("confirm-picture").src = picture;
+  confirmed = action;
+  at("confirm").hidden = false;
+  at("confirm").focus();
+}
+
+function dismiss() {
+  at("confirm").hidden = at("confirm-picture").hidden = true;
+}
+
+function settle(action) {
+  dismiss();
+  at("stage").focus();
+  action();
+}
+
+function navigateTo(name) {
+  const text = "The arm moves in steps; after each, an exposure verifies where the target is.";
+  confirm(`Center ${name}`, text, "", () => send({ type: "navigate", text: name }), "Go");
+}
+
+function controlled(message) {
+  controls = message.you;
+  const others = message.count > 1 ? `, ${message.count} pages open` : "";
+  if (!message.count) at("holder").textContent = "Not connected";
+  else at("holder").textContent = (controls ? "You control" : `You watch; ${message.holder || "nobody"} controls`) + others;
+  at("take").hidden = controls || !message.count;
+  at("take").disabled = Boolean(message.asker);
+  at("take").textContent = message.asking ? "Asked …" : message.holder ? "Ask for control" : "Take control";
+  at("asked").hidden = !(controls && message.asker);
+  at("asker").textContent = message.asker;
+  for (const id of ["expose", "navigate", "plan", "cancel", "sentence", "confirm-yes"]) at(id).disabled = !controls;
+  for (const button of document.querySelectorAll("#views button, #say button")) button.disabled = !controls;
+}
+
+function planned(plan) {
+  const angles = `to ${angle(plan.primary_deg, "LAO", "RAO")}, ${angle(plan.secondary_deg, "CRAN", "CAUD")}: `;
+  const clearance = plan.clearance_mm === null ? "clearance not checked" : `smallest clearance ${plan.clearance_mm.toFixed(0)} mm`;
+  const text = `${angles}${plan.duration_s?.toFixed(1) ?? "?"} s, ${clearance}${plan.warning ? `. Warning: ${plan.warning}` : ""}`;
+  const picture = plan.picture ? `/previews/${encodeURIComponent(plan.id)}` : "";
+  confirm(`Plan: ${plan.text}`, text, picture, () => send({ type: "run", text: plan.id }));
+}
+
+function fill(greeting) {
+  clearLines();
+  const option = (name, about = "") => Object.assign(document.createElement("option"), { value: name, textContent: about ? `${name} – ${about}` : name });
+  at("landmark").replaceChildren(...greeting.landmarks.map((name) => option(name)));
+  at("view").replaceChildren(...greeting.views.map(({ name, about }) => option(name, about)));
+  at("views").replaceChildren(...BUTTONS.map((name) => {
+    const button = document.createElement("button");
+    button.textContent = name === "before" ? "Back" : name;
+    button.onclick = () => send({ type: "view", text: name });
+    return button;
+  }));
+  for (const about of greeting.exposures) xray.add(about);
+}
+
+const xray = new Xray({
+  landmark: navigateTo,
+  point: (image, pixel) => controls && send({ type: "point", image, pixel }),
+});
+const link = new Link({
+  hello: fill,
+  control: controlled,
+  state: (state) => {
+    heard = performance.now();
+    showState(state);
+    xray.series = state.dose?.fluoroscopy ?? null;
+    stop.set(state.mode, controls);
+  },
+  said: ({ kind, text, reason, reply_to: reply }) => addLine(kind, text, [reason, reply && `to “${reply}”`].filter(Boolean).join(" · ")),
+  asked: ({ who, text }) => {
+    addLine("asked", `${who}: ${text}`);
+    if (text.startsWith("run ")) dismiss(); // on the pages that watch too
+  },
+  result: ({ ok, text }) => addLine(ok ? "done" : "failed", text),
+  notice: ({ text }) => notice(text),
+  landmarks: ({ image, marks }) => xray.setMarks(image, marks),
+  exposure: (about) => xray.add(about),
+  plan: planned,
+  stop: (answer) => stop.answered(answer),
+  lost: () => {
+    controlled(NOBODY);
+    showMode("unknown");
+    stop.set("unknown", false);
+  },
+});
+const stop = new Stop(link);
+controlled(NOBODY);
+
+watchImages((about, blob) => xray.show(about, blob));
+setInterval(() => {
+  if (performance.now() - heard > STALE_MS) {
+    showMode("unknown");
+    stop.set("unknown", controls);
+  }
+  if (performance.now() - noticed > NOTICE_MS) at("notice").hidden = true;
+}, 250);
+
+at("expose").onclick = () => send({ type: "expose" });
+at("navigate").onclick = () => navigateTo(at("landmark").value);
+at("plan").onclick = () => send({ type: "view", text: at("view").value });
+at("cancel").onclick = () => send({ type: "cancel" });
+at("take").onclick = () => send({ type: "take" });
+at("give").onclick = () => send({ type: "give" });
+at("keep").onclick = () => send({ type: "keep" });
+at("confirm-yes").onclick = () => settle(confirmed);
+at("confirm-no").onclick = () => settle(() => {});
+at("say").onsubmit = (event) => {
+  event.preventDefault();
+  const text = at("sentence").value.trim();
+  if (text) send({ type: "say", text });
+  at("sentence").value = "";
+};

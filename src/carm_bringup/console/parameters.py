@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters of the console node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from carm_core.parameters import parameter
+
+
+@dataclass(frozen=True)
+class ConsoleParameters:
+    """Parameters of the console node; ``config/console.yaml`` has the same keys."""
+
+    host: str = parameter("127.0.0.1", "address that the page is served on; this machine only", read_only=True)
+    port: int = parameter(
+        0, "port of the page; 0: 8090, or any that is free if it is taken", lower=0, upper=65535, read_only=True
+    )
+    carm_config: str = parameter("", "C-arm description file; empty: the one in the package", read_only=True)

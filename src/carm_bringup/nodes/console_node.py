@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Console node: the graph in a browser. Joins the web server (``carm_bringup.console``) to topics and actions."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from carm_interfaces.action import MoveCArm
+from carm_interfaces.msg import CArmState, LandmarkArray, MotionPermit, Utterance
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.clock import Clock, ClockType
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_srvs.srv import Trigger
+
+from carm_agent.planning.standard_views import STANDARD_VIEWS
+from carm_bringup.console.archive import Picture
+from carm_bringup.console.commands import Command
+from carm_bringup.console.parameters import ConsoleParameters
+from carm_bringup.console.server import Server
+from carm_bringup.nodes.console_images import Images, centered_isocenter_m
+from carm_bringup.nodes.console_tasks import Tasks, finite
+from carm_core.errors import CarmError
+from carm_core.landmarks import LANDMARKS
+from carm_core.robot.kinematics import CArm
+from carm_ros.entry import leave
+from carm_ros.message_checks import LARGEST_STATE, LARGEST_TEXT, arm_state
+from carm_ros.messages import nanoseconds, point_message
+from carm_ros.node import OrderlyNode, run_node
+from carm_ros.parameters import declare_parameters
+from carm_ros.side_node import SideNode
+
+NAMESPACE = "carm"
+"""Namespace when none is given."""
+STATE_HZ = 10.0
+_STALE_S = 0.5
+"""A state that is older is none, s."""
+_RECENT_S = 3.0
+"""What has not been heard for so long counts as missing, s."""
+_LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+_STATES = {
+    CArmState.STATE_STARTING: "starting",
+    CArmState.STATE_IDLE: "idle",
+    CArmState.STATE_MOVING: "moving",
+    CArmState.STATE_STOPPING: "stopping",
+    CArmState.STATE_STOPPED: "stopped",
+    CArmState.STATE_FAULT: "fault",
+}
+_KINDS = {
+    Utterance.KIND_INFO: "info",
+    Utterance.KIND_REASON: "reason",
+    Utterance.KIND_QUESTION: "question",
+    Utterance.KIND_WARNING: "warning",
+    Utterance.KIND_RESULT: "result",
+    Utterance.KIND_ANSWER: "answer",
+}
+_MOST_LANDMARKS = 64
+
+
+class ConsoleNode(OrderlyNode):
+    """Serves the page; is the ``Desk`` of ``carm_bringup.console.hub``.
+
+    Attributes:
+        server: The web server.
+    """
+
+    def __init__(self, **node_arguments: Any) -> None:
+        """Declare parameters, subscribe, take the port.
+
+        Args:
+            **node_arguments: Passed to ``OrderlyNode``.
+
+        Raises:
+            CarmError: A parameter is not allowed, or the address cannot be used.
+        """
+        super().__init__("console_node", **{"namespace": NAMESPACE, **node_arguments})
+        settings = declare_parameters(self, ConsoleParameters)
+        carm = CArm.from_config(settings.carm_config or None)
+        greeting = {
+            "views": [{"name": view.name, "about": view.description} for view in STANDARD_VIEWS],
+            "landmarks": [mark.name for mark in LANDMARKS],
+        }
+        self._state: CArmState | None = None
+        self._state_s = self._permit_s = self._agent_s = -math.inf
+        self._permit = MotionPermit()
+        self._agent = ""
+        self._localizer: dict[str, Any] | None = None
+        self._stop_side = SideNode(self, "stop")
+        self._stop_client = self._stop_side.node.create_client(Trigger, self.resolve_service_name("stop"))
+        self.server = Server(self, greeting, settings.host, settings.port)
+        self._tasks = Tasks(self, self.server.tell, self.server.previews)
+        self._images = Images(self, carm, self.server.show_image, self._keep)
+        self.create_subscription(CArmState, "state", self._on_state, _LATCHED, largest=LARGEST_STATE)
+        self.create_subscription(MotionPermit, "supervisor/permit", self._on_permit, 1, largest=LARGEST_STATE)
+        self.create_subscription(LandmarkArray, "landmarks", self._on_landmarks, 5, largest=LARGEST_TEXT)
+        self.create_subscription(Utterance, "agent/dialogue", self._on_utterance, 20, largest=LARGEST_TEXT)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 20, largest=LARGEST_TEXT)
+        self.create_timer(1.0 / STATE_HZ, self._show_state, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def started(self) -> None:
+        """Print the address; not by the log, which recordings keep: it holds the token."""
+        self._stop_side.start()
+        print(f"Console: {self.server.address}", flush=True)
+
+    def close(self) -> None:
+        """End the threads."""
+        self.server.close()
+        self._images.close()
+        self._stop_side.close()
+
+    def end_goals(self, reason: str) -> None:
+        """Cancel what the console has begun, and stop what a sentence may have begun."""
+        self._later(partial(self._tasks.cancel, reason))
+        if self._tasks.sentences:
+            self.stop(f"the console itself: a sentence may still move the arm, and {reason}")
+
+    def has_ended(self) -> bool:
+        """Return whether nothing runs that the console has begun."""
+        return super().has_ended() and self._tasks.task is None
+
+    # Of the desk, on the server's thread
+
+    def stop(self, who: str) -> None:
+        """Ask for a stop on a thread that does nothing else."""
+        self._stop_side.do(partial(self._stop, who))
+
+    def command(self, command: Command, number: int, who: str) -> None:
+        """Carry out a command on the executor's thread."""
+        self._later(partial(self._obey, command, number, who))
+
+    def left(self, number: int, why: str) -> None:
+        """End what a page has started: a goal is canceled; a sentence has no goal, so its motion is stopped."""
+        self._later(partial(self._end_of, number, why))
+
+    def _later(self, work: Callable[[], None]) -> None:
+        if self.executor is not None:
+            self.executor.create_task(work)
+
+    # On the thread for stops
+
+    def _stop(self, who: str) -> None:
+        if not self._stop_client.service_is_ready():
+            self.server.tell({"type": "stop", "ok": False, "text": "no node serves stop: use the emergency stop"})
+            return
+        self._stop_client.call_async(Trigger.Request()).add_done_callback(self._stop_answered)
+        self.get_logger().warning(f"stop by {who}", throttle_duration_sec=1.0)
+
+    def _stop_answered(self, future: Any) -> None:
+        answer = future.result()
+        self.server.tell({"type": "stop", "ok": bool(answer.success), "text": answer.message[:400]})
+
+    # On the executor's thread
+
+    def _obey(self, command: Command, number: int, who: str) -> None:
+        self.get_logger().info(f"{command.line} by {who}")
+        try:
+            if command.kind == "point":
+                self._plan_to_point(command, number)
+            else:
+                self._tasks.obey(command, number)
+        except CarmError as error:
+            self.server.tell_one(number, {"type": "notice", "text": str(error)[:400]})
+
+    def _plan_to_point(self, command: Command, number: int) -> None:
+        x, y, z = centered_isocenter_m(self._images.view_of(command.image), command.pixel)
+        goal = MoveCArm.Goal(goal_type=MoveCArm.Goal.GOAL_VIEW, keep_angles=True)
+        goal.isocenter = point_message((1000 * x, 1000 * y, 1000 * z))
+        self._tasks.plan(goal, "center this point", number)
+
+    def _end_of(self, number: int, why: str) -> None:
+        task = self._tasks.task
+        if task is not None and task.number == number:
+            self.get_logger().warning(f"{task.text}: canceled, {why}")
+            self._tasks.cancel(why)
+        if self._tasks.forget(number):  # also at rest: what a sentence has begun may move in a moment
+            self.stop(f"the console itself: a sentence may still move the arm, and {why}")
+
+    @property
+    def _mode(self) -> str:
+        """What the arm does; ``unknown`` without a fresh state."""
+        if self._state is None or time.monotonic() - self._state_s > _STALE_S:
+            return "unknown"
+        return _STATES[self._state.state]
+
+    def _on_state(self, message: CArmState) -> None:
+        self._state, self._state_s = arm_state(message), time.monotonic()
+
+    def _on_permit(self, message: MotionPermit) -> None:
+        self._permit, self._permit_s = message, time.monotonic()
+
+    def _on_utterance(self, message: Utterance) -> None:
+        kind = _KINDS.get(message.kind, "info")
+        self._tasks.heard(kind, message.in_reply_to)
+        said = {"type": "said", "kind": kind, "text": message.text[:1000], "reason": message.reason[:1000]}
+        self.server.tell({**said, "reply_to": message.in_reply_to[:500]})
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if (status.name, status.hardware_id) == ("carm_agent", self.get_namespace()):
+                ready = {pair.key: pair.value for pair in status.values}.get("ready", "yes") == "yes"
+                self._agent = "" if ready and status.level == DiagnosticStatus.OK else status.message[:300]
+                self._agent_s = time.monotonic()
+
+    def _on_landmarks(self, message: LandmarkArray) -> None:
+        self._localizer = {
+            "name": message.localizer[:80],
+            "latency_ms": finite(1000 * message.latency_s),
+            "age_ms": finite(1000 * message.age_s),
+            "message": message.message[:300],
+        }
+        marks = [
+            {
+                "name": one.name[:80],
+                "in_view": bool(one.in_view),
+                "pixel": [finite(value) for value in one.pixel],
+                "offset_mm": finite(1000 * math.hypot(*one.displacement)),
+                "radius_mm": finite(1000 * one.radius_90),
+            }
+            for one in message.landmarks[:_MOST_LANDMARKS]
+        ]
+        self.server.tell({"type": "landmarks", "image": str(nanoseconds(message.header.stamp)), "marks": marks})
+
+    def _keep(self, picture: Picture) -> None:
+        self.server.exposures.add(picture)
+        self.server.tell({"type": "exposure", **picture.described})
+
+    def _show_state(self) -> None:
+        self._tasks.watch()
+        state, now_s, dose = self._state, time.monotonic(), self._images.dose
+        fresh = now_s - self._permit_s < _STALE_S
+        task = self._tasks.task
+        shown: dict[str, Any] = {
+            "time": time.time(),
+            "mode": self._mode,
+            "arm": None,
+            "permit": {"speed": finite(self._permit.speed), "reason": self._permit.reason[:300]} if fresh else None,
+            "parts": self._parts(now_s),
+            "dose": None,
+            "localizer": self._localizer,
+            "task": None if task is None else task.shown(),
+        }
+        if state is not None:
+            shown["arm"] = {
+                "message": state.message[:300],
+                "primary_deg": finite(math.degrees(state.primary_angle)),
+                "secondary_deg": finite(math.degrees(state.secondary_angle)),
+                "isocenter_mm": [finite(1000 * v) for v in (state.isocenter.x, state.isocenter.y, state.isocenter.z)],
+                "clearance_mm": finite(1000 * state.clearance),
+                "limits": [name[:80] for name in state.limits_hit[:12]],
+            }
+        if dose is not None:
+            shown["dose"] = {
+                "air_kerma_mgy": finite(1e3 * dose.cumulative_air_kerma_gy),
+                "area_product_ugym2": finite(1e6 * dose.cumulative_dose_area_product_gym2),
+                "exposures": int(dose.sequence),
+                "fluoroscopy": bool(dose.fluoroscopy),
+                "tube_kv": finite(dose.tube_voltage_kv),
+            }
+        self.server.set_state(shown)
+
+    def _parts(self, now_s: float) -> list[dict[str, Any]]:
+        """Return each part of the graph, whether it is there, and what is wrong with it."""
+        agent = now_s - self._agent_s < _RECENT_S
+        parts = {
+            "motors": (self._mode != "unknown", "no state"),
+            "supervisor": (now_s - self._permit_s < _STALE_S, "no permit: the arm holds"),
+            "X-ray": (self.count_publishers("xray/image/compressed") > 0, "no images"),
+            "localizer": (self.count_publishers("landmarks") > 0, "no landmarks"),
+            "agent": (agent and not self._agent, self._agent if agent else "not heard"),
+        }
+        return [{"name": name, "ok": ok, "note": "" if ok else note} for name, (ok, note) in parts.items()]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the console node; see ``carm_ros.node.run_node``.
+
+    Args:
+        arguments: ROS arguments; None: those of the process.
+    """
+    return run_node("console_node", ConsoleNode, arguments)
+
+
+if __name__ == "__main__":
+    leave(main())

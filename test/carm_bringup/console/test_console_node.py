@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of the console that know ROS, without a graph."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from carm_core.robot.kinematics import CArm
+
+pytest.importorskip("rclpy")
+CARM = CArm.from_config()
+
+
+def view(primary_deg: float, secondary_deg: float) -> Any:
+    isocenter_m = np.array([0.0, 0.0, 0.12])
+    return CARM.view(CARM.inverse(isocenter_m, math.radians(primary_deg), math.radians(secondary_deg))[0])
+
+
+@pytest.mark.parametrize(
+    ("angles", "letters"),
+    [
+        ((0, 0), {"left": "R", "right": "L", "top": "H", "bottom": "F"}),
+        ((90, 0), {"left": "A", "right": "P", "top": "H", "bottom": "F"}),
+        ((30, 20), {"left": "R", "right": "L", "top": "H", "bottom": "F"}),
+        ((-40, 0), {"left": "R", "right": "L", "top": "H", "bottom": "F"}),
+    ],
+)
+def test_the_sides_of_the_patient_are_named(angles: tuple[float, float], letters: dict[str, str]) -> None:
+    """At LAO 90 the detector is on the patient's left, so the front is on the left of the display image."""
+    from carm_bringup.nodes.console_images import side_letters
+
+    assert side_letters(view(*angles)) == letters
+
+
+@pytest.mark.parametrize("angles", [(0, 0), (30, -15)])
+def test_a_pixel_comes_to_the_center(angles: tuple[float, float]) -> None:
+    """The new isocenter lies on the ray of the pixel, at the depth of the old one."""
+    from carm_bringup.nodes.console_images import centered_isocenter_m
+
+    seen = view(*angles)
+    pixel = (100.0, 400.0)
+    target_mm = 1000 * centered_isocenter_m(seen, pixel)
+    assert seen.pixel_display(target_mm) == pytest.approx(pixel)
+    assert (target_mm - seen.isocenter_mm) @ seen.forward == pytest.approx(0.0, abs=1e-9)
+    center = ((seen.detector.columns - 1) / 2, (seen.detector.rows - 1) / 2)
+    assert centered_isocenter_m(seen, center) * 1000 == pytest.approx(seen.isocenter_mm)
+
+
+def test_sentences_are_remembered_until_they_have_ended() -> None:
+    from collections import OrderedDict
+
+    from carm_bringup.nodes.console_tasks import Tasks
+
+    tasks: Any = SimpleNamespace(sentences=OrderedDict({"carina": 1, "status?": 1, "LAO 30": 2}))
+    Tasks.heard(tasks, "answer", "status?")
+    Tasks.heard(tasks, "info", "carina")
+    assert list(tasks.sentences) == ["carina", "LAO 30"]
+    assert Tasks.forget(tasks, 1)
+    assert not Tasks.forget(tasks, 1)
+    Tasks.heard(tasks, "result", "anything")
+    assert not tasks.sentences
+
+
+def test_numbers_that_json_does_not_have_become_none() -> None:
+    from carm_bringup.nodes.console_tasks import finite
+
+    assert [finite(value) for value in (1.5, math.nan, math.inf)] == [1.5, None, None]

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real browser without a window, driven by the DevTools protocol of Chromium.
+
+As a program it makes the picture of docs/console.md, of a graph that runs: ``python browser.py ADDRESS FILE.png``.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from websockets.sync.client import connect
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+_OPTIONS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-port=0"),
+)
+_KEYS = {"Escape": ("Escape", ""), "Space": (" ", " "), "Enter": ("Enter", "\r"), "Tab": ("Tab", "")}
+
+
+class Browser:
+    """One page."""
+
+    def __init__(self, folder: Path, size: tuple[int, int] = (1280, 900)) -> None:
+        """Start Chromium.
+
+        Args:
+            folder: Fresh, for its data.
+            size: Width and height of the page, px.
+        """
+        words = [str(CHROMIUM), *_OPTIONS, f"--user-data-dir={folder}", f"--window-size={size[0]},{size[1]}"]
+        self._process = subprocess.Popen([*words, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._number = 0
+        self._closing = ExitStack()
+        self._socket = self._closing.enter_context(connect(self._target(folder / "DevToolsActivePort"), max_size=None))
+        self.send(
+            "Emulation.setDeviceMetricsOverride", width=size[0], height=size[1], deviceScaleFactor=1, mobile=False
+        )
+
+    def __enter__(self) -> Browser:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+        self._process.terminate()
+        self._process.wait(10)
+
+    def _target(self, file: Path, timeout_s: float = 30.0) -> str:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            text = file.read_text() if file.exists() else ""
+            if text:
+                address = f"http://127.0.0.1:{text.split()[0]}/json/list"
+                with urllib.request.urlopen(address, timeout=timeout_s) as answer:
+                    pages = [one for one in json.load(answer) if one["type"] == "page"]
+                if pages:
+                    return str(pages[0]["webSocketDebuggerUrl"])
+            assert self._process.poll() is None, "Chromium ended"
+            time.sleep(0.05)
+        raise TimeoutError("Chromium does not answer")
+
+    def send(self, method: str, **parameters: Any) -> Any:
+        """Give one command and return its result."""
+        self._number += 1
+        self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self._socket.recv(timeout=30))
+            if message.get("id") == self._number:
+                assert "error" not in message, message
+                return message["result"]
+
+    def open(self, address: str) -> None:
+        """Go to an address."""
+        self.send("Page.enable")
+        self.send("Page.navigate", url=address)
+
+    def run(self, script: str) -> Any:
+        """Return the value of an expression in the page."""
+        answer = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def wait(self, script: str, timeout_s: float = 20.0) -> None:
+        """Wait until an expression in the page is true; one that fails is not."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            value = self.run(f"(() => {{ try {{ return Boolean({script}) }} catch {{ return false }} }})()")
+            if value:
+                return
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{script}: not within {timeout_s:g} s; the page says: {self.text()}")
+            time.sleep(0.03)
+
+    def text(self) -> str:
+        """Return what the page shows as text."""
+        return str(self.run("document.body.innerText"))
+
+    def press(self, code: str) -> None:
+        """Press and release a key."""
+        key, text = _KEYS[code]
+        for kind in ("keyDown", "keyUp"):
+            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=code, text=text if kind == "keyDown" else "")
+
+    def click(self, selector: str, share: tuple[float, float] = (0.5, 0.5)) -> None:
+        """Click into an element, at a share of its width and height."""
+        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
+        left, top, width, height = self.run(f"(b => [b.left, b.top, b.width, b.height])({box})")
+        at = {"x": left + share[0] * width, "y": top + share[1] * height, "button": "left", "clickCount": 1}
+        for kind in ("mousePressed", "mouseReleased"):
+            self.send("Input.dispatchMouseEvent", type=kind, **at)
+
+    def scheme(self, name: str) -> None:
+        """Prefer ``dark`` or ``light``."""
+        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
+
+    def picture(self, file: Path) -> None:
+        """Write what is seen as PNG."""
+        file.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
+
+
+def picture_of_the_console(address: str, file: Path) -> None:
+    """Center the carina in the console of a running graph, and write what it shows then.
+
+    Args:
+        address: Of the console, with the token.
+        file: PNG to be written.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, Browser(Path(scratch)) as page:
+        page.scheme("dark")
+        page.open(address)
+        page.wait("!document.getElementById('navigate').disabled")
+        page.run("document.getElementById('landmark').value = 'Carina'")
+        page.click("#navigate")
+        page.click("#confirm-yes")
+        page.wait("!document.getElementById('task').hidden")
+        page.wait("document.getElementById('task').hidden && document.querySelector('#overlay circle')", 120.0)
+        page.picture(file)
+
+
+if __name__ == "__main__":
+    picture_of_the_console(sys.argv[1], Path(sys.argv[2]))
