@@ -25,6 +25,10 @@ GRAPH = {
 }
 PATIENCE_S = 90.0
 MODE = "document.getElementById('mode-text').textContent"
+ANSWERED = (
+    "['done', 'failed'].includes(document.querySelector('#lines li:last-child')?.dataset.kind)"
+    " || !document.getElementById('notice').hidden"
+)
 ANGLE = "Number(document.getElementById('primary').textContent.replace(/[^0-9.]/g, ''))"
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
@@ -51,8 +55,9 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
         start(spawn, module, *settings)
     console = start(spawn, "carm_bringup.nodes.console_node")
     assert console.stdout is not None
-    address = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", console.stdout.readline())
-    assert address is not None
+    said = console.stdout.readline()
+    address = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", said)
+    assert address is not None, said
     clean, _, token = address[0].partition("?token=")
     assert httpx2.get(f"{clean}?token={token[::-1]}", trust_env=False).status_code == 403
 
@@ -67,7 +72,7 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
         while not page.run("document.body.dataset.image"):  # until the patient is loaded, exposures are refused
             assert time.monotonic() < deadline, page.text()
             page.click("#expose")
-            page.wait("['done', 'failed'].includes(document.querySelector('#lines li:last-child')?.dataset.kind)")
+            page.wait(ANSWERED)
         gray = "[...document.getElementById('image').getContext('2d').getImageData(0, 0, 512, 512).data]"
         assert page.run(f"new Set({gray}).size") > 100
         assert page.run("document.getElementById('side-right').textContent") == "L"
