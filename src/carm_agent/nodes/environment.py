@@ -8,6 +8,7 @@ moves, keeps clear of what stands there is the supervisor's business (``carm_con
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 from carm_interfaces.srv import SavePosition
@@ -20,6 +21,7 @@ from carm_agent.planning.move import Mover, PlanStore
 from carm_agent.planning.planner import Planner
 from carm_agent.planning.saved_positions import PositionMemory, PositionNameError, PositionStorageError
 from carm_agent.ports import Arm
+from carm_core.anatomy.axes import BoneAxes
 from carm_core.collision.clearance import Margins
 from carm_core.collision.model import CollisionModel
 from carm_core.collision.obstacles import Obstacles, Surface, staff_zones
@@ -58,13 +60,14 @@ class Surroundings:
         """Whether the patient's surface that came last is taken over, or refused."""
         return self._surfaces.heard
 
-    def mover(self, arm: Arm) -> Mover:
+    def mover(self, arm: Arm, axes_of: Callable[[str], BoneAxes] | None = None) -> Mover:
         """Return what runs one move.
 
         Args:
             arm: Of the task.
+            axes_of: Tells the axes of a bone; see ``Mover``.
         """
-        return Mover(self.planner, arm, self.plans, self.memory, notes_before=False)
+        return Mover(self.planner, arm, self.plans, self.memory, axes_of, notes_before=False)
 
     def take_over(self, settings: AgentParameters) -> None:
         """Change speed, and where people stand, from the next plan on; what was previewed is void then."""

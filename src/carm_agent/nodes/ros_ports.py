@@ -15,6 +15,7 @@ from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Time
 from carm_interfaces.action import Localize
 from carm_interfaces.msg import CArmState, Exposure
+from carm_interfaces.srv import BoneAxes as FindBone
 from carm_interfaces.srv import Expose, FindPoint
 from control_msgs.action import FollowJointTrajectory
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from rclpy.action import ActionClient
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
+from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_srvs.srv import Trigger
 from unique_identifier_msgs.msg import UUID
@@ -39,10 +41,11 @@ from carm_agent.nodes.conversions import localization_from_result
 from carm_agent.nodes.diagnostics import Counters
 from carm_agent.parameters import AgentParameters
 from carm_agent.ports import Acquisition, Arm, Clock, Imager, Interrupt
+from carm_core.anatomy.axes import BoneAxes
 from carm_core.errors import CarmError, GoalError, ImageError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Localization, Localizer, Query
-from carm_core.plausibility import FreezeWatch, ImplausibleError, number
+from carm_core.plausibility import FreezeWatch, ImplausibleError, number, numbers
 from carm_core.robot.controller_log import ControllerLog
 from carm_core.robot.joint_check import JointStateCheck
 from carm_core.robot.kinematics import CArm
@@ -67,6 +70,7 @@ _IMAGE_AGE_S = 0.5
 """Joint states so far from an image's stamp do not say where the arm was, s."""
 _MOST_DOSE_GYM2 = 1.0
 _KEPT_FRAMES = 4
+_FURTHEST_M = 100.0
 _KEPT_JOINT_STATES = 150
 _RESET_NEWS_S = 0.3
 _FRESH_STATE_S = 0.5
@@ -109,6 +113,7 @@ class CArmGraph:
         self.stamps: dict[float, Time] = {}
         self.expose = node.create_client(Expose, "xray/expose")
         self.find_point = node.create_client(FindPoint, "ct/find_point")
+        self.find_bone = node.create_client(FindBone, "ct/bone_axes")
         self.stop = node.create_client(Trigger, "stop")
         self.localize = ActionClient(node, Localize, "localize")
         follow = f"{parameters.controller}/follow_joint_trajectory"
@@ -397,14 +402,36 @@ class RosCt(_Port):
             LocalizerError: The localizer does not answer.
             InterruptedTaskError: The task is to end.
         """
-        client, timeout_s = self._graph.find_point, self._parameters.server_timeout_s
+        self._ask(self._graph.find_point, FindPoint.Request(point=point_message(point_mm)))
+
+    def axes_of(self, bone: str) -> BoneAxes:
+        """Return the axes of a bone, frame ``table``, mm.
+
+        Raises:
+            GoalError: They are not known; the localizer's reason.
+            LocalizerError: The localizer does not answer, or not with axes.
+            InterruptedTaskError: The task is to end.
+        """
+        pose = self._ask(self._graph.find_bone, FindBone.Request(bone=bone)).pose
+        place, turn = pose.position, pose.orientation
+        origin = numbers("position", (place.x, place.y, place.z), -_FURTHEST_M, _FURTHEST_M, "m", count=3)
+        try:
+            quaternion = numbers("orientation", (turn.x, turn.y, turn.z, turn.w), -2.0, 2.0, count=4)
+            rotation = Rotation.from_quat(quaternion).as_matrix()
+        except ValueError as error:
+            raise LocalizerError(f"the localizer's axes of {bone} are none: {error}") from error
+        return BoneAxes(bone, 1000.0 * origin, rotation, "registered CT")
+
+    def _ask(self, client: Any, request: Any) -> Any:
+        timeout_s = self._parameters.server_timeout_s
         missing = LocalizerError(f"no localizer: service {client.srv_name} did not appear in {timeout_s} s")
         self._wait_server(client.service_is_ready, missing)
-        future = client.call_async(FindPoint.Request(point=point_message(point_mm)))
+        future = client.call_async(request)
         if not self._wait_future(future, timeout_s):
             raise LocalizerError(f"{client.srv_name} did not answer in {timeout_s} s")
         if not future.result().success:
-            raise GoalError(future.result().error_msg or "the localizer refuses the point")
+            raise GoalError(future.result().error_msg or "the localizer refuses")
+        return future.result()
 
 
 class RosArm(_Port, Arm):

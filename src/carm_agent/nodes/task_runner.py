@@ -188,7 +188,7 @@ class TaskRunner:
         if refusal:
             return MoveResult(*refusal)
         arm = self._arm(interrupt, lambda share: tell("moving", share))
-        return self._surroundings.mover(arm).run(goal, tell)
+        return self._surroundings.mover(arm, RosCt(self.graph, interrupt).axes_of).run(goal, tell)
 
     def move_from_here(self, step: Shift | Turn | Recall, interrupt: Interrupt) -> MoveResult:
         """Run one move by words to its end, on the task's thread.

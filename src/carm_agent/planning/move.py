@@ -20,13 +20,17 @@ from carm_agent.errors import (
     RejectedTrajectoryError,
     StoppedError,
 )
+from carm_agent.planning.anatomical_views import ANATOMICAL_VIEWS, find_anatomical_view
+from carm_agent.planning.bone_view import ViewRefusedError, plan_bone_view
 from carm_agent.planning.planner import Plan, Planner
 from carm_agent.planning.preview import Preview, preview
 from carm_agent.planning.saved_positions import PositionMemory
 from carm_agent.planning.standard_views import STANDARD_VIEWS, find_view
 from carm_agent.ports import Arm
+from carm_core.anatomy.axes import BoneAxes
 from carm_core.collision.clearance import CollisionError
 from carm_core.errors import CarmError, GoalError, JointLimitError, UnknownNameError, UnreachableError
+from carm_core.localization import NEEDS_CT
 
 _MOVED = (0.002, 0.005)
 """An arm that stands further than this from a plan's start, m or rad, is not where the plan begins."""
@@ -67,6 +71,7 @@ _CODES: tuple[tuple[type[CarmError], MoveCode], ...] = (
     (UnknownNameError, MoveCode.INVALID_GOAL),
     (JointLimitError, MoveCode.JOINT_LIMIT),
     (UnreachableError, MoveCode.UNREACHABLE),
+    (ViewRefusedError, MoveCode.UNREACHABLE),
     (GoalError, MoveCode.INVALID_GOAL),
 )
 
@@ -82,7 +87,8 @@ class MoveGoal:
         angles_rad: Of a view goal: primary, secondary; None keeps the present ones.
         velocity_scaling: 0 < scaling <= 1; None for the planner's default.
         plan_only: Plan and check, do not move; the result holds a preview.
-        name: A standard view, which keeps the isocenter, a saved position, or ``before``; empty for other goals.
+        name: A standard view, which keeps the isocenter, a view of a bone, which centers it, a saved position, or
+            ``before``; empty for other goals.
         plan_id: Of a plan that was previewed; empty for other goals.
     """
 
@@ -171,6 +177,7 @@ class Mover:
         arm: Arm,
         plans: PlanStore | None = None,
         memory: PositionMemory | None = None,
+        axes_of: Callable[[str], BoneAxes] | None = None,
         *,
         notes_before: bool = True,
     ) -> None:
@@ -181,12 +188,15 @@ class Mover:
             arm: moves.
             plans: Previewed plans; None: none are kept.
             memory: Saved positions; None: there are none.
+            axes_of: Returns the axes of a bone, frame ``table``, mm, or raises ``GoalError``; None: views of bones are
+                refused.
             notes_before: Note in the memory where each motion begins; otherwise somebody else does.
         """
         self._planner = planner
         self._arm = arm
         self._plans = plans or PlanStore()
         self._memory = memory
+        self._axes_of = axes_of
         self._notes_before = notes_before
 
     def run(self, goal: MoveGoal, report: Callable[[str], None] = lambda stage: None) -> MoveResult:
@@ -256,7 +266,23 @@ class Mover:
         try:
             angles = find_view(goal.name).angles_rad
         except UnknownNameError:
-            saved = [] if self._memory is None else self._memory.names
-            known = {view.name: view.synonyms for view in STANDARD_VIEWS} | dict.fromkeys(saved, ())
-            raise UnknownNameError.among("view", goal.name.strip(), known, 0.6) from None
+            return self._to_bone(start, goal)
         return self._planner.to_view(start, None, angles, goal.velocity_scaling)
+
+    def _to_bone(self, start: NDArray[np.float64], goal: MoveGoal) -> Plan:
+        """Plan to a view that is defined in a bone's axes."""
+        try:
+            wanted = find_anatomical_view(goal.name)
+        except UnknownNameError:
+            saved = [] if self._memory is None else self._memory.names
+            views = (*STANDARD_VIEWS, *ANATOMICAL_VIEWS)
+            known = {view.name: view.synonyms for view in views} | dict.fromkeys(saved, ())
+            raise UnknownNameError.among("view", goal.name.strip(), known, 0.6) from None
+        if self._axes_of is None:
+            raise GoalError(f"{wanted.name}: {NEEDS_CT}")
+        plan = plan_bone_view(self._planner, start, wanted, self._axes_of(wanted.bone)).plan
+        if goal.velocity_scaling is None:
+            return plan
+        return self._planner.to_joints(
+            start, dict(zip(self._planner.carm.joint_names, plan.goal, strict=True)), goal.velocity_scaling
+        )

@@ -100,7 +100,10 @@ def _view(parser: argparse.ArgumentParser) -> None:
     _patience(parser)
     angle = number(-190, 190)
     parser.add_argument(
-        "name", nargs="*", help="standard view (spider, RAO 30 CRAN 20), saved position, or before (the last motion)"
+        "name",
+        nargs="*",
+        help="standard view (spider, RAO 30 CRAN 20), view of a bone (true AP of T12; needs the patient's CT), saved"
+        " position, or before (the last motion)",
     )
     parser.add_argument("--at", type=words, metavar="LANDMARK", help="bring this landmark to the image center first")
     parser.add_argument(

@@ -87,7 +87,7 @@ ACCESS: Mapping[str, Access] = {
     "localizer_node": Access(
         publishes=("landmarks", "landmarks/image", "/tf", "/diagnostics"),
         subscribes=(*_IMAGES, "joint_states"),
-        serves=("ct/find_point", "xray/preview"),
+        serves=("ct/find_point", "ct/bone_axes", "xray/preview"),
         acts=("localize",),
         managed=True,
     ),
@@ -98,7 +98,10 @@ ACCESS: Mapping[str, Access] = {
             *("clearance", "supervisor/permit", "/diagnostics", "/rosout"),
         ),
         serves=("save_position",),
-        calls=("xray/expose", "ct/find_point", "stop", "xray_node/get_state", "localizer_node/get_state"),
+        calls=(
+            *("xray/expose", "ct/find_point", "ct/bone_axes", "stop"),
+            *("xray_node/get_state", "localizer_node/get_state"),
+        ),
         acts=("navigate", "move"),
         asks=("localize", FOLLOW),
         managed=True,
@@ -121,7 +124,7 @@ ACCESS: Mapping[str, Access] = {
         publishes=("clinician", "goal_heartbeat"),
         subscribes=("*", "/tf", "/tf_static", "/diagnostics", "/rosout"),
         calls=(
-            *("stop", "reset", "home", "save_position", "xray/expose", "ct/find_point", "xray/preview"),
+            *("stop", "reset", "home", "save_position", "xray/expose", "ct/find_point", "ct/bone_axes", "xray/preview"),
             *(f"{node}/{service}" for node in ("xray_node", "localizer_node", "agent_node") for service in LIFE_CYCLE),
         ),
         asks=("navigate", "move", "localize"),

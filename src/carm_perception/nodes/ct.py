@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from carm_interfaces.srv import FindPoint, PreviewXray
+from carm_interfaces.srv import BoneAxes, FindPoint, PreviewXray
 from diagnostic_msgs.msg import DiagnosticStatus
-from geometry_msgs.msg import Point, TransformStamped
+from geometry_msgs.msg import Point, Pose, Quaternion, TransformStamped
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from scipy.spatial.transform import Rotation
 from tf2_msgs.msg import TFMessage
@@ -35,7 +35,7 @@ _MOST_JOINT = 1000.0
 
 
 class CtDesk:
-    """Publishes the registered CT's pose, and serves ``ct/find_point`` and ``xray/preview``.
+    """Publishes the registered CT's pose, and serves ``ct/find_point``, ``ct/bone_axes`` and ``xray/preview``.
 
     Attributes:
         localizer: Knows the CT; None: no CT was given, or the localizer is not loaded.
@@ -56,6 +56,7 @@ class CtDesk:
         self._preview: CtPreview | None = None
         group = MutuallyExclusiveCallbackGroup()  # a preview takes a second, of one thread
         node.create_service(FindPoint, "ct/find_point", self._on_find, callback_group=group)
+        node.create_service(BoneAxes, "ct/bone_axes", self._on_bone, callback_group=group)
         node.create_service(PreviewXray, "xray/preview", self._on_preview, callback_group=group)
 
     def publish(self, stamp: Time) -> None:
@@ -125,6 +126,25 @@ class CtDesk:
         response.point = Point(**dict(zip("xyz", (place / 1000.0).tolist(), strict=True)))
         return response
 
+    def _on_bone(self, request: Any, response: Any) -> Any:
+        at_most("bone", request.bone, _LONGEST_NAME)
+        registration = self.localizer.registration if self.localizer is not None else None
+        if self.localizer is None:
+            response.error_msg = self._why_no_ct()
+        elif registration is None or not registration.accepted:
+            response.error_msg = _not_registered(registration)
+        else:
+            try:
+                axes = self.localizer.patient.axes_of(request.bone).moved(registration.transform_lps_to_table)
+            except CarmError as error:
+                response.error_msg = str(error)
+                return response
+            place = Point(**dict(zip("xyz", (axes.origin_mm / 1000.0).tolist(), strict=True)))
+            turn = Rotation.from_matrix(axes.rotation).as_quat().tolist()
+            response.success = True
+            response.pose = Pose(position=place, orientation=Quaternion(**dict(zip("xyzw", turn, strict=True))))
+        return response
+
     def _on_preview(self, request: Any, response: Any) -> Any:
         import cv2
 
@@ -133,8 +153,7 @@ class CtDesk:
             response.error_code, response.error_msg = PreviewXray.Request.ERROR_NO_CT, self._why_no_ct()
         elif registration is None or not registration.accepted:
             response.error_code = PreviewXray.Request.ERROR_NOT_REGISTERED
-            why = "there was no image yet" if registration is None else registration.reason
-            response.error_msg = f"the CT is not registered: {why}"
+            response.error_msg = _not_registered(registration)
         else:
             carm = CArm.from_config()
             try:
@@ -157,6 +176,11 @@ class CtDesk:
 
     def _why_no_ct(self) -> str:
         return "the localizer is still being loaded" if self._ct else NEEDS_CT
+
+
+def _not_registered(registration: Registration | None) -> str:
+    why = "there was no image yet" if registration is None else registration.reason
+    return f"the CT is not registered: {why}"
 
 
 def transform(transform_lps_to_table: RigidTransform, frame_prefix: str, stamp: Time) -> TransformStamped:

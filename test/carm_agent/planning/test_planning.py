@@ -2,6 +2,7 @@
 """Plans among obstacles: clear, around, refused, slower near people; previews run only while nothing has changed."""
 
 import itertools
+import math
 import time
 
 import cv2
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from carm_agent.navigation.view_shift import plan_shift
-from carm_agent.planning.move import MoveCode, MoveGoal, Mover, PlanStore
+from carm_agent.planning.bone_view import ViewRefusedError
+from carm_agent.planning.move import MoveCode, MoveGoal, Mover, MoveResult, PlanStore
 from carm_agent.planning.planner import Planner
 from carm_agent.planning.saved_positions import PositionMemory
 from carm_agent.planning.timed_path import JointPath
+from carm_core.anatomy.axes import BoneAxes, made
 from carm_core.collision.clearance import CollisionError, Margins, Verdict
 from carm_core.collision.model import CollisionModel
 from carm_core.collision.obstacles import Obstacles, Surface, staff_zones
@@ -263,6 +266,36 @@ def test_names_lead_to_standard_views_saved_positions_and_back(room: Room) -> No
     assert np.degrees(CARM.angles(room.arm.positions)) == pytest.approx((30.0, 15.0))
     assert room.run(MoveGoal(name="sideways")).error_code == MoveCode.INVALID_GOAL
     assert room.run(MoveGoal(name="RAO 90")).error_code == MoveCode.JOINT_LIMIT
+
+
+def test_names_lead_to_views_of_bones_where_their_axes_are_known(room: Room) -> None:
+    """The bone lies turned by 12 degrees about the body's long axis: its true AP is LAO 12 of the table."""
+    place, turn = np.array([50.0, 10.0, 130.0]), np.radians(12.0)
+    head, left = np.array([1.0, 0.0, 0.0]), np.array([0.0, -np.cos(turn), -np.sin(turn)])
+
+    def run(name: str, velocity_scaling: float | None = None) -> MoveResult:
+        mover = Mover(room.planner, room.arm, room.plans, room.memory, lambda bone: made(bone, place, head, left))
+        return mover.run(MoveGoal(name=name, velocity_scaling=velocity_scaling))
+
+    assert run("true AP of T12").error_code == MoveCode.NONE
+    assert np.degrees(CARM.angles(room.arm.positions)) == pytest.approx((12.0, 0.0), abs=1e-6)
+    assert 1000 * CARM.isocenter(room.arm.positions) == pytest.approx(place, abs=1e-6)
+    slow = run("end plates of L3 parallel", 0.1)
+    assert slow.error_code == MoveCode.NONE
+    assert slow.plan is not None
+    assert slow.plan.velocity_scaling <= 0.1
+    assert run("Grashey").error_code == MoveCode.INVALID_GOAL
+    unknown = room.run(MoveGoal(name="true AP of T12"))
+    assert unknown.error_code == MoveCode.INVALID_GOAL
+    assert "ct:=PATH" in unknown.error_msg
+
+
+def test_a_view_of_a_bone_that_is_out_of_reach_has_its_own_code(room: Room) -> None:
+    def axes_of(bone: str) -> BoneAxes:
+        raise ViewRefusedError(bone, "out of reach", None, math.inf)
+
+    mover = Mover(room.planner, room.arm, room.plans, room.memory, axes_of)
+    assert mover.run(MoveGoal(name="true AP of T12")).error_code == MoveCode.UNREACHABLE
 
 
 @pytest.mark.parametrize("isocenter", [(0.0, 0.0, -5.0), (float("nan"), 0.0, 0.1), (1e9, 0.0, 0.1)])

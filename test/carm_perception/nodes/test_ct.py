@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 from builtin_interfaces.msg import Time
 from carm_interfaces.action import Localize
-from carm_interfaces.srv import FindPoint, PreviewXray
+from carm_interfaces.srv import BoneAxes, FindPoint, PreviewXray
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Point, TransformStamped
 from PIL import Image as Picture
@@ -49,6 +49,7 @@ class Bench(Client):
         self.node.create_timer(0.02, self.tell_joints)
         self.node.create_subscription(TFMessage, "/tf", lambda message: self.poses.extend(message.transforms), 100)
         self.finder = self.node.create_client(FindPoint, "ct/find_point")
+        self.bones = self.node.create_client(BoneAxes, "ct/bone_axes")
         self.previewer = self.node.create_client(PreviewXray, "xray/preview")
 
     def tell_joints(self) -> None:
@@ -97,6 +98,7 @@ def test_a_registered_ct_is_told_asked_for_and_previewed(bench: Bench, spawn: An
     preview = PreviewXray.Request(joint_names=list(ARM.joint_names), positions=list(bench.positions))
     early = bench.call(bench.previewer, preview)
     assert (early.success, early.error_code) == (False, PreviewXray.Request.ERROR_NOT_REGISTERED)
+    assert "there was no image yet" in bench.call(bench.bones, BoneAxes.Request(bone="T12")).error_msg
 
     stamp = bench.expose(shot)
     bench.until(lambda: bench.poses, "pose of the CT")
@@ -135,6 +137,17 @@ def test_a_registered_ct_is_told_asked_for_and_previewed(bench: Bench, spawn: An
     assert (unknown.success, unknown.error_code) == (False, FindPoint.Request.ERROR_UNKNOWN_NAME)
     outside = bench.call(bench.finder, FindPoint.Request(point=Point(x=math.nan)))
     assert (outside.success, outside.error_code) == (False, FindPoint.Request.ERROR_OUTSIDE)
+
+    bone = bench.call(bench.bones, BoneAxes.Request(bone="T12"))
+    assert bone.success, bone.error_msg
+    true = chest.axes_of("T12").moved(chest.transform_lps_to_table)
+    turn, to = bone.pose.orientation, bone.pose.position
+    turned = Rotation.from_quat([turn.x, turn.y, turn.z, turn.w]).as_matrix()
+    assert np.degrees(np.arccos(np.clip((np.trace(turned.T @ true.rotation) - 1) / 2, -1, 1))) < 1.5
+    np.testing.assert_allclose(1000 * np.array([to.x, to.y, to.z]), true.origin_mm, atol=5.0)
+    pelvis = bench.call(bench.bones, BoneAxes.Request(bone="pelvis"))
+    assert not pelvis.success
+    assert "femoral head" in pelvis.error_msg
 
     shown = bench.call(bench.previewer, preview)
     assert shown.success, shown.error_msg
