@@ -17,7 +17,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from carm_agent.navigation.task import EXACT_WITH_CT_MM
 from carm_ros.distribution import distribution
 
 PACKAGE = "carm_bringup"
@@ -319,6 +318,8 @@ def parameters(spec: NodeSpec, values: Mapping[str, Value]) -> dict[str, Value]:
     if spec.name in ("agent_node", "state_node", "supervisor_node") and "controller" in values:
         known["controller"] = values["controller"]
     if spec.name == "agent_node" and values.get("ct", NONE) != NONE:
+        from carm_agent.navigation.task import EXACT_WITH_CT_MM  # numpy, which `carm --help` does not need
+
         known["exact_radius_m"] = EXACT_WITH_CT_MM / 1000
     if spec.name == "console_node":
         known["port"] = int(values["console_port"])
