@@ -8,23 +8,19 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import JPEGLSLossless, XRayAngiographicImageStorage
 
 from carm_bringup.dicom_export.exposure import XrayExposure
 from carm_bringup.dicom_export.study import RESEARCH_NOTE, Study, date, decimal, time
+from carm_core.imaging.orientation import direction_letters
 
 SERIES_NUMBER = 1
 DGYCM2_PER_GYM2 = 1e5
 """Unit of the image's dose-area product (0018,115E): dGy cm²."""
-_LETTERS = (("H", "F"), ("R", "L"), ("A", "P"))
-"""Letters for the positive and the negative direction of the axes of frame ``table``; the patient is supine."""
 _WINDOW = (1.0, 95.0)
 """Percentiles of the field's signal between which the window lies; above is mostly bare beam."""
-_OBLIQUE = 0.2
-"""Smallest component of a unit vector that gets a letter of its own."""
 
 
 def xa_image(study: Study, frames: Sequence[XrayExposure], instance: int, event_uid: str) -> Dataset:
@@ -61,13 +57,7 @@ def xa_image(study: Study, frames: Sequence[XrayExposure], instance: int, event_
 def patient_orientation(exposure: XrayExposure) -> list[str]:
     """Return the anatomical directions (supine patient) of rows, left to right, and columns, top to bottom."""
     right, top = exposure.view.display_axes
-    return [_anatomical(np.asarray(right)), _anatomical(-np.asarray(top))]
-
-
-def _anatomical(direction: NDArray[np.float64]) -> str:
-    order = sorted(range(3), key=lambda axis: -abs(direction[axis]))
-    letters = [_LETTERS[axis][0 if direction[axis] > 0 else 1] for axis in order if abs(direction[axis]) > _OBLIQUE]
-    return "".join(letters)
+    return [direction_letters(np.asarray(right)), direction_letters(-np.asarray(top))]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -478,11 +478,17 @@ def _moved(result: Any, preview: Path | None, planned: bool) -> int:
     if preview is not None:
         if not result.preview_png:
             return fail("the agent sent no picture", 1)
-        try:
-            preview.write_bytes(bytes(result.preview_png))
-        except OSError as error:
-            return fail(f"cannot write {preview}: {error.strerror}", 1)
-        print(preview)
+        return _written(preview, result.preview_png)
+    return 0
+
+
+def _written(path: Path, data: Any) -> int:
+    """Write a picture and print where; return the exit code."""
+    try:
+        path.write_bytes(bytes(data))
+    except OSError as error:
+        return fail(f"cannot write {path}: {error.strerror}", 1)
+    print(path)
     return 0
 
 
@@ -502,13 +508,7 @@ def _show_xray(answer: Any, preview: Path | None) -> int:
     if answer is None or not answer.success:
         print(f"no preview of the X-ray: {answer.error_msg if answer is not None else 'no localizer'}")
         return 0
-    path = preview.with_name(f"{preview.stem}_xray.png")
-    try:
-        path.write_bytes(bytes(answer.png))
-    except OSError as error:
-        return fail(f"cannot write {path}: {error.strerror}", 1)
-    print(path)
-    return 0
+    return _written(preview.with_name(f"{preview.stem}_xray.png"), answer.png)
 
 
 def _positions(graph: Session, options: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, JointState
 
 from carm_bringup.console.archive import Picture, media_type
 from carm_core.errors import CarmError, ImageError
+from carm_core.imaging.orientation import direction_letters
 from carm_core.imaging.projection import XrayView, flip_pixels
 from carm_core.robot.joint_check import JointStateCheck
 from carm_core.robot.kinematics import CArm
@@ -30,19 +31,13 @@ _WAITING = 8
 """Images that wait to be told which they are."""
 _PAUSE_S = 0.5
 """Where nothing tells single exposures from series, so many seconds lie between two that are kept."""
-_LETTERS = ("H", "F"), ("R", "L"), ("A", "P")
-"""Ends of the axes of frame ``table``, as DICOM names the directions of a supine patient."""
 
 
 def side_letters(view: XrayView) -> dict[str, str]:
     """Return which side of the patient is at each side of the display image, such as ``{"right": "L", ...}``."""
     right, up = view.display_axes
-    return {"right": _letter(right), "left": _letter(-right), "top": _letter(up), "bottom": _letter(-up)}
-
-
-def _letter(direction: Any) -> str:
-    axis = int(np.argmax(np.abs(direction)))
-    return _LETTERS[axis][int(direction[axis] < 0)]
+    toward = {"right": right, "left": -right, "top": up, "bottom": -up}
+    return {side: direction_letters(direction)[0] for side, direction in toward.items()}
 
 
 def centered_isocenter_m(view: XrayView, pixel: tuple[float, float]) -> np.ndarray[Any, Any]:
