@@ -23,6 +23,7 @@ from carm_agent.navigation.localizer_queries import Questions, placed
 from carm_agent.navigation.neighbor_search import Lead, Search, SearchConfig
 from carm_agent.navigation.recovery import (
     ASIDE_MM,
+    INWARD_MM,
     Doubt,
     History,
     Motion,
@@ -371,10 +372,32 @@ class _Task:
         ways = {Step.ASIDE: look_aside(offset_mm, self._last)}
         if self._ledger.motions_left >= 2:
             ways[Step.TURN] = np.zeros(2)
+            ways |= self._way_to_trunk(view)
         step = self._next(ways, acceptable=True)
+        if step is Step.TO_TRUNK:
+            self._move(view, ways[step], ASIDE_MM, f"{why}; looking where the CT shows more of the body.")
+            return True
         if step is Step.ASIDE:
             self._move(view, ways[step], ASIDE_MM, f"{why}; looking from aside.")
         return step is Step.ASIDE or (step is Step.TURN and self._turn(why))
+
+    def _sure_mm(self, estimate: LandmarkEstimate) -> float:
+        """Return the radius above which a target in the center is looked at from elsewhere, mm.
+
+        With a CT, an answer without a depth is one without the CT, and other images may bring it in; one with a depth
+        is as sure as it gets.
+        """
+        if not self._config.exact_mm:
+            return self._config.sure_mm
+        return self._config.max_radius_mm if math.isfinite(estimate.depth_mm) else self._config.exact_mm
+
+    def _way_to_trunk(self, view: XrayView) -> dict[Step, Array]:
+        """Return the way towards the trunk, where a CT that is known fits best; nothing without one."""
+        trunk_mm = middle_of_trunk(self._planner, view) if self._config.exact_mm else None
+        away_mm = 0.0 if trunk_mm is None else float(np.linalg.norm(trunk_mm))
+        if trunk_mm is None or away_mm < ASIDE_MM:
+            return {}
+        return {Step.TO_TRUNK: trunk_mm * min(1.0, INWARD_MM / away_mm)}
 
     def _turn(self, why: str) -> bool:
         """Look from another angle and turn back; return whether that is possible."""
@@ -424,7 +447,7 @@ class _Task:
             return True
         if self._ledger.distance_mm <= self._config.tolerance_mm:
             reason = f"it seems to be in the center, but only to ±{radius:.0f} mm"
-            vague = self._config.sure_mm < radius <= self._config.nearly_mm
+            vague = self._sure_mm(estimate) < radius <= self._config.nearly_mm
             if vague and self._look_closer(view, offset, reason):
                 return False
             if radius > self._config.max_radius_mm:

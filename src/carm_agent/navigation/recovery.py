@@ -23,6 +23,8 @@ MAX_BLIND_MOTIONS = 2
 """Motions on along a limb without an image in which the target is recognized."""
 ASIDE_MM = 40.0
 """By which a target that is nearly sure is looked at from aside, mm."""
+INWARD_MM = 140.0
+"""By which a target that a known CT does not show surely is left towards the trunk, at most, mm."""
 BLIND_STEP_MM = 80.0
 """Motion on along a limb, mm."""
 BEYOND_MM = 1000.0

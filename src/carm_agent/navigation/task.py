@@ -129,6 +129,7 @@ class NavigatorConfig:
             none is.
         max_radius_mm: Success needs a 90 % radius below this, mm.
         sure_mm: Above this radius, a look from aside and one from another angle come before success is claimed, mm.
+            Where answers can be exact: above ``exact_mm`` without, above ``max_radius_mm`` with the CT in the answer.
         nearly_mm: Up to this radius, they come before a search, mm.
         turn_deg: Between the angle of that look and the task's.
         default_std_mm: Assumed standard deviation of an answer that states none, mm.

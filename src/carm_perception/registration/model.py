@@ -92,7 +92,7 @@ class CtModel:
             levels: Resolutions.
         """
         self.name = patient.name
-        self.landmarks_mm = {key: np.asarray(point, float) for key, point in patient.landmarks_mm.items()}
+        self.landmarks_mm = {key: np.asarray(point, float) for key, point in patient.imaged_landmarks_mm.items()}
         self.levels = tuple(levels)
         self.threads = threads
         self._low, self._high = patient.volume.body_box_mm()

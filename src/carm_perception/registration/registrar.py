@@ -24,6 +24,13 @@ from carm_perception.registration.similarity import LEAST_SHARE, Target
 LEAST_PROBABILITY = {"belief": 0.4, "landmarks": 0.7, "stations": 0.85}
 """A fit that is less probable is none, by where the search began: an image that fits where the patient lay in the ones
 before needs to say less. Chosen on phantoms and CTs that are no test (``docs/registration.md``)."""
+LEAST_AGREEING, LEAST_HELD = 0.1, 0.05
+"""Fits of two views that are at least so probable count where they put the CT at the same place; so does one that
+leaves the belief where it is."""
+_AGREES_MM, _AGREES_DEG = 5.0, 3.0
+"""The same place: so near in either view, and so little turned. Fits of another patient's CT hardly ever agree."""
+_OTHER_VIEW_MM, _OTHER_VIEW_DEG = 15.0, 5.0
+"""Views that are nearer to each other than this may err alike."""
 _STILL_FITS, _NO_LONGER_FITS = 0.75, 0.6
 """Similarity from which the belief is refined at once, and below which an earlier image is no longer used."""
 _MOST_TURNED_DEG, _MOST_ACROSS_MM, _MOST_ABOVE_MM = 25.0, 150.0, 80.0
@@ -53,7 +60,8 @@ class Registration:
         accepted: Whether it is to be believed.
         reason: Why not; empty when accepted.
         images: Registered together.
-        start: Where the search began: ``"belief"``, ``"landmarks"`` or ``"stations"``.
+        start: Where the search began: ``"belief"``, ``"landmarks"`` or ``"stations"``; ``"agreement"`` where two images
+            that are each in doubt say the same.
         fit: The last fit, with its covariance.
         duration_s: What it took, s; NaN before it is complete.
     """
@@ -96,6 +104,7 @@ class Registrar:
         self.belief: Registration | None = None
         self._nominal = lying(model.center_mm, model.body_box_mm)
         self._images: list[tuple[XrayView, list[Target]]] = []
+        self._doubtful: list[tuple[XrayView, list[Target], Registration]] = []
         self._refused = 0
         self._pool = ThreadPoolExecutor(model.threads, thread_name_prefix="registration")
 
@@ -124,9 +133,12 @@ class Registrar:
                 result = fresh
                 if fresh.accepted:  # the patient lies elsewhere than in the images before
                     self._images.clear()
+            if not result.accepted:
+                result = self._confirmed(frame.view, targets, fresh) or result
         self._refused = 0 if result.accepted else self._refused + 1
         if result.accepted:
             self.belief = result
+            self._doubtful.clear()
             self._images = [*self._images, (frame.view, targets)][-_KEPT:]
             if len(self._images) > 1:
                 self.belief = result = self._joined(result)
@@ -143,7 +155,20 @@ class Registrar:
         if search.similarity(self.belief.transform_lps_to_table, _FINE) < _STILL_FITS:  # the patient has moved
             fit = search.refined(fit, _MEDIUM, 4)
             fit = Fit(PoseGrid.around(fit.transform_lps_to_table, view), np.zeros(6), 0.0)
-        return self._judged(search.refined(fit, _FINE, 4), targets, "belief", 1)
+        result = self._judged(search.refined(fit, _FINE, 4), targets, "belief", 1)
+        held = replace(result, accepted=True, reason="")
+        return held if self._is_doubtful(result, LEAST_HELD) and _agree(self.belief, result, (view,)) else result
+
+    def _confirmed(self, view: XrayView, targets: list[Target], fresh: Registration) -> Registration | None:
+        """Return a doubtful fit as accepted where that of another view says the same; else keep it for later images."""
+        if not self._is_doubtful(fresh, LEAST_AGREEING):
+            return None
+        for other_view, other_targets, other in self._doubtful:
+            if _differ(view, other_view) and _agree(other, fresh, (view, other_view)):
+                self._images = [(other_view, other_targets)]
+                return replace(fresh, accepted=True, reason="", start="agreement")
+        self._doubtful = [*self._doubtful, (view, targets, fresh)][-_KEPT:]
+        return None
 
     def _found(self, view: XrayView, targets: list[Target], sighted: Sighted) -> Registration:
         """Search from the landmarks, and along the whole body where that leads to nothing."""
@@ -205,7 +230,7 @@ class Registrar:
         _, known = self.model.render(_MEDIUM, target.view, pose)
         overlap = float((known & target.mask).mean() / max(target.mask.mean(), 1e-6))
         found = evidence(self.model, newest, pose)
-        least = LEAST_PROBABILITY[start]
+        least = LEAST_PROBABILITY.get(start, LEAST_AGREEING)
         reason = ""
         if overlap < LEAST_SHARE:
             reason = f"the CT covers only {100 * overlap:.0f} % of the image"
@@ -214,6 +239,11 @@ class Registrar:
         elif implausible := self._implausible(pose):
             reason = f"the CT would lie {implausible}"
         return Registration(pose, fit.similarity, overlap, found, not reason, reason, images, start, fit)
+
+    def _is_doubtful(self, fit: Registration, least: float) -> bool:
+        """Return whether nothing but a lack of evidence speaks against a fit, and some speaks for it."""
+        enough = fit.overlap >= LEAST_SHARE and fit.evidence.probability >= least
+        return enough and not self._implausible(fit.transform_lps_to_table)
 
     def _lies(self, pose: RigidTransform) -> tuple[float, float, float]:
         """Return how a pose differs from lying supine in the middle: turned, deg; across and above, mm."""
@@ -236,3 +266,21 @@ class Registrar:
 
 def _angle(rotation: Array) -> float:
     return math.acos(min(1.0, max(-1.0, (float(np.trace(rotation)) - 1) / 2)))
+
+
+def _agree(one: Registration, other: Registration, views: Sequence[XrayView]) -> bool:
+    """Return whether two registrations put the CT at the same place, as far as some views show."""
+    first, second = one.transform_lps_to_table, other.transform_lps_to_table
+    if math.degrees(_angle(first.rotation @ second.rotation.T)) > _AGREES_DEG:
+        return False
+    return all(
+        float(np.linalg.norm(view.displacement_mm(second.apply(first.inverse().apply(view.isocenter_mm)))))
+        <= _AGREES_MM
+        for view in views
+    )
+
+
+def _differ(one: XrayView, other: XrayView) -> bool:
+    """Return whether two views show different parts of a body, or from different sides."""
+    apart_mm = float(np.linalg.norm(one.isocenter_mm - other.isocenter_mm))
+    return apart_mm >= _OTHER_VIEW_MM or math.degrees(_angle(one.rotation @ other.rotation.T)) >= _OTHER_VIEW_DEG

@@ -14,6 +14,7 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import LandmarkEstimate
 from carm_core.robot.kinematics import CArm
 from carm_core.transforms import RigidTransform
+from carm_perception.registration import registrar as registration
 from carm_perception.registration.initial_pose import Sighted, from_landmarks, lying
 from carm_perception.registration.model import LEVELS, CtModel, averaged, reduced
 from carm_perception.registration.registrar import Registrar
@@ -94,6 +95,36 @@ def test_another_patients_ct_is_refused_and_said(body: Patient) -> None:
     assert not found.accepted
     assert "does not fit" in found.reason or "would lie" in found.reason or "covers only" in found.reason
     assert other.belief is None
+
+
+def test_two_doubtful_images_that_say_the_same_are_believed(
+    body: Patient, registrar: Registrar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registration, "LEAST_PROBABILITY", dict.fromkeys(registration.LEAST_PROBABILITY, 1.0))
+    ahead, ahead_again, aside = (frames(body, primary)[0] for primary in (0.0, 1.0, 25.0))
+    results = [registrar.register(frame, estimates(body, frame, 8.0)) for frame in (ahead, ahead_again, aside)]
+    assert [result.accepted for result in results] == [False, False, True]
+    assert results[-1].start == "agreement"
+    assert registrar.belief is not None
+    np.testing.assert_allclose(
+        registrar.belief.transform_lps_to_table.apply(marks(body)),
+        body.transform_lps_to_table.apply(marks(body)),
+        atol=2.0,
+    )
+    held = registrar.register(frames(body, 10.0)[0])
+    assert (held.accepted, held.start) == (True, "belief")
+
+
+def test_doubtful_images_of_a_patient_who_moved_between_them_are_not_believed(
+    body: Patient, registrar: Registrar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registration, "LEAST_PROBABILITY", dict.fromkeys(registration.LEAST_PROBABILITY, 1.0))
+    shift = RigidTransform(np.eye(3), np.array([12.0, 0, 0]))
+    moved = replace(body, transform_lps_to_table=shift @ body.transform_lps_to_table)
+    before, after = frames(body, 0.0)[0], frames(moved, 25.0)[0]
+    pairs = (before, estimates(body, before, 8.0)), (after, estimates(moved, after, 8.0))
+    results = [registrar.register(*pair) for pair in pairs]
+    assert [result.accepted for result in results] == [False, False]
 
 
 def test_a_patient_who_was_moved_is_found_again(body: Patient, registrar: Registrar) -> None:
