@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from carm_agent import phrases
 from carm_agent.navigation.task import Doubt, NavigationGoal
+from carm_agent.planning.anatomical_views import RequestedView
 from carm_agent.planning.move import MoveGoal
 from carm_core.landmarks import landmark
 from carm_core.language.commands import Nudge, Rotate
@@ -76,7 +77,23 @@ class Recall:
         return MoveGoal(tuple(carm.joint_names), self.positions)
 
 
-Step = NavigationGoal | Shift | Turn | Recall
+@dataclass(frozen=True)
+class Show:
+    """Go to a view that is defined in the axes of a bone.
+
+    Attributes:
+        name: As ``carm_agent.planning.anatomical_views.find_anatomical_view`` reads it.
+    """
+
+    name: str
+
+    def goal(self, carm: CArm, positions: ArrayLike) -> MoveGoal:
+        """Return the move; the bone's axes are asked for when it begins."""
+        del carm, positions
+        return MoveGoal(name=self.name)
+
+
+Step = NavigationGoal | Shift | Turn | Recall | Show
 
 
 @dataclass(frozen=True)
@@ -118,6 +135,11 @@ def bring(
     return Errand(
         f"{shift(Nudge(round(first.dx_mm), round(first.dy_mm))).doing}, then {doing}", (first, goal), target_id
     )
+
+
+def show(view: RequestedView) -> Errand:
+    """Turn to a view of a bone and center it."""
+    return Errand(f"turning to the {view.name}", (Show(view.name),))
 
 
 def shift(nudge: Nudge) -> Errand:

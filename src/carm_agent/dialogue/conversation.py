@@ -17,6 +17,7 @@ from carm_agent import phrases
 from carm_agent.dialogue import actions
 from carm_agent.dialogue.actions import Errand, Shift
 from carm_agent.dialogue.parser import Heard, Reading, Topic, chosen, doubted
+from carm_agent.planning.anatomical_views import RequestedView, said_view
 from carm_core.landmarks import LANDMARKS, landmark
 from carm_core.language.commands import (
     Command,
@@ -33,8 +34,9 @@ from carm_core.language.commands import (
 )
 
 ABILITIES = (
-    "I can bring one of these landmarks to the image center: "
+    "I can bring a landmark to the image center: "
     + ", ".join(landmark.name for landmark in LANDMARKS)
+    + ", any vertebra from C3 to L5, hips, knees, ankles, and the landmarks of pelvis and shoulders"
     + '. I can also move ("2 cm to the left"), turn ("LAO 30"), take an image, and be corrected ("no, the other side").'
     ' Say "stop" at any time to bring the arm to rest.'
 )
@@ -179,6 +181,13 @@ class Conversation:
         self._question = None
         if question is not None and self._completed(question, heard):
             return
+        view = said_view(heard.words)
+        if isinstance(view, RequestedView):
+            self._set_going(actions.show(view), heard.words)
+            return
+        if view is not None:
+            self._ask(f"{view[:1].upper()}{view[1:]}.", heard.words)
+            return
         if self._replied(heard.intent, heard.words):
             return
         self._count += 1
@@ -231,6 +240,10 @@ class Conversation:
                 self._obey(question.options[place], words)
             else:
                 return False
+            return True
+        view = said_view(f"{question.words} {words}")
+        if isinstance(view, RequestedView):
+            self._set_going(actions.show(view), words)
             return True
         whole = Heard(f"{question.words} {words}").intent
         if isinstance(whole.command, Unknown):

@@ -12,8 +12,9 @@ from typing import Any
 import jsonschema
 
 from carm_agent.errors import AgentError
+from carm_agent.planning.anatomical_views import ANATOMICAL_VIEWS
 from carm_core.data_files import parse_json
-from carm_core.landmarks import LANDMARKS
+from carm_core.landmarks import ALL_LANDMARKS
 
 LONGEST_ARGUMENTS = 2000
 """Characters of a call's arguments; longer ones are refused unread."""
@@ -47,6 +48,14 @@ class HeadHands(ABC):
     @abstractmethod
     def set_angles(self, primary_deg: float, secondary_deg: float) -> dict[str, Any]:
         """Turn about the isocenter to positioner angles, degrees."""
+
+    @abstractmethod
+    def show_view(self, view: str) -> dict[str, Any]:
+        """Turn to a view that is defined in the axes of a bone, and center it.
+
+        Raises:
+            ToolError: There is no such view, or something of it is not said.
+        """
 
     @abstractmethod
     def ask(self, question: str) -> dict[str, Any]:
@@ -99,8 +108,8 @@ def _text(description: str) -> dict[str, Any]:
 
 _IDS = {
     "type": "integer",
-    "enum": [mark.id for mark in LANDMARKS],
-    "description": "; ".join(f"{mark.id}: {mark.name}" for mark in LANDMARKS),
+    "enum": [mark.id for mark in ALL_LANDMARKS],
+    "description": "; ".join(f"{mark.id}: {mark.name}" for mark in ALL_LANDMARKS),
 }
 
 _ALL = (
@@ -129,6 +138,13 @@ _ALL = (
             "secondary_deg": _number("cranial positive, caudal negative", 50),
         },
         lambda hands, given: hands.set_angles(given["primary_deg"], given["secondary_deg"]),
+    ),
+    Tool(
+        "show_view",
+        "Turn to a view defined in the axes of a bone, and center it. Needs the patient's CT. The way is planned"
+        f" and checked; it may be refused. Views: {', '.join(dict.fromkeys(view.name for view in ANATOMICAL_VIEWS))}.",
+        {"view": _text("view, bone and side, for example: true lateral of T12; Grashey of the left shoulder")},
+        lambda hands, given: hands.show_view(given["view"]),
     ),
     Tool(
         "ask",

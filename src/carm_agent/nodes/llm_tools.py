@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 from carm_interfaces.msg import Utterance
 
-from carm_agent.dialogue.actions import Shift, Turn
+from carm_agent.dialogue.actions import Shift, Show, Turn
 from carm_agent.errors import CanceledError, StoppedError
 from carm_agent.llm import Budget, ChatServer, HeadCode, HeadOptions, HeadResult, Session, Transcript
 from carm_agent.llm.tools import HeadHands, ToolError
 from carm_agent.nodes.ros_ports import RosImager, RosLocalizer
 from carm_agent.nodes.task_runner import LATCHED, TaskRunner
+from carm_agent.planning.anatomical_views import find_anatomical_view
 from carm_agent.planning.move import MoveCode
 from carm_agent.ports import Interrupt
+from carm_core.errors import GoalError, UnknownNameError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import landmark
 from carm_core.localization import Protocol, Query
@@ -138,6 +140,13 @@ class NodeHeadHands(HeadHands):
         """See ``HeadHands.set_angles``."""
         return self._moved(Turn(primary_deg, secondary_deg))
 
+    def show_view(self, view: str) -> dict[str, Any]:
+        """See ``HeadHands.show_view``."""
+        try:
+            return self._moved(Show(find_anatomical_view(view).name))
+        except (GoalError, UnknownNameError) as error:
+            raise ToolError(str(error)) from error
+
     def ask(self, question: str) -> dict[str, Any]:
         """See ``HeadHands.ask``."""
         with self._lock:
@@ -153,7 +162,7 @@ class NodeHeadHands(HeadHands):
         self._request_stop(f"the language model asked for it: {reason}")
         return {"stopped": True}
 
-    def _moved(self, step: Shift | Turn) -> dict[str, Any]:
+    def _moved(self, step: Shift | Turn | Show) -> dict[str, Any]:
         result = self._runner.move_from_here(step, self._interrupt)
         if result.error_code == MoveCode.STOPPED:
             raise StoppedError(result.error_msg)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rclpy.task import Future
 from std_msgs.msg import String
 
-from carm_agent.dialogue.actions import Recall, Shift, Turn
+from carm_agent.dialogue.actions import Recall, Shift, Show, Turn
 from carm_agent.dialogue.confirmation import Consent, ConsentedArm, NotedArm
 from carm_agent.errors import CanceledError, InterruptedTaskError, StoppedError
 from carm_agent.navigation.budget import code_of
@@ -190,7 +190,7 @@ class TaskRunner:
         arm = self._arm(interrupt, lambda share: tell("moving", share))
         return self._surroundings.mover(arm, RosCt(self.graph, interrupt).axes_of).run(goal, tell)
 
-    def move_from_here(self, step: Shift | Turn | Recall, interrupt: Interrupt) -> MoveResult:
+    def move_from_here(self, step: Shift | Turn | Recall | Show, interrupt: Interrupt) -> MoveResult:
         """Run one move by words to its end, on the task's thread.
 
         Args:

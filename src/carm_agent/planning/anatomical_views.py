@@ -111,7 +111,8 @@ ANATOMICAL_VIEWS = (
 """A name or synonym, together with a bone, belongs to one view."""
 
 _FILLERS = re.compile(
-    r"\b(?:the|a|an|to|view|position|projection|and|please|go|turn|show|me|of|for|in|on|at|parallel)\b|[/;+.,]"
+    r"\b(?:the|a|an|to|view|position|projection|and|please|go|turn|show|me|of|for|in|on|at|parallel"
+    r"|i|we|want|need|like|would|give|get|let|us|see|take|have|now|next|can|you|with|this)\b|[/;+.,!?]"
 )
 _SIDE = re.compile(r"\b(left|right)\b")
 _BONE_WORDS = {TRUNK: TRUNK, "thorax": TRUNK, "chest": TRUNK, PELVIS: PELVIS, "pelvic ring": PELVIS}
@@ -185,6 +186,26 @@ def find_anatomical_view(text: str) -> RequestedView:
     return RequestedView(view, bone, side if view.sided else "")
 
 
+def said_view(text: str) -> RequestedView | str | None:
+    """Return the view of a bone that a sentence asks for, what it lacks, or None where it is about something else.
+
+    Args:
+        text: What was said, for example "show me a true lateral of T12" or "turn to the inlet view".
+    """
+    words = " ".join(_FILLERS.sub(" ", text.lower()).split())
+    known = [name for view in ANATOMICAL_VIEWS for name in (view.name.lower(), *view.synonyms)]
+    said = [name for name in known if re.search(rf"\b{re.escape(name)}\b", words)]
+    if not said:
+        return None
+    try:
+        return find_anatomical_view(text)
+    except (GoalError, UnknownNameError) as error:  # "lateral" and "AP" alone are views of the table
+        return str(error) if any(name not in _OF_THE_TABLE for name in said) else None
+
+
+_OF_THE_TABLE = frozenset(("ap", "lateral", "left lateral", "right lateral"))
+
+
 def _bone(text: str, rest: str, views: list[AnatomicalView]) -> tuple[str, str]:
     """Return the bone that the words beside the view's name mean, and the side that they name."""
     sides = set(_SIDE.findall(rest))
@@ -205,7 +226,7 @@ def _bone(text: str, rest: str, views: list[AnatomicalView]) -> tuple[str, str]:
             return PELVIS, side
         raise GoalError(f"{quoted(text)}: of which bone? {views[0].name} is a view of {_listed(views)}")
     try:
-        return find_landmark(plain, extra=True).name, side
+        return find_landmark(plain).name, side
     except UnknownNameError:
         raise GoalError(
             f"{quoted(text)}: {quoted(plain)} is no bone with views; {views[0].name} is a view of {_listed(views)}"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from carm_agent import phrases
 from carm_agent.dialogue import actions, parser
-from carm_agent.dialogue.actions import Errand, Recall, Shift, Turn
+from carm_agent.dialogue.actions import Errand, Recall, Shift, Show, Turn
 from carm_agent.dialogue.conversation import ABILITIES, Conversation, Hands, Kind, Limits
 from carm_agent.dialogue.parser import Heard
 from carm_agent.dialogue.stop_words import is_stop
@@ -207,6 +207,31 @@ def test_moves_and_turns(words: str, step: object, hands: FakeHands) -> None:
     reply = hands.hear(words)
     assert hands.steps == [step]
     assert reply.startswith("Now ")
+
+
+@pytest.mark.parametrize(
+    ("sentences", "view"),
+    [
+        (("true lateral of T12",), "true lateral of T12"),
+        (("I want to see the true AP of L3, please",), "true AP of L3"),
+        (("turn to the inlet view",), "inlet of the pelvis"),
+        (("Grashey", "left"), "Grashey of the left shoulder"),
+        (("a true lateral", "of T7"), "true lateral of T7"),
+    ],
+)
+def test_views_of_bones(sentences: tuple[str, ...], view: str, hands: FakeHands) -> None:
+    hands.hear(*sentences)
+    assert hands.steps == [Show(view)]
+    assert hands.said[-1] == (Kind.INFO, f"Now turning to the {view}.", sentences[-1])
+    goal = Show(view).goal(CArm.from_config(), CArm.from_config().home)
+    assert goal.name == view
+
+
+@pytest.mark.parametrize("words", ["no true lateral of T12", "true lateral of the banana", "Grashey"])
+def test_doubtful_views_of_bones_move_nothing(words: str, hands: FakeHands) -> None:
+    hands.hear(words)
+    assert hands.begun == []
+    assert hands.said[-1][0] is Kind.QUESTION
 
 
 def test_what_is_said_is_what_is_done(hands: FakeHands) -> None:

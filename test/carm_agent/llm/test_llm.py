@@ -47,6 +47,10 @@ class FakeHands(HeadHands):
         self.place = [self.place[0] - dx_mm, self.place[1] - dy_mm]
         return {"moved": True}
 
+    def show_view(self, view: str) -> dict[str, Any]:
+        self.calls.append(("show_view", view))
+        return {"moved": True}
+
     def set_angles(self, primary_deg: float, secondary_deg: float) -> dict[str, Any]:
         self.calls.append(("set_angles", primary_deg, secondary_deg))
         return {"moved": True}
@@ -256,7 +260,7 @@ def test_addresses_that_are_none(url: str) -> None:
 
 
 def test_the_whitelist() -> None:
-    assert set(TOOLS) == {"expose", "localize", "move_view", "set_angles", "ask", "stop", "report"}
+    assert set(TOOLS) == {"expose", "localize", "move_view", "set_angles", "show_view", "ask", "stop", "report"}
     for tool in TOOLS.values():
         declared = tool.declaration()["function"]
         assert declared["name"] == tool.name
