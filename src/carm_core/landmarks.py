@@ -107,7 +107,13 @@ LANDMARKS: tuple[Landmark, ...] = (
         ),
     ),
 )
-"""The fourteen landmarks, in the order of their ids."""
+"""The fourteen landmarks of the upper body that the paper names, in the order of their ids."""
+
+
+def _vertebra_synonyms(letter: str, region: str, number: int, ordinal: str) -> tuple[str, ...]:
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number, "th")
+    named = (f"{ordinal} {region} vertebra", f"{region} vertebra {number}", f"{number}{ending} {region} vertebra")
+    return (*named, f"th{number}") if letter == "T" else named
 
 
 def _extra_landmarks() -> tuple[Landmark, ...]:
@@ -120,7 +126,7 @@ def _extra_landmarks() -> tuple[Landmark, ...]:
     spine += [("T", "thoracic", n) for n in range(2, 12)]
     spine += [("L", "lumbar", n) for n in range(1, 6)]
     marks = [
-        Landmark(101 + row, f"{letter}{n}", (f"{ordinals[n - 1]} {region} vertebra", f"{region} vertebra {n}"))
+        Landmark(101 + row, f"{letter}{n}", _vertebra_synonyms(letter, region, n, ordinals[n - 1]))
         for row, (letter, region, n) in enumerate(spine)
     ]
     return (
@@ -137,11 +143,17 @@ def _extra_landmarks() -> tuple[Landmark, ...]:
 
 
 EXTRA_LANDMARKS: tuple[Landmark, ...] = _extra_landmarks()
-"""Further landmarks, ids from 101, that generated patients come with; no localizer is asked for them."""
+"""Further landmarks, ids from 101: the rest of the spine, pelvis, legs and shoulders."""
+
+ALL_LANDMARKS: tuple[Landmark, ...] = (*LANDMARKS, *EXTRA_LANDMARKS)
+"""The whole vocabulary: the fourteen first, then the further ones."""
+
+ROWS: dict[int, int] = {mark.id: row for row, mark in enumerate(ALL_LANDMARKS)}
+"""Id of each landmark to its row in arrays over ``ALL_LANDMARKS``; the fourteen come first."""
 
 _LONGEST_NAME = 200
-_BY_ID = {mark.id: mark for mark in LANDMARKS}
-_EXTRA_BY_ID = {mark.id: mark for mark in EXTRA_LANDMARKS}
+_LISTED = 14
+_BY_ID = {mark.id: mark for mark in ALL_LANDMARKS}
 
 
 def _normalize(text: str) -> str:
@@ -152,16 +164,14 @@ def _named(marks: tuple[Landmark, ...]) -> dict[str, Landmark]:
     return {_normalize(name): mark for mark in marks for name in (mark.name, *mark.synonyms)}
 
 
-_BY_NAME = _named(LANDMARKS)
-_EXTRA_BY_NAME = _named(EXTRA_LANDMARKS)
+_BY_NAME = _named(ALL_LANDMARKS)
 
 
-def landmark(landmark_id: int, extra: bool = False) -> Landmark:
+def landmark(landmark_id: int) -> Landmark:
     """Look up a landmark by its id.
 
     Args:
         landmark_id: Id, for example 11.
-        extra: Look among ``EXTRA_LANDMARKS`` too.
 
     Returns:
         The landmark.
@@ -169,34 +179,33 @@ def landmark(landmark_id: int, extra: bool = False) -> Landmark:
     Raises:
         UnknownNameError: No landmark has this id.
     """
-    known = _BY_ID | _EXTRA_BY_ID if extra else _BY_ID
     try:
-        return known[landmark_id]
+        return _BY_ID[landmark_id]
     except KeyError:
         raise UnknownNameError("landmark id", str(landmark_id), None, describe_landmarks()) from None
 
 
 def describe_landmarks(near: str = "") -> list[str]:
-    """Return what can be named: id, name and the shortest synonyms of each of ``LANDMARKS``.
+    """Return what can be named, for a message: id, name and the shortest synonyms of the first ``_LISTED`` landmarks.
 
     Args:
         near: The nearest to this text come first; empty: in the order of their ids.
     """
-    named = {mark.name: mark.synonyms for mark in LANDMARKS}
-    order = UnknownNameError.among("landmark", near, named).known if near.strip() else named
-    return [_described(_BY_NAME[_normalize(name)]) for name in order]
+    named = {mark.name: mark.synonyms for mark in ALL_LANDMARKS}
+    order = list(UnknownNameError.among("landmark", near, named).known if near.strip() else named)
+    listed = [_described(_BY_NAME[_normalize(name)]) for name in order[:_LISTED]]
+    return [*listed, f"and {len(order) - _LISTED} more (carm navigate --help lists all)"]
 
 
 def _described(mark: Landmark) -> str:
     return f"{mark.id} {mark.name} ({', '.join(sorted(mark.synonyms, key=len)[:2])})"
 
 
-def find_landmark(text: str, extra: bool = False) -> Landmark:
+def find_landmark(text: str) -> Landmark:
     """Look up a landmark by its name, a synonym or its id, whatever the case.
 
     Args:
         text: What a person wrote, for example ``"left shoulder"`` or ``"11"``.
-        extra: Look among ``EXTRA_LANDMARKS`` too, for example for ``"L3"``.
 
     Returns:
         The landmark.
@@ -204,23 +213,22 @@ def find_landmark(text: str, extra: bool = False) -> Landmark:
     Raises:
         UnknownNameError: Nothing matches exactly; carries the nearest name as a suggestion.
     """
-    by_name = _BY_NAME | _EXTRA_BY_NAME if extra else _BY_NAME
-    by_id = _BY_ID | _EXTRA_BY_ID if extra else _BY_ID
     key = _normalize(text)
-    if key in by_name:
-        return by_name[key]
-    written = {str(number): mark for number, mark in by_id.items()}
+    if key in _BY_NAME:
+        return _BY_NAME[key]
+    written = {str(number): mark for number, mark in _BY_ID.items()}
     if text.strip() in written:
         return written[text.strip()]
     sides = [
         m
-        for m in by_id.values()
+        for m in _BY_ID.values()
         if m.mirror_id and key and any(_normalize(name).split(" ", 1)[1] == key for name in (m.name, *m.synonyms))
     ]
     if sides:
         raise UnknownNameError("landmark", text, " or ".join(m.name for m in sides), describe_landmarks(key))
-    close = difflib.get_close_matches(key[:_LONGEST_NAME], by_name, n=1, cutoff=0.55)
-    raise UnknownNameError("landmark", text, by_name[close[0]].name if close else None, describe_landmarks(key))
+    close = difflib.get_close_matches(key[:_LONGEST_NAME], _BY_NAME, n=1, cutoff=0.55)
+    raise UnknownNameError("landmark", text, _BY_NAME[close[0]].name if close else None, describe_landmarks(key))
 
 
-IDS: NDArray[np.int64] = np.array([mark.id for mark in LANDMARKS])
+IDS: NDArray[np.int64] = np.array([mark.id for mark in ALL_LANDMARKS])
+"""Ids of the rows of arrays over ``ALL_LANDMARKS``."""

@@ -40,6 +40,7 @@ class Query:
         hint: What the clinician added, in plain words; of a command, the sentence itself.
         correction: Earlier answer that is to be reconsidered.
         point_mm: Point of the patient's CT that is asked for instead of a landmark, LPS, mm; None: none.
+        among: Ids of the landmarks that lists and places are about; empty: all that the localizer knows.
     """
 
     protocol: Protocol = Protocol.LOCALIZATION
@@ -47,6 +48,11 @@ class Query:
     hint: str = ""
     correction: str = ""
     point_mm: tuple[float, float, float] | None = None
+    among: tuple[int, ...] = ()
+
+    def covers(self, landmark_id: int) -> bool:
+        """Return whether an answer may name a landmark."""
+        return not self.among or landmark_id in self.among
 
 
 @dataclass(frozen=True)

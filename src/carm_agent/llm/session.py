@@ -16,7 +16,7 @@ from carm_agent.llm.tools import TOOLS, HeadHands, ToolError, checked_arguments
 from carm_agent.llm.transcript import Transcript
 from carm_agent.ports import Interrupt
 from carm_core.errors import CarmError
-from carm_core.landmarks import LANDMARKS
+from carm_core.landmarks import ALL_LANDMARKS
 from carm_core.language.chat_client import ChatError
 
 INSTRUCTIONS = (
@@ -24,7 +24,7 @@ INSTRUCTIONS = (
     " landmark, move the image center towards it, verify with a new image, and report. Use few exposures. Left and"
     " right are the patient's. Every motion is planned, checked and may be refused; a refusal is final for that goal."
     " Ask the clinician when you are not sure. Report a success only after a new image has verified it. The landmarks: "
-    + ", ".join(f"{mark.id} {mark.name}" for mark in LANDMARKS)
+    + ", ".join(f"{mark.id} {mark.name}" for mark in ALL_LANDMARKS)
     + "."
 )
 """System prompt."""

@@ -29,11 +29,30 @@ NEIGHBORS: dict[int, tuple[int, ...]] = {
     12: (14, 11),
     13: (14, 11),
     14: (11, 10),
+    **dict.fromkeys(range(101, 106), (10,)),  # C3 to C7
+    **dict.fromkeys(range(106, 111), (10, 11, 14)),  # T2 to T6
+    **dict.fromkeys(range(111, 116), (14, 11, 10)),  # T7 to T11
+    **dict.fromkeys(range(116, 119), (14, 133, 11)),  # L1 to L3
+    **dict.fromkeys((119, 120), (133, 118, 14)),  # L4, L5
+    121: (133, 120, 14),
+    122: (133, 120, 14),
+    123: (121, 133, 14),
+    124: (122, 133, 14),
+    125: (123, 121, 133),
+    126: (124, 122, 133),
+    127: (2, 10),
+    128: (3, 10),
+    129: (121, 133, 14),
+    130: (122, 133, 14),
+    131: (120, 118, 14),
+    132: (120, 118, 14),
+    133: (120, 118, 14),
+    134: (133, 120, 14),
 }
 """Landmark id to landmarks that lead to it, the nearest first."""
 
-LIMB_MM = {6: 280.0, 7: 280.0, 8: 235.0, 9: 235.0}
-"""Length of the bone between a landmark and its nearest neighbor, mm: adult humerus and forearm."""
+LIMB_MM = {6: 280.0, 7: 280.0, 8: 235.0, 9: 235.0, 123: 420.0, 124: 420.0, 125: 380.0, 126: 380.0}
+"""Length of the bone between a landmark and its nearest neighbor, mm: adult humerus, forearm, thigh and lower leg."""
 
 _LEADS = 2
 

@@ -60,9 +60,9 @@ def _patience(parser: argparse.ArgumentParser) -> None:
 
 
 def _landmarks() -> str:
-    from carm_core.landmarks import LANDMARKS
+    from carm_core.landmarks import ALL_LANDMARKS
 
-    lines = [f"  {mark.id:>2}  {', '.join((mark.name, *mark.synonyms))}" for mark in LANDMARKS]
+    lines = [f"  {mark.id:>2}  {', '.join((mark.name, *mark.synonyms))}" for mark in ALL_LANDMARKS]
     return "landmarks:\n" + "\n".join(lines)
 
 

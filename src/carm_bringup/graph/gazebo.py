@@ -30,7 +30,9 @@ PLUGINS = (
 )
 PEDESTAL_M = (0.18, 0.40)
 """Footprint of the table's pedestal, at the foot end, out of the chassis's way, m."""
-PEDESTAL_X_M = -1.0
+PEDESTAL_X_M = -1.36
+BEAM_M = (0.50, 0.30, 0.06)
+"""Below the foot end of the table top, from the pedestal on, m."""
 
 
 def world(carm: CArm, geometry: RobotGeometry) -> str:
@@ -68,6 +70,12 @@ def world(carm: CArm, geometry: RobotGeometry) -> str:
     for shape in geometry.of_link("table"):
         _shape(link, shape, "0.25 0.27 0.30 1")
         underside = min(underside, float(shape.corners_m[:, 2].min()))
+    beam_x = PEDESTAL_X_M - PEDESTAL_M[0] / 2 + BEAM_M[0] / 2
+    for geometry_element in _solid(
+        link, "beam", f"{beam_x:.6g} 0 {underside - BEAM_M[2] / 2:.6g} 0 0 0", "0.6 0.62 0.65 1"
+    ):
+        _box(geometry_element, BEAM_M)
+    underside -= BEAM_M[2]
     height = carm.table_height_m + underside
     pedestal = _solid(link, "pedestal", f"{PEDESTAL_X_M} 0 {underside - height / 2:.6g} 0 0 0", "0.6 0.62 0.65 1")
     for geometry_element in pedestal:

@@ -24,7 +24,7 @@ from carm_bringup.console.server import Server
 from carm_bringup.nodes.console_images import Images, centered_isocenter_m
 from carm_bringup.nodes.console_tasks import Tasks, finite
 from carm_core.errors import CarmError
-from carm_core.landmarks import LANDMARKS
+from carm_core.landmarks import ALL_LANDMARKS
 from carm_core.robot.kinematics import CArm
 from carm_ros.entry import leave
 from carm_ros.message_checks import LARGEST_STATE, LARGEST_TEXT, arm_state
@@ -81,7 +81,7 @@ class ConsoleNode(OrderlyNode):
         carm = CArm.from_config(settings.carm_config or None)
         greeting = {
             "views": [{"name": view.name, "about": view.description} for view in STANDARD_VIEWS],
-            "landmarks": [mark.name for mark in LANDMARKS],
+            "landmarks": [mark.name for mark in ALL_LANDMARKS],
         }
         self._state: CArmState | None = None
         self._state_s = self._permit_s = self._agent_s = -math.inf

@@ -8,7 +8,7 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
-from carm_core.landmarks import LANDMARKS, Landmark
+from carm_core.landmarks import ALL_LANDMARKS, Landmark
 
 SIDES = {"left": "left", "right": "right", "l": "left", "r": "right"}
 """Words for a side of the patient."""
@@ -48,7 +48,7 @@ def split_words(text: str) -> list[str]:
 def _names() -> dict[tuple[str, ...], tuple[Landmark, ...]]:
     """Return the names without their side to the landmarks that bear them, longest names first."""
     table: dict[tuple[str, ...], dict[int, Landmark]] = {}
-    for mark in LANDMARKS:
+    for mark in ALL_LANDMARKS:
         for name in (mark.name, *mark.synonyms):
             words = tuple(word for word in split_words(name) if not (mark.mirror_id and word in SIDES))
             table.setdefault(words, {})[mark.id] = mark

@@ -241,7 +241,7 @@ def sheet(patient: Patient, positions_mm: dict[int, Array]) -> Image.Image:
             x, y = (position[across] - low[across]) * scale, (high[2] - position[2]) * scale
             pen.line([(x - 6, y), (x + 6, y)], fill=(255, 220, 0), width=2)
             pen.line([(x, y - 6), (x, y + 6)], fill=(255, 220, 0), width=2)
-            pen.text((x + 8, y - 6), landmark(identifier, extra=True).name, fill=(255, 220, 0))
+            pen.text((x + 8, y - 6), landmark(identifier).name, fill=(255, 220, 0))
         panels.append(panel)
     image = Image.new("RGB", (sum(panel.width for panel in panels) + 10, _SHEET_PX))
     left = 0
@@ -322,9 +322,9 @@ def run(options: argparse.Namespace) -> int:
         source = f"carm patient landmarks, localizer {options.localizer}"
     for key, position in sorted(positions.items()):
         place = ", ".join(f"{value:.1f}" for value in position)
-        print(f"{key:4d} {landmark(key, extra=True).name:32s} {place:>24s} mm  {methods[key]}")
+        print(f"{key:4d} {landmark(key).name:32s} {place:>24s} mm  {methods[key]}")
     for key, reason in sorted(left_out.items()):
-        print(f"{key:4d} {landmark(key, extra=True).name:32s} {'left out':>24s}     {reason}")
+        print(f"{key:4d} {landmark(key).name:32s} {'left out':>24s}     {reason}")
     if bones:
         print(f"axes of {', '.join(bones)}")
     for name, reason in without_axes.items():

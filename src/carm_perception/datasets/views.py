@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,22 @@ ROTATION_TABLE_TO_LPS: Array = np.array([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]])
 
 LIMB_IDS = (4, 5, 6, 7, 8, 9)
 """Scapular inferior angles, elbows, wrists: what moves against the trunk, and is the hardest to find."""
+
+CENTERED_WEIGHTS = {
+    **dict.fromkeys(range(101, 116), 0.25),  # cervical and thoracic vertebrae
+    **dict.fromkeys(range(116, 121), 0.6),  # lumbar vertebrae
+    **dict.fromkeys((121, 122), 1.2),  # hips
+    **dict.fromkeys((123, 124, 125, 126), 1.6),  # knees and ankles
+    **dict.fromkeys((127, 128, 129, 130, 131, 132, 133, 134), 0.4),
+}
+"""How often a view is centered near one of the further landmarks, against 1 for one of the fourteen."""
+
+
+def centered_weights(ids: Sequence[int], limb_weight: float = 1.0) -> Array:
+    """Return how often a view is centered near each of some landmarks, as shares whose sum is 1."""
+    weights = np.array([limb_weight if i in LIMB_IDS else CENTERED_WEIGHTS.get(i, 1.0) for i in ids])
+    return np.asarray(weights / weights.sum())
+
 
 TRUNK_IDS = (10, 14)
 """T1 and T12: the middle between them is the middle of the trunk."""
@@ -141,8 +158,7 @@ def sample_view(
             middle = np.array([trunk[0], trunk[1], rng.uniform(low[2], high[2])])
             center = middle + rng.normal(0, [spread.across_mm, spread.depth_mm, 0.0])
         elif inside and rng.random() < spread.landmark_fraction:
-            weights = np.array([spread.limb_weight if i in LIMB_IDS else 1.0 for i in inside])
-            centered_on = int(rng.choice(inside, p=weights / weights.sum()))
+            centered_on = int(rng.choice(inside, p=centered_weights(inside, spread.limb_weight)))
             offset = spread.landmark_offset_mm * spread.landmark_offset_spread ** rng.uniform(-1, 1)
             scale = np.array([offset, spread.depth_mm, offset])
             center = landmarks_mm[centered_on] + rng.normal(0, scale)

@@ -6,16 +6,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_core.landmarks import IDS, LANDMARKS
+from carm_core.landmarks import ALL_LANDMARKS, IDS
 
-_MIRROR = {mark.id: mark.mirror_id for mark in LANDMARKS}
+_MIRROR = {mark.id: mark.mirror_id for mark in ALL_LANDMARKS}
 
 
 def closest(displacement_mm: NDArray[np.floating], count: int) -> tuple[int, ...]:
     """Return the ids of the ``count`` landmarks closest to the image center, closest first.
 
     Args:
-        displacement_mm: (14, 2), NaN for unknown landmarks, which come last.
+        displacement_mm: (48, 2), or of the first landmarks only, NaN for unknown landmarks, which come last.
         count: Number of landmarks.
     """
     distance = np.linalg.norm(displacement_mm, axis=-1)
@@ -52,7 +52,7 @@ def mirror_swap(truth_id: int, answer_ids: tuple[int, ...]) -> bool:
 def regression_figures(
     predicted_mm: NDArray[np.floating], truth_mm: NDArray[np.floating], half_field_mm: float
 ) -> dict[str, float]:
-    """Return the figures of predicted displacements (n, 14, 2) against the truth.
+    """Return the figures of predicted displacements (n, 48, 2) against the truth.
 
     Args:
         predicted_mm: Predictions.

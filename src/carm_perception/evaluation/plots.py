@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
-from carm_core.landmarks import LANDMARKS, landmark
+from carm_core.landmarks import ALL_LANDMARKS, landmark
 from carm_perception.evaluation.scoring.judge import Evaluation, Worst
 from carm_perception.evaluation.scoring.records import LEVELS, PointRecord, round_normal_radius
 
@@ -104,10 +104,11 @@ def error_png(evaluations: Sequence[Evaluation]) -> bytes:
 
 def landmark_error_png(evaluation: Evaluation) -> bytes:
     """Return the error by landmark: quartiles, whiskers at 5 and 95 per cent."""
-    groups = [[r.error_mm for r in _answered(evaluation) if r.target == mark.id] for mark in LANDMARKS]
+    marks = [landmark(key) for key in evaluation.suite.ids]
+    groups = [[r.error_mm for r in _answered(evaluation) if r.target == mark.id] for mark in marks]
     figure, axes = _pyplot().subplots(figsize=(7.4, 4.6))
     axes.boxplot(groups, orientation="horizontal", whis=(5, 95), showfliers=False)
-    axes.set_yticks(range(1, len(groups) + 1), [mark.name for mark in LANDMARKS], fontsize=8)
+    axes.set_yticks(range(1, len(groups) + 1), [mark.name for mark in marks], fontsize=8)
     axes.invert_yaxis()
     axes.set(xlabel="error at isocenter depth, mm", title=f"{evaluation.name}: error in view by landmark")
     axes.grid(alpha=0.3, axis="x")
@@ -141,7 +142,7 @@ def _tile(worst: Worst) -> NDArray[np.uint8]:
         column, row = middle + per_mm * np.array([place_mm[0], -place_mm[1]])
         return round(column), round(row)
 
-    for mark, place in zip(LANDMARKS, worst.case.displacement_mm, strict=True):
+    for mark, place in zip(ALL_LANDMARKS, worst.case.displacement_mm, strict=True):
         if np.isfinite(place).all():
             wanted = mark.id == worst.target
             cv2.circle(image, pixel(place), 7 if wanted else 5, _GREEN, 2 if wanted else 1, cv2.LINE_AA)
@@ -166,5 +167,5 @@ def _caption(worst: Worst) -> list[tuple[str, tuple[int, int, int]]]:
     if worst.target:
         return [(f"{first}, {patient}", _GREEN), (f"pointed {worst.badness_mm:.0f} mm off", _RED)]
     distance = np.linalg.norm(worst.case.displacement_mm, axis=1)
-    closest = LANDMARKS[int(np.nanargmin(distance))].name
+    closest = ALL_LANDMARKS[int(np.nanargmin(distance))].name
     return [(f"{closest}, {patient}", _GREEN), (f"answered {first}", _RED)]

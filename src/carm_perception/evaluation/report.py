@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from carm_core.errors import ConfigurationError
-from carm_core.landmarks import LANDMARKS
+from carm_core.landmarks import ALL_LANDMARKS
 from carm_perception.evaluation import plots
 from carm_perception.evaluation.scoring.judge import Evaluation
 
@@ -176,5 +176,9 @@ def _per_landmark(results: Mapping[str, Mapping[str, Any]], key: str, form: str)
     def cell(figures: Mapping[str, Any]) -> str:
         return _NONE if figures[key] is None else form.format(figures[key])
 
-    rows = [[mark.name, *(cell(marks[mark.name]) for marks in chosen.values())] for mark in LANDMARKS]
+    rows = [
+        [mark.name, *(cell(marks.get(mark.name)) for marks in chosen.values())]
+        for mark in ALL_LANDMARKS
+        if any(mark.name in own for own in chosen.values())
+    ]
     return _table(["landmark", *chosen], rows)

@@ -31,7 +31,7 @@ def in_view(estimate: LandmarkEstimate, frame: XrayFrame) -> bool:
 
 
 def draw(frame: XrayFrame, reply: Localization) -> NDArray[np.uint8]:
-    """Draw landmarks, uncertainty rings, answer and latency.
+    """Draw the landmarks in the image, uncertainty rings, answer and latency.
 
     Args:
         frame: Display image.
@@ -49,7 +49,7 @@ def draw(frame: XrayFrame, reply: Localization) -> NDArray[np.uint8]:
     cv2.drawMarker(canvas, middle, CENTER, cv2.MARKER_CROSS, round(rows / 16), 1, cv2.LINE_AA)
     for estimate in reply.estimates:
         column, row = pixel_of(estimate, frame)
-        if not (math.isfinite(column) and -columns < column < 2 * columns and -rows < row < 2 * rows):
+        if not (0 <= column < columns and 0 <= row < rows):
             continue
         place = (round(column), round(row))
         radius_mm = estimate.radius_90_mm

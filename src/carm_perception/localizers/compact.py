@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from carm_core.errors import AnswerError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
-from carm_core.landmarks import LANDMARKS
+from carm_core.landmarks import LANDMARKS, landmark
 from carm_core.localization import NEEDS_CT, LandmarkEstimate, Localization, Protocol, Query
 from carm_perception.localizers.calibrated import CalibratedLocalizer
 from carm_perception.localizers.constrained_decoding import Grammars
@@ -30,6 +30,8 @@ from carm_perception.uncertainty.answer_filter import in_field
 
 LONGEST_ANSWER = 200
 """Bound on the length of an answer, tokens. The grammar ends every answer before, also when it is spelled in small."""
+
+_KNOWN = frozenset(mark.id for mark in LANDMARKS)
 
 BEFORE_LENGTH = (
     ', "dx_mm": ',
@@ -112,6 +114,10 @@ class CompactLocalizer(CalibratedLocalizer):
         if query.protocol not in self.protocols:
             known = ", ".join(self.protocols)
             message = f"this model answers {known}, not {query.protocol}"
+            return self._reply(query, start, error="internal", message=message)
+        if query.target_id and query.target_id not in _KNOWN:
+            name = landmark(query.target_id).name
+            message = f"the compact language model knows the fourteen landmarks of the upper body, not {name}"
             return self._reply(query, start, error="internal", message=message)
         everything = query.protocol is Protocol.POINTING and not query.target_id
         targets = [mark.id for mark in LANDMARKS] if everything else [query.target_id]

@@ -18,7 +18,7 @@ import numpy as np
 
 from carm_core.errors import LocalizerError
 from carm_core.imaging.frame import XrayFrame
-from carm_core.landmarks import landmark
+from carm_core.landmarks import LANDMARKS, landmark
 from carm_core.localization import NEEDS_CT, LandmarkEstimate, Localization, Protocol, Query
 from carm_perception.localizers.calibrated import CalibratedLocalizer
 from carm_perception.localizers.compact import CompactLocalizer
@@ -31,6 +31,8 @@ from carm_perception.protocols.remarks import read_remark, revise
 from carm_perception.uncertainty.fusion import RADIUS_90_PER_STD, REFEREE, Fusion, Joint, Opinion, join
 
 LISTS = (Protocol.LOCALIZATION, Protocol.RETRIEVAL)
+SPOKEN = frozenset(mark.id for mark in LANDMARKS)
+"""Landmarks that the language model knows; the deep-learning localizer answers about the others alone."""
 
 
 class FusedLocalizer(CalibratedLocalizer):
@@ -65,6 +67,10 @@ class FusedLocalizer(CalibratedLocalizer):
             return replace(nothing, abstained=True, message=strange)
         if query.protocol in LISTS:
             return self._listed(frame, query, reading)
+        if query.protocol is Protocol.POINTING and query.target_id and query.target_id not in SPOKEN:
+            chosen = [e for e in self._referee.estimates(reading) if e.id == query.target_id]
+            reply = replace(nothing, answer=written(Protocol.POINTING, tuple(chosen)))
+            return self._checked(reply, self._calibrated(chosen, reading), reading)
         spoken = self._speaker.localize(frame, query)
         if query.protocol is Protocol.POINTING:
             return self._judged(frame, spoken, reading)
@@ -77,7 +83,8 @@ class FusedLocalizer(CalibratedLocalizer):
 
         A doubt without a reason decides where the image does not.
         """
-        query, estimates = spoken.query, self._referee.estimates(reading)
+        query = spoken.query
+        estimates = tuple(e for e in self._referee.estimates(reading) if query.covers(e.id))
         by_id = {e.id: e for e in estimates}
         places = {i: e.displacement_mm for i, e in by_id.items()}
         ranking, earlier = list(by_id), earlier_ids(query.correction)
@@ -98,12 +105,14 @@ class FusedLocalizer(CalibratedLocalizer):
 
     def _listed(self, frame: XrayFrame, query: Query, reading: Reading) -> Localization:
         """Return a list: the language model's where it orders better and is not contradicted, else the referee's."""
-        estimates = self._referee.estimates(reading)
+        estimates = tuple(e for e in self._referee.estimates(reading) if query.covers(e.id))
         answer = written(query.protocol, estimates)
         two = query.protocol is Protocol.LOCALIZATION
         listed = estimates[: LOCALIZED if two else RETRIEVED]
         seen = Localization(self.name, self.model_version, query, answer, listed)
         if (self._fusion.localization if two else self._fusion.retrieval) == REFEREE:
+            return seen
+        if not query.among or not SPOKEN.issuperset(query.among):
             return seen
         spoken = self._speaker.localize(frame, query)
         if not spoken.ok:
@@ -123,14 +132,14 @@ class FusedLocalizer(CalibratedLocalizer):
     def _judged(self, frame: XrayFrame, spoken: Localization, reading: Reading) -> Localization:
         """Return the places from both opinions."""
         target = spoken.query.target_id
-        referee = {e.id: e for e in self._referee.estimates(reading)}
+        referee = {e.id: e for e in self._referee.estimates(reading) if spoken.query.covers(e.id)}
         if not spoken.ok:
             chosen = [e for e in referee.values() if target in (None, 0, e.id)]
             answer = spoken.answer or written(Protocol.POINTING, tuple(chosen))
             reply = replace(spoken, answer=answer, error=None, abstained=False, message=_replaced(spoken))
-            estimates = [self._guard.calibrated(e, reading.sees(e.id)) for e in chosen]
-            return self._checked(reply, estimates, reading)
-        joint, estimates = self._joined(list(spoken.estimates), referee, reading)
+            return self._checked(reply, self._calibrated(chosen, reading), reading)
+        said = [e for e in spoken.estimates if e.id in referee]
+        joint, estimates = self._joined(said, referee, reading)
         names = [landmark(e.id).name for e, apart in zip(estimates, joint.contradiction, strict=True) if apart]
         note = ""
         if names:
@@ -143,7 +152,12 @@ class FusedLocalizer(CalibratedLocalizer):
             agree = revised is not None and not joint.contradiction[0]
             follows = "language model" if joint.speaker_leads[0] else "deep-learning localizer"
             note += "; on a second look they agree" if agree else f"; the {follows} is followed"
+        others = [] if target else [e for e in referee.values() if e.id not in SPOKEN]
+        estimates += self._calibrated(others, reading)
         return self._checked(replace(spoken, message=note), estimates, reading)
+
+    def _calibrated(self, estimates: list[LandmarkEstimate], reading: Reading) -> list[LandmarkEstimate]:
+        return [self._guard.calibrated(e, reading.sees(e.id)) for e in estimates]
 
     def _joined(
         self, spoken: list[LandmarkEstimate], referee: dict[int, LandmarkEstimate], reading: Reading

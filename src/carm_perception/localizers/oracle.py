@@ -9,7 +9,7 @@ import time
 import numpy as np
 
 from carm_core.imaging.frame import XrayFrame
-from carm_core.landmarks import LANDMARKS
+from carm_core.landmarks import ALL_LANDMARKS
 from carm_core.localization import NEEDS_CT, Localization, Localizer, Protocol, Query
 from carm_perception.protocols.estimates import nearest_first
 from carm_perception.protocols.parsing import (
@@ -41,7 +41,7 @@ class OracleLocalizer(Localizer):
         """
         from carm_sim.patient_loader import load_patient
 
-        self._landmarks = load_patient(patient).landmarks_table_mm
+        self._landmarks = load_patient(patient).all_landmarks_table_mm
         self._noise_mm = noise_mm
         self._rng = np.random.default_rng(seed)
 
@@ -54,7 +54,7 @@ class OracleLocalizer(Localizer):
             return self._reply(query, start, abstained=True, message="the oracle reads no sentences")
         if frame.view is None:
             return self._reply(query, start, error="internal", message="the oracle needs the view of a frame")
-        ids = [mark.id for mark in LANDMARKS if mark.id in self._landmarks]
+        ids = [mark.id for mark in ALL_LANDMARKS if mark.id in self._landmarks and query.covers(mark.id)]
         if query.target_id and query.target_id not in ids:
             message = f"the patient's landmark {query.target_id} is unknown or outside the CT"
             return self._reply(query, start, abstained=True, message=message)

@@ -125,7 +125,7 @@ class RegisteredLocalizer(Localizer):
             UnknownNameError: There is none; carries the nearest, be it a landmark.
             GoalError: It lies outside the CT.
         """
-        extra = {landmark(key, extra=True).name: place for key, place in self.patient.extra_landmarks_mm.items()}
+        extra = {landmark(key).name: place for key, place in self.patient.extra_landmarks_mm.items()}
         points = self.patient.points_mm | extra
         asked = _plain(name)
         for known, place in points.items():

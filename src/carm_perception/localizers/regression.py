@@ -7,7 +7,7 @@ import time
 
 from carm_core.errors import LocalizerError
 from carm_core.imaging.frame import XrayFrame
-from carm_core.landmarks import LANDMARKS
+from carm_core.landmarks import ALL_LANDMARKS
 from carm_core.localization import NEEDS_CT, LandmarkEstimate, Localization, Protocol, Query
 from carm_perception.localizers.calibrated import CalibratedLocalizer
 from carm_perception.networks.landmark_reader import Reading
@@ -45,7 +45,7 @@ class RegressionLocalizer(CalibratedLocalizer):
         strange = self._guard.strange(reading)
         if strange:
             return self._reply(query, start, abstained=True, message=strange)
-        estimates = self.estimates(reading)
+        estimates = tuple(e for e in self.estimates(reading) if query.covers(e.id))
         if query.target_id:
             estimates = tuple(e for e in estimates if e.id == query.target_id)
         answer = written(query.protocol, estimates)
@@ -65,8 +65,8 @@ class RegressionLocalizer(CalibratedLocalizer):
 
     def estimates(self, reading: Reading) -> tuple[LandmarkEstimate, ...]:
         """Return all landmarks with their radii, closest to the image center first."""
-        places = {m.id: (float(x), float(y)) for m, (x, y) in zip(LANDMARKS, reading.displacement_mm, strict=True)}
-        found = nearest_first(places, {m.id: float(std) for m, std in zip(LANDMARKS, reading.std_mm, strict=True)})
+        places = {m.id: (float(x), float(y)) for m, (x, y) in zip(ALL_LANDMARKS, reading.displacement_mm, strict=True)}
+        found = nearest_first(places, {m.id: float(std) for m, std in zip(ALL_LANDMARKS, reading.std_mm, strict=True)})
         return tuple(self._guard.calibrated(estimate, reading.sees(estimate.id)) for estimate in found)
 
 

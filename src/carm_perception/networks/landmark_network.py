@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from carm_core.data_files import parse_json
-from carm_core.landmarks import LANDMARKS
+from carm_core.landmarks import ALL_LANDMARKS
 from carm_perception.networks.vision_language_model import ABSENT_ODDS, MEAN, STD, CompactSize
 
 SIDE = 32
@@ -100,7 +101,7 @@ class LandmarkLocalizer(nn.Module):
                 hidden_act="relu",
             )
         )
-        count, width = len(LANDMARKS), size.width
+        count, width = len(ALL_LANDMARKS), size.width
         first, second, third, fourth = size.channels
         self.from_third, self.from_fourth = nn.Conv2d(third, width, 1), nn.Conv2d(fourth, width, 1)
         self.position = nn.Parameter(torch.randn(COARSE_SIDE**2, width) * 0.02)
@@ -131,8 +132,8 @@ class LandmarkLocalizer(nn.Module):
         """Read gray values (batch, 128, 128) in 0 to 1.
 
         Returns:
-            Displacement (batch, 14, 2) and logarithm of the Laplace scale (batch, 14, 2), in units of 100 mm, right
-            and up, and logits (batch, 14, cells + 1): cells row by row as displayed, then "not in view".
+            Displacement (batch, 48, 2) and logarithm of the Laplace scale (batch, 48, 2), in units of 100 mm, right
+            and up, and logits (batch, 48, cells + 1): cells row by row as displayed, then "not in view".
         """
         pixels = ((gray - MEAN) / STD)[:, None].contiguous(memory_format=torch.channels_last)
         _, first, second, third, fourth = self.tower(pixels, output_hidden_states=True).hidden_states
@@ -153,6 +154,19 @@ class LandmarkLocalizer(nn.Module):
         stem = "embedder.embedder.convolution.weight"
         weights[stem] = weights[stem].sum(dim=1, keepdim=True)
         self.tower.load_state_dict(weights)
+
+    def start_from_fewer(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy the weights of a network of fewer landmarks, whose rows come first; the other rows stay random.
+
+        Raises:
+            RuntimeError: They are of another architecture.
+        """
+        grown = dict(weights)
+        for name in ("queries", "cells.weight", "cells.bias"):
+            own = self.state_dict()[name].clone()
+            own[: len(grown[name])] = grown[name]
+            grown[name] = own
+        self.load_state_dict(grown)
 
 
 def _twice(image: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from carm_core.errors import LocalizerError
 from carm_core.imaging.frame import XrayFrame
-from carm_core.landmarks import LANDMARKS
+from carm_core.landmarks import LANDMARKS, ROWS
 from carm_perception.networks.model_folder import HEAD_FILE, LOCALIZER_FILE
 from carm_perception.networks.preprocessing import FIELD_MM, MODEL_PX, model_gray
 
@@ -31,8 +31,6 @@ DISPLACEMENT, PRESENCE = "displacement.", "presence."
 """Prefixes of the weights of either head in ``HEAD_FILE``."""
 SIZE = "size"
 """Key of the widths and depths among the metadata of ``LOCALIZER_FILE``."""
-
-_ROWS = {mark.id: row for row, mark in enumerate(LANDMARKS)}
 
 SHIFTS_PX = ((0, 0), (5, 3), (-5, 3), (0, -6))
 """Each image is read in copies that are moved by these pixels, right and down: where they disagree, the network does
@@ -71,10 +69,10 @@ class Reading:
     """Where the landmarks are.
 
     Attributes:
-        displacement_mm: (14, 2), right and up at isocenter depth, mm.
-        std_mm: Standard deviation of either component (14,), mm.
-        seen: Whether each landmark was seen in the image (14,); otherwise its place is inferred from others.
-        presence: Probability of the likeliest square of cells (14,): how surely each landmark is in the image.
+        displacement_mm: (48, 2), right and up at isocenter depth, mm.
+        std_mm: Standard deviation of either component (48,), mm.
+        seen: Whether each landmark was seen in the image (48,); otherwise its place is inferred from others.
+        presence: Probability of the likeliest square of cells (48,): how surely each landmark is in the image.
     """
 
     displacement_mm: NDArray[np.float64]
@@ -86,13 +84,17 @@ class Reading:
         """Return the same with all landmarks moved (2,), right and up, mm."""
         return replace(self, displacement_mm=self.displacement_mm + by_mm)
 
+    def rows(self, start: int, stop: int | None) -> Reading:
+        """Return the rows of some landmarks."""
+        return Reading(*(getattr(self, f.name)[start:stop] for f in fields(self)))
+
     def sees(self, landmark_id: int) -> bool:
         """Return whether a landmark was seen in the image."""
-        return bool(self.seen[_ROWS[landmark_id]])
+        return bool(self.seen[ROWS[landmark_id]])
 
 
 class LandmarkReader:
-    """The deep-learning localizer: an ensemble of its network and the heads on the language model's tower."""
+    """The deep-learning localizer: an ensemble of its network and, for the fourteen, the heads on the model's tower."""
 
     def __init__(self, network: Any, displacement: Any, presence: Any) -> None:
         """Store the trained parts.
@@ -154,7 +156,15 @@ class LandmarkReader:
         fine = [combined(mean, scale, logits, FINE) for mean, scale, logits in zip(*outputs, strict=True)]
         moves = np.array(SHIFTS_PX) * (1, -1) * (FIELD_MM / MODEL_PX)
         moved = [r.moved(-move) for r, move in zip(fine, moves, strict=True)]
-        return joined([*moved, coarse], [(1 - HEADS_SHARE) / len(moved)] * len(moved) + [HEADS_SHARE])
+        count = len(LANDMARKS)
+        first = [*(reading.rows(0, count) for reading in moved), coarse]
+        rest = [reading.rows(count, None) for reading in moved]
+        share = 1 / len(moved)
+        both = (
+            joined(first, [(1 - HEADS_SHARE) * share] * len(moved) + [HEADS_SHARE]),
+            joined(rest, [share] * len(moved)),
+        )
+        return Reading(*(np.concatenate([getattr(part, f.name) for part in both]) for f in fields(Reading)))
 
 
 def _weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -201,16 +211,16 @@ def combined(mean: Tensor, log_scale: Tensor, logits: Tensor, cells: Cells) -> R
     """Return one reading of both outputs for an image.
 
     Args:
-        mean: Displacement (14, 2) in units of 100 mm.
-        log_scale: Logarithm of its Laplace scale (14, 2), in the same units.
-        logits: Of each landmark's cells, row by row, then of its absence (14, cells + 1).
+        mean: Displacement (n, 2) in units of 100 mm.
+        log_scale: Logarithm of its Laplace scale (n, 2), in the same units.
+        logits: Of each landmark's cells, row by row, then of its absence (n, cells + 1).
         cells: How they are read.
     """
     from carm_perception.networks.vision_language_model import SCALE_MM
 
     places = mean.double().numpy() * SCALE_MM
     spreads = np.sqrt(2 * (np.exp(log_scale.double().numpy()) * SCALE_MM) ** 2).mean(-1)
-    seen, presence = np.zeros(len(LANDMARKS), bool), np.zeros(len(LANDMARKS))
+    seen, presence = np.zeros(len(places), bool), np.zeros(len(places))
     for index, probability in enumerate(logits.double().softmax(-1).numpy()):
         place, spread, mass = peak(probability, cells)
         presence[index] = mass

@@ -14,7 +14,7 @@ from typing import Literal
 
 from carm_core.body_parts import BODY_PARTS
 from carm_core.errors import AnswerError, CarmError
-from carm_core.landmarks import LANDMARKS, landmark
+from carm_core.landmarks import landmark
 from carm_core.language.commands import Command, command_from_text
 from carm_core.localization import Protocol, Query
 
@@ -168,7 +168,7 @@ def _known(number: str, answer: str) -> int:
     try:
         return landmark(int(number)).id
     except (CarmError, ValueError):
-        raise AnswerError(f"landmark id {number} is not in 1 to {len(LANDMARKS)}", answer) from None
+        raise AnswerError(f"there is no landmark with id {number}", answer) from None
 
 
 def _id_list(text: str, count: int, answer: str) -> tuple[int, ...]:

@@ -5,16 +5,27 @@ from __future__ import annotations
 
 import re
 
-from carm_core.landmarks import LANDMARKS, landmark
+from carm_core.landmarks import ALL_LANDMARKS, LANDMARKS, landmark
 from carm_core.localization import Protocol, Query
 
 _TABLE = "\n".join(f"{mark.id}: {mark.name}" for mark in LANDMARKS)
+_WHOLE_TABLE = "\n".join(f"{mark.id}: {mark.name}" for mark in ALL_LANDMARKS)
+_FOURTEEN = frozenset(mark.id for mark in LANDMARKS)
 
 _INTRODUCTION = (
-    "You see an X-ray image of the upper body of a supine patient, taken with a C-arm. It is oriented as clinicians"
+    "You see an X-ray image of the {part} of a supine patient, taken with a C-arm. It is oriented as clinicians"
     " read it: the patient's right is on the left of the image, the head is up. These are the landmarks:\n"
-    f"{_TABLE}\n\n"
+    "{table}\n\n"
 )
+
+
+def _introduction(query: Query) -> str:
+    """Return the first part of a prompt: the fourteen landmarks, or all where the question is about others, too."""
+    asked = {query.target_id or LANDMARKS[0].id, *query.among}
+    if asked <= _FOURTEEN:
+        return _INTRODUCTION.format(part="upper body", table=_TABLE)
+    return _INTRODUCTION.format(part="body", table=_WHOLE_TABLE)
+
 
 _TASKS = {
     Protocol.RETRIEVAL: (
@@ -131,4 +142,4 @@ def full_prompt(query: Query, field_mm: tuple[float, float]) -> str:
         height_mm=field_mm[1],
     )
     hint = f"\nThe clinician says: {clean_sentence(query.hint)}" if query.hint else ""
-    return f"{_INTRODUCTION}{task}{hint}"
+    return f"{_introduction(query)}{task}{hint}"

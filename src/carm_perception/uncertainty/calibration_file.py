@@ -14,7 +14,7 @@ import numpy as np
 
 from carm_core.data_files import read_json, shown
 from carm_core.errors import ConfigurationError, LocalizerError
-from carm_core.landmarks import IDS
+from carm_core.landmarks import ROWS
 from carm_core.localization import LandmarkEstimate
 from carm_perception.uncertainty.abstention import RISKS
 from carm_perception.uncertainty.conformal import CASES, RadiusTable, case_index
@@ -23,7 +23,6 @@ from carm_perception.uncertainty.out_of_distribution import Familiarity
 FILE = "calibration.json"
 FORMAT = 2
 
-_ROWS = {int(identifier): row for row, identifier in enumerate(IDS)}
 _logger = logging.getLogger(__name__)
 
 
@@ -73,7 +72,7 @@ class LocalizerCalibration:
 
     def with_radii(self, estimate: LandmarkEstimate, seen: bool) -> LandmarkEstimate:
         """An estimate with its conformal radii; without them when it states no place or no standard deviation."""
-        row = _ROWS.get(estimate.id)
+        row = ROWS.get(estimate.id)
         if row is None or not estimate.std_mm > 0 or not np.isfinite(estimate.displacement_mm).all():
             return estimate
         radii = self.case(estimate, seen).table.radius_mm(row, estimate.std_mm)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import LocalizerError
-from carm_core.landmarks import LANDMARKS
+from carm_core.landmarks import ALL_LANDMARKS
 from carm_core.transforms import Array
 
 LEVELS = (0.90, 0.95, 0.97)
@@ -74,7 +74,7 @@ class RadiusTable:
 
     Attributes:
         power: Power of the stated standard deviation.
-        factors: Radius per ``std_mm ** power`` (14, levels), mm to the power ``1 - power``; infinite when there were
+        factors: Radius per ``std_mm ** power`` (48, levels), mm to the power ``1 - power``; infinite when there were
             too few samples.
     """
 
@@ -82,7 +82,7 @@ class RadiusTable:
     factors: Array
 
     def radii_mm(self, std_mm: Array) -> Array:
-        """Return the radii (..., 14, levels) for stated standard deviations (..., 14), mm."""
+        """Return the radii (..., 48, levels) for stated standard deviations (..., 48), mm."""
         scale = np.maximum(std_mm, MINIMUM_STD_MM) ** self.power
         radii: Array = scale[..., None] * self.factors
         return radii
@@ -109,7 +109,7 @@ class RadiusTable:
             table = cls(float(content["power"]), np.array(rows, dtype=np.float64))
         except (KeyError, TypeError, ValueError) as error:
             raise LocalizerError(f"a table of conformal radii is damaged: {error!r}") from error
-        if table.factors.shape != (len(LANDMARKS), len(LEVELS)) or not (table.factors > 0).all():
+        if table.factors.shape != (len(ALL_LANDMARKS), len(LEVELS)) or not (table.factors > 0).all():
             raise LocalizerError(f"a table of conformal radii has the shape {table.factors.shape} or values <= 0")
         return table
 
@@ -133,11 +133,11 @@ def _pools(counts: NDArray[np.int64]) -> list[list[int]]:
 
     The pools are a partition wherever there are enough samples, so that coverage is exact over all landmarks too.
     """
-    row_of = {mark.id: row for row, mark in enumerate(LANDMARKS)}
-    everything = list(range(len(LANDMARKS)))
+    row_of = {mark.id: row for row, mark in enumerate(ALL_LANDMARKS)}
+    everything = list(range(len(ALL_LANDMARKS)))
     alone = [row for row in everything if counts[row] >= MINIMUM_SAMPLES]
     pool_of = {row: [row] for row in alone}
-    for row, mark in enumerate(LANDMARKS):
+    for row, mark in enumerate(ALL_LANDMARKS):
         pair = [row, row_of[mark.mirror_id]] if mark.mirror_id is not None else [row]
         if not set(pair) & set(alone) and counts[pair].sum() >= MINIMUM_SAMPLES:
             pool_of[row] = pair
@@ -150,9 +150,9 @@ def fit_radii(error_mm: Array, std_mm: Array, case: NDArray[np.bool_]) -> Radius
     """Calibrate the radii of one case.
 
     Args:
-        error_mm: Radial errors (n, 14); NaN where there is no truth or no answer.
-        std_mm: Stated standard deviations (n, 14).
-        case: Which samples belong to the case (n, 14).
+        error_mm: Radial errors (n, 48); NaN where there is no truth or no answer.
+        std_mm: Stated standard deviations (n, 48).
+        case: Which samples belong to the case (n, 48).
 
     Returns:
         The table whose radii of ``LEVELS`` [0] have the best interval score.

@@ -2,11 +2,10 @@
 """Detection of images that are unlike those of the calibration patients.
 
 The deep-learning localizer betrays an image without a body: nothing is surely in it, and every place is vague. A linear
-discriminant for each family of strange images, without a body or of other parts of it, tells calibration views from
+discriminant for each family of strange images tells calibration views from
 them (outlier exposure, Hendrycks et al. 2019, arXiv:1812.04606); its threshold is conformal: patients that it was not
-learned from exceed it in a stated part of their views that show a landmark, or in fewer where a stated part of the
-family is caught all the same. A view of the trunk whose target, or whose every landmark, lies outside the image is not
-strange in itself; some resemble abdomen and legs so much that they get no answer.
+learned from exceed it in a stated part of their views that show a landmark. A view of a body whose target, or whose
+every landmark, lies outside the image is not strange in itself.
 """
 
 from __future__ import annotations
@@ -26,11 +25,8 @@ from carm_perception.uncertainty.conformal import conformal_quantile
 FALSE_ABSTENTION = 0.0075
 """Part of the calibration views with a landmark in the image that counts as strange, over all families."""
 
-NO_BODY, LEGS = "without_body", "legs"
-"""Families of strange images."""
-CAUGHT = {LEGS: 0.97}
-"""Part of a family, where stated, that is to be told apart, and no more: between the trunk and the rest of a body there
-is no border, and many a view of the trunk shows no landmark although one is near."""
+NO_BODY, SHADOWS = "without_body", "objects"
+"""Names of the families of strange images."""
 BARE_WEIGHT = 5.0
 """What a calibration view without a landmark in the image counts: there are few of them."""
 LIMIT = 1.0
@@ -49,8 +45,8 @@ def describe(std_mm: Array, presence: Array) -> Array:
     """Return what an image is judged by (n, features).
 
     Args:
-        std_mm: Standard deviation of each landmark's place (n, 14).
-        presence: How surely each landmark is in the image (n, 14).
+        std_mm: Standard deviation of each landmark's place (n, 48).
+        presence: How surely each landmark is in the image (n, 48).
     """
     vague = np.log(np.clip(std_mm, 0.1, None))
     inside = np.clip(presence, MINIMUM_PRESENCE, 1 - MINIMUM_PRESENCE)
@@ -73,7 +69,7 @@ class Familiarity:
     thresholds: Array
 
     def score(self, std_mm: Array, presence: Array) -> float:
-        """Return how strange an image is: its reading's standard deviations (14,) and presences (14,)."""
+        """Return how strange an image is: its reading's standard deviations (48,) and presences (48,)."""
         return float(self.scores(std_mm[None], presence[None])[0])
 
     def scores(self, std_mm: Array, presence: Array) -> Array:
@@ -91,13 +87,11 @@ class Familiarity:
     ) -> Familiarity:
         """Learn the weights from every other calibration patient, and the thresholds from the rest.
 
-        Of a family of which a stated part is to be caught, the weights are learned from the first half.
-
         Args:
-            readings: Standard deviations and presences (n, 14) of calibration views.
+            readings: Standard deviations and presences (n, 48) of calibration views.
             patient: Whose view each is (n,).
             shows: Whether each shows a landmark (n,).
-            strange: Standard deviations and presences of each family of strange images, (m, 14) each, by name.
+            strange: Standard deviations and presences of each family of strange images, (m, 48) each, by name.
         """
         first = np.unique(patient, return_inverse=True)[1] % 2 == 0
         known, held_out = (describe(*(part[chosen] for part in readings)) for chosen in (first, ~first & shows))
@@ -105,18 +99,14 @@ class Familiarity:
         counts = np.where(shows[first], 1.0, BARE_WEIGHT)
         mean: Array = np.average(known, axis=0, weights=counts)
         weights, thresholds = [], []
-        for name, family in strange.items():
+        for family in strange.values():
             other = describe(*family)
-            part = CAUGHT.get(name)
-            learned, kept = (other, other) if part is None else np.array_split(other, 2)
-            spread = (np.cov((known / scale).T, aweights=counts) + np.cov((learned / scale).T)) / 2
+            spread = (np.cov((known / scale).T, aweights=counts) + np.cov((other / scale).T)) / 2
             spread = (1 - SHRINKAGE) * spread + SHRINKAGE * np.eye(len(scale))
-            weight = np.linalg.solve(spread, (learned.mean(0) - mean) / scale) / scale
+            weight = np.linalg.solve(spread, (other.mean(0) - mean) / scale) / scale
             weights.append(weight)
             level = 1 - FALSE_ABSTENTION / len(strange)
-            least = max(conformal_quantile((held_out - mean) @ weight, level), _LEAST_THRESHOLD)
-            caught = float(np.quantile((kept - mean) @ weight, 1 - part, method="lower")) if part is not None else least
-            thresholds.append(max(caught, least))
+            thresholds.append(max(conformal_quantile((held_out - mean) @ weight, level), _LEAST_THRESHOLD))
         return cls(mean, np.array(weights), np.array(thresholds))
 
     def as_dict(self) -> dict[str, Any]:

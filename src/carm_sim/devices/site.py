@@ -71,7 +71,7 @@ class Site:
             MissingLandmarkError: The patient does not have it.
         """
         if identifier not in self.marks:
-            name = landmark(identifier, extra=True).name
+            name = landmark(identifier).name
             raise MissingLandmarkError(
                 f"{self.device} needs the landmark {name}, which the patient {self.patient.name} does not have"
             )

@@ -56,6 +56,18 @@ class Patient:
         return axes_of(bone, self.landmarks_mm | self.extra_landmarks_mm, self.bones)
 
     @property
+    def imaged_landmarks_mm(self) -> dict[int, NDArray[np.float64]]:
+        """Id of each landmark inside the volume, further ones too, to its LPS position, shape (3,), in mm."""
+        inside = {key: point for key, point in self.extra_landmarks_mm.items() if self.volume.contains(point)}
+        return self.landmarks_mm | inside
+
+    @property
+    def all_landmarks_table_mm(self) -> dict[int, NDArray[np.float64]]:
+        """As ``landmarks_table_mm``, with the further landmarks, inside the volume or not."""
+        everything = self.landmarks_mm | self.extra_landmarks_mm
+        return {key: np.asarray(self.transform_lps_to_table.apply(point)) for key, point in everything.items()}
+
+    @property
     def landmarks_table_mm(self) -> dict[int, NDArray[np.float64]]:
         """Landmark id to its position in the table frame, shape (3,), in mm."""
         return {key: np.asarray(self.transform_lps_to_table.apply(point)) for key, point in self.landmarks_mm.items()}

@@ -348,11 +348,11 @@ def test_uncertain_long_way_is_covered_in_part() -> None:
 
 
 def test_target_out_of_reach_is_refused_with_joint_and_limit() -> None:
-    world = World(right, (900.0, 0.0, 120.0))
+    world = World(right, (1300.0, 0.0, 120.0))
     result, _ = navigate(world)
     assert result.error_code == NavigationCode.UNREACHABLE
     assert "cart_longitudinal" in result.error_msg
-    assert "600 mm" in result.error_msg
+    assert "950 mm" in result.error_msg
     assert "at rest" in result.summary
 
 

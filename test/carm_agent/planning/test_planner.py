@@ -154,7 +154,7 @@ def test_refusal_names_joint_value_and_limits() -> None:
     assert (caught.value.joint, caught.value.value, caught.value.upper) == ("lift", 0.7, CARM.joints[2].upper)
     assert all(word in str(caught.value) for word in ("lift", "0.7", "0.45"))
     with pytest.raises(JointLimitError, match="cart_longitudinal"):
-        Planner(CARM).to_view(CARM.home, [0.9, 0.0, 0.12], None)
+        Planner(CARM).to_view(CARM.home, [1.3, 0.0, 0.12], None)
 
 
 @pytest.mark.parametrize(

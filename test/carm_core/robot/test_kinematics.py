@@ -129,7 +129,7 @@ def test_refusals_name_joint_value_and_limits() -> None:
         CARM.inverse((0, 0, 0.9), 0, 0)
     assert (caught.value.joint, caught.value.unit) == ("lift", "m")
     with pytest.raises(UnreachableError, match="cart_longitudinal.*cart_lateral"):
-        CARM.inverse((0.9, 0.5, 0.1), 0, 0)
+        CARM.inverse((1.3, 0.5, 0.1), 0, 0)
     with pytest.raises(GoalError, match="finite"):
         CARM.inverse((float("nan"), 0, 0), 0, 0)
     with pytest.raises(GoalError, match="secondary"):
@@ -143,7 +143,7 @@ def test_configuration_errors_name_the_file(tmp_path) -> None:
     for bad in (
         "",
         "joints: {}",
-        text.replace("lower_m: -0.60", "lower_m: 0.90"),
+        text.replace("lower_m: -0.95", "lower_m: 1.10"),
         text.replace("lift_m: 0.17", "lift_m: 9"),
         text.replace("source_isocenter_distance_m: 0.530", "source_isocenter_distance_m: 1.53"),
     ):

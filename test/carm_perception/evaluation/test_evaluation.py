@@ -19,12 +19,11 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import LANDMARKS
 from carm_core.localization import LandmarkEstimate, Localization, Localizer, Protocol, Query
 from carm_core.robot.kinematics import CArm
-from carm_perception.datasets.calibration.abdomen_and_legs import AWAY_MM, EXTRA_IDS
 from carm_perception.evaluation import commands
 from carm_perception.evaluation.metrics import closest
 from carm_perception.evaluation.scoring.judge import KEPT, evaluate
 from carm_perception.evaluation.scoring.records import ListRecord, PointRecord
-from carm_perception.evaluation.suites import cache, falsification, known_ct, shifts
+from carm_perception.evaluation.suites import cache, known_ct, shifts
 from carm_perception.evaluation.suites.cases import Case, patient_cases
 from carm_perception.evaluation.suites.falsification import KINDS
 from carm_perception.evaluation.suites.shifts import RolledCArm
@@ -155,8 +154,10 @@ def test_shifts_change_what_they_say_and_nothing_else() -> None:
     turned = patient_cases(few("phantom-shift-rotation"), 0, 0)[0]
     angles = [np.arctan2(*case.displacement_mm[::-1].T) for case in (nominal[0], turned)]
     difference = np.degrees(np.angle(np.exp(1j * (angles[1] - angles[0]))))
-    assert np.ptp(difference) < 1e-6
-    assert 10 <= abs(difference[0]) <= 25
+    known = difference[np.isfinite(difference)]
+    assert len(known) >= 3
+    assert np.ptp(known) < 1e-6
+    assert 10 <= abs(known[0]) <= 25
     inverted = patient_cases(few("phantom-shift-inverted"), 0, 0)[0]
     np.testing.assert_array_equal(inverted.frame.image, 255 - nominal[0].frame.image)
     collimated = patient_cases(few("phantom-shift-cropping"), 1, 0)[0]
@@ -219,7 +220,7 @@ def test_damaged_and_stale_files_are_replaced(caplog: pytest.LogCaptureFixture) 
         np.testing.assert_array_equal(one.frame.image, two.frame.image)
 
 
-def test_images_without_landmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_without_landmarks() -> None:
     carm = CArm.from_config()
     for kind in ("air", "photograph", "noise"):
         frames = KINDS[kind](0, 3, carm, 0)
@@ -229,18 +230,10 @@ def test_images_without_landmarks(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (KINDS[kind](1, 3, carm, 0)[1].image != frames[1].image).any()
     assert KINDS["noise"](0, 3, carm, 0)[2].image.std() == 0
 
-    def whole_body(name: str) -> Patient:
-        assert name.endswith("?whole_body")
-        patient = box_patient(name)
-        low = {key: np.array([180.0, 108.0, 60.0]) for key in EXTRA_IDS}
-        marks = {key: p + np.array([0.0, 0.0, 250.0]) for key, p in patient.landmarks_mm.items() if p[2] < 200}
-        return replace(patient, landmarks_mm=marks, extra_landmarks_mm=low)
-
-    monkeypatch.setattr(falsification, "load_patient", whole_body)
-    for frame in KINDS["abdomen-legs"](0, 3, carm, 0):
-        assert frame.view is not None
-        marks = np.array(list(whole_body("?whole_body").landmarks_table_mm.values()))
-        assert np.linalg.norm(frame.view.displacement_mm(marks), axis=1).min() >= AWAY_MM
+    for kind in ("objects", "table", "hand"):
+        frames = KINDS[kind](0, 2, carm, 0)
+        assert all(f.view is not None and f.image.std() > 5 for f in frames)
+        assert (frames[0].image != frames[1].image).any()
     chosen = Suite("falsification", ("noise:0",), 2, "")
     for case in patient_cases(chosen, 0, 0):
         assert (case.kind, case.in_view, case.centered_on) == ("noise", (), 0)
@@ -290,7 +283,7 @@ class Scripted(Localizer):
         if self.way == "abstains":
             return Localization("scripted", "", query, "", abstained=True)
         order = closest(self.case.displacement_mm, 3)
-        marks = {m.id: row for m, row in zip(LANDMARKS, np.nan_to_num(self.case.displacement_mm), strict=True)}
+        marks = {m.id: row for m, row in zip(LANDMARKS, np.nan_to_num(self.case.displacement_mm[:14]), strict=True)}
         ids = (query.target_id,) if query.protocol is Protocol.POINTING else order
         estimates = tuple(LandmarkEstimate(i, (marks[i][0] + self.shift_mm, marks[i][1]), std_mm=5.0) for i in ids if i)
         return Localization("scripted", "", query, "", estimates)
@@ -299,7 +292,8 @@ class Scripted(Localizer):
 def made_up_cases(localizer: Scripted, chosen: Suite, seed: int) -> Iterator[Case]:
     rng = np.random.default_rng(seed)
     for index in range(chosen.views):
-        marks = rng.uniform(-200, 200, (14, 2))
+        marks = np.full((48, 2), np.nan)
+        marks[:14] = rng.uniform(-200, 200, (14, 2))
         target = int(rng.integers(1, 15)) if index % 2 == 0 else 0
         if target:
             marks[target - 1] = rng.uniform(-10, 10, 2)
@@ -383,7 +377,7 @@ def test_command_writes_figures_and_a_page(
 
 def test_the_worst_of_images_without_landmarks_are_of_all_kinds(scripted: Scripted) -> None:
     frame = XrayFrame(np.zeros((64, 64), np.uint8), 2.4, 0.0)
-    nothing = np.full((14, 2), np.nan)
+    nothing = np.full((48, 2), np.nan)
     made = [Case("x", frame, nothing, 0, (76.8, 76.8), kind) for kind in KINDS for _ in range(30)]
 
     def one_by_one() -> Iterator[Case]:
@@ -396,7 +390,7 @@ def test_the_worst_of_images_without_landmarks_are_of_all_kinds(scripted: Script
 
 
 def test_a_ct_with_few_landmarks(scripted: Scripted) -> None:
-    marks = np.full((14, 2), np.nan)
+    marks = np.full((48, 2), np.nan)
     marks[[9, 10]] = [[5.0, 60.0], [1.0, 0.0]]
     frame = XrayFrame(np.zeros((64, 64), np.uint8), 2.4, 0.0)
     scripted.case = Case("p", frame, marks, 11, (76.8, 76.8))

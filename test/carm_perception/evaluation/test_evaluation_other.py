@@ -215,7 +215,8 @@ class Corrigible(Localizer):
 
 
 def centered_case(index: int, target: int) -> Case:
-    marks = np.array([[100.0 + 30 * i, 40.0 * i - 300] for i in range(14)])
+    marks = np.full((48, 2), np.nan)
+    marks[:14] = [[100.0 + 30 * i, 40.0 * i - 300] for i in range(14)]
     marks[target - 1] = [2.0, 3.0]
     return Case("p", XrayFrame(np.zeros((8, 8), np.uint8), 1.0, float(index)), marks, target, (78.0, 78.0))
 

@@ -168,12 +168,12 @@ def test_two_that_cannot_be_told_apart_are_a_tie(second_mm: float, open_question
 
 
 def test_a_doubt_decides_a_tie_and_nothing_else(fused: FusedLocalizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = np.array([[900.0, 10.0 * i] for i in range(14)])
+    places = np.array([[900.0, 10.0 * i] for i in range(48)])
     places[9], places[10], places[12] = (20.0, 0.0), (0.0, 22.0), (60.0, 0.0)
     frame = XrayFrame(np.zeros((128, 128), np.uint8), FIELD_MM / 128, 0.0)
 
     def again(std_mm: float, earlier: str, hint: str = "are you sure?") -> tuple[int, ...]:
-        reading = Reading(places, np.full(14, std_mm), np.ones(14, bool), np.ones(14))
+        reading = Reading(places, np.full(48, std_mm), np.ones(48, bool), np.ones(48))
         monkeypatch.setattr(fused._referee, "read", lambda frame: reading)
         reply = fused.localize(frame, Query(Protocol.REEVALUATION, hint=hint, correction=earlier))
         return tuple(e.id for e in reply.estimates)

@@ -96,7 +96,7 @@ def test_training_lowers_the_loss_and_the_folder_localizes(
     assert start["dtype"] == "float32"
     assert [line["step"] for line in steps] == list(range(1, 13))
     losses = [line["loss"] for line in steps]
-    assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.1
+    assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.04
     assert steps[3]["validation_loss"] > 0
     wanted = {"adapter_model.safetensors", "adapter_config.json", "tokenizer_config.json", "training.json", "README.md"}
     assert wanted <= {path.name for path in folder.iterdir()}

@@ -39,7 +39,7 @@ from carm_perception.training.calibration.fit import check, fit
 from carm_perception.training.calibration.samples import Samples
 from carm_perception.uncertainty import abstention, calibration_file, conformal, out_of_distribution
 from carm_perception.uncertainty.fusion import Fusion
-from carm_perception.uncertainty.out_of_distribution import LEGS, LIMIT, NO_BODY, Familiarity
+from carm_perception.uncertainty.out_of_distribution import LIMIT, NO_BODY, Familiarity
 
 PATIENTS, VIEWS = 50, 6
 
@@ -49,28 +49,28 @@ def samples(seed: int, patients: int = PATIENTS) -> Samples:
     rng = np.random.default_rng(seed)
     n = patients * VIEWS
     patient = np.repeat(np.arange(patients), VIEWS)
-    truth = rng.uniform(-250, 250, (n, 14, 2))
+    truth = rng.uniform(-250, 250, (n, 48, 2))
     inside = (np.abs(truth) <= FIELD_MM / 2).all(-1)
-    std = np.where(inside, rng.uniform(3, 9, (n, 14)), rng.uniform(15, 60, (n, 14)))
+    std = np.where(inside, rng.uniform(3, 9, (n, 48)), rng.uniform(15, 60, (n, 48)))
     factor = rng.lognormal(0, 0.1, patients)[patient][:, None, None]
-    referee = truth + rng.normal(0, 1, (n, 14, 2)) * std[..., None] * factor
-    speaker = truth + rng.normal(0, 1.5, (n, 14, 2)) * std[..., None] * factor
-    presence = np.where(inside, rng.uniform(0.5, 0.9, (n, 14)), rng.uniform(0.0, 0.1, (n, 14)))
+    referee = truth + rng.normal(0, 1, (n, 48, 2)) * std[..., None] * factor
+    speaker = truth + rng.normal(0, 1.5, (n, 48, 2)) * std[..., None] * factor
+    presence = np.where(inside, rng.uniform(0.5, 0.9, (n, 48)), rng.uniform(0.0, 0.1, (n, 48)))
     listed = np.argsort(np.linalg.norm(speaker, axis=-1), axis=1)[:, :3] + 1
     return Samples(patient, truth, speaker, 1.5 * std, referee, std, inside, presence, listed, np.arange(n) % 2 == 0)
 
 
 def no_body(seed: int, count: int = 40) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     rng = np.random.default_rng(seed)
-    return rng.uniform(80, 400, (count, 14)), rng.uniform(0, 0.1, (count, 14))
+    return rng.uniform(80, 400, (count, 48)), rng.uniform(0, 0.1, (count, 48))
 
 
 def familiar() -> Familiarity:
-    return Familiarity(np.zeros(32), np.zeros((2, 32)), np.ones(2))
+    return Familiarity(np.zeros(100), np.zeros((2, 100)), np.ones(2))
 
 
 def case(radius: float, thresholds: tuple[float, ...]) -> calibration_file.CaseCalibration:
-    table = conformal.RadiusTable(0.0, np.tile([radius, 1.2 * radius, 1.4 * radius], (14, 1)))
+    table = conformal.RadiusTable(0.0, np.tile([radius, 1.2 * radius, 1.4 * radius], (48, 1)))
     return calibration_file.CaseCalibration(table, thresholds)
 
 
@@ -107,24 +107,24 @@ def test_coverage_of_exchangeable_scores(count: int, level: float, seed: int) ->
 def test_landmarks_with_few_samples_share_theirs() -> None:
     rng = np.random.default_rng(0)
     n = 4 * conformal.MINIMUM_SAMPLES
-    error = np.abs(rng.normal(0, 1, (n, 14)))
-    used = np.zeros((n, 14), bool)
+    error = np.abs(rng.normal(0, 1, (n, 48)))
+    used = np.zeros((n, 48), bool)
     used[:, 0] = True
     used[: conformal.MINIMUM_SAMPLES // 2 + 1, 1:3] = True
     used[:5, 5:] = True
     used[:120, 13] = True
-    table = conformal.fit_radii(error, np.ones((n, 14)), used)
+    table = conformal.fit_radii(error, np.ones((n, 48)), used)
     assert (table.factors[1] == table.factors[2]).all()
     assert (table.factors[3] == table.factors[4]).all()
     assert not (table.factors[0] == table.factors[1]).any()
     assert np.isfinite(table.factors).all()
-    nothing = conformal.fit_radii(error, np.ones((n, 14)), np.zeros((n, 14), bool))
+    nothing = conformal.fit_radii(error, np.ones((n, 48)), np.zeros((n, 48), bool))
     assert np.isinf(nothing.factors).all()
 
 
 def test_the_scale_that_gives_the_smallest_radii_is_kept() -> None:
     rng = np.random.default_rng(2)
-    std = rng.uniform(2, 60, (800, 14))
+    std = rng.uniform(2, 60, (800, 48))
     honest = np.abs(rng.normal(0, 1, std.shape)) * std
     everywhere = np.ones(std.shape, bool)
     assert conformal.fit_radii(honest, std, everywhere).power == 1.0
@@ -134,7 +134,7 @@ def test_the_scale_that_gives_the_smallest_radii_is_kept() -> None:
 def test_whole_calibration_holds_on_other_patients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "FOLDS", 2)
     monkeypatch.setattr(out_of_distribution, "FALSE_ABSTENTION", 0.05)  # fewer samples than a smaller part would need
-    figures = check(samples(1, 120), {NO_BODY: no_body(1), LEGS: no_body(2)}, {})
+    figures = check(samples(1, 120), {NO_BODY: no_body(1), "objects": no_body(2)}, {})
     for name in ("compact", "regression", "fused"):
         for which in ("all", "seen", "near", "far"):
             for level in (90, 95, 97):
@@ -241,9 +241,9 @@ def test_a_risk_without_a_threshold_is_refused(asked: float) -> None:
 
 def test_families_of_strange_images_are_told_each_on_its_own() -> None:
     rng = np.random.default_rng(5)
-    std, presence = rng.lognormal(2.0, 0.3, (600, 14)), rng.uniform(0.2, 0.9, (600, 14))
-    vague = (rng.lognormal(5.0, 0.3, (80, 14)), presence[:80])
-    absent = (std[:80], rng.uniform(0.0, 0.02, (80, 14)))
+    std, presence = rng.lognormal(2.0, 0.3, (600, 48)), rng.uniform(0.2, 0.9, (600, 48))
+    vague = (rng.lognormal(5.0, 0.3, (80, 48)), presence[:80])
+    absent = (std[:80], rng.uniform(0.0, 0.02, (80, 48)))
     families = {"vague": vague, "absent": absent}
     both = Familiarity.fit((std, presence), np.arange(600) // 10, np.ones(600, bool), families)
     for family in (vague, absent):
@@ -251,21 +251,6 @@ def test_families_of_strange_images_are_told_each_on_its_own() -> None:
     assert (both.scores(std, presence) > LIMIT).mean() < 0.05
     one = Familiarity.fit((std, presence), np.arange(600) // 10, np.ones(600, bool), {"vague": vague})
     assert (one.scores(*absent) > LIMIT).mean() < 0.5
-
-
-def test_of_a_family_without_a_border_no_more_than_the_stated_part_is_caught() -> None:
-    """Views without a landmark lie between the others and the strange family, nearer to it."""
-    rng = np.random.default_rng(6)
-    presence = rng.uniform(0.2, 0.9, (600, 14))
-    shows = np.arange(600) % 10 != 0
-    std = rng.lognormal(np.where(shows, 2.0, 3.4)[:, None], 0.3, (600, 14))
-    family = rng.lognormal(4.2, 0.3, (200, 14)), presence[:200]
-    strict = Familiarity.fit((std, presence), np.arange(600) // 10, shows, {"other": family})
-    stated = Familiarity.fit((std, presence), np.arange(600) // 10, shows, {LEGS: family})
-    assert (strict.scores(std, presence)[~shows] > LIMIT).mean() > 0.9
-    assert (stated.scores(std, presence)[~shows] > LIMIT).mean() < 0.1
-    assert (stated.scores(*family) > LIMIT).mean() == pytest.approx(0.97, abs=0.03)
-    assert (stated.scores(std, presence)[shows] > LIMIT).mean() < 0.02
 
 
 @pytest.mark.parametrize("thresholds", [None, [], [0.0], [1.0, 1.0]])
@@ -284,7 +269,7 @@ def test_strangers_are_the_same_each_time() -> None:
 def test_calibration_patients_are_of_a_range_of_their_own() -> None:
     names = patient_names(3, 2)
     assert len(set(names)) == 5
-    assert all(FIRST_SEED <= int(name.rpartition(":")[2]) < 900_000 for name in names)
+    assert all(FIRST_SEED <= int(name.rpartition(":")[2].partition("?")[0]) < 900_000 for name in names)
 
 
 def test_views_are_rendered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +324,7 @@ def test_localizers_use_the_calibration_of_their_folder(kind: Kind, loaded: Load
 @pytest.mark.parametrize("protocol", [Protocol.POINTING, Protocol.LOCALIZATION, Protocol.RETRIEVAL])
 def test_strange_images_are_left_alone(kind: Kind, protocol: Protocol, loaded: LoadedModel) -> None:
     calibration = made(loaded.version)
-    everything_is_strange = Familiarity(np.full(32, -100.0), np.ones((1, 32)), np.ones(1))
+    everything_is_strange = Familiarity(np.full(100, -100.0), np.ones((1, 100)), np.ones(1))
     calibration_file.Calibration(calibration.model_version, calibration.localizers, everything_is_strange).write(
         loaded.folder
     )

@@ -51,19 +51,19 @@ def test_each_structure_has_a_centroid_by_which_it_can_be_asked_for() -> None:
     assert set(centroids) == set(segmentation().structures)
     assert all(volume.contains(place) for place in centroids.values())
     t9, heart = centroids["vertebrae_T9"], centroids["heart"]
-    assert np.linalg.norm(t9 - derived().positions_mm[find_landmark("T9", extra=True).id]) < 30.0
+    assert np.linalg.norm(t9 - derived().positions_mm[find_landmark("T9").id]) < 30.0
     assert heart[1] < t9[1]  # in front of the spine
 
 
 def test_the_spine_is_in_order_and_what_is_cut_off_is_left_out() -> None:
     found = derived()
-    spine = [find_landmark(f"T{n}", extra=True).id for n in range(1, 13)] + [find_landmark("L1", extra=True).id]
+    spine = [find_landmark(f"T{n}").id for n in range(1, 13)] + [find_landmark("L1").id]
     heights = np.array([found.positions_mm[number][2] for number in spine])
     gaps = -np.diff(heights)
     assert (gaps > 12.0).all()
     assert (gaps < 35.0).all()
-    assert "cut off" in found.left_out[find_landmark("L2", extra=True).id]
-    assert find_landmark("Left femoral head", extra=True).id not in found.left_out  # the labels hold nothing of it
+    assert "cut off" in found.left_out[find_landmark("L2").id]
+    assert find_landmark("Left femoral head").id not in found.left_out  # the labels hold nothing of it
 
 
 def test_the_order_of_the_axes_does_not_matter(tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ class Runner:
         elif job.varied:
             room = Room.of(varied_body(job.patient, job.index, job.seed), carm)
         else:
-            room = Room.of(load_patient(job.patient), carm)
+            room = Room.of(load_patient(job.patient), carm, chosen.ids)
         if self._localizer is None or job.localizer == "oracle":
             self.close()
             options = job.options

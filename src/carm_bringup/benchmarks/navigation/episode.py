@@ -7,7 +7,7 @@ Only this module and the patient know where a landmark truly is; the navigator s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +28,7 @@ from carm_core.robot.kinematics import CArm
 from carm_core.robot.trajectory import Trajectory
 from carm_core.transforms import rotation_about
 from carm_perception.evaluation.suites.shifts import SHIFTS, Scene, Shift, expose, prepare
+from carm_perception.evaluation.suites.suites import FOURTEEN
 from carm_sim.patient.patient import Patient
 from carm_sim.xray import Request, XraySystem
 
@@ -225,13 +226,21 @@ class Room:
     surroundings: Surroundings | None = None
 
     @classmethod
-    def of(cls, patient: Patient, carm: CArm) -> Room:
-        """Put a patient with known landmarks on the table."""
+    def of(cls, patient: Patient, carm: CArm, ids: Collection[int] = FOURTEEN) -> Room:
+        """Put a patient with known landmarks on the table.
+
+        Args:
+            patient: The patient.
+            carm: The arm.
+            ids: Landmarks that episodes are about.
+        """
 
         def imager(arm: SimulatedArm, clock: SimulatedClock, seed: int) -> Imager:
             return SimulatedImager(XraySystem(patient, carm, seed=seed), arm, clock)
 
-        return cls(patient.name, carm, patient.landmarks_table_mm, imager, Surroundings.of(patient, carm))
+        place = patient.transform_lps_to_table.apply
+        points = {key: np.asarray(place(p)) for key, p in patient.imaged_landmarks_mm.items() if key in ids}
+        return cls(patient.name, carm, points, imager, Surroundings.of(patient, carm))
 
     @classmethod
     def shifted(cls, name: str, number: int, shift_name: str, carm: CArm, seed: int) -> Room:
@@ -250,7 +259,7 @@ class Room:
         def imager(arm: SimulatedArm, clock: SimulatedClock, own: int) -> Imager:
             return ShiftedImager(scene, shift, arm, clock, own)
 
-        points = {key: scene.points_mm[key] for key in scene.imaged}
+        points = {key: scene.points_mm[key] for key in scene.imaged if key in FOURTEEN}
         return cls(scene.name, carm, points, imager, Surroundings.of(scene.system.patient, carm))
 
 

@@ -125,7 +125,7 @@ def run(episodes: Sequence[Episode], contender: Contender, localizer: str, seed:
     for episode in episodes:
         said: list[Progress] = []
         own = make_localizer(localizer, episode.patient, seed)
-        room = Room.of(load_patient(episode.patient), carm)
+        room = Room.of(load_patient(episode.patient), carm, {episode.target_id})
         run_episode(episode, room, own, policy=contender.policy, on_report=said.append)
         own.close()
         heard, result = _through_graph(episode, contender, localizer)

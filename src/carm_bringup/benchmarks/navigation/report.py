@@ -155,6 +155,8 @@ def plot(suites: Mapping[str, Sequence[Outcome]], file: Path) -> None:
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     distances = np.arange(0.0, 61.0)
+    targets = sorted({outcome.episode.target_id for outcomes in suites.values() for outcome in outcomes})
+    names = [landmark(key).name for key in targets]
     for index, (suite, outcomes) in enumerate(suites.items()):
         if not outcomes:
             continue
@@ -162,7 +164,6 @@ def plot(suites: Mapping[str, Sequence[Outcome]], file: Path) -> None:
         left.plot(distances, 100 * np.array(shares), label=f"{suite} (n = {len(outcomes)})", color=f"C{index}")
         rows = metrics(outcomes)["per_landmark"]
         offset = (index - (len(suites) - 1) / 2) * 0.8 / len(suites)
-        names = [landmark(key).name for key in range(1, 15)]
         places = [names.index(name) + offset for name in rows]
         widths = [100 * own["success_20mm"] for own in rows.values()]
         right.barh(places, widths, height=0.8 / len(suites), color=f"C{index}")
@@ -171,7 +172,7 @@ def plot(suites: Mapping[str, Sequence[Outcome]], file: Path) -> None:
     left.set(xlabel="true distance from the image center [mm]", ylabel="claimed successes [% of episodes]")
     left.set(xlim=(0, 60), ylim=(0, 100))
     left.legend(loc="lower right", frameon=False)
-    right.set_yticks(range(14), [landmark(key).name for key in range(1, 15)])
+    right.set_yticks(range(len(names)), names)
     right.invert_yaxis()
     right.set(xlabel="success within 20 mm [% of episodes]", xlim=(0, 100))
     for axes in (left, right):

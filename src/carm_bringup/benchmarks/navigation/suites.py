@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError, GoalError
 from carm_core.robot.kinematics import CArm
-from carm_perception.evaluation.suites.suites import SHIFT_PREFIX, SHIFTS
+from carm_perception.evaluation.suites.suites import FOURTEEN, SHIFT_PREFIX, SHIFTS, WHOLE_SETS
 from carm_perception.evaluation.suites.suites import suite as evaluation_suite
 from carm_perception.localizers import registry
 from carm_perception.localizers.registry import LocalizerOptions
@@ -39,6 +39,7 @@ class Starts:
         primary_deg: Least and largest size of the primary angle, deg; both signs.
         secondary_deg: Largest size of the secondary angle, deg.
         apart_mm: The start lies near a landmark at least this far from the target, mm; 0: anywhere over the upper body.
+        local_height: That landmark's height counts instead of the mean.
     """
 
     across_mm: float = 100.0
@@ -47,6 +48,7 @@ class Starts:
     primary_deg: tuple[float, float] = (0.0, 10.0)
     secondary_deg: float = 10.0
     apart_mm: float = 0.0
+    local_height: bool = False
 
     def draw(
         self, points: Points, target_id: int, carm: CArm, generator: np.random.Generator
@@ -94,7 +96,7 @@ class Starts:
             return None
         near = points[int(generator.choice(sorted(far)))]
         along, across = near[:2] + generator.normal(0.0, 30.0, 2)
-        return np.array([along, across, self._height(points, generator)])
+        return np.array([along, across, self._height({0: near} if self.local_height else points, generator)])
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class NavigationSuite:
         patient: Name of a patient, with ``{seed}`` where the seed of a phantom goes.
         shift: Name of what differs from the images that the models were trained on; empty: nothing.
         ct: The patient's CT, where it is known; another body than in the CT is then imaged.
+        ids: Landmarks that are targets.
     """
 
     name: str
@@ -120,6 +123,7 @@ class NavigationSuite:
     patient: str = "phantom:{seed}"
     shift: str = ""
     ct: str = ""
+    ids: tuple[int, ...] = FOURTEEN
 
     def names(self, count: int) -> list[str]:
         """Return the names of the first ``count`` patients."""
@@ -127,10 +131,13 @@ class NavigationSuite:
             return [self.patient]
         if self.shift in SHIFTS_OF_BODIES:
             return list(evaluation_suite(SHIFT_PREFIX + self.shift, count).patients)
-        return [self.patient.format(seed=FIRST_PHANTOM_SEED + index) for index in range(count)]
+        seeds = [FIRST_PHANTOM_SEED + index for index in range(count)]
+        return [self.patient.format(seed=seed, kind="phantom" + "-living" * (seed % 2)) for seed in seeds]
 
 
 _FAR = Starts(apart_mm=250.0)
+_NEAR_ANOTHER = Starts(apart_mm=100.0, local_height=True)
+_WHOLE = "{kind}:{seed}?whole_body"
 _LATERAL = Starts(primary_deg=(60.0, 90.0))
 
 SHIFTS_OF_BODIES = ("habitus", "arms")
@@ -143,6 +150,10 @@ SUITES: dict[str, NavigationSuite] = {
         NavigationSuite("cross-body", 50, 350, "the same, starts at a landmark at least 250 mm from the target", _FAR),
         NavigationSuite("lateral-start", 50, 350, "the same, starts in a lateral view (60 to 90 deg)", _LATERAL),
         *(NavigationSuite(f"shift-{key}", 20, 140, text, shift=key) for key, text in SHIFTS.items()),
+        *(
+            NavigationSuite(name, 20, 280, f"unseen whole bodies: {what}", _NEAR_ANOTHER, _WHOLE, ids=ids)
+            for name, (what, ids) in WHOLE_SETS.items()
+        ),
         NavigationSuite("chest-ct", 1, 200, "the real chest CT with the landmarks that it covers", patient="chest_ct"),
     )
 }

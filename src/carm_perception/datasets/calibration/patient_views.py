@@ -8,10 +8,11 @@ anew is calibrated without rendering again, and a run that was cut off goes on w
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,10 @@ from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError, GoalError
 from carm_core.imaging.frame import XrayFrame
-from carm_core.landmarks import LANDMARKS
+from carm_core.landmarks import ALL_LANDMARKS
 from carm_core.paths import cache_dir
 from carm_core.robot.kinematics import CArm
-from carm_perception.datasets.views import TRUNK_IDS, ViewDistribution
+from carm_perception.datasets.views import TRUNK_IDS, ViewDistribution, centered_weights
 from carm_perception.networks.preprocessing import FIELD_MM, MODEL_PX, model_gray
 
 FIRST_SEED = 700_000
@@ -41,7 +42,7 @@ class PatientViews:
     Attributes:
         patient: Name for ``load_patient``.
         images: What a model reads, uint8 (views, 128, 128).
-        displacement_mm: True displacements (views, 14, 2) at isocenter depth; NaN for landmarks that the patient lacks.
+        displacement_mm: True displacements (views, 48, 2) at isocenter depth; NaN for landmarks that the patient lacks.
     """
 
     patient: str
@@ -53,15 +54,23 @@ class PatientViews:
         return XrayFrame(self.images[index], FIELD_MM / MODEL_PX, float(index))
 
 
+STYLES = "phantom", "phantom-living"
+"""Styles of the training's bodies."""
+
+
 def patient_names(nominal: int, shifted: int) -> tuple[str, ...]:
-    """Return the names of calibration patients.
+    """Return the names of calibration patients; every other one is a whole body.
 
     Args:
-        nominal: Phantoms of the style of the training.
+        nominal: Phantoms of the styles of the training.
         shifted: Phantoms of the style ``validation``, which is generated in another way.
     """
-    names = [f"phantom:{FIRST_SEED + index}" for index in range(nominal)]
-    return (*names, *(f"phantom-validation:{FIRST_SEED + index}" for index in range(shifted)))
+    kinds = [STYLES[index % len(STYLES)] for index in range(nominal)] + ["phantom-validation"] * shifted
+    numbers = [*range(nominal), *range(shifted)]
+    return tuple(
+        f"{kind}:{FIRST_SEED + number}" + ("?whole_body" if number // 2 % 2 else "")
+        for kind, number in zip(kinds, numbers, strict=True)
+    )
 
 
 def render(patient: str, views: int) -> PatientViews:
@@ -77,36 +86,42 @@ def render(patient: str, views: int) -> PatientViews:
         ConfigurationError: No view is within reach of the arm.
     """
     from carm_sim.patient.patient import make_patient
+    from carm_sim.patient_loader import PHANTOM_STYLES
     from carm_sim.phantom import generate_phantom
     from carm_sim.xray import XrayConfig, XraySystem
 
-    kind, _, digits = patient.partition(":")
-    style = "validation" if kind.endswith("validation") else "standard"
-    body = generate_phantom(int(digits), style=style)
+    kind, _, rest = patient.partition(":")
+    digits, _, whole = rest.partition("?")
+    body = generate_phantom(int(digits), style=PHANTOM_STYLES[kind], whole_body=bool(whole))
     person = make_patient(patient, body.volume, body.landmarks_mm, "calibration")
-    carm, rng = CArm.from_config(), np.random.default_rng([int(digits), style == "validation", 7])
+    person = replace(person, extra_landmarks_mm=body.extra_landmarks_mm)
+    carm, rng = CArm.from_config(), np.random.default_rng([int(digits), list(PHANTOM_STYLES).index(kind), 7])
     system = XraySystem(person, carm, XrayConfig(threads=1), seed=int(digits))
-    points = person.landmarks_table_mm
+    points = person.all_landmarks_table_mm
+    imaged = [
+        i for i, place in points.items() if body.volume.contains(person.transform_lps_to_table.inverse().apply(place))
+    ]
     images = np.zeros((views, MODEL_PX, MODEL_PX), np.uint8)
-    truth = np.full((views, len(LANDMARKS), 2), np.nan)
+    truth = np.full((views, len(ALL_LANDMARKS), 2), np.nan)
     for index in range(views):
-        exposure = system.expose(_positions(points, index % 2 == 0, carm, rng))
+        exposure = system.expose(_positions(points, imaged if index % 2 == 0 else [], carm, rng))
         images[index] = model_gray(exposure.frame())
-        for row, mark in enumerate(LANDMARKS):
+        for row, mark in enumerate(ALL_LANDMARKS):
             if mark.id in points:
                 truth[index, row] = exposure.view.displacement_mm(points[mark.id])
     return PatientViews(patient, images, truth)
 
 
 def _positions(
-    points: dict[int, NDArray[np.float64]], centered: bool, carm: CArm, rng: np.random.Generator
+    points: dict[int, NDArray[np.float64]], near_one_of: list[int], carm: CArm, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Return the joint positions of a random view within reach. Table frame: head, right, up."""
+    """Return the joint positions of a random view within reach, of the trunk or near a landmark. Table frame."""
     spread = ViewDistribution()
     trunk = np.mean([points[i] for i in TRUNK_IDS if i in points] or list(points.values()), axis=0)
     for _ in range(_TRIES):
-        if centered:
-            center, near = points[int(rng.choice(list(points)))], CENTERED_OFFSET_MM
+        if near_one_of:
+            one = int(rng.choice(near_one_of, p=centered_weights(near_one_of)))
+            center, near = points[one], CENTERED_OFFSET_MM
             scale = [near, near, spread.depth_mm]
         else:
             center, scale = trunk, [spread.along_mm, spread.across_mm, spread.depth_mm]
@@ -125,7 +140,7 @@ def views_folder(views: int) -> Path:
     """Return the folder of the images in the user's cache, by what they depend on besides the patient."""
     from carm_sim.phantom.generator import GENERATOR_VERSION
 
-    return cache_dir() / "calibration" / f"v{GENERATOR_VERSION}-{MODEL_PX}px-{views}"
+    return cache_dir() / "calibration" / f"v{GENERATOR_VERSION}-{len(ALL_LANDMARKS)}-{MODEL_PX}px-{views}"
 
 
 def load_views(path: Path) -> PatientViews | None:
@@ -170,7 +185,7 @@ def prepare_views(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"cannot write to {folder}: {error.strerror or error}") from error
-    paths = {folder / f"{name.replace(':', '-')}.npz": name for name in patients}
+    paths = {folder / f"{re.sub(r'[:?]', '-', name)}.npz": name for name in patients}
     missing = {path: name for path, name in paths.items() if load_views(path) is None}
     for _ in range(len(paths) - len(missing)):
         progress()

@@ -27,9 +27,9 @@ NO_SIDE = pool(
     "let us look at the {part} next | have the {part} in the center of the picture",
 )
 ELSEWHERE = pool(
-    "liver | heart | knee | femur | hip | pelvis | L3 | T13 | stomach | tibia | ankle | bladder | kidney | spleen | C5"
-    " | T7 | foot | finger | jaw | sternum | aortic arch | sacrum",
-    "pancreas | patella | L5 | C3 | symphysis | lung | thumb",
+    "liver | heart | femur | pelvis | T13 | stomach | tibia | bladder | kidney | spleen | C1 | S2 | foot | finger | jaw"
+    " | sternum | aortic arch | calf | rib 5",
+    "pancreas | patella | L6 | C2 | lung | thumb",
 )
 TWO_TARGETS = pool(
     "{mark} or {other} | {see} {mark} or {other} | {mark} and {other} | {see} {mark} and {other}",

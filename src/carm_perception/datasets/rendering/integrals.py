@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_core.landmarks import LANDMARKS
+from carm_core.landmarks import ALL_LANDMARKS
 from carm_perception.datasets.storage.shards import IMAGE, NUMBERS, png
 from carm_perception.datasets.views import ViewDistribution
 from carm_sim.patient.patient import Patient
@@ -18,10 +18,10 @@ from carm_sim.patient.patient import Patient
 EXTRA_RAISED = 0.12
 """Fraction of bodies whose arms are raised in any case, as for a chest CT; more come from the generator's own draw."""
 
-WHOLE_BODIES = 0.05
+WHOLE_BODIES = 0.4
 """Fraction of bodies that reach to the feet; ``ELSEWHERE`` of their views are centered anywhere along them."""
 
-ELSEWHERE = 0.7
+ELSEWHERE = 0.15
 
 FIELDS = {
     "patient": "string",
@@ -82,8 +82,9 @@ def rows(
     for number, count in enumerate((views - views // 2, views // 2)):
         if not count:
             continue
-        variant = make_variant(rng, body.volume, body.landmarks_mm)
-        marks = np.array([variant.landmarks_mm.get(m.id, np.full(3, np.nan)) for m in LANDMARKS], np.float32)
+        known = body.landmarks_mm | body.extra_landmarks_mm
+        variant = make_variant(rng, body.volume, known)
+        marks = np.array([variant.landmarks_mm.get(m.id, np.full(3, np.nan)) for m in ALL_LANDMARKS], np.float32)
         for view in render_views(rng, variant, count, distribution):
             soft, bone = view.materials
             image, image_max = _scaled(soft + bone)

@@ -15,6 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from carm_core.errors import ConfigurationError
 from carm_perception.datasets.known_cts import KnownCt
 from carm_perception.datasets.parallel import LOCAL, run
@@ -29,6 +31,9 @@ SPLITS: dict[str, tuple[str, int]] = {
     "test": ("standard", 900_000),
 }
 """Split to (style of the phantoms, first seed): no seed is in two splits."""
+
+LIVING = 0.6
+"""Part of the phantoms of ``train`` that are of the style ``living``."""
 
 MAXIMUM_PATIENTS = 100_000
 
@@ -125,6 +130,8 @@ class DatasetSpec:
     def rows(self, patient: int | KnownCt) -> Iterator[Mapping[str, Any]]:
         """Rows of one patient: of the phantom of a seed, or of a CT."""
         style = SPLITS[self.split][0]
+        if style == "standard" and isinstance(patient, int) and self.split == "train":
+            style = "living" if np.random.default_rng([patient, 79]).random() < LIVING else style
         make: Callable[..., Iterator[Mapping[str, Any]]] = import_module(FORMATS[self.format].module).rows
         if isinstance(patient, KnownCt):
             spread, body = self.chosen_distribution, with_landmarks(patient.path)

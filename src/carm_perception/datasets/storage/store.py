@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
-from carm_core.landmarks import LANDMARKS
+from carm_core.landmarks import ALL_LANDMARKS, ROWS
 from carm_perception.datasets.storage.shards import decoded, open_shard
 from carm_perception.datasets.views import LIMB_IDS
 
@@ -21,7 +21,7 @@ def without_missing_limbs(
     """Remove the landmarks of arms that a truncated volume does not contain: their positions are air.
 
     Args:
-        displacement_mm: Displacements (count, 14, 2), right and up.
+        displacement_mm: Displacements (count, 48, 2), right and up.
         image: Gray values (count, side, side), 0 where nothing attenuates.
         mm_per_px: Pixel spacing (count,).
 
@@ -32,11 +32,11 @@ def without_missing_limbs(
     known = displacement_mm.copy()
     views = np.arange(len(image))
     for mark in LIMB_IDS:
-        pixel = displacement_mm[:, mark - 1] / mm_per_px[:, None] * (1, -1) + (side - 1) / 2
+        pixel = displacement_mm[:, ROWS[mark]] / mm_per_px[:, None] * (1, -1) + (side - 1) / 2
         column, row = np.clip(np.rint(np.nan_to_num(pixel, nan=-1e6)), -1, side).astype(int).T
         inside = (column >= 0) & (column < side) & (row >= 0) & (row < side)
         air = image[views, np.clip(row, 0, side - 1), np.clip(column, 0, side - 1)] <= 1
-        known[inside & air, mark - 1] = np.nan
+        known[inside & air, ROWS[mark]] = np.nan
     return known
 
 
@@ -116,14 +116,14 @@ class ViewStore:
             self._parts.setdefault(name, []).append(table.column(name).to_numpy())
         spacing = table.column("mm_per_px").to_numpy()
         flat = np.array(table.column("displacement_mm").to_pylist(), np.float32)
-        marks = without_missing_limbs(flat.reshape(-1, len(LANDMARKS), 2), self._parts["image"][-1], spacing)
+        marks = without_missing_limbs(flat.reshape(-1, len(ALL_LANDMARKS), 2), self._parts["image"][-1], spacing)
         self._parts.setdefault("displacement_mm", []).append(marks)
 
     def arrays(self, index: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
         """Return the views by index.
 
         Returns:
-            ``soft`` and ``bone`` (n, side, side) in mm of water, ``displacement_mm`` (n, 14, 2), ``mm_per_px`` (n,).
+            ``soft`` and ``bone`` (n, side, side) in mm of water, ``displacement_mm`` (n, 48, 2), ``mm_per_px`` (n,).
         """
         everything = self["image"][index].astype(np.float32) * (self["image_max_mm"][index] / 255)[:, None, None]
         bone = self["bone"][index].astype(np.float32) * (self["bone_max_mm"][index] / 255)[:, None, None]

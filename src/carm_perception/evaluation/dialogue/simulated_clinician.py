@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from carm_core.landmarks import landmark
+from carm_core.landmarks import ROWS, landmark
 from carm_core.transforms import Array
 from carm_perception.evaluation.metrics import closest
 
@@ -72,7 +72,7 @@ def remark(displacement_mm: Array, answer_id: int, rng: np.random.Generator) -> 
     landmarks are named, or the direction in which the image lies from the landmark that was answered.
 
     Args:
-        displacement_mm: True displacements (14, 2), right and up; NaN where unknown.
+        displacement_mm: True displacements (48, 2), right and up; NaN where unknown.
         answer_id: The first landmark of the answer.
         rng: Choice of words.
     """
@@ -84,7 +84,7 @@ def remark(displacement_mm: Array, answer_id: int, rng: np.random.Generator) -> 
     elif truth.mirror_id == answer_id:
         kind = Kind.SIDE
     else:
-        offset = displacement_mm[truth_id - 1] - displacement_mm[answer_id - 1]
+        offset = displacement_mm[ROWS[truth_id]] - displacement_mm[ROWS[answer_id]]
         apart = float(np.linalg.norm(offset))
         kind = Kind.DIRECTION if apart >= NEAR_MM and rng.random() < 0.5 else Kind.NAME
         words["where"] = _direction(offset, rng) if kind is Kind.DIRECTION else ""

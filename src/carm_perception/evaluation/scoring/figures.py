@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from carm_core.landmarks import LANDMARKS, landmark
+from carm_core.landmarks import ALL_LANDMARKS, LANDMARKS, Landmark, find_landmark, landmark
 from carm_core.localization import Protocol
 from carm_perception.evaluation.metrics import average_precision, hit, mirror_swap, precision, recall
 from carm_perception.evaluation.scoring.records import LEVELS, ListRecord, PointRecord, Record, Status
@@ -22,6 +22,15 @@ from carm_perception.evaluation.scoring.records import LEVELS, ListRecord, Point
 RETRIEVAL_K = (1, 2, 3)
 NO_ANSWER = "no answer"
 """Last column of the confusion matrix."""
+
+
+LEVEL_OF: dict[int, int] = {
+    find_landmark(f"{region}{number}").id: base + number
+    for region, numbers, base in (("C", range(3, 8), 0), ("T", range(1, 13), 7), ("L", range(1, 6), 19))
+    for number in numbers
+}
+"""Id of each vertebra to its place in the spine."""
+LUMBAR = frozenset(find_landmark(f"L{number}").id for number in range(1, 6))
 
 
 def rate(successes: Iterable[bool]) -> float | None:
@@ -70,12 +79,13 @@ def distances(name: str, values_mm: Sequence[float]) -> dict[str, float | None]:
     }
 
 
-def summarize(records: Sequence[Record], cases: int) -> dict[str, Any]:
+def summarize(records: Sequence[Record], cases: int, marks: Sequence[Landmark] = LANDMARKS) -> dict[str, Any]:
     """Return all figures of one localizer on one suite.
 
     Args:
         records: Every question that was asked, in order.
         cases: Number of images.
+        marks: Landmarks that were asked for.
     """
     lists = [r for r in records if isinstance(r, ListRecord)]
     points = [r for r in records if isinstance(r, PointRecord)]
@@ -87,8 +97,8 @@ def summarize(records: Sequence[Record], cases: int) -> dict[str, Any]:
         retrieved = [r for r in lists if r.protocol is Protocol.RETRIEVAL]
         figures |= hit_figures(hits) | retrieval_figures(retrieved) | _known_figures(hits, retrieved)
         figures |= _errors(points) | with_interval("abstained", [r.status is Status.ABSTAINED for r in records])
-        figures["per_landmark"] = {mark.name: landmark_figures(hits, points, mark.id) for mark in LANDMARKS}
-        figures |= left_right_gap(figures["per_landmark"]) | {"confusion": confusion(hits)}
+        figures["per_landmark"] = {mark.name: landmark_figures(hits, points, mark.id) for mark in marks}
+        figures |= left_right_gap(figures["per_landmark"]) | level_figures(hits) | {"confusion": confusion(hits, marks)}
     figures |= with_interval("malformed", [r.status is Status.MALFORMED for r in records])
     figures["failed"] = rate(r.status is Status.FAILED for r in records)
     return figures | latencies([r.latency_s for r in records])
@@ -162,7 +172,8 @@ def landmark_figures(hits: Sequence[ListRecord], points: Sequence[PointRecord], 
 
 def left_right_gap(per_landmark: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Difference of Hit@2 between the patient's right and left: over all pairs together, and of the worst pair."""
-    pairs = [(m, landmark(m.mirror_id)) for m in LANDMARKS if m.mirror_id and m.id < m.mirror_id]
+    named = [mark for mark in ALL_LANDMARKS if mark.name in per_landmark]
+    pairs = [(m, landmark(m.mirror_id)) for m in named if m.mirror_id and m.id < m.mirror_id]
     sums, gaps = np.zeros((2, 2)), {}
     for pair in pairs:
         rows = [per_landmark[mark.name] for mark in pair]
@@ -181,10 +192,20 @@ def left_right_gap(per_landmark: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def confusion(hits: Sequence[ListRecord]) -> dict[str, Any]:
-    """Return the counts (14 rows: true closest landmark; 15 columns: first of the answer, last ``NO_ANSWER``)."""
-    names = [mark.name for mark in LANDMARKS]
-    row_of = {mark.id: row for row, mark in enumerate(LANDMARKS)}
+def level_figures(hits: Sequence[ListRecord]) -> dict[str, Any]:
+    """Return how often the level of a lumbar vertebra is right, exactly and within one level; nothing without any."""
+    own = [r for r in hits if r.truth_ids[0] in LUMBAR]
+    if not own:
+        return {}
+    apart = [LEVEL_OF.get(r.answer_ids[0], 99) - LEVEL_OF[r.truth_ids[0]] if r.answer_ids else 99 for r in own]
+    exact = with_interval("lumbar_exact", [step == 0 for step in apart])
+    return exact | with_interval("lumbar_within_one", [abs(step) <= 1 for step in apart])
+
+
+def confusion(hits: Sequence[ListRecord], marks: Sequence[Landmark] = LANDMARKS) -> dict[str, Any]:
+    """Return the counts (a row for each true closest landmark; a column for each first answer, last ``NO_ANSWER``)."""
+    names = [mark.name for mark in marks]
+    row_of = {mark.id: row for row, mark in enumerate(marks)}
     counts = np.zeros((len(names), len(names) + 1), int)
     for record in hits:
         column = row_of.get(record.answer_ids[0], len(names)) if record.answer_ids else len(names)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from carm_core.landmarks import LANDMARKS
+from carm_core.landmarks import ROWS, landmark
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_perception.evaluation.metrics import closest
 from carm_perception.evaluation.scoring.figures import summarize
@@ -84,7 +84,8 @@ class Evaluation:
 
     def figures(self) -> dict[str, Any]:
         """Return the figures by their names in reports; rates are fractions, lengths mm, times ms."""
-        return {**summarize(self.records, self.cases), "warm_up_ms": round(1e3 * self.warm_up_s, 1)}
+        marks = tuple(landmark(key) for key in self.suite.ids)
+        return {**summarize(self.records, self.cases, marks), "warm_up_ms": round(1e3 * self.warm_up_s, 1)}
 
 
 def evaluate(
@@ -112,7 +113,7 @@ def evaluate(
         if case.kind:
             _ask_list(localizer, case, index, Protocol.LOCALIZATION, result)
             _ask_list(localizer, case, index, Protocol.RETRIEVAL, result)
-            _point(localizer, case, index, int(rng.choice([mark.id for mark in LANDMARKS])), result)
+            _point(localizer, case, index, int(rng.choice(case.ids)), result)
         elif case.centered_on:
             _ask_list(localizer, case, index, Protocol.LOCALIZATION, result)
             for target in case.in_view:
@@ -138,14 +139,14 @@ def order_of(reply: Localization) -> tuple[int, ...]:
 
 
 def _ask_list(localizer: Localizer, case: Case, index: int, protocol: Protocol, result: Evaluation) -> None:
-    reply, seconds = timed(localizer, case, Query(protocol))
-    truth = closest(case.displacement_mm, min(TRUE_CLOSEST, len(LANDMARKS) - len(case.unknown)))
+    reply, seconds = timed(localizer, case, Query(protocol, among=case.ids))
+    truth = closest(case.displacement_mm, min(TRUE_CLOSEST, len(case.ids) - len(case.unknown)))
     answer = order_of(reply)
     unknown = case.unknown if truth else frozenset()
     result.records.append(ListRecord(index, protocol, status_of(reply), truth, answer, seconds, case.kind, unknown))
     if protocol is not Protocol.LOCALIZATION or not answer or (truth and truth[0] in answer[:2]):
         return
-    distance = float(np.linalg.norm(case.displacement_mm[answer[0] - 1])) if truth else _spread(index)
+    distance = float(np.linalg.norm(case.displacement_mm[ROWS[answer[0]]])) if truth else _spread(index)
     _keep(result, Worst(case, protocol, 0, answer, None, distance if np.isfinite(distance) else np.inf))
 
 
@@ -162,7 +163,7 @@ def _point(localizer: Localizer, case: Case, index: int, target: int, result: Ev
         status = Status.FAILED if status is Status.ANSWERED else status
         result.records.append(PointRecord(index, target, status, centered=centered, latency_s=seconds, kind=case.kind))
         return
-    truth = case.displacement_mm[target - 1]
+    truth = case.displacement_mm[ROWS[target]]
     error = float(np.linalg.norm(np.subtract(estimate.displacement_mm, truth)))
     radii = calibrated_radii(estimate)
     result.records.append(

@@ -99,14 +99,14 @@ def _ensure(chosen: Suite, number: int, seed: int) -> int:
 
 def _load(chosen: Suite, number: int, seed: int) -> list[Case]:
     path = _file(chosen, number, seed)
-    found = _read(path, chosen.patients[number])
+    found = _read(path, chosen.patients[number], chosen.ids)
     if found is None:
         found = patient_cases(chosen, number, seed)
         _write(path, found)
     return found
 
 
-def _read(path: Path, patient: str) -> list[Case] | None:
+def _read(path: Path, patient: str, ids: tuple[int, ...]) -> list[Case] | None:
     try:
         with np.load(path, allow_pickle=False) as content:
             columns = [content[name] for name in ("images", "views", "frames", "truth", "centered", "fields", "kinds")]
@@ -120,7 +120,7 @@ def _read(path: Path, patient: str) -> list[Case] | None:
         geometry = _view_of(view) if np.isfinite(view).all() else None
         xray = XrayFrame(image, float(frame[0]), 0.0, float(frame[1]), float(frame[2]), geometry)
         half = float(half_field[0]), float(half_field[1])
-        found.append(Case(patient, xray, truth, int(centered), half, str(kind)))
+        found.append(Case(patient, xray, truth, int(centered), half, str(kind), ids))
     return found
 
 

@@ -146,14 +146,15 @@ def prepare(name: str, number: int, shift: Shift, carm: CArm, rng: np.random.Gen
         patient, points = _truncated(name, seed)
     else:
         patient = load_patient(name)
-        points = patient.landmarks_table_mm
+        points = patient.all_landmarks_table_mm
     if not patient.landmarks_known:
         raise ConfigurationError(f"patient {name} has no known landmarks")
     if shift.hardware[1]:
         patient = equipped(patient, int(rng.integers(shift.hardware[0], shift.hardware[1] + 1)), rng)
     system = XraySystem(patient, carm, shift.config, seed=seed)
     collimated = shift.collimated[0] < 1 and not truncated
-    return Scene(patient.name, system, carm, points, tuple(patient.landmarks_mm), collimated, 0.5 * truncated)
+    imaged = tuple(patient.imaged_landmarks_mm)
+    return Scene(patient.name, system, carm, points, imaged, collimated, 0.5 * truncated)
 
 
 def equipped(patient: Patient, count: int, rng: np.random.Generator) -> Patient:

@@ -9,10 +9,12 @@ from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 from carm_core.errors import ConfigurationError, UnknownNameError
+from carm_core.landmarks import ALL_LANDMARKS, LANDMARKS
 
 if TYPE_CHECKING:
     from carm_sim.phantom.body import BodyPlan
 
+WHOLE_BODY, LOWER_BODY, SPINE = "whole-body", "lower-body", "spine"
 NOMINAL, VALIDATION, CHEST_CT, FALSIFICATION = "phantom-nominal", "validation", "chest-ct", "falsification"
 SHIFT_PREFIX = "phantom-shift-"
 FIRST_UNSEEN_SEED, FIRST_VALIDATION_SEED, FIRST_WHOLE_BODY_SEED = 900_000, 600_000, 990_000
@@ -31,7 +33,11 @@ SHIFTS = {
 """What each shift changes against the nominal suite; patients and views are the nominal ones where it allows."""
 
 ALIASES = {"phantom": NOMINAL, "chest_ct": CHEST_CT}
-SUITE_NAMES = (NOMINAL, *(SHIFT_PREFIX + name for name in SHIFTS), VALIDATION, CHEST_CT, FALSIFICATION)
+SUITE_NAMES = (
+    NOMINAL,
+    *(SHIFT_PREFIX + name for name in SHIFTS),
+    *(VALIDATION, CHEST_CT, FALSIFICATION, WHOLE_BODY, LOWER_BODY, SPINE),
+)
 GROUPS = {"all": SUITE_NAMES, "phantom-shift": tuple(SHIFT_PREFIX + name for name in SHIFTS)}
 DEFAULT_SUITES = (NOMINAL, VALIDATION, CHEST_CT, FALSIFICATION)
 
@@ -45,7 +51,16 @@ _HABITUS: tuple[tuple[str, Callable[[BodyPlan], bool]], ...] = (
 )
 """About the outer 5 per cent of the population each."""
 _ARMS = ("along", "raised", "one_up")
-_FALSE_KINDS = ("air", "abdomen-legs", "photograph", "noise")
+_FALSE_KINDS = ("air", "table", "objects", "hand", "photograph", "noise")
+
+FOURTEEN = tuple(mark.id for mark in LANDMARKS)
+"""The landmarks of the paper, which most suites are about."""
+WHOLE_SETS: dict[str, tuple[str, tuple[int, ...]]] = {
+    WHOLE_BODY: ("all landmarks from head to foot", tuple(mark.id for mark in ALL_LANDMARKS)),
+    LOWER_BODY: ("hips, knees, ankles, pelvis and lumbar spine", (*range(116, 127), *range(129, 135))),
+    SPINE: ("vertebrae from C3 to L5", (10, 14, *range(101, 121))),
+}
+"""What the suites on whole bodies are about, and these landmarks."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,8 @@ class Suite:
         inside_fraction: A view counts when at least this part of its rays meets the CT.
         ct: The only patient, where its CT is known to who asks; empty: none is.
         content: Hash of that CT and its landmarks: another of the same name has other images.
+        ids: Landmarks that are asked for.
+        everywhere: Views that are not centered near a landmark are drawn about any of them, not over the trunk.
     """
 
     name: str
@@ -71,6 +88,8 @@ class Suite:
     inside_fraction: float = 0.0
     ct: str = ""
     content: str = ""
+    ids: tuple[int, ...] = FOURTEEN
+    everywhere: bool = False
 
     @property
     def shares(self) -> tuple[int, ...]:
@@ -125,9 +144,16 @@ def _make(name: str, patients: int) -> Suite:
         names = tuple(f"phantom-validation:{FIRST_VALIDATION_SEED + number}" for number in range(patients or 50))
         return Suite(name, names, 1000, "phantoms of another style")
     if name == FALSIFICATION:
-        kinds = [(kind, number) for number in range(-(-(patients or 24) // 4)) for kind in _FALSE_KINDS]
-        names = tuple(f"{kind}:{number}" for kind, number in kinds[: patients or None])
-        return Suite(name, names, 240, "air, abdomen and legs, a photograph, noise: the right answer is to abstain")
+        count = patients or 24
+        kinds = [(kind, number) for number in range(-(-count // len(_FALSE_KINDS))) for kind in _FALSE_KINDS]
+        names = tuple(f"{kind}:{number}" for kind, number in kinds[:count])
+        what = "air, an empty table, objects, a hand of staff, a photograph, noise: the right answer is to abstain"
+        return Suite(name, names, 240, what)
+    if name in WHOLE_SETS:
+        what, ids = WHOLE_SETS[name]
+        bodies = range(FIRST_WHOLE_BODY_SEED, FIRST_WHOLE_BODY_SEED + (patients or 50))
+        names = tuple(f"phantom{'-living' * (seed % 2)}:{seed}?whole_body" for seed in bodies)
+        return Suite(name, names, 1000, what, ids=ids, everywhere=True)
     shift = name.removeprefix(SHIFT_PREFIX) if name != NOMINAL else ""
     count = patients or (50 if shift else 100)
     seeds = _extreme_seeds(shift) if shift in ("habitus", "arms") else iter(range(FIRST_UNSEEN_SEED, 10**9))

@@ -55,13 +55,12 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
     from tqdm import tqdm
 
-    from carm_perception.datasets.calibration.abdomen_and_legs import leg_images
     from carm_perception.datasets.calibration.patient_views import patient_names, prepare_views
-    from carm_perception.datasets.calibration.synthetic_negatives import strangers
+    from carm_perception.datasets.calibration.synthetic_negatives import shadows, strangers
     from carm_perception.networks.model_folder import COMPACT_FOLDER, REQUIRED, check_model_folder, weights_hash
     from carm_perception.training.calibration.fit import check, fit
     from carm_perception.training.calibration.samples import Reader, collect
-    from carm_perception.uncertainty.out_of_distribution import LEGS, NO_BODY
+    from carm_perception.uncertainty.out_of_distribution import NO_BODY, SHADOWS
 
     folder = args.model or COMPACT_FOLDER
     check_model_folder(folder, REQUIRED)
@@ -72,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     with tqdm(total=len(names), desc="answers", unit="patient") as bar:
         samples = collect(folder, paths, args.workers, bar.update)
     reader = Reader(folder)
-    strange = {NO_BODY: reader.read_strangers(strangers()), LEGS: reader.read_strangers(leg_images())}
+    strange = {NO_BODY: reader.read_strangers(strangers()), SHADOWS: reader.read_strangers(shadows())}
     other = np.array(["validation" in names[number] for number in samples.patient])
     groups = {"nominal": ~other, "shifted": other} if shifted and shifted < len(names) else {}
     held_out = check(samples, strange, groups)
@@ -86,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 def report(held_out: dict[str, Any]) -> list[str]:
     """Return the lines that say how the calibration holds on patients left out."""
-    from carm_perception.uncertainty.out_of_distribution import LEGS, NO_BODY
+    from carm_perception.uncertainty.out_of_distribution import NO_BODY, SHADOWS
 
     lines = []
     for name, cases in held_out.items():
@@ -104,6 +103,6 @@ def report(held_out: dict[str, Any]) -> list[str]:
     lines.append(
         f"abstains on {100 * held_out['strange_with_landmark']:.1f} % of the images with a landmark,"
         f" {100 * held_out[f'strange_{NO_BODY}']:.1f} % of those without a body,"
-        f" {100 * held_out[f'strange_{LEGS}']:.1f} % of those of abdomen and legs; lists: {held_out['lists']}"
+        f" {100 * held_out[f'strange_{SHADOWS}']:.1f} % of those of objects; lists: {held_out['lists']}"
     )
     return lines

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_core.landmarks import IDS
+from carm_core.landmarks import IDS, LANDMARKS
 from carm_core.transforms import Array
 from carm_perception.evaluation.metrics import closest, hit, precision
 from carm_perception.networks.preprocessing import FIELD_MM
@@ -25,7 +25,7 @@ from carm_perception.uncertainty.out_of_distribution import LIMIT, Familiarity
 
 Mask = NDArray[np.bool_]
 Strange = Mapping[str, tuple[Array, Array]]
-"""Name of a family of strange images to the standard deviations and presences (m, 14) that are read from them."""
+"""Name of a family of strange images to the standard deviations and presences (m, 48) that are read from them."""
 
 Tables = tuple[RadiusTable, ...]
 """A table for each of ``CASES``."""
@@ -38,9 +38,9 @@ class Answers:
     """Places of one localizer for all samples.
 
     Attributes:
-        place_mm: Displacements (n, 14, 2).
-        std_mm: Stated standard deviations (n, 14).
-        seen: Landmarks that count as seen (n, 14).
+        place_mm: Displacements (n, 48, 2).
+        std_mm: Stated standard deviations (n, 48).
+        seen: Landmarks that count as seen (n, 48).
     """
 
     place_mm: Array
@@ -48,23 +48,23 @@ class Answers:
     seen: Mask
 
     def error_mm(self, samples: Samples) -> Array:
-        """Return the radial errors (n, 14); NaN without an answer or without truth."""
+        """Return the radial errors (n, 48); NaN without an answer or without truth."""
         error: Array = np.linalg.norm(self.place_mm - samples.truth_mm, axis=-1)
         return error
 
     @property
     def case(self) -> NDArray[np.int64]:
-        """Position of each answer in ``CASES`` (n, 14)."""
+        """Position of each answer in ``CASES`` (n, 48)."""
         return case_index(self.seen, self.place_mm)
 
     def radii_mm(self, tables: Tables) -> Array:
-        """Return the radii (n, 14, levels) from the table of each case."""
+        """Return the radii (n, 48, levels) from the table of each case."""
         by_case = np.stack([table.radii_mm(self.std_mm) for table in tables])
         radii: Array = np.take_along_axis(by_case, self.case[None, ..., None], axis=0)[0]
         return radii
 
     def doubt(self, tables: Tables) -> Array:
-        """Return how little each answer is to be trusted (n, 14)."""
+        """Return how little each answer is to be trusted (n, 48)."""
         return doubt(self.radii_mm(tables)[..., 0], self.place_mm, self.seen)
 
 
@@ -106,16 +106,17 @@ def _joint_answers(samples: Samples, joint: Joint) -> Answers:
 
 
 def lists(samples: Samples, who: str) -> dict[str, float]:
-    """Hit@1 and Hit@2 over lists of two, P@1 and P@3 over lists of three; the language model's or the referee's."""
+    """Hit@1, Hit@2 over lists of two, P@1, P@3 over lists of three, of the fourteen, by the model or the referee."""
     hits, precisions = [], []
-    columns = samples.truth_mm, samples.referee_mm, samples.referee_std_mm, samples.listed, samples.of_two
-    for truth, places, stds, listed, of_two in zip(*columns, strict=True):
+    both = slice(None, len(LANDMARKS))
+    columns = samples.truth_mm[:, both], samples.referee_mm[:, both], samples.referee_std_mm[:, both], samples.listed
+    for truth, places, stds, listed, of_two in zip(*columns, samples.of_two, strict=True):
         known = np.isfinite(truth).all(-1)
-        found = {int(i): (float(x), float(y)) for i, (x, y), k in zip(IDS, places, known, strict=True) if k}
-        spread = dict(zip(IDS.tolist(), stds.tolist(), strict=True))
+        found = {int(i): (float(x), float(y)) for i, (x, y), k in zip(IDS[both], places, known, strict=True) if k}
+        spread = dict(zip(IDS[both].tolist(), stds.tolist(), strict=True))
         order = tuple(e.id for e in nearest_first(found, spread)[:3])
         if who == SPEAKER:
-            order = tuple(int(i) for i in listed if i and known[int(i) - 1])
+            order = tuple(int(i) for i in listed if 0 < i <= len(known) and known[int(i) - 1])
         first, three = closest(truth, 1)[0], closest(truth, 3)
         if of_two:
             hits.append((hit(first, order, 1), hit(first, order, 2)))
@@ -174,7 +175,7 @@ def fit(samples: Samples, strange: Strange, model_version: str) -> Calibration:
 
     Args:
         samples: Views of the calibration patients.
-        strange: Standard deviations and presences (m, 14) of each family of strange images, by name.
+        strange: Standard deviations and presences (m, 48) of each family of strange images, by name.
         model_version: Hash of the weights.
     """
     answers = {"compact": speaker_answers(samples), "regression": referee_answers(samples)}
@@ -200,7 +201,7 @@ def answers_of(name: str, samples: Samples, calibration: Calibration) -> Answers
 
 @dataclass(frozen=True, eq=False)
 class _Judged:
-    """A localizer on patients that its calibration does not know; arrays (n, 14), radii and given (n, 14, ...)."""
+    """A localizer on patients that its calibration does not know; arrays (n, 48), radii and given (n, 48, ...)."""
 
     error_mm: Array
     radii_mm: Array
@@ -254,7 +255,7 @@ def check(samples: Samples, strange: Strange, groups: dict[str, Mask]) -> dict[s
 
     Args:
         samples: Views of the calibration patients.
-        strange: Standard deviations and presences (m, 14) of each family of strange images, by name.
+        strange: Standard deviations and presences (m, 48) of each family of strange images, by name.
         groups: Views (n,) for which figures are also given apart.
 
     Returns:

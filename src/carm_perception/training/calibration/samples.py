@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from carm_core.errors import ConfigurationError
 from carm_core.imaging.frame import XrayFrame
-from carm_core.landmarks import IDS, LANDMARKS
+from carm_core.landmarks import ALL_LANDMARKS, ROWS
 from carm_core.localization import Protocol, Query
 from carm_core.transforms import Array
 from carm_perception.datasets.calibration.patient_views import PatientViews, load_views
@@ -30,13 +30,13 @@ class Samples:
 
     Attributes:
         patient: Number of the patient (n,).
-        truth_mm: True displacements (n, 14, 2); NaN for landmarks that the patient lacks.
-        speaker_mm: The language model's displacements (n, 14, 2); NaN without an answer.
-        speaker_std_mm: Its standard deviations (n, 14).
-        referee_mm: The deep-learning localizer's displacements (n, 14, 2).
-        referee_std_mm: Its standard deviations (n, 14).
-        seen: Landmarks that it sees in the image (n, 14).
-        presence: How surely each is in the image (n, 14).
+        truth_mm: True displacements (n, 48, 2); NaN for landmarks that the patient lacks.
+        speaker_mm: The language model's displacements (n, 48, 2); NaN without an answer.
+        speaker_std_mm: Its standard deviations (n, 48).
+        referee_mm: The deep-learning localizer's displacements (n, 48, 2).
+        referee_std_mm: Its standard deviations (n, 48).
+        seen: Landmarks that it sees in the image (n, 48).
+        presence: How surely each is in the image (n, 48).
         listed: Ids in the language model's list (n, 3), 0 where it is shorter.
         of_two: Whether that list is of the localization protocol, else of retrieval (n,).
     """
@@ -62,13 +62,13 @@ class Samples:
 
     @property
     def distance_mm(self) -> Array:
-        """True distance of each landmark from the image center (n, 14)."""
+        """True distance of each landmark from the image center (n, 48)."""
         distance: Array = np.linalg.norm(self.truth_mm, axis=-1)
         return distance
 
     @property
     def in_image(self) -> NDArray[np.bool_]:
-        """Landmarks that truly lie in the image (n, 14)."""
+        """Landmarks that truly lie in the image (n, 48)."""
         return np.asarray((np.abs(self.truth_mm) <= FIELD_MM / 2).all(axis=-1))
 
 
@@ -107,7 +107,7 @@ class Reader:
         return Samples(patient=patient, truth_mm=views.displacement_mm, **columns)
 
     def read_strangers(self, images: NDArray[np.uint8]) -> tuple[Array, Array]:
-        """Return the standard deviations and presences (n, 14) of images without truth (n, 128, 128)."""
+        """Return the standard deviations and presences (n, 48) of images without truth (n, 128, 128)."""
         frames = [XrayFrame(image, FIELD_MM / MODEL_PX, 0.0) for image in images]
         readings = [self._referee.read(frame) for frame in frames]
         return np.array([r.std_mm for r in readings]), np.array([r.presence for r in readings])
@@ -115,9 +115,10 @@ class Reader:
     def _one(self, views: PatientViews, index: int) -> dict[str, Any]:
         frame = views.frame(index)
         reading = self._referee.read(frame)
-        places, stds = np.full((len(LANDMARKS), 2), np.nan), np.full(len(LANDMARKS), np.nan)
+        count = len(ALL_LANDMARKS)
+        places, stds = np.full((count, 2), np.nan), np.full(count, np.nan)
         for estimate in self._speaker.localize(frame, Query(Protocol.POINTING)).estimates:
-            row = int(np.flatnonzero(estimate.id == IDS)[0])
+            row = ROWS[estimate.id]
             places[row], stds[row] = estimate.displacement_mm, estimate.std_mm
         protocol = Protocol.RETRIEVAL if index % 2 else Protocol.LOCALIZATION
         found = [e.id for e in self._speaker.localize(frame, Query(protocol)).estimates][:LISTED]

@@ -39,7 +39,7 @@ class Batch:
     Attributes:
         soft: Line integrals of soft tissue (batch, stored, stored), mm of water.
         bone: Line integrals of bone excess (batch, stored, stored), mm of water.
-        displacement_mm: Landmark displacements (batch, 14, 2), NaN when unknown.
+        displacement_mm: Landmark displacements (batch, 48, 2), NaN when unknown.
         mm_per_px: Pixel spacing at isocenter depth (batch,).
     """
 
@@ -115,7 +115,7 @@ def _deformation(count: int, generator: torch.Generator) -> Tensor:
 
 
 def _deformed(marks_mm: Tensor, field: Tensor, mm_per_px: Tensor) -> Tensor:
-    """Where landmarks (batch, 14, 2) lie after a deformation: the points that are taken from where they lay."""
+    """Where landmarks (batch, 48, 2) lie after a deformation: the points that are taken from where they lay."""
     flip = marks_mm.new_tensor([1.0, -1.0])
     before = marks_mm * flip / mm_per_px[:, None, None]
     after = before

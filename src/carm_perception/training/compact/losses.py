@@ -25,9 +25,9 @@ def displacement_loss(mean: Tensor, log_scale: Tensor, truth_mm: Tensor) -> Tens
     """Return the negative log-likelihood of displacements under a Laplace distribution with learned scale.
 
     Args:
-        mean: (batch, 14, 2) in units of 100 mm.
-        log_scale: (batch, 14, 2).
-        truth_mm: (batch, 14, 2), NaN when unknown.
+        mean: (batch, 48, 2) in units of 100 mm.
+        log_scale: (batch, 48, 2).
+        truth_mm: (batch, 48, 2), NaN when unknown.
     """
     known = ~truth_mm.isnan()
     truth = torch.where(known, truth_mm, torch.zeros_like(truth_mm)) / SCALE_MM
@@ -64,8 +64,8 @@ def presence_loss(logits: Tensor, truth_mm: Tensor, mm_per_px: Tensor, sigma: fl
     """Return the cross-entropy of the cell in which each landmark lies, or of its absence.
 
     Args:
-        logits: (batch, 14, cells + 1), cells row by row as displayed, then absence.
-        truth_mm: Displacements (batch, 14, 2), right and up; NaN when unknown.
+        logits: (batch, 48, cells + 1), cells row by row as displayed, then absence.
+        truth_mm: Displacements (batch, 48, 2), right and up; NaN when unknown.
         mm_per_px: Pixel spacing (batch,) at isocenter depth, mm.
         sigma: Standard deviation of the soft label, in cells.
     """

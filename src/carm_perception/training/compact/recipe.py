@@ -109,7 +109,8 @@ class AnswerEvaluation:
         predicted, truth, spacing = [], [], 1.0
         for start in range(0, min(self._views, len(store)), 40):
             batch = load_batch(store, np.arange(start, min(start + 40, len(store), self._views)))
-            soft, bone, marks = center_crop(batch)
+            soft, bone, everything = center_crop(batch)
+            marks = everything[:, : len(LANDMARKS)]
             tokens = compact.tokens(plain_display(soft, bone))
             guess = np.full(marks.shape, math.nan)
             packed = packer.pack_all(marks.numpy())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_core.landmarks import IDS, LANDMARKS, landmark
+from carm_core.landmarks import LANDMARKS, landmark
 from carm_perception.evaluation.metrics import closest
 from carm_perception.networks.preprocessing import FIELD_MM
 from carm_perception.protocols.parsing import LIMIT_MM, LOCALIZED, RETRIEVED, extent
@@ -155,13 +155,13 @@ def earlier_answer(truth_mm: Displacements, rng: np.random.Generator) -> tuple[i
 
 def token_texts() -> tuple[str, ...]:
     """Return every text that a piece of an answer can have, numbers and names of landmarks apart."""
-    zero = np.full((len(IDS), 2), math.nan)
+    zero = np.full((len(LANDMARKS), 2), math.nan)
     zero[:3] = [[-20.0, -20.0], [20.0, 20.0], [500.0, 500.0]]
     nothing = np.where(np.isnan(zero), zero, 900.0)
     near = zero.copy()
     near[0] = 0.0
-    far = [200.0 * sign * np.ones((len(IDS), 2)) for sign in (-1, 1)]
-    middle = 60.0 * np.ones((len(IDS), 2))
+    far = [200.0 * sign * np.ones((len(LANDMARKS), 2)) for sign in (-1, 1)]
+    middle = 60.0 * np.ones((len(LANDMARKS), 2))
     examples = [navigation(1, row) for row in (zero, nothing, near, *far, middle)] + [navigation(2, zero)]
     examples += [reevaluation((1, 2), zero), pointing(1, zero[0]), localization(zero), retrieval(zero)]
     names = {mark.name for mark in LANDMARKS}

@@ -36,6 +36,12 @@ _WEIGHTS = {  # of shoulder, scapular angle, elbow, wrist and finger base along 
 }
 
 
+_LIVING_UP_WEIGHTS = np.array([[0.6, 0.2, 0.9], [0.9, 0.6, 1.0], [0.2, 0.3, 0.2], [0.2, 0.3, 0.2], [0, 0.1, 0]])
+"""The same for raised arms of the style ``living``, whose shoulder girdle has aims of its own."""
+_ABDUCTED = 0.45
+"""Part of the arms along the body of the style ``living`` that lie apart from it."""
+
+
 @dataclass(frozen=True)
 class PosedSkeleton:
     """Bones in LPS with the landmarks on them.
@@ -136,6 +142,8 @@ def _arm_aims(kind: str, plan: BodyPlan, side: str, t1: Array, belly_front: floa
             aims[row] = left, (-40.0 + rng.normal(0, 10), 40.0 * plan.torso_depth + rng.normal(0, 4))[row], -inferior
     else:
         aims[1, 1] = 44.0 * plan.torso_depth
+        if plan.style == "living":
+            aims[:2] = _raised_girdle(plan, sign, rng)
     if kind == "crossed":
         wrist = belly_front - t1[1] - 26.0 + rng.normal(0, 6)
         for row, key, depth in ((2, marks["elbow"], -85.0 + rng.normal(0, 12)), (3, marks["wrist"], wrist)):
@@ -147,8 +155,11 @@ def _arm_aims(kind: str, plan: BodyPlan, side: str, t1: Array, belly_front: floa
     shoulder = aims[0] if kind == ALONG else np.array([sign * 150.0 * plan.torso_width, -30.0, 40.0])
     if kind == ALONG:
         out = sign * (rng.uniform(15, 55) + 45 * plan.fatness)
+        apart = sign * rng.uniform(-35, 40)
+        if plan.style == "living" and rng.random() < _ABDUCTED:
+            out, apart = sign * (rng.uniform(60, 330) + 45 * plan.fatness), sign * rng.uniform(-120, 220)
         aims[2] = shoulder + _along(np.array([out, rng.uniform(0, 50), -upper]), upper)
-        aims[3] = aims[2] + _along(np.array([sign * rng.uniform(-35, 40), rng.uniform(-60, -5), -fore]), fore)
+        aims[3] = aims[2] + _along(np.array([apart, rng.uniform(-60, -5), -fore]), fore)
         aims[4, 1] = aims[3, 1] - 5.0
         return aims
     aims[2] = shoulder + _along(np.array([sign * rng.uniform(0.15, 1.0), rng.uniform(-0.25, 0.15), 1.0]), upper)
@@ -157,6 +168,22 @@ def _arm_aims(kind: str, plan: BodyPlan, side: str, t1: Array, belly_front: floa
     )
     aims[4, 1] = aims[3, 1]
     return aims
+
+
+def _raised_girdle(plan: BodyPlan, sign: float, rng: np.random.Generator) -> Array:
+    """Where head of the humerus and scapular angle are with a raised arm, relative to T1, (2, 3) in mm.
+
+    In two chest CTs with raised arms the angle lies 0.55 to 0.60 of the way from T1 to T12, 106 to 136 mm from the
+    midline; further out where the shoulder blade turns more.
+    """
+    trunk = plan.targets_mm[14][0]
+    head = [rng.normal(128, 12) * plan.torso_width, rng.normal(-20, 10), -rng.normal(-0.05, 0.06) * trunk]
+    angle = [
+        float(np.clip(rng.normal(138, 24), 95, 195)) * plan.torso_width,
+        rng.uniform(0, 44) * plan.torso_depth,
+        -rng.normal(0.54, 0.06) * trunk,
+    ]
+    return np.array([head, angle]) * (sign, 1.0, 1.0)
 
 
 def _along(direction: Array, length: float) -> Array:
@@ -172,7 +199,8 @@ def _fit_arm(
     aims = _arm_aims(kind, plan, side, t1, belly_front, rng)
     start = _start_angles(kind)
     start[:5] += rng.normal(0, 0.05, 5)
-    weights = _WEIGHTS[kind] * np.isfinite(aims)
+    weights = _LIVING_UP_WEIGHTS if kind == UP and plan.style == "living" else _WEIGHTS[kind]
+    weights = weights * np.isfinite(aims)
     aims = np.nan_to_num(aims) + t1
     names = [f"{joint}_{side}" for joint in _JOINTS]
     bodies = tuple(f"{body}_{side}" for body in ("humerus", "scapula", "ulna", "radius", "2proxph"))
