@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from carm_core.landmarks import LANDMARKS
+from carm_core.landmarks import ALL_LANDMARKS
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 import rclpy
@@ -112,7 +112,7 @@ def test_frames_questions_refusals_and_a_clean_end(client: Client, spawn: Any) -
     assert message.header.stamp == stamp
     assert message.localizer == "fused"
     assert len(message.model_version) == 12
-    assert sorted(mark.id for mark in message.landmarks) == [mark.id for mark in LANDMARKS]
+    assert sorted(mark.id for mark in message.landmarks) == [mark.id for mark in ALL_LANDMARKS]
     assert 0 < message.latency_s < message.age_s
     first = message.landmarks[0]
     spacing_m = 0.530 / FOCAL_PX
