@@ -111,8 +111,7 @@ ANATOMICAL_VIEWS = (
 """A name or synonym, together with a bone, belongs to one view."""
 
 _FILLERS = re.compile(
-    r"\b(?:the|a|an|to|view|position|projection|and|please|go|turn|show|me|of|for|in|on|at|parallel"
-    r"|i|we|want|need|like|would|give|get|let|us|see|take|have|now|next|can|you|with|this)\b|[/;+.,!?]"
+    r"\b(?:the|a|an|to|view|position|projection|and|please|go|turn|show|me|of|for|in|on|at|parallel)\b|[/;+.,]"
 )
 _SIDE = re.compile(r"\b(left|right)\b")
 _BONE_WORDS = {TRUNK: TRUNK, "thorax": TRUNK, "chest": TRUNK, PELVIS: PELVIS, "pelvic ring": PELVIS}
@@ -192,7 +191,8 @@ def said_view(text: str) -> RequestedView | str | None:
     Args:
         text: What was said, for example "show me a true lateral of T12" or "turn to the inlet view".
     """
-    words = " ".join(_FILLERS.sub(" ", text.lower()).split())
+    text = _ASKING.sub("", re.sub(r"[!?]", " ", text.lower()).strip())
+    words = " ".join(_FILLERS.sub(" ", text).split())
     known = [name for view in ANATOMICAL_VIEWS for name in (view.name.lower(), *view.synonyms)]
     said = [name for name in known if re.search(rf"\b{re.escape(name)}\b", words)]
     if not said:
@@ -203,6 +203,11 @@ def said_view(text: str) -> RequestedView | str | None:
         return str(error) if any(name not in _OF_THE_TABLE for name in said) else None
 
 
+_ASKING = re.compile(
+    r"^(?:(?:now|next|please)[ ,]+)*(?:(?:i|we) (?:want|need|would like)(?: to (?:see|have|get))?"
+    r"|let us (?:see|have|take|get)|(?:can you )?(?:show|give|get)(?: me| us)?|take)\b|\bnow$"
+)
+"""How people ask for a view; "I see the inlet" and "we have the inlet now" ask for nothing."""
 _OF_THE_TABLE = frozenset(("ap", "lateral", "left lateral", "right lateral"))
 
 

@@ -188,7 +188,8 @@ class RegisteredLocalizer(Localizer):
     def _projected(
         self, frame: XrayFrame, view: XrayView, query: Query, registration: Registration, start: float
     ) -> Localization:
-        estimates = projected(view, registration, self._registrar.model)
+        everything = projected(view, registration, self._registrar.model)
+        estimates = tuple(e for e in everything if query.covers(e.id))
         if query.target_id and query.protocol is Protocol.POINTING:
             estimates = tuple(e for e in estimates if e.id == query.target_id)
             estimates = tuple(self._followed(frame, view, registration, e) for e in estimates)

@@ -215,6 +215,8 @@ def test_moves_and_turns(words: str, step: object, hands: FakeHands) -> None:
         (("true lateral of T12",), "true lateral of T12"),
         (("I want to see the true AP of L3, please",), "true AP of L3"),
         (("turn to the inlet view",), "inlet of the pelvis"),
+        (("Now give me the outlet!",), "outlet of the pelvis"),
+        (("let us see the end plates of L3 now",), "end plates parallel of L3"),
         (("Grashey", "left"), "Grashey of the left shoulder"),
         (("a true lateral", "of T7"), "true lateral of T7"),
     ],
@@ -227,7 +229,20 @@ def test_views_of_bones(sentences: tuple[str, ...], view: str, hands: FakeHands)
     assert goal.name == view
 
 
-@pytest.mark.parametrize("words", ["no true lateral of T12", "true lateral of the banana", "Grashey"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            "no true lateral of T12",
+            "true lateral of the banana",
+            "Grashey",
+            "I see the inlet",
+            "we have the inlet now",
+        ),
+        *("we have the inlet now", "is this the true AP of L3?"),
+        *("do not show me a true lateral of T12", "can you see the outlet?"),
+    ],
+)
 def test_doubtful_views_of_bones_move_nothing(words: str, hands: FakeHands) -> None:
     hands.hear(words)
     assert hands.begun == []

@@ -98,9 +98,7 @@ def render(patient: str, views: int) -> PatientViews:
     carm, rng = CArm.from_config(), np.random.default_rng([int(digits), list(PHANTOM_STYLES).index(kind), 7])
     system = XraySystem(person, carm, XrayConfig(threads=1), seed=int(digits))
     points = person.all_landmarks_table_mm
-    imaged = [
-        i for i, place in points.items() if body.volume.contains(person.transform_lps_to_table.inverse().apply(place))
-    ]
+    imaged = list(person.imaged_landmarks_mm)
     images = np.zeros((views, MODEL_PX, MODEL_PX), np.uint8)
     truth = np.full((views, len(ALL_LANDMARKS), 2), np.nan)
     for index in range(views):
