@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from carm_agent.ports import Acquisition, Arm, Clock, Imager, Interrupt
 from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.projection import XrayView
+from carm_core.landmarks import IDS
 from carm_core.localization import POINT_ID, LandmarkEstimate, Localization, Localizer, Query
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.trajectory import Trajectory
@@ -144,7 +145,7 @@ class World:
         self.clock = FakeClock()
         self.arm = FakeArm(self.carm, self.clock)
         self.imager = FakeImager(self.arm)
-        self.localizer = FakeLocalizer(dict.fromkeys(range(15), np.array(point_mm)), reply)
+        self.localizer = FakeLocalizer(dict.fromkeys((POINT_ID, *IDS), np.array(point_mm)), reply)
         self.interrupt = Interrupt()
 
     def true_distance_mm(self, target_id: int = 11) -> float:

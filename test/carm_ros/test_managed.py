@@ -31,6 +31,8 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 from shape_msgs.msg import Mesh
 from std_msgs.msg import String
 
+from ..met import met
+
 pytestmark = pytest.mark.integration
 CARM = CArm.from_config()
 PATIENCE_S = 60.0
@@ -85,6 +87,7 @@ class Manager:
 
     def goal(self, action: ActionClient, goal: Any) -> Any:
         self.until(action.server_is_ready, "action server")
+        met(self.node, self.name, self.until)
         return self.wait(action.send_goal_async(goal), "answer to the goal")
 
 

@@ -25,6 +25,7 @@ NEIGHBORS: dict[int, tuple[int, ...]] = {
     7: (3, 10),
     8: (6, 2, 10),
     9: (7, 3, 10),
+    10: (11, 1),
     11: (10, 14),
     12: (14, 11),
     13: (14, 11),
@@ -51,10 +52,24 @@ NEIGHBORS: dict[int, tuple[int, ...]] = {
 }
 """Landmark id to landmarks that lead to it, the nearest first."""
 
+ALONG_THE_BODY = ((1,), (10,), (11,), (14,), (118,), (133,), (121, 122), (123, 124), (125, 126))
+"""Landmarks from the head to the ankles: each leads to those beside it, so that every part leads to every other."""
+
 LIMB_MM = {6: 280.0, 7: 280.0, 8: 235.0, 9: 235.0, 123: 420.0, 124: 420.0, 125: 380.0, 126: 380.0}
 """Length of the bone between a landmark and its nearest neighbor, mm: adult humerus, forearm, thigh and lower leg."""
 
 _LEADS = 2
+
+
+def guides(target_id: int) -> tuple[int, ...]:
+    """Return every landmark that leads to a target, the nearest first: its neighbors, then the body beyond them."""
+    near = NEIGHBORS.get(target_id, ())
+    if not near:
+        return ()
+    start = next(place for place, row in enumerate(ALONG_THE_BODY) if near[-1] in row)
+    rows = sorted(enumerate(ALONG_THE_BODY), key=lambda placed: abs(placed[0] - start))
+    return (*near, *(guide for _, row in rows for guide in row if guide not in (*near, target_id)))
+
 
 Ask = Callable[[int], LandmarkEstimate | None]
 """Asks the localizer about a landmark id in the present image; None when it has no finite answer."""
@@ -108,7 +123,8 @@ class Search:
             config: habits.
         """
         self._config = config or SearchConfig()
-        self._chain = NEIGHBORS.get(target_id, ())
+        self._chain = guides(target_id)
+        self._near = len(NEIGHBORS.get(target_id, ()))
         self._target_id = target_id
         self._reached = len(self._chain)
         self._led: Counter[int] = Counter()
@@ -144,10 +160,10 @@ class Search:
         return None
 
     def _beyond(self, target: LandmarkEstimate | None, ask: Ask) -> Lead | None:
-        """Go from the last neighbor that was reached into the likely direction of the next one, along an arm."""
-        if self._target_id not in LIMB_MM:
+        """Go from the last neighbor that was reached into the likely direction of the next one, along a limb."""
+        if self._target_id not in LIMB_MM and not self._near <= self._reached < len(self._chain):
             return None
-        guide = self._target_id if self._reached == 0 else self._chain[self._reached - 1]
+        guide = self._next()
         estimate = target if guide == self._target_id else ask(guide)
         if estimate is None:
             return None
@@ -156,6 +172,16 @@ class Search:
         if not self._config.shortest_step_mm <= distance < math.inf:
             return None
         return Lead(guide, offset * min(self._config.overshoot, self._config.step_mm / distance), False)
+
+    def _next(self) -> int:
+        """Return what to look for from the neighbor that was reached: not the same bone of the other leg."""
+        if self._reached == 0:
+            return self._target_id
+        if self._reached == len(self._chain):
+            return self._chain[self._near - 1]
+        beside = next((row for row in ALONG_THE_BODY if self._chain[self._reached] in row), ())
+        ahead = [guide for guide in self._chain[: self._reached] if guide not in beside]
+        return ahead[-1] if ahead else self._target_id
 
     def _onward(self, ask: Ask) -> Lead | None:
         """Follow the limb, away from the neighbor that was reached: its middle shows neither of its ends."""

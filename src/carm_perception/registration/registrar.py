@@ -106,6 +106,7 @@ class Registrar:
         self._images: list[tuple[XrayView, list[Target]]] = []
         self._doubtful: list[tuple[XrayView, list[Target], Registration]] = []
         self._refused = 0
+        self._inverted = False
         self._pool = ThreadPoolExecutor(model.threads, thread_name_prefix="registration")
 
     def close(self) -> None:
@@ -124,10 +125,11 @@ class Registrar:
         """
         assert frame.view is not None
         start_s = time.monotonic()
-        targets = [Target.of(frame, level.side_px) for level in self.model.levels]
+        targets = self._targets(frame)
         sighted = Sighted(frame.view, tuple(estimates))
         result = self._followed(frame.view, targets) if self.belief is not None else None
         if result is None or not result.accepted:
+            targets = self._by_polarity(targets, sighted)
             fresh = self._found(frame.view, targets, sighted)
             if result is None or fresh.better_than(result):
                 result = fresh
@@ -143,6 +145,29 @@ class Registrar:
             if len(self._images) > 1:
                 self.belief = result = self._joined(result)
         return replace(result, duration_s=time.monotonic() - start_s)
+
+    def search_from(self, frame: XrayFrame, transform_lps_to_table: RigidTransform) -> Registration:
+        """Register an image by a search from one pose of the CT, mm; what is believed stays as it is."""
+        assert frame.view is not None
+        targets = self._targets(frame)
+        search = self._search([targets])
+        return self._from(search, transform_lps_to_table, frame.view, targets, _LANDMARK_SPREAD, "landmarks")
+
+    def _targets(self, frame: XrayFrame) -> list[Target]:
+        targets = [Target.of(frame, level.side_px) for level in self.model.levels]
+        return [target.inverted() for target in targets] if self._inverted else targets
+
+    def _by_polarity(self, targets: list[Target], sighted: Sighted) -> list[Target]:
+        """Return an image as its display seems to show it, with bones bright; the display stays as it is."""
+        pose = from_landmarks([sighted], self.model.landmarks_mm, self._nominal)
+        if self.belief is not None or pose is None or self._search([targets]).similarity(pose, _COARSE) >= 0:
+            return targets
+        other = [target.inverted() for target in targets]
+        view = other[0].view
+        if not self._from(self._search([other]), pose, view, other, _LANDMARK_SPREAD, "landmarks").accepted:
+            return targets
+        self._inverted = not self._inverted
+        return other
 
     def _search(self, frames: Sequence[list[Target]]) -> PoseSearch:
         return PoseSearch(self.model, frames, self._pool, self._penalty)

@@ -6,7 +6,7 @@ Gradients survive another energy, scatter and the display's window; limiting the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -111,3 +111,7 @@ class Target:
         padded = cv2.copyMakeBorder(whole, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
         mask = cv2.erode(padded, np.ones((2 * _EDGE_PX + 1,) * 2, np.uint8))[1:-1, 1:-1] > 0
         return cls(view, features(image, mask), mask)
+
+    def inverted(self) -> Target:
+        """Return the same image with its gray values inverted: bones dark instead of bright, or bright again."""
+        return replace(self, features=-self.features)

@@ -43,12 +43,13 @@ from unique_identifier_msgs.msg import UUID
 from carm_core.robot.controller_log import ControllerLog
 from carm_ros.messages import duration_message, seconds
 
+from ...met import met
+
 pytestmark = pytest.mark.integration
 CARM = CArm.from_config()
 NODE = (sys.executable, "-m", "carm_control.nodes.motion_node")
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 PATIENCE_S = 30.0
-ASK_AGAIN_S = 1.0
 EXIT_S = 3.0
 """It takes 0.2 s on an idle machine."""
 Result = FollowJointTrajectory.Result
@@ -116,22 +117,10 @@ class Client:
         request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
         return self.wait(client.call_async(request), "answer of the parameter service").results[0]
 
-    def met(self) -> None:
-        """Wait until the action server knows this client as well: DDS drops answers to clients not yet known.
-
-        What a participant announces last is known last: an answer to a later client says that the first is known.
-        """
+    def met(self, server: str = "motion_node") -> None:
+        """Wait until the controller knows this client as well."""
         self.until(self.action.server_is_ready, "action server")
-        query = self.node.create_client(QueryTrajectoryState, "joint_trajectory_controller/query_state")
-        self.until(query.service_is_ready, "service of the action server")
-        asked: list[tuple[float, Any]] = []
-
-        def answered() -> bool:
-            if not asked or time.monotonic() > asked[-1][0] + ASK_AGAIN_S:
-                asked.append((time.monotonic(), query.call_async(QueryTrajectoryState.Request())))
-            return any(answer.done() for _, answer in asked)
-
-        self.until(answered, "answer of the action server's process")
+        met(self.node, server, self.until)
 
     def ask(self, trajectory: JointTrajectory, feedback: Callable[[Any], None] | None = None) -> Any:
         goal = FollowJointTrajectory.Goal(trajectory=trajectory)

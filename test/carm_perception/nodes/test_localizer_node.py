@@ -24,6 +24,8 @@ from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import CameraInfo, Image
 
+from ...met import met
+
 pytestmark = pytest.mark.integration
 NODE = (sys.executable, "-m", "carm_perception.entry_points")
 PATIENCE_S = 60.0
@@ -65,6 +67,7 @@ class Client:
         self.until(self.action.server_is_ready, "action server")
         self.until(lambda: self.image.get_subscription_count() and self.info.get_subscription_count(), "subscriber")
         self.until(lambda: any(a.status[0].message == "ready" for a in self.health), "readiness")
+        met(self.node, "localizer_node", self.until)
 
     def show(self, seed: int = 0, encoding: str = "mono8") -> Any:
         """Publish an image with its camera model; return its stamp."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from carm_bringup.benchmarks.registration.conditions import CONDITIONS, imaged, preoperative
+from carm_bringup.benchmarks.registration.images import Imager
 from carm_core.errors import GoalError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.projection import XrayView
@@ -20,11 +21,13 @@ from carm_core.transforms import Array, RigidTransform
 from carm_perception.registration.evidence import Evidence
 from carm_perception.registration.model import CtModel
 from carm_perception.registration.registrar import Registrar, Registration
+from carm_perception.registration.search import DEPTH, STEP_DEG, STEP_MM, PoseGrid
 from carm_sim.patient.patient import Patient
-from carm_sim.xray import XraySystem
 
 NEAR_MM = 150.0
 """Landmarks this near to the isocenter count for the error in space, mm."""
+STARTS_MM = (10.0, 20.0, 30.0, 40.0, 60.0, 80.0, 100.0, 150.0, 200.0)
+"""How far off a search begins, for the capture range, mm."""
 _APART_DEG = 40.0
 _BESIDE_MM = 20.0
 _PRIMARY_DEG, _SECONDARY_DEG = 35.0, 15.0
@@ -109,15 +112,64 @@ def run_job(job: Job) -> list[Case]:
     ct = preoperative(job.patient, condition, job.other, job.seed)
     model = CtModel(ct)
     arm = CArm.from_config()
-    system = XraySystem(body, arm, condition.config, seed=job.seed)
+    imager = Imager(body, arm, condition, job.seed)
     localizer = make_localizer(FUSED)
     judged = [key for key in body.landmarks_mm if key not in (_SOFT | _ARMS if condition.trunk else _SOFT)]
     cases = []
     for first, second in _pairs(body, arm, rng, job.cases, condition.trunk):
-        frames = [system.expose(joints, condition.request).frame() for joints in (first, second)]
+        frames = [imager.expose(joints) for joints in (first, second)]
         cases.append(_case(body, np.array([body.landmarks_mm[key] for key in judged]), model, localizer, frames))
     localizer.close()
     return cases
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One search from a pose that is off.
+
+    Attributes:
+        start_mm: How far off it was across the view, mm.
+        in_view_mm: As in ``Case``.
+        accepted: As in ``Case``.
+    """
+
+    start_mm: float
+    in_view_mm: float
+    accepted: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures by name."""
+        return asdict(self)
+
+
+def run_capture(job: Job) -> list[Capture]:
+    """Search from poses that are more and more off; each image once from each distance."""
+    condition = CONDITIONS[job.condition]
+    rng = np.random.default_rng([job.seed, len(job.condition)])
+    body = imaged(job.patient, condition, rng)
+    model = CtModel(preoperative(job.patient, condition, job.other, job.seed))
+    arm = CArm.from_config()
+    imager = Imager(body, arm, condition, job.seed)
+    marks = np.array([point for key, point in body.landmarks_mm.items() if key not in _SOFT])
+    truth, registrar, found = body.transform_lps_to_table, Registrar(model), []
+    for joints, _ in _pairs(body, arm, rng, job.cases, condition.trunk):
+        frame = imager.expose(joints)
+        view = _view(frame)
+        for start_mm in STARTS_MM:
+            result = registrar.search_from(frame, beside(truth, view, start_mm, rng))
+            error = in_view(view, truth, result.transform_lps_to_table, marks)
+            found.append(Capture(start_mm, error, result.accepted))
+    registrar.close()
+    return found
+
+
+def beside(pose: RigidTransform, view: XrayView, across_mm: float, rng: np.random.Generator) -> RigidTransform:
+    """Return a pose that is off: across the view by so much, as far along it and a tenth as many degrees (1 sigma)."""
+    angle = rng.uniform(0.0, 2 * math.pi)
+    shift = across_mm * np.array([math.cos(angle), math.sin(angle), rng.normal()])
+    turns = rng.normal(0.0, across_mm / 10, 3)
+    grid = PoseGrid.around(pose, view)
+    return grid.pose(np.concatenate([turns / STEP_DEG, shift / (STEP_MM * np.array([1.0, 1.0, DEPTH]))]))
 
 
 def _pairs(

@@ -7,6 +7,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,13 +15,15 @@ import numpy as np
 from carm_bringup.benchmarks.registration.conditions import CONDITIONS
 from carm_core.cli import results_file
 from carm_core.cli.arguments import output_file, seed, whole
+from carm_core.errors import ConfigurationError
 from carm_perception.evaluation.suites.suites import FIRST_UNSEEN_SEED
 
 if TYPE_CHECKING:
-    from carm_bringup.benchmarks.registration.cases import Case
+    from carm_bringup.benchmarks.registration.cases import Capture, Case
 
 WRONG_MM = 5.0
 """An accepted registration that is farther off in view is a wrong one, mm."""
+_NEAR_MM = 2.0
 _NOMINAL, _WRONG_PATIENT = "nominal", "wrong-patient"
 
 
@@ -34,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--patient", action="append", metavar="NAME", help="who is imaged, as patient:= takes it; repeat (phantoms)"
     )
     parser.add_argument("--patients", type=whole(1, 100_000), default=10, help="phantoms, where none is named (10)")
+    parser.add_argument(
+        "--capture", action="store_true", help="success by how far off a search begins, instead of pairs of X-rays"
+    )
     parser.add_argument("--cases", type=whole(1, 100_000), default=4, help="pairs of X-rays of each patient (4)")
     parser.add_argument("--seed", type=seed, default=0, help="of places, angles, noise and how the patient lies (0)")
     parser.add_argument("--json", type=output_file(), metavar="FILE", help="write all figures and every case to FILE")
@@ -47,27 +53,72 @@ def run(args: argparse.Namespace) -> int:
     """
     from tqdm import tqdm
 
-    from carm_bringup.benchmarks.registration.cases import Job, run_job
+    from carm_bringup.benchmarks.registration.cases import Job, run_capture, run_job
 
     results_file.check_file(args.json)
     names = args.patient or [f"phantom:{FIRST_UNSEEN_SEED + number}" for number in range(args.patients)]
-    chosen = args.condition or [c for c in CONDITIONS if c != "posture" or all(n.startswith("phantom:") for n in names)]
+    chosen = args.condition or ([_NOMINAL] if args.capture else _possible(names))
+    if not _has_rtk() and any(CONDITIONS[name].rtk for name in chosen):
+        raise ConfigurationError("another-renderer needs ITK-RTK: pip install '.[peers]'")
     results, cases = {}, {}
     for condition in chosen:
-        found: list[Case] = []
+        found: list[Any] = []
         for number, name in enumerate(tqdm(names, desc=condition, unit="patient", file=sys.stderr)):
             other = names[(number + 1) % len(names)] if len(names) > 1 else f"phantom:{FIRST_UNSEEN_SEED}"
-            found += run_job(Job(condition, name, other, args.cases, args.seed + 1000 * number))
-        results[condition] = metrics(found)
+            job = Job(condition, name, other, args.cases, args.seed + 1000 * number)
+            found += run_capture(job) if args.capture else run_job(job)
+        results[condition] = capture_metrics(found) if args.capture else metrics(found)
         cases[condition] = [case.to_dict() for case in found]
-        print(line(condition, results[condition]), flush=True)
+        print((capture_lines if args.capture else line)(condition, results[condition]), flush=True)
     if args.json is not None:
         words = " ".join(f"--{key} {value}" for key in ("condition", "patient") for value in getattr(args, key) or ())
-        words += "" if args.patient else f" --patients {args.patients}"
+        words += ("" if args.patient else f" --patients {args.patients}") + (" --capture" if args.capture else "")
         command = f"carm bench register --cases {args.cases} --seed {args.seed} {words}"
         document = results_file.document(command.strip(), args.seed, results)
         results_file.write(args.json, {**document, "cases": cases})
     return 0
+
+
+def _possible(names: Sequence[str]) -> list[str]:
+    """Return the conditions that can be tried on some patients on this machine."""
+    phantoms = all(name.startswith("phantom:") for name in names)
+    return [
+        name
+        for name, condition in CONDITIONS.items()
+        if (phantoms or not condition.posture) and (_has_rtk() or not condition.rtk)
+    ]
+
+
+def _has_rtk() -> bool:
+    return find_spec("itk") is not None
+
+
+def capture_metrics(found: Sequence[Capture]) -> dict[str, Any]:
+    """Return the shares of searches that end within 2 mm and are accepted, by how far off they began, mm."""
+    rows = {}
+    for start_mm in sorted({one.start_mm for one in found}):
+        errors = [one for one in found if one.start_mm == start_mm and math.isfinite(one.in_view_mm)]
+        near = sum(one.in_view_mm < _NEAR_MM for one in errors)
+        accepted = sum(one.accepted for one in errors)
+        wrong = sum(one.accepted and one.in_view_mm > WRONG_MM for one in errors)
+        count = len(errors) or 1
+        rows[f"{start_mm:g}"] = {
+            "cases": len(errors),
+            "success_2mm": near / count,
+            "accepted": accepted / count,
+            "wrong_accepted": wrong / count,
+        }
+    return rows
+
+
+def capture_lines(condition: str, found: dict[str, Any]) -> str:
+    """Return the capture range of one condition, one line for each distance."""
+    rows = [
+        f"  from {start} mm: {row['cases']} searches, within 2 mm {100 * row['success_2mm']:.0f} %, accepted"
+        f" {100 * row['accepted']:.0f} %, accepted and beyond {WRONG_MM:g} mm {100 * row['wrong_accepted']:.1f} %"
+        for start, row in found.items()
+    ]
+    return "\n".join([f"{condition}, by how far off the search begins:", *rows])
 
 
 def metrics(cases: Sequence[Case]) -> dict[str, Any]:
@@ -95,7 +146,7 @@ def metrics(cases: Sequence[Case]) -> dict[str, Any]:
         "wrong_accepted": wrong / (2 * count),
         "in_view_median_mm": of(view, 0.5),
         "in_view_p95_mm": of(view, 0.95),
-        "success_2mm": float((view < 2.0).sum()) / judged,
+        "success_2mm": float((view < _NEAR_MM).sum()) / judged,
         "success_5mm": float((view < 5.0).sum()) / judged,
         "mtre_median_mm": of(space, 0.5),
         "mtre_p95_mm": of(space, 0.95),

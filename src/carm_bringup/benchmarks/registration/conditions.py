@@ -47,6 +47,8 @@ class Condition:
         trunk: Only places of the trunk are imaged.
         posture: The arms lie elsewhere than in the CT; phantoms only.
         wrong: The CT is another patient's.
+        inverted: The display shows bones dark.
+        rtk: The X-ray images are made by ITK-RTK, with monochromatic physics.
     """
 
     text: str
@@ -58,6 +60,8 @@ class Condition:
     posture: bool = False
     trunk: bool = False
     wrong: bool = False
+    inverted: bool = False
+    rtk: bool = False
 
 
 CONDITIONS: Mapping[str, Condition] = {
@@ -72,6 +76,10 @@ CONDITIONS: Mapping[str, Condition] = {
         "the arms lie elsewhere than in the CT (phantoms only; views of the trunk)", posture=True, trunk=True
     ),
     "ct-2mm": Condition("the CT has voxels of 2 mm", voxel_mm=2.0),
+    "inverted": Condition("the display shows bones dark and air bright", inverted=True),
+    "another-renderer": Condition(
+        "the X-ray images are made by ITK-RTK (pip install '.[peers]'), with one energy", rtk=True
+    ),
     "wrong-patient": Condition("the CT is another patient's, and must be refused", wrong=True),
 }
 """By name, as ``carm bench register --condition`` takes them."""
