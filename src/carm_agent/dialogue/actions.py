@@ -137,6 +137,12 @@ def bring(
     )
 
 
+def bring_point(name: str, point_mm: tuple[float, float, float]) -> Errand:
+    """Bring a named point of the patient's CT (3,), LPS, mm, to the image center."""
+    goal = NavigationGoal(target_name=name, point_mm=point_mm)
+    return Errand(f"bringing {goal.landmark().name} of the CT to the image center", (goal,))
+
+
 def show(view: RequestedView) -> Errand:
     """Turn to a view of a bone and center it."""
     return Errand(f"turning to the {view.name}", (Show(view.name),))

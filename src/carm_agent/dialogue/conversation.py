@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from carm_agent import phrases
 from carm_agent.dialogue import actions
 from carm_agent.dialogue.actions import Errand, Shift
-from carm_agent.dialogue.parser import Heard, Reading, Topic, chosen, doubted
+from carm_agent.dialogue.parser import Heard, Reading, Topic, chosen, doubted, named_thing
 from carm_agent.planning.anatomical_views import RequestedView, said_view
 from carm_core.landmarks import LANDMARKS, landmark
 from carm_core.language.commands import (
@@ -88,6 +88,14 @@ class Hands(ABC):
 
         Returns:
             Whether there is one to ask.
+        """
+
+    @abstractmethod
+    def find_point(self, number: int, name: str) -> bool:
+        """Look for a name in the patient's CT; ``Conversation.point_found`` is told.
+
+        Returns:
+            Whether there is a CT to look in.
         """
 
     @abstractmethod
@@ -193,7 +201,33 @@ class Conversation:
         self._count += 1
         until_s = self._now_s() + self._limits.model_patience_s
         self._pending = _Pending(self._count, heard, until_s)
-        if not self._hands.ask_model(self._count, heard.words):
+        clear = heard.intent.certain and not isinstance(heard.intent.command, Unknown)
+        name = "" if clear else named_thing(heard.words)
+        if not name or not self._hands.find_point(self._count, name):
+            self._ask_model()
+
+    def point_found(self, number: int, name: str, point_mm: tuple[float, float, float] | None) -> None:
+        """Take what the patient's CT says about a name.
+
+        Args:
+            number: Of the sentence, as in ``Hands.find_point``; a late answer about an earlier one is dropped.
+            name: As it is written there.
+            point_mm: Its place, LPS, mm; None: the CT does not know it.
+        """
+        if self._pending is None or self._pending.number != number:
+            return
+        if point_mm is None:
+            self._ask_model()
+        else:
+            words, self._pending = self._pending.heard.words, None
+            self._set_going(actions.bring_point(name, point_mm), words)
+
+    def _ask_model(self) -> None:
+        """Have the sentence that is pending read by the language model."""
+        assert self._pending is not None
+        until_s = self._now_s() + self._limits.model_patience_s
+        self._pending = replace(self._pending, until_s=until_s)
+        if not self._hands.ask_model(self._pending.number, self._pending.heard.words):
             self._settle(None)
 
     def model_answered(self, number: int, command: Command | None) -> None:

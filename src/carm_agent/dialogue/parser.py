@@ -149,6 +149,21 @@ def _read(text: str) -> Reading:
     return _Sentence(words).read()
 
 
+def named_thing(text: str) -> str:
+    """Return what a sentence asks to see, whether or not it is a landmark, as in "show me the left kidney"; or ""."""
+    said = re.fullmatch(_WANTED, " ".join(text.lower().split()).strip(" .!"))
+    return said.group(1) if said else ""
+
+
+_WANTED = re.compile(
+    r"(?:please |now |next )*"
+    r"(?:(?:can you |could you )?(?:show|bring|get|find|look at)(?: me| us)?|(?:go|move|navigate|take (?:me|us)) to"
+    r"|cent(?:er|re)(?: on)?|(?:i|we) (?:want|need|would like)(?: to see)?) "
+    r"(?:the )?([a-z][a-z0-9_ ]{1,40}?)"
+    r"(?: (?:to|in|into) the (?:image )?(?:center|centre|middle))?(?: please| now)*"
+)
+
+
 def chosen(text: str) -> int | None:
     """Return which of two options a text names by its place, 0 or 1; None when it says anything else too."""
     said = re.fullmatch(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from carm_interfaces.action import Localize
 from carm_interfaces.msg import Utterance
-from carm_interfaces.srv import Expose
+from carm_interfaces.srv import Expose, FindPoint
 from numpy.typing import ArrayLike
 from rclpy.clock import Clock, ClockType
 from rclpy.task import Future
@@ -23,6 +23,7 @@ from carm_agent.dialogue.conversation import Conversation, Hands, Kind, Limits
 from carm_agent.dialogue.parser import LONGEST_TEXT, Heard, Topic
 from carm_agent.llm import HeadCode, HeadResult
 from carm_agent.navigation.task import NavigationGoal, NavigationResult
+from carm_agent.nodes.conversions import point_in_mm
 from carm_agent.nodes.listener import MOST_A_SECOND, Listener
 from carm_agent.nodes.llm_tools import HeadDesk
 from carm_agent.nodes.task_runner import TaskRunner
@@ -32,6 +33,7 @@ from carm_agent.ports import Interrupt
 from carm_core.errors import AnswerError
 from carm_core.language.commands import Command, Confirm, command_from_text
 from carm_core.localization import Protocol
+from carm_core.plausibility import ImplausibleError
 from carm_ros.managed import ManagedNode
 
 _TICK_S = 0.05
@@ -222,6 +224,25 @@ class Clinician(Hands):
             except AnswerError as error:
                 self._node.get_logger().warning(str(error))
         self.conversation.model_answered(number, command)
+
+    def find_point(self, number: int, name: str) -> bool:
+        """See ``Hands.find_point``."""
+        client = self._graph.find_point
+        if not client.service_is_ready():
+            return False
+        client.call_async(FindPoint.Request(name=name)).add_done_callback(
+            lambda done: self._point_found(number, done.result())
+        )
+        return True
+
+    def _point_found(self, number: int, answer: Any) -> None:
+        name, point_mm = "", None
+        if answer is not None and answer.success:
+            try:
+                name, point_mm = answer.name, point_in_mm(answer.point)
+            except ImplausibleError as error:
+                self._node.get_logger().warning(f"ct/find_point: {error}")
+        self.conversation.point_found(number, name, point_mm)
 
     def consent(self, yes: bool) -> bool:
         """See ``Hands.consent``."""

@@ -79,9 +79,7 @@ def navigation_goal(request: Any) -> NavigationGoal:
     if request.at_point:
         if request.target_id:
             raise GoalError("the goal is a landmark or a point of the CT: target_id must be 0 with at_point")
-        place = (request.point.x, request.point.y, request.point.z)
-        x, y, z = (1000.0 * numbers("point", place, -_FURTHEST_M, _FURTHEST_M, "m", count=3)).tolist()
-        point = (x, y, z)
+        point = point_in_mm(request.point)
     return NavigationGoal(
         target_id=int(request.target_id),
         target_name=phrases.printable(request.target_name),
@@ -91,6 +89,17 @@ def navigation_goal(request: Any) -> NavigationGoal:
         biplane=bool(request.biplane),
         point_mm=point,
     )
+
+
+def point_in_mm(point: Any) -> tuple[float, float, float]:
+    """Return a ``geometry_msgs/Point``, m, in mm.
+
+    Raises:
+        ImplausibleError: It is not finite, or outside every room.
+    """
+    place = (point.x, point.y, point.z)
+    x, y, z = (1000.0 * numbers("point", place, -_FURTHEST_M, _FURTHEST_M, "m", count=3)).tolist()
+    return x, y, z
 
 
 def navigation_feedback(progress: Progress) -> Any:

@@ -123,6 +123,9 @@ class _Still(Hands):
         self.number = number
         return True
 
+    def find_point(self, number: int, name: str) -> bool:
+        return False
+
     def consent(self, yes: bool) -> bool:
         return False
 

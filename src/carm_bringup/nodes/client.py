@@ -275,25 +275,32 @@ def session(namespace: str, wait_s: float = SERVER_TIMEOUT_S) -> Iterator[Sessio
 
 def navigate(options: argparse.Namespace) -> int:
     """Bring a landmark, or a point of the CT, to the image center, with a line for each step."""
-    name, unknown = " ".join(options.target), None
-    goal = Navigate.Goal(at_point=options.point is not None)
+    name = " ".join(options.target)
+    goal, unknown = (Navigate.Goal(at_point=True), None) if options.point is not None else _target(name)
     if options.point is not None:
         goal.point, name = point_message(options.point), "point of the CT"
-    else:
-        try:
-            landmark = find_landmark(name)
-            goal.target_id, goal.target_name, name = landmark.id, landmark.name, landmark.name
-        except UnknownNameError as error:
-            unknown = error
     goal.tolerance = float(options.tolerance) / 1000.0
     goal.max_exposures = options.max_exposures
     goal.max_duration_s = float(options.max_duration)
     goal.biplane = options.biplane
     with session(options.namespace, options.wait) as graph:
         if unknown is not None:
-            goal.at_point, (name, goal.point) = True, _named_point(graph, name, unknown)
-            goal.target_name = name
-        return _navigate(graph, goal, name)
+            _aim_at_point(graph, goal, name, unknown)
+        return _navigate(graph, goal, goal.target_name or name)
+
+
+def _target(name: str) -> tuple[Any, UnknownNameError | None]:
+    """Return a goal for a landmark, or a goal without a target and why: only a CT may know the name."""
+    try:
+        landmark = find_landmark(name)
+    except UnknownNameError as error:
+        return Navigate.Goal(), error
+    return Navigate.Goal(target_id=landmark.id, target_name=landmark.name), None
+
+
+def _aim_at_point(graph: Session, goal: Any, name: str, unknown: UnknownNameError) -> None:
+    """Set a goal's target to a named point of the CT; errors are those of ``_named_point``."""
+    goal.at_point, (goal.target_name, goal.point) = True, _named_point(graph, name, unknown)
 
 
 def _named_point(graph: Session, name: str, unknown: UnknownNameError) -> tuple[str, Point]:
@@ -419,12 +426,14 @@ def view(options: argparse.Namespace) -> int:
         raise GoalError(f"--{stored[0]} cannot be combined with a view or with another of --save, --forget, --list")
     if not stored and not moved and not (options.plan_only or options.preview is not None):
         raise GoalError("say which view: a name (spider, RAO 30 CRAN 20), --at, --primary, --secondary, --isocenter")
-    landmark = None if options.at is None else find_landmark(options.at)
+    first, unknown = (None, None) if options.at is None else _target(options.at)
     with session(options.namespace, options.wait) as graph:
         if options.save or options.forget or options.list:
             return _positions(graph, options)
-        if landmark is not None:
-            code = _navigate(graph, Navigate.Goal(target_id=landmark.id, target_name=landmark.name), landmark.name)
+        if first is not None:
+            if unknown is not None:
+                _aim_at_point(graph, first, str(options.at), unknown)
+            code = _navigate(graph, first, first.target_name)
             if code:
                 return code
         goal = _view_goal(graph, options, words)

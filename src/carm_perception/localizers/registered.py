@@ -116,7 +116,7 @@ class RegisteredLocalizer(Localizer):
         """Return a point of the CT's landmark file by its name, and the name as it is written there.
 
         Args:
-            name: Whatever its case, with spaces or underscores.
+            name: Whatever its case and the order of its words, with spaces or underscores: "left kidney".
 
         Returns:
             The name and its position (3,), LPS, mm.
@@ -285,4 +285,4 @@ def _box(volume: Volume) -> tuple[Array, Array]:
 
 
 def _plain(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").split())
+    return " ".join(sorted(name.lower().replace("_", " ").split()))

@@ -65,6 +65,8 @@ class FakeHands(Hands):
         self.waits_for_consent = False
         self.consents: list[bool] = []
         self.doing = ""
+        self.points: dict[str, tuple[float, float, float]] | None = None
+        self.sought: list[str] = []
         self.before: tuple[float, ...] | None = None
         self.time_s = 0.0
         self.conversation = Conversation(self, lambda: self.time_s, Limits())
@@ -88,6 +90,13 @@ class FakeHands(Hands):
         self.asked.append((number, words))
         if not self.answers_later:
             self.conversation.model_answered(number, self.model(words))
+        return True
+
+    def find_point(self, number: int, name: str) -> bool:
+        if self.points is None:
+            return False
+        self.sought.append(name)
+        self.conversation.point_found(number, name, self.points.get(name))
         return True
 
     def consent(self, yes: bool) -> bool:
@@ -602,3 +611,34 @@ def test_refusal_speaks_in_millimeters_and_degrees() -> None:
     assert "710 mm" in words
     assert "0 to 450 mm" in words
     assert "92°" in phrases.refusal(JointLimitError("tilt", 1.6, -0.5, 0.5, "rad")).replace(" °", "°")
+
+
+def test_a_name_of_the_ct_is_a_target_in_a_sentence() -> None:
+    hands = FakeHands()
+    hands.points = {"left kidney": (70.0, 30.0, -400.0)}
+    hands.hear("please show me the left kidney")
+    (errand,) = hands.begun
+    assert errand.doing == "bringing left kidney of the CT to the image center"
+    (step,) = errand.steps
+    assert isinstance(step, NavigationGoal)
+    assert (step.target_id, step.point_mm) == (0, (70.0, 30.0, -400.0))
+
+
+@pytest.mark.parametrize("words", ["show me the right kidney", "show me the left kidney"])
+def test_a_name_that_no_ct_knows_is_not_obeyed(words: str) -> None:
+    hands = FakeHands()
+    hands.points = None if "left" in words else {"left kidney": (70.0, 30.0, -400.0)}
+    hands.hear(words)
+    assert not hands.begun
+    assert hands.said[-1][0] in (Kind.QUESTION, Kind.WARNING)
+    assert hands.sought == ([] if "left" in words else ["right kidney"])
+
+
+def test_landmarks_are_not_looked_for_in_the_ct_and_a_late_answer_is_dropped() -> None:
+    hands = FakeHands()
+    hands.points = {"carina": (0.0, 0.0, 0.0)}
+    hands.hear("show me the carina")
+    assert not hands.sought
+    assert hands.begun[0].target_id == 11
+    hands.conversation.point_found(99, "left kidney", (70.0, 30.0, -400.0))
+    assert len(hands.begun) == 1

@@ -94,6 +94,7 @@ def test_points_outside_the_ct_and_unknown_names_are_refused(make: Make, chest: 
     localizer = make("registered")
     assert isinstance(localizer, RegisteredLocalizer)
     localizer.patient = replace(chest, points_mm={"vertebrae_T9": chest.landmarks_mm[T1], "far": np.full(3, 9e3)})
+    assert localizer.find("T9 vertebrae")[0] == "vertebrae_T9"
     name, place = localizer.find("Vertebrae T9")
     assert name == "vertebrae_T9"
     np.testing.assert_array_equal(place, chest.landmarks_mm[T1])
