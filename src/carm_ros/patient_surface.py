@@ -10,12 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from geometry_msgs.msg import Point
 from numpy.typing import NDArray
 from rclpy.callback_groups import CallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from shape_msgs.msg import Mesh
+from shape_msgs.msg import Mesh, MeshTriangle
 
 from carm_core.collision.convex_shapes import giving_way
 from carm_core.collision.obstacles import MOST_TRIANGLES, Surface
@@ -23,6 +24,9 @@ from carm_core.collision.patient_surface import PatientSurface
 from carm_core.errors import CarmError, ConfigurationError
 
 TOPIC = "patient_surface"
+CT_TOPIC = "ct/surface"
+"""The skin of the patient's CT where it is registered, from the localizer node."""
+LOCALIZER_NODE = "localizer_node"
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 XRAY_NODE = "xray_node"
 """The node whose surface is trusted unless another is named."""
@@ -81,6 +85,14 @@ def surface_from_message(message: Any) -> Surface:
     return Surface(vertices.reshape(-1, 3), triangles.reshape(-1, 3))
 
 
+def surface_message(vertices_m: NDArray[Any], triangles: NDArray[Any]) -> Mesh:
+    """Return a surface as a message: vertices (V, 3), frame ``table``, m, and triangles (T, 3)."""
+    return Mesh(
+        vertices=[Point(x=x, y=y, z=z) for x, y, z in vertices_m.tolist()],
+        triangles=[MeshTriangle(vertex_indices=row) for row in triangles.astype(np.uint32)],
+    )
+
+
 def publishers(node: Node, topic: str) -> list[str]:
     """Return the full names of the nodes that publish a topic, one per publisher."""
     found = node.get_publishers_info_by_topic(node.resolve_topic_name(topic))
@@ -88,7 +100,7 @@ def publishers(node: Node, topic: str) -> list[str]:
 
 
 class SurfaceListener:
-    """Listens to ``patient_surface`` and says which surface is in force; reads and cuts on a thread of its own."""
+    """Listens to a topic of surfaces and says which is in force; reads and cuts on a thread of its own."""
 
     def __init__(
         self,
@@ -96,7 +108,8 @@ class SurfaceListener:
         source: str,
         take: Callable[[Surface], None],
         *,
-        accept_smaller: bool = False,
+        topic: str = TOPIC,
+        store: PatientSurface | None = None,
         group: CallbackGroup | None = None,
     ) -> None:
         """Subscribe.
@@ -105,11 +118,12 @@ class SurfaceListener:
             node: The node that listens.
             source: Node whose surface is trusted, relative to the namespace of ``node``, or ``ANY``.
             take: Called on the thread with the surface in force; what it raises refuses the surface.
-            accept_smaller: See ``PatientSurface``.
+            topic: Where they come.
+            store: Decides which counts; None: a ``PatientSurface``.
             group: Callback group of the subscription.
         """
         self._node, self._source, self._take, self._group = node, source, take, group
-        self._store = PatientSurface(accept_smaller)
+        self._topic, self._store = topic, store or PatientSurface()
         self._waiting: queue.Queue[bytes] = queue.Queue(_WAITING)
         self._received = 0
         self._done = 0
@@ -127,7 +141,7 @@ class SurfaceListener:
 
     def _subscribe(self) -> None:
         self._subscription = self._node.create_subscription(
-            Mesh, TOPIC, self._on_surface, LATCHED, callback_group=self._group, raw=True
+            Mesh, self._topic, self._on_surface, LATCHED, callback_group=self._group, raw=True
         )
 
     def _on_surface(self, data: bytes) -> None:
@@ -142,7 +156,7 @@ class SurfaceListener:
 
     def _stranger(self) -> str:
         """Return who, besides the source, may have sent what came; empty when nobody."""
-        names = publishers(self._node, TOPIC)
+        names = publishers(self._node, self._topic)
         space = self._node.get_namespace().rstrip("/")
         trusted = self._source if self._source.startswith("/") else f"{space}/{self._source}"
         if len(names) == 1 and (self._source == ANY or names[0] == trusted):
@@ -180,9 +194,9 @@ class SurfaceListener:
             self._say(decision.message)
         else:
             self.problem = ""
-            self._node.get_logger().info(f"patient's surface with {len(surface.triangles)} triangles taken over")
+            self._node.get_logger().info(f"{self._topic}: {len(surface.triangles)} triangles taken over")
 
     def _say(self, problem: str) -> None:
         """Keep a problem and log it, not more often than every few seconds."""
-        self.problem = f"{TOPIC}: {problem}"
+        self.problem = f"{self._topic}: {problem}"
         self._node.get_logger().warning(self.problem, throttle_duration_sec=_LOG_S)

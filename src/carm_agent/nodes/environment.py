@@ -25,16 +25,17 @@ from carm_core.anatomy.axes import BoneAxes
 from carm_core.collision.clearance import Margins
 from carm_core.collision.model import CollisionModel
 from carm_core.collision.obstacles import Obstacles, Surface, staff_zones
+from carm_core.collision.patient_surface import NewestSurface, PatientSurface, both_surfaces
 from carm_core.errors import UnknownNameError
 from carm_core.robot.kinematics import CArm
-from carm_ros.patient_surface import SurfaceListener
+from carm_ros.patient_surface import CT_TOPIC, LOCALIZER_NODE, SurfaceListener
 
 
 class Surroundings:
     """Keeps the planner's obstacles up to date."""
 
     def __init__(self, node: Node, graph: CArmGraph, planner: Planner) -> None:
-        """Listen on ``patient_surface``, serve ``save_position``.
+        """Listen on ``patient_surface`` and ``ct/surface``, serve ``save_position``.
 
         Args:
             node: The agent node.
@@ -51,8 +52,11 @@ class Surroundings:
         self._replacing = threading.Lock()
         parameters = graph.parameters
         self._surfaces = SurfaceListener(
-            node, parameters.surface_source, self._on_surface, accept_smaller=parameters.accept_smaller_surface
+            node, parameters.surface_source, self._on_surface, store=PatientSurface(parameters.accept_smaller_surface)
         )
+        self._patient: Surface | None = None
+        self._registered: Surface | None = None
+        self._cts = SurfaceListener(node, LOCALIZER_NODE, self._on_registered, topic=CT_TOPIC, store=NewestSurface())
         node.create_service(SavePosition, "save_position", self._on_save)
 
     @property
@@ -80,9 +84,19 @@ class Surroundings:
                 self.planner.set_obstacles(replace(obstacles, staff=staff))
 
     def _on_surface(self, surface: Surface) -> None:
-        assert self.planner.collision is not None
         with self._replacing:
-            self.planner.set_obstacles(replace(self.planner.collision.obstacles, surface=surface))
+            self._use(surface, self._registered)
+            self._patient = surface
+
+    def _on_registered(self, surface: Surface) -> None:
+        with self._replacing:
+            self._use(self._patient, surface)
+            self._registered = surface
+
+    def _use(self, patient: Surface | None, registered: Surface | None) -> None:
+        assert self.planner.collision is not None
+        surface = both_surfaces(patient, registered)
+        self.planner.set_obstacles(replace(self.planner.collision.obstacles, surface=surface))
 
     def _on_save(self, request: SavePosition.Request, response: SavePosition.Response) -> SavePosition.Response:
         codes = SavePosition.Response

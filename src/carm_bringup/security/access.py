@@ -85,7 +85,7 @@ ACCESS: Mapping[str, Access] = {
         managed=True,
     ),
     "localizer_node": Access(
-        publishes=("landmarks", "landmarks/image", "/tf", "/diagnostics"),
+        publishes=("landmarks", "landmarks/image", "ct/surface", "/tf", "/diagnostics"),
         subscribes=(*_IMAGES, "joint_states"),
         serves=("ct/find_point", "ct/bone_axes", "xray/preview"),
         acts=("localize",),
@@ -95,7 +95,7 @@ ACCESS: Mapping[str, Access] = {
         publishes=("agent/dialogue", "agent/task", "clearance", "goal_heartbeat", "/diagnostics"),
         subscribes=(
             *("clinician", "patient_surface", "joint_states", "state", *_IMAGES, "xray/exposure", "landmarks"),
-            *("clearance", "supervisor/permit", "/diagnostics", "/rosout"),
+            *("ct/surface", "clearance", "supervisor/permit", "/diagnostics", "/rosout"),
         ),
         serves=("save_position",),
         calls=(

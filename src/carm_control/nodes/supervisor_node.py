@@ -36,6 +36,7 @@ from carm_control.supervision.permit_judge import Judgment, PermitJudge
 from carm_core.collision.convex_shapes import giving_way
 from carm_core.collision.model import CollisionModel
 from carm_core.collision.obstacles import Obstacles, Surface, staff_zones
+from carm_core.collision.patient_surface import PatientSurface
 from carm_core.robot.kinematics import CArm
 from carm_ros.entry import leave
 from carm_ros.messages import diagnostics, seconds
@@ -98,7 +99,7 @@ class SupervisorNode(OrderlyNode):
             topic = f"{settings.controller}/controller_state"
             self.create_subscription(JointTrajectoryControllerState, topic, self._on_controller, 1, raw=True)
         self._surfaces = SurfaceListener(
-            self, settings.surface_source, self._on_surface, accept_smaller=settings.accept_smaller_surface
+            self, settings.surface_source, self._on_surface, store=PatientSurface(settings.accept_smaller_surface)
         )
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0 / settings.rate_hz, self._tick, clock=steady)

@@ -119,6 +119,32 @@ class PatientSurface:
         )
 
 
+class NewestSurface(PatientSurface):
+    """Takes each surface of the trusted source instead of the one before: what it stands for is known to move."""
+
+    def offer(self, surface: Surface, stranger: str = "") -> SurfaceDecision:
+        """See ``PatientSurface.offer``; what may come from a stranger is refused."""
+        check_patient_surface(surface)
+        if stranger:
+            return SurfaceDecision(self.surface, False, f"refused: it may come from {stranger}", self._parts)
+        return SurfaceDecision(surface, True, parts=frozenset({_digest(surface)}))
+
+
+def both_surfaces(patient: Surface | None, registered: Surface | None) -> Surface | None:
+    """Return what planning keeps clear of: the patient's surface and the registered CT's skin, as one.
+
+    Args:
+        patient: What a surface sensor or the simulator shows; None: a body is assumed.
+        registered: Where the CT says that the skin is; it takes nothing away, neither of the one nor of the other.
+    """
+    if registered is None:
+        return patient
+    if patient is None:
+        start = registered.shown_m[0]
+        return Surface(registered.vertices_m, registered.triangles, (start, start))
+    return _union(patient, registered)
+
+
 def _digest(surface: Surface) -> str:
     return Obstacles(surface).version
 

@@ -12,17 +12,21 @@ from builtin_interfaces.msg import Time
 from carm_interfaces.srv import BoneAxes, FindPoint, PreviewXray
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Point, Pose, Quaternion, TransformStamped
+from numpy.typing import NDArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from scipy.spatial.transform import Rotation
+from shape_msgs.msg import Mesh
 from tf2_msgs.msg import TFMessage
 
 from carm_core.errors import CarmError, GoalError, UnknownNameError
 from carm_core.localization import NEEDS_CT
 from carm_core.plausibility import at_most, numbers
 from carm_core.robot.kinematics import CArm
-from carm_core.transforms import RigidTransform
+from carm_core.transforms import Array, RigidTransform
 from carm_ros.messages import diagnostics
 from carm_ros.node import OrderlyNode
+from carm_ros.patient_surface import CT_TOPIC, LATCHED, surface_message
+from carm_sim.patient.surface import patient_surface
 
 if TYPE_CHECKING:
     from carm_perception.localizers.ct_preview import CtPreview
@@ -32,10 +36,12 @@ if TYPE_CHECKING:
 FRAME, PARENT = "ct", "table"
 _LONGEST_NAME = 1000
 _MOST_JOINT = 1000.0
+_SAME_SKIN_M = 0.005
+"""Planning keeps a margin of 20 mm around the skin: shifts below this are not worth a new collision model."""
 
 
 class CtDesk:
-    """Publishes the registered CT's pose, and serves ``ct/find_point``, ``ct/bone_axes`` and ``xray/preview``.
+    """Publishes the registered CT's pose and skin, and serves ``ct/find_point``, ``ct/bone_axes`` and ``xray/preview``.
 
     Attributes:
         localizer: Knows the CT; None: no CT was given, or the localizer is not loaded.
@@ -52,6 +58,9 @@ class CtDesk:
         self.localizer: RegisteredLocalizer | None = None
         self._node, self._ct, self._prefix = node, ct, frame_prefix
         self._tf = node.create_publisher(TFMessage, "/tf", 100) if ct else None
+        self._skin = node.create_publisher(Mesh, CT_TOPIC, LATCHED) if ct else None
+        self._skin_lps: tuple[Array, NDArray[np.int64]] | None = None
+        self._skin_m: Array | None = None
         self._told: Registration | None = None
         self._preview: CtPreview | None = None
         group = MutuallyExclusiveCallbackGroup()  # a preview takes a second, of one thread
@@ -72,10 +81,26 @@ class CtDesk:
         if registration.accepted:
             pose = transform(registration.transform_lps_to_table, self._prefix, stamp)
             self._tf.publish(TFMessage(transforms=[pose]))
+            self._publish_skin(registration.transform_lps_to_table)
+
+    def _publish_skin(self, pose: RigidTransform) -> None:
+        """Publish where the CT's skin lies, for planning around it, unless it hardly moved."""
+        assert self.localizer is not None
+        assert self._skin is not None
+        if self._skin_lps is None:
+            patient = self.localizer.patient
+            found = patient_surface(patient)
+            to_lps = patient.transform_lps_to_table.inverse()
+            self._skin_lps = to_lps.apply(1000.0 * found.vertices_m), found.triangles
+        places_mm, triangles = self._skin_lps
+        skin_m = pose.apply(places_mm) / 1000.0
+        if self._skin_m is None or float(np.abs(skin_m - self._skin_m).max()) > _SAME_SKIN_M:
+            self._skin.publish(surface_message(skin_m, triangles))
+            self._skin_m = skin_m
 
     def forget(self) -> None:
         """Give the CT's memory back."""
-        self.localizer = self._told = self._preview = None
+        self.localizer = self._told = self._preview = self._skin_lps = self._skin_m = None
 
     def status(self, stamp: Time, name: str) -> list[DiagnosticStatus]:
         """Return how well the CT fits the last image; nothing where there is no CT.

@@ -3,15 +3,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 from builtin_interfaces.msg import Time
 from carm_interfaces.msg import Exposure as ExposureMessage
-from geometry_msgs.msg import Point
-from shape_msgs.msg import Mesh, MeshTriangle
 from std_msgs.msg import Header
 
 from carm_ros.messages import FRAME
-from carm_sim.patient.surface import SurfaceMesh
 from carm_sim.xray import Exposure
 
 
@@ -44,11 +40,3 @@ def dose_values(result: Exposure) -> dict[str, str]:
         "cumulative dose-area product (µGy·m²)": f"{1e6 * result.cumulative_dose_area_product_gym2:.4g}",
         "scatter-to-primary ratio": f"{result.scatter_to_primary:.2f}",
     }
-
-
-def surface_message(surface: SurfaceMesh) -> Mesh:
-    """Report the patient's outer surface, frame ``table``, m."""
-    return Mesh(
-        vertices=[Point(x=x, y=y, z=z) for x, y, z in surface.vertices_m.tolist()],
-        triangles=[MeshTriangle(vertex_indices=indices) for indices in surface.triangles.astype(np.uint32)],
-    )

@@ -43,6 +43,7 @@ from carm_ros.message_checks import LARGEST_STATE, arm_state, joint_state
 from carm_ros.messages import camera_info, compressed_image, diagnostics, image, seconds
 from carm_ros.node import request_age_s, run_node
 from carm_ros.parameters import declare_parameters
+from carm_ros.patient_surface import surface_message
 from carm_ros.side_node import SideNode
 from carm_sim.nodes import xray_messages as messages
 from carm_sim.nodes.logs import RosLogHandler
@@ -251,7 +252,8 @@ class XrayNode(ManagedNode):
 
     def _publish_surface(self, patient: Patient) -> None:
         """Publish the patient's outer surface, as a pre-operative CT would show it, once."""
-        self._surface.publish(messages.surface_message(patient_surface(patient)))
+        found = patient_surface(patient)
+        self._surface.publish(surface_message(found.vertices_m, found.triangles))
 
     def _work(self, dismissed: threading.Event) -> None:
         start = time.monotonic()

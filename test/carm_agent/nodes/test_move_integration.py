@@ -11,7 +11,9 @@ from carm_interfaces.msg import CArmState
 from carm_interfaces.srv import SavePosition
 from geometry_msgs.msg import Point
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from shape_msgs.msg import Mesh, MeshTriangle
+from shape_msgs.msg import Mesh
+
+from carm_ros.patient_surface import surface_message
 
 from ...carm_core.collision.test_collision import box
 from .test_agent_node import AGENT, MOTION, Client, Spawn
@@ -26,10 +28,7 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 def mesh(height_m: float) -> Mesh:
     surface = box((-1.0, -0.24, 0.0), (1.0, 0.24, height_m))
-    return Mesh(
-        vertices=[Point(x=x, y=y, z=z) for x, y, z in surface.vertices_m.tolist()],
-        triangles=[MeshTriangle(vertex_indices=indices) for indices in surface.triangles.astype("uint32")],
-    )
+    return surface_message(surface.vertices_m, surface.triangles)
 
 
 def near(client: Client, distance_m: float) -> bool:
@@ -67,6 +66,30 @@ def test_previews_names_and_surfaces_over_ros(spawn: Spawn) -> None:
         )
         stale = client.run(client.mover, Goal(goal_type=Goal.GOAL_PLAN, plan_id=shown.plan_id)).result
         assert stale.error_code == Result.ERROR_STALE_PLAN
+
+        # The registered CT's skin counts beside the surface, and only where the localizer node says that it is.
+        level = Goal(goal_type=Goal.GOAL_VIEW, keep_angles=True, plan_only=True)
+        level.isocenter.x, level.isocenter.z = 0.05, 0.06
+        assert client.run(client.mover, level).result.error_code == Result.ERROR_NONE
+        skin = client.node.create_publisher(Mesh, "ct/surface", LATCHED)
+        skin.publish(mesh(0.55))
+        other = rclpy.create_node("localizer_node", namespace="carm", context=client.node.context)
+        assert client.run(client.mover, level).result.error_code == Result.ERROR_NONE
+        client.node.destroy_publisher(skin)
+        true_skin = other.create_publisher(Mesh, "ct/surface", LATCHED)
+        true_skin.publish(mesh(0.55))
+        client.until(
+            lambda: client.run(client.mover, level).result.error_code == Result.ERROR_COLLISION,
+            30.0,
+            "the agent minds the registered skin",
+        )
+        true_skin.publish(mesh(0.45))
+        client.until(
+            lambda: client.run(client.mover, level).result.error_code == Result.ERROR_NONE,
+            30.0,
+            "the skin has moved away",
+        )
+        other.destroy_node()
 
         down.plan_only = False
         refused = client.run(client.mover, down).result

@@ -4,8 +4,9 @@
 import numpy as np
 import pytest
 
+from carm_core.collision.convex_shapes import outside_m
 from carm_core.collision.obstacles import Obstacles, Surface, removes_staff_zone
-from carm_core.collision.patient_surface import PatientSurface, uncovered_m
+from carm_core.collision.patient_surface import NewestSurface, PatientSurface, both_surfaces, uncovered_m
 from carm_core.errors import ConfigurationError
 
 from .test_collision import box
@@ -114,3 +115,27 @@ def test_staff_zones_may_grow_only() -> None:
     assert removes_staff_zone(zone, "")
     assert removes_staff_zone(wider, zone)
     assert removes_staff_zone(f"{zone} {other}", zone)
+
+
+def test_the_registered_skin_moves_and_a_stranger_cannot_move_it() -> None:
+    kept = NewestSurface()
+    kept.keep(kept.offer(BODY))
+    smaller = moved(BODY, (0.1, 0.0, -0.05))
+    decision = kept.offer(smaller, "/carm/somebody")
+    assert (decision.surface, decision.accepted) == (BODY, False)
+    kept.keep(kept.offer(smaller))
+    assert kept.surface is smaller
+    with pytest.raises(ConfigurationError, match="too small"):
+        kept.offer(ERASED)
+
+
+@pytest.mark.parametrize("patient", [None, BODY])
+def test_the_registered_skin_takes_nothing_away(patient: Surface | None) -> None:
+    tall = box((-0.2, -0.1, 0.0), (0.2, 0.1, 0.6))
+    both = both_surfaces(patient, tall)
+    assert both is not None
+    assert both_surfaces(patient, None) is patient
+    points = np.concatenate([np.concatenate(list(Obstacles(part).patient_pieces())) for part in (patient, both)])
+    before = np.concatenate(list(Obstacles(patient).patient_pieces()))
+    assert outside_m(before, list(Obstacles(both).patient_pieces()), 0.05).max() <= 1e-4
+    assert points[:, 2].max() == pytest.approx(0.6, abs=0.01)

@@ -22,12 +22,15 @@ from geometry_msgs.msg import Point, TransformStamped
 from PIL import Image as Picture
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image, JointState
+from shape_msgs.msg import Mesh
 from tf2_msgs.msg import TFMessage
 
 from carm_core.localization import NEEDS_CT
 from carm_core.robot.kinematics import CArm
 from carm_core.transforms import RigidTransform
 from carm_perception.nodes.ct import CtDesk
+from carm_ros.patient_surface import CT_TOPIC, LATCHED, surface_from_message
+from carm_sim.patient.surface import patient_surface
 from carm_sim.patient_loader import load_patient
 from carm_sim.xray import Exposure, XrayConfig, XraySystem
 
@@ -48,6 +51,8 @@ class Bench(Client):
         self.joints = self.node.create_publisher(JointState, "joint_states", 10)
         self.node.create_timer(0.02, self.tell_joints)
         self.node.create_subscription(TFMessage, "/tf", lambda message: self.poses.extend(message.transforms), 100)
+        self.skins: list[Mesh] = []
+        self.node.create_subscription(Mesh, CT_TOPIC, self.skins.append, LATCHED)
         self.finder = self.node.create_client(FindPoint, "ct/find_point")
         self.bones = self.node.create_client(BoneAxes, "ct/bone_axes")
         self.previewer = self.node.create_client(PreviewXray, "xray/preview")
@@ -116,6 +121,12 @@ def test_a_registered_ct_is_told_asked_for_and_previewed(bench: Bench, spawn: An
     assert float(status["similarity"]) > 0.8
     assert 0.0 < float(status["standard deviation in view (mm)"]) < 2.0
 
+    bench.until(lambda: bench.skins, "skin of the CT")
+    skin = surface_from_message(bench.skins[-1])
+    true_skin = patient_surface(chest)
+    np.testing.assert_allclose(skin.vertices_m, true_skin.vertices_m, atol=0.005)
+    np.testing.assert_array_equal(skin.triangles, true_skin.triangles)
+
     point = Point(**dict(zip("xyz", (place / 1000).tolist(), strict=True)))
     answer = bench.ask(at_point=True, point=point, stamp=stamp)
     assert answer.error_code == Localize.Result.ERROR_NONE, answer.error_msg
@@ -179,7 +190,7 @@ def test_a_refused_ct_is_a_warning_and_not_on_tf() -> None:
         duration_s=2.0,
         transform_lps_to_table=pose,
     )
-    localizer: Any = SimpleNamespace(registration=found, in_view_std_mm=0.4)
+    localizer: Any = SimpleNamespace(registration=found, in_view_std_mm=0.4, patient=load_patient("chest_ct"))
     desk.localizer = localizer
     desk.publish(Time(sec=7))
     (refused,) = desk.status(Time(), "/carm/localizer_node")
@@ -195,7 +206,8 @@ def test_a_refused_ct_is_a_warning_and_not_on_tf() -> None:
     localizer.registration = SimpleNamespace(**{**vars(found), "accepted": True})
     desk.publish(Time(sec=8))
     desk.publish(Time(sec=8))
-    (message,) = sent
+    message, skin = sent
+    assert isinstance(skin, Mesh)
     assert message.transforms[0].header.stamp == Time(sec=8)
     assert message.transforms[0].transform.translation.x == 0.1
 
