@@ -23,8 +23,16 @@ class Permit:
     reason: str = ""
 
 
+FRESH_S = 0.12
+"""A permit that is older, s, permits less and less: three of the supervisor's have not come by then."""
+
+
 class PermitWatch:
-    """Holds the last permit; one that is not renewed in time is void. May be called from any thread."""
+    """Holds the last permit; one that is not renewed in time is void. May be called from any thread.
+
+    The supervisor foresees that the arm learns 0.4 s late that it has to slow down, not that it hears nothing for as
+    long as a permit counts: the speed falls from ``FRESH_S`` on, to nothing when the permit is void.
+    """
 
     def __init__(self, timeout_s: float) -> None:
         """Start without a permit.
@@ -60,7 +68,10 @@ class PermitWatch:
         """
         with self._lock:
             permit, age_s = self._permit, now_s - self._since_s
-        if age_s <= self.timeout_s:
+        if age_s <= FRESH_S:
             return permit
+        if age_s <= self.timeout_s:
+            left = (self.timeout_s - age_s) / (self.timeout_s - FRESH_S)
+            return Permit(left * permit.speed, permit.reason or f"the permit is {age_s:.1f} s old")
         silence = "" if math.isinf(age_s) else f" for {age_s:.1f} s"
         return Permit(0.0, f"{MISSING}{silence}")

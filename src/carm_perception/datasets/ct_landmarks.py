@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """``carm patient landmarks PATH``: the landmarks of a CT, found on X-rays rendered from it, or from labels.
 
-Without labels, the CT is laid on the table and imaged from several sides along the body. A localizer points to the
-landmarks in each image, and the points are triangulated: the largest group of sightings that agree counts. Each
-landmark is then imaged again, centered, as often as its position still moves: localizers are most exact at the image
-center, and away from it their answers lean toward it. What too few views agree on, or what stays uncertain, is left
-out.
+Without labels, the CT is laid on the table and imaged along the body from the front and from a little aside, where
+localizers err least. A localizer points to the landmarks in each image. A landmark's place is the one that most of its
+sightings agree on, by a robust fit; how deep landmarks lie between the front and the back of bodies adds what images
+from the front tell badly. Each landmark is then imaged again, centered, as often as its place still moves: localizers
+are most exact at the image center, and away from it their answers lean toward it. What too few images agree on, or
+what stays uncertain, is left out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +24,12 @@ import numpy as np
 from carm_core.anatomy.axes import BoneAxes
 from carm_core.errors import ConfigurationError, GoalError, PatientError
 from carm_core.imaging.frame import XrayFrame
-from carm_core.imaging.triangulation import MIN_ANGLE_DEG, Sighting, Triangulation, triangulate, views_angle_deg
+from carm_core.imaging.triangulation import Sighting
 from carm_core.landmarks import landmark
 from carm_core.localization import Localizer, Protocol, Query
 from carm_core.robot.kinematics import CArm
 from carm_core.transforms import Array
+from carm_perception.datasets.body_columns import BodyColumns, Depth, in_lps
 from carm_sim.patient.ct.files import LANDMARK_FILE, LandmarkFile, ct_checksum, write_landmarks
 from carm_sim.patient.patient import Patient
 
@@ -37,21 +38,25 @@ if TYPE_CHECKING:
 
     from carm_sim.xray import XraySystem
 
-STATION_MM = 90.0
+STATION_MM = 60.0
 """Distance of the places along the body that are imaged, mm."""
 _END_MM = 40.0
-_PRIMARIES_DEG = (-45.0, -20.0, 0.0, 25.0, 50.0, 90.0)
-_CENTERED_DEG = (-45.0, -20.0, 0.0, 20.0, 45.0, 70.0, 90.0)
-_ROUNDS, _STILL_MM = 5, 2.0
+_PRIMARIES_DEG = (-30.0, 0.0, 30.0)
+_CENTERED_DEG = (-30.0, -15.0, 0.0, 15.0, 30.0)
+_ROUNDS, _STILL_MM = 3, 2.0
 _EDGE_MM = 8.0
 """Sightings nearer to the edge of the image are not used, mm."""
-_LEAST_STD_MM, _AGREES_STD = 3.0, 2.5
+_LEAST_STD_MM, _AGREES_STD = 3.0, 3.0
 """A sighting agrees with a point that it misses by less than this many standard deviations, of 3 mm at least."""
-_LEAST_SIGHTINGS, _LEAST_SHARE = 4, 0.5
-_SHARED = 0.5
+_LEAST_SIGHTINGS, _LEAST_SHARE = 3, 0.5
+_STARTS, _STEPS, _FREEDOM = 8, 15, 3.0
+"""Fits begin at the surest sightings; errors follow Student's distribution with so many degrees of freedom."""
+_SHARED = 0.55
 """Share of a sighting's standard deviation that further views do not average out: the model errs alike in all."""
-_R90_STD = 2.5
-"""Radius that holds 90 % of a three-dimensional normal distribution, in standard deviations of each component."""
+_R90_STD = 2.1
+"""Radius that holds 90 % of errors, in standard deviations along the least certain direction."""
+_BINNING = 3
+_LONGEST_STEP_MM = 60.0
 MOST_UNCERTAIN_MM = 25.0
 """Landmarks whose 90 % radius is larger are left out, mm."""
 
@@ -75,7 +80,7 @@ class FoundLandmark:
     @property
     def method(self) -> str:
         """How it was found, in one line."""
-        return f"triangulated from {self.sightings} rendered X-rays; 90 % within {self.radius_90_mm:.0f} mm"
+        return f"from {self.sightings} rendered X-rays; 90 % within {self.radius_90_mm:.0f} mm"
 
 
 @dataclass(frozen=True)
@@ -98,11 +103,14 @@ def find_landmarks(patient: Patient, localizer: Localizer, progress: Progress = 
         patient: The CT; its own landmarks are not looked at.
         localizer: Points to landmarks, with standard deviations.
         progress: Told after each image: images so far, and how many there will be.
+
+    Raises:
+        PatientError: The CT holds nothing but air.
     """
     from carm_sim.xray import XrayConfig, XraySystem
 
     arm = CArm.from_config()
-    system = XraySystem(patient, arm, XrayConfig())
+    system, space = XraySystem(patient, arm, XrayConfig(binning=_BINNING)), _Space(patient)
     places = list(_survey(patient, arm))
     seen: dict[int, list[Sighting]] = {}
     for number, joints in enumerate(places):
@@ -113,7 +121,7 @@ def find_landmarks(patient: Patient, localizer: Localizer, progress: Progress = 
     left_out: dict[int, str] = {}
     for number, (identifier, sightings) in enumerate(sorted(seen.items())):
         try:
-            found[identifier] = _judged(patient, *_centered(system, localizer, identifier, sightings))
+            found[identifier] = _judged(patient, *_centered(system, space, localizer, identifier, sightings))
         except GoalError as error:
             left_out[identifier] = str(error)
         progress(len(places) + (number + 1) * _ROUNDS, len(places) + _ROUNDS * len(seen))
@@ -121,25 +129,25 @@ def find_landmarks(patient: Patient, localizer: Localizer, progress: Progress = 
 
 
 def _centered(
-    system: XraySystem, localizer: Localizer, identifier: int, sightings: Sequence[Sighting]
-) -> tuple[Triangulation, list[Sighting], float]:
-    """Return where a landmark is when it is imaged centered, the last sightings of it, and how far it moved last, mm.
+    system: XraySystem, space: _Space, localizer: Localizer, identifier: int, sightings: Sequence[Sighting]
+) -> tuple[Place, float]:
+    """Return where a landmark is when it is imaged centered, and how far it moved last, mm.
 
     Raises:
         GoalError: Too few sightings agree.
     """
-    point, agreeing = consensus(sightings)
+    place = space.place(identifier, sightings)
     moved_mm = math.inf
     for _ in range(_ROUNDS):
         closer = []
-        for joints in _reachable(system.carm, point.point_mm, _CENTERED_DEG):
+        for joints in _reachable(system.carm, place.point_mm, _CENTERED_DEG):
             closer += [sighting for _, sighting in _sightings(localizer, system.expose(joints).frame(), identifier)]
-        before_mm = point.point_mm
-        point, agreeing = consensus(closer)
-        moved_mm = float(np.linalg.norm(point.point_mm - before_mm))
+        before_mm = place.point_mm
+        place = space.place(identifier, closer)
+        moved_mm = float(np.linalg.norm(place.point_mm - before_mm))
         if moved_mm < _STILL_MM:
             break
-    return point, agreeing, moved_mm
+    return place, moved_mm
 
 
 def _survey(patient: Patient, arm: CArm) -> Iterator[Array]:
@@ -173,24 +181,86 @@ def _sightings(localizer: Localizer, frame: XrayFrame, target: int | None) -> It
             yield estimate.id, Sighting(frame.view, estimate.displacement_mm, std_mm)
 
 
-def consensus(sightings: Sequence[Sighting]) -> tuple[Triangulation, list[Sighting]]:
-    """Return the point that most sightings of a landmark agree on, and those.
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A point in space that sightings agree on.
 
-    Raises:
-        GoalError: Too few of them agree.
+    Attributes:
+        point_mm: (3,), frame ``table``, mm.
+        covariance_mm2: (3, 3), mm².
+        agreeing: The sightings that agree with it.
     """
-    best: list[Sighting] = []
-    for pair in combinations(sightings, 2):
-        if views_angle_deg(*pair) >= MIN_ANGLE_DEG:
-            try:
-                point = triangulate(pair).point_mm
-            except GoalError:
-                continue
-            agreeing = [sighting for sighting in sightings if _misses(sighting, point) <= _AGREES_STD]
-            best = max(best, agreeing, key=len)
-    if len(best) < max(_LEAST_SIGHTINGS, _LEAST_SHARE * len(sightings)):
-        raise GoalError(f"only {len(best)} of {len(sightings)} images agree on where it is")
-    return triangulate(best), best
+
+    point_mm: Array
+    covariance_mm2: Array
+    agreeing: list[Sighting]
+
+
+class _Space:
+    """Places landmarks in space."""
+
+    def __init__(self, patient: Patient) -> None:
+        self._columns, self._patient = BodyColumns(patient), patient
+
+    def place(self, landmark_id: int, sightings: Sequence[Sighting]) -> Place:
+        """Return where most sightings of a landmark have it.
+
+        Raises:
+            GoalError: Too few of them agree.
+        """
+        surest = sorted(sightings, key=lambda one: one.std_mm)[:_STARTS]
+        fits = [self._fitted(landmark_id, sightings, self._along(landmark_id, one)) for one in surest]
+        best = min(fits, key=lambda fit: fit[0], default=None)
+        agreeing = [] if best is None else [one for one in sightings if _misses(one, best[1]) <= _AGREES_STD]
+        if best is None or len(agreeing) < max(_LEAST_SIGHTINGS, _LEAST_SHARE * len(sightings)):
+            raise GoalError(f"only {len(agreeing)} of {len(sightings)} images agree on where it is")
+        return Place(best[1], best[2], agreeing)
+
+    def _depth(self, landmark_id: int, point_mm: Array) -> Depth | None:
+        x, _, z = in_lps(self._patient, point_mm)
+        return self._columns.depth(landmark_id, float(x), float(z))
+
+    def _along(self, landmark_id: int, sighting: Sighting) -> Array:
+        """Return the point of a sighting's ray as deep as the landmark is likely to lie, or at the isocenter."""
+        source, direction = sighting.ray
+        point = source + direction * sighting.view.source_isocenter_mm
+        depth = self._depth(landmark_id, point)
+        if depth is None:
+            return point
+        to_table = self._patient.transform_lps_to_table
+        back = to_table.rotation @ np.array([0.0, 1.0, 0.0])
+        y = float(in_lps(self._patient, point)[1])
+        along = float(direction @ back)
+        return point + direction * (depth.y_mm - y) / along if abs(along) > 0.2 else point
+
+    def _fitted(self, landmark_id: int, sightings: Sequence[Sighting], start_mm: Array) -> tuple[float, Array, Array]:
+        """Return the misfit, the point (3,) and its covariance (3, 3) of a robust fit, mm."""
+        point = start_mm
+        for _ in range(_STEPS):
+            depth = self._depth(landmark_id, point)
+            residuals, slopes = self._residuals(sightings, point, depth)
+            squares = (residuals[: 2 * len(sightings)].reshape(-1, 2) ** 2).sum(1)
+            weights = np.repeat((_FREEDOM + 2.0) / (_FREEDOM + squares), 2)
+            weights = np.append(weights, np.ones(len(residuals) - len(weights)))
+            information = slopes.T @ (weights[:, None] * slopes) + 1e-9 * np.eye(3)
+            step = -np.linalg.solve(information, slopes.T @ (weights * residuals))
+            point = point + step * min(1.0, _LONGEST_STEP_MM / max(float(np.linalg.norm(step)), 1e-9))
+            if float(np.abs(step).max()) < 0.05:
+                break
+        misfit = float(np.log1p(squares / _FREEDOM).sum()) * (_FREEDOM + 2.0) / 2
+        misfit += float((residuals[2 * len(sightings) :] ** 2).sum()) / 2
+        return misfit, point, np.linalg.inv(information)
+
+    def _residuals(self, sightings: Sequence[Sighting], point: Array, depth: Depth | None) -> tuple[Array, Array]:
+        """Return the errors in standard deviations (n,), and how they change with the point (n, 3), 1/mm."""
+
+        def errors(at: Array) -> Array:
+            off = [(np.asarray(s.view.displacement_mm(at)) - s.displacement_mm) / s.std_mm for s in sightings]
+            deep = [] if depth is None else [(float(in_lps(self._patient, at)[1]) - depth.y_mm) / depth.std_mm]
+            return np.nan_to_num(np.append(np.ravel(off), deep), nan=1e3, posinf=1e3, neginf=-1e3)
+
+        here = errors(point)
+        return here, np.stack([(errors(point + step) - here) for step in np.eye(3)], 1)
 
 
 def _misses(sighting: Sighting, point_mm: Array) -> float:
@@ -199,21 +269,22 @@ def _misses(sighting: Sighting, point_mm: Array) -> float:
     return float(np.linalg.norm(off)) / sighting.std_mm if np.isfinite(off).all() else math.inf
 
 
-def _judged(patient: Patient, point: Triangulation, agreeing: Sequence[Sighting], moved_mm: float) -> FoundLandmark:
+def _judged(patient: Patient, place: Place, moved_mm: float) -> FoundLandmark:
     """Return a landmark with its uncertainty.
 
     Raises:
         GoalError: The point is outside the CT, or stays uncertain.
     """
-    position = np.asarray(patient.transform_lps_to_table.inverse().apply(point.point_mm))
+    position = in_lps(patient, place.point_mm)
     voxel = patient.volume.voxel_from_lps(position)
     if not ((voxel >= 0) & (voxel <= np.array(patient.volume.shape) - 1)).all():
         raise GoalError("it would lie outside the CT")
-    shared = _SHARED * float(np.median([sighting.std_mm for sighting in agreeing]))
-    radius = _R90_STD * math.hypot(point.std_mm, shared, point.miss_mm / math.sqrt(len(agreeing)), moved_mm)
+    shared = _SHARED * float(np.median([sighting.std_mm for sighting in place.agreeing]))
+    least_certain = math.sqrt(float(np.linalg.eigvalsh(place.covariance_mm2)[-1]))
+    radius = _R90_STD * math.hypot(least_certain, shared, min(moved_mm, MOST_UNCERTAIN_MM))
     if radius > MOST_UNCERTAIN_MM:
         raise GoalError(f"it is known to {radius:.0f} mm only")
-    return FoundLandmark(position, radius, len(agreeing))
+    return FoundLandmark(position, radius, len(place.agreeing))
 
 
 def sheet(patient: Patient, positions_mm: dict[int, Array]) -> Image.Image:

@@ -460,6 +460,19 @@ def test_a_permit_limits_the_velocity_and_not_the_share_of_the_plan() -> None:
     assert 0.09 < max(shares) <= 0.115
 
 
+def test_a_permit_that_grows_old_permits_less_and_less() -> None:
+    watch = PermitWatch(0.5)
+    assert watch.renew(Permit(0.8), 10.0)
+    assert watch.judge(10.1) == Permit(0.8)
+    speeds = [watch.judge(10.0 + age_s).speed for age_s in (0.12, 0.2, 0.3, 0.4, 0.49, 0.51)]
+    assert speeds == sorted(speeds, reverse=True)
+    assert speeds[0] == 0.8
+    assert speeds[2] == pytest.approx(0.8 * 0.2 / 0.38)
+    assert "0.3 s old" in watch.judge(10.3).reason
+    assert watch.renew(Permit(0.8), 10.4)
+    assert watch.judge(10.41).speed == 0.8
+
+
 @pytest.mark.parametrize("speed", [-0.1, 1.1, math.nan, math.inf])
 def test_a_permit_that_is_none_is_not_taken(speed: float) -> None:
     watch = PermitWatch(0.5)
