@@ -59,10 +59,10 @@ class BodyColumns:
         across = self._volume.transform_voxel_to_lps[:3, :3]
         if np.abs(across[1, 1]) < np.abs(across[1, [0, 2]]).max():  # the second axis is not front to back
             body = np.zeros((1, 1, 1), bool)
-        wide = body | np.roll(body, 1, 0) | np.roll(body, -1, 0)
-        self._there = wide.any(axis=1)
+        wide: NDArray[np.bool_] = np.asarray(body | np.roll(body, 1, 0) | np.roll(body, -1, 0))
+        self._there: NDArray[np.bool_] = np.asarray(wide.any(axis=1))
         self._first = wide.argmax(axis=1)
-        self._last = body.shape[1] - 1 - wide[:, ::-1].argmax(axis=1)
+        self._last = body.shape[1] - 1 - np.flip(wide, axis=1).argmax(axis=1)
 
     def ends_mm(self, x_mm: float, z_mm: float) -> tuple[float, float] | None:
         """Return the LPS y of the front and the back at LPS x and z, mm; None where there is no body."""

@@ -110,7 +110,7 @@ def find_landmarks(patient: Patient, localizer: Localizer, progress: Progress = 
     from carm_sim.xray import XrayConfig, XraySystem
 
     arm = CArm.from_config()
-    system, space = XraySystem(patient, arm, XrayConfig(binning=_BINNING)), _Space(patient)
+    system, space = XraySystem(patient, arm, XrayConfig(binning=_BINNING)), Space(patient)
     places = list(_survey(patient, arm))
     seen: dict[int, list[Sighting]] = {}
     for number, joints in enumerate(places):
@@ -129,7 +129,7 @@ def find_landmarks(patient: Patient, localizer: Localizer, progress: Progress = 
 
 
 def _centered(
-    system: XraySystem, space: _Space, localizer: Localizer, identifier: int, sightings: Sequence[Sighting]
+    system: XraySystem, space: Space, localizer: Localizer, identifier: int, sightings: Sequence[Sighting]
 ) -> tuple[Place, float]:
     """Return where a landmark is when it is imaged centered, and how far it moved last, mm.
 
@@ -196,14 +196,26 @@ class Place:
     agreeing: list[Sighting]
 
 
-class _Space:
+class Space:
     """Places landmarks in space."""
 
     def __init__(self, patient: Patient) -> None:
+        """Find the body in a CT.
+
+        Args:
+            patient: On the table.
+
+        Raises:
+            PatientError: The CT holds nothing but air.
+        """
         self._columns, self._patient = BodyColumns(patient), patient
 
     def place(self, landmark_id: int, sightings: Sequence[Sighting]) -> Place:
         """Return where most sightings of a landmark have it.
+
+        Args:
+            landmark_id: Tells how deep it is likely to lie.
+            sightings: Of it, some of them wrong.
 
         Raises:
             GoalError: Too few of them agree.
@@ -249,7 +261,7 @@ class _Space:
                 break
         misfit = float(np.log1p(squares / _FREEDOM).sum()) * (_FREEDOM + 2.0) / 2
         misfit += float((residuals[2 * len(sightings) :] ** 2).sum()) / 2
-        return misfit, point, np.linalg.inv(information)
+        return misfit, point, np.asarray(np.linalg.inv(information), float)
 
     def _residuals(self, sightings: Sequence[Sighting], point: Array, depth: Depth | None) -> tuple[Array, Array]:
         """Return the errors in standard deviations (n,), and how they change with the point (n, 3), 1/mm."""
@@ -257,7 +269,7 @@ class _Space:
         def errors(at: Array) -> Array:
             off = [(np.asarray(s.view.displacement_mm(at)) - s.displacement_mm) / s.std_mm for s in sightings]
             deep = [] if depth is None else [(float(in_lps(self._patient, at)[1]) - depth.y_mm) / depth.std_mm]
-            return np.nan_to_num(np.append(np.ravel(off), deep), nan=1e3, posinf=1e3, neginf=-1e3)
+            return np.asarray(np.nan_to_num(np.append(np.ravel(off), deep), nan=1e3, posinf=1e3, neginf=-1e3))
 
         here = errors(point)
         return here, np.stack([(errors(point + step) - here) for step in np.eye(3)], 1)

@@ -15,12 +15,14 @@ from carm_core.imaging.triangulation import Sighting
 from carm_core.localization import Localization, Localizer, Query
 from carm_core.robot.kinematics import CArm
 from carm_perception.datasets import ct_landmarks
-from carm_perception.datasets.ct_landmarks import consensus, find_landmarks
+from carm_perception.datasets.body_columns import BodyColumns
+from carm_perception.datasets.ct_landmarks import find_landmarks
 from carm_perception.localizers.oracle import OracleLocalizer
 from carm_sim.patient_loader import chest_ct_path, load_patient
 
 CARM = CArm.from_config()
 KNOWN = (10, 11, 12)
+CARINA = 11
 
 
 def sighting(point_mm: np.ndarray, primary_deg: float, off_mm: tuple[float, float] = (0.0, 0.0)) -> Sighting:
@@ -29,17 +31,40 @@ def sighting(point_mm: np.ndarray, primary_deg: float, off_mm: tuple[float, floa
     return Sighting(view, (float(x) + off_mm[0], float(y) + off_mm[1]), 4.0)
 
 
-def test_the_largest_group_that_agrees_counts() -> None:
-    point = np.array([20.0, -15.0, 130.0])
-    good = [sighting(point, angle) for angle in (-40.0, 0.0, 30.0, 60.0)]
+def test_what_most_sightings_agree_on_counts() -> None:
+    patient = load_patient("chest_ct")
+    space = ct_landmarks.Space(patient)
+    point = patient.landmarks_table_mm[CARINA]
+    good = [sighting(point, angle) for angle in (-30.0, -15.0, 0.0, 15.0, 30.0)]
     wrong = [sighting(point, angle, (60.0, -40.0)) for angle in (-20.0, 20.0)]
-    found, agreeing = consensus([*wrong, *good])
-    np.testing.assert_allclose(found.point_mm, point, atol=1e-6)
-    assert agreeing == good
-    with pytest.raises(GoalError, match="only 3 of 5 images agree"):
-        consensus([*wrong, *good[:3]])
-    with pytest.raises(GoalError, match="only 0 of 3"):
-        consensus([sighting(point, angle) for angle in (-5.0, 0.0, 5.0)])  # too much alike to tell the depth
+    place = space.place(CARINA, [*wrong, *good])
+    assert place.agreeing == good
+    np.testing.assert_allclose(place.point_mm, point, atol=6.0)
+    with pytest.raises(GoalError, match="of 5 images agree"):
+        space.place(CARINA, [sighting(point, 10.0 * i, (90.0 * (i % 3), -70.0 * i)) for i in range(5)])
+    with pytest.raises(GoalError, match="only 0 of 0"):
+        space.place(CARINA, [])
+
+
+def test_images_from_the_front_alone_leave_the_depth_to_the_body() -> None:
+    patient = load_patient("chest_ct")
+    point = patient.landmarks_table_mm[CARINA]
+    place = ct_landmarks.Space(patient).place(CARINA, [sighting(point, angle) for angle in (-5.0, 0.0, 5.0)])
+    _, low, high = np.linalg.svd(place.covariance_mm2)[1][::-1]
+    assert low < 20.0 < 100.0 < high  # mm²: known across, and in depth to 10 to 20 mm
+    assert abs(place.point_mm[2] - point[2]) < 40.0
+
+
+def test_columns_of_a_body_leave_the_scanners_table_out() -> None:
+    patient = load_patient("chest_ct")
+    columns = BodyColumns(patient)
+    x, y, z = patient.landmarks_mm[CARINA]
+    front, back = columns.ends_mm(x, z) or (0.0, 0.0)
+    assert front < y < back
+    assert 150.0 < back - front < 350.0
+    assert columns.ends_mm(x + 1000.0, z) is None
+    assert columns.depth(CARINA, x, z) is not None
+    assert columns.depth(999, x, z) is None
 
 
 class SomeLandmarks(Localizer):
@@ -53,14 +78,14 @@ class SomeLandmarks(Localizer):
     def localize(self, frame: XrayFrame, query: Query) -> Localization:
         reply = self.oracle.localize(frame, query)
         kept = [replace(e, std_mm=3.0) for e in reply.estimates if e.id in KNOWN]
-        if np.degrees(frame.primary_rad) > 60.0:
-            kept = [replace(e, displacement_mm=(0.0, 0.0)) for e in kept]
+        if np.degrees(frame.primary_rad) > 25.0:
+            kept = [replace(e, displacement_mm=(e.displacement_mm[0], e.displacement_mm[1] + 50.0)) for e in kept]
         return replace(reply, estimates=tuple(kept))
 
 
 def test_landmarks_are_found_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ct_landmarks, "STATION_MM", 150.0)
-    monkeypatch.setattr(ct_landmarks, "_PRIMARIES_DEG", (-40.0, 0.0, 40.0))
+    monkeypatch.setattr(ct_landmarks, "_PRIMARIES_DEG", (-30.0, 0.0, 30.0))
     monkeypatch.setattr(ct_landmarks, "_ROUNDS", 2)
     patient = load_patient("chest_ct")
     done: list[tuple[int, int]] = []
@@ -68,7 +93,7 @@ def test_landmarks_are_found_where_they_are(monkeypatch: pytest.MonkeyPatch) -> 
     assert set(findings.found) == set(KNOWN)
     for number, found in findings.found.items():
         error_mm = float(np.linalg.norm(found.position_mm - patient.landmarks_mm[number]))
-        assert error_mm < min(8.0, found.radius_90_mm)
+        assert error_mm < min(10.0, found.radius_90_mm)
         assert f"90 % within {found.radius_90_mm:.0f} mm" in found.method
     assert done[-1][0] == done[-1][1]
 
