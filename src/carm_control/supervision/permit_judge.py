@@ -3,7 +3,6 @@
 
 - Nearer to people than the slow distance the arm is slower than its limits, nearer than the warning distance slow
   (``Margins.velocity_share``, by which the planner plans too).
-- An arm at rest near something begins to move slowly: whereto is known once it moves.
 - A motion is slowed down early enough that it need not be stopped before an obstacle, and stopped in time if it is
   not: when on its way to rest it would come nearer than the collision distance.
 - An arm that is too near already may move away, slowly.
@@ -154,9 +153,7 @@ class PermitJudge:
         if self.resting or now_s - self._looked_s >= _LOOK_S:
             speed = min(share, self._speed + _RISE_HZ * min(now_s - self._looked_s, _LONGEST_PERIOD_S))
             self._looked_s = now_s
-            if self.resting:
-                speed = min(speed, self._starting_speed(near.room_m, age_s))
-            elif near.room_m > 0.0:
+            if not self.resting and near.room_m > 0.0:
                 speed = self._approach_speed(motion, speed, age_s, near)
         return self._give(Judgment(speed, _slowed(here, speed), here, share))
 
@@ -184,11 +181,6 @@ class PermitJudge:
             return _Nearness(model, seen, nearest_m, nearest_m)
         self._held_m = max(self._held_m, seen.distance_m)
         return _Nearness(model, seen, nearest_m, self._held_m - _NEARER_M)
-
-    def _starting_speed(self, room_m: float, age_s: float) -> float:
-        """Return the speed at which an arm at rest may begin to move, wherever to, so near to something."""
-        fastest_m_s = self._model.motion_bound_m(self._limits.velocity)
-        return max(_SPEEDS[-1], room_m / (fastest_m_s * (self.reaction_s + age_s + _EARLY_S)))
 
     def _approach_speed(self, motion: Motion, highest: float, age_s: float, near: _Nearness) -> float:
         """Return the largest speed from which the arm, as it moves now, comes to rest in time if told later.

@@ -319,7 +319,7 @@ class TrajectoryController:
             raise GoalRefusedError(ErrorCode.INVALID_GOAL, f"no motion is allowed now: {permit.reason}")
 
     def _permit(self, now_s: float) -> Permit:
-        return self.permits.judge(now_s) if self._settings.permit_timeout_s else Permit(1.0)
+        return self.permits.judge(now_s, waiting=True) if self._settings.permit_timeout_s else Permit(1.0)
 
     def _present(self) -> _Present:
         """Return how the arm is commanded now; call with the lock held."""

@@ -23,15 +23,18 @@ class Permit:
     reason: str = ""
 
 
-FRESH_S = 0.12
-"""A permit that is older, s, permits less and less: three of the supervisor's have not come by then."""
+FRESH_S, PAUSED_S = 0.08, 0.16
+"""A permit that is older, s, permits less and less, from three of the supervisor's that have not come; and hardly any
+motion from the second age on. The goal goes on when the next permit comes."""
+_CRAWL = 0.01
+"""Share of the permitted speed that is left while the next permit may still come."""
 
 
 class PermitWatch:
     """Holds the last permit; one that is not renewed in time is void. May be called from any thread.
 
-    The supervisor foresees that the arm learns 0.4 s late that it has to slow down, not that it hears nothing for as
-    long as a permit counts: the speed falls from ``FRESH_S`` on, to nothing when the permit is void.
+    The supervisor foresees that a moving arm learns 0.4 s late that it has to slow down. It does not foresee how far
+    an arm that begins to move gets while nothing comes: the arm waits for the next permit before it is void.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -60,18 +63,18 @@ class PermitWatch:
             self._permit, self._since_s = permit, now_s
         return True
 
-    def judge(self, now_s: float) -> Permit:
+    def judge(self, now_s: float, *, waiting: bool = False) -> Permit:
         """Return the permit in force.
 
         Args:
             now_s: Monotonic time, s.
+            waiting: A permit that grows old permits less and less: for a controller that can go on afterwards.
         """
         with self._lock:
             permit, age_s = self._permit, now_s - self._since_s
-        if age_s <= FRESH_S:
-            return permit
         if age_s <= self.timeout_s:
-            left = (self.timeout_s - age_s) / (self.timeout_s - FRESH_S)
-            return Permit(left * permit.speed, permit.reason or f"the permit is {age_s:.1f} s old")
+            left = min(1.0, max(_CRAWL, (PAUSED_S - age_s) / (PAUSED_S - FRESH_S))) if waiting else 1.0
+            reason = permit.reason or ("" if left == 1.0 else f"the permit is {age_s:.1f} s old")
+            return Permit(left * permit.speed, reason)
         silence = "" if math.isinf(age_s) else f" for {age_s:.1f} s"
         return Permit(0.0, f"{MISSING}{silence}")

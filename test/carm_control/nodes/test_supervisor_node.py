@@ -106,7 +106,7 @@ def test_false_messages_bring_the_arm_no_nearer(client: Watcher) -> None:
     client.until(lambda: client.permit.speed > 0.0, "permit")
     client.publish_body(*body(HEIGHT_M))
     client.until(lambda: client.near(0.08), "clearance")
-    client.until(lambda: 0.1 < client.permit.speed < 0.4, "a permit of the distance")
+    client.until(lambda: 0.6 < client.permit.speed < 0.8, "a permit of the distance")
 
     for low, high in (TINY, body(0.3)):
         client.publish_body(low, high)

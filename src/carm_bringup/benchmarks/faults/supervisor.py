@@ -91,8 +91,8 @@ class Supervisor(Part):
         elif self._calm is not None and self._is_calm(motion.position, motion.velocity):
             self._permit = self._calm[1]
         else:
-            before, self._permit = self._permit, self._judge.judge(motion, now_s)
-            steady = self._judge.resting and self._permit.speed == before.speed > 0.0
+            self._permit = self._judge.judge(motion, now_s)
+            steady = self._judge.resting and self._permit.speed >= self._permit.share > 0.0
             self._calm = (motion.position, self._permit) if steady else None
         self.permit_out(Permit(self._permit.speed, self._permit.reason))
         if motion is not None:
