@@ -251,6 +251,14 @@ VERBS: tuple[Verb, ...] = (
         True,
     ),
     Verb(
+        "mcp",
+        "serve the graph's tools to other agents by the Model Context Protocol",
+        "carm mcp",
+        "carm_bringup.mcp.server:run",
+        "carm_bringup.mcp.server:add_arguments",
+        True,
+    ),
+    Verb(
         "localize",
         "landmarks in your own images, without a graph",
         "carm localize chest.png --target carina --overlay found",
