@@ -19,7 +19,11 @@ SUPINE = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 _PRIOR_DEG, _PRIOR_MM = 7.0, (300.0, 60.0, 25.0)
 """How exactly a patient lies: turned, and along the table's x, y and height."""
 _LEAST_STD_MM, _MOST_STD_MM = 4.0, 30.0
-LEAST_LANDMARKS = 3
+LEAST_LANDMARKS, SURE_MM = 3, 12.0
+"""So many landmarks, or a single one with a standard deviation up to this, tell where to begin: how people lie on a
+table leaves little else open."""
+LIMBS = frozenset({6, 7, 8, 9, 123, 124, 125, 126})
+"""Elbows, wrists, knees and ankles: they may lie elsewhere than in the CT, and count where too little else is seen."""
 _STATION_MM, _ACROSS_MM = 25.0, (-40.0, 0.0, 40.0)
 
 
@@ -50,20 +54,22 @@ def lying(center_lps_mm: Array, low_high_mm: tuple[Array, Array]) -> RigidTransf
 def from_landmarks(
     seen: Sequence[Sighted], landmarks_mm: Mapping[int, Array], nominal: RigidTransform
 ) -> RigidTransform | None:
-    """Return the pose in which the CT's landmarks project to where they were seen; None: too few were.
+    """Return the pose in which the CT's landmarks project to where they were seen; None: too few were, or unsurely.
 
     Args:
         seen: Of each image, what was seen.
         landmarks_mm: Landmark id to its LPS position (3,), mm.
         nominal: Pose that is expected within the prior's limits.
     """
-    terms = [
-        (one.view, np.asarray(landmarks_mm[e.id]), np.asarray(e.displacement_mm), max(e.std_mm, _LEAST_STD_MM))
+    everything = [
+        (e.id, (one.view, np.asarray(landmarks_mm[e.id]), np.asarray(e.displacement_mm), max(e.std_mm, _LEAST_STD_MM)))
         for one in seen
         for e in one.estimates
         if e.id in landmarks_mm and np.isfinite(e.displacement_mm).all() and e.std_mm <= _MOST_STD_MM
     ]
-    if len({tuple(point) for _, point, _, _ in terms}) < LEAST_LANDMARKS:
+    still = [term for key, term in everything if key not in LIMBS]
+    terms = still if _enough(still) else [term for _, term in everything]
+    if not _enough(terms):
         return None
     middle = np.mean([point for _, point, _, _ in terms], axis=0)
     there = nominal.apply(middle)
@@ -85,6 +91,12 @@ def from_landmarks(
     ) / 100
     found = least_squares(misses, first, loss="soft_l1", f_scale=1.5, x_scale="jac", max_nfev=100)
     return pose(found.x)
+
+
+def _enough(terms: Sequence[tuple[XrayView, Array, Array, float]]) -> bool:
+    """Return whether sightings (view, point in LPS, displacement, standard deviation) tell where to begin."""
+    count = len({tuple(point) for _, point, _, _ in terms})
+    return count >= LEAST_LANDMARKS or min((std for _, _, _, std in terms), default=np.inf) <= SURE_MM
 
 
 def _shift(view: XrayView, displacement_mm: Array) -> Array:

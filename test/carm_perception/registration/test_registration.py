@@ -15,7 +15,7 @@ from carm_core.localization import LandmarkEstimate
 from carm_core.robot.kinematics import CArm
 from carm_core.transforms import RigidTransform
 from carm_perception.registration import registrar as registration
-from carm_perception.registration.initial_pose import Sighted, from_landmarks, lying
+from carm_perception.registration.initial_pose import LIMBS, Sighted, from_landmarks, lying
 from carm_perception.registration.model import LEVELS, CtModel, averaged, reduced
 from carm_perception.registration.registrar import Registrar
 from carm_perception.registration.search import PoseGrid
@@ -191,7 +191,28 @@ def test_exact_landmarks_give_the_exact_pose(body: Patient, model: CtModel) -> N
     pose = from_landmarks(seen, body.landmarks_mm, nominal)
     assert pose is not None
     assert in_space(body.transform_lps_to_table, pose, marks(body)) < 4.0  # the prior pulls a little
-    assert from_landmarks([Sighted(seen[0].view, seen[0].estimates[:2])], body.landmarks_mm, nominal) is None
+    first = seen[0].estimates
+    unsure = tuple(replace(estimate, std_mm=20.0) for estimate in first[:2])
+    assert from_landmarks([Sighted(seen[0].view, unsure)], body.landmarks_mm, nominal) is None
+    assert from_landmarks([Sighted(seen[0].view, ())], body.landmarks_mm, nominal) is None
+    single = from_landmarks([Sighted(seen[0].view, (replace(first[0], std_mm=5.0),))], body.landmarks_mm, nominal)
+    assert single is not None  # one that is sure says where, and people lie on tables as they do
+    there = single.apply(body.landmarks_mm[first[0].id])
+    np.testing.assert_allclose(seen[0].view.displacement_mm(there), first[0].displacement_mm, atol=5.0)
+
+
+def test_arms_that_lie_elsewhere_do_not_move_the_trunk(body: Patient, model: CtModel) -> None:
+    (frame,) = frames(body, 0.0)
+    assert frame.view is not None
+    seen = estimates(body, frame, 0.0)
+    trunk = [one for one in seen if one.id not in LIMBS]
+    bent = [LandmarkEstimate(key, (300.0, -200.0), 5.0, 10.0, 0.9) for key in LIMBS if key in body.landmarks_mm]
+    nominal = lying(model.center_mm, model.body_box_mm)
+    pose = from_landmarks([Sighted(frame.view, (*trunk, *bent))], body.landmarks_mm, nominal)
+    same = from_landmarks([Sighted(frame.view, tuple(trunk))], body.landmarks_mm, nominal)
+    assert pose is not None
+    assert same is not None
+    np.testing.assert_allclose(pose.translation, same.translation)
 
 
 def test_gradients_survive_another_display(model: CtModel) -> None:
