@@ -201,8 +201,9 @@ class Conversation:
         self._count += 1
         until_s = self._now_s() + self._limits.model_patience_s
         self._pending = _Pending(self._count, heard, until_s)
-        clear = heard.intent.certain and not isinstance(heard.intent.command, Unknown)
-        name = "" if clear else named_thing(heard.words)
+        intent = heard.intent
+        clear = intent.certain and not isinstance(intent.command, Unknown)
+        name = "" if clear or intent.landmarks or intent.topic is not Topic.NONE else named_thing(heard.words)
         if not name or not self._hands.find_point(self._count, name):
             self._ask_model()
 

@@ -642,3 +642,5 @@ def test_landmarks_are_not_looked_for_in_the_ct_and_a_late_answer_is_dropped() -
     assert hands.begun[0].target_id == 11
     hands.conversation.point_found(99, "left kidney", (70.0, 30.0, -400.0))
     assert len(hands.begun) == 1
+    assert "Which one do you mean" in hands.hear("show me the elbow")
+    assert not hands.sought

@@ -47,7 +47,7 @@ def drives(tmp_path: Path) -> Path:
 def connect(domain: int, process: subprocess.Popen[str]) -> Client:
     client = Client(domain)
     client.until(client.action.server_is_ready, f"action server (process: {process.poll()})")
-    client.met("drive_node")
+    client.met()
     return client
 
 

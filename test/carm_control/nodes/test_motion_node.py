@@ -117,10 +117,11 @@ class Client:
         request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
         return self.wait(client.call_async(request), "answer of the parameter service").results[0]
 
-    def met(self, server: str = "motion_node") -> None:
-        """Wait until the controller knows this client as well."""
+    def met(self) -> None:
+        """Wait until the process that serves goals, which is not the one that moves, knows this client as well."""
         self.until(self.action.server_is_ready, "action server")
-        met(self.node, server, self.until)
+        controller = "joint_trajectory_controller"
+        met(self.node, controller, self.until, QueryTrajectoryState, f"{controller}/query_state")
 
     def ask(self, trajectory: JointTrajectory, feedback: Callable[[Any], None] | None = None) -> Any:
         goal = FollowJointTrajectory.Goal(trajectory=trajectory)
