@@ -46,7 +46,7 @@ from carm_core.errors import CarmError, GoalError, ImageError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Localization, Localizer, Query
 from carm_core.plausibility import FreezeWatch, ImplausibleError, number, numbers
-from carm_core.robot.controller_log import ControllerLog
+from carm_core.robot.controller_log import NO_MOTION_NOW, ControllerLog
 from carm_core.robot.joint_check import JointStateCheck
 from carm_core.robot.kinematics import CArm
 from carm_core.robot.trajectory import Trajectory
@@ -79,6 +79,8 @@ _RESEND_S = 0.1
 _WATCH_S = 0.3
 _REASON_S = 0.5
 """How long the reason of a rejected goal may follow the answer on /rosout, s."""
+_PERMIT_PATIENCE_S, _ASK_AGAIN_S = 2.0, 0.2
+"""How long a motion waits, s, where the supervisor permits none just now, and how often it asks."""
 _REST_VELOCITY = 2e-3
 _AT_REST = (CArmState.STATE_IDLE, CArmState.STATE_STOPPED, CArmState.STATE_FAULT)
 _LATCHED = (CArmState.STATE_STOPPED, CArmState.STATE_FAULT)
@@ -465,11 +467,23 @@ class RosArm(_Port, Arm):
             graph.follow.server_is_ready,
             RejectedTrajectoryError(f"no trajectory controller: action {name} did not appear in {timeout_s} s"),
         )
-        number = graph.heartbeat.begin()
+        until_s = time.monotonic() + _PERMIT_PATIENCE_S
+        while not self._ran(trajectory, until_s):
+            self._interrupt.wait_for(lambda: False, _ASK_AGAIN_S)
+            self._interrupt.check()
+
+    def _ran(self, trajectory: Trajectory, until_s: float) -> bool:
+        """Run a trajectory; return False where it was refused only because no motion is allowed just now."""
+        number = self._graph.heartbeat.begin()
         try:
             self._run(trajectory, number)
+        except RejectedTrajectoryError as error:  # joint states or a permit that came late, on a busy machine
+            if NO_MOTION_NOW not in str(error) or time.monotonic() >= until_s:
+                raise
+            return False
         finally:
-            graph.heartbeat.end(number)
+            self._graph.heartbeat.end(number)
+        return True
 
     def _run(self, trajectory: Trajectory, number: UUID) -> None:
         graph, timeout_s = self._graph, self._parameters.server_timeout_s

@@ -41,6 +41,7 @@ from carm_control.trajectory.permit import Permit, PermitWatch
 from carm_control.trajectory.snapshot import OperatingState, Snapshot
 from carm_control.trajectory.spline import State
 from carm_control.trajectory.tolerances import Tolerances, Violation, violated
+from carm_core.robot.controller_log import NO_MOTION_NOW
 from carm_core.robot.kinematics import Joint
 
 
@@ -316,7 +317,7 @@ class TrajectoryController:
             raise GoalRefusedError(ErrorCode.INVALID_GOAL, f"not ready: {self._drive.unready}")
         permit = self._permit(now_s)
         if permit.speed <= 0:
-            raise GoalRefusedError(ErrorCode.INVALID_GOAL, f"no motion is allowed now: {permit.reason}")
+            raise GoalRefusedError(ErrorCode.INVALID_GOAL, f"{NO_MOTION_NOW}: {permit.reason}")
 
     def _permit(self, now_s: float) -> Permit:
         return self.permits.judge(now_s, waiting=True) if self._settings.permit_timeout_s else Permit(1.0)

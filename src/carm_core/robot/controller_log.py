@@ -10,6 +10,8 @@ import time
 from collections import deque
 from typing import Any
 
+NO_MOTION_NOW = "no motion is allowed now"
+"""How the reason of this project's controller begins where the supervisor's permission is missing."""
 _KEPT = 32
 
 

@@ -3,11 +3,12 @@
 
 import math
 import sys
+import time
 
 import pytest
 import rclpy
 from carm_interfaces.action import MoveCArm
-from carm_interfaces.msg import CArmState
+from carm_interfaces.msg import CArmState, MotionPermit
 from carm_interfaces.srv import SavePosition
 from geometry_msgs.msg import Point
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -128,3 +129,28 @@ def save(client: Client, name: str, forget: bool = False) -> list[str]:
     answer = future.result()
     assert answer.error_code == SavePosition.Response.ERROR_NONE, answer.error_msg
     return list(answer.names)
+
+
+def test_a_motion_waits_a_moment_for_the_supervisors_permission(spawn: Spawn) -> None:
+    for command in ([*MOTION, "-p", "supervised:=true", "-p", "longest_gap_s:=1.0"], [*AGENT, *ANY_SOURCE]):
+        spawn(command)
+    client = Client()
+    permits = client.node.create_publisher(MotionPermit, "supervisor/permit", 10)
+    begins_s = math.inf
+
+    def permit() -> None:
+        if time.monotonic() > begins_s:
+            permits.publish(MotionPermit(speed=1.0))
+
+    client.node.create_timer(0.04, permit)
+    goal = Goal(goal_type=Goal.GOAL_JOINTS, joint_names=["lift"], positions=[0.18])
+    try:
+        client.until(client.mover.server_is_ready, 60.0, "agent")
+        client.until(lambda: permits.get_subscription_count() > 0 and client.joints is not None, 30.0, "motion node")
+        denied = client.run(client.mover, goal).result
+        assert denied.error_code == Result.ERROR_CONTROLLER_REJECTED, denied.error_msg
+        assert "no motion is allowed now" in denied.error_msg
+        begins_s = time.monotonic() + 1.0
+        assert client.run(client.mover, goal).result.error_code == Result.ERROR_NONE
+    finally:
+        client.close()
