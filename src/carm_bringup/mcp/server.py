@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from carm_bringup.mcp.desk import Budget, Desk
+from carm_bringup.mcp.desk import STOP, Budget, Desk
 from carm_core.cli.arguments import whole
 from carm_core.errors import ConfigurationError
 
@@ -29,6 +29,8 @@ INSTRUCTIONS = (
 )
 _LONGEST_BODY = 64 * 1024
 _SESSIONS = 4
+_STOPS = 8
+"""Threads that serve stops alone."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,6 +97,8 @@ def make_server(desk: Desk) -> Server[Any]:
         for offer in desk.offers
     ]
 
+    stops = anyio.CapacityLimiter(_STOPS)
+
     async def on_list(context: Any, params: Any) -> ListToolsResult:
         del context, params
         return ListToolsResult(tools=tools)
@@ -102,7 +106,9 @@ def make_server(desk: Desk) -> Server[Any]:
     async def on_call(context: Any, params: Any) -> CallToolResult:
         del context
         outcome = await anyio.to_thread.run_sync(
-            partial(desk.call, params.name, dict(params.arguments or {})), abandon_on_cancel=True
+            partial(desk.call, params.name, dict(params.arguments or {})),
+            abandon_on_cancel=True,
+            limiter=stops if params.name == STOP else None,  # a stop waits for no thread that others hold
         )
         content: list[Any] = [TextContent(type="text", text=outcome.text)]
         if outcome.png:

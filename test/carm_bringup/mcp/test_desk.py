@@ -155,6 +155,28 @@ def test_the_sdks_own_client_sees_tools_results_and_images() -> None:
     assert [call[0] for call in hands.calls] == ["expose", "localize"]
 
 
+def test_a_stop_waits_for_no_thread_that_other_calls_hold() -> None:
+    class Slow(Hands):
+        def status(self) -> dict[str, Any]:
+            assert self.go.wait(10.0)
+            return {"state": "IDLE"}
+
+    hands = Slow()
+
+    async def talk() -> None:
+        async with mcp.Client(make_server(Desk(hands))) as client, anyio.create_task_group() as group:
+            for _ in range(50):  # more than there are threads
+                group.start_soon(client.call_tool, "status", {})
+            await anyio.wait_all_tasks_blocked()
+            with anyio.fail_after(5.0):
+                stopped = await client.call_tool("stop", {"reason": "enough"})
+            assert not stopped.is_error
+            hands.go.set()
+
+    anyio.run(talk)
+    assert hands.calls == [("stop", "enough")]
+
+
 @pytest.mark.parametrize(("given", "status"), [(b"", 401), (b"Bearer wrong", 401), (b"Bearer right", 200)])
 def test_http_needs_the_token(given: bytes, status: int) -> None:
     sent: list[dict[str, Any]] = []

@@ -12,17 +12,17 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 from carm_interfaces.msg import MotionPermit
 from control_msgs.action import FollowJointTrajectory
-from geometry_msgs.msg import Point
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
-from shape_msgs.msg import Mesh, MeshTriangle
+from shape_msgs.msg import Mesh
 from std_msgs.msg import Float64
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from carm_control import OperatingState
 from carm_core.robot.kinematics import CArm
 from carm_ros.messages import duration_message
+from carm_ros.patient_surface import surface_message
 
 from ...carm_core.collision.test_collision import box
 from .test_motion_node import LATCHED, NODE, Client
@@ -58,12 +58,7 @@ class Watcher(Client):
 
     def publish_body(self, low: tuple[float, ...], high: tuple[float, ...]) -> None:
         found = box(low, high)  # type: ignore[arg-type]
-        self.surface.publish(
-            Mesh(
-                vertices=[Point(x=x, y=y, z=z) for x, y, z in found.vertices_m.tolist()],
-                triangles=[MeshTriangle(vertex_indices=row) for row in found.triangles.astype(np.uint32)],
-            )
-        )
+        self.surface.publish(surface_message(found.vertices_m, found.triangles))
 
     def set(self, name: str, value: float) -> Any:
         client = self.node.create_client(SetParameters, "supervisor_node/set_parameters")

@@ -106,21 +106,25 @@ def run_job(job: Job) -> list[Case]:
     """Run the cases of one patient."""
     from carm_perception.localizers.registry import FUSED, make_localizer
 
-    condition = CONDITIONS[job.condition]
-    rng = np.random.default_rng([job.seed, len(job.condition)])
-    body = imaged(job.patient, condition, rng)
-    ct = preoperative(job.patient, condition, job.other, job.seed)
-    model = CtModel(ct)
-    arm = CArm.from_config()
-    imager = Imager(body, arm, condition, job.seed)
+    body, model, imager, rng = _prepared(job)
+    trunk = CONDITIONS[job.condition].trunk
     localizer = make_localizer(FUSED)
-    judged = [key for key in body.landmarks_mm if key not in (_SOFT | _ARMS if condition.trunk else _SOFT)]
+    judged = [key for key in body.landmarks_mm if key not in (_SOFT | _ARMS if trunk else _SOFT)]
     cases = []
-    for first, second in _pairs(body, arm, rng, job.cases, condition.trunk):
+    for first, second in _pairs(body, CArm.from_config(), rng, job.cases, trunk):
         frames = [imager.expose(joints) for joints in (first, second)]
         cases.append(_case(body, np.array([body.landmarks_mm[key] for key in judged]), model, localizer, frames))
     localizer.close()
     return cases
+
+
+def _prepared(job: Job) -> tuple[Patient, CtModel, Imager, np.random.Generator]:
+    """Return the body that is imaged, the CT that is registered, what takes the images, and what else is random."""
+    condition = CONDITIONS[job.condition]
+    rng = np.random.default_rng([job.seed, len(job.condition)])
+    body = imaged(job.patient, condition, rng)
+    model = CtModel(preoperative(job.patient, condition, job.other, job.seed))
+    return body, model, Imager(body, CArm.from_config(), condition, job.seed), rng
 
 
 @dataclass(frozen=True)
@@ -144,15 +148,10 @@ class Capture:
 
 def run_capture(job: Job) -> list[Capture]:
     """Search from poses that are more and more off; each image once from each distance."""
-    condition = CONDITIONS[job.condition]
-    rng = np.random.default_rng([job.seed, len(job.condition)])
-    body = imaged(job.patient, condition, rng)
-    model = CtModel(preoperative(job.patient, condition, job.other, job.seed))
-    arm = CArm.from_config()
-    imager = Imager(body, arm, condition, job.seed)
+    body, model, imager, rng = _prepared(job)
     marks = np.array([point for key, point in body.landmarks_mm.items() if key not in _SOFT])
     truth, registrar, found = body.transform_lps_to_table, Registrar(model), []
-    for joints, _ in _pairs(body, arm, rng, job.cases, condition.trunk):
+    for joints, _ in _pairs(body, CArm.from_config(), rng, job.cases, CONDITIONS[job.condition].trunk):
         frame = imager.expose(joints)
         view = _view(frame)
         for start_mm in STARTS_MM:
