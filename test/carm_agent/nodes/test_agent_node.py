@@ -31,6 +31,8 @@ from std_srvs.srv import Trigger
 from carm_agent.navigation.task import NavigationCode, Stage
 from carm_agent.planning.move import MoveCode
 
+from ...met import met
+
 pytestmark = pytest.mark.integration
 
 ROOM = Path(__file__).with_name("room.py")
@@ -61,6 +63,7 @@ class Client:
         self.joints: JointState | None = None
         self.state: CArmState | None = None
         self.diagnostics: list[Any] = []
+        self.known = False
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.node.create_subscription(Utterance, "agent/dialogue", self.said.append, 50)
         self.node.create_subscription(JointState, "joint_states", lambda m: setattr(self, "joints", m), 10)
@@ -86,6 +89,9 @@ class Client:
 
     def send(self, client: ActionClient, goal: Any) -> Any:
         self.feedback.clear()
+        if not self.known:  # DDS drops answers to clients that the agent has not discovered yet
+            met(self.node, "agent_node", lambda condition, what: self.until(condition, 30.0, what))
+            self.known = True
         future = client.send_goal_async(goal, feedback_callback=lambda m: self.feedback.append(m.feedback))
         self.until(future.done, what="goal accepted")
         return future.result()
