@@ -39,6 +39,7 @@ from rclpy.task import Future
 
 from carm_core.errors import CarmError
 from carm_core.plausibility import Refusals, at_most
+from carm_ros.clock_reader import CLOCK_TOPIC, NeverExecuted, read_beside_executor
 from carm_ros.entry import ENDING_SIGNALS
 from carm_ros.middleware import prepare_middleware
 
@@ -126,6 +127,12 @@ class OrderlyNode(Node):
             **options: Passed to ``rclpy``.
         """
         receive = self.checked(msg_type, topic, callback, largest)
+        if topic == CLOCK_TOPIC:  # of rclpy's time source
+            clock = super().create_subscription(
+                msg_type, topic, receive, qos_profile, callback_group=NeverExecuted(), **options
+            )
+            read_beside_executor(clock)
+            return clock
         if largest is not None:
             options["raw"] = True
         return super().create_subscription(msg_type, topic, receive, qos_profile, **options)

@@ -52,6 +52,8 @@ _COLLECT_AFTER = 50
 _AGAIN_S = 0.5
 _COMPARE_S = 0.1
 _MOST_BYTES = 65_536
+_HELD_UP_S = 0.12
+"""A node that did not run for so long looks at what has arrived meanwhile before it judges, s."""
 _LOG_S = 2.0
 _SHOWN_S = 10.0
 """A controller that did not obey is on /diagnostics for so long, s."""
@@ -88,6 +90,7 @@ class SupervisorNode(OrderlyNode):
         self._stops, self._stopped_s, self._disobeyed = 0, -math.inf, ""
         self._counted = (time.monotonic(), 0, 0)
         self._ticks, self._longest_s, self._latest_s, self._ticked_s = 0, 0.0, 0.0, math.nan
+        self._skipped = False
         self._leaving = ""
         self._permits = self.create_publisher(MotionPermit, PERMIT, QoSProfile(depth=1))
         self._clearance = self.create_publisher(Float64, "clearance", 1)
@@ -182,7 +185,13 @@ class SupervisorNode(OrderlyNode):
     # What goes out
 
     def _tick(self) -> None:
-        begin_s = time.monotonic()
+        begin_s, before_s, self._ticked_s = time.monotonic(), self._ticked_s, time.monotonic()
+        late_s = begin_s - before_s if math.isfinite(before_s) else 0.0
+        self._latest_s = max(self._latest_s, late_s)
+        if late_s > _HELD_UP_S and not self._leaving and not self._skipped:
+            self._skipped = True  # joint states wait in the queue: that none came is not known yet
+            return
+        self._skipped = False
         if self._next_model is not None:
             model, self._next_model = self._next_model, None
             self._judge.use(model)
@@ -195,9 +204,6 @@ class SupervisorNode(OrderlyNode):
             self._watch(motion, begin_s)
         self._ticks += 1
         self._longest_s = max(self._longest_s, time.monotonic() - begin_s)
-        if math.isfinite(self._ticked_s):
-            self._latest_s = max(self._latest_s, begin_s - self._ticked_s)
-        self._ticked_s = begin_s
 
     def _publish(self, permit: Judgment) -> None:
         if permit.speed == 0.0 and permit.reason != self._permit.reason:

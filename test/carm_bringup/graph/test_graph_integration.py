@@ -21,6 +21,9 @@ CARM = [sys.executable, "-c", "from carm_bringup.cli.app import main; main()"]
 READY_S = 90.0
 """The graph is to be ready within 20 s on an idle machine; a test machine may be busy."""
 STOP_S = 5.0
+ATTEMPTS = 3
+STOOD_STILL = r"held up for|no valid joint states for"
+"""The arm stops, rightly, where the machine runs none of a node's threads for a while."""
 
 pytestmark = pytest.mark.integration
 
@@ -89,7 +92,11 @@ def test_main_job_with_the_oracle(sim: Callable[..., Terminal], tmp_path: Path) 
     assert carm("snapshot", str(picture)).returncode == 0
     assert picture.stat().st_size > 10_000
 
-    done = carm("navigate", "carina")
+    for _ in range(ATTEMPTS):
+        done = carm("navigate", "carina")
+        if not re.search(STOOD_STILL, done.stdout):
+            break
+        carm("reset")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[moving]" in done.stdout
 

@@ -2,7 +2,9 @@
 """The supervisor beside the motion node, as processes of their own, among false messages over DDS."""
 
 import math
+import signal
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,6 +37,8 @@ PATIENT = (*NODE, "--ros-args", "-p", "longest_gap_s:=1.0")
 SUPERVISED = (*PATIENT, "-p", "supervised:=true")
 HEIGHT_M = 0.50
 """Of a body below the detector, which is 0.08 m above its margin at home."""
+FROZEN_S = 0.8
+"""Longer than joint states may be missing."""
 TINY = ((-1.0, -1.5, -0.9), (-0.99, -1.49, -0.89))
 
 
@@ -129,6 +133,24 @@ def test_false_messages_bring_the_arm_no_nearer(client: Watcher) -> None:
     assert "/carm/motion_node" in client.permit.reason
     client.node.destroy_publisher(stranger)
     client.until(lambda: client.permit.speed > 0.0, "a permit once the stranger has gone")
+
+
+def test_a_supervisor_that_was_frozen_reads_what_has_arrived_before_it_judges(ros_domain: int, spawn: Any) -> None:
+    spawn(SUPERVISED)
+    supervisor = spawn(SUPERVISOR)
+    client = Watcher(ros_domain)
+    try:
+        client.until(lambda: client.permit.speed > 0.0, "permit")
+        for _ in range(3):
+            supervisor.send_signal(signal.SIGSTOP)
+            frozen, begin_s = len(client.heard["supervisor/permit"]), time.monotonic()
+            client.until(lambda b=begin_s: time.monotonic() > b + FROZEN_S, "the freeze")  # type: ignore[misc]
+            supervisor.send_signal(signal.SIGCONT)
+            client.until(lambda n=frozen: len(client.heard["supervisor/permit"]) > n + 5, "permits")  # type: ignore[misc]
+            after = client.heard["supervisor/permit"][frozen:]
+            assert [permit.reason for permit in after if permit.speed == 0.0] == []
+    finally:
+        client.close()
 
 
 def test_a_controller_that_does_not_obey_is_stopped(ros_domain: int, spawn: Any) -> None:
