@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
 from carm_core.errors import ConfigurationError
 from carm_core.imaging.projection import Detector, XrayView
@@ -14,6 +15,7 @@ from carm_core.transforms import rotation_about
 from carm_sim.drr import Renderer
 from carm_sim.drr.reference import march
 from carm_sim.drr.shear_warp.renderer import water_equivalent
+from carm_sim.drr.shear_warp.slice_stack import cell_groups, slice_axes
 from carm_sim.patient.volume import Volume
 
 MU_WATER = 0.02
@@ -120,6 +122,30 @@ def test_line_integrals_agree_with_ray_marching(scenes, grid, look):
     assert got.shape == expected.shape
     assert expected.mean() > 0.2
     assert np.abs(got - expected).mean() <= 1e-3 * expected.mean()
+
+
+@pytest.mark.parametrize("spacing", [(0.7, 0.7, 0.4), (0.4, 0.4, 0.75)], ids=["thin slices", "fine in plane"])
+@pytest.mark.parametrize("look", ["AP", "lateral", "LAO30 CRAN20", "CRAN60"])
+def test_fine_voxels_are_averaged_where_a_scanner_blurs_more_than_that(spacing, look):
+    shape = tuple(int(100 / s) + 1 for s in spacing)
+    blurred = gaussian_filter(body(shape, spacing).astype(np.float32), [0.7 / s for s in spacing])
+    hu = (blurred + np.random.default_rng(2).normal(0, 10, shape)).astype(np.int16)
+    volume = Volume(hu, affine(spacing, (5, -8, 3), shape, None))
+    renderer, where = Renderer(volume, mu_of_hu), view(**VIEWS[look])
+    pixels = np.random.default_rng(1).integers(0, min(where.detector.columns, where.detector.rows), (700, 2))
+    mu = mu_of_hu(hu.astype(float)).astype(np.float32)
+    expected = march(mu, volume.transform_voxel_to_lps, where, pixels.astype(float), 0.2)
+    got = renderer.line_integrals(where)[pixels[:, 1], pixels[:, 0]]
+    assert np.abs(got - expected).mean() <= 1e-3 * expected.mean()
+    axes = [slice_axes(axis, np.array(spacing)) for axis in range(3)]
+    assert any(cell_groups(hu, mu_of_hu(np.arange(-32768, 32768.0)), a, np.array(spacing)) != (1, 1) for a in axes)
+
+
+def test_details_as_fine_as_the_voxels_are_kept():
+    shape, spacing = (60, 60, 120), (0.7, 0.7, 0.4)
+    hu = np.where(np.arange(shape[2]) % 2, 1000, 0) * np.ones(shape)
+    groups = cell_groups(hu.astype(np.int16), mu_of_hu(np.arange(-32768, 32768.0)), (1, 0, 2), np.array(spacing))
+    assert groups == (1, 1)
 
 
 @settings(max_examples=15)

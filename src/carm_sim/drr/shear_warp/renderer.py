@@ -22,6 +22,7 @@ from carm_sim.drr.shear_warp.slice_stack import (
     Extent,
     SliceStack,
     axis_steps,
+    cell_groups,
     contiguous,
     find_extents,
     slice_axes,
@@ -81,8 +82,8 @@ class Renderer:
             storage: Type of the voxels' copies. ``int16`` (65536 steps up to the highest value) takes half the memory
                 and less time.
             threads: Threads; 1 never starts any.
-            finest_pitch: Finest spacing of the intermediate image, in voxels; smaller is slower and more
-                exact.
+            finest_pitch: Finest spacing of the intermediate image, in cells of the stacks (voxels, unless these are
+                fine); smaller is slower and more exact.
 
         Raises:
             ConfigurationError: The volume is no int16 array [i, j, k], its affine is singular, or a mapping
@@ -107,6 +108,7 @@ class Renderer:
         self._buffers = Buffers()
         self._lock = threading.Lock()
         self._stacks: dict[int, dict[int, SliceStack]] = {}
+        self._cells: dict[int, tuple[int, int]] = {}
         tables = tabulate(mu_of_hu, self._hu_range)
         self.channels = len(tables)
         self._store_tables(tables)
@@ -215,6 +217,15 @@ class Renderer:
         self._lut = (tables / self._scales[:, None]).astype(np.float32)
         self._extents: list[Extent | None] | None = None
         self._stacks.clear()
+        self._cells.clear()
+
+    def _cells_across(self, axis: int) -> tuple[int, int]:
+        """Return the voxels along rows and columns that are averaged in the stacks across an axis."""
+        if axis not in self._cells:
+            lut = np.asarray(self._scales @ self._lut, np.float32)
+            axes = slice_axes(axis, self._spacing_mm)
+            self._cells[axis] = cell_groups(self.volume.hu, lut, axes, self._spacing_mm)
+        return self._cells[axis]
 
     def _stacks_across(self, axis: int) -> dict[int, SliceStack]:
         """Return the stacks of the materials that occur, by material."""
@@ -223,10 +234,11 @@ class Renderer:
             if self._extents is None:
                 self._extents = find_extents(hu, self._lut != 0, self._bands)
             stacks = {}
+            groups = (slice_group(float(self._spacing_mm[axis])), *self._cells_across(axis))
             for material, extent in enumerate(self._extents):
                 if extent is not None:
                     dtype = np.uint16 if self._integer else np.float32
-                    stacks[material] = SliceStack.empty(extent, self._spacing_mm, axis, dtype)
+                    stacks[material] = SliceStack.empty(extent, slice_axes(axis, self._spacing_mm), groups, dtype)
                     stacks[material].fill(hu, self._lut[material], self._bands)
             self._stacks[axis] = stacks
         return self._stacks[axis]
@@ -246,7 +258,7 @@ class Renderer:
         corners = np.array([(c0, r0), (c1, r0), (c0, r1), (c1, r1), ((c0 + c1) / 2, (r0 + r1) / 2)], dtype=np.float64)
         axis = principal_axis(rays, corners[:4], self._steps)
         axes = slice_axes(axis, self._spacing_mm)
-        plan = factorize(rays, corners, axes, self._positions[axis], self._finest)
+        plan = factorize(rays, corners, axes, self._positions[axis], np.array(self._cells_across(axis)), self._finest)
         if plan is None:
             if not add:
                 out[:] = 0
@@ -272,7 +284,7 @@ class Renderer:
                 stack = stacks.get(material)
                 if stack is None or weight == 0:
                     continue
-                begin = stack.lows[0] // stack.group
+                begin = stack.lows[0] // stack.groups[0]
                 scales = plan.scales[begin : begin + len(stack.data)]
                 source, origin = stack.from_voxels(plan.source), stack.from_voxels(plan.origin)
                 factor = weight * float(self._scales[material])
@@ -283,7 +295,7 @@ class Renderer:
                     scales,
                     source,
                     origin,
-                    plan.pitch,
+                    stack.pitch_in_cells(plan.pitch),
                     factor,
                     first,
                     last,

@@ -54,36 +54,40 @@ def build(
     offset: int,
     strides: tuple[int, int, int],
     counts: tuple[int, int, int],
-    group: int,
+    groups: tuple[int, int, int],
     lut: NDArray[np.float32],
     rounding: float,
     first: int,
     last: int,
     out: NDArray[np.float32],
 ) -> None:
-    """Fill slices ``first`` to ``last`` of a stack: volume slices averaged in groups, a border of zeros.
+    """Fill slices ``first`` to ``last`` of a stack: voxels averaged in groups, a border of zeros.
 
     Args:
         hu: Flat volume.
         offset: Index in it of the first voxel of the stack.
         strides: Distance in ``hu`` between slices, rows and columns of the stack.
         counts: Voxels along slices, rows and columns.
-        group: Volume slices per stack slice.
+        groups: Voxels per cell of the stack along these.
         lut: Value for each HU from -32768 (65536,), 0 to 65535 for a stack of integers.
         rounding: Added to each value: 0.5 for a stack of integers, else 0.
         first: First stack slice of the band.
         last: One past the last.
         out: Stack (slices, rows + 2, columns + 2), float32 or uint16.
     """
-    inverse = F32(1.0 / group)
+    inverse = F32(1.0 / (groups[0] * groups[1] * groups[2]))
     bias = F32(rounding)
-    for row in range(counts[1]):
-        for column in range(counts[2]):
-            start = offset + row * strides[1] + column * strides[2]
+    for row in range(out.shape[1] - 2):
+        row_end = min((row + 1) * groups[1], counts[1])
+        for column in range(out.shape[2] - 2):
+            column_end = min((column + 1) * groups[2], counts[2])
             for s in range(first, last):
                 total = F32(0)
-                for k in range(s * group, min((s + 1) * group, counts[0])):
-                    total += lut[int(hu[start + k * strides[0]]) + 32768]
+                for i in range(row * groups[1], row_end):
+                    for j in range(column * groups[2], column_end):
+                        start = offset + i * strides[1] + j * strides[2]
+                        for k in range(s * groups[0], min((s + 1) * groups[0], counts[0])):
+                            total += lut[int(hu[start + k * strides[0]]) + 32768]
                 out[s, row + 1, column + 1] = total * inverse + bias
 
 
