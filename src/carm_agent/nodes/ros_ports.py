@@ -210,11 +210,6 @@ class CArmGraph:
             raise NoJointStatesError(f"the nearest joint states are {away_s:.2f} s away from the image")
         return nearest[2].copy()
 
-    def joint_velocities(self) -> NDArray[np.float64]:
-        """Return the last known joint velocities (J,), m/s or rad/s; zero when there are none."""
-        known = list(self._joints)[-1:]
-        return known[0][3].copy() if known else np.zeros(len(self.carm.joint_names))
-
     def at_rest(self, since_s: float) -> bool:
         """Return whether something that came after ``since_s`` (monotonic, s) says that the arm is at rest."""
         if self.state is not None and time.monotonic() - self.state_time_s < _FRESH_STATE_S:

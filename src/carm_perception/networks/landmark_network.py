@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -154,19 +153,6 @@ class LandmarkLocalizer(nn.Module):
         stem = "embedder.embedder.convolution.weight"
         weights[stem] = weights[stem].sum(dim=1, keepdim=True)
         self.tower.load_state_dict(weights)
-
-    def start_from_fewer(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy the weights of a network of fewer landmarks, whose rows come first; the other rows stay random.
-
-        Raises:
-            RuntimeError: They are of another architecture.
-        """
-        grown = dict(weights)
-        for name in ("queries", "cells.weight", "cells.bias"):
-            own = self.state_dict()[name].clone()
-            own[: len(grown[name])] = grown[name]
-            grown[name] = own
-        self.load_state_dict(grown)
 
 
 def _twice(image: Tensor) -> Tensor:

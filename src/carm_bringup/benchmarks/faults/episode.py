@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -344,8 +344,3 @@ def trajectory_goal(order: Order, carm: CArm) -> TrajectoryGoal:
         rates = (zero, zero) if order.full and last else ((), ())
         points.append(TrajectoryPoint(time_s, row, *rates))
     return TrajectoryGoal(carm.joint_names, tuple(points))
-
-
-def without_noise(scenario: Scenario) -> Scenario:
-    """Return an episode with the same orders and nothing that goes wrong."""
-    return replace(scenario, faults=())
