@@ -54,6 +54,15 @@ def small():
     return Volume(hu, affine)
 
 
+def test_a_volume_with_other_slices_shows_the_same_body(small):
+    thin = drr_worker.resliced(small, 117, 0)
+    assert thin.spacing_mm == pytest.approx([3.0, 3.0, 1.0])
+    view = drr_worker.view_of(small.center_mm, 25.0, 15.0, 48)
+    expected, got = (CANDIDATES["ours"](volume, 1).render(view) for volume in (small, thin))
+    assert np.abs(got - expected).mean() < 2e-2 * expected.mean()
+    assert drr_worker.Job(**bench_drr.job_of("ours", options(bench_drr, "--slices", "117"))).slices == 117
+
+
 @pytest.mark.parametrize("name", ["itk_rtk", "nanodrr_cpu", "diffdrr"])
 def test_peers_see_the_same_image(name, small):
     needed = {"itk_rtk": "itk", "nanodrr_cpu": "nanodrr", "diffdrr": "diffdrr"}[name]

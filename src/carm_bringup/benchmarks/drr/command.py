@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--renderer", action="append", choices=NAMES, help="repeat for several (all)")
     parser.add_argument("--patient", default="chest_ct", help="chest_ct, phantom:SEED or a CT (chest_ct)")
     parser.add_argument("--threads", type=whole(1, 64), default=2, metavar="N", help="threads (2)")
+    parser.add_argument(
+        "--slices", type=whole(2, 2000), metavar="N", help="interpolate the CT to N slices first, with noise of 30 HU"
+    )
     parser.add_argument("--quick", action="store_true", help="512 x 512 only, few frames")
     parser.add_argument(
         "--sweep", action="store_true", help=f"error of our renderer at {SWEEP_VIEWS} views from all directions"
@@ -67,6 +70,8 @@ def job_of(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Return the job of one renderer's process; see ``carm_bringup.benchmarks.drr.worker.Job``."""
     job: dict[str, Any] = {"renderer": name, "patient": args.patient, "threads": args.threads, "seed": args.seed}
     job["sizes"] = [512] if args.quick else [512, 1024, 1536]
+    if args.slices:
+        job["slices"] = args.slices
     if args.quick:
         job |= {"frames": 3, "budget_s": 5.0, "rays": 300}
     if args.sweep and name == "ours":
@@ -160,5 +165,6 @@ def command_line(args: argparse.Namespace) -> str:
     """Return the command line that gives these figures."""
     words = ["carm bench drr", *(f"--renderer {name}" for name in args.renderer or ())]
     words += [f"--patient {args.patient}", f"--threads {args.threads}", f"--seed {args.seed}"]
+    words += [f"--slices {args.slices}"] if args.slices else []
     words += [f"--{name}" for name in ("quick", "sweep") if getattr(args, name)]
     return " ".join(words)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.imaging.projection import Detector, XrayView
+from carm_sim.patient.volume import AIR_HU, Volume
 
 DETECTOR_MM = 298.0
 SOURCE_DETECTOR_MM = 1020.0
@@ -23,6 +24,8 @@ STEEPEST_DEG = (44.0, 25.0)
 MOST_FRAME_S = 60.0
 """A size is left out where a frame is expected to take longer."""
 REFERENCE_STEP_MM = 0.2
+NOISE_HU = 30.0
+"""Of thin slices: about that of a chest CT of normal dose at 0.5 mm."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Job:
         budget_s: Time per size and pose, at least two frames.
         rays: Rays per view that are compared with the reference.
         sweep: Views of the error sweep; 0: the two poses that are timed.
-        seed: Seed of rays and sweep.
+        seed: Seed of rays, sweep and noise.
+        slices: Interpolate the volume to so many slices, with noise of their own; 0: as it is.
     """
 
     renderer: str
@@ -50,6 +54,27 @@ class Job:
     rays: int = 1000
     sweep: int = 0
     seed: int = 0
+    slices: int = 0
+
+
+def resliced(volume: Volume, slices: int, seed: int) -> Volume:
+    """Return a volume as a scanner would have made it with other slices: interpolated, with noise of 30 HU.
+
+    Args:
+        volume: The volume.
+        slices: Number of slices of the result.
+        seed: Of the noise.
+    """
+    rng, hu = np.random.default_rng(seed), volume.hu
+    places = np.linspace(0, hu.shape[2] - 1, slices)
+    below = np.minimum(places.astype(int), hu.shape[2] - 2)
+    result = np.empty((*hu.shape[:2], slices), np.int16, order="F")
+    for k, (low, weight) in enumerate(zip(below, places - below, strict=True)):
+        plane = (1 - weight) * hu[:, :, low] + weight * hu[:, :, low + 1] + rng.normal(0, NOISE_HU, hu.shape[:2])
+        result[:, :, k] = np.clip(plane, AIR_HU, 3000)
+    transform = volume.transform_voxel_to_lps.copy()
+    transform[:3, 2] *= places[1]
+    return Volume(result, transform)
 
 
 def view_of(center_mm: NDArray[np.float64], primary_deg: float, secondary_deg: float, size_px: int) -> XrayView:
@@ -84,6 +109,7 @@ def work(job: Job) -> dict[str, Any]:
 
     kind = CANDIDATES[job.renderer]
     volume = load_patient(job.patient).volume
+    volume = resliced(volume, job.slices, job.seed) if job.slices else volume
     center = volume.center_mm
     candidate = kind(volume, job.threads)
     metrics: dict[str, Any] = {"version": kind.version()}
