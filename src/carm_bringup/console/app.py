@@ -5,18 +5,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import time
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from carm_bringup.console.archive import Archive
 from carm_bringup.console.gate import Gate
 from carm_bringup.console.hub import Hub, Outbox
+from carm_bringup.console.session.exporter import Exporter, ExportError
 
 _KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1008, 1013
@@ -31,6 +37,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+_CHUNK = 2**18
 _CLOSED = "Open the console by the address that `carm sim` has printed: it holds the token.\n"
 
 
@@ -48,8 +55,8 @@ def _page_files() -> dict[str, tuple[bytes, str]]:
 class _Site:
     """The routes."""
 
-    def __init__(self, gate: Gate, hub: Hub, exposures: Archive, previews: Archive) -> None:
-        self._gate, self._hub = gate, hub
+    def __init__(self, gate: Gate, hub: Hub, exposures: Archive, previews: Archive, exporter: Exporter) -> None:
+        self._gate, self._hub, self._exporter = gate, hub, exporter
         self._archives = {"exposures": exposures, "previews": previews}
         self._files = _page_files()
 
@@ -77,6 +84,22 @@ class _Site:
         if picture is None:
             return self._answer(request, PlainTextResponse("not here\n", 404))
         return self._answer(request, Response(picture.data, media_type=picture.kind))
+
+    async def session(self, request: Request) -> Response:
+        """Return the session as a zip file, made meanwhile by another process."""
+        if not self._gate.admits(request.headers, request.cookies):
+            return self._answer(request, PlainTextResponse(_CLOSED, 403))
+        try:
+            file = await run_in_threadpool(self._exporter.make)
+        except ExportError as error:
+            return self._answer(request, PlainTextResponse(f"{error}\n", 503))
+        headers = {
+            "Content-Length": str(os.fstat(file.fileno()).st_size),
+            "Content-Disposition": f'attachment; filename="carm_session_{time.strftime("%Y-%m-%d_%H-%M-%S")}.zip"',
+        }
+        parts = iter(partial(file.read, _CHUNK), b"")
+        answer = StreamingResponse(parts, 200, headers, "application/zip", BackgroundTask(file.close))
+        return self._answer(request, answer)
 
     def _file(self, request: Request, name: str) -> Response:
         if not self._gate.admits(request.headers, request.cookies):
@@ -146,7 +169,7 @@ async def _end(task: asyncio.Task[Any]) -> None:
         await task
 
 
-def make_app(gate: Gate, hub: Hub, exposures: Archive, previews: Archive) -> Starlette:
+def make_app(gate: Gate, hub: Hub, exposures: Archive, previews: Archive, exporter: Exporter) -> Starlette:
     """Make the application.
 
     Args:
@@ -154,11 +177,13 @@ def make_app(gate: Gate, hub: Hub, exposures: Archive, previews: Archive) -> Sta
         hub: Connects pages and graph.
         exposures: Served below ``/exposures``.
         previews: Served below ``/previews``.
+        exporter: Makes what is served as ``/session.zip``.
     """
-    site = _Site(gate, hub, exposures, previews)
+    site = _Site(gate, hub, exposures, previews, exporter)
     routes = [
         Route("/", site.page),
         Route("/page/{name}", site.file),
+        Route("/session.zip", site.session),
         Route("/{archive}/{key}", site.picture),
         WebSocketRoute("/control", site.control),
         WebSocketRoute("/images", site.images),

@@ -123,7 +123,11 @@ class Hub:
     """
 
     def __init__(
-        self, desk: Desk, greet: Callable[[], dict[str, Any]], clock: Callable[[], float] = time.monotonic
+        self,
+        desk: Desk,
+        greet: Callable[[], dict[str, Any]],
+        clock: Callable[[], float] = time.monotonic,
+        note: Callable[[dict[str, Any]], None] = lambda message: None,
     ) -> None:
         """Nobody is connected.
 
@@ -131,8 +135,9 @@ class Hub:
             desk: Carries out commands.
             greet: Returns what each page is told first.
             clock: Returns the time, s.
+            note: Told each line of the dialogue, each command and each result.
         """
-        self._desk, self._greet, self._clock = desk, greet, clock
+        self._desk, self._greet, self._clock, self._note = desk, greet, clock, note
         self._clients: dict[int, Client] = {}
         self._numbers = itertools.count(1)
         self._controller: Client | None = None
@@ -261,6 +266,7 @@ class Hub:
         text = _json(message)
         if message["type"] in _DIALOGUE:
             self._lines.append(text)
+            self._note(message)
         elif message["type"] == "landmarks":
             self._landmarks.append(text)
         for client in self._clients.values():

@@ -20,6 +20,8 @@ from carm_bringup.console.archive import Archive, Picture
 from carm_bringup.console.commands import MOST_BYTES
 from carm_bringup.console.gate import Gate, loopback
 from carm_bringup.console.hub import Desk, Hub
+from carm_bringup.console.session.exporter import Exporter
+from carm_bringup.console.session.store import Session
 from carm_core.errors import ConfigurationError
 from carm_perception.serving.connections import BoundedProtocol
 
@@ -69,6 +71,7 @@ class Server:
         address: The address to open, with the token.
         exposures: Images to go back to.
         previews: Pictures of plans.
+        session: What has happened.
     """
 
     def __init__(self, desk: Desk, greeting: dict[str, Any], host: str = "127.0.0.1", port: int = 0) -> None:
@@ -87,9 +90,12 @@ class Server:
         gate = Gate(host, self._socket.getsockname()[1])
         self.address = gate.address
         self.exposures, self.previews = Archive(_KEPT_EXPOSURES), Archive(_KEPT_PREVIEWS)
-        self._hub = Hub(desk, lambda: {**greeting, "exposures": [one.described for one in self.exposures.all()]})
+        self.session = Session()
+        self._exporter = Exporter(self.session)
+        self._greeting = greeting
+        self._hub = Hub(desk, self._greet, note=self.session.note)
         config = uvicorn.Config(
-            make_app(gate, self._hub, self.exposures, self.previews),
+            make_app(gate, self._hub, self.exposures, self.previews, self._exporter),
             http=BoundedProtocol,
             ws="websockets-sansio",
             ws_max_size=MOST_BYTES,
@@ -111,6 +117,9 @@ class Server:
         asyncio.set_event_loop(self._loop)
         self._loop.run_until_complete(self._server.serve([self._socket]))
         self._loop.close()
+
+    def _greet(self) -> dict[str, Any]:
+        return {**self._greeting, "exposures": [one.described for one in self.exposures.all()]}
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message to all pages, from any thread; see ``Hub.tell``."""
@@ -135,5 +144,7 @@ class Server:
     def close(self) -> None:
         """End the server and its thread."""
         self._server.should_exit = self._server.force_exit = True
+        self._exporter.close()
         self._thread.join(_JOIN_S)
         self._socket.close()
+        self.session.close()

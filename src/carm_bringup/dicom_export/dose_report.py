@@ -42,7 +42,7 @@ class IrradiationEvent:
 
     Attributes:
         uid: Irradiation event UID.
-        image_uid: SOP instance of its image.
+        image_uid: SOP instance of its image; empty when none was kept.
         frames: In order of time.
     """
 
@@ -96,7 +96,8 @@ def dose_report(study: Study, events: Sequence[IrradiationEvent], written: datet
     out.CompletionFlag, out.VerificationFlag = "COMPLETE", "UNVERIFIED"
     out.ReferencedPerformedProcedureStepSequence = DicomSequence([])
     out.PerformedProcedureCodeSequence = DicomSequence([])
-    out.CurrentRequestedProcedureEvidenceSequence = DicomSequence([_evidence(study, events)])
+    if any(event.image_uid for event in events):
+        out.CurrentRequestedProcedureEvidenceSequence = DicomSequence([_evidence(study, events)])
     head = item("", "CONTAINER", REPORT)
     out.ValueType, out.ConceptNameCodeSequence = head.ValueType, head.ConceptNameCodeSequence
     procedure = code_item(("121058", "DCM", "Procedure reported"), ("113704", "DCM", "Projection X-Ray"))
@@ -127,7 +128,7 @@ def dose_report(study: Study, events: Sequence[IrradiationEvent], written: datet
 
 def _evidence(study: Study, events: Sequence[IrradiationEvent]) -> Dataset:
     references = []
-    for event in events:
+    for event in (event for event in events if event.image_uid):
         reference = Dataset()
         reference.ReferencedSOPClassUID = XRayAngiographicImageStorage
         reference.ReferencedSOPInstanceUID = event.image_uid
@@ -168,12 +169,13 @@ def _event(event: IrradiationEvent) -> Dataset:
     kind: Concept = ("113611", "DCM", "Stationary Acquisition")
     if event.fluoroscopy:
         kind = ("44491008", "SCT", "Fluoroscopy")
+    image = image_item(("113795", "DCM", "Acquired Image"), XRayAngiographicImageStorage, event.image_uid)
     items = [
         _PLANE,
         uid_item(("113769", "DCM", "Irradiation Event UID"), event.uid),
         time_item(("111526", "DCM", "DateTime Started"), event.started),
         code_item(("113721", "DCM", "Irradiation Event Type"), kind),
-        image_item(("113795", "DCM", "Acquired Image"), XRayAngiographicImageStorage, event.image_uid),
+        *([image] if event.image_uid else []),
         _REFERENCE_POINT,
         number_item(("122130", "DCM", "Dose Area Product"), event.product_gym2, _PRODUCT),
         number_item(("113738", "DCM", "Dose (RP)"), event.kerma_gy, _DOSE),

@@ -22,6 +22,7 @@ from carm_bringup.console.commands import Command
 from carm_bringup.console.parameters import ConsoleParameters
 from carm_bringup.console.server import Server
 from carm_bringup.nodes.console_images import Images, centered_isocenter_m
+from carm_bringup.nodes.console_session import SessionExposures
 from carm_bringup.nodes.console_tasks import Tasks, finite
 from carm_core.errors import CarmError
 from carm_core.landmarks import ALL_LANDMARKS
@@ -93,6 +94,7 @@ class ConsoleNode(OrderlyNode):
         self.server = Server(self, greeting, settings.host, settings.port)
         self._tasks = Tasks(self, self.server.tell, self.server.previews)
         self._images = Images(self, carm, self.server.show_image, self._keep)
+        self._session = SessionExposures(self, carm, self.server.session)
         self.create_subscription(CArmState, "state", self._on_state, _LATCHED, largest=LARGEST_STATE)
         self.create_subscription(MotionPermit, "supervisor/permit", self._on_permit, 1, largest=LARGEST_STATE)
         self.create_subscription(LandmarkArray, "landmarks", self._on_landmarks, 5, largest=LARGEST_TEXT)
@@ -107,6 +109,7 @@ class ConsoleNode(OrderlyNode):
 
     def close(self) -> None:
         """End the threads."""
+        self._session.close()
         self.server.close()
         self._images.close()
         self._stop_side.close()
@@ -203,6 +206,9 @@ class ConsoleNode(OrderlyNode):
                 ready = {pair.key: pair.value for pair in status.values}.get("ready", "yes") == "yes"
                 self._agent = "" if ready and status.level == DiagnosticStatus.OK else status.message[:300]
                 self._agent_s = time.monotonic()
+            elif status.name == f"{self.get_namespace()}/recorder_node: recorder":
+                folder = {pair.key: pair.value for pair in status.values}.get("folder", "")
+                self.server.session.recording = folder[:200]
 
     def _on_landmarks(self, message: LandmarkArray) -> None:
         self._localizer = {

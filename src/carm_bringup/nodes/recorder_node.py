@@ -192,6 +192,7 @@ class RecorderNode(Node):
             "messages": str(self.bag.messages),
             "topics": str(self.topics),
             "topics left out": str(len(self._skipped)),
+            "folder": self._options.folder.resolve().name,
             "longest wait in a queue (ms)": f"{1e3 * longest_s:.1f}",
         }
         level, text = DiagnosticStatus.OK, "recording"

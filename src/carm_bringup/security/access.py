@@ -114,7 +114,7 @@ ACCESS: Mapping[str, Access] = {
         publishes=("clinician", "goal_heartbeat"),
         subscribes=(
             *("state", "joint_states", "supervisor/permit", "landmarks", "agent/dialogue", "/diagnostics"),
-            *("xray/image/compressed", "xray/camera_info", "xray/exposure"),
+            *("xray/image/compressed", "xray/image_raw", "xray/camera_info", "xray/exposure"),
         ),
         calls=("stop", "reset", "xray/expose"),
         asks=("navigate", "move"),

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The console in a real browser, on a real graph."""
 
+import io
+import json
 import re
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
+import pydicom
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
@@ -49,6 +53,29 @@ def run_view(page: Browser, name: str) -> None:
     page.wait(f"{MODE} === 'moving' && {ANGLE} > 1")
 
 
+def check_export(page: Browser, folder: Path) -> None:
+    """The session as a file, while the graph runs: its DICOM files can be read."""
+    page.downloads(folder)
+    page.click("#export")
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := list(folder.glob("carm_session_*.zip"))):  # a name of its own until it is whole
+        assert time.monotonic() < deadline, page.text()
+        time.sleep(0.05)
+    with zipfile.ZipFile(found[0]) as content:
+        names = {name.partition("/")[2]: name for name in content.namelist()}
+        image = pydicom.dcmread(io.BytesIO(content.read(names["dicom/image_0001.dcm"])))
+        dose = pydicom.dcmread(io.BytesIO(content.read(names["dicom/dose_report.dcm"])))
+        about = json.loads(content.read(names["session.json"]))
+        report = content.read(names["report.html"]).decode()
+    assert image.pixel_array.std() > 100
+    assert list(image.PatientOrientation) == ["L", "F"]
+    assert float(image.PositionerPrimaryAngle) == pytest.approx(0.0, abs=0.1)
+    assert dose.Modality == "SR"
+    assert about["exposures"][0]["voltage_kv"] > 40
+    assert {"who": "operator 1 (127.0.0.1)", "text": "expose"}.items() <= about["events"][0].items()
+    assert "data:image/jpeg" in report
+
+
 def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path: Path) -> None:
     """One test, since each start of a graph takes seconds."""
     for module, settings in GRAPH.items():
@@ -77,6 +104,8 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
         assert page.run(f"new Set({gray}).size") > 100
         assert page.run("document.getElementById('side-right').textContent") == "L"
         page.wait("document.querySelector('#strip img')?.naturalWidth > 0")
+
+        check_export(page, tmp_path / "downloads")
 
         run_view(page, "LAO 30")
         page.press("Escape")

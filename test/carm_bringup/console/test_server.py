@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The web server over real sockets, without ROS and without a browser."""
 
+import io
 import json
 import struct
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -92,7 +94,7 @@ def test_the_token_becomes_a_cookie_that_scripts_and_other_sites_do_not_get(serv
     assert server.address.partition("token=")[2] not in answer.headers["set-cookie"]
 
 
-@pytest.mark.parametrize("path", ["/", "/?token=wrong", "/page/main.js", "/exposures/1", "/previews/1"])
+@pytest.mark.parametrize("path", ["/", "/?token=wrong", "/page/main.js", "/exposures/1", "/previews/1", "/session.zip"])
 def test_nothing_is_shown_without_the_token(server: Server, path: str) -> None:
     server.exposures.add(Picture("1", "image/png", PNG))
     answer = httpx2.get(base(server) + path, trust_env=False)
@@ -109,7 +111,7 @@ def test_another_name_for_this_machine_is_refused(server: Server) -> None:
 def test_the_page_is_whole_and_asks_nothing_of_others(server: Server) -> None:
     with opened(server) as client:
         page = client.get(base(server) + "/")
-        for name in ("main.js", "link.js", "panel.js", "stop.js", "xray.js", "console.css", "icon.svg"):
+        for name in ("main.js", "export.js", "link.js", "panel.js", "stop.js", "xray.js", "console.css", "icon.svg"):
             file = client.get(f"{base(server)}/page/{name}")
             assert file.status_code == 200, name
             assert "http://" not in file.text.replace("http://www.w3.org/2000/svg", ""), name
@@ -191,3 +193,19 @@ def test_a_page_that_does_not_read_costs_one_image(server: Server) -> None:
             (length,) = struct.unpack_from(">I", frame)
             numbers.append(json.loads(frame[4 : 4 + length])["n"])
         assert len(numbers) < 100
+
+
+def test_a_session_is_downloaded_again_after_one_was_aborted(server: Server) -> None:
+    server.session.note({"type": "said", "text": "Taking an X-ray image."})
+    for whole in (False, True):
+        with opened(server) as client, client.stream("GET", base(server) + "/session.zip") as answer:
+            assert answer.headers["content-type"] == "application/zip"
+            if whole:
+                content = answer.read()
+                assert len(content) == int(answer.headers["content-length"])
+    with zipfile.ZipFile(io.BytesIO(content)) as files:
+        assert files.testzip() is None
+        assert b"Taking an X-ray image." in files.read(next(n for n in files.namelist() if n.endswith("report.html")))
+    folder = server.session.folder
+    server.close()
+    assert not folder.exists()

@@ -119,6 +119,10 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, **at)
 
+    def downloads(self, folder: Path) -> None:
+        """Put downloads into a folder."""
+        self.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+
     def scheme(self, name: str) -> None:
         """Prefer ``dark`` or ``light``."""
         self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])

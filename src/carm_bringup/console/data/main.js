@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Joins the page's parts to the sockets.
 
+import { exportOn } from "/page/export.js";
 import { Link, watchImages } from "/page/link.js";
 import { addLine, angle, clearLines, showMode, showState } from "/page/panel.js";
 import { Stop } from "/page/stop.js";
@@ -133,6 +134,7 @@ setInterval(() => {
   if (performance.now() - noticed > NOTICE_MS) at("notice").hidden = true;
 }, 250);
 
+exportOn(at("export"), notice);
 at("expose").onclick = () => send({ type: "expose" });
 at("navigate").onclick = () => navigateTo(at("landmark").value);
 at("plan").onclick = () => send({ type: "view", text: at("view").value });
