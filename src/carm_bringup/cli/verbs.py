@@ -182,6 +182,7 @@ BENCH_CONSOLE = "carm_bringup.benchmarks.console"
 BENCH_FAULTS = "carm_bringup.benchmarks.faults.command"
 BENCH_REGISTER = "carm_bringup.benchmarks.registration.command"
 BENCH_VIEWS = "carm_bringup.benchmarks.views.command"
+CONSOLE_ACCESS = "carm_bringup.console.access.command"
 RECORDING = "carm_bringup.cli.recording_commands"
 VERBS: tuple[Verb, ...] = (
     Verb(
@@ -404,6 +405,20 @@ VERBS: tuple[Verb, ...] = (
         "carm security init ~/carm_keystore",
         "carm_bringup.security.command:init",
         "carm_bringup.security.command:add_arguments",
+    ),
+    Verb(
+        "console user",
+        "set the password of a user of the operator console, for other machines",
+        "carm console user alice",
+        f"{CONSOLE_ACCESS}:user",
+        f"{CONSOLE_ACCESS}:add_user_arguments",
+    ),
+    Verb(
+        "console certificate",
+        "make a certificate for the operator console, signed by itself",
+        "carm console certificate ~/carm_tls lab-carm.example 192.168.1.20",
+        f"{CONSOLE_ACCESS}:certificate",
+        f"{CONSOLE_ACCESS}:add_certificate_arguments",
     ),
     Verb(
         "doctor",

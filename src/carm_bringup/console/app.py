@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -19,6 +20,8 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response, S
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from carm_bringup.console.access.login import LoginGate
+from carm_bringup.console.access.pages import OPEN_FILES, LoginPages
 from carm_bringup.console.archive import Archive
 from carm_bringup.console.gate import Gate
 from carm_bringup.console.hub import Hub, Outbox
@@ -29,12 +32,12 @@ _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1008, 1013
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self' ws://{host};"
-        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self' {sockets};"
+        " base-uri 'none'; form-action {forms}; frame-ancestors 'none'"
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "{referrers}",
     "X-Content-Type-Options": "nosniff",
 }
 _CHUNK = 2**18
@@ -59,10 +62,13 @@ class _Site:
         self._gate, self._hub, self._exporter = gate, hub, exporter
         self._archives = {"exposures": exposures, "previews": previews}
         self._files = _page_files()
+        self._login = LoginPages(gate) if isinstance(gate, LoginGate) else None
 
     async def page(self, request: Request) -> Response:
         """Return the page; a request with the right token gets the cookie, and the address without the token."""
         gate, token = self._gate, request.query_params.get("token")
+        if self._login is not None and gate.is_here(request.headers) and not gate.user_of(request.cookies):
+            return self._answer(request, RedirectResponse("/login", 303))
         if token is None:
             return self._file(request, "index.html")
         if not gate.is_here(request.headers) or not gate.knows_token(token):
@@ -70,6 +76,12 @@ class _Site:
         answer = RedirectResponse("/", 303)
         answer.set_cookie(gate.cookie, gate.session, httponly=True, samesite="strict")
         return self._answer(request, answer)
+
+    async def login(self, request: Request) -> Response:
+        """Answer for the login page, on a console with named users."""
+        if self._login is None:
+            return self._answer(request, PlainTextResponse("not here\n", 404))
+        return self._answer(request, await self._login.answer(request), form=True)
 
     async def file(self, request: Request) -> Response:
         """Return a file of the page."""
@@ -102,17 +114,20 @@ class _Site:
         return self._answer(request, answer)
 
     def _file(self, request: Request, name: str) -> Response:
-        if not self._gate.admits(request.headers, request.cookies):
+        is_open = self._login is not None and name in OPEN_FILES and self._gate.is_here(request.headers)
+        if not is_open and not self._gate.admits(request.headers, request.cookies):
             return self._answer(request, PlainTextResponse(_CLOSED, 403))
         if name not in self._files:
             return self._answer(request, PlainTextResponse("not here\n", 404))
         data, kind = self._files[name]
         return self._answer(request, Response(data, media_type=kind))
 
-    def _answer(self, request: Request, answer: Response) -> Response:
-        host = request.headers.get("host", "") if self._gate.is_here(request.headers) else ""
+    def _answer(self, request: Request, answer: Response, form: bool = False) -> Response:
+        here = self._gate.is_here(request.headers)
+        sockets = f"{self._gate.scheme.replace('http', 'ws')}://{request.headers.get('host')}" if here else ""
+        forms, referrers = ("'self'", "same-origin") if form else ("'none'", "no-referrer")  # without, Origin is null
         for name, value in _HEADERS.items():
-            answer.headers[name] = value.format(host=host) if host else value.replace(" ws://{host}", "")
+            answer.headers[name] = value.format(sockets=sockets, forms=forms, referrers=referrers).replace(" ;", ";")
         return answer
 
     async def control(self, socket: WebSocket) -> None:
@@ -121,15 +136,17 @@ class _Site:
             await socket.close(_POLICY_VIOLATION)
             return
         await socket.accept()
-        client = self._hub.join(socket.client.host if socket.client else "unknown")
+        user = self._gate.user_of(socket.cookies)
+        client = self._hub.join(socket.client.host if socket.client else "unknown", user)
         if client is None:
             await socket.close(_TRY_AGAIN_LATER, "too many pages are open")
             return
         sending = asyncio.create_task(_send(socket, client.outbox))
         try:
             while self._hub.receive(client, await socket.receive_text()):
-                pass
-            await socket.close(_POLICY_VIOLATION, "too many messages")
+                if not self._gate.user_of(socket.cookies):  # logged out, expired, removed
+                    break
+            await socket.close(_POLICY_VIOLATION, "too many messages, or logged out")
         except (WebSocketDisconnect, KeyError, RuntimeError):  # gone, sent bytes, or was given up
             pass
         finally:
@@ -146,7 +163,8 @@ class _Site:
         if outbox is None:
             await socket.close(_TRY_AGAIN_LATER, "too many pages are open")
             return
-        sending = asyncio.create_task(_send(socket, outbox))
+        admitted = partial(self._gate.user_of, socket.cookies)
+        sending = asyncio.create_task(_send(socket, outbox, admitted))
         try:
             await socket.receive()  # the page sends nothing here: whatever comes is its end
         except (WebSocketDisconnect, RuntimeError):
@@ -156,9 +174,9 @@ class _Site:
             await _end(sending)
 
 
-async def _send(socket: WebSocket, outbox: Outbox) -> None:
+async def _send(socket: WebSocket, outbox: Outbox, admitted: Callable[[], object] = lambda: True) -> None:
     with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):
-        while (message := await outbox.next()) is not None:
+        while (message := await outbox.next()) is not None and admitted():
             await (socket.send_text(message) if isinstance(message, str) else socket.send_bytes(message))
         await socket.close(_TRY_AGAIN_LATER, "the page takes no messages")
 
@@ -182,6 +200,8 @@ def make_app(gate: Gate, hub: Hub, exposures: Archive, previews: Archive, export
     site = _Site(gate, hub, exposures, previews, exporter)
     routes = [
         Route("/", site.page),
+        Route("/login", site.login, methods=["GET", "POST"]),
+        Route("/logout", site.login, methods=["POST"]),
         Route("/page/{name}", site.file),
         Route("/session.zip", site.session),
         Route("/{archive}/{key}", site.picture),

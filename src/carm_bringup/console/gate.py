@@ -10,24 +10,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from carm_core.errors import ConfigurationError, quoted
-
 _WRONG_A_MINUTE = 20
 
 
-def loopback(host: str) -> str:
-    """Return an address that only this machine reaches.
+ANYBODY = "operator"
+"""Who has the token of the address."""
 
-    Raises:
-        ConfigurationError: Others reach it, or it is no address.
-    """
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address."""
     try:
-        here = ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        here = host == "localhost"
-    if not here:
-        raise ConfigurationError(f"host {quoted(host)}: the console has no TLS yet, so it serves 127.0.0.1 only")
-    return host
+        return host == "localhost"
 
 
 class Rate:
@@ -64,7 +59,10 @@ class Gate:
         address: The address to open, with the token.
         cookie: Name of the cookie. Browsers send cookies to all ports of a machine, so it names the port.
         session: Value of the cookie.
+        scheme: Of addresses.
     """
+
+    scheme = "http"
 
     def __init__(self, host: str, port: int, clock: Callable[[], float] = time.monotonic) -> None:
         """Draw the token and the cookie's value.
@@ -78,7 +76,7 @@ class Gate:
         self._token = secrets.token_urlsafe(24)
         self._hosts = {f"{name}:{port}" for name in (shown, "localhost")}
         self._wrong = Rate(_WRONG_A_MINUTE, 60.0, clock)
-        self.address = f"http://{shown}:{port}/?token={self._token}"
+        self.address = f"{self.scheme}://{shown}:{port}/?token={self._token}"
         self.cookie, self.session = f"carm_console_{port}", secrets.token_urlsafe(24)
 
     @property
@@ -101,13 +99,16 @@ class Gate:
                 machine (DNS rebinding) is refused.
             cookies: Of the request.
         """
-        return self.is_here(headers) and hmac.compare_digest(
-            cookies.get(self.cookie, "").encode(), self.session.encode()
-        )
+        return self.is_here(headers) and bool(self.user_of(cookies))
+
+    def user_of(self, cookies: Mapping[str, str]) -> str:
+        """Return who has a cookie; empty when it is not the right one."""
+        right = hmac.compare_digest(cookies.get(self.cookie, "").encode(), self.session.encode())
+        return ANYBODY if right else ""
 
     def admits_socket(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> bool:
         """As ``admits``; the page that opens the socket must be ours."""
-        return self.admits(headers, cookies) and headers.get("origin") == f"http://{headers.get('host')}"
+        return self.admits(headers, cookies) and headers.get("origin") == f"{self.scheme}://{headers.get('host')}"
 
     def is_here(self, headers: Mapping[str, str]) -> bool:
         """Return whether a request names this host."""

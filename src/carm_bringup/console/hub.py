@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from carm_bringup.console.commands import MOST_BYTES, OPEN, STOP, Command, MessageError, read_command
-from carm_bringup.console.gate import Rate
+from carm_bringup.console.gate import ANYBODY, Rate
 from carm_core.errors import CarmError
 
 MOST_CLIENTS = 8
@@ -99,16 +99,16 @@ class Client:
 
     Attributes:
         number: Its number.
-        who: For people, such as ``operator 2 (127.0.0.1)``.
+        who: For people, such as ``operator 2 (127.0.0.1)``, or with the user's name.
         outbox: What it still has to be sent.
         heard_s: When it acknowledged last, s.
         silent: Whether that is too long ago.
         stopped_s: When it asked for a stop last, s.
     """
 
-    def __init__(self, number: int, address: str, now_s: float) -> None:
+    def __init__(self, number: int, address: str, now_s: float, user: str = ANYBODY) -> None:
         """It has just been opened."""
-        self.number, self.who = number, f"operator {number} ({address})"
+        self.number, self.who = number, f"{user} {number} ({address})"
         self.outbox = Outbox()
         self.rate = Rate(_MESSAGES_A_SECOND, 1.0)
         self.heard_s, self.silent = now_s, False
@@ -150,13 +150,14 @@ class Hub:
 
     # Pages come, send and go
 
-    def join(self, address: str) -> Client | None:
+    def join(self, address: str, user: str = ANYBODY) -> Client | None:
         """Let a page in; None when there are too many. The first one controls."""
         if len(self._clients) >= MOST_CLIENTS:
             return None
-        client = Client(next(self._numbers), address, self._clock())
+        client = Client(next(self._numbers), address, self._clock(), user)
         self._clients[client.number] = client
-        client.outbox.put(_json({"type": "hello", "number": client.number, **self._greet()}))
+        name = "" if user == ANYBODY else user
+        client.outbox.put(_json({"type": "hello", "number": client.number, "user": name, **self._greet()}))
         for line in (*self._lines, *self._landmarks):
             client.outbox.put(line)
         if self._controller is None:

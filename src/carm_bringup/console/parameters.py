@@ -12,8 +12,13 @@ from carm_core.parameters import parameter
 class ConsoleParameters:
     """Parameters of the console node; ``config/console.yaml`` has the same keys."""
 
-    host: str = parameter("127.0.0.1", "address that the page is served on; this machine only", read_only=True)
+    host: str = parameter(
+        "127.0.0.1", "address that the page is served on; another needs TLS and users", read_only=True
+    )
     port: int = parameter(
         0, "port of the page; 0: 8090, or any that is free if it is taken", lower=0, upper=65535, read_only=True
     )
+    tls_cert: str = parameter("", "certificate (PEM): HTTPS and named users; empty: a token", read_only=True)
+    tls_key: str = parameter("", "its private key (PEM)", read_only=True)
+    users_file: str = parameter("", "users; empty: ~/.config/carm/console_users.json", read_only=True)
     carm_config: str = parameter("", "C-arm description file; empty: the one in the package", read_only=True)

@@ -15,10 +15,11 @@ from typing import Any
 
 import uvicorn
 
+from carm_bringup.console.access.login import Access, LoginGate
 from carm_bringup.console.app import make_app
 from carm_bringup.console.archive import Archive, Picture
 from carm_bringup.console.commands import MOST_BYTES
-from carm_bringup.console.gate import Gate, loopback
+from carm_bringup.console.gate import Gate
 from carm_bringup.console.hub import Desk, Hub
 from carm_bringup.console.session.exporter import Exporter
 from carm_bringup.console.session.store import Session
@@ -36,13 +37,13 @@ def listen(host: str, port: int) -> socket.socket:
     """Take a port.
 
     Args:
-        host: Loopback address.
+        host: Address; who may be served is not checked here.
         port: Port; 0: ``DEFAULT_PORT``, or any that is free if that is taken.
 
     Raises:
-        ConfigurationError: The address is not loopback, or the port cannot be used.
+        ConfigurationError: The address or the port cannot be used.
     """
-    family = socket.AF_INET6 if ":" in loopback(host) else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     choices = (port,) if port else (DEFAULT_PORT, 0)
     for choice in choices:
         bound = socket.socket(family)
@@ -74,20 +75,29 @@ class Server:
         session: What has happened.
     """
 
-    def __init__(self, desk: Desk, greeting: dict[str, Any], host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        greeting: dict[str, Any],
+        host: str = "127.0.0.1",
+        port: int = 0,
+        access: Access | None = None,
+    ) -> None:
         """Take the port and start the thread.
 
         Args:
             desk: Carries out commands; called on the server's thread.
             greeting: What each page is told first.
-            host: Loopback address.
+            host: Address; loopback unless there is ``access``.
             port: As of ``listen``.
+            access: TLS and users; None: a token.
 
         Raises:
             ConfigurationError: The address cannot be used.
         """
         self._socket = listen(host, port)
-        gate = Gate(host, self._socket.getsockname()[1])
+        bound = self._socket.getsockname()[1]
+        gate = Gate(host, bound) if access is None else LoginGate(host, bound, access)
         self.address = gate.address
         self.exposures, self.previews = Archive(_KEPT_EXPOSURES), Archive(_KEPT_PREVIEWS)
         self.session = Session()
@@ -106,6 +116,8 @@ class Server:
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=1,
+            ssl_certfile=None if access is None else access.certificate,
+            ssl_keyfile=None if access is None else access.key,
         )
         config.load()
         self._server = uvicorn.Server(config)

@@ -91,7 +91,7 @@ class Argument:
 
 AUTO = "auto"
 NONE = "none"
-OPTIONAL = ("drives_config", "adapter", "frame_prefix", "ct")
+OPTIONAL = ("drives_config", "adapter", "frame_prefix", "ct", "tls_cert", "tls_key", "users_file")
 """Parameters that keep their own default when the launch argument is ``NONE``."""
 EXTERNAL = "external"
 LOCALIZERS = {"default": "fused", "pointing": "compact", "xml": "compact", "regression": "regression"}
@@ -132,6 +132,10 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("scene", False, "true: patient, X-ray image and landmarks as markers, for RViz and Foxglove"),
     Argument("console", True, "false: no operator console in the browser"),
     Argument("console_port", 0.0, "port of the console; 0: 8090, or any that is free", lower=0.0, upper=65535.0),
+    Argument("console_host", "127.0.0.1", "address of the console; another needs console_cert and console_key"),
+    Argument("console_cert", NONE, "certificate (PEM) of the console: HTTPS and named users (carm console user)"),
+    Argument("console_key", NONE, "its private key (PEM)"),
+    Argument("console_users", NONE, "users file of the console; none: ~/.config/carm/console_users.json"),
     Argument("use_sim_time", False, "true: the nodes use the time of /clock; always true with Gazebo"),
     Argument("record", False, "true: record the session as a bag (rosbag2, mcap) into ./recordings"),
     Argument("namespace", "carm", "ROS namespace of the graph"),
@@ -250,7 +254,13 @@ SUPERVISOR_NODE = NodeSpec(
     "supervisor_node", "supervisor_node", "supervisor.yaml", {"surface_source": "surface_source"}
 )
 SCENE_NODE = NodeSpec("scene_node", "scene_node", "scene.yaml", {"frame_prefix": "frame_prefix"}, vital=False)
-CONSOLE_NODE = NodeSpec("console_node", "console_node", "console.yaml", vital=False)
+CONSOLE_NODE = NodeSpec(
+    "console_node",
+    "console_node",
+    "console.yaml",
+    {"host": "console_host", "tls_cert": "console_cert", "tls_key": "console_key", "users_file": "console_users"},
+    vital=False,
+)
 ALL_NODES = (*NODES, STATE_NODE, DRIVE_NODE, SUPERVISOR_NODE, SCENE_NODE, CONSOLE_NODE)
 VIEWED = ("robot_description", "scene/patient", "scene/xray", "scene/landmarks", "landmarks/image")
 """Topics of ``rviz/carm.rviz``."""

@@ -17,6 +17,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import Trigger
 
 from carm_agent.planning.standard_views import STANDARD_VIEWS
+from carm_bringup.console.access.login import read_access
 from carm_bringup.console.archive import Picture
 from carm_bringup.console.commands import Command
 from carm_bringup.console.parameters import ConsoleParameters
@@ -91,7 +92,8 @@ class ConsoleNode(OrderlyNode):
         self._localizer: dict[str, Any] | None = None
         self._stop_side = SideNode(self, "stop")
         self._stop_client = self._stop_side.node.create_client(Trigger, self.resolve_service_name("stop"))
-        self.server = Server(self, greeting, settings.host, settings.port)
+        access = read_access(settings.host, settings.tls_cert, settings.tls_key, settings.users_file)
+        self.server = Server(self, greeting, settings.host, settings.port, access)
         self._tasks = Tasks(self, self.server.tell, self.server.previews)
         self._images = Images(self, carm, self.server.show_image, self._keep)
         self._session = SessionExposures(self, carm, self.server.session)

@@ -10,7 +10,7 @@ import pytest
 
 from carm_bringup.console.archive import Archive, Picture, media_type
 from carm_bringup.console.commands import Command, MessageError, read_command
-from carm_bringup.console.gate import Gate, Rate, loopback
+from carm_bringup.console.gate import Gate, Rate
 from carm_bringup.console.hub import HAND_OVER_S, MOST_CLIENTS, SILENT_S, Client, Hub, Outbox
 from carm_bringup.console.server import listen
 from carm_core.errors import CarmError, ConfigurationError
@@ -288,13 +288,6 @@ def test_a_rate_admits_so_many_in_a_period(time: Time) -> None:
     assert [rate.admits() for _ in range(3)] == [True, True, False]
     time.now_s += 1.0
     assert rate.admits()
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "console.example", ""])
-def test_another_address_than_loopback_is_refused(host: str) -> None:
-    with pytest.raises(ConfigurationError, match="no TLS yet"):
-        listen(host, 0)
-    assert loopback("127.0.0.1") == "127.0.0.1"
 
 
 def test_a_port_in_use_is_told_and_without_a_wish_another_is_taken() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from carm_bringup.console.session.build import build
 from carm_bringup.console.session.exporter import Exporter, ExportError
 from carm_bringup.console.session.store import ExposureRecord, Session
 from carm_core.robot.kinematics import CArm
@@ -57,7 +58,9 @@ def session() -> Iterator[Session]:
 
 def exported(session: Session) -> dict[str, bytes]:
     """The files of the export, without the folder that they are in."""
-    with Exporter(session).make() as file, zipfile.ZipFile(file) as content:
+    file = io.BytesIO()
+    build(session.snapshot(), file)
+    with zipfile.ZipFile(file) as content:
         return {name.partition("/")[2]: content.read(name) for name in content.namelist()}
 
 

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,15 @@ _KEYS = {"Escape": ("Escape", ""), "Space": (" ", " "), "Enter": ("Enter", "\r")
 class Browser:
     """One page."""
 
-    def __init__(self, folder: Path, size: tuple[int, int] = (1280, 900)) -> None:
+    def __init__(self, folder: Path, size: tuple[int, int] = (1280, 900), options: Sequence[str] = ()) -> None:
         """Start Chromium.
 
         Args:
             folder: Fresh, for its data.
             size: Width and height of the page, px.
+            options: More options of Chromium.
         """
-        words = [str(CHROMIUM), *_OPTIONS, f"--user-data-dir={folder}", f"--window-size={size[0]},{size[1]}"]
+        words = [str(CHROMIUM), *_OPTIONS, *options, f"--user-data-dir={folder}", f"--window-size={size[0]},{size[1]}"]
         self._process = subprocess.Popen([*words, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self._number = 0
         self._closing = ExitStack()

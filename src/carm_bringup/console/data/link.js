@@ -2,6 +2,7 @@
 // The two sockets: one for state, messages and commands, one for images, so that images delay nothing.
 
 const AGAIN_MS = 700;
+const SCHEME = location.protocol === "https:" ? "wss" : "ws";
 const STOP = JSON.stringify({ type: "stop" });
 
 export class Link {
@@ -12,7 +13,7 @@ export class Link {
   }
 
   open() {
-    this.socket = new WebSocket(`ws://${location.host}/control`);
+    this.socket = new WebSocket(`${SCHEME}://${location.host}/control`);
     this.socket.onmessage = (event) => {
       const message = JSON.parse(event.data);
       this.on[message.type]?.(message);
@@ -40,7 +41,7 @@ export class Link {
 }
 
 export function watchImages(show) {
-  const socket = new WebSocket(`ws://${location.host}/images`);
+  const socket = new WebSocket(`${SCHEME}://${location.host}/images`);
   socket.binaryType = "arraybuffer";
   socket.onmessage = (event) => {
     const length = new DataView(event.data).getUint32(0);

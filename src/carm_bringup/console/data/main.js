@@ -5,6 +5,7 @@ import { exportOn } from "/page/export.js";
 import { Link, watchImages } from "/page/link.js";
 import { addLine, angle, clearLines, showMode, showState } from "/page/panel.js";
 import { Stop } from "/page/stop.js";
+import { leaveIfLoggedOut, showUser } from "/page/user.js";
 import { Xray } from "/page/xray.js";
 
 const STALE_MS = 500;
@@ -80,6 +81,7 @@ function planned(plan) {
 
 function fill(greeting) {
   clearLines();
+  showUser(greeting.user);
   const option = (name, about = "") => Object.assign(document.createElement("option"), { value: name, textContent: about ? `${name} – ${about}` : name });
   at("landmark").replaceChildren(...greeting.landmarks.map((name) => option(name)));
   at("view").replaceChildren(...greeting.views.map(({ name, about }) => option(name, about)));
@@ -120,6 +122,7 @@ const link = new Link({
     controlled(NOBODY);
     showMode("unknown");
     stop.set("unknown", false);
+    leaveIfLoggedOut();
   },
 });
 const stop = new Stop(link);
@@ -135,6 +138,7 @@ setInterval(() => {
 }, 250);
 
 exportOn(at("export"), notice);
+at("logout").onclick = () => fetch("/logout", { method: "POST" }).finally(leaveIfLoggedOut);
 at("expose").onclick = () => send({ type: "expose" });
 at("navigate").onclick = () => navigateTo(at("landmark").value);
 at("plan").onclick = () => send({ type: "view", text: at("view").value });

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ class _Exposure:
     exposure: XrayExposure | None
 
 
-def build(folder: Path, file: Path) -> None:
+def build(folder: Path, file: Path | IO[bytes]) -> None:
     """Write the zip file of a session.
 
     Args:
