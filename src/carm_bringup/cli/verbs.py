@@ -179,6 +179,7 @@ BENCH_PLAN = "carm_bringup.benchmarks.planning"
 BENCH_DIALOGUE = "carm_bringup.benchmarks.dialogue"
 BENCH_STREAM = "carm_bringup.benchmarks.streaming"
 BENCH_CONSOLE = "carm_bringup.benchmarks.console"
+BENCH_SPEECH = "carm_bringup.benchmarks.speech"
 BENCH_FAULTS = "carm_bringup.benchmarks.faults.command"
 BENCH_REGISTER = "carm_bringup.benchmarks.registration.command"
 BENCH_VIEWS = "carm_bringup.benchmarks.views.command"
@@ -377,6 +378,13 @@ VERBS: tuple[Verb, ...] = (
         "carm bench console --clients 5 --duration 30 --json console.json",
         f"{BENCH_CONSOLE}:run",
         f"{BENCH_CONSOLE}:add_arguments",
+    ),
+    Verb(
+        "bench speech",
+        "the operator console: how many spoken sentences it understands",
+        "carm bench speech --noise 30 --json speech.json",
+        f"{BENCH_SPEECH}:run",
+        f"{BENCH_SPEECH}:add_arguments",
     ),
     Verb(
         "bench faults",

@@ -26,6 +26,8 @@ from carm_bringup.console.archive import Archive
 from carm_bringup.console.gate import Gate
 from carm_bringup.console.hub import Hub, Outbox
 from carm_bringup.console.session.exporter import Exporter, ExportError
+from carm_bringup.console.speech.pages import listen
+from carm_bringup.console.speech.recognizer import Recognizer
 
 _KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1008, 1013
@@ -58,10 +60,12 @@ def _page_files() -> dict[str, tuple[bytes, str]]:
 class _Site:
     """The routes."""
 
-    def __init__(self, gate: Gate, hub: Hub, exposures: Archive, previews: Archive, exporter: Exporter) -> None:
+    def __init__(
+        self, gate: Gate, hub: Hub, exposures: Archive, previews: Archive, exporter: Exporter, recognizer: Recognizer
+    ) -> None:
         self._gate, self._hub, self._exporter = gate, hub, exporter
         self._archives = {"exposures": exposures, "previews": previews}
-        self._files = _page_files()
+        self._files, self._recognizer = _page_files(), recognizer
         self._login = LoginPages(gate) if isinstance(gate, LoginGate) else None
 
     async def page(self, request: Request) -> Response:
@@ -153,6 +157,17 @@ class _Site:
             self._hub.leave(client)
             await _end(sending)
 
+    async def speech(self, socket: WebSocket) -> None:
+        """Serve the socket for speech; everybody may speak, since everybody may stop."""
+        if not self._gate.admits_socket(socket.headers, socket.cookies):
+            await socket.close(_POLICY_VIOLATION)
+            return
+        await socket.accept()
+        who = f"{self._gate.user_of(socket.cookies)} ({socket.client.host if socket.client else 'unknown'})"
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):
+            await listen(socket, self._hub, self._recognizer, who)
+            await socket.close()
+
     async def images(self, socket: WebSocket) -> None:
         """Serve the socket for images: the newest only, as fast as the page takes them."""
         if not self._gate.admits_socket(socket.headers, socket.cookies):
@@ -187,7 +202,9 @@ async def _end(task: asyncio.Task[Any]) -> None:
         await task
 
 
-def make_app(gate: Gate, hub: Hub, exposures: Archive, previews: Archive, exporter: Exporter) -> Starlette:
+def make_app(
+    gate: Gate, hub: Hub, exposures: Archive, previews: Archive, exporter: Exporter, recognizer: Recognizer
+) -> Starlette:
     """Make the application.
 
     Args:
@@ -196,8 +213,9 @@ def make_app(gate: Gate, hub: Hub, exposures: Archive, previews: Archive, export
         exposures: Served below ``/exposures``.
         previews: Served below ``/previews``.
         exporter: Makes what is served as ``/session.zip``.
+        recognizer: Of speech.
     """
-    site = _Site(gate, hub, exposures, previews, exporter)
+    site = _Site(gate, hub, exposures, previews, exporter, recognizer)
     routes = [
         Route("/", site.page),
         Route("/login", site.login, methods=["GET", "POST"]),
@@ -207,5 +225,6 @@ def make_app(gate: Gate, hub: Hub, exposures: Archive, previews: Archive, export
         Route("/{archive}/{key}", site.picture),
         WebSocketRoute("/control", site.control),
         WebSocketRoute("/images", site.images),
+        WebSocketRoute("/speech", site.speech),
     ]
     return Starlette(routes=routes)

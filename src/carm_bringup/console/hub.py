@@ -215,6 +215,11 @@ class Hub:
             self._desk.command(command, client.number, client.who)
         self.log(client.who, command.line)
 
+    def spoken_stop(self, who: str) -> None:
+        """Stop, for somebody whose spoken words ask for it."""
+        self._desk.stop(who)
+        self.log(who, "stop (spoken)")
+
     def _log_stop(self, client: Client) -> None:
         """A page repeats its stop until the arm stands: that is logged once."""
         if self._clock() - client.stopped_s > _STOP_AGAIN_S:

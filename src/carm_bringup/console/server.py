@@ -23,6 +23,7 @@ from carm_bringup.console.gate import Gate
 from carm_bringup.console.hub import Desk, Hub
 from carm_bringup.console.session.exporter import Exporter
 from carm_bringup.console.session.store import Session
+from carm_bringup.console.speech.recognizer import Recognizer
 from carm_core.errors import ConfigurationError
 from carm_perception.serving.connections import BoundedProtocol
 
@@ -101,11 +102,11 @@ class Server:
         self.address = gate.address
         self.exposures, self.previews = Archive(_KEPT_EXPOSURES), Archive(_KEPT_PREVIEWS)
         self.session = Session()
-        self._exporter = Exporter(self.session)
+        self._exporter, self._recognizer = Exporter(self.session), Recognizer()
         self._greeting = greeting
         self._hub = Hub(desk, self._greet, note=self.session.note)
         config = uvicorn.Config(
-            make_app(gate, self._hub, self.exposures, self.previews, self._exporter),
+            make_app(gate, self._hub, self.exposures, self.previews, self._exporter, self._recognizer),
             http=BoundedProtocol,
             ws="websockets-sansio",
             ws_max_size=MOST_BYTES,
@@ -128,10 +129,12 @@ class Server:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_until_complete(self._server.serve([self._socket]))
+        self._loop.run_until_complete(self._recognizer.close())
         self._loop.close()
 
     def _greet(self) -> dict[str, Any]:
-        return {**self._greeting, "exposures": [one.described for one in self.exposures.all()]}
+        speech = self._recognizer.missing
+        return {**self._greeting, "no_speech": speech, "exposures": [one.described for one in self.exposures.all()]}
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message to all pages, from any thread; see ``Hub.tell``."""

@@ -9,6 +9,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx2
@@ -28,6 +29,11 @@ GRAPH = {
     "carm_agent.nodes.agent_node": ("wait_for_all:=false",),
 }
 PATIENCE_S = 90.0
+MICROPHONE = (
+    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
+    f"--use-file-for-fake-audio-capture={Path(__file__).resolve().parents[2] / 'data' / 'speech' / 'stop.wav'}",
+)
+"""Which says "stop" again and again (synthesized)."""
 MODE = "document.getElementById('mode-text').textContent"
 ANSWERED = (
     "['done', 'failed'].includes(document.querySelector('#lines li:last-child')?.dataset.kind)"
@@ -51,6 +57,21 @@ def run_view(page: Browser, name: str) -> None:
     page.wait("document.getElementById('confirm-picture').naturalWidth > 100")
     page.click("#confirm-yes")
     page.wait(f"{MODE} === 'moving' && {ANGLE} > 1")
+
+
+def reset(page: Browser) -> None:
+    page.click("#reset")
+    page.click("#reset-yes")
+    page.wait(f"{MODE} === 'idle'")
+
+
+def say_stop(page: Browser) -> None:
+    """Hold the key for push to talk until the arm has stopped."""
+    page.run("window.dispatchEvent(new KeyboardEvent('keydown', { code: 'KeyT' }))")
+    page.wait(f"document.getElementById('stop').dataset.state === 'stopped' && {MODE} === 'stopped'")
+    page.run("window.dispatchEvent(new KeyboardEvent('keyup', { code: 'KeyT' }))")
+    page.wait("document.getElementById('lines').textContent.includes('stop (spoken)')")
+    page.wait("document.getElementById('talk').textContent === 'Talk'")
 
 
 def check_export(page: Browser, folder: Path) -> None:
@@ -88,7 +109,7 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
     clean, _, token = address[0].partition("?token=")
     assert httpx2.get(f"{clean}?token={token[::-1]}", trust_env=False).status_code == 403
 
-    with Browser(tmp_path / "browser") as page:
+    with Browser(tmp_path / "browser", options=MICROPHONE) as page:
         page.open(f"{clean}?token=wrong")
         page.wait("document.body.innerText.includes('carm sim')")
         page.open(address[0])
@@ -112,9 +133,14 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
         page.wait(f"document.getElementById('stop').dataset.state === 'stopped' && {MODE} === 'stopped'")
         assert 0 < page.run(ANGLE) < 30
 
-        page.click("#reset")
-        page.click("#reset-yes")
-        page.wait(f"{MODE} === 'idle'")
+        reset(page)
+        if find_spec("pocketsphinx"):
+            say_stop(page)  # at rest: the microphone is opened
+            reset(page)
+            run_view(page, "lateral")
+            say_stop(page)
+            assert page.run(ANGLE) < 89
+            reset(page)
         run_view(page, "lateral")
         page.open("about:blank")  # the connection of the page that controls is lost
         page.open(clean)

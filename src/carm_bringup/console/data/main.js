@@ -4,6 +4,7 @@
 import { exportOn } from "/page/export.js";
 import { Link, watchImages } from "/page/link.js";
 import { addLine, angle, clearLines, showMode, showState } from "/page/panel.js";
+import { Speech } from "/page/speech.js";
 import { Stop } from "/page/stop.js";
 import { leaveIfLoggedOut, showUser } from "/page/user.js";
 import { Xray } from "/page/xray.js";
@@ -68,7 +69,7 @@ function controlled(message) {
   at("asked").hidden = !(controls && message.asker);
   at("asker").textContent = message.asker;
   for (const id of ["expose", "navigate", "plan", "cancel", "sentence", "confirm-yes"]) at(id).disabled = !controls;
-  for (const button of document.querySelectorAll("#views button, #say button")) button.disabled = !controls;
+  for (const button of document.querySelectorAll("#views button, #say button:not(#talk)")) button.disabled = !controls;
 }
 
 function planned(plan) {
@@ -82,6 +83,8 @@ function planned(plan) {
 function fill(greeting) {
   clearLines();
   showUser(greeting.user);
+  speech.missing = greeting.no_speech;
+  if (!speech.missing) speech.connect().catch(() => {}); // told when somebody speaks
   const option = (name, about = "") => Object.assign(document.createElement("option"), { value: name, textContent: about ? `${name} – ${about}` : name });
   at("landmark").replaceChildren(...greeting.landmarks.map((name) => option(name)));
   at("view").replaceChildren(...greeting.views.map(({ name, about }) => option(name, about)));
@@ -126,6 +129,14 @@ const link = new Link({
   },
 });
 const stop = new Stop(link);
+const speech = new Speech(at("talk"), {
+  heard: (text) => {
+    at("sentence").value = text; // shown until the next one
+    send({ type: "say", text });
+  },
+  stop: () => ["stopped", "fault"].includes(stop.mode) || stop.press(), // the server has stopped the arm already
+  notice,
+});
 controlled(NOBODY);
 
 watchImages((about, blob) => xray.show(about, blob));
