@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
         pages = [Page() for _ in range(args.clients)]
         cookie = _cookie(address)
         _first_image(address, cookie)
+        before_mb = process.memory_info().rss / 1e6
         before_s, began_s = sum(process.cpu_times()[:2]), time.monotonic()
         ends_s = began_s + args.duration
         threads = [
@@ -92,13 +93,14 @@ def run(args: argparse.Namespace) -> int:
         for thread in threads:
             thread.join(args.duration + START_S)
         share = (sum(process.cpu_times()[:2]) - before_s) / (time.monotonic() - began_s)
-        figures = figures_of(pages) | {"cpu_share": share, "memory_mb": process.memory_info().rss / 1e6}
+        figures = figures_of(pages) | {"cpu_share": share, "rss_mb": process.memory_info().rss / 1e6}
+        figures |= {"rss_start_mb": before_mb}
     print(
         f"{args.clients} pages, {args.readout} x {args.readout} at {args.rate:g}/s: {figures['images']} images,"
         f" age p50 {figures['image_age_p50_ms']:.0f} ms, p99 {figures['image_age_p99_ms']:.0f} ms;"
         f" state p99 {figures['state_age_p99_ms']:.0f} ms; {figures['stops']} stops,"
         f" answered p50 {figures['stop_p50_ms']:.0f} ms, p99 {figures['stop_p99_ms']:.0f} ms,"
-        f" {figures['stops_failed']} failed; {100 * share:.0f} % of a core, {figures['memory_mb']:.0f} MB"
+        f" {figures['stops_failed']} failed; {100 * share:.0f} % of a core, {figures['rss_mb']:.0f} MB (at first {before_mb:.0f})"
     )
     if args.json is not None:
         words = [f"--clients {args.clients} --rate {args.rate:g} --readout {args.readout} --format {args.format}"]
