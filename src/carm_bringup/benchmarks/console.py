@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``carm bench console``: how old images and states are when a page has them, and how long a stop takes.
 
+After that the arm moves, and each stop is timed until joint states are slower.
+
 Motion, X-ray and console node run as real processes; pages are clients of the same two sockets that a browser opens,
 so what a browser adds (decoding, drawing) is not in the figures.
 """
@@ -63,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("png", "jpeg"), default="png", help="of the images (png)")
     parser.add_argument("--duration", type=number(2, 3600), default=30.0, metavar="S", help="s (30)")
     parser.add_argument("--patient", default="chest_ct", help="chest_ct, phantom:SEED or a CT (chest_ct)")
+    parser.add_argument("--moving-stops", type=whole(0, 100), default=10, help="stops while the arm moves (10)")
     parser.add_argument("--json", type=output_file(), metavar="FILE", help="write all figures to FILE")
 
 
@@ -93,17 +96,25 @@ def run(args: argparse.Namespace) -> int:
         for thread in threads:
             thread.join(args.duration + START_S)
         share = (sum(process.cpu_times()[:2]) - before_s) / (time.monotonic() - began_s)
+        slowed_ms = _moving_stops(address, cookie, args.moving_stops)
         figures = figures_of(pages) | {"cpu_share": share, "rss_mb": process.memory_info().rss / 1e6}
         figures |= {"rss_start_mb": before_mb}
+        if slowed_ms:
+            figures |= _percentiles("moving_stops", "slowed", slowed_ms)
+    if "slowed_p50_ms" in figures:
+        slowed = f"p50 {figures['slowed_p50_ms']:.0f} ms, p99 {figures['slowed_p99_ms']:.0f} ms"
+        print(f"{figures['moving_stops']} stops of an arm that moves: decelerates after {slowed}")
     print(
         f"{args.clients} pages, {args.readout} x {args.readout} at {args.rate:g}/s: {figures['images']} images,"
         f" age p50 {figures['image_age_p50_ms']:.0f} ms, p99 {figures['image_age_p99_ms']:.0f} ms;"
         f" state p99 {figures['state_age_p99_ms']:.0f} ms; {figures['stops']} stops,"
         f" answered p50 {figures['stop_p50_ms']:.0f} ms, p99 {figures['stop_p99_ms']:.0f} ms,"
-        f" {figures['stops_failed']} failed; {100 * share:.0f} % of a core, {figures['rss_mb']:.0f} MB (at first {before_mb:.0f})"
+        f" {figures['stops_failed']} failed; {100 * share:.0f} % of a core,"
+        f" {figures['rss_mb']:.0f} MB (at first {before_mb:.0f})"
     )
     if args.json is not None:
         words = [f"--clients {args.clients} --rate {args.rate:g} --readout {args.readout} --format {args.format}"]
+        words += [f"--moving-stops {args.moving_stops}"]
         words += [f"--duration {args.duration:g} --patient {args.patient}"]
         command = " ".join(["carm bench console", *words])
         results_file.write(args.json, results_file.document(command, 0, {"console": figures}))
@@ -179,6 +190,55 @@ def _socket(address: str, cookie: str, path: str) -> Iterator[Any]:
     address = origin.replace("http", "ws", 1) + path
     with connect(address, additional_headers=headers, proxy=None, max_size=None, max_queue=None) as socket:
         yield socket
+
+
+def _moving_stops(address: str, cookie: str, count: int) -> list[float]:
+    """Return the times from a page's stop until joint states are slower, ms; the arm moves evenly at each stop.
+
+    Raises:
+        ConsoleError: The arm does not move, or does not decelerate.
+    """
+    if not count:
+        return []
+    from carm_bringup.nodes.stop_probe import StopProbe, wait_for
+
+    slowed_ms: list[float] = []
+    probe = StopProbe()
+    try:
+        with _socket(address, cookie, "/control") as socket:
+            for _ in range(count):
+                socket.send('{"type":"reset"}')
+                if not wait_for(lambda: _drained(socket) and probe.cruising, START_S):
+                    raise ConsoleError("the arm does not move")
+                asked_s = time.time()
+                socket.send('{"type":"stop"}')
+                if not wait_for(lambda since_s=asked_s: probe.slowed_after(since_s) is not None, ANSWER_S):  # type: ignore[misc]
+                    raise ConsoleError(f"the arm does not decelerate within {ANSWER_S:g} s")
+                slowed_ms.append(1e3 * ((probe.slowed_after(asked_s) or asked_s) - asked_s))
+                _read_until_stopped(socket)
+    finally:
+        probe.close()
+    return slowed_ms
+
+
+def _drained(socket: Any) -> bool:
+    """Take what a page is sent, and acknowledge it."""
+    with suppress(TimeoutError):
+        while True:
+            if json.loads(socket.recv(timeout=0))["type"] == "state":
+                socket.send('{"type":"ack"}')
+    return True
+
+
+def _read_until_stopped(socket: Any) -> None:
+    until_s = time.monotonic() + ANSWER_S
+    while time.monotonic() < until_s:
+        message = json.loads(socket.recv(timeout=ANSWER_S))
+        if message["type"] == "state":
+            socket.send('{"type":"ack"}')
+            if message["mode"] == "stopped":
+                return
+    raise ConsoleError("the arm does not stop")
 
 
 def _first_image(address: str, cookie: str) -> None:
