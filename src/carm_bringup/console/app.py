@@ -48,9 +48,9 @@ def _page_files() -> dict[str, tuple[bytes, str]]:
 class _Site:
     """The routes."""
 
-    def __init__(self, gate: Gate, hub: Hub, exposures: Archive, previews: Archive) -> None:
+    def __init__(self, gate: Gate, hub: Hub, exposures: Archive, previews: Archive, room: Archive) -> None:
         self._gate, self._hub = gate, hub
-        self._archives = {"exposures": exposures, "previews": previews}
+        self._archives = {"exposures": exposures, "previews": previews, "room": room}
         self._files = _page_files()
 
     async def page(self, request: Request) -> Response:
@@ -69,7 +69,7 @@ class _Site:
         return self._file(request, request.path_params["name"])
 
     async def picture(self, request: Request) -> Response:
-        """Return an exposure, or the preview of a plan."""
+        """Return an exposure, the preview of a plan, or a part of the room in 3D."""
         if not self._gate.admits(request.headers, request.cookies):
             return self._answer(request, PlainTextResponse(_CLOSED, 403))
         archive = self._archives.get(request.path_params["archive"])
@@ -146,7 +146,7 @@ async def _end(task: asyncio.Task[Any]) -> None:
         await task
 
 
-def make_app(gate: Gate, hub: Hub, exposures: Archive, previews: Archive) -> Starlette:
+def make_app(gate: Gate, hub: Hub, exposures: Archive, previews: Archive, room: Archive) -> Starlette:
     """Make the application.
 
     Args:
@@ -154,8 +154,9 @@ def make_app(gate: Gate, hub: Hub, exposures: Archive, previews: Archive) -> Sta
         hub: Connects pages and graph.
         exposures: Served below ``/exposures``.
         previews: Served below ``/previews``.
+        room: Served below ``/room``.
     """
-    site = _Site(gate, hub, exposures, previews)
+    site = _Site(gate, hub, exposures, previews, room)
     routes = [
         Route("/", site.page),
         Route("/page/{name}", site.file),

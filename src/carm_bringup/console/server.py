@@ -26,6 +26,7 @@ from carm_perception.serving.connections import BoundedProtocol
 DEFAULT_PORT = 8090
 _KEPT_EXPOSURES = 24
 _KEPT_PREVIEWS = 8
+_KEPT_PARTS = 32
 _WAITING = 64
 _JOIN_S = 1.0
 
@@ -69,6 +70,7 @@ class Server:
         address: The address to open, with the token.
         exposures: Images to go back to.
         previews: Pictures of plans.
+        room: Meshes of the room in 3D, and the library that draws them.
     """
 
     def __init__(self, desk: Desk, greeting: dict[str, Any], host: str = "127.0.0.1", port: int = 0) -> None:
@@ -87,9 +89,10 @@ class Server:
         gate = Gate(host, self._socket.getsockname()[1])
         self.address = gate.address
         self.exposures, self.previews = Archive(_KEPT_EXPOSURES), Archive(_KEPT_PREVIEWS)
+        self.room = Archive(_KEPT_PARTS)
         self._hub = Hub(desk, lambda: {**greeting, "exposures": [one.described for one in self.exposures.all()]})
         config = uvicorn.Config(
-            make_app(gate, self._hub, self.exposures, self.previews),
+            make_app(gate, self._hub, self.exposures, self.previews, self.room),
             http=BoundedProtocol,
             ws="websockets-sansio",
             ws_max_size=MOST_BYTES,

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Joins the page's parts to the sockets.
 
+import { Beam } from "/page/beam.js";
+import { Collimation } from "/page/collimate.js";
 import { Link, watchImages } from "/page/link.js";
 import { addLine, angle, clearLines, showMode, showState } from "/page/panel.js";
+import { Positions } from "/page/positions.js";
+import { Previous } from "/page/previous.js";
+import { Room } from "/page/room.js";
 import { Stop } from "/page/stop.js";
 import { Xray } from "/page/xray.js";
 
@@ -13,6 +18,7 @@ const NOBODY = { you: false, holder: "", asker: "", asking: false, count: 0 };
 const at = (id) => document.getElementById(id);
 
 let controls = false;
+let number = 0; // of this page
 let heard = 0;
 let noticed = 0;
 let confirmed = () => {};
@@ -35,6 +41,7 @@ function confirm(title, text, picture, action, label = "Run") {
   at("confirm-yes").textContent = label;
   at("confirm-picture").hidden = !picture;
   if (picture) at("confirm-picture").src = picture;
+  room.plan(null);
   confirmed = action;
   at("confirm").hidden = false;
   at("confirm").focus();
@@ -42,6 +49,7 @@ function confirm(title, text, picture, action, label = "Run") {
 
 function dismiss() {
   at("confirm").hidden = at("confirm-picture").hidden = true;
+  room.plan(null);
 }
 
 function settle(action) {
@@ -67,6 +75,7 @@ function controlled(message) {
   at("asker").textContent = message.asker;
   for (const id of ["expose", "navigate", "plan", "cancel", "sentence", "confirm-yes"]) at(id).disabled = !controls;
   for (const button of document.querySelectorAll("#views button, #say button")) button.disabled = !controls;
+  for (const part of [beam, collimation, positions]) part.control(controls);
 }
 
 function planned(plan) {
@@ -75,10 +84,14 @@ function planned(plan) {
   const text = `${angles}${plan.duration_s?.toFixed(1) ?? "?"} s, ${clearance}${plan.warning ? `. Warning: ${plan.warning}` : ""}`;
   const picture = plan.picture ? `/previews/${encodeURIComponent(plan.id)}` : "";
   confirm(`Plan: ${plan.text}`, text, picture, () => send({ type: "run", text: plan.id }));
+  room.plan(plan.ghost);
 }
 
 function fill(greeting) {
   clearLines();
+  number = greeting.number;
+  positions.show(greeting.positions ?? []);
+  room.describe(greeting.room);
   const option = (name, about = "") => Object.assign(document.createElement("option"), { value: name, textContent: about ? `${name} – ${about}` : name });
   at("landmark").replaceChildren(...greeting.landmarks.map((name) => option(name)));
   at("view").replaceChildren(...greeting.views.map(({ name, about }) => option(name, about)));
@@ -94,7 +107,16 @@ function fill(greeting) {
 const xray = new Xray({
   landmark: navigateTo,
   point: (image, pixel) => controls && send({ type: "point", image, pixel }),
+  painted: () => {
+    previous?.update();
+    collimation?.draw();
+  },
 });
+const previous = new Previous(xray);
+const room = new Room();
+const positions = new Positions(send, confirm);
+const collimation = new Collimation(xray, send);
+const beam = new Beam((message) => link.send(message));
 const link = new Link({
   hello: fill,
   control: controlled,
@@ -103,7 +125,11 @@ const link = new Link({
     showState(state);
     xray.series = state.dose?.fluoroscopy ?? null;
     stop.set(state.mode, controls);
+    beam.state(state.beam, number);
+    collimation.state(state.field_mm);
+    room.state(state);
   },
+  positions: ({ names }) => positions.show(names),
   said: ({ kind, text, reason, reply_to: reply }) => addLine(kind, text, [reason, reply && `to “${reply}”`].filter(Boolean).join(" · ")),
   asked: ({ who, text }) => {
     addLine("asked", `${who}: ${text}`);
