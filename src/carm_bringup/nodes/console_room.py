@@ -20,7 +20,6 @@ from sensor_msgs.msg import JointState
 
 from carm_bringup.console.archive import Archive, Picture
 from carm_core.collision.obstacles import Surface, staff_zones
-from carm_core.errors import CarmError
 from carm_core.paths import share_dir
 from carm_core.robot.joint_check import JointStateCheck
 from carm_core.robot.kinematics import LINKS, CArm
@@ -41,6 +40,8 @@ _LOST_S = 1.0
 _PATH_POINTS = 48
 _GHOSTS = 4
 _MOST_ZONES = 16
+_MOVED = 5e-4
+"""Joints that have moved less, m or rad, are where they were: pages draw nothing anew for what encoders tremble."""
 
 
 def mesh_file(vertices_m: NDArray[Any], triangles: NDArray[Any]) -> bytes:
@@ -79,10 +80,12 @@ class Room:
         self._node, self._carm, self._parts = node, carm, parts
         self._check = JointStateCheck(carm.joints)
         self._joints = b""
+        self._positions = carm.home
         self._poses: list[Any] | None = None
         self._zones: list[Any] = []
         self._surfaces = 0
-        self._asked_s, self._pending = 0.0, None
+        self._asked_s = 0.0
+        self._pending: Any = None
         self.description = self._described()
         self._listener = SurfaceListener(node, ANY, self._on_surface)
         self._parameters = node.create_client(GetParameters, "supervisor_node/get_parameters")
@@ -121,9 +124,11 @@ class Room:
             self._joints = joints
             try:
                 read = joint_state(deserialize_message(joints, JointState), self._check, time.monotonic())
-            except CarmError:  # the images' thread reports it
+            except Exception as error:  # rclpy raises what the middleware raises
+                self._node.refuse("joint_states", error)
                 read = None
-            self._poses = None if read is None else self._poses_at(read[0])
+            if read is not None and (self._poses is None or np.abs(read[0] - self._positions).max() > _MOVED):
+                self._positions, self._poses = read[0], self._poses_at(read[0])
         return {"links": self._poses, "zones": self._zones, "patient": self._surfaces}
 
     def _poses_at(self, positions: Array) -> list[Any]:

@@ -12,7 +12,11 @@ import httpx2
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
+import cv2
+import numpy as np
 from browser import CHROMIUM, Browser
+
+from carm_core.paths import share_dir
 
 pytestmark = [
     pytest.mark.integration,
@@ -31,6 +35,12 @@ ANSWERED = (
 )
 ANGLE = "Number(document.getElementById('primary').textContent.replace(/[^0-9.]/g, ''))"
 
+NEWEST = "document.body.dataset.image"
+SAID = "document.getElementById('lines').innerText"
+BEAM = "document.getElementById('beam').textContent"
+KEPT = "document.getElementById('strip').children.length"
+LIBRARY = share_dir() / "web/node_modules/three/build/three.module.js"
+
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -45,14 +55,54 @@ def run_view(page: Browser, name: str) -> None:
     page.wait("!document.getElementById('confirm').hidden", PATIENCE_S)
     assert "clearance" in page.run("document.getElementById('confirm-text').textContent")
     page.wait("document.getElementById('confirm-picture').naturalWidth > 100")
+    assert page.run("document.getElementById('room').dataset.ghost") == "true"
     page.click("#confirm-yes")
     page.wait(f"{MODE} === 'moving' && {ANGLE} > 1")
 
 
+def comes_to_rest(page: Browser, script: str, for_s: float = 0.6) -> None:
+    """Wait until a value in the page has stayed as it is for some time; images that are under way may still come."""
+    last, since_s, deadline = page.run(script), time.monotonic(), time.monotonic() + 20.0
+    while time.monotonic() - since_s < for_s:
+        assert time.monotonic() < deadline, f"{script} goes on changing"
+        now = page.run(script)
+        if now != last:
+            last, since_s = now, time.monotonic()
+
+
+def hold_fluoroscopy(page: Browser, images: int = 3) -> None:
+    """Press F and keep it pressed until some images have come; a page that is held up has to press anew."""
+    page.run("document.getElementById('stage').focus()")
+    seen: set[str] = set()
+    kept = page.run(KEPT)
+    deadline = time.monotonic() + PATIENCE_S
+    page.key("KeyF", True)
+    while len(seen) <= images or "X-RAY ON" not in page.run(BEAM):
+        assert time.monotonic() < deadline, page.text()
+        seen.add(page.run(NEWEST))
+        if "hold" in page.run(BEAM):
+            page.key("KeyF", False)
+            page.key("KeyF", True)
+    assert page.run(KEPT) == kept  # images of a series are not kept
+
+
+def room(page: Browser) -> "np.ndarray":
+    """What is seen of the room, gray."""
+    return cv2.imdecode(np.frombuffer(page.seen("#room-canvas"), np.uint8), cv2.IMREAD_GRAYSCALE)
+
+
+def brightness(page: Browser, x: float, y: float) -> float:
+    """Mean gray of 20 x 20 pixels of the X-ray, about a share of its width and height."""
+    script = """((x, y, c) => {
+        const data = c.getContext('2d').getImageData(x * c.width - 10, y * c.height - 10, 20, 20).data;
+        return data.reduce((sum, value, index) => sum + (index % 4 ? 0 : value), 0) / 400;
+    })"""
+    return float(page.run(f"{script}({x}, {y}, document.getElementById('image'))"))
+
+
 def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path: Path) -> None:
     """One test, since each start of a graph takes seconds."""
-    for module, settings in GRAPH.items():
-        start(spawn, module, *settings)
+    *_, agent = [start(spawn, module, *settings) for module, settings in GRAPH.items()]
     console = start(spawn, "carm_bringup.nodes.console_node")
     assert console.stdout is not None
     said = console.stdout.readline()
@@ -78,16 +128,86 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
         assert page.run("document.getElementById('side-right').textContent") == "L"
         page.wait("document.querySelector('#strip img')?.naturalWidth > 0")
 
+        # Fluoroscopy comes while the key is held, and ends when it is released, and when the page is held up.
+        hold_fluoroscopy(page)
+        page.key("KeyF", False)
+        page.wait(f"{SAID}.includes('fluoroscopy: released')")
+        comes_to_rest(page, NEWEST)
+        hold_fluoroscopy(page)
+        page.run("(t => { while (performance.now() - t < 800); })(performance.now())")
+        page.wait(f"{SAID}.includes('silent for 0.5 s') && !{BEAM}.includes('ON')")
+        comes_to_rest(page, NEWEST)  # the key is still down
+        page.key("KeyF", False)
+
+        # The field is dragged; what is outside it is dark, and what is before it is shown beside it.
+        assert brightness(page, 0.1, 0.5) > 20
+        page.click("#collimate")
+        page.drag("#layers", (0.6, 0.6), (0.7, 0.65))
+        page.wait("document.querySelector('#field .edges') && !document.getElementById('whole').hidden")
+        assert "mm" in page.run("document.getElementById('field').textContent")
+        kept = page.run(KEPT)
+        page.click("#expose")
+        page.wait(f"{KEPT} > {kept}")
+        page.wait(f"document.querySelector('#strip li:last-child button').dataset.id === {NEWEST}")
+        assert brightness(page, 0.1, 0.5) < 5
+        assert brightness(page, 0.5, 0.9) < 5
+        assert brightness(page, 0.5, 0.5) > 20
+        page.click("#compare")
+        page.wait("!document.getElementById('previous-image').hidden")
+        page.click("#compare")
+        page.click("#whole")
+        page.wait("document.getElementById('whole').hidden")
+        page.click("#collimate")
+
+        # The room is drawn, and drawn anew when the arm has moved.
+        if LIBRARY.is_file():
+            page.wait("document.getElementById('room').dataset.drawn > 0", PATIENCE_S)
+            comes_to_rest(page, "document.getElementById('room').dataset.drawn", 1.0)  # nothing changes: no drawing
+            before = room(page)
+            assert len(np.unique(before)) > 20
+        else:
+            page.wait("document.getElementById('room-text').textContent.includes('not installed')")
+
         run_view(page, "LAO 30")
         page.press("Escape")
         page.wait(f"document.getElementById('stop').dataset.state === 'stopped' && {MODE} === 'stopped'")
         assert 0 < page.run(ANGLE) < 30
+        if LIBRARY.is_file():
+            page.wait("document.getElementById('room').dataset.ghost === 'false'")
+            comes_to_rest(page, "document.getElementById('room').dataset.drawn", 1.0)
+            assert np.mean(np.abs(room(page).astype(int) - before) > 20) > 0.002
 
         page.click("#reset")
         page.click("#reset-yes")
         page.wait(f"{MODE} === 'idle'")
+        hold_fluoroscopy(page)
+        page.press("Escape")  # while F is held
+        page.wait(f"{MODE} === 'stopped' && !{BEAM}.includes('ON')")
+        comes_to_rest(page, NEWEST)
+        page.key("KeyF", False)
+        page.click("#reset")
+        page.click("#reset-yes")
+        page.wait(f"{MODE} === 'idle'")
+        saved = page.run("document.getElementById('primary').textContent")
+        page.run("document.querySelector('details').open = true")
+        for name in ("AP", "my view"):
+            page.run(f"document.getElementById('save-name').value = '{name}'")
+            page.click("#save")
+        page.wait(f"{SAID}.includes('already') && document.getElementById('saved').value === 'my view'")
         run_view(page, "lateral")
         page.open("about:blank")  # the connection of the page that controls is lost
         page.open(clean)
         page.wait(f"{MODE} === 'idle' && document.getElementById('task').hidden")
         assert page.run(ANGLE) < 90
+
+        # A saved position is still there after the agent, which keeps it, was started anew.
+        agent.terminate()
+        agent.wait(10)
+        page.wait("document.getElementById('parts').textContent.includes('agent: not heard')")
+        start(spawn, "carm_agent.nodes.agent_node", *GRAPH["carm_agent.nodes.agent_node"])
+        page.wait("document.getElementById('parts').textContent.includes('agent: missing: localize')", PATIENCE_S)
+        page.run("document.querySelector('details').open = true")
+        page.wait("document.getElementById('saved').value === 'my view'")
+        page.click("#saved-plan")
+        page.wait("document.getElementById('confirm-title').textContent === 'Plan: my view'", PATIENCE_S)
+        assert saved in page.run("document.getElementById('confirm-text').textContent")

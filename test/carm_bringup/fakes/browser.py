@@ -23,9 +23,16 @@ from websockets.sync.client import connect
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
+    "--enable-unsafe-swiftshader",  # WebGL without a graphics card
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-port=0"),
 )
-_KEYS = {"Escape": ("Escape", ""), "Space": (" ", " "), "Enter": ("Enter", "\r"), "Tab": ("Tab", "")}
+_KEYS = {
+    "Escape": ("Escape", ""),
+    "Space": (" ", " "),
+    "Enter": ("Enter", "\r"),
+    "Tab": ("Tab", ""),
+    "KeyF": ("f", "f"),
+}
 
 
 class Browser:
@@ -107,14 +114,32 @@ class Browser:
 
     def press(self, code: str) -> None:
         """Press and release a key."""
+        for down in (True, False):
+            self.key(code, down)
+
+    def key(self, code: str, down: bool) -> None:
+        """Press a key, or release it."""
         key, text = _KEYS[code]
-        for kind in ("keyDown", "keyUp"):
-            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=code, text=text if kind == "keyDown" else "")
+        kind = "keyDown" if down else "keyUp"
+        self.send("Input.dispatchKeyEvent", type=kind, key=key, code=code, text=text if down else "")
+
+    def box(self, selector: str) -> tuple[float, float, float, float]:
+        """Return left, top, width and height of an element, px."""
+        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
+        left, top, width, height = self.run(f"(b => [b.left, b.top, b.width, b.height])({box})")
+        return left, top, width, height
+
+    def drag(self, selector: str, begin: tuple[float, float], end: tuple[float, float]) -> None:
+        """Drag within an element, from one share of its width and height to another."""
+        left, top, width, height = self.box(selector)
+        shares = (("mousePressed", begin), ("mouseMoved", end), ("mouseReleased", end))
+        for kind, (x, y) in shares:
+            at = {"x": left + x * width, "y": top + y * height, "button": "left", "buttons": 1, "clickCount": 1}
+            self.send("Input.dispatchMouseEvent", type=kind, **at)
 
     def click(self, selector: str, share: tuple[float, float] = (0.5, 0.5)) -> None:
         """Click into an element, at a share of its width and height."""
-        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
-        left, top, width, height = self.run(f"(b => [b.left, b.top, b.width, b.height])({box})")
+        left, top, width, height = self.box(selector)
         at = {"x": left + share[0] * width, "y": top + share[1] * height, "button": "left", "clickCount": 1}
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, **at)
@@ -126,6 +151,12 @@ class Browser:
     def picture(self, file: Path) -> None:
         """Write what is seen as PNG."""
         file.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
+
+    def seen(self, selector: str) -> bytes:
+        """Return what is seen of an element, as PNG."""
+        left, top, width, height = self.box(selector)
+        clip = {"x": left, "y": top, "width": width, "height": height, "scale": 1}
+        return base64.b64decode(self.send("Page.captureScreenshot", format="png", clip=clip)["data"])
 
 
 def picture_of_the_console(address: str, file: Path) -> None:

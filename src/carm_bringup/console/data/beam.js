@@ -33,7 +33,6 @@ export class Beam {
     }
     for (const kind of ["blur", "pagehide"]) window.addEventListener(kind, () => this.release());
     document.addEventListener("visibilitychange", () => document.hidden && this.release());
-    window.addEventListener("keydown", ({ code }) => (code === "Escape" || code === "Space") && this.release(), true);
   }
 
   press() {
