@@ -18,7 +18,7 @@ class SwitchError(CarmError):
 
 
 class Switch:
-    """Not thread-safe.
+    """``hold`` may be called from any thread, the rest from one.
 
     Attributes:
         owner: Number of the page that holds it; 0: nobody does.

@@ -82,7 +82,10 @@ class Beam:
             number: Number of the page.
             who: The page, for people.
         """
-        self._side.do(partial(self._obey, command, number, who))
+        if command.kind == "hold":  # counts from now, not from when the thread comes to it
+            self._switch.hold(number)
+        else:
+            self._side.do(partial(self._obey, command, number, who))
 
     def end(self, why: str, number: int = 0) -> None:
         """End fluoroscopy.
@@ -98,8 +101,6 @@ class Beam:
     def _obey(self, command: Command, number: int, who: str) -> None:
         try:
             match command.kind:
-                case "hold":
-                    self._switch.hold(number)
                 case "beam":
                     self._press(number, who)
                 case "release":

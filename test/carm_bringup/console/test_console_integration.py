@@ -128,10 +128,15 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
         assert page.run("document.getElementById('side-right').textContent") == "L"
         page.wait("document.querySelector('#strip img')?.naturalWidth > 0")
 
+        if LIBRARY.is_file():
+            page.wait("document.getElementById('room').dataset.drawn > 0", PATIENCE_S)
+        else:
+            page.wait("document.getElementById('room-text').textContent.includes('not installed')")
+
         # Fluoroscopy comes while the key is held, and ends when it is released, and when the page is held up.
         hold_fluoroscopy(page)
         page.key("KeyF", False)
-        page.wait(f"{SAID}.includes('fluoroscopy: released')")
+        page.wait(f"!{BEAM}.includes('ON')")
         comes_to_rest(page, NEWEST)
         hold_fluoroscopy(page)
         page.run("(t => { while (performance.now() - t < 800); })(performance.now())")
@@ -161,12 +166,9 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
 
         # The room is drawn, and drawn anew when the arm has moved.
         if LIBRARY.is_file():
-            page.wait("document.getElementById('room').dataset.drawn > 0", PATIENCE_S)
             comes_to_rest(page, "document.getElementById('room').dataset.drawn", 1.0)  # nothing changes: no drawing
             before = room(page)
             assert len(np.unique(before)) > 20
-        else:
-            page.wait("document.getElementById('room-text').textContent.includes('not installed')")
 
         run_view(page, "LAO 30")
         page.press("Escape")

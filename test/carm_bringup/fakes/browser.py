@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real browser without a window, driven by the DevTools protocol of Chromium.
 
-As a program it makes the picture of docs/console.md, of a graph that runs: ``python browser.py ADDRESS FILE.png``.
+As a program it makes the pictures of docs/console.md, of a graph that runs:
+``python browser.py ADDRESS console.png console_plan.png``.
 """
 
 from __future__ import annotations
@@ -159,24 +160,35 @@ class Browser:
         return base64.b64decode(self.send("Page.captureScreenshot", format="png", clip=clip)["data"])
 
 
-def picture_of_the_console(address: str, file: Path) -> None:
-    """Center the carina in the console of a running graph, and write what it shows then.
+def pictures_of_the_console(address: str, file: Path, plan: Path) -> None:
+    """Center the carina in the console of a running graph, plan a view, and write what it shows then.
 
     Args:
         address: Of the console, with the token.
-        file: PNG to be written.
+        file: PNG to be written when the carina is in the center.
+        plan: PNG to be written while a plan waits; the field is collimated then.
     """
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, Browser(Path(scratch)) as page:
+    folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with folder as scratch, Browser(Path(scratch), (1440, 900)) as page:
         page.scheme("dark")
         page.open(address)
         page.wait("!document.getElementById('navigate').disabled")
+        page.wait("document.getElementById('room').dataset.drawn > 0", 60.0)
         page.run("document.getElementById('landmark').value = 'Carina'")
         page.click("#navigate")
         page.click("#confirm-yes")
         page.wait("!document.getElementById('task').hidden")
         page.wait("document.getElementById('task').hidden && document.querySelector('#overlay circle')", 120.0)
         page.picture(file)
+        page.click("#collimate")
+        page.drag("#layers", (0.6, 0.6), (0.85, 0.8))
+        page.wait("document.querySelector('#field .edges')")
+        page.run("document.getElementById('view').value = 'spider'")
+        page.click("#plan")
+        page.wait("document.getElementById('confirm-picture').naturalWidth > 0", 60.0)
+        page.wait("document.getElementById('room').dataset.drawn === document.getElementById('room').dataset.wanted")
+        page.picture(plan)
 
 
 if __name__ == "__main__":
-    picture_of_the_console(sys.argv[1], Path(sys.argv[2]))
+    pictures_of_the_console(sys.argv[1], *map(Path, sys.argv[2:4]))

@@ -70,7 +70,7 @@ export class Beam {
   }
 
   show() {
-    const text = this.held ? "● X-RAY ON – let go to end" : this.owner ? "● X-ray on" : "Fluoroscopy: hold";
+    const text = this.held ? "● X-RAY ON" : this.owner ? "● X-ray on" : "Fluoroscopy: hold";
     if (at("beam").textContent !== text) at("beam").textContent = text;
     at("beam").dataset.on = String(this.held || Boolean(this.owner));
   }

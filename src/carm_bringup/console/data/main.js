@@ -127,7 +127,7 @@ const link = new Link({
     stop.set(state.mode, controls);
     beam.state(state.beam, number);
     collimation.state(state.field_mm);
-    room.state(state);
+    room.state(state, beam.held);
   },
   positions: ({ names }) => positions.show(names),
   said: ({ kind, text, reason, reply_to: reply }) => addLine(kind, text, [reason, reply && `to “${reply}”`].filter(Boolean).join(" · ")),

@@ -9,7 +9,7 @@ const STAFF = 0xe0523f;
 const GHOST = 0x39c16c;
 const WIDE_PX = 1200;
 const VIEWS = { Oblique: [-2.2, 0.42], Feet: [Math.PI, 0.12], Left: [-Math.PI / 2, 0.12], Above: [Math.PI, 1.5] }; // azimuth, elevation
-const TARGET = [0, 0.25, 0.15];
+const TARGET = [0, 0.4, 0.1];
 const SAME = 5e-3; // m and rad: less is no motion
 const NEAREST_M = 1;
 const FARTHEST_M = 8;
@@ -27,6 +27,7 @@ export class Room {
     this.waiting = null; // ghost of the plan that waits
     this.camera = { azimuth: VIEWS.Oblique[0], elevation: VIEWS.Oblique[1], distance: 3.0 };
     this.pending = false;
+    this.held = false;
     this.pause = 0; // before the next drawing, ms
     at("show-room").onclick = () => this.open(at("room").hidden);
     at("room-views").replaceChildren(...Object.keys(VIEWS).map((name) => {
@@ -127,8 +128,12 @@ export class Room {
     canvas.addEventListener("webglcontextlost", () => (at("room-text").textContent = "3D drawing was lost; reload the page."));
   }
 
-  state(state) {
+  /** @param {object} state newest
+   *  @param {boolean} held whether this page holds the switch of fluoroscopy: without a graphics card, drawing waits */
+  state(state, held) {
     this.newest = state;
+    if (this.held && !held) setTimeout(() => this.dirty());
+    this.held = held;
     const clearance = state.arm?.clearance_mm;
     const text = clearance === null || clearance === undefined ? "Clearance –" : `Smallest clearance ${clearance.toFixed(0)} mm`;
     if (at("room-clearance").textContent !== text) at("room-clearance").textContent = text;
@@ -166,8 +171,9 @@ export class Room {
 
   /** Has the room drawn soon; where drawing is slow, not so often that it holds up the rest of the page. */
   dirty() {
-    if (this.pending || !this.parts || at("room").hidden) return;
+    if (this.pending || !this.parts || at("room").hidden || (this.held && this.parts.slow)) return;
     this.pending = true;
+    at("room").dataset.wanted = String(1 + Number(at("room").dataset.drawn ?? 0));
     setTimeout(() => requestAnimationFrame((now) => this.draw(now)), this.pause);
   }
 
@@ -187,6 +193,7 @@ class Parts {
     this.three = three;
     this.about = about;
     const slow = inSoftware();
+    this.slow = slow;
     this.renderer = new three.WebGLRenderer({ canvas: at("room-canvas"), antialias: !slow });
     this.renderer.setPixelRatio(slow ? 0.75 : Math.min(2, devicePixelRatio));
     this.scene = new three.Scene();
@@ -212,8 +219,11 @@ class Parts {
     this.geometries.forEach((geometry, index) => {
       if (!geometry) return;
       const color = new this.three.Color(...this.about.links[index].color);
-      this.links[index].add(new this.three.Mesh(geometry, new this.three.MeshStandardMaterial({ color, roughness: 0.6 })));
+      this.links[index].add(new this.three.Mesh(geometry, new this.three.MeshLambertMaterial({ color })));
     });
+    this.move(this.about.links.map(() => [0, 0, 0, 0, 0, 0, 1]));
+    this.beam([0, 0], false);
+    await this.renderer.compileAsync(this.scene, this.eye); // beside the page: a page that is held up loses its motions
     return this;
   }
 
@@ -270,6 +280,7 @@ class Parts {
       box.add(new this.three.LineSegments(new this.three.EdgesGeometry(geometry), new this.three.LineBasicMaterial({ color: STAFF })));
       const label = this.letter("staff", 0.5);
       label.position.copy(box.position).setZ(z1);
+      label.scale.multiplyScalar(0.6);
       group.add(box, label);
     }
     this.exchange("zones", group);
@@ -281,7 +292,7 @@ class Parts {
     geometry.computeBoundingBox();
     const { min, max } = geometry.boundingBox;
     this.name(min.toArray(), max.toArray());
-    const material = new this.three.MeshStandardMaterial({ color: SKIN, roughness: 0.8, transparent: true, opacity: 0.75 });
+    const material = new this.three.MeshLambertMaterial({ color: SKIN, transparent: true, opacity: 0.75 });
     return this.exchange("patient", new this.three.Mesh(geometry, material));
   }
 
