@@ -134,9 +134,16 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
             page.wait("document.getElementById('room-text').textContent.includes('not installed')")
 
         # Fluoroscopy comes while the key is held, and ends when it is released, and when the page is held up.
+        comes_to_rest(page, KEPT)
         hold_fluoroscopy(page)
         page.key("KeyF", False)
         page.wait(f"!{BEAM}.includes('ON')")
+        comes_to_rest(page, NEWEST)
+        for press in (page.mouse, page.touch):
+            press("#beam", True)
+            page.wait(f"{BEAM}.includes('ON')")
+            press("#beam", False)
+            page.wait(f"!{BEAM}.includes('ON')")
         comes_to_rest(page, NEWEST)
         hold_fluoroscopy(page)
         page.run("(t => { while (performance.now() - t < 800); })(performance.now())")

@@ -138,6 +138,18 @@ class Browser:
             at = {"x": left + x * width, "y": top + y * height, "button": "left", "buttons": 1, "clickCount": 1}
             self.send("Input.dispatchMouseEvent", type=kind, **at)
 
+    def mouse(self, selector: str, down: bool) -> None:
+        """Press the mouse button on the middle of an element, or release it there."""
+        left, top, width, height = self.box(selector)
+        at = {"x": left + width / 2, "y": top + height / 2, "button": "left", "buttons": int(down), "clickCount": 1}
+        self.send("Input.dispatchMouseEvent", type="mousePressed" if down else "mouseReleased", **at)
+
+    def touch(self, selector: str, down: bool) -> None:
+        """Put a finger on the middle of an element, or lift it."""
+        left, top, width, height = self.box(selector)
+        points = [{"x": left + width / 2, "y": top + height / 2}] if down else []
+        self.send("Input.dispatchTouchEvent", type="touchStart" if down else "touchEnd", touchPoints=points)
+
     def click(self, selector: str, share: tuple[float, float] = (0.5, 0.5)) -> None:
         """Click into an element, at a share of its width and height."""
         left, top, width, height = self.box(selector)

@@ -145,6 +145,7 @@ const link = new Link({
     controlled(NOBODY);
     showMode("unknown");
     stop.set("unknown", false);
+    beam.state(0, number);
   },
 });
 const stop = new Stop(link);
