@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -70,19 +71,19 @@ def comes_to_rest(page: Browser, script: str, for_s: float = 0.6) -> None:
             last, since_s = now, time.monotonic()
 
 
-def hold_fluoroscopy(page: Browser, images: int = 3) -> None:
-    """Press F and keep it pressed until some images have come; a page that is held up has to press anew."""
+def hold_fluoroscopy(page: Browser, press: Callable[[bool], None], images: int = 3) -> None:
+    """Press something and keep it pressed until some images have come; a page that is held up has to press anew."""
     page.run("document.getElementById('stage').focus()")
     seen: set[str] = set()
     kept = page.run(KEPT)
     deadline = time.monotonic() + PATIENCE_S
-    page.key("KeyF", True)
+    press(True)
     while len(seen) <= images or "X-RAY ON" not in page.run(BEAM):
         assert time.monotonic() < deadline, page.text()
         seen.add(page.run(NEWEST))
         if "hold" in page.run(BEAM):
-            page.key("KeyF", False)
-            page.key("KeyF", True)
+            press(False)
+            press(True)
     assert page.run(KEPT) == kept  # images of a series are not kept
 
 
@@ -134,22 +135,19 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
             page.wait("document.getElementById('room-text').textContent.includes('not installed')")
 
         # Fluoroscopy comes while the key is held, and ends when it is released, and when the page is held up.
+        page.wait(f"{SAID}.match(/: expose$/gm).length === {SAID}.match(/exposure: /g).length")  # all are answered
         comes_to_rest(page, KEPT)
-        hold_fluoroscopy(page)
-        page.key("KeyF", False)
-        page.wait(f"!{BEAM}.includes('ON')")
-        comes_to_rest(page, NEWEST)
-        for press in (page.mouse, page.touch):
-            press("#beam", True)
-            page.wait(f"{BEAM}.includes('ON')")
-            press("#beam", False)
+        key = partial(page.key, "KeyF")
+        for press in (key, partial(page.mouse, "#beam"), partial(page.touch, "#beam")):
+            hold_fluoroscopy(page, press, 1)
+            press(False)
             page.wait(f"!{BEAM}.includes('ON')")
-        comes_to_rest(page, NEWEST)
-        hold_fluoroscopy(page)
+            comes_to_rest(page, NEWEST)
+        hold_fluoroscopy(page, key)
         page.run("(t => { while (performance.now() - t < 800); })(performance.now())")
         page.wait(f"{SAID}.includes('silent for 0.5 s') && !{BEAM}.includes('ON')")
         comes_to_rest(page, NEWEST)  # the key is still down
-        page.key("KeyF", False)
+        key(False)
 
         # The field is dragged; what is outside it is dark, and what is before it is shown beside it.
         assert brightness(page, 0.1, 0.5) > 20
@@ -189,11 +187,11 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
         page.click("#reset")
         page.click("#reset-yes")
         page.wait(f"{MODE} === 'idle'")
-        hold_fluoroscopy(page)
+        hold_fluoroscopy(page, key)
         page.press("Escape")  # while F is held
         page.wait(f"{MODE} === 'stopped' && !{BEAM}.includes('ON')")
         comes_to_rest(page, NEWEST)
-        page.key("KeyF", False)
+        key(False)
         page.click("#reset")
         page.click("#reset-yes")
         page.wait(f"{MODE} === 'idle'")

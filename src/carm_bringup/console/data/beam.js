@@ -10,6 +10,7 @@ export class Beam {
   constructor(send) {
     this.send = send;
     this.held = false;
+    this.by = null;
     this.pressedAt = 0;
     this.timer = 0;
     this.owner = 0;
@@ -17,27 +18,29 @@ export class Beam {
     button.addEventListener("pointerdown", (event) => {
       if (event.button !== 0) return;
       button.setPointerCapture(event.pointerId);
-      this.press();
+      this.press(button);
     });
-    for (const kind of ["pointerup", "pointercancel", "lostpointercapture", "blur"])
+    for (const kind of ["pointerup", "pointercancel", "lostpointercapture"])
       button.addEventListener(kind, () => this.release());
     button.addEventListener("contextmenu", (event) => event.preventDefault()); // of a long touch
     for (const [element, code] of [[button, "Enter"], [at("stage"), "KeyF"]]) {
       element.addEventListener("keydown", (event) => {
         if (event.code !== code || event.ctrlKey || event.metaKey) return;
         event.preventDefault();
-        if (!event.repeat) this.press();
+        if (!event.repeat) this.press(element);
       });
       element.addEventListener("keyup", (event) => event.code === code && this.release());
-      element.addEventListener("blur", () => this.release());
+      element.addEventListener("blur", () => element === this.by && this.release()); // a press of the button takes the focus
     }
     for (const kind of ["blur", "pagehide"]) window.addEventListener(kind, () => this.release());
     document.addEventListener("visibilitychange", () => document.hidden && this.release());
   }
 
-  press() {
+  /** @param {Element} by which element is pressed, or has the focus while a key is */
+  press(by) {
     if (this.held || at("beam").disabled || !this.send({ type: "beam" })) return;
     this.held = true;
+    this.by = by;
     this.pressedAt = performance.now();
     this.timer = setInterval(() => this.send({ type: "hold" }) || this.drop(), RENEW_MS);
     this.show();
