@@ -195,7 +195,7 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
         page.click("#reset")
         page.click("#reset-yes")
         page.wait(f"{MODE} === 'idle'")
-        saved = page.run("document.getElementById('primary').textContent")
+        saved_deg = page.run(ANGLE)
         page.run("document.querySelector('details').open = true")
         for name in ("AP", "my view"):
             page.run(f"document.getElementById('save-name').value = '{name}'")
@@ -217,4 +217,6 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
         page.wait("document.getElementById('saved').value === 'my view'")
         page.click("#saved-plan")
         page.wait("document.getElementById('confirm-title').textContent === 'Plan: my view'", PATIENCE_S)
-        assert saved in page.run("document.getElementById('confirm-text').textContent")
+        planned = re.match(r"to LAO ([0-9.]+)°", page.run("document.getElementById('confirm-text').textContent"))
+        assert planned is not None
+        assert float(planned[1]) == pytest.approx(saved_deg, abs=0.2)
