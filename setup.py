@@ -95,6 +95,8 @@ setup(
         ("share/carm_bringup/moveit", files("moveit", "*")),
         ("share/carm_bringup/rviz", files("rviz", "*")),
         ("share/carm_bringup/urdf", files("urdf", "*.xacro")),
+        ("share/carm_bringup/web/node_modules/three", files("web/node_modules/three", "LICENSE")),
+        ("share/carm_bringup/web/node_modules/three/build", files("web/node_modules/three/build", "*.js")),
         ("share/carm_bringup/worlds", files("worlds", "*.sdf")),
     ],
 )

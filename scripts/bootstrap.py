@@ -37,6 +37,7 @@ STAMPS = {
     **{extra: VENV / "stamps" / extra for extra in ("test", "docs")},
     "interfaces": BUILD / "stamps/interfaces",
     "project": BUILD / "stamps/project",
+    "web": BUILD / "stamps/web",
     "warm-up": BUILD / "stamps/warm-up",
 }
 UNDERLAY = ("control_msgs", "tf2_msgs")
@@ -394,6 +395,16 @@ def warm_up() -> None:
         done.result()
 
 
+def install_web_packages() -> None:
+    """Fetch the library of the console's 3D view; without it the console works, and says that this view is missing.
+
+    A machine without internet is not asked to try again each time.
+    """
+    done = subprocess.run([sys.executable, ROOT / "scripts/web_packages.py"], capture_output=True, text=True)
+    if done.returncode:
+        say(f"left out, try `python scripts/web_packages.py` later: {done.stderr.strip().splitlines()[-1]}")
+
+
 def shared_files() -> list[Path]:
     """Return what the ROS package ``carm_bringup`` installs into its share folder."""
     return [ROOT / "package.xml", *sorted((ROOT / "launch").glob("*.py")), *sorted((ROOT / "config").glob("*.yaml"))]
@@ -444,6 +455,8 @@ def set_up(extras: Sequence[str] = ()) -> None:
     project = [ROOT / name for name in ("pyproject.toml", "setup.py", "setup.cfg", "scripts")]
     project_key = digest(venv_key, interfaces_key, *map(str, shared_files()), *project)
     step(STAMPS["project"], "4/5 the carm command", project_key, lambda: install_project(ros))
+    web = [ROOT / "web/package-lock.json", ROOT / "scripts/web_packages.py"]
+    step(STAMPS["web"], "3D view of the console", digest(*web), install_web_packages)
     title = "5/5 a first X-ray and the localizer (compiles them, so that the graph starts fast)"
     renderer = [ROOT / "src/carm_sim" / name for name in ("drr", "physics")]
     warm_key = digest(packages_key, interfaces_key, *(p for r in renderer for p in sorted(r.rglob("*.py"))))

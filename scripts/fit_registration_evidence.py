@@ -26,11 +26,11 @@ from carm_perception.registration.registrar import LEAST_PROBABILITY
 RIGHT_MM, WRONG_MM = 4.0, 6.0
 WRONG_PATIENT = "wrong-patient"
 PENALTY = 0.002
-NAMES = ("best", "typical", "sharpness", "offset")
+NAMES = ("best", "aligned", "offset")
 
 
 def samples(files: list[Path]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the figures (n, 3) of all judged registrations, and whether each is right (n,)."""
+    """Return the figures (n, 2) of all judged registrations, and whether each is right (n,)."""
     rows, right = [], []
     for file in files:
         for condition, cases in json.loads(file.read_text(encoding="utf-8"))["cases"].items():
@@ -44,15 +44,15 @@ def samples(files: list[Path]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
 
 
 def fit(figures: NDArray[np.float64], right: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the coefficients (4,) of the figures (n, 3) and the offset."""
+    """Return the coefficients (3,) of the figures (n, 2) and the offset."""
     weights = np.where(right, 0.5 / right.mean(), 0.5 / (1 - right.mean()))
 
     def loss(x: NDArray[np.float64]) -> float:
-        odds = figures @ x[:3] + x[3]
+        odds = figures @ x[:-1] + x[-1]
         misses = np.logaddexp(0, np.where(right, -odds, odds))
-        return float((weights * misses).mean() + PENALTY * (x[:3] ** 2).sum())
+        return float((weights * misses).mean() + PENALTY * (x[:-1] ** 2).sum())
 
-    return np.asarray(minimize(loss, np.array([1.0, 1.0, 1.0, 0.0])).x)
+    return np.asarray(minimize(loss, np.array([1.0, 1.0, 0.0])).x)
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("files", type=Path, nargs="+", metavar="JSON", help="of carm bench register --json")
     figures, right = samples(parser.parse_args().files)
     x = fit(figures, right)
-    probability = 1 / (1 + np.exp(-(figures @ x[:3] + x[3])))
+    probability = 1 / (1 + np.exp(-(figures @ x[:-1] + x[-1])))
     print("  ".join(f"{name} {value:.2f}" for name, value in zip(NAMES, x, strict=True)))
     for start, least in LEAST_PROBABILITY.items():
         taken = probability >= least

@@ -189,6 +189,20 @@ def tool_call(data: bytes) -> None:
         checked_arguments(*call)
 
 
+@target(
+    lambda: [
+        b'{"type": "stop"}', b'{"type": "say", "text": "show me the carina"}',
+        b'{"type": "point", "image": "3", "pixel": [512, 40.5]}', b'{"type": "run", "text": "plan 7"}',
+    ],
+    '{ } [ ] , : "type" "stop" "pixel" "text" "point" "say" null true NaN 1e999 -1',
+)  # fmt: skip
+def console_messages(data: bytes) -> None:
+    """Messages of a page of the operator console."""
+    from carm_bringup.console.commands import read_command
+
+    assert read_command(_words(data)).line
+
+
 def _png(mode: str = "L", kind: str = "PNG") -> bytes:
     from PIL import Image
 

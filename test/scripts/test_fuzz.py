@@ -50,6 +50,7 @@ def test_samples_are_accepted() -> None:
     """A target that refuses all of its samples would look at nothing but the first line of its parser."""
     for name in (
         "tool_call",
+        "console_messages",
         "pictures",
         "requests",
         "landmark_file",

@@ -61,10 +61,17 @@ class _Site:
     """The routes."""
 
     def __init__(
-        self, gate: Gate, hub: Hub, exposures: Archive, previews: Archive, exporter: Exporter, recognizer: Recognizer
+        self,
+        gate: Gate,
+        hub: Hub,
+        exposures: Archive,
+        previews: Archive,
+        room: Archive,
+        exporter: Exporter,
+        recognizer: Recognizer,
     ) -> None:
         self._gate, self._hub, self._exporter = gate, hub, exporter
-        self._archives = {"exposures": exposures, "previews": previews}
+        self._archives = {"exposures": exposures, "previews": previews, "room": room}
         self._files, self._recognizer = _page_files(), recognizer
         self._login = LoginPages(gate) if isinstance(gate, LoginGate) else None
 
@@ -92,7 +99,7 @@ class _Site:
         return self._file(request, request.path_params["name"])
 
     async def picture(self, request: Request) -> Response:
-        """Return an exposure, or the preview of a plan."""
+        """Return an exposure, the preview of a plan, or a part of the room in 3D."""
         if not self._gate.admits(request.headers, request.cookies):
             return self._answer(request, PlainTextResponse(_CLOSED, 403))
         archive = self._archives.get(request.path_params["archive"])
@@ -203,7 +210,13 @@ async def _end(task: asyncio.Task[Any]) -> None:
 
 
 def make_app(
-    gate: Gate, hub: Hub, exposures: Archive, previews: Archive, exporter: Exporter, recognizer: Recognizer
+    gate: Gate,
+    hub: Hub,
+    exposures: Archive,
+    previews: Archive,
+    room: Archive,
+    exporter: Exporter,
+    recognizer: Recognizer,
 ) -> Starlette:
     """Make the application.
 
@@ -212,10 +225,11 @@ def make_app(
         hub: Connects pages and graph.
         exposures: Served below ``/exposures``.
         previews: Served below ``/previews``.
+        room: Served below ``/room``.
         exporter: Makes what is served as ``/session.zip``.
         recognizer: Of speech.
     """
-    site = _Site(gate, hub, exposures, previews, exporter, recognizer)
+    site = _Site(gate, hub, exposures, previews, room, exporter, recognizer)
     routes = [
         Route("/", site.page),
         Route("/login", site.login, methods=["GET", "POST"]),

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from carm_bringup.console.commands import MOST_BYTES, OPEN, STOP, Command, MessageError, read_command
+from carm_bringup.console.commands import MOST_BYTES, OPEN, STOP, SWITCH, Command, MessageError, read_command
 from carm_bringup.console.gate import ANYBODY, Rate
 from carm_core.errors import CarmError
 
@@ -213,6 +213,8 @@ class Hub:
             self._tell_control()
         else:
             self._desk.command(command, client.number, client.who)
+            if command.kind in SWITCH:  # who renews five times a second is logged by the desk, once
+                return
         self.log(client.who, command.line)
 
     def spoken_stop(self, who: str) -> None:

@@ -30,6 +30,7 @@ from carm_perception.serving.connections import BoundedProtocol
 DEFAULT_PORT = 8090
 _KEPT_EXPOSURES = 24
 _KEPT_PREVIEWS = 8
+_KEPT_PARTS = 32
 _WAITING = 64
 _JOIN_S = 1.0
 
@@ -74,6 +75,7 @@ class Server:
         exposures: Images to go back to.
         previews: Pictures of plans.
         session: What has happened.
+        room: Meshes of the room in 3D, and the library that draws them.
     """
 
     def __init__(
@@ -101,12 +103,13 @@ class Server:
         gate = Gate(host, bound) if access is None else LoginGate(host, bound, access)
         self.address = gate.address
         self.exposures, self.previews = Archive(_KEPT_EXPOSURES), Archive(_KEPT_PREVIEWS)
+        self.room = Archive(_KEPT_PARTS)
         self.session = Session()
         self._exporter, self._recognizer = Exporter(self.session), Recognizer()
         self._greeting = greeting
         self._hub = Hub(desk, self._greet, note=self.session.note)
         config = uvicorn.Config(
-            make_app(gate, self._hub, self.exposures, self.previews, self._exporter, self._recognizer),
+            make_app(gate, self._hub, self.exposures, self.previews, self.room, self._exporter, self._recognizer),
             http=BoundedProtocol,
             ws="websockets-sansio",
             ws_max_size=MOST_BYTES,

@@ -100,6 +100,11 @@ class Images:
             raise ImageError("where this image was taken is not known any more; take another one")
         return view
 
+    @property
+    def joints(self) -> bytes:
+        """The newest joint states as they came; empty before the first."""
+        return self._joints
+
     def close(self) -> None:
         """End the thread."""
         self._side.close()

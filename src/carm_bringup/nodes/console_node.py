@@ -19,10 +19,13 @@ from std_srvs.srv import Trigger
 from carm_agent.planning.standard_views import STANDARD_VIEWS
 from carm_bringup.console.access.login import read_access
 from carm_bringup.console.archive import Picture
-from carm_bringup.console.commands import Command
+from carm_bringup.console.commands import SWITCH, Command
 from carm_bringup.console.parameters import ConsoleParameters
 from carm_bringup.console.server import Server
+from carm_bringup.nodes.console_beam import Beam
 from carm_bringup.nodes.console_images import Images, centered_isocenter_m
+from carm_bringup.nodes.console_positions import Positions
+from carm_bringup.nodes.console_room import Room
 from carm_bringup.nodes.console_session import SessionExposures
 from carm_bringup.nodes.console_tasks import Tasks, finite
 from carm_core.errors import CarmError
@@ -60,6 +63,8 @@ _KINDS = {
     Utterance.KIND_ANSWER: "answer",
 }
 _MOST_LANDMARKS = 64
+_EXPOSES = (*SWITCH, "expose", "field")
+"""Commands that go to the X-ray system."""
 
 
 class ConsoleNode(OrderlyNode):
@@ -81,7 +86,7 @@ class ConsoleNode(OrderlyNode):
         super().__init__("console_node", **{"namespace": NAMESPACE, **node_arguments})
         settings = declare_parameters(self, ConsoleParameters)
         carm = CArm.from_config(settings.carm_config or None)
-        greeting = {
+        greeting: dict[str, Any] = {
             "views": [{"name": view.name, "about": view.description} for view in STANDARD_VIEWS],
             "landmarks": [mark.name for mark in ALL_LANDMARKS],
         }
@@ -94,7 +99,12 @@ class ConsoleNode(OrderlyNode):
         self._stop_client = self._stop_side.node.create_client(Trigger, self.resolve_service_name("stop"))
         access = read_access(settings.host, settings.tls_cert, settings.tls_key, settings.users_file)
         self.server = Server(self, greeting, settings.host, settings.port, access)
-        self._tasks = Tasks(self, self.server.tell, self.server.previews)
+        self._room = Room(self, carm, self.server.room)
+        self._tasks = Tasks(self, self.server.tell, self.server.previews, self._room.ghost)
+        self._beam = Beam(self, self.server.tell, self.server.tell_one)
+        self._positions = Positions(self, self.server.tell, self._show_positions)
+        self._greeting = greeting
+        greeting["room"] = self._room.description
         self._images = Images(self, carm, self.server.show_image, self._keep)
         self._session = SessionExposures(self, carm, self.server.session)
         self.create_subscription(CArmState, "state", self._on_state, _LATCHED, largest=LARGEST_STATE)
@@ -107,6 +117,7 @@ class ConsoleNode(OrderlyNode):
     def started(self) -> None:
         """Print the address; not by the log, which recordings keep: it holds the token."""
         self._stop_side.start()
+        self._beam.start()
         print(f"Console: {self.server.address}", flush=True)
 
     def close(self) -> None:
@@ -114,10 +125,12 @@ class ConsoleNode(OrderlyNode):
         self._session.close()
         self.server.close()
         self._images.close()
+        self._beam.close()
         self._stop_side.close()
 
     def end_goals(self, reason: str) -> None:
         """Cancel what the console has begun, and stop what a sentence may have begun."""
+        self._beam.end(reason)
         self._later(partial(self._tasks.cancel, reason))
         if self._tasks.sentences:
             self.stop(f"the console itself: a sentence may still move the arm, and {reason}")
@@ -131,13 +144,18 @@ class ConsoleNode(OrderlyNode):
     def stop(self, who: str) -> None:
         """Ask for a stop on a thread that does nothing else."""
         self._stop_side.do(partial(self._stop, who))
+        self._beam.end(f"stop by {who}")
 
     def command(self, command: Command, number: int, who: str) -> None:
-        """Carry out a command on the executor's thread."""
+        """Carry out a command on the executor's thread, or on that of the beam."""
+        if command.kind in _EXPOSES:
+            self._beam.obey(command, number, who)
+            return
         self._later(partial(self._obey, command, number, who))
 
     def left(self, number: int, why: str) -> None:
         """End what a page has started: a goal is canceled; a sentence has no goal, so its motion is stopped."""
+        self._beam.end(why, number)
         self._later(partial(self._end_of, number, why))
 
     def _later(self, work: Callable[[], None]) -> None:
@@ -164,6 +182,8 @@ class ConsoleNode(OrderlyNode):
         try:
             if command.kind == "point":
                 self._plan_to_point(command, number)
+            elif command.kind in ("save", "forget"):
+                self._positions.obey(command)
             else:
                 self._tasks.obey(command, number)
         except CarmError as error:
@@ -231,6 +251,10 @@ class ConsoleNode(OrderlyNode):
         ]
         self.server.tell({"type": "landmarks", "image": str(nanoseconds(message.header.stamp)), "marks": marks})
 
+    def _show_positions(self, names: list[str]) -> None:
+        self._greeting["positions"] = names  # for pages that come later
+        self.server.tell({"type": "positions", "names": names})
+
     def _keep(self, picture: Picture) -> None:
         self.server.exposures.add(picture)
         self.server.tell({"type": "exposure", **picture.described})
@@ -249,6 +273,8 @@ class ConsoleNode(OrderlyNode):
             "dose": None,
             "localizer": self._localizer,
             "task": None if task is None else task.shown(),
+            "room": self._room.shown(self._images.joints),
+            **self._beam.shown(),
         }
         if state is not None:
             shown["arm"] = {

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 from carm_interfaces.action import MoveCArm, Navigate
-from carm_interfaces.srv import Expose
 from rclpy.action import ActionClient
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -72,19 +71,21 @@ class Tasks:
         sentences: Those that may still move the arm, with the numbers of the pages that said them.
     """
 
-    def __init__(self, node: OrderlyNode, tell: Tell, previews: Archive) -> None:
+    def __init__(
+        self, node: OrderlyNode, tell: Tell, previews: Archive, ghost: Callable[[Any], dict[str, Any] | None]
+    ) -> None:
         """Make the clients.
 
         Args:
             node: The console node.
             tell: Sends a message to all pages.
             previews: Keeps the pictures of plans.
+            ghost: Returns how a page draws a trajectory in 3D.
         """
-        self._node, self._tell, self._previews = node, tell, previews
+        self._node, self._tell, self._previews, self._ghost = node, tell, previews, ghost
         self._heartbeat = HeartbeatSender(node, f"the console ({node.get_name()})")
         self._navigate = ActionClient(node, Navigate, "navigate")
         self._move = ActionClient(node, MoveCArm, "move")
-        self._expose = node.create_client(Expose, "xray/expose")
         self._reset = node.create_client(Trigger, "reset")
         self._words = node.create_publisher(String, "clinician", 10)
         self._plans: OrderedDict[str, str] = OrderedDict()
@@ -92,7 +93,7 @@ class Tasks:
         self.sentences: OrderedDict[str, int] = OrderedDict()
 
     def obey(self, command: Command, number: int) -> None:
-        """Begin what a page asks for; ``point`` and ``stop`` are not for here.
+        """Begin what a page asks for; ``stop``, ``point``, positions and all that exposes are not for here.
 
         Raises:
             CarmError: It cannot begin; why, in one line.
@@ -100,8 +101,6 @@ class Tasks:
         match command.kind:
             case "say":
                 self._say(command.text, number)
-            case "expose":
-                self._call(self._expose, Expose.Request(), "exposure")
             case "reset":
                 self._call(self._reset, Trigger.Request(), "reset")
             case "navigate":
@@ -232,6 +231,7 @@ class Tasks:
             "duration_s": finite(result.duration_s),
             "clearance_mm": finite(1000 * result.min_clearance),
             "warning": result.warning[:400],
+            "ghost": self._ghost(result.trajectory),
             "primary_deg": finite(math.degrees(result.final_primary_angle)),
             "secondary_deg": finite(math.degrees(result.final_secondary_angle)),
         }

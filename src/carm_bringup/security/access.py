@@ -81,7 +81,7 @@ ACCESS: Mapping[str, Access] = {
             *("patient_surface", "/diagnostics"),
         ),
         subscribes=("joint_states", "state", "supervisor/permit"),
-        serves=("xray/expose",),
+        serves=("xray/expose", "xray/fluoroscopy", "xray/fluoroscopy_end"),
         managed=True,
     ),
     "localizer_node": Access(
@@ -114,9 +114,12 @@ ACCESS: Mapping[str, Access] = {
         publishes=("clinician", "goal_heartbeat"),
         subscribes=(
             *("state", "joint_states", "supervisor/permit", "landmarks", "agent/dialogue", "/diagnostics"),
-            *("xray/image/compressed", "xray/image_raw", "xray/camera_info", "xray/exposure"),
+            *("xray/image/compressed", "xray/image_raw", "xray/camera_info", "xray/exposure", "patient_surface"),
         ),
-        calls=("stop", "reset", "xray/expose"),
+        calls=(
+            *("stop", "reset", "xray/expose", "xray/fluoroscopy", "xray/fluoroscopy_end", "save_position"),
+            "supervisor_node/get_parameters",  # the staff zones, to draw them
+        ),
         asks=("navigate", "move"),
     ),
     RECORDER: Access(publishes=("/diagnostics",), subscribes=("*", "/tf", "/tf_static", "/diagnostics", "/rosout")),

@@ -21,10 +21,10 @@ from carm_perception.registration.model import CtModel
 from carm_perception.registration.search import Fit, PoseGrid, PoseSearch
 from carm_perception.registration.similarity import LEAST_SHARE, Target
 
-LEAST_PROBABILITY = {"belief": 0.4, "landmarks": 0.7, "stations": 0.85}
+LEAST_PROBABILITY = {"belief": 0.4, "landmarks": 0.65, "stations": 0.75}
 """A fit that is less probable is none, by where the search began: an image that fits where the patient lay in the ones
 before needs to say less. Chosen on phantoms and CTs that are no test (``docs/registration.md``)."""
-LEAST_AGREEING, LEAST_HELD = 0.1, 0.05
+LEAST_AGREEING, LEAST_HELD = 0.2, 0.15
 """Fits of two views that are at least so probable count where they put the CT at the same place; so does one that
 leaves the belief where it is."""
 _AGREES_MM, _AGREES_DEG = 5.0, 3.0

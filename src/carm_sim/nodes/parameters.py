@@ -35,6 +35,9 @@ class XrayParameters:
         read_only=True,
     )
     rate_hz: float = parameter(0.0, "fluoroscopy; 0: single exposures on demand", unit="Hz", lower=0.0, upper=30.0)
+    held_rate_hz: float = parameter(
+        7.5, "fluoroscopy while it is asked for by xray/fluoroscopy", unit="Hz", lower=0.5, upper=30.0
+    )
     binning: int = parameter(3, "detector binning: 1, 2, 3, 4 or 6", lower=1, upper=6, read_only=True)
     readout_px: int = parameter(
         0,

@@ -6,6 +6,9 @@ One worker thread loads the patient and makes every exposure; the executor's thr
 A stop ends the beam as well as the motion: from the moment the arm's state tells of it, nothing is exposed until it is
 reset, requests that wait are refused, and fluoroscopy is over until its rate is set anew. No request is served when it
 is older than ``request_timeout_s``, also when the node itself stood still.
+
+Fluoroscopy runs at ``rate_hz``, or at ``held_rate_hz`` while somebody calls ``xray/fluoroscopy`` again and again, as a
+foot switch is held: without a call for ``HOLD_S``, or at ``xray/fluoroscopy_end``, it ends.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from shape_msgs.msg import Mesh
+from std_srvs.srv import Trigger
 
 from carm_core.errors import CarmError, ConfigurationError
 from carm_core.parameters import updated_parameters
@@ -46,16 +50,19 @@ from carm_ros.parameters import declare_parameters
 from carm_ros.patient_surface import surface_message
 from carm_ros.side_node import SideNode
 from carm_sim.nodes import xray_messages as messages
+from carm_sim.nodes.held_series import HeldSeries
 from carm_sim.nodes.logs import RosLogHandler
 from carm_sim.nodes.parameters import XrayParameters
 from carm_sim.nodes.requests import MOST_WAITING, RequestQueue, WaitingRequest
 from carm_sim.patient.patient import Patient
 from carm_sim.patient.surface import patient_surface
 from carm_sim.patient_loader import load_patient
-from carm_sim.xray import Exposure, Request, XraySystem, read_out
+from carm_sim.xray import Exposure, Request, XraySystem, field_region, read_out
 
 NAMESPACE = "carm"
 """Namespace when none is given."""
+HOLD_S = 0.5
+"""Fluoroscopy by ``xray/fluoroscopy`` ends when it was not asked for again for so long, s."""
 
 _FREEZE_S = 0.5
 """The node notices when it stood still for longer, s."""
@@ -82,6 +89,10 @@ class _BeamStoppedError(CarmError):
 
 class _TooOldError(CarmError):
     """A request has waited too long, or may have."""
+
+
+class _SeriesEndedError(CarmError):
+    """Fluoroscopy has ended while one of its images was made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +140,9 @@ class XrayNode(ManagedNode):
         self._settings = declare_parameters(self, XrayParameters)
         self.autostart = self._settings.autostart
         self._carm = CArm.from_config(self._settings.carm_config or None)
-        read_out(self._carm.view(self._carm.home, self._settings.binning), self._settings.readout_px)
+        self._home = read_out(self._carm.view(self._carm.home, self._settings.binning), self._settings.readout_px)
         self._rate_hz = self._settings.rate_hz
+        self._held = HeldSeries(HOLD_S)
         self._history = JointHistory(self._carm.joint_names, self._settings.joint_states_timeout_s)
         self._check = JointStateCheck(self._carm.joints)
         self._freezes = FreezeWatch(_FREEZE_S)
@@ -178,6 +190,9 @@ class XrayNode(ManagedNode):
             qos_profile=QoSProfile(depth=MOST_WAITING),
             callback_group=ReentrantCallbackGroup(),
         )
+        switch = MutuallyExclusiveCallbackGroup()
+        self.create_service(Expose, "xray/fluoroscopy", self._on_fluoroscopy, callback_group=switch)
+        self.create_service(Trigger, "xray/fluoroscopy_end", self._on_fluoroscopy_end, callback_group=switch)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(
             _OVERDUE_S, lambda: self._requests.refuse_overdue(self._too_old), clock=steady, callback_group=urgent
@@ -206,6 +221,7 @@ class XrayNode(ManagedNode):
     def end_goals(self, reason: str) -> None:
         """Refuse waiting requests and make no further exposure."""
         self._beam.clear()
+        self._held.end()
         self._requests.refuse(InactiveError(reason))
 
     def deactivate(self) -> None:
@@ -267,7 +283,7 @@ class XrayNode(ManagedNode):
         gc.enable()
         self._loaded.set()
         due: float | None = None
-        if (rate_hz := self._rate_hz) and self._beam.wait(_IDLE_S):
+        if (rate_hz := self._series_hz) and self._beam.wait(_IDLE_S):
             self._fluoroscopy_frame()  # the first image comes before all that is not needed for it
             due = time.monotonic() + 1 / rate_hz
         threading.Thread(target=self._publish_surface, args=(patient,), name="surface", daemon=True).start()
@@ -276,7 +292,7 @@ class XrayNode(ManagedNode):
         )
         while not dismissed.is_set():
             now = time.monotonic()
-            rate_hz = self._rate_hz if self._beam.is_set() else 0.0
+            rate_hz = self._series_hz if self._beam.is_set() else 0.0
             due = None if rate_hz <= 0 else now if due is None else due
             request = self._requests.take(_IDLE_S if due is None else max(0.0, due - now), self._beam.is_set)
             if request is not None:
@@ -287,15 +303,21 @@ class XrayNode(ManagedNode):
                 self._left_out += max(0, round((latest_s - next_s) * rate_hz))
                 due = max(next_s, latest_s)
 
+    @property
+    def _series_hz(self) -> float:
+        """Images a second of the series that runs; 0 without one."""
+        return self._rate_hz or (self._settings.held_rate_hz if self._held.request is not None else 0.0)
+
     def _fluoroscopy_frame(self) -> None:
         still_s = self._freezes.stood_still_s(self._rate_set_s)
         if still_s > self._settings.request_timeout_s:
             self._end_fluoroscopy(f"this node stood still for {still_s:.1f} s")
             return
         try:
-            self._shoot(self._settings.fluoroscopy, time.monotonic(), fluoroscopy=True)
+            held = None if self._rate_hz > 0 else self._held.request
+            self._shoot(held or self._settings.fluoroscopy, time.monotonic(), fluoroscopy=True)
             self._problem = ""
-        except (InactiveError, _BeamStoppedError, _TooOldError):
+        except (InactiveError, _BeamStoppedError, _TooOldError, _SeriesEndedError):
             self._problem = ""
         except JointStatesMissingError as error:
             self._problem = str(error)
@@ -305,6 +327,7 @@ class XrayNode(ManagedNode):
 
     def _end_fluoroscopy(self, reason: str) -> None:
         """End the series; it begins again when its rate is set anew, and not by itself."""
+        self._held.end()
         if self._rate_hz <= 0:
             return
         self._rate_hz = 0.0
@@ -370,9 +393,11 @@ class XrayNode(ManagedNode):
 
         def release() -> None:
             self._render_s = time.perf_counter() - begin
-            if fluoroscopy and (rate_hz := self._rate_hz) > 0:  # a steady rhythm
+            if fluoroscopy and (rate_hz := self._series_hz) > 0:  # a steady rhythm
                 delay_s = min(self._settings.fluoroscopy_delay_s, _LATEST_PERIODS / rate_hz)
                 self._dismissed.wait(max(0.0, delay_s - self._render_s))
+            if fluoroscopy and not self._series_hz:
+                raise _SeriesEndedError("fluoroscopy has ended")
             still_s = self._freezes.stood_still_s(began_s)  # a long computation is no reason to refuse
             self._check_release(asked_s if still_s > self._settings.request_timeout_s else time.monotonic())
 
@@ -433,18 +458,54 @@ class XrayNode(ManagedNode):
         try:
             shot = await self._requested(request, time.monotonic() - request_age_s())
         except Exception as error:  # a fault must reach the one who asked
-            response.error_code = next((code for kind, code in _CODES if isinstance(error, kind)), _INTERNAL)
-            response.error_msg = str(error) if isinstance(error, CarmError) else f"{type(error).__name__}: {error}"
-            if not isinstance(error, CarmError):
-                self.get_logger().error(f"exposure failed: {response.error_msg}")
+            self._refuse_exposure(response, error)
         else:
             if shot is None:
                 response.error_code = Expose.Request.ERROR_FLUOROSCOPY_ACTIVE
-                response.error_msg = f"fluoroscopy runs at {self._rate_hz:g} Hz; use its frames"
+                response.error_msg = f"fluoroscopy runs at {self._series_hz:g} Hz; use its frames"
                 return response
             response.success, response.error_code = True, Expose.Request.ERROR_NONE
             response.stamp, response.sequence = shot.stamp, shot.result.sequence
             response.error_msg = f"warning: {_MISSED}" if shot.result.hit_fraction == 0 else ""
+        return response
+
+    def _refuse_exposure(self, response: Expose.Response, error: Exception) -> None:
+        response.error_code = next((code for kind, code in _CODES if isinstance(error, kind)), _INTERNAL)
+        response.error_msg = str(error) if isinstance(error, CarmError) else f"{type(error).__name__}: {error}"
+        if not isinstance(error, CarmError):
+            self.get_logger().error(f"exposure failed: {response.error_msg}")
+
+    def _on_fluoroscopy(self, request: Expose.Request, response: Expose.Response) -> Expose.Response:
+        """Begin fluoroscopy or go on with it; it ends ``HOLD_S`` after the last request."""
+        try:
+            asked_s = time.monotonic() - request_age_s()
+            wanted = _checked_request(request)
+            field_region(self._home, wanted.field_m)
+            if not self._beam.is_set():
+                raise InactiveError(self.refusal() or self.why_inactive())
+            self._check_release(asked_s)
+            if self._system is None:
+                raise _NotReadyError(f"patient {self._settings.patient} is still being loaded")
+        except Exception as error:
+            self._held.end()
+            self._refuse_exposure(response, error)
+            return response
+        if self._rate_hz > 0:
+            response.error_code = Expose.Request.ERROR_FLUOROSCOPY_ACTIVE
+            response.error_msg = f"fluoroscopy runs at {self._rate_hz:g} Hz by the parameter rate_hz"
+            return response
+        if self._held.renew(wanted, asked_s):
+            self._rate_set_s = time.monotonic()
+            self._requests.wake()
+        if self._hold:  # the stop came in between
+            self._held.end()
+        response.success, response.error_code = True, Expose.Request.ERROR_NONE
+        response.sequence = self._last.sequence if self._last else 0
+        return response
+
+    def _on_fluoroscopy_end(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        del request
+        response.success, response.message = True, "" if self._held.end() else "no fluoroscopy was held"
         return response
 
     async def _requested(self, request: Expose.Request, asked_s: float) -> _Shot | None:
@@ -455,7 +516,7 @@ class XrayNode(ManagedNode):
         if not self._beam.is_set() and not self.starting:
             raise InactiveError(self.why_inactive())
         self._check_release(asked_s)
-        if self._beam.is_set() and self._rate_hz > 0:
+        if self._beam.is_set() and self._series_hz > 0:
             return None
         waiting = WaitingRequest(wanted, asked_s, Future(executor=self.executor))
         self._requests.add(waiting)
@@ -484,7 +545,7 @@ class XrayNode(ManagedNode):
         return SetParametersResult(successful=True)
 
     def _publish_diagnostics(self) -> None:
-        level, text = DiagnosticStatus.OK, "fluoroscopy" if self._rate_hz > 0 else "ready"
+        level, text = DiagnosticStatus.OK, "fluoroscopy" if self._series_hz > 0 else "ready"
         if not (self.active or self.starting):
             level, text = DiagnosticStatus.WARN, self.life_state
         elif not self._loaded.is_set():
@@ -501,7 +562,7 @@ class XrayNode(ManagedNode):
         self._counted = (now_s, self._exposures)
         values = {
             "patient": self._settings.patient,
-            "rate (Hz)": f"{self._rate_hz:g}",
+            "rate (Hz)": f"{self._series_hz:g}",
             "images (Hz)": f"{(self._exposures - exposures) / max(now_s - then_s, 1e-3):.1f}",
             "images left out": str(self._left_out),
             "requests waiting": str(len(self._requests)),

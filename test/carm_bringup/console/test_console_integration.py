@@ -9,6 +9,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,7 +18,11 @@ import pydicom
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
+import cv2
+import numpy as np
 from browser import CHROMIUM, Browser
+
+from carm_core.paths import share_dir
 
 pytestmark = [
     pytest.mark.integration,
@@ -41,6 +46,12 @@ ANSWERED = (
 )
 ANGLE = "Number(document.getElementById('primary').textContent.replace(/[^0-9.]/g, ''))"
 
+NEWEST = "document.body.dataset.image"
+SAID = "document.getElementById('lines').innerText"
+BEAM = "document.getElementById('beam').textContent"
+KEPT = "document.getElementById('strip').children.length"
+LIBRARY = share_dir() / "web/node_modules/three/build/three.module.js"
+
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -55,6 +66,7 @@ def run_view(page: Browser, name: str) -> None:
     page.wait("!document.getElementById('confirm').hidden", PATIENCE_S)
     assert "clearance" in page.run("document.getElementById('confirm-text').textContent")
     page.wait("document.getElementById('confirm-picture').naturalWidth > 100")
+    assert page.run("document.getElementById('room').dataset.ghost") == "true"
     page.click("#confirm-yes")
     page.wait(f"{MODE} === 'moving' && {ANGLE} > 1")
 
@@ -97,10 +109,49 @@ def check_export(page: Browser, folder: Path) -> None:
     assert "data:image/jpeg" in report
 
 
+def comes_to_rest(page: Browser, script: str, for_s: float = 0.6) -> None:
+    """Wait until a value in the page has stayed as it is for some time; images that are under way may still come."""
+    last, since_s, deadline = page.run(script), time.monotonic(), time.monotonic() + 20.0
+    while time.monotonic() - since_s < for_s:
+        assert time.monotonic() < deadline, f"{script} goes on changing"
+        now = page.run(script)
+        if now != last:
+            last, since_s = now, time.monotonic()
+
+
+def hold_fluoroscopy(page: Browser, press: Callable[[bool], None], images: int = 3) -> None:
+    """Press something and keep it pressed until some images have come; a page that is held up has to press anew."""
+    page.run("document.getElementById('stage').focus()")
+    seen: set[str] = set()
+    kept = page.run(KEPT)
+    deadline = time.monotonic() + PATIENCE_S
+    press(True)
+    while len(seen) <= images or "X-RAY ON" not in page.run(BEAM):
+        assert time.monotonic() < deadline, page.text()
+        seen.add(page.run(NEWEST))
+        if "hold" in page.run(BEAM):
+            press(False)
+            press(True)
+    assert page.run(KEPT) == kept  # images of a series are not kept
+
+
+def room(page: Browser) -> "np.ndarray":
+    """What is seen of the room, gray."""
+    return cv2.imdecode(np.frombuffer(page.seen("#room-canvas"), np.uint8), cv2.IMREAD_GRAYSCALE)
+
+
+def brightness(page: Browser, x: float, y: float) -> float:
+    """Mean gray of 20 x 20 pixels of the X-ray, about a share of its width and height."""
+    script = """((x, y, c) => {
+        const data = c.getContext('2d').getImageData(x * c.width - 10, y * c.height - 10, 20, 20).data;
+        return data.reduce((sum, value, index) => sum + (index % 4 ? 0 : value), 0) / 400;
+    })"""
+    return float(page.run(f"{script}({x}, {y}, document.getElementById('image'))"))
+
+
 def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path: Path) -> None:
     """One test, since each start of a graph takes seconds."""
-    for module, settings in GRAPH.items():
-        start(spawn, module, *settings)
+    *_, agent = [start(spawn, module, *settings) for module, settings in GRAPH.items()]
     console = start(spawn, "carm_bringup.nodes.console_node")
     assert console.stdout is not None
     said = console.stdout.readline()
@@ -128,11 +179,67 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
 
         check_export(page, tmp_path / "downloads")
 
+        if LIBRARY.is_file():
+            page.wait("document.getElementById('room').dataset.drawn > 0", PATIENCE_S)
+        else:
+            page.wait("document.getElementById('room-text').textContent.includes('not installed')")
+
+        # Fluoroscopy comes while the key is held, and ends when it is released, and when the page is held up.
+        page.wait(f"{SAID}.match(/: expose$/gm).length === {SAID}.match(/exposure: /g).length")  # all are answered
+        comes_to_rest(page, KEPT)
+        key = partial(page.key, "KeyF")
+        for press in (key, partial(page.mouse, "#beam"), partial(page.touch, "#beam")):
+            hold_fluoroscopy(page, press, 1)
+            press(False)
+            page.wait(f"!{BEAM}.includes('ON')")
+            comes_to_rest(page, NEWEST)
+        hold_fluoroscopy(page, key)
+        page.run("(t => { while (performance.now() - t < 800); })(performance.now())")
+        page.wait(f"{SAID}.includes('silent for 0.5 s') && !{BEAM}.includes('ON')")
+        comes_to_rest(page, NEWEST)  # the key is still down
+        key(False)
+
+        # The field is dragged; what is outside it is dark, and what is before it is shown beside it.
+        assert brightness(page, 0.1, 0.5) > 20
+        page.click("#collimate")
+        page.drag("#layers", (0.6, 0.6), (0.7, 0.65))
+        page.wait("document.querySelector('#field .edges') && !document.getElementById('whole').hidden")
+        assert "mm" in page.run("document.getElementById('field').textContent")
+        kept = page.run(KEPT)
+        page.click("#expose")
+        page.wait(f"{KEPT} > {kept}")
+        page.wait(f"document.querySelector('#strip li:last-child button').dataset.id === {NEWEST}")
+        assert brightness(page, 0.1, 0.5) < 5
+        assert brightness(page, 0.5, 0.9) < 5
+        assert brightness(page, 0.5, 0.5) > 20
+        page.click("#compare")
+        page.wait("!document.getElementById('previous-image').hidden")
+        page.click("#compare")
+        page.click("#whole")
+        page.wait("document.getElementById('whole').hidden")
+        page.click("#collimate")
+
+        # The room is drawn, and drawn anew when the arm has moved.
+        if LIBRARY.is_file():
+            comes_to_rest(page, "document.getElementById('room').dataset.drawn", 1.0)  # nothing changes: no drawing
+            before = room(page)
+            assert len(np.unique(before)) > 20
+
         run_view(page, "LAO 30")
         page.press("Escape")
         page.wait(f"document.getElementById('stop').dataset.state === 'stopped' && {MODE} === 'stopped'")
         assert 0 < page.run(ANGLE) < 30
+        if LIBRARY.is_file():
+            page.wait("document.getElementById('room').dataset.ghost === 'false'")
+            comes_to_rest(page, "document.getElementById('room').dataset.drawn", 1.0)
+            assert np.mean(np.abs(room(page).astype(int) - before) > 20) > 0.002
 
+        reset(page)
+        hold_fluoroscopy(page, key)
+        page.press("Escape")  # while F is held
+        page.wait(f"{MODE} === 'stopped' && !{BEAM}.includes('ON')")
+        comes_to_rest(page, NEWEST)
+        key(False)
         reset(page)
         if find_spec("pocketsphinx"):
             say_stop(page)  # at rest: the microphone is opened
@@ -141,8 +248,28 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
             say_stop(page)
             assert page.run(ANGLE) < 89
             reset(page)
+        saved_deg = page.run(ANGLE)
+        page.run("document.querySelector('details').open = true")
+        for name in ("AP", "my view"):
+            page.run(f"document.getElementById('save-name').value = '{name}'")
+            page.click("#save")
+        page.wait(f"{SAID}.includes('already') && document.getElementById('saved').value === 'my view'")
         run_view(page, "lateral")
         page.open("about:blank")  # the connection of the page that controls is lost
         page.open(clean)
         page.wait(f"{MODE} === 'idle' && document.getElementById('task').hidden")
         assert page.run(ANGLE) < 90
+
+        # A saved position is still there after the agent, which keeps it, was started anew.
+        agent.terminate()
+        agent.wait(10)
+        page.wait("document.getElementById('parts').textContent.includes('agent: not heard')")
+        start(spawn, "carm_agent.nodes.agent_node", *GRAPH["carm_agent.nodes.agent_node"])
+        page.wait("document.getElementById('parts').textContent.includes('agent: missing: localize')", PATIENCE_S)
+        page.run("document.querySelector('details').open = true")
+        page.wait("document.getElementById('saved').value === 'my view'")
+        page.click("#saved-plan")
+        page.wait("document.getElementById('confirm-title').textContent === 'Plan: my view'", PATIENCE_S)
+        planned = re.match(r"to LAO ([0-9.]+)°", page.run("document.getElementById('confirm-text').textContent"))
+        assert planned is not None
+        assert float(planned[1]) == pytest.approx(saved_deg, abs=0.2)

@@ -7,6 +7,7 @@ import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -14,10 +15,13 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+import carm_bringup.console
 from carm_bringup.console.archive import Picture
 from carm_bringup.console.commands import Command
 from carm_bringup.console.server import Server
 
+DATA = Path(carm_bringup.console.__file__).parent / "data"
+SCRIPTS = [file.name for file in DATA.iterdir() if file.suffix in (".js", ".css", ".svg")]
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -111,7 +115,7 @@ def test_another_name_for_this_machine_is_refused(server: Server) -> None:
 def test_the_page_is_whole_and_asks_nothing_of_others(server: Server) -> None:
     with opened(server) as client:
         page = client.get(base(server) + "/")
-        for name in ("main.js", "export.js", "link.js", "panel.js", "stop.js", "xray.js", "console.css", "icon.svg"):
+        for name in SCRIPTS:
             file = client.get(f"{base(server)}/page/{name}")
             assert file.status_code == 200, name
             assert "http://" not in file.text.replace("http://www.w3.org/2000/svg", ""), name
@@ -121,6 +125,16 @@ def test_the_page_is_whole_and_asks_nothing_of_others(server: Server) -> None:
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
     assert "unsafe" not in policy
     assert page.headers["cache-control"] == "no-store"
+
+
+def test_parts_of_the_room_are_served_to_who_has_the_cookie(server: Server) -> None:
+    server.room.add(Picture("three.module.js", "text/javascript", b"export {};"))
+    assert httpx2.get(base(server) + "/room/three.module.js", trust_env=False).status_code == 403
+    with opened(server) as client:
+        answer = client.get(base(server) + "/room/three.module.js")
+        assert answer.content == b"export {};"
+        assert answer.headers["content-type"].startswith("text/javascript")
+        assert client.get(base(server) + "/room/detector").status_code == 404
 
 
 def test_exposures_are_served_to_who_has_the_cookie(server: Server) -> None:

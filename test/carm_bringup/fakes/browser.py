@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real browser without a window, driven by the DevTools protocol of Chromium.
 
-As a program it makes the picture of docs/console.md, of a graph that runs: ``python browser.py ADDRESS FILE.png``.
+As a program it makes the pictures of docs/console.md, of a graph that runs:
+``python browser.py ADDRESS console.png console_plan.png``.
 """
 
 from __future__ import annotations
@@ -24,9 +25,16 @@ from websockets.sync.client import connect
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
+    "--enable-unsafe-swiftshader",  # WebGL without a graphics card
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-port=0"),
 )
-_KEYS = {"Escape": ("Escape", ""), "Space": (" ", " "), "Enter": ("Enter", "\r"), "Tab": ("Tab", "")}
+_KEYS = {
+    "Escape": ("Escape", ""),
+    "Space": (" ", " "),
+    "Enter": ("Enter", "\r"),
+    "Tab": ("Tab", ""),
+    "KeyF": ("f", "f"),
+}
 
 
 class Browser:
@@ -109,14 +117,44 @@ class Browser:
 
     def press(self, code: str) -> None:
         """Press and release a key."""
+        for down in (True, False):
+            self.key(code, down)
+
+    def key(self, code: str, down: bool) -> None:
+        """Press a key, or release it."""
         key, text = _KEYS[code]
-        for kind in ("keyDown", "keyUp"):
-            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=code, text=text if kind == "keyDown" else "")
+        kind = "keyDown" if down else "keyUp"
+        self.send("Input.dispatchKeyEvent", type=kind, key=key, code=code, text=text if down else "")
+
+    def box(self, selector: str) -> tuple[float, float, float, float]:
+        """Return left, top, width and height of an element, px."""
+        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
+        left, top, width, height = self.run(f"(b => [b.left, b.top, b.width, b.height])({box})")
+        return left, top, width, height
+
+    def drag(self, selector: str, begin: tuple[float, float], end: tuple[float, float]) -> None:
+        """Drag within an element, from one share of its width and height to another."""
+        left, top, width, height = self.box(selector)
+        shares = (("mousePressed", begin), ("mouseMoved", end), ("mouseReleased", end))
+        for kind, (x, y) in shares:
+            at = {"x": left + x * width, "y": top + y * height, "button": "left", "buttons": 1, "clickCount": 1}
+            self.send("Input.dispatchMouseEvent", type=kind, **at)
+
+    def mouse(self, selector: str, down: bool) -> None:
+        """Press the mouse button on the middle of an element, or release it there."""
+        left, top, width, height = self.box(selector)
+        at = {"x": left + width / 2, "y": top + height / 2, "button": "left", "buttons": int(down), "clickCount": 1}
+        self.send("Input.dispatchMouseEvent", type="mousePressed" if down else "mouseReleased", **at)
+
+    def touch(self, selector: str, down: bool) -> None:
+        """Put a finger on the middle of an element, or lift it."""
+        left, top, width, height = self.box(selector)
+        points = [{"x": left + width / 2, "y": top + height / 2}] if down else []
+        self.send("Input.dispatchTouchEvent", type="touchStart" if down else "touchEnd", touchPoints=points)
 
     def click(self, selector: str, share: tuple[float, float] = (0.5, 0.5)) -> None:
         """Click into an element, at a share of its width and height."""
-        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
-        left, top, width, height = self.run(f"(b => [b.left, b.top, b.width, b.height])({box})")
+        left, top, width, height = self.box(selector)
         at = {"x": left + share[0] * width, "y": top + share[1] * height, "button": "left", "clickCount": 1}
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, **at)
@@ -133,25 +171,42 @@ class Browser:
         """Write what is seen as PNG."""
         file.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
 
+    def seen(self, selector: str) -> bytes:
+        """Return what is seen of an element, as PNG."""
+        left, top, width, height = self.box(selector)
+        clip = {"x": left, "y": top, "width": width, "height": height, "scale": 1}
+        return base64.b64decode(self.send("Page.captureScreenshot", format="png", clip=clip)["data"])
 
-def picture_of_the_console(address: str, file: Path) -> None:
-    """Center the carina in the console of a running graph, and write what it shows then.
+
+def pictures_of_the_console(address: str, file: Path, plan: Path) -> None:
+    """Center the carina in the console of a running graph, plan a view, and write what it shows then.
 
     Args:
         address: Of the console, with the token.
-        file: PNG to be written.
+        file: PNG to be written when the carina is in the center.
+        plan: PNG to be written while a plan waits; the field is collimated then.
     """
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, Browser(Path(scratch)) as page:
+    folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with folder as scratch, Browser(Path(scratch), (1440, 900)) as page:
         page.scheme("dark")
         page.open(address)
         page.wait("!document.getElementById('navigate').disabled")
+        page.wait("document.getElementById('room').dataset.drawn > 0", 60.0)
         page.run("document.getElementById('landmark').value = 'Carina'")
         page.click("#navigate")
         page.click("#confirm-yes")
         page.wait("!document.getElementById('task').hidden")
         page.wait("document.getElementById('task').hidden && document.querySelector('#overlay circle')", 120.0)
         page.picture(file)
+        page.click("#collimate")
+        page.drag("#layers", (0.6, 0.6), (0.85, 0.8))
+        page.wait("document.querySelector('#field .edges')")
+        page.run("document.getElementById('view').value = 'spider'")
+        page.click("#plan")
+        page.wait("document.getElementById('confirm-picture').naturalWidth > 0", 60.0)
+        page.wait("document.getElementById('room').dataset.drawn === document.getElementById('room').dataset.wanted")
+        page.picture(plan)
 
 
 if __name__ == "__main__":
-    picture_of_the_console(sys.argv[1], Path(sys.argv[2]))
+    pictures_of_the_console(sys.argv[1], *map(Path, sys.argv[2:4]))

@@ -29,6 +29,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
+from std_srvs.srv import Trigger
 
 pytestmark = pytest.mark.integration
 CARM = CArm.from_config()
@@ -67,6 +68,8 @@ class Client:
         self.joint_states = self.node.create_publisher(JointState, "joint_states", 10)
         self.timer = self.node.create_timer(0.02, self._tick)
         self.service = self.node.create_client(Expose, "xray/expose")
+        self.held = self.node.create_client(Expose, "xray/fluoroscopy")
+        self.release = self.node.create_client(Trigger, "xray/fluoroscopy_end")
         self.parameters = self.node.create_client(SetParameters, "xray_node/set_parameters")
 
     def close(self) -> None:
@@ -109,6 +112,12 @@ class Client:
         self.until(self.service.service_is_ready, "service xray/expose")
         future = self.service.call_async(Expose.Request(**fields))
         self.until(future.done, "answer of xray/expose")
+        return future.result()
+
+    def hold(self, **fields: Any) -> Expose.Response:
+        self.until(self.held.service_is_ready, "service xray/fluoroscopy")
+        future = self.held.call_async(Expose.Request(**fields))
+        self.until(future.done, "answer of xray/fluoroscopy")
         return future.result()
 
     def shot(self, **fields: Any) -> dict[str, Any]:
@@ -267,6 +276,49 @@ def test_a_stop_ends_the_beam_and_no_request_is_served_late(client: Client, proc
     tell(CArmState.STATE_IDLE)
     client.until(lambda: client.expose().error_code != Expose.Request.ERROR_STOPPED, "the end of the stop")
     client.shot()
+
+    # Fluoroscopy that somebody holds is renewed, and ends without a renewal, when it is released, and with a stop.
+    def held_for(images: int, **fields: Any) -> None:
+        before = count()
+
+        def enough() -> bool:
+            answer = client.hold(**fields)
+            assert answer.success, answer.error_msg
+            return count() >= before + images
+
+        client.until(enough, "images while it is held")
+
+    assert "field width 0.5000 m" in client.hold(field=[0.5, 0.1]).error_msg
+    held_for(4, field=[0.08, 0.04])
+    assert client.expose().error_code == Expose.Request.ERROR_FLUOROSCOPY_ACTIVE
+    last = client.heard["xray/exposure"][max(client.heard["xray/exposure"])]
+    assert last.fluoroscopy
+    assert last.field_px[2] - last.field_px[0] < 256
+    client.until(lambda: quiet(1.0), "end without a renewal")
+    assert client.expose().success
+    held_for(2)
+    future = client.release.call_async(Trigger.Request())
+    client.until(future.done, "answer of xray/fluoroscopy_end")
+    assert quiet(0.4)  # at once: what is being made is given up
+    held_for(2)
+    tell(CArmState.STATE_STOPPED)
+    client.until(lambda: client.hold().error_code == Expose.Request.ERROR_STOPPED, "refusal")
+    assert quiet(0.4)
+    tell(CArmState.STATE_IDLE)
+    client.until(lambda: client.expose().error_code != Expose.Request.ERROR_STOPPED, "the end of the stop")
+    assert quiet(0.5)
+    assert client.set("rate_hz", 5.0).successful
+    assert "by the parameter rate_hz" in client.hold().error_msg
+    assert client.set("rate_hz", 0.0).successful
+    client.until(lambda: client.expose().success, "the end of the series")
+    held_for(2)
+    process.send_signal(signal.SIGSTOP)
+    frozen_s = time.monotonic()
+    client.until(lambda: time.monotonic() - frozen_s > 1.0, "time to pass")
+    before = count()
+    process.send_signal(signal.SIGCONT)
+    assert quiet(0.5)
+    assert count() <= before + 1
 
     # A node that stood still makes up for nothing.
     process.send_signal(signal.SIGSTOP)

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Joins the page's parts to the sockets.
 
+import { Beam } from "/page/beam.js";
+import { Collimation } from "/page/collimate.js";
 import { exportOn } from "/page/export.js";
 import { Link, watchImages } from "/page/link.js";
 import { addLine, angle, clearLines, showMode, showState } from "/page/panel.js";
+import { Positions } from "/page/positions.js";
+import { Previous } from "/page/previous.js";
+import { Room } from "/page/room.js";
 import { Speech } from "/page/speech.js";
 import { Stop } from "/page/stop.js";
 import { leaveIfLoggedOut, showUser } from "/page/user.js";
@@ -16,6 +21,7 @@ const NOBODY = { you: false, holder: "", asker: "", asking: false, count: 0 };
 const at = (id) => document.getElementById(id);
 
 let controls = false;
+let number = 0; // of this page
 let heard = 0;
 let noticed = 0;
 let confirmed = () => {};
@@ -38,6 +44,7 @@ function confirm(title, text, picture, action, label = "Run") {
   at("confirm-yes").textContent = label;
   at("confirm-picture").hidden = !picture;
   if (picture) at("confirm-picture").src = picture;
+  room.plan(null);
   confirmed = action;
   at("confirm").hidden = false;
   at("confirm").focus();
@@ -45,6 +52,7 @@ function confirm(title, text, picture, action, label = "Run") {
 
 function dismiss() {
   at("confirm").hidden = at("confirm-picture").hidden = true;
+  room.plan(null);
 }
 
 function settle(action) {
@@ -70,6 +78,7 @@ function controlled(message) {
   at("asker").textContent = message.asker;
   for (const id of ["expose", "navigate", "plan", "cancel", "sentence", "confirm-yes"]) at(id).disabled = !controls;
   for (const button of document.querySelectorAll("#views button, #say button:not(#talk)")) button.disabled = !controls;
+  for (const part of [beam, collimation, positions]) part.control(controls);
 }
 
 function planned(plan) {
@@ -78,6 +87,7 @@ function planned(plan) {
   const text = `${angles}${plan.duration_s?.toFixed(1) ?? "?"} s, ${clearance}${plan.warning ? `. Warning: ${plan.warning}` : ""}`;
   const picture = plan.picture ? `/previews/${encodeURIComponent(plan.id)}` : "";
   confirm(`Plan: ${plan.text}`, text, picture, () => send({ type: "run", text: plan.id }));
+  room.plan(plan.ghost);
 }
 
 function fill(greeting) {
@@ -85,6 +95,9 @@ function fill(greeting) {
   showUser(greeting.user);
   speech.missing = greeting.no_speech;
   if (!speech.missing) speech.connect().catch(() => {}); // told when somebody speaks
+  number = greeting.number;
+  positions.show(greeting.positions ?? []);
+  room.describe(greeting.room);
   const option = (name, about = "") => Object.assign(document.createElement("option"), { value: name, textContent: about ? `${name} – ${about}` : name });
   at("landmark").replaceChildren(...greeting.landmarks.map((name) => option(name)));
   at("view").replaceChildren(...greeting.views.map(({ name, about }) => option(name, about)));
@@ -100,7 +113,16 @@ function fill(greeting) {
 const xray = new Xray({
   landmark: navigateTo,
   point: (image, pixel) => controls && send({ type: "point", image, pixel }),
+  painted: () => {
+    previous?.update();
+    collimation?.draw();
+  },
 });
+const previous = new Previous(xray);
+const room = new Room();
+const positions = new Positions(send, confirm);
+const collimation = new Collimation(xray, send);
+const beam = new Beam((message) => link.send(message));
 const link = new Link({
   hello: fill,
   control: controlled,
@@ -109,7 +131,11 @@ const link = new Link({
     showState(state);
     xray.series = state.dose?.fluoroscopy ?? null;
     stop.set(state.mode, controls);
+    beam.state(state.beam, number);
+    collimation.state(state.field_mm);
+    room.state(state, beam.held);
   },
+  positions: ({ names }) => positions.show(names),
   said: ({ kind, text, reason, reply_to: reply }) => addLine(kind, text, [reason, reply && `to “${reply}”`].filter(Boolean).join(" · ")),
   asked: ({ who, text }) => {
     addLine("asked", `${who}: ${text}`);
@@ -126,6 +152,7 @@ const link = new Link({
     showMode("unknown");
     stop.set("unknown", false);
     leaveIfLoggedOut();
+    beam.state(0, number);
   },
 });
 const stop = new Stop(link);

@@ -9,7 +9,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const at = (id) => document.getElementById(id);
 
 export class Xray {
-  /** @param {{point: Function, landmark: Function}} on what to do on a click */
+  /** @param {{point: Function, landmark: Function, painted: Function}} on what to do on a click, and after drawing */
   constructor(on) {
     this.on = on;
     this.canvas = at("image");
@@ -133,17 +133,22 @@ export class Xray {
 
   paint() {
     if (!this.pixels) return;
+    const { width, height } = this.canvas;
+    this.canvas.getContext("2d").putImageData(this.windowed(this.pixels, width, height), 0, 0);
+    this.on.painted();
+  }
+
+  windowed(pixels, width, height) {
     const table = new Uint8ClampedArray(256);
     for (let value = 0; value < 256; value++) {
       const gray = 255 * ((value - this.level) / this.width + 0.5);
       table[value] = this.inverted ? 255 - Math.min(255, Math.max(0, gray)) : gray;
     }
-    const { width, height } = this.canvas;
     const painted = new ImageData(width, height);
     const words = new Uint32Array(painted.data.buffer);
     for (let index = 0; index < words.length; index++)
-      words[index] = 0xff000000 | (table[this.pixels[4 * index]] * 0x010101);
-    this.canvas.getContext("2d").putImageData(painted, 0, 0);
+      words[index] = 0xff000000 | (table[pixels[4 * index]] * 0x010101);
+    return painted;
   }
 
   tune(width, level) {
