@@ -174,7 +174,7 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
             page.wait(ANSWERED)
         gray = "[...document.getElementById('image').getContext('2d').getImageData(0, 0, 512, 512).data]"
         assert page.run(f"new Set({gray}).size") > 100
-        assert page.run("document.getElementById('side-right').textContent") == "L"
+        page.wait("document.getElementById('side-right').textContent === 'L'")
         page.wait("document.querySelector('#strip img')?.naturalWidth > 0")
 
         check_export(page, tmp_path / "downloads")
