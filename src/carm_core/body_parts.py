@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 BODY_PARTS = (
     "Abdomen",
     "Ankle",
@@ -28,3 +30,13 @@ BODY_PARTS = (
     "Wrist",
 )
 """Names; the id is the place, from 0."""
+
+
+def label_text(part_ids: Sequence[int]) -> str:
+    """Return ids in the form of the paper's labels, ``<label_id>9,21</label_id>``."""
+    return f"<label_id>{','.join(map(str, part_ids))}</label_id>"
+
+
+def part_names(part_ids: Sequence[int]) -> str:
+    """Return names for a sentence: ``Hand and Wrist``."""
+    return " and ".join(BODY_PARTS[number] for number in part_ids)

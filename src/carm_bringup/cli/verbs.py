@@ -173,6 +173,7 @@ CLIENT = "carm_bringup.nodes.client"
 COMMANDS = "carm_perception.training.commands"
 CALIBRATION = "carm_perception.training.calibration.commands"
 EVALUATION = "carm_perception.evaluation.commands"
+BODY_PART = "carm_perception.evaluation.body_part.command"
 BENCH_NAV = "carm_bringup.benchmarks.navigation.command"
 BENCH_DRR = "carm_bringup.benchmarks.drr.command"
 BENCH_PLAN = "carm_bringup.benchmarks.planning"
@@ -322,6 +323,13 @@ VERBS: tuple[Verb, ...] = (
         "carm eval sentences --sentences 500 --json sentences.json",
         f"{EVALUATION}:run_sentences",
         f"{EVALUATION}:add_sentences_arguments",
+    ),
+    Verb(
+        "eval body-part",
+        "how well a model recognizes body parts in radiographs: the UNIFESP competition, or generated bodies",
+        "carm eval body-part --suite generated --json body_part.json",
+        f"{BODY_PART}:run",
+        f"{BODY_PART}:add_arguments",
     ),
     Verb(
         "eval published",

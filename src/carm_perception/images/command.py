@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``carm localize``: landmarks in one's own images, without a graph."""
+"""``carm localize``: body part and landmarks in one's own images, without a graph."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from carm_core.body_parts import part_names
 from carm_core.cli import results_file
 from carm_core.cli.arguments import number, output_file, output_folder
 from carm_core.errors import ConfigurationError, ImageError
@@ -18,6 +19,7 @@ from carm_perception.localizers import registry
 
 if TYPE_CHECKING:
     from carm_core.localization import LandmarkEstimate
+    from carm_perception.classifiers.classifier import Classification
     from carm_perception.images.reader import ImageFile
     from carm_perception.images.scoring import Answer
 
@@ -56,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Localize landmarks in images; print, write and score the answers.
+    """Recognize body parts and localize landmarks in images; print, write and score the answers.
 
     Returns:
         0; 1 when an image could not be read or the localizer failed on one.
@@ -64,8 +66,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigurationError: An option is wrong, or no image was found.
     """
+    from carm_perception.classifiers.compact import CompactClassifier
     from carm_perception.images.reader import image_files
-    from carm_perception.images.scoring import answers_to, labels_in, score
+    from carm_perception.images.scoring import Later, answers_to, labels_in, score
 
     results_file.check_file(args.json)
     target = find_landmark(args.target).id if args.target else None
@@ -78,11 +81,18 @@ def run(args: argparse.Namespace) -> int:
     except ImageError as error:
         raise ConfigurationError(str(error)) from error
     options = registry.with_arguments(registry.LocalizerOptions(folder=args.model), args)
-    localizer = registry.make_localizer(args.localizer, options)
+    localizer = Later(args.localizer, lambda: registry.make_localizer(args.localizer, options))
+    classifier = CompactClassifier()
+
+    def classify(image: ImageFile) -> Classification:
+        part = classifier.classify(image.frame.image)
+        print(shown_part(image, part), flush=True)
+        return part
+
     failed = 0
     answers: list[Answer] = []
     try:
-        for answer in answers_to(localizer, files, target, args.mm_per_px, args.invert):
+        for answer in answers_to(localizer, files, target, args.mm_per_px, args.invert, classify):
             if isinstance(answer, str):
                 failed += 1
                 print(f"carm localize: {answer}", file=sys.stderr)
@@ -100,6 +110,13 @@ def run(args: argparse.Namespace) -> int:
         document = results_file.document("carm " + " ".join(sys.argv[1:]), 0, figures)
         results_file.write(args.json, document | {"images": [as_dict(answer) for answer in answers]}, allow_nan=False)
     return int(failed > 0)
+
+
+def shown_part(image: ImageFile, part: Classification) -> str:
+    """Return which body part an image shows, in a line."""
+    if part.error:
+        return f"{image.name}: body part not recognized ({part.message})"
+    return f"{image.name}: {part_names(part.part_ids)} ({100 * part.confidence:.0f} %)"
 
 
 def report(answer: Answer) -> str:
@@ -162,6 +179,8 @@ def as_dict(answer: Answer) -> dict[str, Any]:
         "landmarks": [entry(estimate) for estimate in answer.places.estimates],
         "abstained": (answer.closest or answer.places).abstained,
         "message": (answer.closest or answer.places).message,
+        "body_parts": None if answer.part is None else list(answer.part.part_ids),
+        "body_part_confidence": None if answer.part is None else finite(answer.part.confidence),
         "latency_s": round(answer.places.latency_s + (answer.closest.latency_s if answer.closest else 0.0), 4),
     }
 

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from carm_core.errors import ConfigurationError, ImageError
+from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Localization, Localizer, Protocol, Query
+from carm_perception.classifiers.classifier import Classification
 from carm_perception.evaluation.scoring.published import landmark_figures_of, read_targets
 from carm_perception.evaluation.scoring.records import ListRecord, Status, status_of
 from carm_perception.images.reader import ImageFile, image_files, read_images
@@ -24,11 +26,37 @@ class Answer:
         image: The image.
         places: Landmarks with their places; the target alone where one was asked for.
         closest: The two landmarks closest to the center; None where a target was asked for.
+        part: The body part; None: not asked for.
     """
 
     image: ImageFile
     places: Localization
     closest: Localization | None
+    part: Classification | None = None
+
+
+class Later(Localizer):
+    """A localizer that is made when the first question comes: loading a language model takes seconds."""
+
+    def __init__(self, name: str, make: Callable[[], Localizer]) -> None:
+        """Remember how it is made."""
+        self.name, self._make = name, make
+        self._made: Localizer | None = None
+
+    def localize(self, frame: XrayFrame, query: Query) -> Localization:
+        """Make it, once, and ask it.
+
+        Raises:
+            CarmError: It cannot be made.
+        """
+        if self._made is None:
+            self._made = self._make()
+        return self._made.localize(frame, query)
+
+    def close(self) -> None:
+        """Close it, if it was made."""
+        if self._made is not None:
+            self._made.close()
 
 
 def labels_in(paths: Sequence[Path]) -> Path | None:
@@ -51,6 +79,7 @@ def answers_to(
     target: int | None = None,
     mm_per_px: float = math.nan,
     invert: bool = False,
+    classify: Callable[[ImageFile], Classification] | None = None,
 ) -> Iterator[Answer | str]:
     """Yield the answer to each image, or in one line why there is none.
 
@@ -60,17 +89,19 @@ def answers_to(
         target: Landmark asked for; None: all.
         mm_per_px: As for ``read_images``.
         invert: As for ``read_images``.
+        classify: Says which body part an image shows, before the localizer is asked; None: nobody does.
     """
     for file in files:
         try:
             for image in read_images(file, mm_per_px, invert):
+                part = classify(image) if classify else None
                 closest = None if target else localizer.localize(image.frame, Query(Protocol.LOCALIZATION))
                 places = localizer.localize(image.frame, Query(Protocol.POINTING, target))
                 error = places.error or (closest.error if closest else None)
                 if error and not places.estimates and not (closest and closest.estimates):
                     yield f"{image.name}: {localizer.name} failed ({places.message or error})"
                 else:
-                    yield Answer(image, places, closest)
+                    yield Answer(image, places, closest, part)
         except ImageError as error:
             yield str(error)
 

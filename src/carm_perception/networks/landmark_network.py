@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from carm_core.data_files import parse_json
 from carm_core.landmarks import ALL_LANDMARKS
+from carm_perception.networks.tower import Tower
 from carm_perception.networks.vision_language_model import ABSENT_ODDS, MEAN, STD, CompactSize
 
 SIDE = 32
@@ -87,19 +88,8 @@ class LandmarkLocalizer(nn.Module):
     def __init__(self, size: LocalizerSize | None = None) -> None:
         """Build it with random weights."""
         super().__init__()
-        from transformers import ResNetConfig, ResNetModel
-
         self.size = size = size or LocalizerSize()
-        self.tower = ResNetModel(
-            ResNetConfig(
-                num_channels=1,
-                embedding_size=size.stem,
-                hidden_sizes=list(size.channels),
-                depths=list(size.blocks),
-                layer_type="basic",
-                hidden_act="relu",
-            )
-        )
+        self.tower = Tower(size.stem, size.channels, size.blocks)
         count, width = len(ALL_LANDMARKS), size.width
         first, second, third, fourth = size.channels
         self.from_third, self.from_fourth = nn.Conv2d(third, width, 1), nn.Conv2d(fourth, width, 1)
@@ -135,7 +125,7 @@ class LandmarkLocalizer(nn.Module):
             and up, and logits (batch, 48, cells + 1): cells row by row as displayed, then "not in view".
         """
         pixels = ((gray - MEAN) / STD)[:, None].contiguous(memory_format=torch.channels_last)
-        _, first, second, third, fourth = self.tower(pixels, output_hidden_states=True).hidden_states
+        _, first, second, third, fourth = self.tower(pixels)
         coarse = self.from_third(third) + _twice(self.from_fourth(fourth))
         tokens = self.encoder(coarse.flatten(2).transpose(1, 2) + self.position)
         queries = self.decoder(self.queries.expand(len(gray), -1, -1), tokens + self.position)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from carm_perception.networks.landmark_network import LandmarkLocalizer
+
 DISPLACEMENT, PRESENCE = "displacement.", "presence."
 """Prefixes of the weights of either head in ``HEAD_FILE``."""
 SIZE = "size"
@@ -117,17 +119,13 @@ class LandmarkReader:
         Raises:
             LocalizerError: A file is missing, damaged, or belongs to another model.
         """
-        from carm_perception.networks.landmark_network import LandmarkLocalizer, LocalizerSize
         from carm_perception.networks.vision_language_model import DisplacementHead, PresenceHead
 
-        weights, metadata = _weights(folder / LOCALIZER_FILE)
+        network = load_localizer(folder)
         heads, _ = _weights(folder / HEAD_FILE)
         parts = {DISPLACEMENT: DisplacementHead(width), PRESENCE: PresenceHead(width)}
-        file = folder / LOCALIZER_FILE
+        file = folder / HEAD_FILE
         try:
-            network = LandmarkLocalizer(LocalizerSize.from_json(metadata[SIZE]))
-            network.load_state_dict(weights)
-            file = folder / HEAD_FILE
             for prefix, head in parts.items():
                 own = {key.removeprefix(prefix): value for key, value in heads.items() if key.startswith(prefix)}
                 head.load_state_dict(own)
@@ -165,6 +163,24 @@ class LandmarkReader:
             joined(rest, [share] * len(moved)),
         )
         return Reading(*(np.concatenate([getattr(part, f.name) for part in both]) for f in fields(Reading)))
+
+
+def load_localizer(folder: Path) -> LandmarkLocalizer:
+    """Read the network of a model folder.
+
+    Raises:
+        LocalizerError: The file is missing, damaged, or belongs to another model.
+    """
+    from carm_perception.networks.landmark_network import LandmarkLocalizer, LocalizerSize
+
+    weights, metadata = _weights(folder / LOCALIZER_FILE)
+    try:
+        network = LandmarkLocalizer(LocalizerSize.from_json(metadata[SIZE]))
+        network.load_state_dict(weights)
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        file = folder / LOCALIZER_FILE
+        raise LocalizerError(f"{file} does not belong to this model: {str(error).splitlines()[0]}") from error
+    return network
 
 
 def _weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

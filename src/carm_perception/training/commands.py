@@ -11,7 +11,8 @@ from carm_core.errors import ConfigurationError
 from carm_core.paths import cache_dir
 from carm_perception.training.qlora import command as qlora
 
-RECIPES = ("compact", "qlora")
+RECIPES = ("compact", "qlora", "body-part")
+TASKS = ("landmarks", "body-part")
 SPLITS = ("train", "validation", "test")
 
 
@@ -24,14 +25,22 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``carm dataset``."""
     parser.add_argument("--output", type=output_folder, help="folder of the data set (~/.cache/carm/dataset)")
     parser.add_argument(
+        "--task",
+        choices=TASKS,
+        default=TASKS[0],
+        help="landmarks: C-arm views of the trunk; body-part: labeled radiographs of all body parts (landmarks)",
+    )
+    parser.add_argument(
         "--format",
         choices=tuple(DATASET_SIZES),
         default="xray",
         help="xray: images as a screen shows them; integrals: what the compact models are trained on (xray)",
     )
     parser.add_argument("--split", choices=SPLITS, action="append", help="repeat for several (train and validation)")
-    parser.add_argument("--patients", type=count, help="training phantoms (xray 640, others a fifth; 360, a tenth)")
-    parser.add_argument("--views", type=count, help="views of each phantom (xray 80, integrals 120)")
+    parser.add_argument(
+        "--patients", type=count, help="training phantoms (xray 640, others a fifth; 360, a tenth; body parts 110)"
+    )
+    parser.add_argument("--views", type=count, help="views of each phantom (xray and body parts 80, integrals 120)")
     parser.add_argument(
         "--ct",
         action="append",
@@ -54,6 +63,8 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
 DATASET_SIZES = {"xray": (640, 80, 5, 2), "integrals": (360, 120, 10, 4)}
 """Format to phantoms for training, views of each, how many times fewer phantoms other splits have, and phantoms in a
 shard. The first makes 51,200 images for training and 10,240 for validation."""
+BODY_PART_SIZES = (110, 80, 14, 1)
+"""The same of task ``body-part``."""
 
 
 def run_dataset(args: argparse.Namespace) -> int:
@@ -66,6 +77,9 @@ def run_dataset(args: argparse.Namespace) -> int:
     from carm_perception.datasets.known_cts import MOST_VIEWS, SHARE, find_cts
     from carm_perception.datasets.storage.dataset import DatasetSpec, generate
 
+    body_parts = args.task == "body-part"
+    if body_parts and args.ct:
+        raise ConfigurationError("--task body-part takes no --ct: its labels follow from the bones of generated bodies")
     if args.ct_share and not args.ct:
         raise ConfigurationError("--ct-share needs CTs: --ct PATH")
     cts = find_cts(args.ct)
@@ -73,14 +87,15 @@ def run_dataset(args: argparse.Namespace) -> int:
         print(f"{ct.path}: {ct.name}, split {ct.split}")
     share = args.ct_share or SHARE
     folder = args.output or default_data()
-    patients, views, fewer, per_shard = DATASET_SIZES[args.format]
+    patients, views, fewer, per_shard = BODY_PART_SIZES if body_parts else DATASET_SIZES[args.format]
+    chosen = f"body-part-{args.format}" if body_parts else args.format
     patients, views = args.patients or patients, args.views or views
     for split in dict.fromkeys(args.split or ("train", "validation")):
         count = patients if split == "train" else max(1, patients // fewer)
         own = tuple(ct for ct in cts if ct.split == split)
         ct_views = max(1, round(share / (1 - share) * count * views / max(1, len(own))))
         ct_views = ct_views if args.ct_share else min(ct_views, MOST_VIEWS)
-        spec = DatasetSpec(split, count, views, min(per_shard, count), format=args.format, cts=own, ct_views=ct_views)
+        spec = DatasetSpec(split, count, views, min(per_shard, count), format=chosen, cts=own, ct_views=ct_views)
         made = generate(folder, spec, args.workers, engine=args.engine)
         also = f" and {len(own)} CTs x {ct_views} views" if own else ""
         print(f"{split}: {made} shards made, {count} patients x {views} views{also} in {folder}")
@@ -97,14 +112,15 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         "--start",
         type=Path,
         metavar="FILE",
-        help="go on from language.safetensors of an earlier run with new data (without stage 1)",
+        help="go on from language.safetensors of an earlier run with new data (without stage 1); body-part: from a"
+        " model folder",
     )
     parser.add_argument(
         "--minutes", type=number(0.001, 1e5), default=120.0, help="training time of all stages together (120)"
     )
-    parser.add_argument("--patients", type=count, default=360, help="phantoms of a data set made now (360)")
-    parser.add_argument("--views", type=count, default=120, help="views of each (120)")
-    parser.add_argument("--batch", type=count, help="images per step (compact 64, qlora 16)")
+    parser.add_argument("--patients", type=count, help="phantoms of a data set made now (360; body-part 110)")
+    parser.add_argument("--views", type=count, help="views of each (120; body-part 80)")
+    parser.add_argument("--batch", type=count, help="images per step (compact and body-part 64, qlora 16)")
     parser.add_argument("--seed", type=seed, default=0, help="seed of weights and order (0)")
     parser.add_argument("--threads", type=count, default=2, help="CPU threads (2)")
     qlora.add_arguments(parser)
@@ -129,13 +145,18 @@ def run_train(args: argparse.Namespace) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     data = args.data or default_data()
+    if args.recipe == "body-part":
+        from carm_perception.training.body_part import command
+
+        return command.run(args, data)
     if args.start is not None and not args.start.is_file():
         raise ConfigurationError(f"--start {args.start}: there is no such file")
     if args.recipe == "qlora":
         return qlora.run(args, data)
-    for split, patients in (("train", args.patients), ("validation", max(1, args.patients // 30))):
+    patients = args.patients or 360
+    for split, number_of in (("train", patients), ("validation", max(1, patients // 30))):
         if not any(data.glob(f"{split}-*.parquet")):
-            generate(data, DatasetSpec(split, patients, args.views, min(4, patients)), args.threads)
+            generate(data, DatasetSpec(split, number_of, args.views or 120, min(4, number_of)), args.threads)
     shares = STAGE_SHARES if args.start is None else (0.0, *STAGE_SHARES[1:])
     tower, language, localizer = (
         StageOptions(

@@ -61,12 +61,17 @@ class CoarseGrid:
 
     def means(self, image: NDArray[np.uint16], step: int) -> NDArray[np.float64]:
         """Return the mean of each cell (rows, columns) of an image from every ``step``-th pixel of each axis."""
-        rows, columns = (np.arange(0, length, min(step, self.block)) for length in image.shape)
+        rows, columns = (self._sampled(length, min(step, self.block)) for length in image.shape)
         sample = image[np.ix_(rows, columns)].astype(np.float64)
         starts = [np.flatnonzero(np.diff(index // self.block, prepend=-1)) for index in (rows, columns)]
         sums = np.add.reduceat(np.add.reduceat(sample, starts[0], axis=0), starts[1], axis=1)
         counts = [np.diff([*start, len(index)]) for start, index in zip(starts, (rows, columns), strict=True)]
         return np.asarray(sums / np.outer(*counts))
+
+    def _sampled(self, length: int, step: int) -> NDArray[np.int64]:
+        """Return every ``step``-th pixel, and one of the last cell where that is narrower."""
+        places, last = np.arange(0, length, step), (length - 1) // self.block * self.block
+        return places if places[-1] >= last else np.append(places, last)
 
 
 @lru_cache(maxsize=16)

@@ -299,7 +299,14 @@ def test_sizes_of_the_command(
     assert [spec.patients * spec.views for spec in made] == [51_200, 10_240]
     assert {spec.format for spec in made} == {"xray"}
     assert "640 patients x 80 views" in capsys.readouterr().out
-    assert tuple(commands.DATASET_SIZES) == tuple(reversed(dataset.FORMATS))
+    formats = {*commands.DATASET_SIZES, *(f"body-part-{name}" for name in commands.DATASET_SIZES)}
+    assert formats == set(dataset.FORMATS)
+    made.clear()
+    assert commands.run_dataset(parser.parse_args(["--task", "body-part", "--output", str(tmp_path)])) == 0
+    assert [(spec.format, spec.patients, spec.views) for spec in made] == [
+        ("body-part-xray", 110, 80),
+        ("body-part-xray", 7, 80),
+    ]
 
 
 def test_rows_name_their_patient_and_view(tmp_path: Path) -> None:

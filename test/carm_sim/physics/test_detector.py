@@ -322,3 +322,12 @@ def test_a_part_of_the_detector_is_filled_and_the_rest_left_alone():
     assert raw[10:30, 25:55].min() > 0
     raw[10:30, 25:55] = 0
     assert not raw.any()
+
+
+@pytest.mark.parametrize("columns", [257, 258, 270])
+def test_the_means_have_all_cells_also_a_narrow_last_one(columns: int) -> None:
+    grid = coarse_grid(64, columns, PITCH_MM)
+    for step in (1, 3, grid.block):
+        means = grid.means(np.full((64, columns), 7, np.uint16), step)
+        assert means.shape == grid.shape
+        assert np.all(means == 7)

@@ -43,7 +43,7 @@ FIELDS = {
 }
 
 
-def _scaled(image: NDArray[np.float32]) -> tuple[dict[str, Any], float]:
+def scaled(image: NDArray[np.float32]) -> tuple[dict[str, Any], float]:
     """Encode an image of line integrals as 8 bits: gray value 255 stands for the returned maximum."""
     maximum = max(float(image.max()), 1e-3)
     gray = np.clip(np.rint(image * (255 / maximum)), 0, 255).astype(np.uint8)
@@ -87,8 +87,8 @@ def rows(
         marks = np.array([variant.landmarks_mm.get(m.id, np.full(3, np.nan)) for m in ALL_LANDMARKS], np.float32)
         for view in render_views(rng, variant, count, distribution):
             soft, bone = view.materials
-            image, image_max = _scaled(soft + bone)
-            bone_image, bone_max = _scaled(bone)
+            image, image_max = scaled(soft + bone)
+            bone_image, bone_max = scaled(bone)
             yield {
                 "patient": patient,
                 "seed": seed,

@@ -119,7 +119,7 @@ def make_variant(rng: np.random.Generator, volume: Volume, landmarks_mm: dict[in
         if rng.random() < ROUND_FIELD:
             hu = _round_field(rng, hu, affine)
     if rng.random() < TABLE:
-        hu = _with_table(rng, hu, affine)
+        hu = with_table(rng, hu, affine)
     if rng.random() < 0.3:
         hu = _thick_slices(hu)
     return Variant(Volume(hu, affine), marks, tissue_tables(rng))
@@ -141,7 +141,7 @@ def _round_field(rng: np.random.Generator, hu: NDArray[np.int16], affine: Array)
     return np.where(outside[:, :, None], np.int16(AIR_HU), hu)
 
 
-def _with_table(rng: np.random.Generator, hu: NDArray[np.int16], affine: Array) -> NDArray[np.int16]:
+def with_table(rng: np.random.Generator, hu: NDArray[np.int16], affine: Array) -> NDArray[np.int16]:
     """Put a scanner's table behind the back, flat or hollow: two thin shells around foam. The volume grows for it."""
     step = abs(float(affine[1, 1]))
     half_mm, hollow_mm = rng.uniform(190, 240), rng.uniform(0, 45)

@@ -185,20 +185,26 @@ def _equipped(patient: Patient, rng: np.random.Generator) -> Patient:
     return patient
 
 
-def expose(
-    rng: np.random.Generator, scan: Scan, sampled: SampledView, capture: Capture
-) -> tuple[Gray, Region, Technique]:
+def expose(rng: np.random.Generator, scene: Scene, view: XrayView, capture: Capture) -> tuple[Gray, Region, Technique]:
     """Make the display image of a view, before cropping.
+
+    Args:
+        rng: Source of randomness.
+        scene: What is in the beam.
+        view: Source and detector, frame LPS.
+        capture: How it is taken.
 
     Returns:
         Gray values 0 to 1 (rows, columns), display orientation, bones bright; the exposed field in it (left, top,
         right, bottom); what the tube did.
     """
-    view, tube = sampled.view, Tube()
-    side_m = view.detector.columns * view.mm_per_px_at_isocenter / 1000
-    region = field_region(view, (capture.field[0] * side_m, capture.field[1] * side_m))
+    tube = Tube()
+    width_m, height_m = (
+        count * view.mm_per_px_at_isocenter / 1000 for count in (view.detector.columns, view.detector.rows)
+    )
+    region = field_region(view, (capture.field[0] * width_m, capture.field[1] * height_m))
     rays = control_view(view, region)
-    field = Field(scan.scene.material_integrals(rays), rays.detector.pitch_mm, rays.source_detector_mm)
+    field = Field(scene.material_integrals(rays), rays.detector.pitch_mm, rays.source_detector_mm)
     control = ExposureControl(detector_dose_gy=1e-9 * capture.dose_ngy)
     technique = control.choose(field, capture.detector, tube, capture.voltage_kv)
     magnification = view.source_detector_mm / view.source_isocenter_mm
@@ -209,10 +215,10 @@ def expose(
         capture.focal_spot * tube.focal_spot_mm * (magnification - 1) / math.sqrt(12),
         int(rng.integers(2**32)),
     )
-    paths = scan.scene.material_integrals(view, region)
+    paths = scene.material_integrals(view, region)
     raw = np.zeros((view.detector.rows, view.detector.columns), np.uint16)
     panel = Panel(capture.detector, Bands(1))
-    used = paths if scan.scene.solids else paths[:2]
+    used = paths if scene.solids else paths[:2]
     panel.expose(np.ascontiguousarray(used), view.detector.pitch_mm, pulse, raw, region[:2])
     left, top, right, bottom = region
     columns = view.detector.columns
@@ -254,7 +260,7 @@ def draw_xray(rng: np.random.Generator, scan: Scan, distribution: ViewDistributi
         sampled = sample_view(rng, scan.landmarks_mm, box, capture.grid, distances, distribution)
         if _sees_body(scan, sampled.view):
             break
-    gray, field, technique = expose(rng, scan, sampled, capture)
+    gray, field, technique = expose(rng, scan.scene, sampled.view, capture)
     sheet = Sheet.of((gray.shape[0], gray.shape[1]), capture)
     image = finish(sheet.apply(develop(gray, field, capture)), capture, rng)
     return _labeled(image, sheet, field, scan, sampled, technique, capture)

@@ -6,7 +6,12 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-_SECTIONS = {"integrals": "", "xray": "xray-"}
+_SECTIONS = {
+    "integrals": "",
+    "xray": "xray-",
+    "body-part-integrals": "body-part-integrals-",
+    "body-part-xray": "body-part-",
+}
 _NOBODY = "No image of a real person is in it."
 _SPLITS = ("train", "validation", "test")
 

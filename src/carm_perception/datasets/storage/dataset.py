@@ -38,6 +38,14 @@ LIVING = 0.6
 MAXIMUM_PATIENTS = 100_000
 
 INTEGRALS, XRAY = "integrals", "xray"
+BODY_PART_INTEGRALS, BODY_PART_XRAY = "body-part-integrals", "body-part-xray"
+
+BODY_PART_SPLITS: dict[str, tuple[str, int]] = {
+    "train": ("standard", 100_000),
+    "validation": ("standard", 830_000),
+    "test": ("standard", 960_000),
+}
+"""``SPLITS`` of the formats of body parts, which are chosen on bodies of the style that they are tested on."""
 
 
 class Format(NamedTuple):
@@ -47,18 +55,27 @@ class Format(NamedTuple):
         module: Where its ``FIELDS`` and ``rows`` are.
         prefix: Of the names of its shards and specifications.
         distribution: How its views are drawn.
+        splits: As ``SPLITS``.
     """
 
     module: str
     prefix: str
     distribution: ViewDistribution
+    splits: dict[str, tuple[str, int]] = SPLITS
 
 
 FORMATS = {
     INTEGRALS: Format("carm_perception.datasets.rendering.integrals", "", ViewDistribution()),
     XRAY: Format("carm_perception.datasets.rendering.xrays", "xray-", ViewDistribution(landmark_fraction=0.5)),
+    BODY_PART_INTEGRALS: Format(
+        "carm_perception.datasets.body_parts.integrals", "body-part-integrals-", ViewDistribution(), BODY_PART_SPLITS
+    ),
+    BODY_PART_XRAY: Format(
+        "carm_perception.datasets.body_parts.xrays", "body-part-", ViewDistribution(), BODY_PART_SPLITS
+    ),
 }
-"""``integrals``: for the compact models, whose training draws the display anew each time; ``xray``: images as seen."""
+"""``integrals``: for the compact models, whose training draws the display anew each time; ``xray``: images as seen;
+the others are the same for body parts."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +134,7 @@ class DatasetSpec:
 
     def shards(self) -> dict[str, list[int]]:
         """Return the file name of each shard and the seeds of its phantoms."""
-        base = SPLITS[self.split][1]
+        base = FORMATS[self.format].splits[self.split][1]
         seeds = [base + index for index in range(self.first, self.first + self.patients)]
         size = self.patients_per_shard
         groups = [seeds[i : i + size] for i in range(0, len(seeds), size)]
@@ -129,7 +146,7 @@ class DatasetSpec:
 
     def rows(self, patient: int | KnownCt) -> Iterator[Mapping[str, Any]]:
         """Rows of one patient: of the phantom of a seed, or of a CT."""
-        style = SPLITS[self.split][0]
+        style = FORMATS[self.format].splits[self.split][0]
         if style == "standard" and isinstance(patient, int) and self.split == "train":
             style = "living" if np.random.default_rng([patient, 79]).random() < LIVING else style
         make: Callable[..., Iterator[Mapping[str, Any]]] = import_module(FORMATS[self.format].module).rows

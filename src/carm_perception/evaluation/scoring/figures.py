@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from carm_core.landmarks import ALL_LANDMARKS, LANDMARKS, Landmark, find_landmark, landmark
 from carm_core.localization import Protocol
@@ -51,6 +50,8 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """
     if not trials:
         return 0.0, 1.0
+    from scipy.stats import binomtest  # takes a second
+
     interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 

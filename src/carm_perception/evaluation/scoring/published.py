@@ -284,14 +284,15 @@ def _part_figures(records: list[ListRecord]) -> dict[str, Any]:
 
 def _as_published(outputs: Sequence[str], records: Sequence[ListRecord], body_parts: bool) -> dict[str, Any]:
     """Score by the first two numbers of each answer; answers without two numbers are left out."""
-    found = [(match, r.truth_ids) for text, r in zip(outputs, records, strict=True) if (match := _first_two(text))]
+    found = [(match, r.truth_ids) for text, r in zip(outputs, records, strict=True) if (match := first_two(text))]
     truths: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
         (pair, ids if body_parts else ids[:1]) for pair, ids in found
     ]
     return {"n": len(found)} | {f"hit_{k}": rate(_hit(ids, pair, k) for pair, ids in truths) for k in (1, 2)}
 
 
-def _first_two(text: str) -> tuple[int, int] | None:
+def first_two(text: str) -> tuple[int, int] | None:
+    """Return the first two numbers in an answer, as the authors of the paper read it; None: there are none."""
     inner = re.search(r"<landmarks>(.*?)</landmarks>", text, re.DOTALL)
     match = _FIRST_TWO.search(inner.group(1) if inner else text)
     return (int(match.group(1)), int(match.group(2))) if match else None

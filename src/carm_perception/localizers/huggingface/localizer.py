@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from carm_core.errors import AnswerError, CarmError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
@@ -23,7 +24,7 @@ from carm_perception.localizers.huggingface.loader import load, resolve_source
 from carm_perception.networks.model_folder import weights_hash
 from carm_perception.networks.preprocessing import FIELD_MM, check_frame
 from carm_perception.protocols.estimates import estimates_of
-from carm_perception.protocols.grammar import grammar
+from carm_perception.protocols.grammar import Grammar, grammar
 from carm_perception.protocols.prompts import full_prompt
 from carm_perception.protocols.retry import ask_strictly
 
@@ -107,6 +108,19 @@ class HuggingFaceLocalizer(Localizer):
         self.generator.try_prefix(one, other)
         self.generator.complete(one, self._decoding(queries[0]))
 
+    def write(self, image: NDArray[np.uint8], prompt: str, allowed: Grammar) -> str:
+        """Return the answer to a prompt about an image (rows, columns), under a grammar unless that is switched off.
+
+        Raises:
+            ConfigurationError: The grammar cannot be used.
+            RuntimeError: The model failed; so for ValueError and IndexError.
+        """
+        from PIL import Image
+
+        picture = {"type": "image", "image": Image.fromarray(image).convert("RGB")}
+        messages = [{"role": "user", "content": [picture, {"type": "text", "text": prompt}]}]
+        return self.generator.complete(messages, self._decoding_under(allowed)).text
+
     def _ask(self, frame: XrayFrame, prompt: str, query: Query) -> str:
         return self.generator.complete(self._messages(frame, prompt, query), self._decoding(query)).text
 
@@ -120,9 +134,11 @@ class HuggingFaceLocalizer(Localizer):
         return [{"role": "user", "content": content}]
 
     def _decoding(self, query: Query) -> Decoding:
+        return self._decoding_under(grammar(query))
+
+    def _decoding_under(self, allowed: Grammar) -> Decoding:
         if not self._constrain:
             return Decoding(self._max_new_tokens)
-        allowed = grammar(query)
         return Decoding(allowed.longest + 1, allowed.regex)
 
     def close(self) -> None:

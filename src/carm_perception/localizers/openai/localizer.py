@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from carm_core.errors import AnswerError, ConfigurationError, LocalizerError
 from carm_core.imaging.frame import XrayFrame
@@ -28,7 +29,7 @@ from carm_core.localization import NEEDS_CT, Localization, Localizer, Protocol, 
 from carm_perception.localizers.openai.options import COMPACT_MODEL, ServerOptions
 from carm_perception.networks.preprocessing import FIELD_MM, MODEL_PX, check_frame, model_gray
 from carm_perception.protocols.estimates import estimates_of
-from carm_perception.protocols.grammar import grammar, json_schema
+from carm_perception.protocols.grammar import Grammar, grammar, json_schema
 from carm_perception.protocols.parsing import Answer, ReevaluationAnswer, parse
 from carm_perception.protocols.prompts import full_prompt, short_prompt
 from carm_perception.protocols.reevaluation import allowed, earlier_list, reasoned
@@ -99,6 +100,23 @@ class OpenAiLocalizer(Localizer):
             return self._run(self._answer_all(frame, queries, start))
         except CancelledError:
             return [self._reply(query, start, error="internal", message="canceled") for query in queries]
+
+    def write(self, image: NDArray[np.uint8], prompt: str, allowed: Grammar) -> str:
+        """Return the answer to a prompt about an image (rows, columns); the server is told the grammar if it can.
+
+        Raises:
+            ChatError: There is no answer in time, or the server has the compact model, which knows no such prompt.
+        """
+        return self._run(self._write(image, prompt, allowed))
+
+    async def _write(self, image: NDArray[np.uint8], prompt: str, allowed: Grammar) -> str:
+        deadline_s = time.monotonic() + self._options.timeout_s
+        await self._resolve(deadline_s)
+        if self._model == COMPACT_MODEL:
+            raise ChatError(f"{self._options.url} has the compact model, which answers about landmarks only")
+        sent = self._image(XrayFrame(image, FIELD_MM / max(image.shape), 0.0), False)
+        payload = self._message(prompt, sent) | under(self._options.constrain, allowed)
+        return await self._complete(payload, deadline_s)
 
     def cancel(self) -> None:
         """Break off the request that is on its way, from any thread."""
@@ -193,19 +211,22 @@ class OpenAiLocalizer(Localizer):
         return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
     def _payload(self, query: Query, prompt: str, image: str | None, ours: bool) -> dict[str, Any]:
+        payload = self._message(prompt, image)
+        if ours:
+            form = allowed(query)
+            return payload | {"structured_outputs": {"regex": form.regex}, "max_tokens": form.longest + 1}
+        return payload | constraint(self._options.constrain, query)
+
+    def _message(self, prompt: str, image: str | None) -> dict[str, Any]:
         content: list[dict[str, Any]] = [{"type": "text", "text": prompt}]
         if image is not None:
             content.insert(0, {"type": "image_url", "image_url": {"url": image}})
-        payload: dict[str, Any] = {
+        return {
             "model": self._model,
             "messages": [{"role": "user", "content": content}],
             "max_tokens": self._options.max_tokens,
             "temperature": 0,
         }
-        if ours:
-            form = allowed(query)
-            return payload | {"structured_outputs": {"regex": form.regex}, "max_tokens": form.longest + 1}
-        return payload | constraint(self._options.constrain, query)
 
 
 def constraint(way: str, query: Query) -> dict[str, Any]:
@@ -215,15 +236,22 @@ def constraint(way: str, query: Query) -> dict[str, Any]:
         way: One of ``carm_perception.localizers.openai.options.CONSTRAINTS``.
         query: The question.
     """
-    form = grammar(query)
-    if way == "structured_outputs":
-        return {"structured_outputs": {"regex": form.regex}, "max_tokens": form.longest + 1}
-    if way == "guided_regex":
-        return {"guided_regex": form.regex, "max_tokens": form.longest + 1}
+    fields = under(way, grammar(query))
+    if fields:
+        return fields
     schema = json_schema(query)
     if way == "response_format" and schema is not None:
         inner = {"name": str(query.protocol), "strict": True, "schema": schema}
         return {"response_format": {"type": "json_schema", "json_schema": inner}}
+    return {}
+
+
+def under(way: str, form: Grammar) -> dict[str, Any]:
+    """Return the fields of a request for a grammar; none where the way of ``constraint`` takes no grammar."""
+    if way == "structured_outputs":
+        return {"structured_outputs": {"regex": form.regex}, "max_tokens": form.longest + 1}
+    if way == "guided_regex":
+        return {"guided_regex": form.regex, "max_tokens": form.longest + 1}
     return {}
 
 

@@ -50,6 +50,6 @@ def evaluate_localizer(localizer: LandmarkLocalizer, store: ViewStore, limit: in
 
 def stage_three(localizer: LandmarkLocalizer, options: StageOptions, folder: Path) -> Stage[LandmarkLocalizer]:
     """Prepare stage 3."""
-    localizer.tower.to(memory_format=torch.channels_last)
+    localizer.tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     rates = [(localizer.tower, options.rate * TOWER_RATE), (localizer, options.rate)]
     return Stage("localizer", localizer, rates, localizer_loss, options, folder)
