@@ -172,7 +172,7 @@ def test_localizer_starts_with_the_models_tower_on_one_channel() -> None:
     gray = torch.rand(2, 128, 128, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = compact.model.model.vision_tower.eval()(normalize(gray)).last_hidden_state
-        found = localizer.tower.eval()((gray[:, None] - MEAN) / STD).last_hidden_state
+        found = localizer.tower.eval()((gray[:, None] - MEAN) / STD)[-1]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
