@@ -180,6 +180,7 @@ BENCH_PLAN = "carm_bringup.benchmarks.planning"
 BENCH_DIALOGUE = "carm_bringup.benchmarks.dialogue"
 BENCH_STREAM = "carm_bringup.benchmarks.streaming"
 BENCH_CONSOLE = "carm_bringup.benchmarks.console"
+BENCH_STOP = "carm_bringup.benchmarks.stopping"
 BENCH_SPEECH = "carm_bringup.benchmarks.speech"
 BENCH_FAULTS = "carm_bringup.benchmarks.faults.command"
 BENCH_REGISTER = "carm_bringup.benchmarks.registration.command"
@@ -386,6 +387,13 @@ VERBS: tuple[Verb, ...] = (
         "carm bench console --clients 5 --duration 30 --json console.json",
         f"{BENCH_CONSOLE}:run",
         f"{BENCH_CONSOLE}:add_arguments",
+    ),
+    Verb(
+        "bench stop",
+        "time from a stop until the arm decelerates, while others flood the graph",
+        "carm bench stop --stops 20 --busy 4 --json stop.json",
+        f"{BENCH_STOP}:run",
+        f"{BENCH_STOP}:add_arguments",
     ),
     Verb(
         "bench speech",

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the arm moving, back and forth, and notes when it decelerates: what a stop is measured against."""
+"""Keeps the arm moving, back and forth, and notes when it decelerates: what a stop is measured against.
+
+It also asks for stops, as a client does, and floods the graph while it does.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 import rclpy
+from carm_interfaces.msg import CArmState
 from control_msgs.action import FollowJointTrajectory
 from rclpy.action import ActionClient
 from rclpy.executors import ExternalShutdownException
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import JointState
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from carm_bringup.security.access import OPERATOR
@@ -39,6 +45,7 @@ class StopProbe:
 
     Attributes:
         cruising: Whether the joint moves evenly now.
+        sent: How much of a flood was sent.
     """
 
     def __init__(self, namespace: str = "/carm") -> None:
@@ -54,10 +61,16 @@ class StopProbe:
         self._node = rclpy.create_node("stop_probe", namespace=namespace)
         self._client = ActionClient(self._node, FollowJointTrajectory, _ACTION)
         self._node.create_subscription(JointState, "joint_states", self._on_joints, 10)
+        self._services = {name: self._node.create_client(Trigger, name) for name in ("stop", "reset")}
+        self._node.create_subscription(CArmState, "state", self._on_state, 10)
+        self._words = self._node.create_publisher(String, "clinician", 10)
         self._node.create_timer(_AGAIN_S, self._go)
         self._position: dict[str, float] = {}
         self._busy, self._sign, self._top = False, 1.0, 0.0
+        self.sent = 0
+        self._flooding: deque[Any] = deque(maxlen=100)
         self._slowing: deque[float] = deque(maxlen=100)
+        self._stopping: deque[tuple[float, float]] = deque(maxlen=100)
         self.cruising = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._spin, name="stop probe", daemon=True)
@@ -66,6 +79,41 @@ class StopProbe:
     def slowed_after(self, time_s: float) -> float | None:
         """Return the stamp of the first joint states that were slower, after a time (system time, s); None: not yet."""
         return next((stamp_s for stamp_s in tuple(self._slowing) if stamp_s > time_s), None)
+
+    def stopping_after(self, time_s: float) -> float | None:
+        """Return the stamp of the first state that came after a time and was ``STOPPING``; system time, s."""
+        return next((stamp_s for came_s, stamp_s in tuple(self._stopping) if came_s > time_s), None)
+
+    @property
+    def ready(self) -> bool:
+        """Whether stops can be asked for, by service and by word."""
+        there = all(client.service_is_ready() for client in self._services.values())
+        return there and self._words.get_subscription_count() > 0
+
+    def ask(self, service: str) -> None:
+        """Call ``stop`` or ``reset``; the answer is not waited for."""
+        self._services[service].call_async(Trigger.Request())
+
+    def say(self, sentence: str) -> None:
+        """Say something to the agent."""
+        self._words.publish(String(data=sentence))
+
+    def flood(self, kind: str, rate_hz: float, until: threading.Event) -> None:
+        """Send ``sentences``, ``goals`` or ``resets`` until an event is set; blocks.
+
+        Goals are refused, since they would be too fast; resets are refused while the arm moves.
+        """
+        bad = [self._point(time_s, 0.7, 0.0) for time_s in (0.01 * k for k in range(1, 201))]
+        goal = FollowJointTrajectory.Goal(trajectory=JointTrajectory(joint_names=list(self._names), points=bad))
+        while rate_hz and not until.wait(1.0 / rate_hz):
+            self.sent += 1
+            if kind == "sentences":
+                self.say("take a look at it")
+            elif kind == "goals":
+                self._flooding.append(goal)
+            else:
+                self.ask("reset")
+        self.sent = 0
 
     def close(self) -> None:
         """End the thread."""
@@ -77,8 +125,14 @@ class StopProbe:
         while not self._closing.is_set():
             try:
                 rclpy.spin_once(self._node, timeout_sec=0.05)
+                while self._flooding:  # on this thread: an action client is for one thread
+                    self._client.send_goal_async(self._flooding.popleft())
             except ExternalShutdownException:
                 return
+
+    def _on_state(self, message: CArmState) -> None:
+        if message.state in (CArmState.STATE_STOPPING, CArmState.STATE_STOPPED):
+            self._stopping.append((time.time(), seconds(message.header.stamp)))
 
     def _on_joints(self, message: JointState) -> None:
         self._position = dict(zip(message.name, message.position, strict=True))
