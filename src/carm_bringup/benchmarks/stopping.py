@@ -33,6 +33,8 @@ WAYS = ("service", "word")
 FLOODS = {"none": 0.0, "sentences": 200.0, "goals": 50.0, "resets": 100.0}
 """What is sent while a stop is asked for, and how many a second."""
 _NODES = ("motion_node", "agent_node")
+_LOOP = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
+"""Ends with the bench, also where that is killed."""
 
 
 class StopError(CarmError):
@@ -138,7 +140,7 @@ def _graph() -> Iterator[None]:
 
 @contextmanager
 def _busy(count: int) -> Iterator[None]:
-    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    loops = [subprocess.Popen([sys.executable, "-c", _LOOP]) for _ in range(count)]
     try:
         yield
     finally:

@@ -185,8 +185,9 @@ class SupervisorNode(OrderlyNode):
     # What goes out
 
     def _tick(self) -> None:
-        begin_s, before_s, self._ticked_s = time.monotonic(), self._ticked_s, time.monotonic()
-        late_s = begin_s - before_s if math.isfinite(before_s) else 0.0
+        begin_s = time.monotonic()
+        late_s = begin_s - self._ticked_s if math.isfinite(self._ticked_s) else 0.0
+        self._ticked_s = begin_s
         self._latest_s = max(self._latest_s, late_s)
         if late_s > _HELD_UP_S and not self._leaving and not self._skipped:
             self._skipped = True  # joint states wait in the queue: that none came is not known yet

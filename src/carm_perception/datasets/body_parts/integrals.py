@@ -19,7 +19,7 @@ from carm_perception.datasets.body_parts.subjects import (
     draw_objects,
     make_subject,
 )
-from carm_perception.datasets.rendering.integrals import scaled
+from carm_perception.datasets.rendering.integrals import encoded
 from carm_perception.datasets.rendering.render import TABLE, tissue_tables, with_table
 from carm_perception.datasets.storage.shards import IMAGE
 from carm_perception.datasets.views import ViewDistribution
@@ -92,17 +92,12 @@ def rows(
                 renderer = renderers[exam.limb]
             raw = shown(renderer.material_integrals(exam.view), exam)
             soft, bone = (cv2.resize(one, (STORED_PX, STORED_PX), interpolation=cv2.INTER_AREA) for one in raw)
-            image, image_max = scaled(soft + bone)
-            bone_image, bone_max = scaled(bone)
             yield {
                 "patient": patient,
                 "seed": seed,
                 "split": split,
                 "variant": number,
-                "image": image,
-                "image_max_mm": image_max,
-                "bone": bone_image,
-                "bone_max_mm": bone_max,
+                **encoded(soft, bone),
                 "aspect": raw.shape[1] / raw.shape[2],
                 "label": label_text(exam.part_ids),
                 "projection": exam.projection,

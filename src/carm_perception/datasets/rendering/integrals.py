@@ -50,6 +50,13 @@ def scaled(image: NDArray[np.float32]) -> tuple[dict[str, Any], float]:
     return png(gray), maximum
 
 
+def encoded(soft: NDArray[np.float32], bone: NDArray[np.float32]) -> dict[str, Any]:
+    """Return the columns of two materials' line integrals (rows, columns), mm: both together, and bone."""
+    image, image_max = scaled(soft + bone)
+    bone_image, bone_max = scaled(bone)
+    return {"image": image, "image_max_mm": image_max, "bone": bone_image, "bone_max_mm": bone_max}
+
+
 def rows(
     seed: int,
     style: str,
@@ -86,18 +93,12 @@ def rows(
         variant = make_variant(rng, body.volume, known)
         marks = np.array([variant.landmarks_mm.get(m.id, np.full(3, np.nan)) for m in ALL_LANDMARKS], np.float32)
         for view in render_views(rng, variant, count, distribution):
-            soft, bone = view.materials
-            image, image_max = scaled(soft + bone)
-            bone_image, bone_max = scaled(bone)
             yield {
                 "patient": patient,
                 "seed": seed,
                 "split": split,
                 "variant": number,
-                "image": image,
-                "image_max_mm": image_max,
-                "bone": bone_image,
-                "bone_max_mm": bone_max,
+                **encoded(*view.materials),
                 "mm_per_px": view.mm_per_px,
                 "primary_deg": view.sampled.primary_deg,
                 "secondary_deg": view.sampled.secondary_deg,
