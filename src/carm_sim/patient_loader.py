@@ -84,7 +84,7 @@ def with_landmarks(spec: str) -> Patient:
         ConfigurationError: There are none.
     """
     patient = load_patient(spec)
-    if not patient.landmarks_mm:
+    if not patient.imaged_landmarks_mm:
         raise ConfigurationError(f"the CT {spec} has no landmarks: make them with `carm patient landmarks {spec}`")
     return patient
 

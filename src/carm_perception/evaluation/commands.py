@@ -101,6 +101,9 @@ def add_localize_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="your own images, with a CSV file of labels in the folder, as carm localize takes them; repeat",
     )
+    parser.add_argument(
+        "--fourteen", action="store_true", help="--ct: ask for the fourteen landmarks only, not for all that a CT has"
+    )
     parser.add_argument("--ct-known", action="store_true", help="localizer fused is given the CT, too")
     _add_model_arguments(parser)
     parser.add_argument(
@@ -127,7 +130,7 @@ def run_localize(args: argparse.Namespace) -> int:
     from carm_perception.evaluation.suites.cache import cases
     from carm_perception.evaluation.suites.known_ct import ct_suites
 
-    suites += ct_suites(args.ct, args.views)
+    suites += ct_suites(args.ct, args.views, args.fourteen)
     evaluations: list[Evaluation] = []
     results: dict[str, dict[str, Any]] = {}
     for name in names:

@@ -27,7 +27,16 @@ from carm_perception.evaluation.suites import cache, known_ct, shifts
 from carm_perception.evaluation.suites.cases import Case, patient_cases
 from carm_perception.evaluation.suites.falsification import KINDS
 from carm_perception.evaluation.suites.shifts import RolledCArm
-from carm_perception.evaluation.suites.suites import DEFAULT_SUITES, GROUPS, SHIFTS, SUITE_NAMES, Suite, resolve, suite
+from carm_perception.evaluation.suites.suites import (
+    DEFAULT_SUITES,
+    FOURTEEN,
+    GROUPS,
+    SHIFTS,
+    SUITE_NAMES,
+    Suite,
+    resolve,
+    suite,
+)
 from carm_perception.localizers.registry import LocalizerOptions
 from carm_sim.patient.patient import Patient, make_patient
 from carm_sim.patient.volume import Volume
@@ -458,6 +467,21 @@ def test_images_of_another_ct_of_the_same_name_are_not_read(monkeypatch: pytest.
         assert (chosen.name, chosen.views, chosen.inside_fraction) == ("ct", 400, 0.8)
         folders.append(cache.folder(chosen, 0))
     assert folders[0] == folders[1] != folders[2]
+
+
+def test_a_ct_is_asked_for_all_landmarks_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = box_patient("ct")
+    lumbar = replace(box, landmarks_mm={}, extra_landmarks_mm={119: next(iter(box.landmarks_mm.values()))})
+    monkeypatch.setattr("carm_sim.patient_loader.load_patient", lambda path: lumbar)
+    (chosen,) = known_ct.ct_suites(["ct.nii.gz"], views=4)
+    assert chosen.ids == (*FOURTEEN, 119)
+    monkeypatch.setattr("carm_perception.evaluation.suites.shifts.load_patient", lambda path: lumbar)
+    shown = patient_cases(chosen, 0, 0)
+    assert [case.centered_on for case in shown] == [119, 0, 119, 0]
+    (fourteen,) = known_ct.ct_suites(["ct.nii.gz"], views=4, fourteen=True)
+    assert fourteen.ids == FOURTEEN
+    assert cache.folder(fourteen, 0) != cache.folder(chosen, 0)
+    assert known_ct.another_scan(lumbar, 0).imaged_landmarks_mm.keys() == {119}
 
 
 @pytest.mark.parametrize(

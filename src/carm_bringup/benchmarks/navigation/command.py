@@ -233,7 +233,7 @@ class Runner:
         from carm_bringup.benchmarks.navigation.episode import Room, draw_episodes
         from carm_bringup.benchmarks.navigation.varied_body import varied_body
         from carm_core.robot.kinematics import CArm
-        from carm_perception.evaluation.suites.known_ct import another_scan
+        from carm_perception.evaluation.suites.known_ct import another_scan, asked_of
         from carm_sim.patient_loader import load_patient
 
         carm = CArm.from_config()
@@ -241,7 +241,8 @@ class Runner:
         if chosen.shift:
             room = Room.shifted(job.patient, job.index, chosen.shift, carm, job.seed)
         elif job.varied:
-            room = Room.of(varied_body(job.patient, job.index, job.seed), carm)
+            body = varied_body(job.patient, job.index, job.seed)
+            room = Room.of(body, carm, asked_of(body))
         else:
             room = Room.of(load_patient(job.patient), carm, chosen.ids)
         if self._localizer is None or job.localizer == "oracle":
