@@ -19,11 +19,13 @@ LIMB_IDS = (4, 5, 6, 7, 8, 9)
 """Scapular inferior angles, elbows, wrists: what moves against the trunk, and is the hardest to find."""
 
 CENTERED_WEIGHTS = {
-    **dict.fromkeys(range(101, 116), 0.25),  # cervical and thoracic vertebrae
-    **dict.fromkeys(range(116, 121), 0.6),  # lumbar vertebrae
-    **dict.fromkeys((121, 122), 1.2),  # hips
+    **dict.fromkeys(range(101, 113), 0.25),  # cervical and thoracic vertebrae
+    **dict.fromkeys((113, 114, 115), 0.6),  # T9 to T11
+    **dict.fromkeys(range(116, 121), 1.2),  # lumbar vertebrae
+    **dict.fromkeys((121, 122), 1.6),  # hips
     **dict.fromkeys((123, 124, 125, 126), 1.6),  # knees and ankles
-    **dict.fromkeys((127, 128, 129, 130, 131, 132, 133, 134), 0.4),
+    **dict.fromkeys((127, 128), 0.4),  # acromioclavicular joints
+    **dict.fromkeys((129, 130, 131, 132, 133, 134), 0.8),  # pelvis
 }
 """How often a view is centered near one of the further landmarks, against 1 for one of the fourteen."""
 

@@ -31,6 +31,7 @@ class Traits:
         gas: Amount of gas in stomach and bowel, about 1.
         shape: Strength of the random shape of each bone, about 1.
         wedges: Vertebrae (``T8``, ``L1``, ...) to the share of front height that a compression fracture has taken.
+        spine_on_pelvis_mm: How far the spine stands behind and above its usual place on the pelvis (2,).
         barrel: Share that the chest is deeper than wide against the typical one; lungs are over-inflated with it.
     """
 
@@ -48,6 +49,7 @@ class Traits:
     shape: float
     wedges: dict[str, float]
     barrel: float
+    spine_on_pelvis_mm: tuple[float, float]
 
 
 def draw_traits(seed: int, style: str, female: bool) -> Traits:
@@ -87,6 +89,7 @@ def draw_traits(seed: int, style: str, female: bool) -> Traits:
         shape=float(rng.uniform(0.6, 1.3)) * (1.0 + sometimes(0.05, 0.3, 0.8)),
         wedges=_wedges(rng, old * float(np.clip(1.5 - density, 0.0, 1.0)) * rare),
         barrel=sometimes(0.10 * old, 0.04, 0.14),
+        spine_on_pelvis_mm=(float(rng.normal(0, 7.0)), float(rng.normal(0, 6.0))),
     )
 
 

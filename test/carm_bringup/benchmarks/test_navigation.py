@@ -109,11 +109,11 @@ def test_workers_make_the_same_figures(tmp_path: Path) -> None:
     results = []
     for workers in ("1", "2"):
         file = tmp_path / f"nav{workers}.json"
-        words = ["--suite", "phantoms", "--patients", "2", "--episodes", "4", "--localizer", "oracle"]
+        words = ["--suite", "phantoms", "--patients", "2", "--episodes", "2", "--localizer", "oracle"]
         assert bench_nav.run(parser.parse_args([*words, "--workers", workers, "--json", str(file)])) == 0
         results.append(json.loads(file.read_text(encoding="utf-8"))["episodes"])
     assert results[0] == results[1]
-    assert len(results[0]["phantoms"]) == 4
+    assert len(results[0]["phantoms"]) == 2
 
 
 def test_a_confident_error_is_counted_as_false_success(bench: Callable[..., int], tmp_path: Path) -> None:
@@ -160,13 +160,8 @@ def test_policies_run_on_the_same_episodes(bench: Callable[..., int], tmp_path: 
     page = (tmp_path / "nav.html").read_text(encoding="utf-8")
     assert f"chest_ct/{policy}" in page
     assert "data:image/png;base64," in page
-
-
-def test_operator_needs_more_exposures_than_one_who_knows(bench: Callable[..., int], tmp_path: Path) -> None:
-    file = tmp_path / "nav.json"
-    bench("--episodes", "8", "--policy", "oracle", "--policy", "operator", "--json", str(file))
-    results = json.loads(file.read_text(encoding="utf-8"))["results"]
-    assert results["chest_ct/operator"]["exposures_median"] > results["chest_ct/oracle"]["exposures_median"]
+    exposures = [figures["exposures_median"] for figures in document["results"].values()]
+    assert policy != "operator" or exposures[1] > exposures[0]  # trial and error needs more
 
 
 def test_biplane_keeps_the_target_centered_under_rotation(bench: Callable[..., int], tmp_path: Path) -> None:

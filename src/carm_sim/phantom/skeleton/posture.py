@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -75,7 +75,8 @@ def pose_skeleton(plan: BodyPlan, with_bones: bool = True, lower_legs: bool = Fa
     anatomy = anatomy_of(model)
     rng = np.random.default_rng([plan.seed, 2])
     shapes = draw_shapes(plan, anatomy.bone_centers_mm, anatomy.bone_boxes_mm, model.mesh_bodies())
-    straight = Pose({}, _scales(plan), shapes)
+    moved = {"sacrum": np.array([0.0, *plan.traits.spine_on_pelvis_mm])}
+    straight = Pose({}, _scales(plan), shapes, moved)
     t1 = model.posed_points(straight, {10: ("torso", T1_MESH, anatomy.t1_mm)})[10]
     chest_depth = (anatomy.t1_mm[1] - anatomy.sternum_front_mm) * (1 + plan.traits.barrel)
     front = float(t1[1] - chest_depth * plan.torso_depth)
@@ -83,7 +84,7 @@ def pose_skeleton(plan: BodyPlan, with_bones: bool = True, lower_legs: bool = Fa
     angles: dict[str, float] = {}
     for side in SIDES:
         angles |= _fit_arm(model, anatomy, plan, side, straight, t1, belly_front, rng)
-    pose = Pose(angles, straight.scales, shapes)
+    pose = Pose(angles, straight.scales, shapes, moved)
     skull = shapes[SKULL](anatomy.skull_mm[None])[0]
     warp = Warp(plan, anatomy, t1, skull)
     posed = model.posed_points(pose, anatomy.extra | {14: ("torso", T12_MESH, anatomy.t12_mm)})
@@ -115,7 +116,7 @@ def _scales(plan: BodyPlan) -> dict[str, Array]:
         "forearm": np.array([0.97 * sex, 0.97 * sex, 1.0]) * plan.limb_scale,
         "hand": np.full(3, plan.limb_scale * sex),
         "lumbar": np.array([frame**0.5, frame**0.5, frame]),
-        "pelvis": np.array([1.06 if plan.female else 1.0, 1.0, 0.97 if plan.female else 1.0]) * frame**0.6,
+        "pelvis": np.array([1.06 if plan.female else 1.0, 1.0, 0.91 if plan.female else 0.94]) * frame**0.6,
         "leg": np.array([0.97 * sex * frame**0.6, 0.97 * sex * frame**0.6, plan.leg_scale]),
     }
 
@@ -204,12 +205,11 @@ def _fit_arm(
     aims = np.nan_to_num(aims) + t1
     names = [f"{joint}_{side}" for joint in _JOINTS]
     bodies = tuple(f"{body}_{side}" for body in ("humerus", "scapula", "ulna", "radius", "2proxph"))
-    scales, shapes = straight.scales, straight.shapes
     angle_local = _angle_local(model, anatomy, straight, side)
     wrist_local = _wrist_local(model, anatomy, straight, side)
 
     def residuals(angles: Array) -> Array:
-        frames = model.frames(Pose(dict(zip(names, angles.tolist(), strict=True)), scales, shapes), bodies)
+        frames = model.frames(replace(straight, angles=dict(zip(names, angles.tolist(), strict=True))), bodies)
         humerus, scapula, ulna, radius, finger = (frames[body] for body in bodies)
         points = np.stack([
             humerus[0],
