@@ -251,7 +251,10 @@ DRIVE_NODE = NodeSpec(
     {"bus": "can", "drives_config": "drives", "frame_prefix": "frame_prefix"},
 )
 SUPERVISOR_NODE = NodeSpec(
-    "supervisor_node", "supervisor_node", "supervisor.yaml", {"surface_source": "surface_source"}
+    "supervisor_node",
+    "supervisor_node",
+    "supervisor.yaml",
+    {"surface_source": "surface_source", "frame_prefix": "frame_prefix"},
 )
 SCENE_NODE = NodeSpec("scene_node", "scene_node", "scene.yaml", {"frame_prefix": "frame_prefix"}, vital=False)
 CONSOLE_NODE = NodeSpec(
@@ -262,7 +265,7 @@ CONSOLE_NODE = NodeSpec(
     vital=False,
 )
 ALL_NODES = (*NODES, STATE_NODE, DRIVE_NODE, SUPERVISOR_NODE, SCENE_NODE, CONSOLE_NODE)
-VIEWED = ("robot_description", "scene/patient", "scene/xray", "scene/landmarks", "landmarks/image")
+VIEWED = ("robot_description", "scene/patient", "scene/xray", "scene/landmarks", "landmarks/image", "clearance/line")
 """Topics of ``rviz/carm.rviz``."""
 PACKAGES = {
     "gazebo": ("ros_gz_sim", "ros_gz_bridge", "gz_ros2_control", "robot_state_publisher", "controller_manager"),

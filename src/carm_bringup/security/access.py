@@ -71,7 +71,7 @@ ACCESS: Mapping[str, Access] = {
         calls=(f"{FOLLOW}/_action/cancel_goal",),
     ),
     "supervisor_node": Access(
-        publishes=("supervisor/permit", "clearance", "/diagnostics"),
+        publishes=("supervisor/permit", "clearance", "clearance/line", "/diagnostics"),
         subscribes=("*",),
         calls=("stop", f"{FOLLOW}/_action/cancel_goal"),
     ),
@@ -85,7 +85,7 @@ ACCESS: Mapping[str, Access] = {
         managed=True,
     ),
     "localizer_node": Access(
-        publishes=("landmarks", "landmarks/image", "ct/surface", "/tf", "/diagnostics"),
+        publishes=("landmarks", "landmarks/image", "landmarks/contours", "ct/surface", "/tf", "/diagnostics"),
         subscribes=(*_IMAGES, "joint_states"),
         serves=("ct/find_point", "ct/bone_axes", "xray/preview"),
         acts=("localize",),
@@ -115,6 +115,7 @@ ACCESS: Mapping[str, Access] = {
         subscribes=(
             *("state", "joint_states", "supervisor/permit", "landmarks", "agent/dialogue", "/diagnostics"),
             *("xray/image/compressed", "xray/image_raw", "xray/camera_info", "xray/exposure", "patient_surface"),
+            *("clearance/line", "landmarks/contours", "agent/task"),
         ),
         calls=(
             *("stop", "reset", "xray/expose", "xray/fluoroscopy", "xray/fluoroscopy_end", "save_position"),

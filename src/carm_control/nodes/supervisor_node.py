@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Supervisor node: ``supervisor/permit`` and ``clearance``, from the joint states and the obstacles alone.
+"""Supervisor node: ``supervisor/permit``, ``clearance`` and its line, from the joint states and the obstacles alone.
 
 It knows nothing of plans and trusts nobody who makes them: whatever moves the arm, the permit says how fast it may.
 A controller that does not obey is stopped by the service ``stop``.
@@ -27,6 +27,7 @@ from std_msgs.msg import Float64
 from std_srvs.srv import Trigger
 
 from carm_control import JointLimits
+from carm_control.nodes.clearance_line import ClearanceLine
 from carm_control.nodes.control_loop import raise_process_priority
 from carm_control.nodes.permits import PERMIT
 from carm_control.supervision.joint_states import JointStateCheck, Motion
@@ -94,6 +95,7 @@ class SupervisorNode(OrderlyNode):
         self._leaving = ""
         self._permits = self.create_publisher(MotionPermit, PERMIT, QoSProfile(depth=1))
         self._clearance = self.create_publisher(Float64, "clearance", 1)
+        self._line = ClearanceLine(self, settings.frame_prefix)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._stop = self.create_client(Trigger, "stop")
         self.create_subscription(JointState, "joint_states", self._on_joints, 10)
@@ -203,6 +205,7 @@ class SupervisorNode(OrderlyNode):
             self._publish(self._judge.judge(motion, begin_s))
         if motion is not None:
             self._watch(motion, begin_s)
+        self._line.show(self._permit.clearance, self._settings.margins(), self._stamp, begin_s)
         self._ticks += 1
         self._longest_s = max(self._longest_s, time.monotonic() - begin_s)
 

@@ -15,6 +15,7 @@ class SupervisorParameters:
     """Parameters of the supervisor node. Those that guard people can be tightened at run time, not loosened."""
 
     carm_config: str = parameter("", "C-arm description file; empty: the one in the package", read_only=True)
+    frame_prefix: str = parameter("", "prefix of every frame id", read_only=True)
     controller: str = parameter(
         "joint_trajectory_controller", "name of the trajectory controller that is watched", read_only=True
     )

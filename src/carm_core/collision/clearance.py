@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from carm_core.errors import ConfigurationError, GoalError
+from carm_core.transforms import Array
 
 PEOPLE = ("patient", "staff")
 """Obstacles near which the machine moves slowly."""
@@ -97,6 +98,8 @@ class Clearance:
         people_m: Smallest distance to patient and staff, m; infinite without any.
         allowance_m: What ``distance_m`` counts more than the true distance, m; not 0 only while an arm leaves something
             that it is too near to (``CollisionModel.leaving``).
+        line_m: The two points (2, 3) between which ``distance_m`` is, frame ``table``, m: on the machine, and on the
+            obstacle with its margin. Where the two overlap, the line leads as far through them. None: not known.
     """
 
     distance_m: float
@@ -104,6 +107,7 @@ class Clearance:
     obstacle: str
     people_m: float = math.inf
     allowance_m: float = 0.0
+    line_m: Array | None = field(default=None, compare=False, repr=False)
 
     @property
     def true_distance_m(self) -> float:

@@ -51,6 +51,7 @@ class SolidGroup:
         self._callback = coal.DistanceCallBackDefault()
         boxes = [solid.getAABB() for solid in solids]
         self._low, self._high = np.array([box.min_ for box in boxes]), np.array([box.max_ for box in boxes])
+        self._touching: Array | None = None
 
     def distance(self, machine: coal.BroadPhaseCollisionManager) -> float:
         """Return the smallest distance, m."""
@@ -60,8 +61,11 @@ class SolidGroup:
 
     def nearest_points(self) -> Array:
         """Return the points (2, 3) between which the last ``distance`` was found, m."""
-        result = self._callback.data.result
-        return np.array([result.getNearestPoint1(), result.getNearestPoint2()])
+        return points_of(self._callback.data.result)
+
+    def touching_points(self) -> Array | None:
+        """Return the points (2, 3) between which the last ``deepest`` was found, m: of the part, of the solid."""
+        return self._touching
 
     def signed_distance(self, part: coal.CollisionObject, request: coal.DistanceRequest) -> float:
         """Return the distance of one part, m: how deep it is at most, as a negative number, on contact."""
@@ -80,14 +84,21 @@ class SolidGroup:
             request: Of coal.
             which: Parts to look at (P,); None: all.
         """
-        found = math.inf, 0
+        found, self._touching = (math.inf, 0), None
         for number in range(len(parts)) if which is None else np.flatnonzero(which):
             part = parts[number]
             box = part.getAABB()
             for place in np.flatnonzero(((self._low <= box.max_) & (self._high >= box.min_)).all(axis=1)):
-                distance = float(coal.distance(part, self._solids[place], request, coal.DistanceResult()))
-                found = min(found, (distance, int(number)))
+                result = coal.DistanceResult()
+                distance = float(coal.distance(part, self._solids[place], request, result))
+                if distance < found[0]:
+                    found, self._touching = (distance, int(number)), points_of(result)
         return found
+
+
+def points_of(result: coal.DistanceResult) -> Array:
+    """Return the points (2, 3) between which a distance was found, m."""
+    return np.array([result.getNearestPoint1(), result.getNearestPoint2()])
 
 
 def broad_phase(solids: list[coal.CollisionObject]) -> coal.DynamicAABBTreeCollisionManager:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from carm_core.collision.clearance import PEOPLE, Clearance, Margins
 from carm_core.collision.continuous_check import PathCheck, PathSearch
-from carm_core.collision.convex_shapes import SolidGroup, broad_phase, convex_hull, placed, primitive
+from carm_core.collision.convex_shapes import SolidGroup, broad_phase, convex_hull, placed, points_of, primitive
 from carm_core.collision.obstacles import Obstacles, box_points
 from carm_core.robot.kinematics import LINKS, CArm
 from carm_core.robot.shapes import RIGID_GROUP, RobotGeometry
@@ -28,6 +28,11 @@ class _Nearest(NamedTuple):
     part: str
     obstacle: str
     allowance_m: float = 0.0
+    line_m: Array | None = None
+
+    def or_nearer(self, other: _Nearest) -> _Nearest:
+        """Return what is nearer."""
+        return other if other.distance_m < self.distance_m else self
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +58,20 @@ def _allowances(distance_m: Array, limit_m: float, loss_m: float) -> Array:
     """Return what to add to distances, m, for the limit to leave room for a loss; 0 where there is enough."""
     loss = np.where(distance_m > 0.0, np.clip(distance_m / 2, loss_m / 3, loss_m), loss_m)
     return np.maximum(0.0, limit_m + loss - distance_m)
+
+
+def _with_margin(line_m: Array | None, distance_m: float, margin_m: float) -> Array | None:
+    """Return a line (2, 3) from the machine to an obstacle, m, up to a margin around the obstacle.
+
+    Args:
+        line_m: To the obstacle itself; None: not known.
+        distance_m: Its length; negative where they overlap.
+        margin_m: Around the obstacle.
+    """
+    if line_m is None or not margin_m or distance_m == 0.0:
+        return line_m
+    machine, obstacle = line_m
+    return np.array([machine, obstacle + (machine - obstacle) * (margin_m / distance_m)])
 
 
 class CollisionModel:
@@ -200,6 +219,8 @@ class CollisionModel:
         floor = self._floor_m(rotations, centers) + allowances.floor
         lowest = int(floor.argmin())
         best = _Nearest(float(floor[lowest]), self._names[lowest], "floor", float(allowances.floor[lowest]))
+        if named:
+            best = best._replace(line_m=self._line_to_floor(lowest, rotations, centers))
         people = math.inf
         for (name, margin, group), near, others, allowed in zip(
             self._groups, allowances.near, allowances.others, allowances.groups, strict=True
@@ -207,30 +228,34 @@ class CollisionModel:
             for part in near:
                 true = group.signed_distance(self._solids[part], self._request) - margin
                 people = min(people, true) if name in PEOPLE else people
-                best = min(best, _Nearest(true + allowed[part], self._names[part], name, allowed[part]))
+                best = best.or_nearer(_Nearest(true + allowed[part], self._names[part], name, allowed[part]))
             if len(near):
                 others.update()
             distance = group.distance(others)
             if deepest and distance <= 0.0:
                 distance, part = group.deepest(self._solids, self._request, allowed == 0.0)
-                found = _Nearest(distance - margin, self._names[part], name)
+                line = _with_margin(group.touching_points(), distance, margin)
+                found = _Nearest(distance - margin, self._names[part], name, line_m=line)
             else:
                 found = _Nearest(distance - margin, "", name)
             people = min(people, found.distance_m) if name in PEOPLE else people
             if found.distance_m < best.distance_m:
                 if named and not found.part:
-                    found = found._replace(part=self._part_at(group.nearest_points(), rotations, centers))
+                    part, line = self._part_at(group.nearest_points(), rotations, centers)
+                    line_m = _with_margin(line, distance, margin) if distance > 0.0 else None
+                    found = found._replace(part=part, line_m=line_m)
                 best = found
         best = self._itself(centers, best)
         part, obstacle = best.part.replace("_", " "), best.obstacle.replace("_", " ")
-        return Clearance(float(best.distance_m), part, obstacle, people, float(best.allowance_m))
+        return Clearance(float(best.distance_m), part, obstacle, people, float(best.allowance_m), best.line_m)
 
-    def _part_at(self, points: Array, rotations: Array, centers: Array) -> str:
-        """Return the part on whose surface one of the points (2, 3) lies."""
+    def _part_at(self, points: Array, rotations: Array, centers: Array) -> tuple[str, Array]:
+        """Return the part on whose surface one of the points (2, 3) lies, and the points, that one first."""
         local = np.abs(np.einsum("pnj,njk->pnk", points[:, None] - centers, rotations))
         outside = local - self._half
         distance = np.linalg.norm(np.maximum(outside, 0.0), axis=2) + np.abs(np.minimum(outside.max(axis=2), 0.0))
-        return self._names[int(distance.min(axis=0).argmin())]
+        at, part = np.unravel_index(int(distance.argmin()), distance.shape)
+        return self._names[int(part)], points if at == 0 else points[::-1]
 
     def _place(self, positions: Array) -> tuple[Array, Array]:
         frames, origins = self.carm.link_frames(positions)
@@ -248,6 +273,11 @@ class CollisionModel:
         """Return the distance of each part to the floor (P,), m; the cart's parts stand on it, boxes or in a box."""
         lowest = centers[:, 2] - (np.abs(rotations[:, 2, :]) * self._half).sum(axis=1) + self.carm.table_height_m
         return np.where(self._on_floor, np.inf, lowest)
+
+    def _line_to_floor(self, part: int, rotations: Array, centers: Array) -> Array:
+        """Return the line (2, 3) from the lowest point of a part straight down to the floor, m."""
+        lowest = centers[part] - rotations[part] @ (np.sign(rotations[part, 2]) * self._half[part])
+        return np.array([lowest, [*lowest[:2], -self.carm.table_height_m]])
 
     def _pair_m(self, first: int, second: int) -> float:
         """Return the distance between two parts, m."""
@@ -267,7 +297,9 @@ class CollisionModel:
                 break
             a, b = self._pairs[number]
             distance = self._pair_m(a, b) + allowances[number]
-            best = min(best, _Nearest(distance, self._names[a], self._names[b], allowances[number]))
+            if distance < best.distance_m:
+                line = points_of(self._found) if best.line_m is not None else None
+                best = _Nearest(distance, self._names[a], self._names[b], allowances[number], line)
         return best
 
     def check_path(

@@ -20,6 +20,7 @@ from sensor_msgs.msg import JointState
 from shape_msgs.msg import Mesh
 from std_msgs.msg import Float64
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+from visualization_msgs.msg import Marker
 
 from carm_control import OperatingState
 from carm_core.robot.kinematics import CArm
@@ -47,7 +48,7 @@ class Watcher(Client):
 
     def __init__(self, domain: int) -> None:
         super().__init__(domain)
-        for kind, topic in ((MotionPermit, "supervisor/permit"), (Float64, "clearance")):
+        for kind, topic in ((MotionPermit, "supervisor/permit"), (Float64, "clearance"), (Marker, "clearance/line")):
             self.node.create_subscription(kind, topic, self.heard.setdefault(topic, []).append, 10)
         self.surface = self.node.create_publisher(Mesh, "patient_surface", LATCHED)
 
@@ -59,6 +60,14 @@ class Watcher(Client):
     def near(self, clearance_m: float) -> bool:
         heard = self.heard["clearance"]
         return bool(heard) and abs(heard[-1].data - clearance_m) < 0.002
+
+    def line_mm(self) -> float:
+        """Length of the newest line, from the machine to the patient's margin."""
+        heard = self.heard["clearance/line"]
+        if not heard or heard[-1].action != Marker.ADD:
+            return math.nan
+        begin, end = (np.array([point.x, point.y, point.z]) for point in heard[-1].points)
+        return 1000.0 * float(np.linalg.norm(begin - end))
 
     def publish_body(self, low: tuple[float, ...], high: tuple[float, ...]) -> None:
         found = box(low, high)  # type: ignore[arg-type]
@@ -106,6 +115,10 @@ def test_false_messages_bring_the_arm_no_nearer(client: Watcher) -> None:
     client.publish_body(*body(HEIGHT_M))
     client.until(lambda: client.near(0.08), "clearance")
     client.until(lambda: 0.6 < client.permit.speed < 0.8, "a permit of the distance")
+    client.until(lambda: abs(client.line_mm() - 1000.0 * client.heard["clearance"][-1].data) < 0.1, "a line as long")
+    shown = client.heard["clearance/line"][-1]
+    assert shown.header.frame_id == "table"
+    assert [point.z for point in shown.points] == pytest.approx([0.6, HEIGHT_M + 0.02], abs=0.002)
 
     for low, high in (TINY, body(0.3)):
         client.publish_body(low, high)

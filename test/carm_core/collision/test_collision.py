@@ -118,6 +118,16 @@ def sweep(model: CollisionModel, start: NDArray, goal: NDArray) -> float:
     return model.check_path(path.position, path.travel, path.knots).bound_m
 
 
+@settings(max_examples=40, deadline=None)
+@given(positions, st.booleans())
+def test_clearance_is_the_length_of_its_line_which_begins_at_the_machine(q: NDArray, seen: bool) -> None:
+    surface = box((-0.4, -0.2, 0.0), (0.5, 0.2, 0.25)) if seen else None
+    found = CollisionModel(CARM, Obstacles(surface)).clearance(q, deepest=True)
+    assert found.line_m is not None
+    assert np.linalg.norm(found.line_m[0] - found.line_m[1]) == pytest.approx(abs(found.distance_m), abs=1e-5)
+    assert distance_to_machine(q, found.line_m[0]) < 1e-4
+
+
 @pytest.mark.parametrize("thickness_m", [0.05, 0.004, 0.0005])
 def test_thin_obstacle_in_the_middle_of_a_path_is_found(thickness_m: float) -> None:
     """Clear at both ends; a plate as thin as a sheet of paper stands where the detector passes."""
