@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the localizer node tells about the patient's CT: its pose on ``/tf``, how well it fits, its points, previews."""
+"""What the localizer node tells about the patient's CT: its pose on ``/tf``, how it fits, its points, lines, previews."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from tf2_msgs.msg import TFMessage
 
 from carm_core.errors import CarmError, GoalError, UnknownNameError
 from carm_core.localization import NEEDS_CT
+from carm_core.imaging.projection import XrayView
 from carm_core.plausibility import at_most, numbers
 from carm_core.robot.kinematics import CArm
 from carm_core.transforms import Array, RigidTransform
+from carm_perception.nodes.ct_lines import CtLines
 from carm_ros.messages import diagnostics
 from carm_ros.node import OrderlyNode
 from carm_ros.patient_surface import CT_TOPIC, LATCHED, surface_message
@@ -62,6 +64,8 @@ class CtDesk:
         self._skin_lps: tuple[Array, NDArray[np.int64]] | None = None
         self._skin_m: Array | None = None
         self._told: Registration | None = None
+        self._drawn: Registration | None = None
+        self._lines = CtLines(node, frame_prefix) if ct else None
         self._preview: CtPreview | None = None
         group = MutuallyExclusiveCallbackGroup()  # a preview takes a second, of one thread
         node.create_service(FindPoint, "ct/find_point", self._on_find, callback_group=group)
@@ -83,6 +87,31 @@ class CtDesk:
             self._tf.publish(TFMessage(transforms=[pose]))
             self._publish_skin(registration.transform_lps_to_table)
 
+    def prepare(self, localizer: RegisteredLocalizer) -> None:
+        """Take a localizer that has loaded the CT."""
+        self.localizer = localizer
+        if self._lines is not None:
+            self._lines.start(localizer.patient.volume)
+
+    def draw(self, view: XrayView | None, stamp: Time) -> None:
+        """Have the bones of a registration that is new and accepted drawn, on another thread than the caller's.
+
+        Args:
+            view: Of the image that was registered.
+            stamp: Of it.
+        """
+        registration = self.localizer.registration if self.localizer is not None else None
+        if view is None or registration is None or registration is self._drawn or self._lines is None:
+            return
+        self._drawn = registration
+        if registration.accepted:
+            self._lines.draw(view, registration.transform_lps_to_table, stamp)
+
+    def close(self) -> None:
+        """End the thread that draws."""
+        if self._lines is not None:
+            self._lines.close()
+
     def _publish_skin(self, pose: RigidTransform) -> None:
         """Publish where the CT's skin lies, for planning around it, unless it hardly moved."""
         assert self.localizer is not None
@@ -100,7 +129,8 @@ class CtDesk:
 
     def forget(self) -> None:
         """Give the CT's memory back."""
-        self.localizer = self._told = self._preview = self._skin_lps = self._skin_m = None
+        self.close()
+        self.localizer = self._told = self._drawn = self._preview = self._skin_lps = self._skin_m = None
 
     def status(self, stamp: Time, name: str) -> list[DiagnosticStatus]:
         """Return how well the CT fits the last image; nothing where there is no CT.

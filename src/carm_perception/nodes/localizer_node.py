@@ -138,7 +138,7 @@ class LocalizerNode(ManagedNode):
             from carm_perception.localizers.registered import RegisteredLocalizer
 
             assert isinstance(localizer, RegisteredLocalizer)
-            self._ct.localizer = localizer
+            self._ct.prepare(localizer)
         return localizer
 
     def configure(self) -> None:
@@ -175,6 +175,7 @@ class LocalizerNode(ManagedNode):
         """End the localizer's thread without waiting for a pending answer."""
         if self._side is not None:
             self._side.close()
+        self._ct.close()
         self._service.close(_CLOSE_S if self._service.ready.is_set() else 0.0)
 
     def state_changed(self) -> None:
@@ -285,6 +286,7 @@ class LocalizerNode(ManagedNode):
         self._landmarks.publish(messages.landmark_array(stamp, now, frame, reply, self._settings.frame_prefix))
         if self._settings.overlay and self._overlay.get_subscription_count():
             self._overlay.publish(messages.rgb_image(stamp, draw(frame, reply), self._settings.frame_prefix))
+        self._ct.draw(frame.view, stamp)
 
     async def _execute(self, handle: ServerGoalHandle) -> Localize.Result:
         """Answer one goal; no thread of the executor waits for the localizer."""

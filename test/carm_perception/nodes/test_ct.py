@@ -24,10 +24,12 @@ from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from shape_msgs.msg import Mesh
 from tf2_msgs.msg import TFMessage
+from visualization_msgs.msg import ImageMarker
 
 from carm_core.localization import NEEDS_CT
 from carm_core.robot.kinematics import CArm
 from carm_core.transforms import RigidTransform
+from carm_perception.localizers.ct_contours import CtContours
 from carm_perception.nodes.ct import CtDesk
 from carm_ros.patient_surface import CT_TOPIC, LATCHED, surface_from_message
 from carm_sim.patient.surface import patient_surface
@@ -51,6 +53,8 @@ class Bench(Client):
         self.joints = self.node.create_publisher(JointState, "joint_states", 10)
         self.node.create_timer(0.02, self.tell_joints)
         self.node.create_subscription(TFMessage, "/tf", lambda message: self.poses.extend(message.transforms), 100)
+        self.lines: list[ImageMarker] = []
+        self.node.create_subscription(ImageMarker, "landmarks/contours", self.lines.append, 2)
         self.skins: list[Mesh] = []
         self.node.create_subscription(Mesh, CT_TOPIC, self.skins.append, LATCHED)
         self.finder = self.node.create_client(FindPoint, "ct/find_point")
@@ -126,6 +130,15 @@ def test_a_registered_ct_is_told_asked_for_and_previewed(bench: Bench, spawn: An
     true_skin = patient_surface(chest)
     np.testing.assert_allclose(skin.vertices_m, true_skin.vertices_m, atol=0.005)
     np.testing.assert_array_equal(skin.triangles, true_skin.triangles)
+
+    bench.until(lambda: bench.lines, "contours of the CT")
+    assert (bench.lines[0].header.stamp, bench.lines[0].type) == (stamp, ImageMarker.LINE_LIST)
+    drawn = np.array([(end.x, end.y) for end in bench.lines[0].points])
+    assert len(drawn) > 200
+    true_lines = np.vstack(CtContours(chest.volume).lines(shot.view, chest.transform_lps_to_table))
+    off = np.linalg.norm(drawn[:, None] - true_lines, axis=2).min(axis=1)
+    moved = np.linalg.norm(drawn[:, None] + (6.0, 6.0) - true_lines, axis=2).min(axis=1)
+    assert np.median(off) < 0.5 * np.median(moved)
 
     point = Point(**dict(zip("xyz", (place / 1000).tolist(), strict=True)))
     answer = bench.ask(at_point=True, point=point, stamp=stamp)
