@@ -16,6 +16,7 @@ from carm_core.landmarks import landmark
 NAN = float("nan")
 POINT_ID = 0
 """Id of the estimate of a point of the patient's CT, which is no landmark."""
+POINT_NAME = "Point of the CT"
 NEEDS_CT = "the patient's CT is needed: ct:=PATH with localizer fused or registered"
 
 
@@ -85,7 +86,7 @@ class LandmarkEstimate:
     @property
     def name(self) -> str:
         """What it is an estimate of, for people."""
-        return "Point of the CT" if self.id == POINT_ID else landmark(self.id).name
+        return POINT_NAME if self.id == POINT_ID else landmark(self.id).name
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,14 @@ OPEN = (STOP, "ack", "take")
 """Types that everybody may send; the others are for who controls."""
 SWITCH = ("beam", "hold", "release")
 """Types by which a page holds the switch of fluoroscopy: begin, renew, end."""
+HELD = ("moving", "let_go")
+"""Types by which a page holds the button of a motion: renew, end."""
 _WORDS = {
     "say": _LONGEST_SENTENCE,
     **dict.fromkeys(("navigate", "view", "run"), _LONGEST_NAME),
     **dict.fromkeys(("save", "forget"), _LONGEST_POSITION_NAME),
 }
-_PLAIN = (*OPEN, *SWITCH, "give", "keep", "expose", "cancel", "reset")
+_PLAIN = (*OPEN, *SWITCH, *HELD, "give", "keep", "expose", "cancel", "reset")
 
 
 class MessageError(CarmError):
@@ -41,7 +43,7 @@ class Command:
     Attributes:
         kind: ``stop``, ``ack``, ``take``, ``give``, ``keep``, ``expose``, ``cancel``, ``reset``, ``say`` (a sentence),
             ``navigate`` (a landmark), ``view`` (plan a view by name), ``point`` (plan to center a pixel), ``run`` (a
-            plan), ``save`` and ``forget`` (a position), ``field`` (collimate), or one of ``SWITCH``.
+            plan), ``save`` and ``forget`` (a position), ``field`` (collimate), or one of ``SWITCH`` and ``HELD``.
         text: Sentence, name or id of the plan.
         image: ``point``: id of the image.
         pixel: ``point``: column and row in it, px.

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from carm_bringup.console.commands import MOST_BYTES, OPEN, STOP, SWITCH, Command, MessageError, read_command
+from carm_bringup.console.commands import HELD, MOST_BYTES, OPEN, STOP, SWITCH, Command, MessageError, read_command
 from carm_bringup.console.gate import ANYBODY, Rate
 from carm_core.errors import CarmError
 
@@ -29,8 +29,9 @@ _MESSAGES_A_SECOND = 60
 _STOP_AGAIN_S = 1.0
 _MOST_UNSENT = 512
 _KEPT_LINES = 100
-_KEPT_LANDMARKS = 24
+_KEPT_OVERLAYS = 48
 _DIALOGUE = ("said", "asked", "result")
+_OVERLAYS = ("landmarks", "contours")
 _STOP_TEXT = json.dumps({"type": STOP}, separators=(",", ":"))
 
 
@@ -144,7 +145,7 @@ class Hub:
         self._asker: Client | None = None
         self._asked_s = 0.0
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
-        self._landmarks: deque[str] = deque(maxlen=_KEPT_LANDMARKS)
+        self._overlays: deque[str] = deque(maxlen=_KEPT_OVERLAYS)
         self._image: bytes | None = None
         self.images: set[Outbox] = set()
 
@@ -158,7 +159,7 @@ class Hub:
         self._clients[client.number] = client
         name = "" if user == ANYBODY else user
         client.outbox.put(_json({"type": "hello", "number": client.number, "user": name, **self._greet()}))
-        for line in (*self._lines, *self._landmarks):
+        for line in (*self._lines, *self._overlays):
             client.outbox.put(line)
         if self._controller is None:
             self._controller = client
@@ -213,7 +214,7 @@ class Hub:
             self._tell_control()
         else:
             self._desk.command(command, client.number, client.who)
-            if command.kind in SWITCH:  # who renews five times a second is logged by the desk, once
+            if command.kind in (*SWITCH, *HELD):  # who renews five times a second is logged by the desk, once
                 return
         self.log(client.who, command.line)
 
@@ -270,13 +271,13 @@ class Hub:
         self.tell({"type": "asked", "who": who, "text": what})
 
     def tell(self, message: dict[str, Any]) -> None:
-        """Send a message to all pages; the dialogue and the newest landmarks are told pages that come later too."""
+        """Send a message to all pages; the dialogue and the newest overlays are told pages that come later too."""
         text = _json(message)
         if message["type"] in _DIALOGUE:
             self._lines.append(text)
             self._note(message)
-        elif message["type"] == "landmarks":
-            self._landmarks.append(text)
+        elif message["type"] in _OVERLAYS:
+            self._overlays.append(text)
         for client in self._clients.values():
             client.outbox.put(text)
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from carm_core.errors import ConfigurationError
 from carm_core.parameters import parameter
+
+RUN_MODES = ("confirm", "hold")
 
 
 @dataclass(frozen=True)
@@ -21,4 +24,18 @@ class ConsoleParameters:
     tls_cert: str = parameter("", "certificate (PEM): HTTPS and named users; empty: a token", read_only=True)
     tls_key: str = parameter("", "its private key (PEM)", read_only=True)
     users_file: str = parameter("", "users; empty: ~/.config/carm/console_users.json", read_only=True)
+    run_mode: str = parameter(
+        "confirm",
+        "what moves runs after a confirmation (confirm), or only while a button or key is held (hold)",
+        read_only=True,
+    )
     carm_config: str = parameter("", "C-arm description file; empty: the one in the package", read_only=True)
+
+    def __post_init__(self) -> None:
+        """Check what a range cannot say.
+
+        Raises:
+            ConfigurationError: The run mode is unknown.
+        """
+        if self.run_mode not in RUN_MODES:
+            raise ConfigurationError(f"parameter run_mode = {self.run_mode!r} is not one of: {', '.join(RUN_MODES)}")

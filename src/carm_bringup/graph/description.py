@@ -136,6 +136,12 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("console_cert", NONE, "certificate (PEM) of the console: HTTPS and named users (carm console user)"),
     Argument("console_key", NONE, "its private key (PEM)"),
     Argument("console_users", NONE, "users file of the console; none: ~/.config/carm/console_users.json"),
+    Argument(
+        "console_run",
+        "confirm",
+        "console: what moves runs after a confirmation (confirm), or only while a button or key is held (hold)",
+        choices=("confirm", "hold"),
+    ),
     Argument("use_sim_time", False, "true: the nodes use the time of /clock; always true with Gazebo"),
     Argument("record", False, "true: record the session as a bag (rosbag2, mcap) into ./recordings"),
     Argument("namespace", "carm", "ROS namespace of the graph"),
@@ -261,7 +267,13 @@ CONSOLE_NODE = NodeSpec(
     "console_node",
     "console_node",
     "console.yaml",
-    {"host": "console_host", "tls_cert": "console_cert", "tls_key": "console_key", "users_file": "console_users"},
+    {
+        "host": "console_host",
+        "tls_cert": "console_cert",
+        "tls_key": "console_key",
+        "users_file": "console_users",
+        "run_mode": "console_run",
+    },
     vital=False,
 )
 ALL_NODES = (*NODES, STATE_NODE, DRIVE_NODE, SUPERVISOR_NODE, SCENE_NODE, CONSOLE_NODE)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from carm_interfaces.action import MoveCArm
-from carm_interfaces.msg import CArmState, LandmarkArray, MotionPermit, Utterance
+from carm_interfaces.msg import CArmState, MotionPermit, Utterance
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -24,6 +24,7 @@ from carm_bringup.console.parameters import ConsoleParameters
 from carm_bringup.console.server import Server
 from carm_bringup.nodes.console_beam import Beam
 from carm_bringup.nodes.console_images import Images, centered_isocenter_m
+from carm_bringup.nodes.console_overlays import Overlays
 from carm_bringup.nodes.console_positions import Positions
 from carm_bringup.nodes.console_room import Room
 from carm_bringup.nodes.console_session import SessionExposures
@@ -33,7 +34,7 @@ from carm_core.landmarks import ALL_LANDMARKS
 from carm_core.robot.kinematics import CArm
 from carm_ros.entry import leave
 from carm_ros.message_checks import LARGEST_STATE, LARGEST_TEXT, arm_state
-from carm_ros.messages import nanoseconds, point_message
+from carm_ros.messages import point_message
 from carm_ros.node import OrderlyNode, run_node
 from carm_ros.parameters import declare_parameters
 from carm_ros.side_node import SideNode
@@ -62,7 +63,6 @@ _KINDS = {
     Utterance.KIND_RESULT: "result",
     Utterance.KIND_ANSWER: "answer",
 }
-_MOST_LANDMARKS = 64
 _EXPOSES = (*SWITCH, "expose", "field")
 """Commands that go to the X-ray system."""
 
@@ -89,27 +89,27 @@ class ConsoleNode(OrderlyNode):
         greeting: dict[str, Any] = {
             "views": [{"name": view.name, "about": view.description} for view in STANDARD_VIEWS],
             "landmarks": [mark.name for mark in ALL_LANDMARKS],
+            "held": settings.run_mode == "hold",
         }
         self._state: CArmState | None = None
         self._state_s = self._permit_s = self._agent_s = -math.inf
         self._permit = MotionPermit()
         self._agent = ""
-        self._localizer: dict[str, Any] | None = None
         self._stop_side = SideNode(self, "stop")
         self._stop_client = self._stop_side.node.create_client(Trigger, self.resolve_service_name("stop"))
         access = read_access(settings.host, settings.tls_cert, settings.tls_key, settings.users_file)
         self.server = Server(self, greeting, settings.host, settings.port, access)
         self._room = Room(self, carm, self.server.room)
-        self._tasks = Tasks(self, self.server.tell, self.server.previews, self._room.ghost)
+        self._tasks = Tasks(self, self.server.tell, self.server.previews, self._room.ghost, greeting["held"])
         self._beam = Beam(self, self.server.tell, self.server.tell_one)
         self._positions = Positions(self, self.server.tell, self._show_positions)
         self._greeting = greeting
         greeting["room"] = self._room.description
         self._images = Images(self, carm, self.server.show_image, self._keep)
+        self._overlays = Overlays(self, self.server.tell)
         self._session = SessionExposures(self, carm, self.server.session)
         self.create_subscription(CArmState, "state", self._on_state, _LATCHED, largest=LARGEST_STATE)
         self.create_subscription(MotionPermit, "supervisor/permit", self._on_permit, 1, largest=LARGEST_STATE)
-        self.create_subscription(LandmarkArray, "landmarks", self._on_landmarks, 5, largest=LARGEST_TEXT)
         self.create_subscription(Utterance, "agent/dialogue", self._on_utterance, 20, largest=LARGEST_TEXT)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 20, largest=LARGEST_TEXT)
         self.create_timer(1.0 / STATE_HZ, self._show_state, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -148,6 +148,9 @@ class ConsoleNode(OrderlyNode):
 
     def command(self, command: Command, number: int, who: str) -> None:
         """Carry out a command on the executor's thread, or on that of the beam."""
+        if command.kind == "moving":  # counts from now, not from when the executor comes to it
+            self._tasks.hold(number)
+            return
         if command.kind in _EXPOSES:
             self._beam.obey(command, number, who)
             return
@@ -219,6 +222,8 @@ class ConsoleNode(OrderlyNode):
     def _on_utterance(self, message: Utterance) -> None:
         kind = _KINDS.get(message.kind, "info")
         self._tasks.heard(kind, message.in_reply_to)
+        if kind == "result":
+            self._overlays.target = ""
         said = {"type": "said", "kind": kind, "text": message.text[:1000], "reason": message.reason[:1000]}
         self.server.tell({**said, "reply_to": message.in_reply_to[:500]})
 
@@ -231,25 +236,6 @@ class ConsoleNode(OrderlyNode):
             elif status.name == f"{self.get_namespace()}/recorder_node: recorder":
                 folder = {pair.key: pair.value for pair in status.values}.get("folder", "")
                 self.server.session.recording = folder[:200]
-
-    def _on_landmarks(self, message: LandmarkArray) -> None:
-        self._localizer = {
-            "name": message.localizer[:80],
-            "latency_ms": finite(1000 * message.latency_s),
-            "age_ms": finite(1000 * message.age_s),
-            "message": message.message[:300],
-        }
-        marks = [
-            {
-                "name": one.name[:80],
-                "in_view": bool(one.in_view),
-                "pixel": [finite(value) for value in one.pixel],
-                "offset_mm": finite(1000 * math.hypot(*one.displacement)),
-                "radius_mm": finite(1000 * one.radius_90),
-            }
-            for one in message.landmarks[:_MOST_LANDMARKS]
-        ]
-        self.server.tell({"type": "landmarks", "image": str(nanoseconds(message.header.stamp)), "marks": marks})
 
     def _show_positions(self, names: list[str]) -> None:
         self._greeting["positions"] = names  # for pages that come later
@@ -271,7 +257,8 @@ class ConsoleNode(OrderlyNode):
             "permit": {"speed": finite(self._permit.speed), "reason": self._permit.reason[:300]} if fresh else None,
             "parts": self._parts(now_s),
             "dose": None,
-            "localizer": self._localizer,
+            "localizer": self._overlays.localizer,
+            "target": self._overlays.target,
             "task": None if task is None else task.shown(),
             "room": self._room.shown(self._images.joints),
             **self._beam.shown(),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The room in 3D, as the page draws it: where each link is, the patient's surface, staff zones, the path of a plan.
+"""The room in 3D, as the page draws it: where each link is, the patient's surface, staff zones, path, clearance.
 
 All of it in frame ``table``, m.
 """
@@ -17,8 +17,11 @@ from rclpy.clock import Clock, ClockType
 from rclpy.serialization import deserialize_message
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import JointState
+from visualization_msgs.msg import Marker
 
 from carm_bringup.console.archive import Archive, Picture
+from carm_control.nodes.clearance_line import LIFETIME_S, LINE_COLORS
+from carm_core.collision.clearance import Verdict
 from carm_core.collision.obstacles import Surface, staff_zones
 from carm_core.paths import share_dir
 from carm_core.robot.joint_check import JointStateCheck
@@ -40,6 +43,7 @@ _LOST_S = 1.0
 _PATH_POINTS = 48
 _GHOSTS = 4
 _MOST_ZONES = 16
+_SAME_LINE_M = 1e-3
 _MOVED = 5e-4
 """Joints that have moved less, m or rad, are where they were: pages draw nothing anew for what encoders tremble."""
 
@@ -83,11 +87,15 @@ class Room:
         self._positions = carm.home
         self._poses: list[Any] | None = None
         self._zones: list[Any] = []
+        self._line: Marker | None = None
+        self._line_s = 0.0
+        self._line_shown: tuple[Any, float, dict[str, Any]] | None = None
         self._surfaces = 0
         self._asked_s = 0.0
         self._pending: Any = None
         self.description = self._described()
         self._listener = SurfaceListener(node, ANY, self._on_surface)
+        node.create_subscription(Marker, "clearance/line", self._on_line, 1, largest=LARGEST_STATE)
         self._parameters = node.create_client(GetParameters, "supervisor_node/get_parameters")
         node.create_timer(1.0, self._ask_for_zones, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -129,7 +137,32 @@ class Room:
                 read = None
             if read is not None and (self._poses is None or np.abs(read[0] - self._positions).max() > _MOVED):
                 self._positions, self._poses = read[0], self._poses_at(read[0])
-        return {"links": self._poses, "zones": self._zones, "patient": self._surfaces}
+        return {"links": self._poses, "zones": self._zones, "patient": self._surfaces, "clearance": self._clearance()}
+
+    def _on_line(self, message: Marker) -> None:
+        self._line, self._line_s = message, time.monotonic()
+
+    def _clearance(self) -> dict[str, Any] | None:
+        """Return the smallest clearance as a line; None without a fresh one.
+
+        While nothing moves, it stays as it is: between faces that are parallel, its ends jump.
+        """
+        line = self._line
+        fresh = line is not None and time.monotonic() - self._line_s < LIFETIME_S
+        if line is None or not fresh or line.action != Marker.ADD or len(line.points) != 2:
+            self._line_shown = None
+            return None
+        ends = np.array([[point.x, point.y, point.z] for point in line.points])
+        length = float(np.linalg.norm(ends[0] - ends[1]))
+        if not np.isfinite(ends).all():
+            return None
+        last = self._line_shown
+        if last is None or last[0] is not self._poses or abs(last[1] - length) > _SAME_LINE_M:
+            clear = np.allclose([line.color.r, line.color.g, line.color.b], LINE_COLORS[Verdict.CLEAR], atol=0.01)
+            color = [round(value, 2) for value in (line.color.r, line.color.g, line.color.b)]
+            shown = {"line": rounded(ends.ravel()), "mm": round(1000 * length), "color": color, "near": not clear}
+            last = self._line_shown = self._poses, length, shown
+        return last[2]
 
     def _poses_at(self, positions: Array) -> list[Any]:
         """Return origin and quaternion (x, y, z, w) of each link."""

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the console asks the graph for: one task at a time, each with the page that it belongs to.
 
-All of it runs on the node's executor.
+Where motions have to be held, a task that moves is canceled when its page lets go, or is silent for 0.5 s.
+
+All of it but ``hold`` runs on the node's executor.
 """
 
 from __future__ import annotations
@@ -15,17 +17,22 @@ from typing import Any
 
 from carm_interfaces.action import MoveCArm, Navigate
 from rclpy.action import ActionClient
+from rclpy.clock import Clock, ClockType
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from carm_agent.dialogue.stop_words import is_stop
 from carm_bringup.console.archive import Archive, Picture, media_type
 from carm_bringup.console.commands import Command
+from carm_bringup.console.switch import HOLD_S, Switch
 from carm_core.errors import CarmError
 from carm_core.landmarks import find_landmark
 from carm_ros.heartbeat import HeartbeatSender
 from carm_ros.node import OrderlyNode
 
 Tell = Callable[[dict[str, Any]], None]
+LET_GO = "the button was let go"
+_LOOK_S = 0.05
 _KEPT_PLANS = 8
 _KEPT_SENTENCES = 32
 
@@ -47,6 +54,7 @@ class Task:
         stage: What the server says that it does.
         handle: Of the goal; None until it is accepted.
         canceled: Why it was canceled; empty while it is not.
+        goal: What the server was asked for.
     """
 
     text: str
@@ -57,6 +65,7 @@ class Task:
     stage: str = "asked"
     handle: Any = None
     canceled: str = ""
+    goal: Any = None
 
     def shown(self) -> dict[str, Any]:
         """Return what the page shows."""
@@ -72,7 +81,12 @@ class Tasks:
     """
 
     def __init__(
-        self, node: OrderlyNode, tell: Tell, previews: Archive, ghost: Callable[[Any], dict[str, Any] | None]
+        self,
+        node: OrderlyNode,
+        tell: Tell,
+        previews: Archive,
+        ghost: Callable[[Any], dict[str, Any] | None],
+        held: bool = False,
     ) -> None:
         """Make the clients.
 
@@ -81,16 +95,25 @@ class Tasks:
             tell: Sends a message to all pages.
             previews: Keeps the pictures of plans.
             ghost: Returns how a page draws a trajectory in 3D.
+            held: Whether motions run only while a page holds a button.
         """
+        self._switch = Switch() if held else None
         self._node, self._tell, self._previews, self._ghost = node, tell, previews, ghost
         self._heartbeat = HeartbeatSender(node, f"the console ({node.get_name()})")
         self._navigate = ActionClient(node, Navigate, "navigate")
         self._move = ActionClient(node, MoveCArm, "move")
         self._reset = node.create_client(Trigger, "reset")
         self._words = node.create_publisher(String, "clinician", 10)
-        self._plans: OrderedDict[str, str] = OrderedDict()
+        self._plans: OrderedDict[str, tuple[str, Any]] = OrderedDict()
         self.task: Task | None = None
         self.sentences: OrderedDict[str, int] = OrderedDict()
+        if held:
+            node.create_timer(_LOOK_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def hold(self, number: int) -> None:
+        """Go on with a motion, as a page says that its button is still held; from any thread."""
+        if self._switch is not None:
+            self._switch.hold(number)
 
     def obey(self, command: Command, number: int) -> None:
         """Begin what a page asks for; ``stop``, ``point``, positions and all that exposes are not for here.
@@ -111,8 +134,10 @@ class Tasks:
                 self.plan(MoveCArm.Goal(goal_type=MoveCArm.Goal.GOAL_NAMED, name=command.text), command.text, number)
             case "run":
                 goal = MoveCArm.Goal(goal_type=MoveCArm.Goal.GOAL_PLAN, plan_id=command.text)
-                text = f"run the plan{self._plans.get(command.text, '')}"
+                text = f"run the plan{self._plans.get(command.text, ('', None))[0]}"
                 self._begin(self._move, goal, Task(text, number, True, self._move, None))
+            case "let_go":
+                self._let_go(LET_GO, number)
             case "cancel":
                 if self.task is None:
                     raise AbsentError("nothing runs that the console has begun")
@@ -160,7 +185,20 @@ class Tasks:
             del self.sentences[text]
         return bool(theirs)
 
+    def _look(self) -> None:
+        if self._switch is not None and self._switch.lapsed:
+            self._let_go(f"the page that held the button was silent for {HOLD_S:g} s", self._switch.owner)
+
+    def _let_go(self, why: str, number: int) -> None:
+        if self._switch is None or self._switch.owner != number:
+            return
+        self._switch.release()
+        if self.task is not None and self.task.moves and self.task.number == number:
+            self.cancel(why)
+
     def _say(self, text: str, number: int) -> None:
+        if self._switch is not None and not is_stop(text):
+            raise AbsentError("motions have to be held here, and what a sentence moves cannot be: use the buttons")
         if not self._words.get_subscription_count():
             raise AbsentError("the agent is not there")
         self.sentences[text] = number
@@ -183,7 +221,9 @@ class Tasks:
             raise AbsentError(f"{self.task.text}: cancel it first")
         if not client.server_is_ready():
             raise AbsentError("the agent is not there")
-        task.goal_id = self._heartbeat.begin()
+        if self._switch is not None and task.moves:
+            self._switch.press(task.number, "")
+        task.goal_id, task.goal = self._heartbeat.begin(), goal
         self.task = task
         sent = client.send_goal_async(goal, partial(self._progress, task), task.goal_id)
         sent.add_done_callback(partial(self._accepted, task))
@@ -214,13 +254,20 @@ class Tasks:
             self._show_plan(task, result)
             text = ""
         self._end(task, ok, text)
+        plan = getattr(task.goal, "plan_id", "")
+        if task.canceled == LET_GO and plan in self._plans:  # it fits no more: the way from here, to go on
+            about, goal = self._plans[plan]
+            try:
+                self.plan(goal, about.removeprefix(": "), task.number)
+            except CarmError as error:
+                self._tell({"type": "notice", "text": str(error)[:400]})
 
     def _show_plan(self, task: Task, result: Any) -> None:
         png = bytes(result.preview_png)
         if media_type(png):
             self._previews.add(Picture(result.plan_id, media_type(png), png))
         text = task.text.removeprefix("plan: ")
-        self._plans[result.plan_id] = f": {text}"
+        self._plans[result.plan_id] = f": {text}", task.goal
         while len(self._plans) > _KEPT_PLANS:
             self._plans.popitem(last=False)
         plan = {
@@ -239,6 +286,8 @@ class Tasks:
 
     def _end(self, task: Task, ok: bool, text: str) -> None:
         self._heartbeat.end(task.goal_id)
+        if self._switch is not None and task.moves:
+            self._switch.release()
         if self.task is task:
             self.task = None
         if task.canceled:

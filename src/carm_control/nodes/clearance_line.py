@@ -18,7 +18,7 @@ PERIOD_S = 0.1
 LIFETIME_S = 0.5
 """Viewers take a line away that is not renewed for so long, s."""
 _WIDTH_M = 0.008
-COLORS = {Verdict.CLEAR: (0.3, 0.8, 0.5), Verdict.WARNING: (1.0, 0.7, 0.0), Verdict.COLLISION: (0.9, 0.1, 0.1)}
+LINE_COLORS = {Verdict.CLEAR: (0.3, 0.8, 0.5), Verdict.WARNING: (1.0, 0.7, 0.0), Verdict.COLLISION: (0.9, 0.1, 0.1)}
 """Red, green, blue by how near it is."""
 
 
@@ -59,7 +59,7 @@ class ClearanceLine:
             marker.points = []
         else:
             marker.points = [_point(end) for end in line]
-            red, green, blue = COLORS[margins.verdict(clearance.distance_m)]
+            red, green, blue = LINE_COLORS[margins.verdict(clearance.distance_m)]
             marker.color = ColorRGBA(r=red, g=green, b=blue, a=1.0)
         self._publisher.publish(marker)
 

@@ -38,12 +38,15 @@ class CtContours:
         """
         self._renderer = Renderer(averaged(volume, _VOXEL_MM), _bone, threads=1)
 
-    def lines(self, view: XrayView, transform_lps_to_table: RigidTransform) -> list[Array]:
+    def lines(
+        self, view: XrayView, transform_lps_to_table: RigidTransform, field: NDArray[np.bool_] | None = None
+    ) -> list[Array]:
         """Return lines (N, 2) along edges of bones: columns and rows in the display image, px.
 
         Args:
             view: Of the image, frame ``table``.
             transform_lps_to_table: Where the CT lies, mm.
+            field: Draw here only (rows, columns); None: everywhere.
         """
         small = reduced(view, _SIDE_PX)
         there = small.transformed(transform_lps_to_table.inverse())
@@ -51,6 +54,8 @@ class CtContours:
         gray = np.log1p(_COMPRESSION * np.maximum(image, 0.0))
         gray *= 255.0 / max(float(gray.max()), 1e-3)
         edges = cv2.Canny(cv2.GaussianBlur(gray.astype(np.uint8), (0, 0), _BLUR_PX), *_CANNY)
+        if field is not None:
+            edges[cv2.resize(field.astype(np.uint8), edges.shape[::-1], interpolation=cv2.INTER_NEAREST) == 0] = 0
         edges[[0, -1]] = 0
         edges[:, [0, -1]] = 0
         factor = view.detector.columns / small.detector.columns
@@ -71,15 +76,16 @@ def chains(edges: NDArray[np.bool_], shortest: int) -> list[NDArray[np.int32]]:
         return next((place for r, c in _STEPS if (place := (row + r, column + c)) in left), None)
 
     ends = [(r, c) for r, c in left if sum((r + i, c + j) in left for i, j in _STEPS) == 1]
-    found = []
+    found: list[NDArray[np.int32]] = []
     for start in (*sorted(ends), *sorted(left)):
         if start not in left:
             continue
-        curve, place = [], start
+        curve: list[tuple[int, int]] = []
+        place: tuple[int, int] | None = start
         while place is not None:
             left.remove(place)
             curve.append(place[::-1])
-            place = next_to(*place)  # type: ignore[assignment]
+            place = next_to(*place)
         if len(curve) >= shortest:
             found.append(np.array(curve, np.int32))
     return found
@@ -87,7 +93,8 @@ def chains(edges: NDArray[np.bool_], shortest: int) -> list[NDArray[np.int32]]:
 
 def _smoothed(chain: NDArray[np.int32]) -> NDArray[np.float32]:
     """Return a curve (N, 2) without the steps of its pixels."""
-    return cv2.blur(chain.astype(np.float32), (1, _SMOOTHED_PX), borderType=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
+    smooth = cv2.blur(chain.astype(np.float32), (1, _SMOOTHED_PX), borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(smooth, np.float32)
 
 
 def _bone(hu: Array) -> Array:

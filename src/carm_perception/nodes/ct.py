@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the localizer node tells about the patient's CT: its pose on ``/tf``, how it fits, its points, lines, previews."""
+"""What the localizer node tells about the patient's CT: pose on ``/tf``, how it fits, points, lines, previews."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from shape_msgs.msg import Mesh
 from tf2_msgs.msg import TFMessage
 
 from carm_core.errors import CarmError, GoalError, UnknownNameError
+from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import NEEDS_CT
-from carm_core.imaging.projection import XrayView
 from carm_core.plausibility import at_most, numbers
 from carm_core.robot.kinematics import CArm
 from carm_core.transforms import Array, RigidTransform
@@ -93,19 +93,19 @@ class CtDesk:
         if self._lines is not None:
             self._lines.start(localizer.patient.volume)
 
-    def draw(self, view: XrayView | None, stamp: Time) -> None:
+    def draw(self, frame: XrayFrame, stamp: Time) -> None:
         """Have the bones of a registration that is new and accepted drawn, on another thread than the caller's.
 
         Args:
-            view: Of the image that was registered.
+            frame: The image that was registered.
             stamp: Of it.
         """
         registration = self.localizer.registration if self.localizer is not None else None
-        if view is None or registration is None or registration is self._drawn or self._lines is None:
+        if frame.view is None or registration is None or registration is self._drawn or self._lines is None:
             return
         self._drawn = registration
         if registration.accepted:
-            self._lines.draw(view, registration.transform_lps_to_table, stamp)
+            self._lines.draw(frame, registration.transform_lps_to_table, stamp)
 
     def close(self) -> None:
         """End the thread that draws."""

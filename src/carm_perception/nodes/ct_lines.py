@@ -12,9 +12,10 @@ from geometry_msgs.msg import Point
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import ImageMarker
 
-from carm_core.imaging.projection import XrayView
+from carm_core.imaging.frame import XrayFrame
 from carm_core.transforms import Array, RigidTransform
 from carm_perception.nodes.messages import FRAME
+from carm_perception.registration.similarity import field_mask
 from carm_ros.node import OrderlyNode
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ TOPIC = "landmarks/contours"
 _COLOR = ColorRGBA(r=0.35, g=0.85, b=1.0, a=1.0)
 _JOIN_S = 1.0
 
-_Work = tuple[XrayView, RigidTransform, Time]
+_Work = tuple[XrayFrame, RigidTransform, Time]
 
 
 class CtLines:
@@ -55,17 +56,17 @@ class CtLines:
         self._thread = threading.Thread(target=self._run, args=(volume,), name="contours", daemon=True)
         self._thread.start()
 
-    def draw(self, view: XrayView, transform_lps_to_table: RigidTransform, stamp: Time) -> None:
+    def draw(self, frame: XrayFrame, transform_lps_to_table: RigidTransform, stamp: Time) -> None:
         """Draw an image's lines soon, if somebody listens; returns at once.
 
         Args:
-            view: Of the image.
+            frame: The image, with its view.
             transform_lps_to_table: Where the CT lies, mm.
             stamp: Of the image.
         """
         if self._publisher.get_subscription_count():
             with self._changed:
-                self._work = view, transform_lps_to_table, stamp
+                self._work = frame, transform_lps_to_table, stamp
                 self._changed.notify()
 
     def close(self) -> None:
@@ -87,12 +88,12 @@ class CtLines:
                 work, self._work = self._work, None
             if self._ended or work is None:
                 return
-            view, pose, stamp = work
+            frame, pose, stamp = work
             try:
-                self._publisher.publish(marker(contours.lines(view, pose), stamp, self._prefix))
+                assert frame.view is not None
+                lines = contours.lines(frame.view, pose, field_mask(frame.image))
+                self._publisher.publish(marker(lines, stamp, self._prefix))
             except Exception as error:  # whatever it is, answers go on without lines
-                if self._ended:
-                    return
                 self._node.get_logger().warning(f"no contours: {error}", throttle_duration_sec=5.0)
 
 

@@ -286,7 +286,7 @@ class LocalizerNode(ManagedNode):
         self._landmarks.publish(messages.landmark_array(stamp, now, frame, reply, self._settings.frame_prefix))
         if self._settings.overlay and self._overlay.get_subscription_count():
             self._overlay.publish(messages.rgb_image(stamp, draw(frame, reply), self._settings.frame_prefix))
-        self._ct.draw(frame.view, stamp)
+        self._ct.draw(frame, stamp)
 
     async def _execute(self, handle: ServerGoalHandle) -> Localize.Result:
         """Answer one goal; no thread of the executor waits for the localizer."""

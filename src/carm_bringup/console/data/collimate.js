@@ -115,7 +115,8 @@ export class Collimation {
     const layer = at("field");
     const columns = this.xray.canvas.width;
     const rows = this.xray.canvas.height;
-    if (!width || !this.scale) {
+    const wanted = this.on || this.dragged || this.xray.overlays.on.edges;
+    if (!width || !this.scale || !wanted) {
       layer.replaceChildren();
       return;
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Joins the page's parts to the sockets.
 
+import { Asking } from "/page/asking.js";
 import { Beam } from "/page/beam.js";
 import { Collimation } from "/page/collimate.js";
 import { exportOn } from "/page/export.js";
@@ -24,7 +25,6 @@ let controls = false;
 let number = 0; // of this page
 let heard = 0;
 let noticed = 0;
-let confirmed = () => {};
 
 function notice(text) {
   at("notice").textContent = text;
@@ -38,32 +38,15 @@ function send(message) {
 }
 
 /** Shows what is about to be done; nothing is done before the button is pressed. */
-function confirm(title, text, picture, action, label = "Run") {
-  at("confirm-title").textContent = title;
-  at("confirm-text").textContent = text;
-  at("confirm-yes").textContent = label;
-  at("confirm-picture").hidden = !picture;
-  if (picture) at("confirm-picture").src = picture;
+function confirm(title, text, picture, action, label = "Run", moves = false) {
   room.plan(null);
-  confirmed = action;
-  at("confirm").hidden = false;
-  at("confirm").focus();
-}
-
-function dismiss() {
-  at("confirm").hidden = at("confirm-picture").hidden = true;
-  room.plan(null);
-}
-
-function settle(action) {
-  dismiss();
-  at("stage").focus();
-  action();
+  asking.ask(title, text, picture, action, label, moves);
 }
 
 function navigateTo(name) {
-  const text = "The arm moves in steps; after each, an exposure verifies where the target is.";
-  confirm(`Center ${name}`, text, "", () => send({ type: "navigate", text: name }), "Go");
+  if (!controls) return;
+  const text = "The arm moves in steps; after each, an X-ray exposure shows where the target is. Press STOP at any time.";
+  confirm(`Center ${name}?`, text, "", () => send({ type: "navigate", text: name }), "Go", true);
 }
 
 function controlled(message) {
@@ -76,9 +59,9 @@ function controlled(message) {
   at("take").textContent = message.asking ? "Asked …" : message.holder ? "Ask for control" : "Take control";
   at("asked").hidden = !(controls && message.asker);
   at("asker").textContent = message.asker;
-  for (const id of ["expose", "navigate", "plan", "cancel", "sentence", "confirm-yes"]) at(id).disabled = !controls;
+  for (const id of ["expose", "navigate", "plan", "cancel", "sentence"]) at(id).disabled = !controls;
   for (const button of document.querySelectorAll("#views button, #say button:not(#talk)")) button.disabled = !controls;
-  for (const part of [beam, collimation, positions]) part.control(controls);
+  for (const part of [asking, beam, collimation, positions]) part.control(controls);
 }
 
 function planned(plan) {
@@ -86,7 +69,7 @@ function planned(plan) {
   const clearance = plan.clearance_mm === null ? "clearance not checked" : `smallest clearance ${plan.clearance_mm.toFixed(0)} mm`;
   const text = `${angles}${plan.duration_s?.toFixed(1) ?? "?"} s, ${clearance}${plan.warning ? `. Warning: ${plan.warning}` : ""}`;
   const picture = plan.picture ? `/previews/${encodeURIComponent(plan.id)}` : "";
-  confirm(`Plan: ${plan.text}`, text, picture, () => send({ type: "run", text: plan.id }));
+  confirm(`Plan: ${plan.text}`, text, picture, () => send({ type: "run", text: plan.id }), "Run", true);
   room.plan(plan.ghost);
 }
 
@@ -96,6 +79,8 @@ function fill(greeting) {
   speech.missing = greeting.no_speech;
   if (!speech.missing) speech.connect().catch(() => {}); // told when somebody speaks
   number = greeting.number;
+  asking.mustHold = greeting.held;
+  if (greeting.held) at("sentence").placeholder = "Here only: stop (motions are held)";
   positions.show(greeting.positions ?? []);
   room.describe(greeting.room);
   const option = (name, about = "") => Object.assign(document.createElement("option"), { value: name, textContent: about ? `${name} – ${about}` : name });
@@ -110,9 +95,18 @@ function fill(greeting) {
   for (const about of greeting.exposures) xray.add(about);
 }
 
+const asking = new Asking((message) => link.send(message), (shown) => {
+  if (shown) return;
+  room.plan(null);
+  xray.overlays.aim(null);
+});
 const xray = new Xray({
   landmark: navigateTo,
-  point: (image, pixel) => controls && send({ type: "point", image, pixel }),
+  point: (image, pixel) => {
+    if (!controls) return;
+    send({ type: "point", image, pixel });
+    xray.overlays.aim({ image, pixel });
+  },
   painted: () => {
     previous?.update();
     collimation?.draw();
@@ -134,16 +128,22 @@ const link = new Link({
     beam.state(state.beam, number);
     collimation.state(state.field_mm);
     room.state(state, beam.held);
+    asking.state(state.task, number);
+    xray.overlays.setTarget(state.target);
   },
   positions: ({ names }) => positions.show(names),
   said: ({ kind, text, reason, reply_to: reply }) => addLine(kind, text, [reason, reply && `to “${reply}”`].filter(Boolean).join(" · ")),
   asked: ({ who, text }) => {
     addLine("asked", `${who}: ${text}`);
-    if (text.startsWith("run ")) dismiss(); // on the pages that watch too
+    if (text.startsWith("run ")) asking.dismiss(); // on the pages that watch too
   },
-  result: ({ ok, text }) => addLine(ok ? "done" : "failed", text),
+  result: ({ ok, text }) => {
+    addLine(ok ? "done" : "failed", text);
+    if (!ok) xray.overlays.aim(null);
+  },
   notice: ({ text }) => notice(text),
-  landmarks: ({ image, marks }) => xray.setMarks(image, marks),
+  landmarks: ({ image, marks }) => xray.overlays.setMarks(image, marks),
+  contours: ({ image, lines }) => xray.overlays.setContours(image, lines),
   exposure: (about) => xray.add(about),
   plan: planned,
   stop: (answer) => stop.answered(answer),
@@ -184,8 +184,6 @@ at("cancel").onclick = () => send({ type: "cancel" });
 at("take").onclick = () => send({ type: "take" });
 at("give").onclick = () => send({ type: "give" });
 at("keep").onclick = () => send({ type: "keep" });
-at("confirm-yes").onclick = () => settle(confirmed);
-at("confirm-no").onclick = () => settle(() => {});
 at("say").onsubmit = (event) => {
   event.preventDefault();
   const text = at("sentence").value.trim();

@@ -30,7 +30,7 @@ export class Parts {
     this.scene.add(new three.HemisphereLight(0xffffff, 0x60686f, 1.6), sun, this.floor);
     this.links = about.links.map(() => this.scene.add(new three.Group()).children.at(-1));
     this.geometries = [];
-    this.changing = { patient: null, zones: null, ghost: null, beam: null };
+    this.changing = { patient: null, zones: null, ghost: null, beam: null, clearance: null };
     this.letters = new three.Group();
     this.scene.add(this.letters);
     this.name([-0.9, -0.3, 0], [0.9, 0.3, 0.25]);
@@ -67,6 +67,7 @@ export class Parts {
     const old = this.changing[name];
     old?.traverse((part) => {
       if (part.geometry && !this.geometries.includes(part.geometry)) part.geometry.dispose();
+      part.material?.map?.dispose();
       part.material?.dispose();
     });
     old?.removeFromParent();
@@ -92,6 +93,30 @@ export class Parts {
     group.add(new this.three.Mesh(sides, this.glass(color, on ? 0.45 : 0.14)));
     group.add(new this.three.LineSegments(edges, new this.three.LineBasicMaterial({ color, transparent: true, opacity: on ? 1 : 0.6 })));
     this.exchange("beam", group, this.links[this.about.links.findIndex(({ name }) => name === "xray_source")]);
+  }
+
+  /** The smallest clearance: a line with its length in mm beside it, seen through everything else. */
+  clearance(about, label) {
+    at("room").dataset.clearance = about ? label : "";
+    if (!about) return this.exchange("clearance", null);
+    const [x0, y0, z0, x1, y1, z1] = about.line;
+    const [begin, end] = [new this.three.Vector3(x0, y0, z0), new this.three.Vector3(x1, y1, z1)];
+    const material = new this.three.MeshBasicMaterial({ color: new this.three.Color(...about.color), depthTest: false, transparent: true });
+    const group = new this.three.Group();
+    const length = Math.max(begin.distanceTo(end), 1e-3);
+    const rod = new this.three.Mesh(new this.three.CylinderGeometry(0.012, 0.012, length), material);
+    rod.position.copy(begin).lerp(end, 0.5);
+    rod.quaternion.setFromUnitVectors(new this.three.Vector3(0, 1, 0), end.clone().sub(begin).normalize());
+    for (const place of [begin, end]) {
+      const ball = new this.three.Mesh(new this.three.SphereGeometry(0.024), material);
+      ball.position.copy(place);
+      group.add(ball);
+    }
+    const sprite = this.letter(label, 0.1 + 0.075 * label.length);
+    sprite.position.copy(rod.position).add(new this.three.Vector3(0, 0, 0.12));
+    group.add(rod, sprite);
+    group.traverse((part) => (part.renderOrder = 8));
+    return this.exchange("clearance", group);
   }
 
   zones(boxes) {

@@ -17,7 +17,7 @@ export class Room {
   constructor() {
     this.about = null; // what does not change, from the server
     this.parts = null; // the scene, once it is made
-    this.last = { links: "", zones: "", beam: "" };
+    this.last = {};
     this.patient = 0;
     this.waiting = null; // ghost of the plan that waits
     this.camera = { azimuth: VIEWS.Oblique[0], elevation: VIEWS.Oblique[1], distance: 3.0 };
@@ -54,7 +54,7 @@ export class Room {
       at("room-text").textContent = "loading …";
       const three = await import(LIBRARY);
       this.parts = await new Parts(three, this.about).load();
-      this.last = { links: "", zones: "", beam: "" };
+      this.last = {};
       this.show(this.newest);
       this.plan(this.waiting);
       at("room-text").textContent = "";
@@ -138,10 +138,12 @@ export class Room {
   /** Takes over what has changed. */
   show(state) {
     if (!state) return;
-    const { links, zones, patient } = state.room;
+    const { links, zones, patient, clearance } = state.room;
+    const label = clearance && `${clearance.near ? "! " : ""}${Math.round(state.arm?.clearance_mm ?? clearance.mm)} mm`;
     const changes = {
       links: [String(links), () => links && this.parts.move(links)],
       zones: [String(zones), () => this.parts.zones(zones)],
+      clearance: [`${clearance?.line} ${label}`, () => this.parts.clearance(clearance, label)],
       beam: [`${state.field_mm} ${state.beam}`, () => this.parts.beam(state.field_mm, Boolean(state.beam))],
     };
     for (const [name, [now, act]] of Object.entries(changes)) {

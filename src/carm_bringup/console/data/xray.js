@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The X-ray: newest image or one of the session, window and level, zoom, landmarks, sides of the patient.
+// The X-ray: newest image or one of the session, window and level, zoom, sides of the patient.
+
+import { Overlays } from "/page/overlays.js";
 
 const LIVE_S = 1.0;
 const CLICK_PX = 5;
 const KEPT = 24;
-const MARKS_KEPT = 64;
-const SVG = "http://www.w3.org/2000/svg";
 const at = (id) => document.getElementById(id);
 
 export class Xray {
@@ -14,7 +14,6 @@ export class Xray {
     this.on = on;
     this.canvas = at("image");
     this.source = document.createElement("canvas");
-    this.marks = new Map();
     this.newest = null; // {about, blob}
     this.shown = null; // about of what is shown
     this.old = ""; // id of the exposure that is shown instead of the newest
@@ -22,7 +21,7 @@ export class Xray {
     this.series = null; // whether fluoroscopy runs; null: the X-ray system does not say
     this.decoding = false;
     this.inverted = false;
-    this.withMarks = true;
+    this.overlays = new Overlays(this);
     this.reset();
     this.listen();
     new ResizeObserver(() => this.place()).observe(at("stage"));
@@ -71,7 +70,7 @@ export class Xray {
     this.pixels = context.getImageData(0, 0, width, height).data;
     this.shown = about;
     this.paint();
-    this.overlay();
+    this.overlays.draw();
     this.caption();
     document.body.dataset.image = about.id;
   }
@@ -184,9 +183,14 @@ export class Xray {
     return Math.min(clientWidth / this.canvas.width, clientHeight / this.canvas.height);
   }
 
+  /** Pixels of the screen for one of the image. */
+  get scale() {
+    return this.fitted() * this.zoom;
+  }
+
   home() {
     const { clientWidth, clientHeight } = at("stage");
-    const scale = this.fitted() * this.zoom;
+    const scale = this.scale;
     return [(clientWidth - this.canvas.width * scale) / 2, (clientHeight - this.canvas.height * scale) / 2];
   }
 
@@ -197,48 +201,18 @@ export class Xray {
 
   place() {
     const layers = at("layers");
-    const scale = this.fitted() * this.zoom;
+    const scale = this.scale;
     const [x, y] = this.corner();
     layers.style.width = `${this.canvas.width * scale}px`;
     layers.style.height = `${this.canvas.height * scale}px`;
     layers.style.transform = `translate(${x}px, ${y}px)`;
-    this.overlay();
+    this.overlays.draw();
   }
 
   pixelAt(x, y) {
     const box = at("layers").getBoundingClientRect();
     const scale = box.width / this.canvas.width;
     return [(x - box.left) / scale - 0.5, (y - box.top) / scale - 0.5];
-  }
-
-  // Landmarks
-
-  setMarks(image, marks) {
-    this.marks.set(image, marks);
-    if (this.marks.size > MARKS_KEPT) this.marks.delete(this.marks.keys().next().value);
-    if (this.shown?.id === image) this.overlay();
-  }
-
-  visible() {
-    const marks = (this.withMarks && this.shown && this.marks.get(this.shown.id)) || [];
-    return marks.filter((mark) => mark.in_view && mark.pixel[0] !== null && mark.pixel[1] !== null);
-  }
-
-  overlay() {
-    const scale = this.fitted() * this.zoom || 1;
-    const elements = [];
-    for (const { name, pixel, radius_mm: radius } of this.visible()) {
-      const [x, y] = pixel;
-      if (radius !== null && this.shown.mm_per_px)
-        elements.push(drawn("circle", { cx: x, cy: y, r: radius / this.shown.mm_per_px }));
-      const arm = 6 / scale;
-      elements.push(drawn("path", { d: `M${x - arm} ${y}h${2 * arm}M${x} ${y - arm}v${2 * arm}` }));
-      const text = drawn("text", { x: x + 1.4 * arm, y: y - arm, "font-size": 14 / scale });
-      text.style.strokeWidth = `${3 / scale}px`;
-      text.textContent = name;
-      elements.push(text);
-    }
-    at("overlay").replaceChildren(...elements);
   }
 
   // Mouse, touch and keys
@@ -286,7 +260,7 @@ export class Xray {
       ArrowLeft: () => this.tune(-8, 0), ArrowRight: () => this.tune(8, 0),
       ArrowUp: () => this.tune(0, 4), ArrowDown: () => this.tune(0, -4),
       "+": () => this.magnify(1.25), "=": () => this.magnify(1.25), "-": () => this.magnify(0.8),
-      0: () => this.reset(), i: () => this.invert(), l: () => this.toggleMarks(),
+      0: () => this.reset(), i: () => this.invert(),
     };
     stage.addEventListener("keydown", (event) => {
       const act = !event.ctrlKey && !event.metaKey && keys[event.key];
@@ -298,7 +272,6 @@ export class Xray {
     at("zoom-out").onclick = keys["-"];
     at("fit").onclick = keys[0];
     at("invert").onclick = keys.i;
-    at("marks").onclick = keys.l;
     at("live").onclick = () => this.live();
   }
 
@@ -308,27 +281,15 @@ export class Xray {
     this.paint();
   }
 
-  toggleMarks() {
-    this.withMarks = !this.withMarks;
-    at("marks").setAttribute("aria-pressed", String(this.withMarks));
-    this.overlay();
-  }
-
   click(x, y) {
     if (!this.shown) return;
     const [column, row] = this.pixelAt(x, y);
     const { width, height } = this.canvas;
     if (column < 0 || row < 0 || column > width - 1 || row > height - 1) return;
-    const near = 14 / (this.fitted() * this.zoom);
-    const hits = this.visible().map((mark) => [Math.hypot(mark.pixel[0] - column, mark.pixel[1] - row), mark.name]);
+    const near = 14 / this.scale;
+    const hits = this.overlays.visible.map((mark) => [Math.hypot(mark.pixel[0] - column, mark.pixel[1] - row), mark.name]);
     const [distance, name] = hits.sort((a, b) => a[0] - b[0])[0] ?? [Infinity, ""];
     if (distance < near) this.on.landmark(name);
     else this.on.point(this.shown.id, [column, row]);
   }
-}
-
-function drawn(kind, attributes) {
-  const element = document.createElementNS(SVG, kind);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  return element;
 }
