@@ -64,6 +64,8 @@ class Command:
         if self.kind == "field":
             width, height = self.field_mm
             return f"collimate to {width:.0f} x {height:.0f} mm" if width else "open the whole field"
+        if self.kind == "run":
+            return "run the plan"
         return f"{self.kind} {self.text!r}" if self.text else self.kind
 
 

@@ -285,12 +285,13 @@ class ConsoleNode(OrderlyNode):
     def _parts(self, now_s: float) -> list[dict[str, Any]]:
         """Return each part of the graph, whether it is there, and what is wrong with it."""
         agent = now_s - self._agent_s < _RECENT_S
+        waits = self._agent.replace("missing: ", "not ready, waits for ")
         parts = {
             "motors": (self._mode != "unknown", "no state"),
             "supervisor": (now_s - self._permit_s < _STALE_S, "no permit: the arm holds"),
             "X-ray": (self.count_publishers("xray/image/compressed") > 0, "no images"),
             "localizer": (self.count_publishers("landmarks") > 0, "no landmarks"),
-            "agent": (agent and not self._agent, self._agent if agent else "not heard"),
+            "agent": (agent and not self._agent, waits if agent else "not heard"),
         }
         return [{"name": name, "ok": ok, "note": "" if ok else note} for name, (ok, note) in parts.items()]
 

@@ -291,7 +291,7 @@ class Tasks:
         if self.task is task:
             self.task = None
         if task.canceled:
-            text = f"{text} ({task.canceled})".strip()
+            text = f"ended, {task.canceled}"
         if text:
             self._tell({"type": "result", "ok": ok, "text": f"{task.text}: {text}"[:600]})
 

@@ -17,7 +17,8 @@ import httpx2
 import pydicom
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
+FAKES = Path(__file__).resolve().parents[1] / "fakes"
+sys.path.insert(0, str(FAKES))
 import cv2
 import numpy as np
 from browser import CHROMIUM, Browser
@@ -52,20 +53,91 @@ LIBRARY = share_dir() / "web/node_modules/three/build/three.module.js"
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
 
+RUN = "document.getElementById('confirm-yes')"
+
+
 def start(spawn: Spawn, module: str, *settings: str) -> "subprocess.Popen[str]":
     words = [word for one in settings for word in ("-p", one)]
     return spawn([sys.executable, "-m", module, "--ros-args", "-r", "__ns:=/carm", *words], stderr=subprocess.DEVNULL)
 
 
-def run_view(page: Browser, name: str) -> None:
-    """Plan a view, look at the plan, run it, wait until the arm moves."""
+def start_console(spawn: Spawn, *settings: str) -> str:
+    """Start a console node and return its address."""
+    console = start(spawn, "carm_bringup.nodes.console_node", *settings)
+    assert console.stdout is not None
+    said = console.stdout.readline()
+    address = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", said)
+    assert address is not None, said
+    return address[0]
+
+
+def plan_view(page: Browser, name: str) -> None:
+    """Plan a view, look at the plan."""
     page.run(f"[...document.querySelectorAll('#views button')].find(b => b.textContent === '{name}').click()")
     page.wait("!document.getElementById('confirm').hidden", PATIENCE_S)
     assert "clearance" in page.run("document.getElementById('confirm-text').textContent")
     page.wait("document.getElementById('confirm-picture').naturalWidth > 100")
     assert page.run("document.getElementById('room').dataset.ghost") == "true"
+
+
+def run_view(page: Browser, name: str) -> None:
+    """Plan a view, run it, wait until the arm moves."""
+    plan_view(page, name)
     page.click("#confirm-yes")
     page.wait(f"{MODE} === 'moving' && {ANGLE} > 1")
+
+
+def check_overlays(page: Browser) -> None:
+    """Each is there, and can be switched off and on; contours go with their image."""
+    drawn = "document.querySelector('#overlay circle').getAttribute('cx')"
+    page.wait(drawn)
+    if page.run(drawn) != "101":
+        page.click("#expose")
+        page.wait(f"{drawn} === '101'")
+    parts = {"KeyL": "#overlay circle", "KeyG": "#overlay path.target", "KeyB": "#overlay path.bones"}
+    for selector in parts.values():
+        page.wait(f"document.querySelector('{selector}')")
+    assert "M10 50 20 50 30 50M60 50 70 50" in page.run("document.querySelector('.bones').getAttribute('d')")
+    assert "mm to the center" in page.run("document.querySelector('#overlay text.target').textContent")
+    page.run("document.getElementById('stage').focus()")
+    for key, selector in parts.items():
+        page.press(key)
+        page.wait(f"!document.querySelector('{selector}')")
+        page.press(key)
+        page.wait(f"document.querySelector('{selector}')")
+    page.click("#expose")
+    page.wait(f"{drawn} === '100'")
+    assert not page.run("Boolean(document.querySelector('#overlay path.bones'))")
+    if LIBRARY.is_file():
+        page.wait("document.getElementById('room').dataset.clearance === '! 150 mm'", PATIENCE_S)
+
+
+def hold_to_move(page: Browser) -> None:
+    """A motion goes on while the button or Enter is held, ends when it is let go, and when the page is held up."""
+    page.wait("document.getElementById('holder').textContent === 'You control'")
+    page.wait(
+        "document.getElementById('room').dataset.ready && document.getElementById('parts').textContent.includes('agent')"
+    )
+    plan_view(page, "RAO 30")
+    assert page.run(f"{RUN}.textContent") == "Hold to run"
+    page.mouse("#confirm-yes", True)
+    begin = page.run(ANGLE)
+    page.wait(f"{MODE} === 'moving' && Math.abs({ANGLE} - {begin}) > 3")
+    page.mouse("#confirm-yes", False)
+    page.wait(f"{SAID}.includes('the button was let go') && {MODE} === 'idle'")
+    rest = page.run(ANGLE)
+    page.wait(f"{RUN}.textContent === 'Hold to run' && document.getElementById('task').hidden", PATIENCE_S)  # the rest
+    assert page.run(ANGLE) == pytest.approx(rest, abs=0.2)
+
+    page.run(f"{RUN}.focus()")
+    page.key("Enter", True)
+    page.wait(f"{MODE} === 'moving' && Math.abs({ANGLE} - {rest}) > 1")
+    page.run("(t => { while (performance.now() - t < 800); })(performance.now())")
+    page.wait(f"{SAID}.includes('was silent for 0.5 s') && {MODE} === 'idle'")
+    page.key("Enter", False)
+    page.run("document.getElementById('sentence').value = 'center the carina'")
+    page.run("document.getElementById('say').requestSubmit()")
+    page.wait(f"{NOTICE}.textContent.includes('have to be held')")
 
 
 def reset(page: Browser) -> None:
@@ -149,18 +221,15 @@ def brightness(page: Browser, x: float, y: float) -> float:
 def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path: Path) -> None:
     """One test, since each start of a graph takes seconds."""
     *_, agent = [start(spawn, module, *settings) for module, settings in GRAPH.items()]
-    console = start(spawn, "carm_bringup.nodes.console_node")
-    assert console.stdout is not None
-    said = console.stdout.readline()
-    address = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", said)
-    assert address is not None, said
-    clean, _, token = address[0].partition("?token=")
+    spawn([sys.executable, str(FAKES / "overlays.py")])
+    address = start_console(spawn)
+    clean, _, token = address.partition("?token=")
     assert httpx2.get(f"{clean}?token={token[::-1]}", trust_env=False).status_code == 403
 
     with Browser(tmp_path / "browser", options=MICROPHONE) as page:
         page.open(f"{clean}?token=wrong")
         page.wait("document.body.innerText.includes('carm sim')")
-        page.open(address[0])
+        page.open(address)
         page.wait("document.getElementById('holder').textContent === 'You control'")
         assert page.run("location.href") == clean
 
@@ -176,6 +245,7 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
         page.wait("document.querySelector('#strip img')?.naturalWidth > 0")
 
         check_export(page, tmp_path / "downloads")
+        check_overlays(page)
 
         if LIBRARY.is_file():
             page.wait("document.getElementById('room').dataset.drawn > 0", PATIENCE_S)
@@ -251,6 +321,10 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
             page.run(f"document.getElementById('save-name').value = '{name}'")
             page.click("#save")
         page.wait(f"{SAID}.includes('already') && document.getElementById('saved').value === 'my view'")
+        page.open(start_console(spawn, "run_mode:=hold"))
+        hold_to_move(page)
+        page.open(clean)
+        page.wait("document.getElementById('holder').textContent === 'You control'")
         run_view(page, "lateral")
         page.open("about:blank")  # the connection of the page that controls is lost
         page.open(clean)
@@ -262,7 +336,9 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
         agent.wait(10)
         page.wait("document.getElementById('parts').textContent.includes('agent: not heard')")
         start(spawn, "carm_agent.nodes.agent_node", *GRAPH["carm_agent.nodes.agent_node"])
-        page.wait("document.getElementById('parts').textContent.includes('agent: missing: localize')", PATIENCE_S)
+        page.wait(
+            "document.getElementById('parts').textContent.includes('agent: not ready, waits for localize')", PATIENCE_S
+        )
         page.run("document.querySelector('details').open = true")
         page.wait("document.getElementById('saved').value === 'my view'")
         page.click("#saved-plan")

@@ -34,6 +34,7 @@ _KEYS = {
     "Enter": ("Enter", "\r"),
     "Tab": ("Tab", ""),
     "KeyF": ("f", "f"),
+    **{f"Key{letter}": (letter.lower(), letter.lower()) for letter in "BGL"},
 }
 
 

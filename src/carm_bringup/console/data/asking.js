@@ -26,12 +26,16 @@ export class Asking {
     at("confirm-no").onclick = () => this.settle(() => {});
   }
 
+  get held() {
+    return this.button.down;
+  }
+
   /** @param {string} label of the button
    *  @param {boolean} moves whether it moves the arm */
   ask(title, text, picture, action, label, moves) {
     this.holds = moves && this.mustHold;
     this.action = action;
-    this.label = this.holds ? `Hold: ${label}` : label;
+    this.label = this.holds ? `Hold to ${label.toLowerCase()}` : label;
     at("confirm-title").textContent = title;
     at("confirm-text").textContent = text;
     at("confirm-picture").hidden = !picture;
@@ -71,8 +75,9 @@ export class Asking {
   }
 
   show() {
-    const text = this.button.down ? "▶ MOVING: let go to stop" : this.label;
+    const text = this.button.down ? "▶ HELD: let go to stop" : this.label;
     if (at("confirm-yes").textContent !== text) at("confirm-yes").textContent = text;
     at("confirm-yes").dataset.on = String(this.button.down);
+    at("confirm-picture").hidden ||= this.button.down; // the image is what counts now
   }
 }

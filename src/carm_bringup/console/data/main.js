@@ -127,7 +127,7 @@ const link = new Link({
     stop.set(state.mode, controls);
     beam.state(state.beam, number);
     collimation.state(state.field_mm);
-    room.state(state, beam.held);
+    room.state(state, beam.held || asking.held);
     asking.state(state.task, number);
     xray.overlays.setTarget(state.target);
   },

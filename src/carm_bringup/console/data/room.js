@@ -124,7 +124,7 @@ export class Room {
   }
 
   /** @param {object} state newest
-   *  @param {boolean} held whether this page holds the switch of fluoroscopy: without a graphics card, drawing waits */
+   *  @param {boolean} held whether a button is held, of fluoroscopy or a motion: without a graphics card, drawing waits */
   state(state, held) {
     this.newest = state;
     if (this.held && !held) setTimeout(() => this.dirty());
