@@ -68,3 +68,48 @@ def test_numbers_that_json_does_not_have_become_none() -> None:
     from carm_bringup.nodes.console_tasks import finite
 
     assert [finite(value) for value in (1.5, math.nan, math.inf)] == [1.5, None, None]
+
+
+def test_the_target_of_a_task_is_named_as_the_localizer_names_it() -> None:
+    from carm_bringup.nodes.console_overlays import joined, target_of
+    from carm_core.errors import CarmError
+    from carm_core.localization import POINT_NAME
+
+    assert target_of({"target_id": 11}) == target_of({"target_id": 0, "target_name": "carina"}) == "Carina"
+    assert target_of({"target_id": 0, "point_mm": [0.0, 0.0, 0.0]}) == POINT_NAME
+    with pytest.raises(CarmError):
+        target_of({"target_name": "spleen"})
+    ends = [(1.0, 2.0), (3.0, 4.0), (3.0, 4.0), (5.0, 6.04), (7.0, 8.0), (9.0, 9.0), (0.0, 0.0)]
+    assert joined(ends) == [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [7.0, 8.0, 9.0, 9.0]]
+
+
+def test_what_is_held_ends_when_it_is_let_go_or_its_page_is_silent() -> None:
+    from carm_bringup.console.commands import Command
+    from carm_bringup.console.switch import Switch
+    from carm_bringup.nodes.console_tasks import LET_GO, AbsentError, Task, Tasks
+
+    now_s = [10.0]
+    canceled: list[str] = []
+    tasks: Any = SimpleNamespace(_switch=Switch(lambda: now_s[0]), task=None, cancel=canceled.append)
+    tasks._let_go = lambda why, number: Tasks._let_go(tasks, why, number)
+    with pytest.raises(AbsentError, match="held"):
+        Tasks._say(tasks, "center the carina", 1)
+
+    def press() -> None:
+        tasks.task = Task("run", 1, True, None, None)  # type: ignore[arg-type]
+        tasks._switch.press(1, "")
+
+    press()
+    Tasks.obey(tasks, Command("let_go"), 2)  # another page
+    assert not canceled
+    Tasks.obey(tasks, Command("let_go"), 1)
+    assert canceled == [LET_GO]
+    press()
+    now_s[0] += 0.4
+    Tasks.hold(tasks, 1)
+    now_s[0] += 0.4
+    Tasks._look(tasks)
+    assert canceled == [LET_GO]
+    now_s[0] += 0.2
+    Tasks._look(tasks)
+    assert "silent for 0.5 s" in canceled[1]

@@ -85,6 +85,7 @@ def test_an_arm_that_trembles_is_not_drawn_anew() -> None:
 
     made = room()
     vars(made).update({"_joints": b"", "_poses": None, "_positions": CARM.home, "_zones": [], "_surfaces": 0})
+    made._clearance = lambda: None
     made._check = JointStateCheck(CARM.joints)
     refused: list[str] = []
     made._node = SimpleNamespace(refuse=lambda source, error: refused.append(source))
@@ -101,3 +102,33 @@ def test_an_arm_that_trembles_is_not_drawn_anew() -> None:
     assert shown(7e-4) != first
     assert Room.shown(made, b"no joint state")["links"] is made._poses
     assert refused == ["joint_states"]
+
+
+def test_a_clearance_is_drawn_as_long_as_it_is_fresh_and_moves_with_the_arm_or_its_length_only() -> None:
+    import time
+
+    from geometry_msgs.msg import Point
+    from visualization_msgs.msg import Marker
+
+    from carm_bringup.nodes.console_room import Room
+
+    made: Any = SimpleNamespace(_line=None, _line_s=0.0, _line_shown=None, _poses=[1])
+
+    def shown(end: float, aside: float = 0.0, **changes: Any) -> Any:
+        marker = Marker(type=Marker.LINE_LIST, points=[Point(x=aside, z=0.6), Point(x=aside, z=end)], **changes)
+        marker.color.r = 1.0
+        Room._on_line(made, marker)
+        return Room._clearance(made)
+
+    assert Room._clearance(made) is None
+    first = shown(0.4)
+    assert (first["line"], first["mm"], first["near"]) == ([0.0, 0.0, 0.6, 0.0, 0.0, 0.4], 200, True)
+    assert shown(0.4, aside=0.1) is first  # its ends jumped, the arm did not move
+    made._poses = [2]
+    assert shown(0.4, aside=0.1)["line"][0] == 0.1
+    assert shown(0.3)["mm"] == 300
+    assert shown(0.3, action=Marker.DELETE) is None
+    assert shown(float("nan")) is None
+    assert shown(0.3) is not None
+    made._line_s = time.monotonic() - 1.0
+    assert Room._clearance(made) is None

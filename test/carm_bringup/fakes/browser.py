@@ -2,12 +2,14 @@
 """A real browser without a window, driven by the DevTools protocol of Chromium.
 
 As a program it makes the pictures of docs/console.md, of a graph that runs:
-``python browser.py ADDRESS console.png console_plan.png``.
+``python browser.py ADDRESS console.png console_plan.png``, and with a single file the animation of a navigation:
+``python browser.py ADDRESS console.webp``. ``python browser.py ADDRESS --memory SECONDS`` prints what a page holds.
 """
 
 from __future__ import annotations
 
 import base64
+import io
 import json
 import shutil
 import subprocess
@@ -20,6 +22,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
+from PIL import Image
 from websockets.sync.client import connect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -36,6 +40,9 @@ _KEYS = {
     "KeyF": ("f", "f"),
     **{f"Key{letter}": (letter.lower(), letter.lower()) for letter in "BGL"},
 }
+
+
+_FRAME_S = 0.3
 
 
 class Browser:
@@ -168,6 +175,14 @@ class Browser:
         """Prefer ``dark`` or ``light``."""
         self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
 
+    def memory_mb(self) -> tuple[float, float]:
+        """Return what scripts hold after a garbage collection, and the resident memory of all processes, MB."""
+        self.send("HeapProfiler.collectGarbage")
+        held = self.send("Runtime.getHeapUsage")["usedSize"]
+        browser = psutil.Process(self._process.pid)
+        resident = sum(process.memory_info().rss for process in (browser, *browser.children(recursive=True)))
+        return held / 1e6, resident / 1e6
+
     def picture(self, file: Path) -> None:
         """Write what is seen as PNG."""
         file.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
@@ -177,6 +192,109 @@ class Browser:
         left, top, width, height = self.box(selector)
         clip = {"x": left, "y": top, "width": width, "height": height, "scale": 1}
         return base64.b64decode(self.send("Page.captureScreenshot", format="png", clip=clip)["data"])
+
+
+class Film:
+    """Frames of a page, each with the time until the next."""
+
+    def __init__(self, page: Browser) -> None:
+        """Begin."""
+        self._page = page
+        self._frames: list[Image.Image] = []
+        self._taken_s: list[float] = []
+
+    def take(self) -> None:
+        """Add a frame; not so often that the graph is held up on a small machine."""
+        if self._taken_s:
+            time.sleep(max(0.0, self._taken_s[-1] + _FRAME_S - time.monotonic()))
+        self._taken_s.append(time.monotonic())
+        data = base64.b64decode(self._page.send("Page.captureScreenshot", format="png")["data"])
+        self._frames.append(Image.open(io.BytesIO(data)).convert("RGB"))
+
+    def until(self, script: str, timeout_s: float = 60.0) -> None:
+        """Add frames until an expression in the page is true."""
+        deadline = time.monotonic() + timeout_s
+        while not self._page.run(f"(() => {{ try {{ return Boolean({script}) }} catch {{ return false }} }})()"):
+            assert time.monotonic() < deadline, self._page.text()
+            self.take()
+
+    def rest(self, for_s: float) -> None:
+        """Add frames for some time."""
+        end_s = time.monotonic() + for_s
+        while time.monotonic() < end_s:
+            self.take()
+
+    def write(self, file: Path, longest_s: float) -> None:
+        """Write an animated WebP; stretches in which nothing changes are shortened."""
+        ends_s = [*self._taken_s[1:], self._taken_s[-1] + 2.0]
+        kept: list[tuple[Image.Image, float]] = []
+        for frame, taken_s, end_s in zip(self._frames, self._taken_s, ends_s, strict=True):
+            if kept and kept[-1][0].tobytes() == frame.tobytes():
+                kept[-1] = frame, min(longest_s, kept[-1][1] + end_s - taken_s)
+            else:
+                kept.append((frame, end_s - taken_s))
+        first, *others = (frame for frame, _ in kept)
+        times_ms = [max(20, round(1000 * shown_s)) for _, shown_s in kept]
+        first.save(file, save_all=True, append_images=others, duration=times_ms, loop=0, quality=60, method=4)
+
+
+def film_of_a_navigation(address: str, file: Path) -> None:
+    """Center the carina in the console of a running graph, then look from another side.
+
+    Args:
+        address: Of the console, with the token.
+        file: Animated WebP to be written.
+    """
+    idle = "document.getElementById('task').hidden"
+    folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with folder as scratch, Browser(Path(scratch), (1180, 738)) as page:
+        page.scheme("dark")
+        page.open(address)
+        page.wait("!document.getElementById('navigate').disabled")
+        page.run("document.getElementById('room').hidden && document.getElementById('show-room').click()")
+        page.wait(
+            "document.getElementById('room').dataset.drawn > 0 && document.querySelector('#overlay circle')", 60.0
+        )
+        page.run("document.getElementById('landmark').value = 'Carina'")
+        film = Film(page)
+        film.rest(1.0)
+        page.click("#navigate")
+        film.rest(1.5)
+        page.click("#confirm-yes")
+        film.until(f"!{idle}")
+        film.until(idle)
+        film.rest(1.5)
+        page.run("[...document.querySelectorAll('#views button')].find(b => b.textContent === 'LAO 30').click()")
+        film.until("document.getElementById('confirm-picture').naturalWidth > 0")
+        film.rest(2.0)
+        page.click("#confirm-yes")
+        film.until(f"!{idle}")
+        film.until(idle)
+        page.click("#expose")
+        film.rest(2.0)
+        film.write(file, 1.2)
+
+
+def memory_of_a_page(address: str, for_s: float) -> None:
+    """Print what a page of the console holds at first and at last.
+
+    Args:
+        address: Of the console, with the token.
+        for_s: How long it is open, s.
+    """
+    folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with folder as scratch, Browser(Path(scratch), (1280, 800)) as page:
+        page.open(address)
+        page.wait("document.body.dataset.image", 60.0)
+        begin_s = time.monotonic()
+        for share in (0.1, 0.5, 1.0):
+            while time.monotonic() - begin_s < share * for_s:
+                page.run("document.body.dataset.image")
+                time.sleep(1.0)
+            held_mb, resident_mb = page.memory_mb()
+            print(
+                f"after {share * for_s:.0f} s: scripts hold {held_mb:.1f} MB, browser {resident_mb:.0f} MB", flush=True
+            )
 
 
 def pictures_of_the_console(address: str, file: Path, plan: Path) -> None:
@@ -210,4 +328,10 @@ def pictures_of_the_console(address: str, file: Path, plan: Path) -> None:
 
 
 if __name__ == "__main__":
-    pictures_of_the_console(sys.argv[1], *map(Path, sys.argv[2:4]))
+    at, *files = sys.argv[1:]
+    if files[0] == "--memory":
+        memory_of_a_page(at, float(files[1]))
+    elif len(files) == 1:
+        film_of_a_navigation(at, Path(files[0]))
+    else:
+        pictures_of_the_console(at, *map(Path, files))

@@ -155,7 +155,7 @@ def test_misspelled_arguments_of_ros2_launch(command: list[str], unknown: list[s
 def test_frame_prefix_reaches_every_node_that_names_frames() -> None:
     values = graph.resolve(["frame_prefix:=left_arm/", "scene:=true"])
     prefixed = {s.name for s in graph.nodes(values) if graph.parameters(s, values).get("frame_prefix") == "left_arm/"}
-    assert prefixed == {"motion_node", "xray_node", "localizer_node", "scene_node"}
+    assert prefixed == {"motion_node", "supervisor_node", "xray_node", "localizer_node", "scene_node"}
     for name in ("state_node", "drive_node"):
         assert graph.parameters(spec(name), values)["frame_prefix"] == "left_arm/"
     assert graph.viewer_words(values) == ["--fixed-frame", "left_arm/table"]
