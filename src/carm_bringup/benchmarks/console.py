@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``carm bench console``: how old images and states are when a page has them, and how long a stop takes.
 
-After that the arm moves, and each stop is timed until joint states are slower.
+After that the arm moves, and each stop is timed until joint states are slower. The console node's memory is looked at
+before pages come, after a tenth of the duration and at the end, so that what it needs once is told from growth.
 
 Motion, X-ray and console node run as real processes; pages are clients of the same two sockets that a browser opens,
 so what a browser adds (decoding, drawing) is not in the figures.
@@ -81,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     results_file.check_file(args.json)
     with _graph(args) as (address, process):
         pages = [Page() for _ in range(args.clients)]
+        print(f"Console: {address}", flush=True)  # a browser may watch, too
         cookie = _cookie(address)
         _first_image(address, cookie)
         before_mb = process.memory_info().rss / 1e6
@@ -93,12 +95,14 @@ def run(args: argparse.Namespace) -> int:
         ]
         for thread in threads:
             thread.start()
+        time.sleep(args.duration / 10)
+        tenth_mb = process.memory_info().rss / 1e6
         for thread in threads:
             thread.join(args.duration + START_S)
         share = (sum(process.cpu_times()[:2]) - before_s) / (time.monotonic() - began_s)
         slowed_ms = _moving_stops(address, cookie, args.moving_stops)
         figures = figures_of(pages) | {"cpu_share": share, "rss_mb": process.memory_info().rss / 1e6}
-        figures |= {"rss_start_mb": before_mb}
+        figures |= {"rss_start_mb": before_mb, "rss_tenth_mb": tenth_mb}
         if slowed_ms:
             figures |= _percentiles("moving_stops", "slowed", slowed_ms)
     if "slowed_p50_ms" in figures:
@@ -110,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         f" state p99 {figures['state_age_p99_ms']:.0f} ms; {figures['stops']} stops,"
         f" answered p50 {figures['stop_p50_ms']:.0f} ms, p99 {figures['stop_p99_ms']:.0f} ms,"
         f" {figures['stops_failed']} failed; {100 * share:.0f} % of a core,"
-        f" {figures['rss_mb']:.0f} MB (at first {before_mb:.0f})"
+        f" {figures['rss_mb']:.0f} MB (at first {before_mb:.0f}, after {args.duration / 10:.0f} s {tenth_mb:.0f})"
     )
     if args.json is not None:
         words = [f"--clients {args.clients} --rate {args.rate:g} --readout {args.readout} --format {args.format}"]
