@@ -255,7 +255,7 @@ class Tasks:
             text = ""
         self._end(task, ok, text)
         plan = getattr(task.goal, "plan_id", "")
-        if task.canceled == LET_GO and plan in self._plans:  # it fits no more: the way from here, to go on
+        if not ok and task.canceled == LET_GO and plan in self._plans:  # it fits no more: the way from here, to go on
             about, goal = self._plans[plan]
             try:
                 self.plan(goal, about.removeprefix(": "), task.number)
@@ -290,7 +290,7 @@ class Tasks:
             self._switch.release()
         if self.task is task:
             self.task = None
-        if task.canceled:
+        if task.canceled and not ok:
             text = f"ended, {task.canceled}"
         if text:
             self._tell({"type": "result", "ok": ok, "text": f"{task.text}: {text}"[:600]})

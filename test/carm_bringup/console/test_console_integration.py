@@ -280,6 +280,7 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
         assert brightness(page, 0.5, 0.5) > 20
         page.click("#compare")
         page.wait("!document.getElementById('previous-image').hidden")
+        page.wait("document.getElementById('previous-left').textContent === 'R'")
         page.click("#compare")
         page.click("#whole")
         page.wait("document.getElementById('whole').hidden")

@@ -53,6 +53,12 @@ export class Asking {
     this.changed(false);
   }
 
+  /** The motion has come to its end. */
+  done() {
+    if (this.button.down) this.button.drop();
+    if (this.holds) this.dismiss();
+  }
+
   settle(action) {
     this.button.release();
     this.dismiss();

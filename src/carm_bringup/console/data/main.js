@@ -140,6 +140,7 @@ const link = new Link({
   result: ({ ok, text }) => {
     addLine(ok ? "done" : "failed", text);
     if (!ok) xray.overlays.aim(null);
+    else if (text.startsWith("run the plan")) asking.done();
   },
   notice: ({ text }) => notice(text),
   landmarks: ({ image, marks }) => xray.overlays.setMarks(image, marks),

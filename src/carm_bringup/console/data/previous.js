@@ -42,6 +42,7 @@ export class Previous {
       if (id) await this.load(id);
     }
     this.paint();
+    for (const side of ["left", "right"]) at(`previous-${side}`).textContent = (this.pixels && item?.dataset[side]) || "";
     at("previous-text").textContent = this.pixels ? `BEFORE ${item?.textContent ?? ""}` : "no exposure before this one";
   }
 

@@ -88,6 +88,7 @@ export class Xray {
     picture.alt = `Exposure of ${label.textContent}`;
     button.dataset.id = about.id;
     button.onclick = () => this.back(about);
+    [button.dataset.left, button.dataset.right] = [about.sides?.left ?? "", about.sides?.right ?? ""];
     button.append(picture, label);
     item.append(button);
     strip.append(item);
