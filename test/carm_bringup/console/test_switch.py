@@ -81,12 +81,12 @@ def test_only_who_controls_holds_it_and_renewals_are_no_dialogue() -> None:
     def send(client: Client, kind: str) -> None:
         hub.receive(client, json.dumps({"type": kind}))
 
-    for kind in ("beam", "hold", "release"):
+    for kind in ("beam", "hold", "release", "moving", "let_go"):
         send(second, kind)
     assert desk.asked == []
-    for kind in ("beam", "hold", "hold", "release"):
+    for kind in ("beam", "hold", "hold", "release", "moving", "let_go"):
         send(first, kind)
-    assert desk.asked == ["beam", "hold", "hold", "release"]
+    assert desk.asked == ["beam", "hold", "hold", "release", "moving", "let_go"]
     late = hub.join("127.0.0.1")
     assert late is not None
     assert [json.loads(text)["type"] for text in late.outbox._events] == ["hello", "control"]
@@ -102,6 +102,8 @@ def test_only_who_controls_holds_it_and_renewals_are_no_dialogue() -> None:
         ({"type": "save", "text": " left\tcoronary "}, Command("save", "left coronary"), "save 'left coronary'"),
         ({"type": "forget", "text": "a"}, Command("forget", "a"), "forget 'a'"),
         ({"type": "beam"}, Command("beam"), "beam"),
+        ({"type": "moving"}, Command("moving"), "moving"),
+        ({"type": "run", "text": "9761d1"}, Command("run", "9761d1"), "run the plan"),
     ],
 )
 def test_messages_become_commands(message: dict[str, Any], command: Command, line: str) -> None:
