@@ -100,8 +100,13 @@ def run(args: argparse.Namespace) -> int:
         for thread in threads:
             thread.join(args.duration + START_S)
         share = (sum(process.cpu_times()[:2]) - before_s) / (time.monotonic() - began_s)
-        slowed_ms = _moving_stops(address, cookie, args.moving_stops)
         figures = figures_of(pages) | {"cpu_share": share, "rss_mb": process.memory_info().rss / 1e6}
+        problem: ConsoleError | None = None
+        slowed_ms: list[float] = []
+        try:
+            slowed_ms = _moving_stops(address, cookie, args.moving_stops)
+        except ConsoleError as error:  # what has been measured until then is not lost
+            problem = error
         figures |= {"rss_start_mb": before_mb, "rss_tenth_mb": tenth_mb}
         if slowed_ms:
             figures |= _percentiles("moving_stops", "slowed", slowed_ms)
@@ -122,6 +127,8 @@ def run(args: argparse.Namespace) -> int:
         words += [f"--duration {args.duration:g} --patient {args.patient}"]
         command = " ".join(["carm bench console", *words])
         results_file.write(args.json, results_file.document(command, 0, {"console": figures}))
+    if problem is not None:
+        raise problem
     return 0
 
 
