@@ -272,7 +272,7 @@ def film_of_a_navigation(address: str, file: Path) -> None:
         film.until(idle)
         page.click("#expose")
         film.rest(2.0)
-        film.write(file, 0.6)
+        film.write(file, 0.7)
 
 
 def memory_of_a_page(address: str, for_s: float) -> None:

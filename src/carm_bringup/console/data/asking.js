@@ -17,7 +17,7 @@ export class Asking {
     this.action = () => {};
     const run = at("confirm-yes");
     this.button = new Held(run, [[run, "Enter"]], {
-      begin: () => this.holds && !run.disabled && !this.running && (this.action(), true),
+      begin: () => this.holds && !run.disabled && (this.action(), true),
       renew: () => send({ type: "moving" }),
       end: () => send({ type: "let_go" }),
       show: () => this.show(),
@@ -69,7 +69,6 @@ export class Asking {
   /** @param {object | null} task that runs
    *  @param {number} number of this page */
   state(task, number) {
-    this.running = Boolean(task);
     if (!this.button.down || this.button.heldMs < GRACE_MS || task?.owner === number) return;
     this.button.drop(); // it is done, or has been refused
     this.dismiss();
