@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joint positions under names, kept in a file across restarts; `before` is where the arm was before its last motion."""
+"""Joint positions under names, kept in a file across restarts.
+
+``home`` is the arm's home position, ``before`` where it was before its last motion.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,9 @@ from carm_core.robot.kinematics import CArm
 
 BEFORE = "before"
 """Name of the position before the last motion."""
+HOME = "home"
+"""Name of the home position of the arm's description."""
+_OWN = {BEFORE: "where the arm was before", HOME: "the arm's home position"}
 _LONGEST_NAME = 60
 _MOST_NAMES = 200
 _VERSION = 1
@@ -87,7 +93,7 @@ class PositionMemory:
             positions: (6,), m and rad.
 
         Raises:
-            PositionNameError: The name is empty, too long, or means a standard view or ``before``.
+            PositionNameError: The name is empty, too long, or means a standard view, ``before`` or ``home``.
             PositionStorageError: The file cannot be written; nothing is saved.
         """
         key = _key(name)
@@ -95,10 +101,8 @@ class PositionMemory:
             raise PositionNameError(
                 f"a position's name has 1 to {_LONGEST_NAME} printable characters, got {quoted(name)}"
             )
-        if key == BEFORE or _is_view(key):
-            raise PositionNameError(
-                f"{name!r} means {'where the arm was before' if key == BEFORE else 'a view'} already"
-            )
+        if key in _OWN or _is_view(key):
+            raise PositionNameError(f"{name!r} means {_OWN.get(key, 'a view')} already")
         self._store(key, positions)
 
     def note_before(self, positions: ArrayLike) -> None:
@@ -138,12 +142,14 @@ class PositionMemory:
             self._positions = kept
 
     def recall(self, name: str) -> NDArray[np.float64]:
-        """Return a saved position (6,), m and rad; ``before`` for where the arm was before its last motion.
+        """Return a saved position (6,), m and rad; also ``before`` and ``home``.
 
         Raises:
             UnknownNameError: Nothing is saved under this name; the error lists them, the nearest first.
         """
         with self._lock:
+            if _key(name) == HOME and HOME not in self._positions:  # it could be saved in earlier versions
+                return self._carm.home.copy()
             return np.array(self._positions[self._known(name)])
 
     def _known(self, name: str) -> str:

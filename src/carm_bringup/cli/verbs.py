@@ -103,7 +103,7 @@ def _view(parser: argparse.ArgumentParser) -> None:
         "name",
         nargs="*",
         help="standard view (spider, RAO 30 CRAN 20), view of a bone (true AP of T12; needs the patient's CT), saved"
-        " position, or before (the last motion)",
+        " position, home, or before (the last motion)",
     )
     parser.add_argument(
         "--at", type=words, metavar="LANDMARK", help="bring this landmark, or point of the CT, to the center first"

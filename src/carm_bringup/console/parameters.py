@@ -29,6 +29,14 @@ class ConsoleParameters:
         "what moves runs after a confirmation (confirm), or only while a button or key is held (hold)",
         read_only=True,
     )
+    kerma_notice_mgy: float = parameter(
+        3000.0,
+        "air kerma at the reference point from which on all pages are told, mGy, and again after each third of it; 0:"
+        " never",
+        lower=0.0,
+        upper=1e6,
+        read_only=True,
+    )
     carm_config: str = parameter("", "C-arm description file; empty: the one in the package", read_only=True)
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from carm_agent.planning.standard_views import STANDARD_VIEWS
 from carm_bringup.console.access.login import read_access
 from carm_bringup.console.archive import Picture
 from carm_bringup.console.commands import SWITCH, Command
+from carm_bringup.console.dose import DoseWatch
 from carm_bringup.console.parameters import ConsoleParameters
 from carm_bringup.console.server import Server
 from carm_bringup.nodes.console_beam import Beam
@@ -106,6 +107,7 @@ class ConsoleNode(OrderlyNode):
         self._greeting = greeting
         greeting["room"] = self._room.description
         self._images = Images(self, carm, self.server.show_image, self._keep)
+        self._watch, self._counted = DoseWatch(settings.kerma_notice_mgy), -1
         self._overlays = Overlays(self, self.server.tell)
         self._session = SessionExposures(self, carm, self.server.session)
         self.create_subscription(CArmState, "state", self._on_state, _LATCHED, largest=LARGEST_STATE)
@@ -273,8 +275,15 @@ class ConsoleNode(OrderlyNode):
                 "limits": [name[:80] for name in state.limits_hit[:12]],
             }
         if dose is not None:
+            kerma_mgy = 1e3 * dose.cumulative_air_kerma_gy
+            if dose.sequence != self._counted and (reached := self._watch.heard(kerma_mgy, now_s)):
+                self.get_logger().warning(reached)
+                self.server.tell({"type": "notice", "text": reached})
+            self._counted = dose.sequence
             shown["dose"] = {
-                "air_kerma_mgy": finite(1e3 * dose.cumulative_air_kerma_gy),
+                "air_kerma_mgy": finite(kerma_mgy),
+                "rate_mgy_min": finite(self._watch.rate_mgy_min(now_s)),
+                "level_mgy": finite(self._watch.level_mgy(kerma_mgy)),
                 "area_product_ugym2": finite(1e6 * dose.cumulative_dose_area_product_gym2),
                 "exposures": int(dose.sequence),
                 "fluoroscopy": bool(dose.fluoroscopy),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Views by name, positions by name, and landmarks in depth from two views."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,16 @@ def test_positions_survive_a_restart(tmp_path: Path) -> None:
 def test_names_that_mean_something_else_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(PositionNameError):
         PositionMemory(CARM, tmp_path / "p.json").save(name, CARM.home)
+
+
+def test_home_is_the_arms_unless_it_was_saved_before_that_name_was_taken(tmp_path: Path) -> None:
+    file = tmp_path / "positions.json"
+    np.testing.assert_array_equal(PositionMemory(CARM, file).recall("Home"), CARM.home)
+    own = {"version": 1, "joints": list(CARM.joint_names), "positions": {"home": [0.1] * 6}}
+    file.write_text(json.dumps(own), encoding="utf-8")
+    memory = PositionMemory(CARM, file)
+    np.testing.assert_array_equal(memory.recall("home"), [0.1] * 6)
+    assert memory.names == ["home"]
 
 
 def test_recall_suggests_the_nearest_name(tmp_path: Path) -> None:

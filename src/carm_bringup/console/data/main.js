@@ -17,7 +17,7 @@ import { Xray } from "/page/xray.js";
 
 const STALE_MS = 500;
 const NOTICE_MS = 8000;
-const BUTTONS = ["AP", "lateral", "LAO 30", "RAO 30", "AP cranial", "AP caudal", "spider", "before"];
+const BUTTONS = ["AP", "lateral", "LAO 30", "RAO 30", "AP cranial", "AP caudal", "spider", "home", "before"];
 const NOBODY = { you: false, holder: "", asker: "", asking: false, count: 0 };
 const at = (id) => document.getElementById(id);
 
@@ -88,7 +88,7 @@ function fill(greeting) {
   at("view").replaceChildren(...greeting.views.map(({ name, about }) => option(name, about)));
   at("views").replaceChildren(...BUTTONS.map((name) => {
     const button = document.createElement("button");
-    button.textContent = name === "before" ? "Back" : name;
+    button.textContent = { before: "Back", home: "Home" }[name] ?? name;
     button.onclick = () => send({ type: "view", text: name });
     return button;
   }));

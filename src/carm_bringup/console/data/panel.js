@@ -41,7 +41,9 @@ export function showState(state) {
   put("clearance", number(arm?.clearance_mm, 0, "mm"));
   put("isocenter", arm ? arm.isocenter_mm.map((v) => (v === null ? "–" : String(Math.round(v) || 0))).join(", ") + " mm" : "–");
   put("permit", permit ? `${Math.round(100 * permit.speed)} %${permit.reason ? `: ${permit.reason}` : ""}` : "none");
-  put("kerma", number(dose?.air_kerma_mgy, 3, "mGy"));
+  put("kerma", number(dose?.air_kerma_mgy, 3, "mGy") + (dose?.level_mgy ? ` ▲ over ${dose.level_mgy.toFixed(0)} mGy` : ""));
+  at("kerma").classList.toggle("high", Boolean(dose?.level_mgy));
+  put("rate", number(dose?.rate_mgy_min, 2, "mGy/min"));
   put("product", number(dose?.area_product_ugym2, 2, "µGy·m²"));
   put("count", dose ? `${dose.exposures}${dose.tube_kv ? `, ${dose.tube_kv.toFixed(0)} kV` : ""}` : "–");
   put("localizer", localizer ? `${localizer.name}, ${number(localizer.latency_ms, 0, "ms")}${localizer.message ? `: ${localizer.message}` : ""}` : "–");
