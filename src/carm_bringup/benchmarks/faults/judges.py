@@ -36,7 +36,7 @@ _LEVERS_M = np.array([1.0, 1.0, 1.0, 1.7, 1.2, 1.0])
 """How far a point of the machine moves at most per m or rad of each joint, m."""
 _SLACK_MM = 1.0
 _BEFORE_LIMIT_M, _BEFORE_LIMIT_RAD = 0.001, 0.002
-_RESTED_S = 0.15
+_RESTED_S, _STILL_S = 0.15, 0.25
 _LOOK_M = 0.003
 """Distances are computed at least as often as a point of the machine moves so far, m."""
 
@@ -107,7 +107,7 @@ class Judge:
         self._stops(record, verdict, lag_s)
         self._givers(record, verdict, lag_s)
         self._permits(record, verdict, lag_s)
-        self._restarts(record, verdict)
+        self._restarts(record, verdict, lag_s)
         self._commands(record, verdict, faults)
         self._setpoints(history, verdict)
         self._clearance(record, clearance, verdict)
@@ -287,7 +287,13 @@ class Judge:
 
     # Motion that begins
 
-    def _restarts(self, record: Record, verdict: Verdict) -> None:
+    def _begins_s(self, record: Record, ended_s: float, time_s: float, lag_s: float) -> float:
+        """Return until when motion may begin that was told to end before, s: the rest of a ramp that a freeze halted."""
+        frozen_s = record.frozen_s(ended_s, time_s)
+        soon_s = ended_s + frozen_s + _STILL_S
+        return max(soon_s, self._deadline_s(record, ended_s, lag_s)) if frozen_s else soon_s
+
+    def _restarts(self, record: Record, verdict: Verdict, lag_s: float) -> None:
         """A motion begins after an acceptance only, and after what ended a goal only by another."""
         history = record.history
         accepted, own = history.of("accepted"), history.of("cancel", "ended")
@@ -311,7 +317,7 @@ class Judge:
             its_ends = sorted([*ends, *(event.time_s for event in own if event.name == goal.name)])
             latest_s = min(time_s - _REACTION_S - 5 * _LAG_S, began_s + 0.5)
             ended = [end_s for end_s in its_ends if goal.time_s + 1e-9 < end_s < latest_s]
-            if ended and time_s - ended[-1] > record.frozen_s(ended[-1], time_s) + 0.25:
+            if ended and time_s > self._begins_s(record, ended[-1], time_s, lag_s):
                 line = f"a motion begins {time_s - ended[-1]:.2f} s after its goal had ended"
                 verdict.violations.append(Violation("restarts_by_itself", time_s, line))
 
