@@ -288,7 +288,7 @@ class Judge:
     # Motion that begins
 
     def _begins_s(self, record: Record, ended_s: float, time_s: float, lag_s: float) -> float:
-        """Return until when motion may begin that was told to end before, s: the rest of a ramp that a freeze halted."""
+        """Return until when a motion that was told to end may go on, s: a freeze halts a ramp, whose rest follows."""
         frozen_s = record.frozen_s(ended_s, time_s)
         soon_s = ended_s + frozen_s + _STILL_S
         return max(soon_s, self._deadline_s(record, ended_s, lag_s)) if frozen_s else soon_s
