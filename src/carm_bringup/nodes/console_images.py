@@ -7,6 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ _KEPT = 64
 """Images whose view is known, or of which it is known whether they belong to a series."""
 _WAITING = 8
 """Images that wait to be told which they are."""
+_LATE_S = 0.5
+"""Camera model and joint states that come later than the image by more are not of its pose, s."""
 _PAUSE_S = 0.5
 """Where nothing tells single exposures from series, so many seconds lie between two that are kept."""
 
@@ -78,6 +81,7 @@ class Images:
         self._waiting: OrderedDict[str, Picture] = OrderedDict()
         self._series: OrderedDict[str, bool] = OrderedDict()
         self._kept_s = 0.0
+        self._unplaced: Picture | None = None
         self._lock = threading.Lock()
         self.dose: Exposure | None = None
         self._side = SideNode(node, "images")
@@ -111,9 +115,32 @@ class Images:
 
     def _on_joints(self, data: bytes) -> None:
         self._joints = data
+        if self._unplaced is not None:
+            self._place(self._unplaced)
 
     def _on_info(self, message: CameraInfo) -> None:
         self._info = camera_info(message)
+        if self._unplaced is not None:
+            self._place(self._unplaced)
+
+    def _place(self, picture: Picture) -> None:
+        """Show an image again that came before it could be known from where it was taken."""
+        if time.time() - picture.about["time"] > _LATE_S:
+            self._unplaced = None
+            return
+        about = self._placed(picture.key)
+        if about:
+            self._unplaced = None
+            self._show(replace(picture, about=picture.about | about))
+
+    def _placed(self, key: str) -> dict[str, Any]:
+        """Return scale and sides of an image that was taken just now, and remember its view; empty: not known yet."""
+        view = self._present_view()
+        if view is None:
+            return {}
+        with self._lock:
+            _remember(self._views, key, view)
+        return {"mm_per_px": view.mm_per_px_at_isocenter, "sides": side_letters(view)}
 
     def _on_image(self, message: CompressedImage) -> None:
         data = bytes(message.data)
@@ -121,13 +148,9 @@ class Images:
         if not kind:
             raise ImageError("the compressed image is neither PNG nor JPEG")
         key = str(nanoseconds(message.header.stamp))
-        view = self._present_view()
-        about: dict[str, Any] = {"time": time.time()}
-        if view is not None:
-            with self._lock:
-                _remember(self._views, key, view)
-            about |= {"mm_per_px": view.mm_per_px_at_isocenter, "sides": side_letters(view)}
-        picture = Picture(key, kind, data, about)
+        placed = self._placed(key)
+        picture = Picture(key, kind, data, {"time": time.time(), **placed})
+        self._unplaced = None if placed else picture
         self._show(picture)
         self._sort(picture)
 

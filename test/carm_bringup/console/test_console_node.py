@@ -2,6 +2,8 @@
 """The parts of the console that know ROS, without a graph."""
 
 import math
+from collections import OrderedDict
+from threading import Lock
 from types import SimpleNamespace
 from typing import Any
 
@@ -113,3 +115,31 @@ def test_what_is_held_ends_when_it_is_let_go_or_its_page_is_silent() -> None:
     now_s[0] += 0.2
     Tasks._look(tasks)
     assert "silent for 0.5 s" in canceled[1]
+
+
+def test_an_image_that_comes_before_its_camera_model_gets_its_sides_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sensor_msgs.msg import CompressedImage
+
+    from carm_bringup.nodes.console_images import Images
+
+    shown: list[Any] = []
+    images: Any = Images.__new__(Images)  # without its thread
+    images._show, images._lock, images._views, images._unplaced = shown.append, Lock(), OrderedDict(), None
+    known: list[Any] = []
+    monkeypatch.setattr(Images, "_present_view", lambda self: known[0] if known else None)
+    monkeypatch.setattr(Images, "_sort", lambda self, picture: None)
+    images._on_image(CompressedImage(data=b"\x89PNG\r\n\x1a\n"))
+    images._on_joints(b"")
+    assert ["sides" in picture.about for picture in shown] == [False]
+    known.append(CARM.view(CARM.home))
+    images._on_joints(b"")
+    images._on_joints(b"")
+    assert ["sides" in picture.about for picture in shown] == [False, True]
+    assert shown[0].key == shown[1].key
+    assert images.view_of(shown[1].key) is known[0]
+    known.clear()
+    images._on_image(CompressedImage(data=b"\x89PNG\r\n\x1a\n"))
+    monkeypatch.setattr("carm_bringup.nodes.console_images._LATE_S", -1.0)
+    known.append(CARM.view(CARM.home))
+    images._on_joints(b"")
+    assert len(shown) == 3
