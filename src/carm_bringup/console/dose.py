@@ -56,11 +56,7 @@ class DoseWatch:
 
     def rate_mgy_min(self, now_s: float) -> float:
         """Return the mean dose rate of the last 10 s, mGy/min."""
-        if not self._past:
-            return 0.0
-        earlier = [kerma for time_s, kerma in self._past if time_s <= now_s - RATE_S]
-        begin = earlier[-1] if earlier else min(kerma for _, kerma in self._past)
-        while len(earlier) > 1:
-            self._past.popleft()
-            earlier.pop(0)
-        return max(0.0, self._past[-1][1] - begin) * 60.0 / RATE_S
+        past = self._past
+        while len(past) > 1 and past[1][0] <= now_s - RATE_S:
+            past.popleft()
+        return (past[-1][1] - past[0][1]) * 60.0 / RATE_S if past else 0.0
