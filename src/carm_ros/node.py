@@ -416,6 +416,7 @@ def run_node(
     except Exception as error:  # rclpy raises several unrelated types for bad arguments
         rclpy.try_shutdown()
         return _complain(name, error, bad_input)
+    threading.excepthook = functools.partial(_thread_died, node)
     executor = _Single() if threads == 1 else _Pool(threads)
     executor.add_node(node)
     halt = threading.Event()
@@ -463,6 +464,12 @@ def _spin(executor: Executor, node: OrderlyNode, halt: threading.Event) -> None:
             return
         except Exception as error:  # the node's own error ends it instead of leaving it half alive
             node.fail(error)
+
+
+def _thread_died(node: OrderlyNode, died: threading.ExceptHookArgs) -> None:
+    """End the node with a thread of its own; what a thread raises while the node ends is nobody's concern."""
+    if isinstance(died.exc_value, Exception):
+        node.fail(died.exc_value)
 
 
 def _complain(name: str, error: Exception, bad_input: tuple[type[CarmError], ...]) -> int:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node for tests: ``python stubborn.py goal|close|callback|fail`` says what does not end by itself."""
+"""A node for tests: ``python stubborn.py WHAT`` does not end by itself, or not in order.
+
+WHAT is goal, close, callback, fail, thread or late_thread.
+"""
 
 import sys
 import threading
@@ -24,6 +27,10 @@ class Stubborn(OrderlyNode):
         self.create_service(Trigger, "hang", self.hang)
         self.create_timer(0.05, self.tick)
 
+    def started(self) -> None:
+        if WHAT in ("thread", "late_thread"):
+            threading.Thread(target=self.work, daemon=True).start()
+
     async def execute(self, handle):
         given_up = Future(executor=self.executor)
         self.given_up.append(given_up)
@@ -43,6 +50,12 @@ class Stubborn(OrderlyNode):
     def tick(self) -> None:
         if WHAT == "fail":
             raise CarmError("the tick failed")
+
+    def work(self) -> None:
+        if WHAT == "late_thread":
+            print("working", flush=True)
+            self.ending.wait()
+        raise CarmError("the thread failed")
 
     def close(self) -> None:
         if WHAT == "close":

@@ -103,10 +103,19 @@ def test_whatever_hangs_the_process_is_gone_in_time(what: str, client: Client, s
     assert "Traceback" not in output
 
 
-def test_an_error_in_a_callback_ends_the_node_in_one_line(spawn: Spawn) -> None:
-    process = spawn((*STUBBORN, "fail"))
+@pytest.mark.parametrize(("what", "line"), [("fail", "the tick failed"), ("thread", "the thread failed")])
+def test_an_error_in_a_callback_or_thread_ends_the_node_in_one_line(what: str, line: str, spawn: Spawn) -> None:
+    process = spawn((*STUBBORN, what))
     output, _ = process.communicate(timeout=PATIENCE_S)
-    assert (process.returncode, output) == (2, "stubborn: the tick failed\n")
+    assert (process.returncode, output) == (2, f"stubborn: {line}\n")
+
+
+def test_a_thread_that_fails_while_the_node_ends_is_nobody_s_concern(spawn: Spawn) -> None:
+    process = spawn((*STUBBORN, "late_thread"))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(signal.SIGINT)
+    assert (process.communicate(timeout=END_S + LATE_S)[0], process.returncode) == ("", 0)
 
 
 def test_a_signal_during_the_imports_ends_the_process_without_a_word(spawn: Spawn, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_samples_are_spread_over_all() -> None:
 @pytest.mark.integration
 def test_agent_decides_in_the_graph_as_in_the_bench(spawn: Spawn, tmp_path: Path) -> None:
     file = tmp_path / "nav.json"
-    words = ["--suite", "chest-ct", "--episodes", "1", "--graph", "1", "--json", str(file)]
+    words = ["--suite", "chest-ct", "--episodes", "1", "--seed", "4", "--graph", "1", "--json", str(file)]
     process = spawn([sys.executable, "-c", "from carm_bringup.cli.app import main; main()", "bench", "nav", *words])
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output

@@ -52,6 +52,7 @@ class Comparison:
         lines: That the agent said.
         apart: Largest difference of a number in them.
         error_code: How the task ended in the graph.
+        error_msg: Why it ended there; empty on success.
         duration_s: Of the task in the graph.
     """
 
@@ -61,6 +62,7 @@ class Comparison:
     lines: int
     apart: float
     error_code: int
+    error_msg: str
     duration_s: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -73,6 +75,7 @@ class Comparison:
             "lines": self.lines,
             "largest_difference": self.apart,
             "error_code": self.error_code,
+            "error_msg": self.error_msg,
             "duration_s": self.duration_s,
         }
 
@@ -130,11 +133,8 @@ def run(episodes: Sequence[Episode], contender: Contender, localizer: str, seed:
         own.close()
         heard, result = _through_graph(episode, contender, localizer)
         differences, apart = compare([progress.reasoning for progress in said], heard)
-        comparisons.append(
-            Comparison(
-                episode.patient, episode.target_id, differences, len(said), apart, result.error_code, result.duration_s
-            )
-        )
+        ended = (result.error_code, result.error_msg, result.duration_s)
+        comparisons.append(Comparison(episode.patient, episode.target_id, differences, len(said), apart, *ended))
     return comparisons
 
 
@@ -194,6 +194,7 @@ def report(name: str, comparisons: Sequence[Comparison]) -> str:
     for one in comparisons:
         if one.differences:
             lines += [f"  {one.patient}, landmark {one.target_id}:", *(f"    {line}" for line in one.differences)]
+            lines += [f"    ended in the graph after {one.duration_s:.1f} s: {one.error_msg or 'success'}"]
     return "\n".join(lines)
 
 
