@@ -5,10 +5,13 @@ A port belongs to one task. Its blocking calls return early, by an ``Interrupted
 ``Interrupt`` trips; ``Arm.execute`` brings the arm to rest first.
 """
 
+from __future__ import annotations
+
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +20,9 @@ from carm_agent.errors import CanceledError, InterruptedTaskError, LostPartError
 from carm_core.errors import CarmError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.robot.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from carm_agent.planning.planner import Plan
 
 
 class Interrupt:
@@ -130,6 +136,9 @@ class Imager(ABC):
 
 class Arm(ABC):
     """Moves the C-arm."""
+
+    def announce(self, plan: Plan) -> None:  # noqa: B027 (by default nobody is told)
+        """Tell those who look what is about to be executed; an arm that nobody watches tells nothing."""
 
     @abstractmethod
     def joint_positions(self) -> NDArray[np.float64]:

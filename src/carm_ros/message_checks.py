@@ -16,6 +16,8 @@ LARGEST_IMAGE = 2**26
 """Bytes of an image message: 8192 x 8192 pixels of 8 bits."""
 LARGEST_TEXT = 2**20
 """Bytes of a sentence, or of what a model answers."""
+LARGEST_PLAN = 2**22
+"""Bytes of a planned motion; a trajectory has at most 10,000 points."""
 _LONGEST_SIDE_PX = 8192
 _FOCAL_PER_SIDE = (0.5, 1000.0)
 _LONGEST_LINE = 4096

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_agent.errors import CanceledError
+from carm_agent.planning.planner import Plan
 from carm_agent.ports import Arm, Interrupt
 from carm_core.robot.trajectory import Trajectory
 
@@ -80,6 +81,14 @@ class ConsentedArm(Arm):
             interrupt: Ends the task.
         """
         self._arm, self._consent, self._interrupt = arm, consent, interrupt
+        self._about = ""
+
+    def announce(self, plan: Plan) -> None:
+        """See ``Arm.announce``; the question tells the smallest clearance, too."""
+        self._arm.announce(plan)
+        self._about = ""
+        if plan.check is not None:
+            self._about = f" The smallest clearance on the way is {1000 * plan.check.closest.distance_m:.0f} mm."
 
     def joint_positions(self) -> NDArray[np.float64]:
         """See ``Arm.joint_positions``."""
@@ -91,7 +100,8 @@ class ConsentedArm(Arm):
         Raises:
             CanceledError: The clinician did not agree; nothing moved.
         """
-        self._consent.request(f"May I move now, for {trajectory.duration_s:.1f} s?", self._interrupt)
+        about, self._about = self._about, ""
+        self._consent.request(f"May I move now, for {trajectory.duration_s:.1f} s?{about}", self._interrupt)
         self._arm.execute(trajectory)
 
 
@@ -106,6 +116,10 @@ class NotedArm(Arm):
             note: Told the joint positions (J,), m or rad, from which a motion begins.
         """
         self._arm, self._note = arm, note
+
+    def announce(self, plan: Plan) -> None:
+        """See ``Arm.announce``."""
+        self._arm.announce(plan)
 
     def joint_positions(self) -> NDArray[np.float64]:
         """See ``Arm.joint_positions``."""

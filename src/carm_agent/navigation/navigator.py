@@ -528,6 +528,7 @@ class _Task:
         self._ledger.check_motion(plan)
         self._interrupt.check()
         self._say(Stage.MOVING, reasoning, decision=True, warning=warning)
+        self._arm.announce(plan)
         try:
             self._arm.execute(plan.trajectory)
         except CarmError:

@@ -5,12 +5,14 @@ import array
 import math
 from typing import Any
 
+from builtin_interfaces.msg import Time
 from carm_interfaces.action import Localize, MoveCArm, Navigate
-from carm_interfaces.msg import LandmarkArray
+from carm_interfaces.msg import LandmarkArray, PlannedMotion
 
 from carm_agent import phrases
 from carm_agent.navigation.task import NavigationGoal, NavigationResult, Progress
 from carm_agent.planning.move import MoveGoal, MoveResult
+from carm_agent.planning.planner import Plan
 from carm_core.errors import GoalError
 from carm_core.localization import LandmarkEstimate, Localization, Query
 from carm_core.plausibility import at_most, numbers
@@ -175,6 +177,23 @@ def move_goal(request: Any) -> MoveGoal:
     )
 
 
+def planned_motion(plan: Plan, stamp: Time) -> PlannedMotion:
+    """Return the message about a plan that is about to run.
+
+    Args:
+        plan: The plan.
+        stamp: Time of the announcement.
+    """
+    message = PlannedMotion(duration_s=plan.duration_s, warning=plan.warning, min_clearance=_clearance_m(plan))
+    message.header.stamp = stamp
+    message.trajectory = trajectory_message(plan.trajectory)
+    return message
+
+
+def _clearance_m(plan: Plan) -> float:
+    return math.nan if plan.check is None else float(plan.check.closest.distance_m)
+
+
 def move_result(result: MoveResult, carm: CArm | None = None) -> Any:
     """Return the result message of a move; the final view is there when ``carm`` is given."""
     message = MoveCArm.Result(error_code=int(result.error_code), error_msg=result.error_msg)
@@ -184,8 +203,7 @@ def move_result(result: MoveResult, carm: CArm | None = None) -> Any:
         message.preview_png = array.array("B", result.preview.png)
     if result.plan is not None:
         message.warning = result.plan.warning
-        if result.plan.check is not None:
-            message.min_clearance = result.plan.check.closest.distance_m
+        message.min_clearance = _clearance_m(result.plan)
         if carm is not None:
             message.final_primary_angle, message.final_secondary_angle = carm.angles(result.plan.goal)
             point = message.final_isocenter

@@ -14,7 +14,7 @@ import numpy as np
 from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Time
 from carm_interfaces.action import Localize
-from carm_interfaces.msg import CArmState, Exposure
+from carm_interfaces.msg import CArmState, Exposure, PlannedMotion
 from carm_interfaces.srv import BoneAxes as FindBone
 from carm_interfaces.srv import Expose, FindPoint
 from control_msgs.action import FollowJointTrajectory
@@ -37,9 +37,10 @@ from carm_agent.errors import (
     StoppedError,
 )
 from carm_agent.nodes.action_requests import ask, cancel
-from carm_agent.nodes.conversions import localization_from_result
+from carm_agent.nodes.conversions import localization_from_result, planned_motion
 from carm_agent.nodes.diagnostics import Counters
 from carm_agent.parameters import AgentParameters
+from carm_agent.planning.planner import Plan
 from carm_agent.ports import Acquisition, Arm, Clock, Imager, Interrupt
 from carm_core.anatomy.axes import BoneAxes
 from carm_core.errors import CarmError, GoalError, ImageError, LocalizerError
@@ -120,6 +121,7 @@ class CArmGraph:
         self.localize = ActionClient(node, Localize, "localize")
         follow = f"{parameters.controller}/follow_joint_trajectory"
         self.follow = ActionClient(node, FollowJointTrajectory, follow)
+        self.plans = node.create_publisher(PlannedMotion, "agent/plan", 5)
         self.controller_log = ControllerLog(node, follow)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         small, large = {"largest": LARGEST_STATE}, {"largest": LARGEST_IMAGE}
@@ -451,6 +453,10 @@ class RosArm(_Port, Arm):
     def joint_positions(self) -> NDArray[np.float64]:
         """See ``Arm.joint_positions``."""
         return self._joint_positions()
+
+    def announce(self, plan: Plan) -> None:
+        """See ``Arm.announce``; on the topic ``agent/plan``."""
+        self._graph.plans.publish(planned_motion(plan, self._graph.node.get_clock().now().to_msg()))
 
     def execute(self, trajectory: Trajectory) -> None:
         """See ``Arm.execute``."""

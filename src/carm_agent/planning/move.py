@@ -232,6 +232,7 @@ class Mover:
         report("moving")
         if self._memory is not None and self._notes_before:
             self._memory.note_before(plan.start)
+        self._arm.announce(plan)
         self._arm.execute(plan.trajectory)
         return MoveResult(MoveCode.NONE, "", plan, plan_id)
 

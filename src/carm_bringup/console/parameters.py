@@ -37,6 +37,11 @@ class ConsoleParameters:
         upper=1e6,
         read_only=True,
     )
+    recordings: str = parameter(
+        "recordings",
+        "folder with the bags of `record:=true`; the one that is being recorded is part of an exported session",
+        read_only=True,
+    )
     carm_config: str = parameter("", "C-arm description file; empty: the one in the package", read_only=True)
 
     def __post_init__(self) -> None:

@@ -7,10 +7,11 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from carm_interfaces.action import MoveCArm
-from carm_interfaces.msg import CArmState, MotionPermit, Utterance
+from carm_interfaces.msg import CArmState, MotionPermit, PlannedMotion, Utterance
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -34,7 +35,7 @@ from carm_core.errors import CarmError
 from carm_core.landmarks import ALL_LANDMARKS
 from carm_core.robot.kinematics import CArm
 from carm_ros.entry import leave
-from carm_ros.message_checks import LARGEST_STATE, LARGEST_TEXT, arm_state
+from carm_ros.message_checks import LARGEST_PLAN, LARGEST_STATE, LARGEST_TEXT, arm_state
 from carm_ros.messages import point_message
 from carm_ros.node import OrderlyNode, run_node
 from carm_ros.parameters import declare_parameters
@@ -100,6 +101,7 @@ class ConsoleNode(OrderlyNode):
         self._stop_client = self._stop_side.node.create_client(Trigger, self.resolve_service_name("stop"))
         access = read_access(settings.host, settings.tls_cert, settings.tls_key, settings.users_file)
         self.server = Server(self, greeting, settings.host, settings.port, access)
+        self.server.session.recordings = Path(settings.recordings)
         self._room = Room(self, carm, self.server.room)
         self._tasks = Tasks(self, self.server.tell, self.server.previews, self._room.ghost, greeting["held"])
         self._beam = Beam(self, self.server.tell, self.server.tell_one)
@@ -113,6 +115,8 @@ class ConsoleNode(OrderlyNode):
         self.create_subscription(CArmState, "state", self._on_state, _LATCHED, largest=LARGEST_STATE)
         self.create_subscription(MotionPermit, "supervisor/permit", self._on_permit, 1, largest=LARGEST_STATE)
         self.create_subscription(Utterance, "agent/dialogue", self._on_utterance, 20, largest=LARGEST_TEXT)
+        announced = self._tasks.show_announced
+        self.create_subscription(PlannedMotion, "agent/plan", announced, 5, largest=LARGEST_PLAN)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 20, largest=LARGEST_TEXT)
         self.create_timer(1.0 / STATE_HZ, self._show_state, clock=Clock(clock_type=ClockType.STEADY_TIME))
 

@@ -180,6 +180,8 @@ class Room:
             return None
         order = [names.index(name) for name in self._carm.joint_names]
         path = np.array([point.positions for point in points])[:, order]
+        if not np.isfinite(path).all():
+            return None
         some = path[np.unique(np.linspace(0, len(path) - 1, _PATH_POINTS).round().astype(int))]
         machine = path[np.unique(np.linspace(0, len(path) - 1, _GHOSTS + 1).round().astype(int))[1:]]
         center, source, detector = (LINKS.index(name) for name in ("isocenter", "xray_source", "detector"))

@@ -275,14 +275,28 @@ class Tasks:
             "id": result.plan_id,
             "text": text,
             "picture": bool(media_type(png)),
-            "duration_s": finite(result.duration_s),
-            "clearance_mm": finite(1000 * result.min_clearance),
-            "warning": result.warning[:400],
-            "ghost": self._ghost(result.trajectory),
+            **self._figures(result),
             "primary_deg": finite(math.degrees(result.final_primary_angle)),
             "secondary_deg": finite(math.degrees(result.final_secondary_angle)),
         }
         self._tell(plan)
+
+    def show_announced(self, message: Any) -> None:
+        """Show a motion that the agent is about to make.
+
+        Args:
+            message: ``carm_interfaces/PlannedMotion``.
+        """
+        self._tell({"type": "announced", **self._figures(message)})
+
+    def _figures(self, plan: Any) -> dict[str, Any]:
+        """Return what a page shows of any plan: a result of ``MoveCArm``, or a ``PlannedMotion``."""
+        return {
+            "duration_s": finite(plan.duration_s),
+            "clearance_mm": finite(1000 * plan.min_clearance),
+            "warning": plan.warning[:400],
+            "ghost": self._ghost(plan.trajectory),
+        }
 
     def _end(self, task: Task, ok: bool, text: str) -> None:
         self._heartbeat.end(task.goal_id)

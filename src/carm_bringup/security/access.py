@@ -92,7 +92,7 @@ ACCESS: Mapping[str, Access] = {
         managed=True,
     ),
     "agent_node": Access(
-        publishes=("agent/dialogue", "agent/task", "clearance", "goal_heartbeat", "/diagnostics"),
+        publishes=("agent/dialogue", "agent/task", "agent/plan", "clearance", "goal_heartbeat", "/diagnostics"),
         subscribes=(
             *("clinician", "patient_surface", "joint_states", "state", *_IMAGES, "xray/exposure", "landmarks"),
             *("ct/surface", "clearance", "supervisor/permit", "/diagnostics", "/rosout"),
@@ -115,7 +115,7 @@ ACCESS: Mapping[str, Access] = {
         subscribes=(
             *("state", "joint_states", "supervisor/permit", "landmarks", "agent/dialogue", "/diagnostics"),
             *("xray/image/compressed", "xray/image_raw", "xray/camera_info", "xray/exposure", "patient_surface"),
-            *("clearance/line", "landmarks/contours", "agent/task"),
+            *("clearance/line", "landmarks/contours", "agent/task", "agent/plan"),
         ),
         calls=(
             *("stop", "reset", "xray/expose", "xray/fluoroscopy", "xray/fluoroscopy_end", "save_position"),

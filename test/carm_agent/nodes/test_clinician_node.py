@@ -4,12 +4,13 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
 from carm_interfaces.action import MoveCArm, Navigate
-from carm_interfaces.msg import CArmState, Utterance
+from carm_interfaces.msg import CArmState, PlannedMotion, Utterance
 from std_msgs.msg import String
 
 from carm_agent.navigation.task import NavigationCode, Stage
@@ -216,13 +217,19 @@ def test_an_answer_about_another_image_is_dropped(start: Start) -> None:
 
 def test_no_motion_without_a_yes_where_this_is_wanted(start: Start) -> None:
     client = start(NEAR, "right", 0.05, "confirm_moves:=true")
+    plans: list[Any] = []
+    client.node.create_subscription(PlannedMotion, "agent/plan", plans.append, 10)
     before = isocenter_mm(client)
 
     def asked() -> bool:
         return client.said[-1].text.startswith("May I move")
 
     client.say("2 cm up")
-    client.until(asked, what="question")
+    client.until(lambda: asked() and plans, what="question and plan")
+    assert plans[0].min_clearance > 0.02
+    assert f"smallest clearance on the way is {1000 * plans[0].min_clearance:.0f} mm" in client.said[-1].text
+    assert f"for {plans[0].duration_s:.1f} s" in client.said[-1].text
+    assert len(plans[0].trajectory.points) > 1
     assert "do not move" in client.say("no").text
     assert "said no" in result_of(client, "2 cm up").text
     assert isocenter_mm(client) == pytest.approx(before, abs=1.0)

@@ -112,27 +112,48 @@ def check_overlays(page: Browser) -> None:
         page.wait("document.getElementById('room').dataset.clearance === '! 150 mm'", PATIENCE_S)
 
 
+def check_tabs(page: Browser) -> None:
+    """A row of buttons is one stop of the Tab key; arrows go on in it."""
+    focused = "(document.activeElement.textContent || document.activeElement.id)"
+    page.run("document.activeElement.blur(), getSelection().removeAllRanges(), document.body.focus()")
+    stops = [page.press("Tab") or page.run(focused) for _ in range(25)]
+    assert "AP" in stops[:20], stops
+    assert "lateral" not in stops
+    page.run("document.querySelector('#views button').focus()")
+    page.press("ArrowRight")
+    assert page.run(focused) == "lateral"
+    page.press("ArrowLeft")
+    page.press("ArrowLeft")
+    assert page.run(focused) == "Back"
+
+
 def hold_to_move(page: Browser) -> None:
     """A motion goes on while the button or Enter is held, ends when it is let go, and when the page is held up."""
     page.wait("document.getElementById('holder').textContent === 'You control'")
     if LIBRARY.is_file():  # a page that is held up by loading it lets go
         page.wait("document.getElementById('room').dataset.drawn > 0", PATIENCE_S)
-    plan_view(page, "RAO 30")
-    assert page.run(f"{RUN}.textContent") == "Hold to run"
-    page.mouse("#confirm-yes", True)
-    begin = page.run(ANGLE)
-    page.wait(f"{MODE} === 'moving' && Math.abs({ANGLE} - {begin}) > 3")
-    page.mouse("#confirm-yes", False)
-    page.wait(f"{SAID}.includes('the button was let go') && {MODE} === 'idle'")
+    let_go, silent = (f"{SAID}.includes('{why}')" for why in ("the button was let go", "was silent for 0.5 s"))
+    deadline = time.monotonic() + PATIENCE_S
+    while not page.run(let_go):  # a page that is held up has to press anew
+        assert time.monotonic() < deadline, page.text()
+        page.run("document.getElementById('lines').replaceChildren()")
+        plan_view(page, "RAO 30" if page.run(ANGLE) < 10 else "AP")
+        assert page.run(f"{RUN}.textContent") == "Hold to run"
+        begin = page.run(ANGLE)
+        page.mouse("#confirm-yes", True)
+        page.wait(f"{MODE} === 'moving' && Math.abs({ANGLE} - {begin}) > 3 || {silent}")
+        page.mouse("#confirm-yes", False)
+        page.wait(f"({let_go} || {silent}) && {MODE} === 'idle'")
+    page.run("document.getElementById('lines').replaceChildren()")
     rest = page.run(ANGLE)
     page.wait(f"{RUN}.textContent === 'Hold to run' && document.getElementById('task').hidden", PATIENCE_S)  # the rest
     assert page.run(ANGLE) == pytest.approx(rest, abs=0.2)
 
     page.run(f"{RUN}.focus()")
     page.key("Enter", True)
-    page.wait(f"{MODE} === 'moving' && Math.abs({ANGLE} - {rest}) > 1")
+    page.wait(f"{MODE} === 'moving' && Math.abs({ANGLE} - {rest}) > 1 || {silent}")
     page.run("(t => { while (performance.now() - t < 800); })(performance.now())")
-    page.wait(f"{SAID}.includes('was silent for 0.5 s') && {MODE} === 'idle'")
+    page.wait(f"{silent} && {MODE} === 'idle'")
     page.key("Enter", False)
     page.run("document.getElementById('sentence').value = 'center the carina'")
     page.run("document.getElementById('say').requestSubmit()")
@@ -292,7 +313,10 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
             before = room(page)
             assert len(np.unique(before)) > 20
 
+        check_tabs(page)
         run_view(page, "LAO 30")
+        assert re.search(r"Plan: [0-9.]+ s, smallest clearance \d+ mm", page.run(SAID))
+        assert page.run("document.getElementById('room').dataset.ghost") == "true"
         page.press("Escape")
         page.wait(f"document.getElementById('stop').dataset.state === 'stopped' && {MODE} === 'stopped'")
         assert 0 < page.run(ANGLE) < 30
@@ -335,7 +359,7 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
         agent.terminate()
         agent.wait(10)
         page.wait("document.getElementById('parts').textContent.includes('agent: not heard')")
-        start(spawn, "carm_agent.nodes.agent_node", *GRAPH["carm_agent.nodes.agent_node"])
+        start(spawn, "carm_agent.nodes.agent_node", *GRAPH["carm_agent.nodes.agent_node"], "confirm_moves:=true")
         page.wait(
             "document.getElementById('parts').textContent.includes('agent: not ready, waits for localize')", PATIENCE_S
         )
@@ -346,3 +370,16 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
         planned = re.match(r"to LAO ([0-9.]+)°", page.run("document.getElementById('confirm-text').textContent"))
         assert planned is not None
         assert float(planned[1]) == pytest.approx(saved_deg, abs=0.2)
+
+        # Where the agent asks before each motion, the question is shown with the plan, and is answered by a button.
+        for button, then in (("#confirm-no", "said no"), ("#confirm-yes", "")):
+            page.click("#confirm-yes")
+            page.wait("document.getElementById('confirm-title').textContent === 'The agent asks'", PATIENCE_S)
+            assert "smallest clearance" in page.run("document.getElementById('confirm-text').textContent")
+            assert page.run("document.getElementById('room').dataset.ghost") == "true"
+            page.click(button)
+            page.wait(f"{SAID}.includes('{then}')" if then else f"{MODE} === 'moving'")
+            if then:
+                page.wait("document.getElementById('task').hidden")
+                page.click("#saved-plan")
+                page.wait("document.getElementById('confirm-title').textContent === 'Plan: my view'", PATIENCE_S)

@@ -166,6 +166,36 @@ def test_a_line_that_is_half_written_is_left_out(session: Session) -> None:
     assert len(json.loads(exported(session)["session.json"])["events"]) == 1
 
 
+def test_the_bag_that_is_being_recorded_is_part_of_the_session(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "secret.yaml").write_text("of somebody else")
+    bag = tmp_path / "recordings" / "now"
+    bag.mkdir(parents=True)
+    (bag / "now_0.mcap").write_bytes(b"messages")
+    (bag / "notes.txt").write_text("not of the bag")
+    (bag / "metadata.yaml").symlink_to(tmp_path / "secret.yaml")
+    session.recordings = tmp_path / "recordings"
+    for name in ("", "..", "../..", "elsewhere", str(tmp_path)):  # as anybody may say on the network
+        session.recording = name
+        assert not any(file.startswith("bag/") for file in exported(session))
+    session.recording = "now"
+    content = exported(session)
+    assert {name: data for name, data in content.items() if name.startswith("bag/")} == {"bag/now_0.mcap": b"messages"}
+    assert "folder now; copy as far as it went: bag/." in content["report.html"].decode()
+    assert json.loads(content["session.json"])["bag"] == "bag/"
+
+
+def test_a_bag_that_is_too_large_is_not_copied(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carm_bringup.console.session.build._MOST_BAG_BYTES", 10)
+    (tmp_path / "now").mkdir()
+    (tmp_path / "now" / "now_0.mcap").write_bytes(bytes(11))
+    session.recordings, session.recording = tmp_path, "now"
+    content = exported(session)
+    assert "bag/now_0.mcap" not in content
+    assert "not copied" in content["report.html"].decode()
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [("import time; time.sleep(60)", "more than 0.3 s"), ("raise SystemExit('no such thing')", "no such thing")],

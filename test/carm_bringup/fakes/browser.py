@@ -38,6 +38,7 @@ _KEYS = {
     "Enter": ("Enter", "\r"),
     "Tab": ("Tab", ""),
     "KeyF": ("f", "f"),
+    **{f"Arrow{way}": (f"Arrow{way}", "") for way in ("Left", "Right")},
     **{f"Key{letter}": (letter.lower(), letter.lower()) for letter in "BGL"},
 }
 

@@ -14,7 +14,8 @@ export class Asking {
     this.changed = changed;
     this.mustHold = false; // motions
     this.holds = false; // what is asked now
-    this.action = () => {};
+    this.action = this.refused = () => {};
+    this.dismissing = ""; // kind of question that others may settle
     const run = at("confirm-yes");
     this.button = new Held(run, [[run, "Enter"]], {
       begin: () => this.holds && !run.disabled && (this.action(), true),
@@ -23,18 +24,23 @@ export class Asking {
       show: () => this.show(),
     });
     run.onclick = () => !this.holds && this.settle(this.action);
-    at("confirm-no").onclick = () => this.settle(() => {});
+    at("confirm-no").onclick = () => this.settle(this.refused);
   }
 
   get held() {
     return this.button.down;
   }
 
+  get open() {
+    return !at("confirm").hidden;
+  }
+
   /** @param {string} label of the button
-   *  @param {boolean} moves whether it moves the arm */
-  ask(title, text, picture, action, label, moves) {
+   *  @param {boolean} moves whether it moves the arm
+   *  @param {() => void} refused told when it is discarded */
+  ask(title, text, picture, action, label, moves, refused) {
     this.holds = moves && this.mustHold;
-    this.action = action;
+    [this.action, this.refused, this.dismissing] = [action, refused, ""];
     this.label = this.holds ? `Hold to ${label.toLowerCase()}` : label;
     at("confirm-title").textContent = title;
     at("confirm-text").textContent = text;

@@ -12,12 +12,14 @@ import { Previous } from "/page/previous.js";
 import { Room } from "/page/room.js";
 import { Speech } from "/page/speech.js";
 import { Stop } from "/page/stop.js";
+import { toolbar } from "/page/toolbar.js";
 import { leaveIfLoggedOut, showUser } from "/page/user.js";
 import { Xray } from "/page/xray.js";
 
 const STALE_MS = 500;
 const NOTICE_MS = 8000;
 const BUTTONS = ["AP", "lateral", "LAO 30", "RAO 30", "AP cranial", "AP caudal", "spider", "home", "before"];
+const CONSENT = "May I move now"; // how the agent begins to ask for a yes to one motion
 const NOBODY = { you: false, holder: "", asker: "", asking: false, count: 0 };
 const at = (id) => document.getElementById(id);
 
@@ -25,6 +27,8 @@ let controls = false;
 let number = 0; // of this page
 let heard = 0;
 let noticed = 0;
+let next = null; // the motion that the agent has announced
+let moved = false; // it has begun
 
 function notice(text) {
   at("notice").textContent = text;
@@ -38,9 +42,9 @@ function send(message) {
 }
 
 /** Shows what is about to be done; nothing is done before the button is pressed. */
-function confirm(title, text, picture, action, label = "Run", moves = false) {
+function confirm(title, text, picture, action, label = "Run", moves = false, refused = () => {}) {
   room.plan(null);
-  asking.ask(title, text, picture, action, label, moves);
+  asking.ask(title, text, picture, action, label, moves, refused);
 }
 
 function navigateTo(name) {
@@ -64,10 +68,39 @@ function controlled(message) {
   for (const part of [asking, beam, collimation, positions]) part.control(controls);
 }
 
+const figures = ({ duration_s: duration, clearance_mm: clearance, warning }) =>
+  `${duration?.toFixed(1) ?? "?"} s, ${clearance === null ? "clearance not checked" : `smallest clearance ${clearance.toFixed(0)} mm`}` +
+  (warning ? `. Warning: ${warning}` : "");
+
+/** The agent is about to move, in a step of a task or along a plan. */
+function announced(plan) {
+  [next, moved] = [plan, false];
+  addLine("plan", `Plan: ${figures(plan)}`);
+  if (!asking.open) room.plan(plan.ghost);
+}
+
+/** The agent waits for a yes to one motion. Where motions are held, holding is the yes to all of them. */
+function consent(question) {
+  if (!controls || asking.mustHold) return;
+  const ghost = next?.ghost ?? null;
+  const yes = () => {
+    send({ type: "say", text: "yes" });
+    room.plan(ghost);
+  };
+  confirm("The agent asks", question, "", yes, "Move", false, () => send({ type: "say", text: "no" }));
+  asking.dismissing = "consent";
+  room.plan(ghost);
+}
+
+function ended() {
+  next = null;
+  if (asking.open && asking.dismissing === "consent") asking.dismiss();
+  if (!asking.open) room.plan(null);
+}
+
 function planned(plan) {
   const angles = `to ${angle(plan.primary_deg, "LAO", "RAO")}, ${angle(plan.secondary_deg, "CRAN", "CAUD")}: `;
-  const clearance = plan.clearance_mm === null ? "clearance not checked" : `smallest clearance ${plan.clearance_mm.toFixed(0)} mm`;
-  const text = `${angles}${plan.duration_s?.toFixed(1) ?? "?"} s, ${clearance}${plan.warning ? `. Warning: ${plan.warning}` : ""}`;
+  const text = angles + figures(plan);
   const picture = plan.picture ? `/previews/${encodeURIComponent(plan.id)}` : "";
   confirm(`Plan: ${plan.text}`, text, picture, () => send({ type: "run", text: plan.id }), "Run", true);
   room.plan(plan.ghost);
@@ -123,6 +156,8 @@ const link = new Link({
   state: (state) => {
     heard = performance.now();
     showState(state);
+    if (next && state.mode === "moving") moved = true;
+    else if (next && moved) ended();
     xray.series = state.dose?.fluoroscopy ?? null;
     stop.set(state.mode, controls);
     beam.state(state.beam, number);
@@ -132,7 +167,11 @@ const link = new Link({
     xray.overlays.setTarget(state.target);
   },
   positions: ({ names }) => positions.show(names),
-  said: ({ kind, text, reason, reply_to: reply }) => addLine(kind, text, [reason, reply && `to “${reply}”`].filter(Boolean).join(" · ")),
+  said: ({ kind, text, reason, reply_to: reply }) => {
+    addLine(kind, text, [reason, reply && `to “${reply}”`].filter(Boolean).join(" · "));
+    if (kind === "result") ended();
+    else if (kind === "question" && text.startsWith(CONSENT)) consent(text);
+  },
   asked: ({ who, text }) => {
     addLine("asked", `${who}: ${text}`);
     if (text.startsWith("run ")) asking.dismiss(); // on the pages that watch too
@@ -147,6 +186,7 @@ const link = new Link({
   contours: ({ image, lines }) => xray.overlays.setContours(image, lines),
   exposure: (about) => xray.add(about),
   plan: planned,
+  announced,
   stop: (answer) => stop.answered(answer),
   lost: () => {
     controlled(NOBODY);
@@ -177,6 +217,7 @@ setInterval(() => {
 }, 250);
 
 exportOn(at("export"), notice);
+for (const id of ["tools", "strip", "room-views", "views"]) toolbar(at(id));
 at("logout").onclick = () => fetch("/logout", { method: "POST" }).finally(leaveIfLoggedOut);
 at("expose").onclick = () => send({ type: "expose" });
 at("navigate").onclick = () => navigateTo(at("landmark").value);

@@ -2,7 +2,7 @@
 // State and dialogue as text. Signs stand beside colors.
 
 const SIGNS = { starting: "…", idle: "●", moving: "▶", stopping: "▼", stopped: "■", fault: "✖", unknown: "?" };
-const KINDS = { info: "i", reason: "→", question: "?", warning: "!", result: "■", answer: "“", asked: "·", done: "✓", failed: "✗" };
+const KINDS = { info: "i", reason: "→", question: "?", warning: "!", result: "■", answer: "“", asked: "·", plan: "▷", done: "✓", failed: "✗" };
 const KEPT = 200;
 const at = (id) => document.getElementById(id);
 

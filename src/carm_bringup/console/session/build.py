@@ -34,6 +34,8 @@ from carm_core.paths import config_file
 from carm_core.robot.kinematics import CArm
 
 _NICE = 10
+_BAG_FILES = (".mcap", ".yaml")
+_MOST_BAG_BYTES = 2 * 10**9
 _RUN_GAP_S = 2.0
 _PICTURE_PX = 560
 _OPPOSITE = {"L": "R", "R": "L", "A": "P", "P": "A", "H": "F", "F": "H"}
@@ -55,6 +57,7 @@ def build(folder: Path, file: Path | IO[bytes]) -> None:
         file: To be written.
     """
     about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    bag = Path(bag) if (bag := about.pop("bag", "")) else None
     notes = list(_lines(folder / NOTES))
     carm = CArm.from_config()
     exposures = [_read(carm, content) for content in _lines(folder / EXPOSURES)]
@@ -81,9 +84,22 @@ def build(folder: Path, file: Path | IO[bytes]) -> None:
                 events.append(IrradiationEvent(event_uid, image_uid, frames))
         if events:
             out.writestr(f"{name}/dicom/dose_report.dcm", _bytes(dose_report(study, events, datetime.now(UTC))))
+        about["bag"] = "" if bag is None else _add_bag(out, f"{name}/bag", bag)
         session = {"format": 1, **about, "exposures": listed, "events": notes}
         out.writestr(f"{name}/session.json", json.dumps(session, indent=1))
         out.writestr(f"{name}/report.html", report(about, study.model_name, shots, notes))
+
+
+def _add_bag(out: zipfile.ZipFile, name: str, bag: Path) -> str:
+    """Copy a bag, to which the recorder may go on writing; return why not, or where it is."""
+    files = [file for file in sorted(bag.iterdir()) if file.suffix in _BAG_FILES and file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    if size > _MOST_BAG_BYTES:
+        return f"not copied: {size / 1e9:.1f} GB are too many"
+    for file in files:
+        if not file.is_symlink():
+            out.write(file, f"{name}/{file.name}", zipfile.ZIP_STORED)
+    return "bag/"
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:

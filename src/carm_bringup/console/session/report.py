@@ -93,7 +93,8 @@ def report(about: dict[str, Any], arm: str, shots: Sequence[Shot], notes: Sequen
 def _remarks(about: dict[str, Any]) -> list[str]:
     remarks = []
     if about["recording"]:
-        remarks.append(f"Recorded in the folder {about['recording']}.")
+        copy = f"; copy as far as it went: {about['bag']}" if about["bag"] else ""
+        remarks.append(f"Recorded in the folder {about['recording']}{copy}.")
     for key, what in (("notes_left_out", "lines"), ("exposures_left_out", "exposures")):
         if about[key]:
             remarks.append(f"The session was too long: {about[key]} {what} at its end are not in this report.")

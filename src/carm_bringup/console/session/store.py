@@ -71,6 +71,7 @@ class Session:
     Attributes:
         folder: Private to this user; deleted by ``close``.
         recording: Name of the folder of the bag that is being recorded; empty when there is none.
+        recordings: The folder in which that folder is, where it is on this machine.
     """
 
     def __init__(self, most_images: int = MOST_IMAGES, most_line_bytes: int = MOST_LINE_BYTES) -> None:
@@ -81,7 +82,7 @@ class Session:
             most_line_bytes: Of notes, and of exposures without their pixels.
         """
         self.folder = Path(tempfile.mkdtemp(prefix="carm_console_"))
-        self.recording = ""
+        self.recording, self.recordings = "", Path("recordings")
         self._most_images, self._most_line_bytes = most_images, most_line_bytes
         self._started = time.time()
         self._left = {NOTES: most_line_bytes, EXPOSURES: most_line_bytes}
@@ -114,12 +115,18 @@ class Session:
             "exported": time.time(),
             "version": __version__,
             "recording": self.recording,
+            "bag": self._bag(),
             "notes_left_out": self._lost[NOTES],
             "exposures_left_out": self._lost[EXPOSURES],
             "trouble": self._trouble,
         }
         (self.folder / ABOUT).write_text(json.dumps(about), encoding="utf-8")
         return self.folder
+
+    def _bag(self) -> str:
+        """Return the path of the bag that is being recorded; empty when it is not on this machine."""
+        folder = (self.recordings / self.recording).resolve()  # anybody on the network may have said which
+        return str(folder) if folder.parent == self.recordings.resolve() and folder.is_dir() else ""
 
     def close(self) -> None:
         """Delete the folder."""
