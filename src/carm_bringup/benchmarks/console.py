@@ -217,6 +217,7 @@ def _moving_stops(address: str, cookie: str, count: int) -> list[float]:
     probe = StopProbe()
     try:
         with _socket(address, cookie, "/control") as socket:
+            _take_control(socket)
             for _ in range(count):
                 socket.send('{"type":"reset"}')
                 if not wait_for(lambda: _drained(socket) and probe.cruising, START_S):
@@ -230,6 +231,19 @@ def _moving_stops(address: str, cookie: str, count: int) -> list[float]:
     finally:
         probe.close()
     return slowed_ms
+
+
+def _take_control(socket: Any) -> None:
+    """Ask for control, which another page may have, and wait for it; only who controls may reset a stop."""
+    socket.send('{"type":"take"}')
+    until_s = time.monotonic() + START_S
+    while time.monotonic() < until_s:
+        message = json.loads(socket.recv(timeout=START_S))
+        if message["type"] == "state":
+            socket.send('{"type":"ack"}')
+        if message["type"] == "control" and message["you"]:
+            return
+    raise ConsoleError("another page keeps control")
 
 
 def _drained(socket: Any) -> bool:

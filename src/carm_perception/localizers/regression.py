@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+
+import numpy as np
 
 from carm_core.errors import LocalizerError
 from carm_core.imaging.frame import XrayFrame
@@ -20,6 +23,7 @@ from carm_perception.protocols.parsing import (
     PointingAnswer,
     RetrievalAnswer,
 )
+from carm_perception.uncertainty.shape_prior import shape_model
 
 
 class RegressionLocalizer(CalibratedLocalizer):
@@ -56,12 +60,16 @@ class RegressionLocalizer(CalibratedLocalizer):
         return self._reply(query, start, answer=answer, estimates=estimates)
 
     def read(self, frame: XrayFrame) -> Reading:
-        """Return what the network says about a frame.
+        """Return what the network says about a frame; where its angles are known, as far as bodies can look like it.
 
         Raises:
             LocalizerError: The image cannot be read.
         """
-        return self._loaded.read(frame)
+        reading = self._loaded.read(frame)
+        if frame.view is None:
+            return reading
+        axes = np.array(frame.view.display_axes)
+        return replace(reading, displacement_mm=shape_model().refined(reading.displacement_mm, reading.std_mm, axes))
 
     def estimates(self, reading: Reading) -> tuple[LandmarkEstimate, ...]:
         """Return all landmarks with their radii, closest to the image center first."""
