@@ -182,6 +182,7 @@ def run(words: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # no Python that is started here runs a file out of the working folder
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

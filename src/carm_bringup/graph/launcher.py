@@ -112,7 +112,7 @@ def readiness_command(values: Mapping[str, graph.Value], start_s: float) -> Comm
     settings += ["--localizer", str(values["localizer"])]
     if not graph.simulates_xray(values):
         settings.append("--no-exposure")
-    return Command("carm", (sys.executable, "-m", "carm_bringup.graph.readiness", *settings), ends_graph=False)
+    return Command("carm", (sys.executable, "-P", "-m", "carm_bringup.graph.readiness", *settings), ends_graph=False)
 
 
 class Supervisor:
@@ -292,6 +292,7 @@ def claim_domain(values: Mapping[str, graph.Value]) -> InstanceLock | None:
     if lock.acquire():
         words = [
             sys.executable,
+            "-P",
             "-m",
             "carm_bringup.graph.readiness",
             "--probe",

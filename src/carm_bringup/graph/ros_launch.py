@@ -209,6 +209,7 @@ def _gazebo(values: Values) -> list[Any]:
     writer = ExecuteProcess(
         cmd=[
             sys.executable,
+            "-P",
             "-m",
             gazebo.__name__,
             "patient",

@@ -163,3 +163,17 @@ def test_closed_pipe_is_quiet(tmp_path: Path) -> None:
         f"{sys.executable} -c '{code}' --help | true", shell=True, capture_output=True, text=True, timeout=60
     )
     assert done.stderr == ""
+
+
+def test_no_python_that_a_verb_starts_runs_a_file_of_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody may work in a folder that came from others, with modules in it."""
+    (tmp_path / "made_up.py").write_text("open('was_run', 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONSAFEPATH", "")  # restored afterwards
+    started = [sys.executable, "-c", "import made_up"]
+    monkeypatch.setattr(cli, "run", lambda words: subprocess.run(started, timeout=60).returncode)
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    assert not (tmp_path / "was_run").exists()

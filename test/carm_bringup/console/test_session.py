@@ -209,3 +209,14 @@ def test_what_takes_too_long_or_fails_is_told(
     for _ in range(2):  # the next one is not refused for the one that failed
         with pytest.raises(ExportError, match=reason):
             exporter.make()
+
+
+def test_no_file_of_the_working_folder_is_run(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The console may have been started in a folder that came from others."""
+    (tmp_path / "made_up.py").write_text("open('was_run', 'w')")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExportError, match="No module named"):
+        Exporter(session, 30.0, "made_up").make()
+    assert not (tmp_path / "was_run").exists()

@@ -95,7 +95,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     threads = str(args.threads)
     limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
     process = subprocess.Popen(
-        [sys.executable, "-m", "carm_bringup.benchmarks.drr.worker"],
+        [sys.executable, "-P", "-m", "carm_bringup.benchmarks.drr.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -53,7 +53,7 @@ class Exporter:
         try:
             with tempfile.TemporaryDirectory(prefix="carm_export_") as scratch:
                 file = Path(scratch) / "session.zip"
-                self._run([sys.executable, "-m", self._module, str(self._session.snapshot()), str(file)])
+                self._run([sys.executable, "-P", "-m", self._module, str(self._session.snapshot()), str(file)])
                 return file.open("rb")
         except OSError as error:
             raise ExportError(f"the export could not be written: {error.strerror}") from error
