@@ -152,11 +152,11 @@ class _Site:
         if client is None:
             await socket.close(_TRY_AGAIN_LATER, "too many pages are open")
             return
-        sending = asyncio.create_task(_send(socket, client.outbox))
+        admitted = partial(self._gate.user_of, socket.cookies)  # until logged out, expired, removed
+        sending = asyncio.create_task(_send(socket, client.outbox, admitted))
         try:
-            while self._hub.receive(client, await socket.receive_text()):
-                if not self._gate.user_of(socket.cookies):  # logged out, expired, removed
-                    break
+            while self._hub.receive(client, await socket.receive_text(), admitted):
+                pass
             await socket.close(_POLICY_VIOLATION, "too many messages, or logged out")
         except (WebSocketDisconnect, KeyError, RuntimeError):  # gone, sent bytes, or was given up
             pass
@@ -172,7 +172,7 @@ class _Site:
         await socket.accept()
         who = f"{self._gate.user_of(socket.cookies)} ({socket.client.host if socket.client else 'unknown'})"
         with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):
-            await listen(socket, self._hub, self._recognizer, who)
+            await listen(socket, self._hub, self._recognizer, who, partial(self._gate.user_of, socket.cookies))
             await socket.close()
 
     async def images(self, socket: WebSocket) -> None:
@@ -196,11 +196,11 @@ class _Site:
             await _end(sending)
 
 
-async def _send(socket: WebSocket, outbox: Outbox, admitted: Callable[[], object] = lambda: True) -> None:
+async def _send(socket: WebSocket, outbox: Outbox, admitted: Callable[[], object]) -> None:
     with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):
         while (message := await outbox.next()) is not None and admitted():
             await (socket.send_text(message) if isinstance(message, str) else socket.send_bytes(message))
-        await socket.close(_TRY_AGAIN_LATER, "the page takes no messages")
+        await socket.close(_TRY_AGAIN_LATER, "the page takes no messages, or is logged out")
 
 
 async def _end(task: asyncio.Task[Any]) -> None:

@@ -176,15 +176,20 @@ class Hub:
             self._controller, self._asker = self._asker, None
         self._tell_control()
 
-    def receive(self, client: Client, message: str) -> bool:
+    def receive(self, client: Client, message: str, admitted: Callable[[], object] = lambda: True) -> bool:
         """Carry out a message of a page; a stop before anything else, whoever sends it.
 
+        Args:
+            client: The page.
+            message: As it came.
+            admitted: Whether the page may still be here; asked after a stop.
+
         Returns:
-            False when the page is to be disconnected: it sends too much.
+            False when the page is to be disconnected: it sends too much, or may not be here any more.
         """
         if message == _STOP_TEXT:
             self._desk.stop(client.who)
-        if not client.rate.admits() or len(message) > MOST_BYTES:
+        if not client.rate.admits() or len(message) > MOST_BYTES or not admitted():
             return False
         if message == _STOP_TEXT:
             self._log_stop(client)
@@ -213,6 +218,8 @@ class Hub:
             self._asker = None
             self._tell_control()
         else:
+            if client.silent:  # what it begins now ends like everything else when it stays silent
+                client.heard_s, client.silent = self._clock(), False
             self._desk.command(command, client.number, client.who)
             if command.kind in (*SWITCH, *HELD):  # who renews five times a second is logged by the desk, once
                 return

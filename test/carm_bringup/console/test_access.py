@@ -269,6 +269,25 @@ def test_login_over_tls_opens_page_and_sockets_until_logout(server: tuple[Server
             pass
 
 
+def test_a_removed_user_sees_and_commands_nothing_more(
+    server: tuple[Server, Desk], folder: Path, file: Path
+) -> None:
+    """The page need not send anything for that: it may have been waiting silently."""
+    base = server[0].address.rstrip("/")
+    trust = ssl.create_default_context(cafile=str(folder / "console_cert.pem"))
+    with httpx2.Client(verify=trust, trust_env=False, timeout=20.0, base_url=base) as client:
+        answer = client.post("/login", data={"name": "alice", "password": PASSWORD}, headers={"Origin": base})
+    headers = {"Origin": base, "Cookie": answer.headers["set-cookie"].partition(";")[0]}
+    address = base.replace("https", "wss") + "/control"
+    with connect(address, ssl=trust, additional_headers=headers, proxy=None) as socket:
+        for _ in range(2):
+            socket.recv(timeout=20.0)
+        change_user(file, "alice", None)
+        server[0].set_state({"mode": "moving"})
+        with pytest.raises(ConnectionClosed):
+            socket.recv(timeout=20.0)
+
+
 def test_the_command_sets_and_removes_users(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -180,6 +180,26 @@ def test_a_page_that_controls_and_falls_silent_ends_its_motion_once(hub: Hub, de
     assert len(desk.asked) == 1
 
 
+def test_what_a_silent_page_begins_ends_too(hub: Hub, desk: Desk, time: Time) -> None:
+    """Its commands count, so their end must not hang on an acknowledgment that never comes."""
+    client = joined(hub)
+    for _ in range(2):
+        time.now_s += SILENT_S + 0.1
+        hub.set_state({})
+        send(hub, client, "navigate", text="carina")
+    time.now_s += SILENT_S + 0.1
+    hub.set_state({})
+    left, asked = ("left", client.number), ("navigate", client.number)
+    assert desk.asked == [left, asked, left, asked, left]
+
+
+def test_a_page_that_may_not_be_here_any_more_can_stop_and_nothing_else(hub: Hub, desk: Desk) -> None:
+    client = joined(hub)
+    for message in ('{"type":"expose"}', '{"type":"ack"}', STOP):
+        assert not hub.receive(client, message, lambda: False)
+    assert desk.asked == [("stop", client.who)]
+
+
 def test_a_page_that_comes_later_is_told_the_dialogue(hub: Hub) -> None:
     hub.tell({"type": "said", "text": "Taking an X-ray image."})
     hub.tell({"type": "landmarks", "image": "1", "marks": []})

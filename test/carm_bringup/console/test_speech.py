@@ -189,6 +189,15 @@ def test_a_recording_that_is_too_long_is_cut(speaking: tuple[Desk, ClientConnect
     assert json.loads(socket.recv(timeout=30.0))["text"] == "carina"
 
 
+def test_who_begins_to_speak_and_never_ends_does_not_keep_others_from_it(
+    speaking: tuple[Desk, ClientConnection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carm_bringup.console.speech.pages._LONGEST_S", 0.2)
+    socket = speaking[1]
+    socket.send(b"carina")
+    assert "may take 10 s" in json.loads(socket.recv(timeout=30.0))["error"]
+
+
 def test_without_a_recognizer_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("carm_bringup.console.speech.recognizer.why_not", lambda: "pip install pocketsphinx")
 
