@@ -9,7 +9,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
-from carm_agent.llm.tools import TOOLS, HeadHands, ToolError, checked_arguments
+from carm_agent.llm.tools import LONGEST_TEXT, TOOLS, HeadHands, ToolError, checked_arguments
 from carm_core.errors import CarmError
 
 OFFERED = ("expose", "localize", "move_view", "set_angles", "show_view")
@@ -72,7 +72,11 @@ class GraphHands(HeadHands):
 
     @abstractmethod
     def interrupt(self) -> None:
-        """End the call that runs; the arm decelerates to rest."""
+        """End the call that runs; the arm decelerates to rest. From any thread."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Forget an interruption that no call has heeded."""
 
     def ask(self, question: str) -> dict[str, Any]:
         """Refuse: the other agent has its own user."""
@@ -107,6 +111,8 @@ class Desk:
         self._hands, self._budget = hands, budget or Budget()
         self._calls = self._exposures = 0
         self._one_at_a_time = threading.Lock()
+        self._running: threading.Event | None = None
+        self._giving_up = threading.Lock()
         target = TOOLS["localize"].properties["target"]
         nothing: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
         aim = {**nothing, "properties": {"target": target}, "required": ["target"]}
@@ -119,12 +125,13 @@ class Desk:
             Offer(STOP, stops, TOOLS[STOP].schema, True),
         )
 
-    def call(self, name: str, arguments: dict[str, Any]) -> Outcome:
+    def call(self, name: str, arguments: dict[str, Any], given_up: threading.Event | None = None) -> Outcome:
         """Carry out a call. A stop and the status may be asked for while another call runs.
 
         Args:
             name: Of the tool.
-            arguments: As they came.
+            arguments: As they came; a stop needs none.
+            given_up: Of this call alone, for ``give_up``.
 
         Returns:
             What it led to; what is refused is an outcome as well.
@@ -132,18 +139,37 @@ class Desk:
         try:
             if name == STATUS:
                 return Outcome({**self._hands.status(), "left": self._left()})
+            if name == STOP:  # whatever its arguments are
+                return Outcome(self._hands.stop(str(arguments.get("reason", ""))[:LONGEST_TEXT]))
             given = self._checked(name, arguments)
-            if name == STOP:
-                return Outcome(self._hands.stop(given["reason"]))
             if not self._one_at_a_time.acquire(blocking=False):
                 raise ToolError("another call is under way; wait for it, or stop")
             try:
+                self._running = given_up
+                if given_up is not None and given_up.is_set():
+                    raise ToolError("it was given up before it began")
                 self._count(name)
                 return self._run(name, given)
             finally:
+                with self._giving_up:
+                    self._running = None
+                    self._hands.resume()
                 self._one_at_a_time.release()
         except CarmError as error:
             return Outcome({"error": str(error)}, failed=True)
+        except KeyboardInterrupt:  # where a call waits for something else than a motion
+            return Outcome({"error": "it was interrupted"}, failed=True)
+
+    def give_up(self, call: threading.Event) -> None:
+        """End a call that nobody waits for any more: it does not begin, or the arm decelerates to rest.
+
+        Args:
+            call: ``given_up`` of the call.
+        """
+        call.set()
+        with self._giving_up:
+            if self._running is call:
+                self._hands.interrupt()
 
     def _checked(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         if name not in {offer.name for offer in self.offers}:

@@ -9,6 +9,8 @@ import hmac
 import os
 import secrets
 import sys
+import threading
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,7 @@ INSTRUCTIONS = (
 )
 _LONGEST_BODY = 64 * 1024
 _SESSIONS = 4
+_LOOK_S = 0.2
 _STOPS = 8
 """Threads that serve stops alone."""
 
@@ -104,12 +107,20 @@ def make_server(desk: Desk) -> Server[Any]:
         return ListToolsResult(tools=tools)
 
     async def on_call(context: Any, params: Any) -> CallToolResult:
-        del context
-        outcome = await anyio.to_thread.run_sync(
-            partial(desk.call, params.name, dict(params.arguments or {})),
-            abandon_on_cancel=True,
-            limiter=stops if params.name == STOP else None,  # a stop waits for no thread that others hold
-        )
+        given_up = threading.Event()
+        try:
+            async with anyio.create_task_group() as group:
+                if context.request is not None:
+                    group.start_soon(_give_up_alone, context.request, partial(desk.give_up, given_up))
+                outcome = await anyio.to_thread.run_sync(
+                    partial(desk.call, params.name, dict(params.arguments or {}), given_up),
+                    abandon_on_cancel=True,
+                    limiter=stops if params.name == STOP else None,  # a stop waits for no thread that others hold
+                )
+                group.cancel_scope.cancel()
+        except anyio.get_cancelled_exc_class():  # by the client, or with its session
+            desk.give_up(given_up)
+            raise
         content: list[Any] = [TextContent(type="text", text=outcome.text)]
         if outcome.png:
             data = base64.b64encode(outcome.png).decode()
@@ -117,6 +128,13 @@ def make_server(desk: Desk) -> Server[Any]:
         return CallToolResult(content=content, is_error=outcome.failed)
 
     return Server("carm", instructions=INSTRUCTIONS, on_list_tools=on_list, on_call_tool=on_call)
+
+
+async def _give_up_alone(request: Any, give_up: Callable[[], None]) -> None:
+    """Give a call up when the connection that waits for its answer is gone."""
+    while not await request.is_disconnected():
+        await anyio.sleep(_LOOK_S)
+    give_up()
 
 
 async def _serve_streams(server: Server[Any], out: Any) -> None:

@@ -153,6 +153,10 @@ class RosHands(GraphHands):
         """See ``GraphHands.interrupt``."""
         self._graph.pressed = True
 
+    def resume(self) -> None:
+        """See ``GraphHands.resume``."""
+        self._graph.pressed = False
+
     def _moved(self, goal: MoveCArm.Goal) -> dict[str, Any]:
         result = self._graph.run_action(MoveCArm, "move", goal, lambda feedback: None).result
         if result.error_code:

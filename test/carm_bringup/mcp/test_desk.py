@@ -6,8 +6,10 @@ import threading
 from typing import Any
 
 import anyio
+import httpx2
 import mcp
 import pytest
+import uvicorn
 
 from carm_agent.llm.tools import TOOLS
 from carm_bringup.mcp.desk import Budget, Desk, GraphHands
@@ -62,6 +64,8 @@ class Hands(GraphHands):
         self.note("interrupt")
         self.go.set()
 
+    def resume(self) -> None: ...
+
 
 def test_the_list_is_closed_and_of_the_language_models_tools() -> None:
     desk = Desk(Hands())
@@ -84,7 +88,6 @@ def test_the_list_is_closed_and_of_the_language_models_tools() -> None:
         ("set_angles", {"primary_deg": float("nan"), "secondary_deg": 0}, "NaN"),
         ("navigate", {"target": 99}, "99"),
         ("navigate", {"target": CARINA, "speed": 2}, "speed"),
-        ("stop", {}, "reason"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_does_nothing(name: str, arguments: dict[str, Any], why: str) -> None:
@@ -118,6 +121,30 @@ def test_a_stop_and_the_status_do_not_wait_for_a_call_that_runs_and_others_are_r
     running.join(10.0)
     assert not running.is_alive()
     assert hands.calls[-2:] == [("stop", "enough"), ("interrupt",)]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"reason": ""}, {"reason": 7, "why": "x"}, {"reason": "x" * 5000}])
+def test_a_stop_is_heard_whatever_its_arguments_are(arguments: dict[str, Any]) -> None:
+    hands = Hands()
+    assert not Desk(hands).call("stop", arguments).failed
+    assert [call[0] for call in hands.calls] == ["stop"]
+
+
+def test_only_the_call_that_is_given_up_ends() -> None:
+    hands, mine, others = Hands(), threading.Event(), threading.Event()
+    desk = Desk(hands)
+    running = threading.Thread(target=desk.call, args=("navigate", {"target": CARINA}, mine))
+    running.start()
+    assert hands.began.wait(10.0)
+    assert "under way" in desk.call("expose", {}, others).text
+    desk.give_up(others)
+    assert running.is_alive()
+    desk.give_up(mine)
+    running.join(10.0)
+    assert not running.is_alive()
+    assert "before it began" in desk.call("expose", {}, others).text
+    assert hands.calls == [("navigate", CARINA), ("interrupt",)]
+    assert not desk.call("expose", {}).failed
 
 
 def test_the_budget_ends_all_but_stop_and_status() -> None:
@@ -175,6 +202,47 @@ def test_a_stop_waits_for_no_thread_that_other_calls_hold() -> None:
 
     anyio.run(talk)
     assert hands.calls == [("stop", "enough")]
+
+
+def test_what_the_client_cancels_ends() -> None:
+    hands = Hands()
+
+    async def talk() -> None:
+        async with mcp.Client(make_server(Desk(hands))) as client, anyio.create_task_group() as group:
+            group.start_soon(client.call_tool, "navigate", {"target": CARINA})
+            assert await anyio.to_thread.run_sync(hands.began.wait, 10.0)
+            group.cancel_scope.cancel()
+        assert await anyio.to_thread.run_sync(hands.go.wait, 10.0)
+
+    anyio.run(talk)
+    assert hands.calls == [("navigate", CARINA), ("interrupt",)]
+
+
+def test_what_a_client_began_whose_connection_is_lost_ends() -> None:
+    hands = Hands()
+    app = WithToken(make_server(Desk(hands)).streamable_http_app(), "right")
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    listening = server.config.bind_socket()
+    address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    headers = {"Authorization": "Bearer right", "Accept": "application/json, text/event-stream"}
+    client = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+    aim = {"name": "navigate", "arguments": {"target": CARINA}}
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        with httpx2.Client(base_url=address, trust_env=False, timeout=20.0, headers=headers) as http:
+            begin = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": client}
+            http.headers["Mcp-Session-Id"] = http.post("/mcp", json=begin).headers["Mcp-Session-Id"]
+            call = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": aim}
+            with http.stream("POST", "/mcp", json=call):
+                assert hands.began.wait(20.0)
+                assert not hands.go.is_set()
+            assert hands.go.wait(20.0)
+    finally:
+        server.should_exit = True
+        hands.go.set()
+        thread.join(20.0)
+    assert hands.calls == [("navigate", CARINA), ("interrupt",)]
 
 
 @pytest.mark.parametrize(("given", "status"), [(b"", 401), (b"Bearer wrong", 401), (b"Bearer right", 200)])
