@@ -68,6 +68,17 @@ def quoted(text: str, limit: int = 60) -> str:
     return repr(shown)
 
 
+def plain_line(text: str, limit: int = 2000) -> str:
+    """Return what others wrote as one line for a terminal or a log.
+
+    Args:
+        text: May hold line breaks, and escape sequences that a terminal would obey.
+        limit: Most characters; the rest is left out.
+    """
+    plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return plain if len(plain) <= limit else f"{plain[:limit]} ..."
+
+
 class UnknownNameError(CarmError):
     """A name is not in its vocabulary.
 

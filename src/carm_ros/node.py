@@ -37,7 +37,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
 from rclpy.task import Future
 
-from carm_core.errors import CarmError
+from carm_core.errors import CarmError, plain_line
 from carm_core.plausibility import Refusals, at_most
 from carm_ros.clock_reader import CLOCK_TOPIC, NeverExecuted, read_beside_executor
 from carm_ros.entry import ENDING_SIGNALS
@@ -98,7 +98,7 @@ class OrderlyNode(Node):
         if not self.refusals.note(source):
             return
         foreseen = isinstance(error, CarmError)
-        reason = " ".join(str(error if foreseen else f"{type(error).__name__}: {error}").split())[:_LONGEST_REASON]
+        reason = plain_line(str(error if foreseen else f"{type(error).__name__}: {error}"), _LONGEST_REASON)
         count = self.refusals.count(source)
         line = f"{source}: refused, {reason}" + (f" ({count} so far)" if count > 1 else "")
         if foreseen:
@@ -475,5 +475,5 @@ def _thread_died(node: OrderlyNode, died: threading.ExceptHookArgs) -> None:
 def _complain(name: str, error: Exception, bad_input: tuple[type[CarmError], ...]) -> int:
     ros = "rcl" in type(error).__module__
     kind = "" if ros or isinstance(error, CarmError) else f"{type(error).__name__}: "
-    print(f"{name}: {kind}{' '.join(str(error).split())}", file=sys.stderr)
+    print(f"{name}: {kind}{plain_line(str(error))}", file=sys.stderr)
     return 2 if ros or isinstance(error, bad_input) else 1

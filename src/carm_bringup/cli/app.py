@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from carm_bringup import __version__
 from carm_bringup.cli.verbs import VERBS, Verb
 from carm_core.cli.arguments import namespace
-from carm_core.errors import quoted
+from carm_core.errors import plain_line, quoted
 from carm_ros.entry import missing
 
 EXIT_FAILED = 1
@@ -31,13 +31,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with code 2."""
-        self.exit(EXIT_BAD_INPUT, f"{self.prog}: {one_line(message)} (see {self.prog} --help)\n")
-
-
-def one_line(message: str, limit: int = 2000) -> str:
-    """Return a message without line breaks and control characters, and not longer than a screen."""
-    plain = " ".join("".join(c if c.isprintable() else " " for c in message).split())
-    return plain if len(plain) <= limit else f"{plain[:limit]} ..."
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: {plain_line(message)} (see {self.prog} --help)\n")
 
 
 def load(reference: str) -> Callable[..., Any]:
@@ -162,10 +156,10 @@ def run(words: Sequence[str]) -> int:
         options = parse(verb, rest)  # before the body is loaded: bad input is told at once, and on any machine
         return int(load(verb.body)(options))
     except (ConfigurationError, GoalError, PatientError, UnknownNameError) as error:
-        print(f"carm {verb.name}: {error}", file=sys.stderr)
+        print(f"carm {verb.name}: {plain_line(str(error))}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except CarmError as error:
-        print(f"carm {verb.name}: {error}", file=sys.stderr)
+        print(f"carm {verb.name}: {plain_line(str(error))}", file=sys.stderr)
         return EXIT_FAILED
     except ModuleNotFoundError as error:
         print(f"carm {verb.name}: {missing(error)}", file=sys.stderr)

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from carm_core.data_files import parse_json
-from carm_core.errors import CarmError, ConfigurationError
+from carm_core.errors import CarmError, ConfigurationError, plain_line
 
 if TYPE_CHECKING:
     import httpx2
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_REASON = 500
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _SENT = {"accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent"}
 
@@ -196,9 +197,9 @@ class ChatClient:
         return reply
 
     def _clean(self, reason: object) -> str:
-        """Return one line without the key."""
-        line = " ".join(str(reason).split()) or type(reason).__name__
-        return line.replace(self._key, "***") if self._key else line
+        """Return one line without the key, and without what a terminal would obey."""
+        line = str(reason).replace(self._key, "***") if self._key else str(reason)
+        return plain_line(line, _LONGEST_REASON) or type(reason).__name__
 
 
 def _checked_url(options: ChatOptions) -> SplitResult:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from carm_core.body_parts import part_names
 from carm_core.cli import results_file
 from carm_core.cli.arguments import number, output_file, output_folder
-from carm_core.errors import ConfigurationError, ImageError
+from carm_core.errors import ConfigurationError, ImageError, plain_line
 from carm_core.landmarks import find_landmark
 from carm_perception.images.overlay import draw, in_view, pixel_of
 from carm_perception.localizers import registry
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         for answer in answers_to(localizer, files, target, args.mm_per_px, args.invert, classify):
             if isinstance(answer, str):
                 failed += 1
-                print(f"carm localize: {answer}", file=sys.stderr)
+                print(f"carm localize: {plain_line(answer)}", file=sys.stderr)
                 continue
             answers.append(answer)
             print(report(answer), flush=True)
@@ -114,20 +114,21 @@ def run(args: argparse.Namespace) -> int:
 
 def shown_part(image: ImageFile, part: Classification) -> str:
     """Return which body part an image shows, in a line."""
+    name = plain_line(image.name)
     if part.error:
-        return f"{image.name}: body part not recognized ({part.message})"
-    return f"{image.name}: {part_names(part.part_ids)} ({100 * part.confidence:.0f} %)"
+        return f"{name}: body part not recognized ({plain_line(part.message)})"
+    return f"{name}: {part_names(part.part_ids)} ({100 * part.confidence:.0f} %)"
 
 
 def report(answer: Answer) -> str:
     """Return what was found in an image, in a few lines."""
-    lines = [answer.image.name]
+    lines = [plain_line(answer.image.name)]
     said = answer.closest or answer.places
     if answer.closest is not None and answer.closest.estimates:
         names = [estimate.name for estimate in answer.closest.estimates]
         lines[0] += f": closest to the center {', then '.join(names)}"
     elif not said.estimates:
-        lines[0] += f": no answer ({said.message or 'not sure enough'})"
+        lines[0] += f": no answer ({plain_line(said.message) or 'not sure enough'})"
     seen = [estimate for estimate in answer.places.estimates if in_view(estimate, answer.image.frame)]
     lines += [f"  {_place(answer.image, estimate)}" for estimate in seen[:_SHOWN]]
     if answer.image.note:

@@ -122,6 +122,7 @@ def test_a_domain_that_is_none_is_bad_input(
     [
         (PatientError("unreadable"), 2),
         (LocalizerError("gone"), 1),
+        (PatientError("\x1b[2Ja\nb\u202e.nii: no CT"), 2),
         (OSError(28, "No space left on device", "x.json"), 1),
     ],
 )
@@ -134,6 +135,7 @@ def test_errors_become_one_line(
     monkeypatch.setattr(cli, "load", lambda reference: body)
     assert cli.run(["stop"]) == code
     told = f"'{error.filename}': {error.strerror}" if isinstance(error, OSError) else str(error)
+    told = told.replace("\x1b", "").replace("\n", " ").replace("\u202e", " ")  # what a terminal would obey
     assert capsys.readouterr().err == f"carm stop: {told}\n"
 
 

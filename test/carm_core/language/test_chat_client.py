@@ -148,3 +148,17 @@ def test_the_libraries_are_imported_with_the_first_client_only() -> None:
     ).stdout.split()
     assert "carm_core.language.chat_client" in loaded
     assert not {"openai", "httpx2"} & {*loaded}
+
+
+def test_what_a_server_says_cannot_command_a_terminal_or_show_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARM_API_KEY", "mine")
+    said = {"error": {"message": "\x1b]0;title\x07\x1b[2J" + 480 * "x" + " mine" + 300 * "y"}}
+    with (
+        Server(401, said) as server,
+        client(url=server.url, retries=0) as chat,
+        pytest.raises(ChatError, match=r"refuses \(401\)") as refused,
+    ):
+        ask(chat)
+    assert str(refused.value).isprintable()
+    assert "mine" not in str(refused.value)
+    assert len(str(refused.value)) < 700

@@ -12,12 +12,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from carm_agent.phrases import printable
 from carm_bringup.recording.bag.provenance import CARM_CONFIG, SESSION, carm_config_record
 from carm_bringup.recording.bag.reader import Bag, read_bag
 from carm_bringup.recording.errors import BagError
 from carm_bringup.recording.replay.comparison import Report
 from carm_bringup.recording.replay.frames import IMAGE, RAW, Frames, RecordedFrame, find_frames
 from carm_core.cli import results_file
+from carm_core.errors import plain_line
 from carm_core.localization import Localizer
 from carm_core.robot.kinematics import CArm
 
@@ -147,21 +149,22 @@ def _introduce(bag: Bag, frames: Frames) -> None:
     print(f"{len(frames.frames)} frames of {frames.topic}, {len(frames.positions)} joint states")
     session = bag.records.get(SESSION, {})
     if session:
-        print(f"recorded by carm {session.get('carm', '?')}, commit {session.get('commit') or 'unknown'}")
+        origin = f"{session.get('carm', '?')}, commit {session.get('commit') or 'unknown'}"
+        print(f"recorded by carm {plain_line(origin)}")
     if CARM_CONFIG in bag.records and bag.records[CARM_CONFIG] != carm_config_record():
         frames.notes.append("recorded with a different carm.yaml")
     notes = list(dict.fromkeys(bag.notes + frames.notes))
     for note in notes[:_NOTES_SHOWN]:
-        print(f"note: {note}")
+        print(f"note: {plain_line(note)}")
     if len(notes) > _NOTES_SHOWN:
         print(f"note: {len(notes) - _NOTES_SHOWN} more notes")
 
 
 def _show(report: Report) -> None:
     for text in report.differences:
-        print(text)
+        print(printable(text))
     for note in report.notes[:_NOTES_SHOWN]:
-        print(f"note: {note}")
+        print(f"note: {plain_line(note)}")
     what = "frames" if report.name == "perception" else "tasks"
     if not report.compared:
         verdict = "nothing to compare with"
