@@ -88,7 +88,7 @@ class Clinician(Hands):
         if self._head is None or heard.is_stop or _needs_no_head(heard):
             self.conversation.hear(heard)
         elif self._head.answer(heard.words):
-            self.say(Kind.INFO, "I pass that on.", heard.words)
+            self.say(Kind.REASON, "I pass that on.", heard.words)
         else:
             self._hand_over(self._head, heard)
 

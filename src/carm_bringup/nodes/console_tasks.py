@@ -9,7 +9,7 @@ All of it but ``hold`` runs on the node's executor.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -107,6 +107,7 @@ class Tasks:
         self._plans: OrderedDict[str, tuple[str, Any]] = OrderedDict()
         self.task: Task | None = None
         self.sentences: OrderedDict[str, int] = OrderedDict()
+        self._begun: Counter[str] = Counter()
         if held:
             node.create_timer(_LOOK_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -167,22 +168,29 @@ class Tasks:
             self._end(self.task, False, "the agent is gone")
 
     def heard(self, kind: str, reply_to: str) -> None:
-        """Heed what the agent says: a result ends all that words have begun, an answer or a question begins nothing.
+        """Heed what the agent says.
+
+        With an ``info`` it begins what a sentence asks for, first by breaking off what it does: the ``result`` that
+        comes then is of that. A result ends all sentences but those. An answer or a question begins nothing.
 
         Args:
-            kind: ``result``, ``answer``, ``question`` or another.
+            kind: ``info``, ``result``, ``answer``, ``question``, ``warning`` or another.
             reply_to: The sentence that it answers.
         """
-        if kind == "result":
-            self.sentences.clear()
-        elif kind in ("answer", "question"):
-            self.sentences.pop(reply_to, None)
+        if kind == "info" and reply_to in self.sentences:
+            self._begun[reply_to] += 1
+        elif kind in ("result", "answer", "question", "warning"):
+            self._begun = self._begun - Counter((reply_to,))  # without those that are 0
+            ended = {"result": list(self.sentences), "warning": []}.get(kind, [reply_to])
+            for text in ended:
+                if not self._begun[text]:
+                    self.sentences.pop(text, None)
 
     def forget(self, number: int) -> bool:
         """Forget the sentences of a page; return whether one may still move the arm."""
         theirs = [text for text, owner in self.sentences.items() if owner == number]
         for text in theirs:
-            del self.sentences[text]
+            del self.sentences[text], self._begun[text]
         return bool(theirs)
 
     def _look(self) -> None:
@@ -203,7 +211,7 @@ class Tasks:
             raise AbsentError("the agent is not there")
         self.sentences[text] = number
         while len(self.sentences) > _KEPT_SENTENCES:
-            self.sentences.popitem(last=False)
+            del self._begun[self.sentences.popitem(last=False)[0]]
         self._words.publish(String(data=text))
 
     def _call(self, client: Any, request: Any, what: str) -> None:

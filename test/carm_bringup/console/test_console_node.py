@@ -2,7 +2,7 @@
 """The parts of the console that know ROS, without a graph."""
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from threading import Lock
 from types import SimpleNamespace
 from typing import Any
@@ -52,18 +52,34 @@ def test_a_pixel_comes_to_the_center(angles: tuple[float, float]) -> None:
 
 
 def test_sentences_are_remembered_until_they_have_ended() -> None:
-    from collections import OrderedDict
-
     from carm_bringup.nodes.console_tasks import Tasks
 
-    tasks: Any = SimpleNamespace(sentences=OrderedDict({"carina": 1, "status?": 1, "LAO 30": 2}))
+    sentences = OrderedDict({"carina": 1, "status?": 1, "LAO 30": 2})
+    tasks: Any = SimpleNamespace(sentences=sentences, _begun=Counter())
     Tasks.heard(tasks, "answer", "status?")
-    Tasks.heard(tasks, "info", "carina")
     assert list(tasks.sentences) == ["carina", "LAO 30"]
     assert Tasks.forget(tasks, 1)
     assert not Tasks.forget(tasks, 1)
     Tasks.heard(tasks, "result", "anything")
     assert not tasks.sentences
+
+
+@pytest.mark.parametrize("words", ["L3", "T12"])
+@pytest.mark.parametrize("ended", ["T12", ""])
+def test_the_result_of_what_a_sentence_breaks_off_does_not_end_the_sentence(words: str, ended: str) -> None:
+    """Else its page could leave, and what the sentence moves would go on."""
+    from carm_bringup.nodes.console_tasks import Tasks
+
+    tasks: Any = SimpleNamespace(sentences=OrderedDict(), _begun=Counter())
+    if ended:  # else it is a goal that is broken off
+        tasks.sentences[ended] = 1
+        Tasks.heard(tasks, "info", ended)
+    tasks.sentences[words] = 1
+    Tasks.heard(tasks, "info", words)
+    Tasks.heard(tasks, "result", ended)
+    assert list(tasks.sentences) == [words]
+    Tasks.heard(tasks, "result", words)
+    assert not Tasks.forget(tasks, 1)
 
 
 def test_numbers_that_json_does_not_have_become_none() -> None:
