@@ -97,6 +97,7 @@ class ConsoleNode(OrderlyNode):
         self._state_s = self._permit_s = self._agent_s = -math.inf
         self._permit = MotionPermit()
         self._agent = ""
+        self._stops = 0
         self._stop_side = SideNode(self, "stop")
         self._stop_client = self._stop_side.node.create_client(Trigger, self.resolve_service_name("stop"))
         access = read_access(settings.host, settings.tls_cert, settings.tls_key, settings.users_file)
@@ -149,6 +150,7 @@ class ConsoleNode(OrderlyNode):
 
     def stop(self, who: str) -> None:
         """Ask for a stop on a thread that does nothing else."""
+        self._stops += 1
         self._stop_side.do(partial(self._stop, who))
         self._beam.end(f"stop by {who}")
 
@@ -160,7 +162,7 @@ class ConsoleNode(OrderlyNode):
         if command.kind in _EXPOSES:
             self._beam.obey(command, number, who)
             return
-        self._later(partial(self._obey, command, number, who))
+        self._later(partial(self._obey, command, number, who, self._stops))
 
     def left(self, number: int, why: str) -> None:
         """End what a page has started: a goal is canceled; a sentence has no goal, so its motion is stopped."""
@@ -186,9 +188,12 @@ class ConsoleNode(OrderlyNode):
 
     # On the executor's thread
 
-    def _obey(self, command: Command, number: int, who: str) -> None:
+    def _obey(self, command: Command, number: int, who: str, stops: int) -> None:
+        """Carry out a command that came when so many stops had come."""
         self.get_logger().info(f"{command.line} by {who}")
         try:
+            if command.kind == "reset" and stops != self._stops:
+                raise CarmError("not reset: somebody has asked for a stop since then")
             if command.kind == "point":
                 self._plan_to_point(command, number)
             elif command.kind in ("save", "forget"):

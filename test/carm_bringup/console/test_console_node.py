@@ -82,6 +82,29 @@ def test_the_result_of_what_a_sentence_breaks_off_does_not_end_the_sentence(word
     assert not Tasks.forget(tasks, 1)
 
 
+def test_a_reset_that_has_waited_does_not_release_a_stop_that_came_after_it() -> None:
+    from carm_bringup.console.commands import Command
+    from carm_bringup.nodes.console_node import ConsoleNode
+
+    waiting: list[Any] = []
+    obeyed: list[str] = []
+    told: list[str] = []
+    node: Any = ConsoleNode.__new__(ConsoleNode)  # without the middleware
+    node._stops, node._later = 0, waiting.append
+    node._stop_side, node._beam = SimpleNamespace(do=lambda work: None), SimpleNamespace(end=lambda why: None)
+    node._tasks = SimpleNamespace(obey=lambda command, number: obeyed.append(command.kind))
+    node.server = SimpleNamespace(tell_one=lambda number, message: told.append(message["text"]))
+    node.get_logger = lambda: SimpleNamespace(info=lambda text: None)
+    node.command(Command("reset"), 1, "one")
+    node.stop("two")
+    waiting.pop()()
+    assert obeyed == []
+    assert "asked for a stop" in told[0]
+    node.command(Command("reset"), 1, "one")
+    waiting.pop()()
+    assert obeyed == ["reset"]
+
+
 def test_numbers_that_json_does_not_have_become_none() -> None:
     from carm_bringup.nodes.console_tasks import finite
 
