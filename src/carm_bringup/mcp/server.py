@@ -147,12 +147,16 @@ async def _serve_streams(server: Server[Any], out: Any) -> None:
 async def _serve_http(server: Server[Any], port: int) -> None:
     import uvicorn
 
+    from carm_perception.serving.connections import BoundedProtocol
+
     token = os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(32)
     app = WithToken(server.streamable_http_app(max_request_body_size=_LONGEST_BODY, max_sessions=_SESSIONS), token)
     print(f"http://127.0.0.1:{port}/mcp", flush=True)
     if not os.environ.get(TOKEN_VARIABLE):
         print(f"Authorization: Bearer {token}", flush=True)
-    settings = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
+    settings = uvicorn.Config(
+        app, host="127.0.0.1", port=port, http=BoundedProtocol, ws="none", log_level="warning", access_log=False
+    )
     await uvicorn.Server(settings).serve()
 
 

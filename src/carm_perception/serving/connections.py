@@ -16,34 +16,40 @@ from carm_perception.serving.chat import ApiError
 MOST_CONNECTIONS = 256
 HEADER_S = 10.0
 """Longest time until the header of a request has arrived, s."""
+BODY_S = 60.0
+"""Longest time from then until its body has arrived, s."""
 _LINGER_S = 5.0
 
 
 class BoundedProtocol(H11Protocol):
-    """HTTP/1.1 of ``uvicorn``, which itself waits without end for a header, and for a body that nobody reads."""
+    """HTTP/1.1 of ``uvicorn``, which itself waits without end for a header, and for a body.
 
+    Attributes:
+        owing_s: Since when the client has owed a header, or the rest of a body, time of the loop, s; None while it owes
+            nothing and waits for an answer.
+    """
+
+    owing_s: float | None = None
     _timer: asyncio.TimerHandle | None = None
+    _owes = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The first header is due. Beyond ``MOST_CONNECTIONS`` the one goes whose header is due for longest."""
+        """The first header is due. Beyond ``MOST_CONNECTIONS`` the one goes whose client has owed for longest."""
         super().connection_made(transport)
-        self._expect_header()
+        self._expect("header", HEADER_S)
         if len(self.connections) > MOST_CONNECTIONS:
-            waiting = [one for one in self.connections if isinstance(one, BoundedProtocol) and one.due_s is not None]
-            longest = min(waiting, key=lambda one: one.due_s or 0.0)
+            owing = [one for one in self.connections if isinstance(one, BoundedProtocol) and one.owing_s is not None]
+            longest = min(owing, key=lambda one: one.owing_s or 0.0)
             self.connections.discard(longest)
             longest.transport.abort()
 
-    @property
-    def due_s(self) -> float | None:
-        """When a header is due at the latest, time of the loop, s; None while a request is answered."""
-        return None if self._timer is None else self._timer.when()
-
     def data_received(self, data: bytes) -> None:
-        """Note whether a header is complete."""
+        """Note what is due next."""
         super().data_received(data)
         if self.conn.their_state is h11.IDLE:
-            self._expect_header()
+            self._expect("header", HEADER_S)
+        elif self.conn.their_state is h11.SEND_BODY:
+            self._expect("body", BODY_S)
         else:
             self._stop_timer()
 
@@ -59,15 +65,19 @@ class BoundedProtocol(H11Protocol):
             self.loop.call_later(_LINGER_S, self.transport.close)
         elif self.conn.their_state is h11.IDLE:
             self._stop_timer()  # uvicorn's own, for the next request, runs
+            self.owing_s = self.loop.time()
 
-    def _expect_header(self) -> None:
-        if self._timer is None:
-            self._timer = self.loop.call_later(HEADER_S, self.transport.abort)
+    def _expect(self, what: str, longest_s: float) -> None:
+        """Give the client so long from now; what it has owed before is not put off by a part of it."""
+        if self._owes != what:
+            self._stop_timer()
+            self._owes, self.owing_s = what, self.loop.time()
+            self._timer = self.loop.call_later(longest_s, self.transport.abort)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+        self._timer, self._owes, self.owing_s = None, "", None
 
 
 class Share:

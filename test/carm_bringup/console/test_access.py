@@ -269,9 +269,7 @@ def test_login_over_tls_opens_page_and_sockets_until_logout(server: tuple[Server
             pass
 
 
-def test_a_removed_user_sees_and_commands_nothing_more(
-    server: tuple[Server, Desk], folder: Path, file: Path
-) -> None:
+def test_a_removed_user_sees_and_commands_nothing_more(server: tuple[Server, Desk], folder: Path, file: Path) -> None:
     """The page need not send anything for that: it may have been waiting silently."""
     base = server[0].address.rstrip("/")
     trust = ssl.create_default_context(cafile=str(folder / "console_cert.pem"))

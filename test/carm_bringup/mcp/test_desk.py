@@ -2,6 +2,7 @@
 """Tools for other agents: the list, arguments, budget, one call at a time; and the protocol around them."""
 
 import json
+import socket
 import threading
 from typing import Any
 
@@ -13,7 +14,8 @@ import uvicorn
 
 from carm_agent.llm.tools import TOOLS
 from carm_bringup.mcp.desk import Budget, Desk, GraphHands
-from carm_bringup.mcp.server import WithToken, make_server
+from carm_bringup.mcp.server import WithToken, _serve_http, make_server
+from carm_perception.serving import connections
 
 CARINA = 11
 
@@ -243,6 +245,28 @@ def test_what_a_client_began_whose_connection_is_lost_ends() -> None:
         hands.go.set()
         thread.join(20.0)
     assert hands.calls == [("navigate", CARINA), ("interrupt",)]
+
+
+def test_connections_that_send_nothing_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEADER_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+
+    async def talk() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_serve_http, make_server(Desk(Hands())), port)
+            with anyio.fail_after(20.0):
+                while True:
+                    try:
+                        stream = await anyio.connect_tcp("127.0.0.1", port)
+                        break
+                    except OSError:
+                        await anyio.sleep(0.05)
+                with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                    await stream.receive()
+            group.cancel_scope.cancel()
+
+    anyio.run(talk)
 
 
 @pytest.mark.parametrize(("given", "status"), [(b"", 401), (b"Bearer wrong", 401), (b"Bearer right", 200)])

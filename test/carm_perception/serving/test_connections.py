@@ -97,6 +97,27 @@ def test_a_request_gets_through_among_connections_that_send_nothing(address: tup
         connection.close()
 
 
+@pytest.mark.parametrize("length", [0, 1_000_000])
+def test_a_request_gets_through_among_connections_that_were_answered(address: tuple[str, int], length: int) -> None:
+    """Whose clients owe the rest of a body, or keep the connection for another request."""
+    head = f"GET /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+    others = [connect(address, head) for _ in range(connections.MOST_CONNECTIONS)]
+    for connection in others:
+        assert b"404" in received(connection, b"}}")
+    with connect(address, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n") as connection:
+        assert b"200 OK" in received(connection, b"}")
+    for connection in others:
+        connection.close()
+
+
+def test_a_body_that_never_ends_is_given_up(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "BODY_S", 0.5)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer key\r\nContent-Length: 1000\r\n"
+    with connect(address, head + b"\r\n{") as connection:
+        connection.settimeout(10.0)  # the application itself would wait for 20 s
+        assert received(connection) == b""
+
+
 def test_bodies_that_are_on_their_way_are_bounded(address: tuple[str, int]) -> None:
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer key\r\nContent-Length: 1000\r\n\r\n"
     held = [connect(address, head + b" " * 900) for _ in range(2)]

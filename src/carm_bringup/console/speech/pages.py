@@ -21,9 +21,7 @@ _LONGEST_S = 1.5 * LONGEST_S
 """From the first part of a sentence to its end, s: the page itself ends it after ``LONGEST_S``."""
 
 
-async def listen(
-    socket: WebSocket, hub: Hub, recognizer: Recognizer, who: str, admitted: Callable[[], object]
-) -> None:
+async def listen(socket: WebSocket, hub: Hub, recognizer: Recognizer, who: str, admitted: Callable[[], object]) -> None:
     """Serve an accepted socket until it is closed.
 
     Args:
