@@ -21,7 +21,7 @@ MOST_BYTES = 4 << 20
 MOST_DEPTH = 64
 """Deepest nesting of lists and mappings."""
 MOST_NODES = 1_000_000
-"""Most values in a YAML document, with each alias counted as often as it stands for something."""
+"""Most values in a document, with each alias of YAML counted as often as it stands for something."""
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -94,8 +94,9 @@ def parse_json(
         object_pairs_hook: As of ``json.loads``.
 
     Raises:
-        DataFileError: It is no JSON, or nests too deeply.
+        DataFileError: It is no JSON, has too many values, or nests too deeply.
     """
+    _check_count(text)
     try:
         content = json.loads(text, parse_constant=parse_constant, object_pairs_hook=object_pairs_hook)
     except RecursionError:
@@ -106,6 +107,13 @@ def parse_json(
         raise DataFileError(f"no JSON ({_one_line(error)})") from error
     _check_depth(content)
     return content
+
+
+def _check_count(text: str | bytes | bytearray) -> None:
+    """Refuse a text whose values would take many times its size in memory, before any is made."""
+    signs = (",", "[", "{") if isinstance(text, str) else (b",", b"[", b"{")
+    if sum(text.count(sign) for sign in signs) > MOST_NODES:  # type: ignore[arg-type]
+        raise DataFileError(f"it has more than {MOST_NODES} values")
 
 
 def shown(value: Any) -> str:

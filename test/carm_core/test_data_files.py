@@ -77,6 +77,12 @@ def test_what_is_no_json_is_one_error(text: str | bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["[" + "[]," * 600_000 + "[]]", b"[" + b"0," * 1_000_001 + b"0]"])
+def test_many_small_values_are_refused_before_they_are_made(text: str | bytes) -> None:
+    with pytest.raises(DataFileError, match="more than 1000000 values"):
+        parse_json(text)
+
+
 def test_files_are_bounded(tmp_path: Path) -> None:
     file = tmp_path / "x"
     file.write_bytes(b"\xef\xbb\xbf[1, 2]")

@@ -54,6 +54,7 @@ Spawn = Callable[..., "subprocess.Popen[str]"]
 
 
 RUN = "document.getElementById('confirm-yes')"
+HIDDEN = "document.getElementById('confirm').hidden"
 
 
 def start(spawn: Spawn, module: str, *settings: str) -> "subprocess.Popen[str]":
@@ -74,7 +75,7 @@ def start_console(spawn: Spawn, *settings: str) -> str:
 def plan_view(page: Browser, name: str) -> None:
     """Plan a view, look at the plan."""
     page.run(f"[...document.querySelectorAll('#views button')].find(b => b.textContent === '{name}').click()")
-    page.wait("!document.getElementById('confirm').hidden", PATIENCE_S)
+    page.wait(f"!{HIDDEN}", PATIENCE_S)
     assert "clearance" in page.run("document.getElementById('confirm-text').textContent")
     page.wait("document.getElementById('confirm-picture').naturalWidth > 100")
     assert page.run("document.getElementById('room').dataset.ghost") == "true"
@@ -85,6 +86,31 @@ def run_view(page: Browser, name: str) -> None:
     plan_view(page, name)
     page.click("#confirm-yes")
     page.wait(f"{MODE} === 'moving' && {ANGLE} > 1")
+
+
+def asks(title: str) -> str:
+    """Whether the page asks something now."""
+    return f"document.getElementById('confirm-title').textContent === '{title}' && !{HIDDEN}"
+
+
+def plan_saved(page: Browser) -> None:
+    """Plan to the saved position, in place of what has been planned before."""
+    page.wait(f"(document.getElementById('confirm-no').click(), {HIDDEN})")
+    page.wait("!document.getElementById('saved-plan').disabled")
+    page.run("document.getElementById('saved-plan').click()")  # what comes and goes above it moves it
+    page.wait(asks("Plan: my view"), PATIENCE_S)
+
+
+def run_saved(page: Browser) -> None:
+    """Plan to the saved position and run it until the agent asks; plans of before it knew the patient are refused."""
+    refused = f"{SAID}.includes('preview again')"
+    deadline = time.monotonic() + PATIENCE_S
+    while not page.run(asks("The agent asks")):
+        assert time.monotonic() < deadline, page.text()
+        page.run("document.getElementById('lines').replaceChildren()")
+        plan_saved(page)
+        page.click("#confirm-yes")
+        page.wait(f"{asks('The agent asks')} || {refused}", PATIENCE_S)
 
 
 def check_overlays(page: Browser) -> None:
@@ -141,9 +167,10 @@ def hold_to_move(page: Browser) -> None:
         assert page.run(f"{RUN}.textContent") == "Hold to run"
         begin = page.run(ANGLE)
         page.mouse("#confirm-yes", True)
-        page.wait(f"{MODE} === 'moving' && Math.abs({ANGLE} - {begin}) > 3 || {silent}")
+        dropped = f"!{RUN}.textContent.includes('HELD')"
+        page.wait(f"{MODE} === 'moving' && Math.abs({ANGLE} - {begin}) > 3 || {silent} || {dropped}")
         page.mouse("#confirm-yes", False)
-        page.wait(f"({let_go} || {silent}) && {MODE} === 'idle'")
+        page.wait(f"{MODE} === 'idle' && document.getElementById('task').hidden", PATIENCE_S)
     page.run("document.getElementById('lines').replaceChildren()")
     rest = page.run(ANGLE)
     page.wait(f"{RUN}.textContent === 'Hold to run' && document.getElementById('task').hidden", PATIENCE_S)  # the rest
@@ -314,6 +341,16 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
             assert len(np.unique(before)) > 20
 
         check_tabs(page)
+        # A press that was meant for one plan does not run the one that has just replaced it.
+        plan_view(page, "RAO 30")
+        watch = "new MutationObserver((_, o) => (o.disconnect(), RUN.click())).observe(TITLE, { childList: true })"
+        page.run(watch.replace("RUN", RUN).replace("TITLE", "document.getElementById('confirm-title')"))
+        plan_view(page, "lateral")
+        page.wait(asks("Plan: lateral"), PATIENCE_S)
+        comes_to_rest(page, MODE)
+        assert page.run(MODE) == "idle"
+        assert "run the plan" not in page.run(SAID)
+        page.wait(f"(document.getElementById('confirm-no').click(), {HIDDEN})")
         run_view(page, "LAO 30")
         assert re.search(r"Plan: [0-9.]+ s, smallest clearance \d+ mm", page.run(SAID))
         assert page.run("document.getElementById('room').dataset.ghost") == "true"
@@ -365,21 +402,18 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
         )
         page.run("document.querySelector('details').open = true")
         page.wait("document.getElementById('saved').value === 'my view'")
-        page.click("#saved-plan")
-        page.wait("document.getElementById('confirm-title').textContent === 'Plan: my view'", PATIENCE_S)
+        plan_saved(page)
         planned = re.match(r"to LAO ([0-9.]+)°", page.run("document.getElementById('confirm-text').textContent"))
         assert planned is not None
         assert float(planned[1]) == pytest.approx(saved_deg, abs=0.2)
 
         # Where the agent asks before each motion, the question is shown with the plan, and is answered by a button.
+        run_saved(page)
         for button, then in (("#confirm-no", "said no"), ("#confirm-yes", "")):
-            page.click("#confirm-yes")
-            page.wait("document.getElementById('confirm-title').textContent === 'The agent asks'", PATIENCE_S)
             assert "smallest clearance" in page.run("document.getElementById('confirm-text').textContent")
-            assert page.run("document.getElementById('room').dataset.ghost") == "true"
+            page.wait("document.getElementById('room').dataset.ghost === 'true'")
             page.click(button)
             page.wait(f"{SAID}.includes('{then}')" if then else f"{MODE} === 'moving'")
             if then:
                 page.wait("document.getElementById('task').hidden")
-                page.click("#saved-plan")
-                page.wait("document.getElementById('confirm-title').textContent === 'Plan: my view'", PATIENCE_S)
+                run_saved(page)

@@ -4,6 +4,7 @@
 
 import { Held } from "/page/held.js";
 
+const REPLACED_MS = 500; // a press that was meant for what has just been replaced is none
 const GRACE_MS = 1000; // from the press until the state has to say that the motion runs
 const at = (id) => document.getElementById(id);
 
@@ -15,6 +16,7 @@ export class Asking {
     this.mustHold = false; // motions
     this.holds = false; // what is asked now
     this.action = this.refused = () => {};
+    this.readable = 0; // what replaced something else is heeded from then on
     this.dismissing = ""; // kind of question that others may settle
     const run = at("confirm-yes");
     this.button = new Held(run, [[run, "Enter"]], {
@@ -23,8 +25,8 @@ export class Asking {
       end: () => send({ type: "let_go" }),
       show: () => this.show(),
     });
-    run.onclick = () => !this.holds && this.settle(this.action);
-    at("confirm-no").onclick = () => this.settle(this.refused);
+    run.onclick = () => !this.holds && !this.fresh && this.settle(this.action);
+    at("confirm-no").onclick = () => !this.fresh && this.settle(this.refused);
   }
 
   get held() {
@@ -35,11 +37,16 @@ export class Asking {
     return !at("confirm").hidden;
   }
 
+  get fresh() {
+    return performance.now() < this.readable;
+  }
+
   /** @param {string} label of the button
    *  @param {boolean} moves whether it moves the arm
    *  @param {() => void} refused told when it is discarded */
   ask(title, text, picture, action, label, moves, refused) {
     this.holds = moves && this.mustHold;
+    this.readable = this.open && !this.holds ? performance.now() + REPLACED_MS : 0;
     [this.action, this.refused, this.dismissing] = [action, refused, ""];
     this.label = this.holds ? `Hold to ${label.toLowerCase()}` : label;
     at("confirm-title").textContent = title;

@@ -76,20 +76,19 @@ const figures = ({ duration_s: duration, clearance_mm: clearance, warning }) =>
 function announced(plan) {
   [next, moved] = [plan, false];
   addLine("plan", `Plan: ${figures(plan)}`);
-  if (!asking.open) room.plan(plan.ghost);
+  if (!asking.open || asking.dismissing === "consent") room.plan(plan.ghost); // it may come after the question
 }
 
 /** The agent waits for a yes to one motion. Where motions are held, holding is the yes to all of them. */
 function consent(question) {
   if (!controls || asking.mustHold) return;
-  const ghost = next?.ghost ?? null;
   const yes = () => {
     send({ type: "say", text: "yes" });
-    room.plan(ghost);
+    room.plan(next?.ghost);
   };
   confirm("The agent asks", question, "", yes, "Move", false, () => send({ type: "say", text: "no" }));
   asking.dismissing = "consent";
-  room.plan(ghost);
+  room.plan(next?.ghost);
 }
 
 function ended() {
