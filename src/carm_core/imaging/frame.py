@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from carm_core.imaging.projection import XrayView
+from carm_core.transforms import Array
+
+_ALONG = 0.9
+"""A beam that is so much along the patient shows no up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,3 +35,19 @@ class XrayFrame:
     primary_rad: float = float("nan")
     secondary_rad: float = float("nan")
     view: XrayView | None = None
+
+    @property
+    def axes(self) -> Array | None:
+        """Directions of right and up in frame ``table`` (2, 3); None when unknown.
+
+        Of a frame without ``view``, a roll of the detector is unknown: up is where the patient's head is.
+        """
+        if self.view is not None:
+            return np.array(self.view.display_axes)
+        sine, cosine = math.sin(self.secondary_rad), math.cos(self.secondary_rad)
+        if not math.isfinite(sine * self.primary_rad) or abs(sine) > _ALONG:
+            return None
+        beam = np.array([sine, -cosine * math.sin(self.primary_rad), cosine * math.cos(self.primary_rad)])
+        up = np.array([1.0, 0.0, 0.0]) - sine * beam
+        up /= np.linalg.norm(up)
+        return np.array([np.cross(up, beam), up])

@@ -6,8 +6,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-import numpy as np
-
 from carm_core.errors import LocalizerError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.landmarks import ALL_LANDMARKS
@@ -66,9 +64,9 @@ class RegressionLocalizer(CalibratedLocalizer):
             LocalizerError: The image cannot be read.
         """
         reading = self._loaded.read(frame)
-        if frame.view is None:
+        axes = frame.axes
+        if axes is None:
             return reading
-        axes = np.array(frame.view.display_axes)
         return replace(reading, displacement_mm=shape_model().refined(reading.displacement_mm, reading.std_mm, axes))
 
     def estimates(self, reading: Reading) -> tuple[LandmarkEstimate, ...]:
