@@ -12,6 +12,8 @@ from functools import partial
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
@@ -28,6 +30,9 @@ from carm_bringup.console.hub import Hub, Outbox
 from carm_bringup.console.session.exporter import Exporter, ExportError
 from carm_bringup.console.speech.pages import listen
 from carm_bringup.console.speech.recognizer import Recognizer
+from carm_core.imaging.display import deep_display
+
+Signal = Callable[[str], NDArray[np.uint16] | None]
 
 _KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1008, 1013
@@ -69,8 +74,9 @@ class _Site:
         room: Archive,
         exporter: Exporter,
         recognizer: Recognizer,
+        signal: Signal,
     ) -> None:
-        self._gate, self._hub, self._exporter = gate, hub, exporter
+        self._gate, self._hub, self._exporter, self._signal = gate, hub, exporter, signal
         self._archives = {"exposures": exposures, "previews": previews, "room": room}
         self._files, self._recognizer = _page_files(), recognizer
         self._login = LoginPages(gate) if isinstance(gate, LoginGate) else None
@@ -107,6 +113,18 @@ class _Site:
         if picture is None:
             return self._answer(request, PlainTextResponse("not here\n", 404))
         return self._answer(request, Response(picture.data, media_type=picture.kind))
+
+    async def signal(self, request: Request) -> Response:
+        """Return an exposure of 16 bits for windowing: little-endian values, their columns and rows in headers."""
+        if not self._gate.admits(request.headers, request.cookies):
+            return self._answer(request, PlainTextResponse(_CLOSED, 403))
+        raw = await run_in_threadpool(self._signal, request.path_params["key"])
+        if raw is None:
+            return self._answer(request, PlainTextResponse("not here\n", 404))
+        deep = await run_in_threadpool(deep_display, raw)
+        headers = {"X-Columns": str(deep.shape[1]), "X-Rows": str(deep.shape[0])}
+        data = np.ascontiguousarray(deep, "<u2").tobytes()
+        return self._answer(request, Response(data, headers=headers, media_type="application/octet-stream"))
 
     async def session(self, request: Request) -> Response:
         """Return the session as a zip file, made meanwhile by another process."""
@@ -217,6 +235,7 @@ def make_app(
     room: Archive,
     exporter: Exporter,
     recognizer: Recognizer,
+    signal: Signal,
 ) -> Starlette:
     """Make the application.
 
@@ -228,14 +247,16 @@ def make_app(
         room: Served below ``/room``.
         exporter: Makes what is served as ``/session.zip``.
         recognizer: Of speech.
+        signal: Returns the detector signal of an exposure, for what is served below ``/signal``.
     """
-    site = _Site(gate, hub, exposures, previews, room, exporter, recognizer)
+    site = _Site(gate, hub, exposures, previews, room, exporter, recognizer, signal)
     routes = [
         Route("/", site.page),
         Route("/login", site.login, methods=["GET", "POST"]),
         Route("/logout", site.login, methods=["POST"]),
         Route("/page/{name}", site.file),
         Route("/session.zip", site.session),
+        Route("/signal/{key}", site.signal),
         Route("/{archive}/{key}", site.picture),
         WebSocketRoute("/control", site.control),
         WebSocketRoute("/images", site.images),

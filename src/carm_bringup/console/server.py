@@ -109,7 +109,16 @@ class Server:
         self._greeting = greeting
         self._hub = Hub(desk, self._greet, note=self.session.note)
         config = uvicorn.Config(
-            make_app(gate, self._hub, self.exposures, self.previews, self.room, self._exporter, self._recognizer),
+            make_app(
+                gate,
+                self._hub,
+                self.exposures,
+                self.previews,
+                self.room,
+                self._exporter,
+                self._recognizer,
+                self.session.signal,
+            ),
             http=BoundedProtocol,
             ws="websockets-sansio",
             ws_max_size=MOST_BYTES,

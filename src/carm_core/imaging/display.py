@@ -46,12 +46,28 @@ class Window:
 
 def gray_table(raw: NDArray[np.uint16], window: Window) -> NDArray[np.uint8]:
     """Return the gray value of each raw value (65536,): linear in the logarithm within the window of ``raw``."""
+    return np.asarray(np.clip(np.rint(_grays(raw, window)), 0, 255), np.uint8)
+
+
+def deep_display(raw: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Return a display image for windowing: 256 times as fine as ``display_from_signal``, and beyond black and white.
+
+    Args:
+        raw: Signal uint16 (rows, columns), seen from the source, bright where there is air.
+
+    Returns:
+        Display image uint16 (rows, columns): 0 to 65535 stand for grays of -255 to 510.
+    """
+    table = np.rint((_grays(raw, Window()) + 255) * (65535 / 765))
+    return display_from_raw(np.asarray(np.clip(table, 0, 65535), np.uint16)[raw])
+
+
+def _grays(raw: NDArray[np.uint16], window: Window) -> NDArray[np.float64]:
     step = max(1, min(raw.shape) // _SAMPLES)
     sample = np.maximum(raw[::step, ::step], 1)
     low, middle, high = np.percentile(sample, (window.bright_percentile, 50.0, window.dark_percentile))
     high = max(min(high, middle * window.highest_ratio), low * 1.05)
-    gray = 255 * (np.log(high) - _LOGARITHM) / (np.log(high) - np.log(low))
-    return np.asarray(np.clip(np.rint(gray), 0, 255), np.uint8)
+    return np.asarray(255 * (np.log(high) - _LOGARITHM) / (np.log(high) - np.log(low)))
 
 
 def display_from_signal(raw: NDArray[np.uint16]) -> NDArray[np.uint8]:

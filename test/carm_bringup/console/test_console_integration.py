@@ -113,6 +113,19 @@ def run_saved(page: Browser) -> None:
         page.wait(f"{asks('The agent asks')} || {refused}", PATIENCE_S)
 
 
+def check_window(page: Browser) -> None:
+    """A window is applied to 16 bits, which look as the 8 bits did; those were corrected for scatter."""
+    gray = "[...document.getElementById('image').getContext('2d').getImageData(0, 0, 512, 512).data]"
+    plain = np.array(page.run(gray))
+    page.run("document.getElementById('stage').focus()")
+    page.press("ArrowLeft")
+    page.wait(f"document.body.dataset.deep === {NEWEST}")
+    page.press("ArrowRight")
+    deep = np.array(page.run(gray))
+    assert 0 < np.abs(deep - plain).mean() < 4
+    assert np.corrcoef(deep[::4], plain[::4])[0, 1] > 0.98
+
+
 def check_overlays(page: Browser) -> None:
     """Each is there, and can be switched off and on; contours go with their image."""
     drawn = "document.querySelector('#overlay circle').getAttribute('cx')"
@@ -138,6 +151,13 @@ def check_overlays(page: Browser) -> None:
         page.wait("document.getElementById('room').dataset.clearance === '! 150 mm'", PATIENCE_S)
 
 
+def settle(page: Browser) -> None:
+    """Wait until the page controls and has drawn the room: held up by loading that, it would lose what it began."""
+    page.wait("document.getElementById('holder').textContent === 'You control'")
+    if LIBRARY.is_file():
+        page.wait("document.getElementById('room').dataset.drawn > 0", PATIENCE_S)
+
+
 def check_tabs(page: Browser) -> None:
     """A row of buttons is one stop of the Tab key; arrows go on in it."""
     focused = "(document.activeElement.textContent || document.activeElement.id)"
@@ -155,9 +175,7 @@ def check_tabs(page: Browser) -> None:
 
 def hold_to_move(page: Browser) -> None:
     """A motion goes on while the button or Enter is held, ends when it is let go, and when the page is held up."""
-    page.wait("document.getElementById('holder').textContent === 'You control'")
-    if LIBRARY.is_file():  # a page that is held up by loading it lets go
-        page.wait("document.getElementById('room').dataset.drawn > 0", PATIENCE_S)
+    settle(page)
     let_go, silent = (f"{SAID}.includes('{why}')" for why in ("the button was let go", "was silent for 0.5 s"))
     deadline = time.monotonic() + PATIENCE_S
     while not page.run(let_go):  # a page that is held up has to press anew
@@ -291,6 +309,7 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
         page.wait("document.getElementById('side-right').textContent === 'L'")
         page.wait("document.querySelector('#strip img')?.naturalWidth > 0")
 
+        check_window(page)
         check_export(page, tmp_path / "downloads")
         check_overlays(page)
 
@@ -385,7 +404,7 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
         page.open(start_console(spawn, "run_mode:=hold"))
         hold_to_move(page)
         page.open(clean)
-        page.wait("document.getElementById('holder').textContent === 'You control'")
+        settle(page)
         run_view(page, "lateral")
         page.open("about:blank")  # the connection of the page that controls is lost
         page.open(clean)

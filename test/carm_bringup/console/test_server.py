@@ -98,7 +98,9 @@ def test_the_token_becomes_a_cookie_that_scripts_and_other_sites_do_not_get(serv
     assert server.address.partition("token=")[2] not in answer.headers["set-cookie"]
 
 
-@pytest.mark.parametrize("path", ["/", "/?token=wrong", "/page/main.js", "/exposures/1", "/previews/1", "/session.zip"])
+@pytest.mark.parametrize(
+    "path", ["/", "/?token=wrong", "/page/main.js", "/exposures/1", "/previews/1", "/session.zip", "/signal/1"]
+)
 def test_nothing_is_shown_without_the_token(server: Server, path: str) -> None:
     server.exposures.add(Picture("1", "image/png", PNG))
     answer = httpx2.get(base(server) + path, trust_env=False)

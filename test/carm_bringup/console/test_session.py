@@ -184,6 +184,20 @@ def test_the_bag_that_is_being_recorded_is_part_of_the_session(session: Session,
     assert json.loads(content["session.json"])["bag"] == "bag/"
 
 
+def test_the_signal_of_an_exposure_can_be_had_while_it_is_kept(tmp_path: Path) -> None:
+    session = Session(most_images=2)
+    for number in range(3):
+        session.expose(record(number), pixels(number))
+    session.expose(record(3))
+    first, *kept, without = (session.signal(str(START_NS + number * 10**9)) for number in range(4))
+    assert first is None
+    assert without is None
+    for number, found in enumerate(kept, 1):
+        np.testing.assert_array_equal(found, pixels(number))
+    assert session.signal("../exposures.jsonl") is None
+    session.close()
+
+
 def test_a_bag_that_is_too_large_is_not_copied(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from carm_core.errors import ImageError, ImageSizeError
-from carm_core.imaging.display import open_picture, shallow
+from carm_core.imaging.display import deep_display, display_from_signal, open_picture, shallow
 
 GRAY = np.add.outer(4 * np.arange(30), 3 * np.arange(40)).astype(np.uint8)
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
@@ -25,6 +25,16 @@ def file(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 def opened(content: bytes) -> Image.Image:
     return shallow(open_picture(content, FORMATS, 512))
+
+
+def test_a_deep_display_image_is_the_same_but_finer_and_not_cut_off() -> None:
+    raw = np.geomspace(50, 65000, 64 * 64).astype(np.uint16).reshape(64, 64)
+    raw[0, :3], raw[1, :3] = 1, 65535  # dense metal, bare beam
+    plain, deep = display_from_signal(raw).astype(float), deep_display(raw) * (765 / 65535) - 255
+    assert np.abs(np.clip(deep, 0, 255) - plain).max() <= 0.51
+    assert len(np.unique(deep)) > 4 * len(np.unique(plain))
+    assert deep.max() > 300
+    assert deep.min() < -10
 
 
 def test_sixteen_bits_are_scaled_by_the_full_range() -> None:

@@ -6,6 +6,7 @@ import { Overlays } from "/page/overlays.js";
 const LIVE_S = 1.0;
 const CLICK_PX = 5;
 const KEPT = 24;
+const grayOf = (value) => (765 / 65535) * value - 255; // 16 bits stand for grays from -255 to 510
 const at = (id) => document.getElementById(id);
 
 export class Xray {
@@ -20,6 +21,7 @@ export class Xray {
     this.before = 0; // when the image before the newest came, s
     this.series = null; // whether fluoroscopy runs; null: the X-ray system does not say
     this.decoding = false;
+    this.deep = null; // {id, values}: 16 bits of what is shown, once its window is changed
     this.inverted = false;
     this.overlays = new Overlays(this);
     this.reset();
@@ -68,6 +70,7 @@ export class Xray {
     context.drawImage(bitmap, 0, 0);
     bitmap.close();
     this.pixels = context.getImageData(0, 0, width, height).data;
+    if (this.deep?.id !== about.id) this.deep = null;
     this.shown = about;
     this.paint();
     this.overlays.draw();
@@ -134,16 +137,56 @@ export class Xray {
   paint() {
     if (!this.pixels) return;
     const { width, height } = this.canvas;
-    this.canvas.getContext("2d").putImageData(this.windowed(this.pixels, width, height), 0, 0);
+    const image = this.deep ? this.windowedDeep(this.deep, width, height) : this.windowed(this.pixels, width, height);
+    this.canvas.getContext("2d").putImageData(image, 0, 0);
+    document.body.dataset.deep = this.deep?.id ?? "";
     this.on.painted();
+  }
+
+  /** Gets 16 bits of an image whose window is changed: finer than 8, and beyond their black and white. */
+  async deepen() {
+    const { id } = this.shown;
+    if (this.asked === id) return;
+    this.asked = id;
+    const answer = await fetch(`/signal/${encodeURIComponent(id)}`).catch(() => null);
+    if (!answer?.ok) return; // of fluoroscopy, or no longer kept: 8 bits have to do
+    const values = new Uint16Array(await answer.arrayBuffer());
+    const fits = Number(answer.headers.get("X-Columns")) === this.canvas.width && Number(answer.headers.get("X-Rows")) === this.canvas.height;
+    if (this.shown.id !== id || !fits) return;
+    this.deep = { id, values, ...this.matched(values) };
+    this.paint();
+  }
+
+  /** How the grays of 16 bits become those of the display image, which the X-ray system may have processed: a line. */
+  matched(values) {
+    let [count, sumX, sumY, sumXX, sumXY] = [0, 0, 0, 0, 0];
+    for (let index = 0; index < values.length; index += 7) {
+      const [x, y] = [grayOf(values[index]), this.pixels[4 * index]];
+      if (y < 5 || y > 250) continue; // cut off
+      [count, sumX, sumY, sumXX, sumXY] = [count + 1, sumX + x, sumY + y, sumXX + x * x, sumXY + x * y];
+    }
+    const spread = count * sumXX - sumX * sumX;
+    const slope = spread > 0 ? (count * sumXY - sumX * sumY) / spread : 1;
+    return slope > 0.2 && slope < 5 ? { slope, offset: (sumY - slope * sumX) / count } : { slope: 1, offset: 0 };
+  }
+
+  windowedDeep({ values, slope, offset }, width, height) {
+    const table = new Uint8ClampedArray(65536);
+    for (let value = 0; value < 65536; value++) table[value] = this.toned(slope * grayOf(value) + offset);
+    const painted = new ImageData(width, height);
+    const words = new Uint32Array(painted.data.buffer);
+    for (let index = 0; index < words.length; index++) words[index] = 0xff000000 | (table[values[index]] * 0x010101);
+    return painted;
+  }
+
+  toned(value) {
+    const gray = Math.min(255, Math.max(0, 255 * ((value - this.level) / this.width + 0.5)));
+    return this.inverted ? 255 - gray : gray;
   }
 
   windowed(pixels, width, height) {
     const table = new Uint8ClampedArray(256);
-    for (let value = 0; value < 256; value++) {
-      const gray = 255 * ((value - this.level) / this.width + 0.5);
-      table[value] = this.inverted ? 255 - Math.min(255, Math.max(0, gray)) : gray;
-    }
+    for (let value = 0; value < 256; value++) table[value] = this.toned(value);
     const painted = new ImageData(width, height);
     const words = new Uint32Array(painted.data.buffer);
     for (let index = 0; index < words.length; index++)
@@ -152,6 +195,7 @@ export class Xray {
   }
 
   tune(width, level) {
+    if (this.shown) this.deepen();
     this.width = Math.min(512, Math.max(4, this.width + width));
     this.level = Math.min(300, Math.max(-44, this.level + level));
     this.paint();

@@ -88,6 +88,7 @@ class Session:
         self._left = {NOTES: most_line_bytes, EXPOSURES: most_line_bytes}
         self._lost = {NOTES: 0, EXPOSURES: 0}
         self._images: deque[tuple[str, int]] = deque()
+        self._names: dict[str, str] = {}
         self._count = 0
         self._trouble = ""
         self._lock = threading.Lock()
@@ -105,8 +106,28 @@ class Session:
         """
         content = asdict(record)
         if pixels is not None:
-            content["pixels"] = self._keep(pixels)
+            name = content["pixels"] = self._keep(pixels)
+            with self._lock:
+                self._names[str(record.stamp_ns)] = name
+                while len(self._names) > self._most_images:
+                    del self._names[next(iter(self._names))]
         self._line(EXPOSURES, content)
+
+    def signal(self, key: str) -> NDArray[np.uint16] | None:
+        """Return the detector signal of an exposure, raw orientation.
+
+        Args:
+            key: Its stamp, ns.
+
+        Returns:
+            (rows, columns); None where it is not kept, or not any more.
+        """
+        with self._lock:
+            name = self._names.get(key, "")
+        try:
+            return np.asarray(np.load(self.folder / name, allow_pickle=False), np.uint16) if name else None
+        except (OSError, ValueError):
+            return None
 
     def snapshot(self) -> Path:
         """Return the folder, in a state that can be exported."""
