@@ -36,6 +36,8 @@ QUIET_S = 1.0
 """An episode ends when nothing has been going on for so long, s."""
 LONGEST_S = 150.0
 PATIENCE_S = 25.0
+_SLOWED = 4.0
+"""So many times as long takes a trajectory beside a person: the supervisor permits a quarter of the speed there."""
 """Goals and tasks end at latest so long after the last fault and their own time, s."""
 _WRONG_EVERY_S = 0.02
 
@@ -205,7 +207,7 @@ class Episode:
         """Let time pass until nothing goes on any more, or for too long."""
         world = self.world
         last_s = max(
-            [order.begin_s + (order.times_s or (0.0,))[-1] for order in self.scenario.orders]
+            [order.begin_s + _SLOWED * (order.times_s or (0.0,))[-1] for order in self.scenario.orders]
             + [fault.begin_s + fault.duration_s for fault in self.scenario.faults]
         )
         begin_s = max([order.begin_s for order in self.scenario.orders] + [f.begin_s for f in self.scenario.faults])
