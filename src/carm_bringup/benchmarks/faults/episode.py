@@ -36,9 +36,9 @@ QUIET_S = 1.0
 """An episode ends when nothing has been going on for so long, s."""
 LONGEST_S = 150.0
 PATIENCE_S = 25.0
+"""Goals and tasks end at latest so long after the last fault and their own time, s."""
 _SLOWED = 4.0
 """So many times as long takes a trajectory beside a person: the supervisor permits a quarter of the speed there."""
-"""Goals and tasks end at latest so long after the last fault and their own time, s."""
 _WRONG_EVERY_S = 0.02
 
 
