@@ -62,7 +62,7 @@ class FusedLocalizer(CalibratedLocalizer):
             reading = self._referee.read(frame)
         except LocalizerError as error:
             return replace(nothing, error="internal", message=str(error))
-        strange = self._guard.strange(reading)
+        strange = self._guard.strange(self._loaded.read(frame))
         if strange:
             return replace(nothing, abstained=True, message=strange)
         if query.protocol in LISTS:

@@ -44,7 +44,7 @@ class RegressionLocalizer(CalibratedLocalizer):
             reading = self.read(frame)
         except LocalizerError as error:
             return self._reply(query, start, error="internal", message=str(error))
-        strange = self._guard.strange(reading)
+        strange = self._guard.strange(self._loaded.read(frame))
         if strange:
             return self._reply(query, start, abstained=True, message=strange)
         estimates = tuple(e for e in self.estimates(reading) if query.covers(e.id))
@@ -67,7 +67,8 @@ class RegressionLocalizer(CalibratedLocalizer):
         axes = frame.axes
         if axes is None:
             return reading
-        return replace(reading, displacement_mm=shape_model().refined(reading.displacement_mm, reading.std_mm, axes))
+        places_mm, stds_mm = shape_model().refined(reading.displacement_mm, reading.std_mm, axes)
+        return replace(reading, displacement_mm=places_mm, std_mm=stds_mm)
 
     def estimates(self, reading: Reading) -> tuple[LandmarkEstimate, ...]:
         """Return all landmarks with their radii, closest to the image center first."""

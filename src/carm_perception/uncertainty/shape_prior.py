@@ -60,10 +60,11 @@ class ShapeModel:
         """1 for vertebrae, 0 for others (n,)."""
         return np.array([float(one in SPINE_IDS) for one in self.ids])
 
-    def refined(self, places_mm: Array, stds_mm: Array, axes: Array) -> Array:
-        """Return the places as they follow from all of them and the shape.
+    def refined(self, places_mm: Array, stds_mm: Array, axes: Array) -> tuple[Array, Array]:
+        """Return places and standard deviations as they follow from all of them and the shape.
 
-        Their standard deviations are left as they are: errors of neighbors are alike, so the posterior's are too small.
+        No standard deviation becomes smaller: errors of neighbors are alike, so those of the posterior are too small.
+        They grow with the way from where a landmark was seen, since then one of the two is wrong.
 
         Args:
             places_mm: Of all landmarks (48, 2), right and up in the display image at isocenter depth, mm.
@@ -71,11 +72,11 @@ class ShapeModel:
             axes: Directions of right and up in frame ``table`` (2, 3).
 
         Returns:
-            The places of all landmarks (48, 2), mm; those of the limbs are as they were.
+            The same for all landmarks; those of the limbs are as they were.
         """
         seen, own = places_mm[self.rows], stds_mm[self.rows]
         if not (np.isfinite(seen).all() and np.isfinite(own).all()):
-            return places_mm
+            return places_mm, stds_mm
         count = len(self.ids)
         expected = (self.mean_mm @ axes.T).ravel()
         modes = (self.modes_mm @ axes.T).reshape(len(self.modes_mm), 2 * count)
@@ -88,12 +89,13 @@ class ShapeModel:
         miss = seen.ravel() - expected
         weighted = np.linalg.solve(shape + noise, miss)
         if miss @ weighted > _MOST_MISFIT * 2 * count:
-            return places_mm
+            return places_mm, stds_mm
         after = (expected + shape @ weighted).reshape(count, 2)
         weight = np.clip((own - _SURE_MM) / _SURE_MM, 0.0, 1.0)
-        places = places_mm.copy()
+        places, stds = places_mm.copy(), stds_mm.copy()
         places[self.rows] = seen + weight[:, None] * (after - seen)
-        return places
+        stds[self.rows] = np.hypot(own, np.linalg.norm(places[self.rows] - seen, axis=1))
+        return places, stds
 
 
 @lru_cache(maxsize=1)
