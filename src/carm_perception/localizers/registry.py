@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 COMPACT, REGRESSION, FUSED, ORACLE, OPENAI = "compact", "regression", "fused", "oracle", "openai"
 REGISTERED = "registered"
+BY_GEOMETRY = (REGRESSION, FUSED, REGISTERED, ORACLE)
+"""Localizers that use the angles of a frame, or all of its geometry, where it is known."""
 POINTERS = (COMPACT, REGRESSION, FUSED, REGISTERED, ORACLE)
 """Localizers that point to every landmark when they are given no target, and do it well."""
 

@@ -36,7 +36,7 @@ from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_core.parameters import guard_changes, updated_parameters
 from carm_core.plausibility import ImplausibleError, at_most, numbers
 from carm_perception.images.overlay import draw
-from carm_perception.localizers.registry import OPENAI, ORACLE, POINTERS, make_localizer
+from carm_perception.localizers.registry import BY_GEOMETRY, OPENAI, ORACLE, POINTERS, make_localizer
 from carm_perception.nodes import messages
 from carm_perception.nodes.ct import CtDesk
 from carm_perception.nodes.parameters import LocalizerParameters
@@ -102,7 +102,7 @@ class LocalizerNode(ManagedNode):
         self._told: WeakKeyDictionary[Ticket, bool] = WeakKeyDictionary()
         self._service = self._make_service()
         arriving = MutuallyExclusiveCallbackGroup()
-        if self._settings.localizer == ORACLE or self._settings.ct:
+        if self._settings.localizer in BY_GEOMETRY or self._settings.ct:
             self._watch_joints()
         self.create_subscription(
             Image, "xray/image", self._on_image, images, largest=LARGEST_IMAGE, callback_group=arriving
@@ -193,7 +193,7 @@ class LocalizerNode(ManagedNode):
             self.fail(failure)
 
     def _watch_joints(self) -> None:
-        """Keep joint states: the oracle and a registered CT need the geometry of each frame."""
+        """Keep joint states: shape model, registered CT and oracle need the geometry of each frame."""
         from carm_core.robot.joint_check import JointStateCheck
         from carm_core.robot.joint_history import JointHistory
         from carm_core.robot.kinematics import CArm

@@ -37,6 +37,7 @@ def test_a_motion_ends_with_those_whom_it_needs(graph: Callable[..., Client]) ->
     heartbeat = HeartbeatSender(client.node, "console")
 
     # A client that renews its goal, and falls silent.
+    false = client.node.create_publisher(JointState, "joint_states", 10)  # early, so that all know whose it is
     number = heartbeat.begin()
     sending = client.mover.send_goal_async(move(0.5), goal_uuid=number)
     client.until(sending.done, what="goal accepted")
@@ -52,7 +53,6 @@ def test_a_motion_ends_with_those_whom_it_needs(graph: Callable[..., Client]) ->
     # Joint states that cannot be true, from a second publisher.
     handle = client.send(client.mover, move(-0.5))
     client.until(client.moving, what="moving")
-    false = client.node.create_publisher(JointState, "joint_states", 10)
     client.until(lambda: false.get_subscription_count() >= 2, what="listeners")
     names = list(client.joints.name)  # type: ignore[union-attr]
     false.publish(JointState(name=names, position=[np.inf] * 6, velocity=[np.inf] * 6))

@@ -24,7 +24,7 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_core.robot.kinematics import CArm
 from carm_perception.localizers.registered import asked_point
-from carm_perception.localizers.registry import NAMES, OPENAI, ORACLE, REGISTERED, make_localizer
+from carm_perception.localizers.registry import BY_GEOMETRY, NAMES, OPENAI, REGISTERED, make_localizer
 from carm_perception.nodes.parameters import LocalizerParameters
 from carm_ros.image_messages import display_pixels
 
@@ -147,7 +147,7 @@ def _frame(recorded: RecordedFrame, settings: LocalizerParameters, frames: Frame
         return f"camera info (fx {focal_px}, {recorded.info.width} px wide) does not fit the image"
     frame = XrayFrame(pixels, 1000 * settings.source_isocenter_m / focal_px, recorded.stamp_ns * 1e-9)
     positions = frames.positions_at(recorded.stamp_ns)
-    if (settings.localizer != ORACLE and not settings.ct) or positions is None:
+    if (settings.localizer not in BY_GEOMETRY and not settings.ct) or positions is None:
         return frame
     carm = CArm.from_config()
     try:
