@@ -51,6 +51,8 @@ class Comparison:
         differences: Lines, ``-`` of the bench's process, ``+`` of the graph; empty when the decisions are the same.
         lines: That the agent said.
         apart: Largest difference of a number in them.
+        same_lines: How many lines are the same before the first that differs. After a motion the arm stands a fraction
+            of a millimeter elsewhere, which a network may answer otherwise.
         error_code: How the task ended in the graph.
         error_msg: Why it ended there; empty on success.
         duration_s: Of the task in the graph.
@@ -61,6 +63,7 @@ class Comparison:
     differences: tuple[str, ...]
     lines: int
     apart: float
+    same_lines: int
     error_code: int
     error_msg: str
     duration_s: float
@@ -74,6 +77,7 @@ class Comparison:
             "differences": list(self.differences),
             "lines": self.lines,
             "largest_difference": self.apart,
+            "same_lines": self.same_lines,
             "error_code": self.error_code,
             "error_msg": self.error_msg,
             "duration_s": self.duration_s,
@@ -99,6 +103,10 @@ def compare(first: Sequence[str], second: Sequence[str]) -> tuple[tuple[str, ...
         else:
             largest = max(largest, apart)
     return tuple(differences), largest
+
+
+def _starts(said: Sequence[Progress], heard: Sequence[str], count: int) -> tuple[list[str], Sequence[str]]:
+    return [progress.reasoning for progress in said[:count]], heard[:count]
 
 
 def sample(episodes: Sequence[Episode], count: int) -> list[Episode]:
@@ -133,7 +141,8 @@ def run(episodes: Sequence[Episode], contender: Contender, localizer: str, seed:
         own.close()
         heard, result = _through_graph(episode, contender, localizer)
         differences, apart = compare([progress.reasoning for progress in said], heard)
-        ended = (result.error_code, result.error_msg, result.duration_s)
+        same = next((n for n in range(len(said) + 1) if compare(*_starts(said, heard, n))[0]), len(said) + 1) - 1
+        ended = (same, result.error_code, result.error_msg, result.duration_s)
         comparisons.append(Comparison(episode.patient, episode.target_id, differences, len(said), apart, *ended))
     return comparisons
 
