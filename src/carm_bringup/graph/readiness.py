@@ -191,6 +191,7 @@ def watch(options: argparse.Namespace, start_s: float, timeout_s: float = math.i
         timeout_s: Longest wait, s.
     """
     import rclpy
+    from rclpy._rclpy_pybind11 import RCLError
     from rclpy.executors import ExternalShutdownException
 
     exposes = not (options.no_exposure or options.for_localizer)
@@ -217,6 +218,10 @@ def watch(options: argparse.Namespace, start_s: float, timeout_s: float = math.i
         print(ready_line(seconds, options.patient, options.localizer, namespace), flush=True)
     except (KeyboardInterrupt, ExternalShutdownException):
         return EXIT_INTERRUPTED
+    except RCLError:
+        if rclpy.ok():
+            raise
+        return EXIT_INTERRUPTED  # the signal came in the middle of a call, which then has no context
     finally:
         rclpy.try_shutdown()
     return 0

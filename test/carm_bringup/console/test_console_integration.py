@@ -372,7 +372,7 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
         page.wait(f"(document.getElementById('confirm-no').click(), {HIDDEN})")
         run_view(page, "LAO 30")
         assert re.search(r"Plan: [0-9.]+ s, smallest clearance \d+ mm", page.run(SAID))
-        assert page.run("document.getElementById('room').dataset.ghost") == "true"
+        page.wait("document.getElementById('room').dataset.ghost === 'true'")
         page.press("Escape")
         page.wait(f"document.getElementById('stop').dataset.state === 'stopped' && {MODE} === 'stopped'")
         assert 0 < page.run(ANGLE) < 30
