@@ -73,9 +73,15 @@ def start_console(spawn: Spawn, *settings: str) -> str:
 
 
 def plan_view(page: Browser, name: str) -> None:
-    """Plan a view, look at the plan."""
-    page.run(f"[...document.querySelectorAll('#views button')].find(b => b.textContent === '{name}').click()")
-    page.wait(f"!{HIDDEN}", PATIENCE_S)
+    """Plan a view, again where the console has not found the agent yet, and look at the plan."""
+    deadline = time.monotonic() + PATIENCE_S
+    press = f"[...document.querySelectorAll('#views button')].find(b => b.textContent === '{name}').click()"
+    page.run(press)
+    while page.run(HIDDEN):
+        assert time.monotonic() < deadline, page.text()
+        page.wait(f"!{HIDDEN} || !{NOTICE}.hidden", PATIENCE_S)
+        if page.run(f"!{NOTICE}.hidden && ({NOTICE}.hidden = true)"):
+            page.run(press)
     assert "clearance" in page.run("document.getElementById('confirm-text').textContent")
     page.wait("document.getElementById('confirm-picture').naturalWidth > 100")
     assert page.run("document.getElementById('room').dataset.ghost") == "true"
