@@ -50,7 +50,7 @@ def gray_table(raw: NDArray[np.uint16], window: Window) -> NDArray[np.uint8]:
 
 
 def deep_display(raw: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Return a display image for windowing: 256 times as fine as ``display_from_signal``, and beyond black and white.
+    """Return a display image for windowing: 86 times as fine as ``display_from_signal``, and beyond black and white.
 
     Args:
         raw: Signal uint16 (rows, columns), seen from the source, bright where there is air.

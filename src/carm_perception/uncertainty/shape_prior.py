@@ -23,7 +23,7 @@ SPINE_IDS = frozenset((10, 14, *range(101, 121)))
 _LEAST_STD_MM = 4.0
 _LEVELS_MM = 20.0
 """Vertebrae look alike: all of them may be taken for a neighbor at once. Standard deviation of that common error along
-the spine, mm. This and ``_SURE_MM`` were chosen on the validation anatomies (docs/training.md)."""
+the spine, mm. This and ``_SURE_MM`` were chosen on the validation anatomies (docs/perception.md)."""
 _SURE_MM = 6.0
 """Places with a smaller standard deviation stay; those with twice as much follow the posterior, mm."""
 _DEPTH = 0.1

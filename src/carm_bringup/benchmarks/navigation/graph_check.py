@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,10 +106,6 @@ def compare(first: Sequence[str], second: Sequence[str]) -> tuple[tuple[str, ...
     return tuple(differences), largest
 
 
-def _starts(said: Sequence[Progress], heard: Sequence[str], count: int) -> tuple[list[str], Sequence[str]]:
-    return [progress.reasoning for progress in said[:count]], heard[:count]
-
-
 def sample(episodes: Sequence[Episode], count: int) -> list[Episode]:
     """Return a few episodes, spread over all."""
     kept = min(count, len(episodes))
@@ -141,7 +138,8 @@ def run(episodes: Sequence[Episode], contender: Contender, localizer: str, seed:
         own.close()
         heard, result = _through_graph(episode, contender, localizer)
         differences, apart = compare([progress.reasoning for progress in said], heard)
-        same = next((n for n in range(len(said) + 1) if compare(*_starts(said, heard, n))[0]), len(said) + 1) - 1
+        pairs = zip((progress.reasoning for progress in said), heard, strict=False)
+        same = sum(1 for _ in takewhile(lambda pair: not compare(pair[:1], pair[1:])[0], pairs))
         ended = (same, result.error_code, result.error_msg, result.duration_s)
         comparisons.append(Comparison(episode.patient, episode.target_id, differences, len(said), apart, *ended))
     return comparisons

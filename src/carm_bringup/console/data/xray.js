@@ -173,9 +173,15 @@ export class Xray {
   windowedDeep({ values, slope, offset }, width, height) {
     const table = new Uint8ClampedArray(65536);
     for (let value = 0; value < 65536; value++) table[value] = this.toned(slope * grayOf(value) + offset);
+    return this.colored(values, 1, table, width, height);
+  }
+
+  /** @param {number} stride values for one pixel, of which the first is its gray */
+  colored(values, stride, table, width, height) {
     const painted = new ImageData(width, height);
     const words = new Uint32Array(painted.data.buffer);
-    for (let index = 0; index < words.length; index++) words[index] = 0xff000000 | (table[values[index]] * 0x010101);
+    for (let index = 0; index < words.length; index++)
+      words[index] = 0xff000000 | (table[values[stride * index]] * 0x010101);
     return painted;
   }
 
@@ -187,11 +193,7 @@ export class Xray {
   windowed(pixels, width, height) {
     const table = new Uint8ClampedArray(256);
     for (let value = 0; value < 256; value++) table[value] = this.toned(value);
-    const painted = new ImageData(width, height);
-    const words = new Uint32Array(painted.data.buffer);
-    for (let index = 0; index < words.length; index++)
-      words[index] = 0xff000000 | (table[pixels[4 * index]] * 0x010101);
-    return painted;
+    return this.colored(pixels, 4, table, width, height);
   }
 
   tune(width, level) {
