@@ -131,6 +131,10 @@ class CArmGraph:
         node.create_subscription(CameraInfo, "xray/camera_info", self._on_info, 2, **small)
         node.create_subscription(Exposure, "xray/exposure", self._on_exposure, 10, **small)
 
+    def images_come(self) -> bool:
+        """Whether images and their camera models are published, as far as this process knows."""
+        return all(self.node.count_publishers(topic) for topic in ("xray/image", "xray/camera_info"))
+
     def _on_joints(self, message: JointState) -> None:
         try:
             read = joint_state(message, self._check, time.monotonic())
@@ -278,6 +282,7 @@ class RosImager(_Port, Imager):
             f"no X-ray system: service {name} did not appear in {self._parameters.server_timeout_s} s"
         )
         self._wait_server(graph.expose.service_is_ready, missing)
+        self._interrupt.wait_for(graph.images_come, self._parameters.server_timeout_s)  # else an image may be lost
         with graph.counters.exposures:
             return self._expose(field_mm, timeout_s)
 
