@@ -20,7 +20,7 @@ from carm_sim.phantom.skeleton.bones import rasterize
 from carm_sim.phantom.skeleton.posture import PosedSkeleton, pose_skeleton
 from carm_sim.phantom.skeleton.skeleton import SIDES
 
-GENERATOR_VERSION = 8
+GENERATOR_VERSION = 9
 
 BELOW_T1_MM = 620.0
 _MARGIN_MM = 62.0

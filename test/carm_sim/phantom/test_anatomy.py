@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from carm_core.transforms import Array
-from carm_sim.phantom.generator import sample_extra_landmarks, sample_landmarks
+from carm_sim.phantom.generator import generate_phantom, sample_extra_landmarks, sample_landmarks
 from carm_sim.phantom.skeleton.anatomy import RIBCAGE, anatomy_of
 from carm_sim.phantom.skeleton.skeleton import skeleton_model
 
@@ -70,3 +70,22 @@ def test_the_lowest_ribs_reach_as_low_as_in_people() -> None:
     model = skeleton_model()
     ribs = model.mesh_points(RIBCAGE)
     assert 70.0 < anatomy_of(model).t12_mm[UP] - ribs[:, UP].min() < 100.0  # the XCAT man: 83 mm
+
+
+@pytest.mark.parametrize("seed", [820245, 820246])
+def test_the_trachea_divides_at_the_carina_as_steeply_as_in_people(seed: int) -> None:
+    body = generate_phantom(seed, style="living", spacing_mm=1.5)
+    carina = body.landmarks_mm[CARINA]
+
+    def airways(below_mm: float) -> tuple[float, ...]:
+        """Middles of what is air across the carina, from right to left, mm from it."""
+        across, depth = np.meshgrid(np.arange(-45, 45, 0.5), np.arange(-6, 14, 2.0), indexing="ij")
+        points = np.stack([carina[0] + across, carina[1] + depth, np.full_like(across, carina[2] - below_mm)], axis=-1)
+        air = (body.volume.sample(points.reshape(-1, 3)).reshape(across.shape) < -900).any(1)
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], air, [False]]).astype(int)))
+        return tuple(float(across[a:b, 0].mean()) for a, b in edges.reshape(-1, 2) if (b - a) * 0.5 > 3)
+
+    assert len(airways(-5.0)) == 1
+    (right, left), (lower_right, lower_left) = airways(5.0), airways(12.0)
+    angle = np.degrees(np.arctan((right - lower_right) / 7.0) + np.arctan((lower_left - left) / 7.0))
+    assert 30 <= angle <= 90  # radiographs: 60 +- 10 degrees

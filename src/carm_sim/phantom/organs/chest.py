@@ -17,6 +17,13 @@ from carm_sim.phantom.skeleton.posture import PosedSkeleton
 
 FAR_MM = 500.0
 
+Span = tuple[float, float]
+
+RIGHT_BRONCHUS_DEG: Span = (14.0, 40.0)
+LEFT_BRONCHUS_DEG: Span = (28.0, 54.0)
+"""How far the main bronchi lean from straight down. The angle between them is 60 +- 10 degrees in radiographs (Haskin
+and Goodman, "Normal tracheal bifurcation angle", AJR 139, 1982), 73 +- 13 in specimens."""
+
 
 @dataclass(frozen=True)
 class Chest:
@@ -131,7 +138,8 @@ def _heart_capsules(
     apex = center + size * np.array([58 * np.cos(turn), -24, -30 - 40 * np.sin(turn) * 0.6])
     base = center + size * np.array([8, 2, 14])
     spine_low, spine_top = envelope.spine(floor - 60), envelope.spine(carina[2])
-    arch_top = np.array([carina[0] + rng.uniform(6, 16), carina[1] + 4, carina[2] + rng.uniform(14, 26)])
+    above = rng.uniform(12, 36)  # the middle of the arch over the carina, mm
+    arch_top = np.array([carina[0] + rng.uniform(6, 16), carina[1] + 4, carina[2] + above])
     radius = rng.uniform(10.5, 15.5) + 3.0 * unfolded
     ascending = np.array([carina[0] - rng.uniform(8, 16) - 7 * unfolded, carina[1] - 24, carina[2] - 4])
     descending = np.array([spine_top[0] + rng.uniform(16, 26) + 10 * unfolded, spine_top[1] - 14, carina[2] - 4])
@@ -230,16 +238,19 @@ def _airway_capsules(
     )
     nose = palate + np.array([0, -45.0, 8.0])
     middle = 0.5 * (inlet + carina) + np.array([rng.normal(0, 2.5), rng.normal(2, 2), 0])
-    right = carina + unit * np.array([-rng.uniform(17, 23), rng.uniform(2, 8), -rng.uniform(18, 28)])
-    left = carina + unit * np.array([rng.uniform(34, 44), rng.uniform(6, 14), -rng.uniform(22, 34)])
+    to_right = unit * _bronchus(-1, RIGHT_BRONCHUS_DEG, (24, 34), (2, 8), rng)
+    to_left = unit * _bronchus(1, LEFT_BRONCHUS_DEG, (42, 54), (6, 14), rng)
+    right, left = carina + to_right, carina + to_left
+    spread = float(to_left[0] / np.linalg.norm(to_left) - to_right[0] / np.linalg.norm(to_right))
+    start = 1.1 * radius / spread  # steep bronchi part later than others: at the carina
     intermediate = right + unit * np.array([-rng.uniform(8, 16), 6.0, -rng.uniform(24, 34)])
     lower = left + unit * np.array([rng.uniform(6, 14), 10.0, -rng.uniform(24, 36)])
     pieces = [
         (nose, palate, 9.0, 8.0), (palate, pharynx, 8.0, 8.0), (pharynx, larynx, 9.0, 6.0),
         (larynx, inlet, 8.0 * unit, radius),
-        (inlet, middle, radius, radius), (middle, carina + np.array([0, 0, 2.5]), radius, radius * 0.98),
-        (carina + np.array([-radius * 0.45, 0, 3.0]), right, radius * 0.82, radius * 0.76),
-        (carina + np.array([radius * 0.45, 0, 3.0]), left, radius * 0.74, radius * 0.66),
+        (inlet, middle, radius, radius), (middle, carina + np.array([0, 0, radius]), radius, radius * 0.98),
+        (carina + np.array([-radius * 0.45, 0, start]), right, radius * 0.82, radius * 0.76),
+        (carina + np.array([radius * 0.45, 0, start]), left, radius * 0.74, radius * 0.66),
         (right, right + unit * np.array([-20.0, 4.0, 8.0]), radius * 0.55, radius * 0.4),
         (right, intermediate, radius * 0.68, radius * 0.6),
         (intermediate, intermediate + np.array([-8.0, 10.0, -24.0]), radius * 0.5, 2.5),
@@ -248,6 +259,12 @@ def _airway_capsules(
         (lower, lower + np.array([6.0, 10.0, -22.0]), radius * 0.42, 2.2),
     ]  # fmt: skip
     return np.array([[*start, *end, first, last] for start, end, first, last in pieces])
+
+
+def _bronchus(side: int, angle_deg: Span, length_mm: Span, back_mm: Span, rng: np.random.Generator) -> Array:
+    """Return the way from the carina to the end of a main bronchus (3,), mm; ``side`` is 1 on the left, -1 right."""
+    angle, back, length = np.radians(rng.uniform(*angle_deg)), rng.uniform(*back_mm), rng.uniform(*length_mm)
+    return np.array([side * length * np.sin(angle), back, -length * np.cos(angle)])
 
 
 def vessel_mass(grid: Grid, lungs: Field, hila_mm: Array, rng: np.random.Generator, count: int) -> Field:
