@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from carm_core.anatomy.axes import VERTEBRAE
 from carm_core.anatomy.from_landmarks import axes_of
-from carm_core.landmarks import IDS
+from carm_core.landmarks import LANDMARKS
 from carm_core.transforms import Array
 from carm_sim.patient.bone_axes import bone_axes
 from carm_sim.phantom import generate_phantom, sample_extra_landmarks
@@ -26,6 +26,7 @@ from carm_sim.phantom.labels import phantom_labels
 FIRST_SEED, BODIES, MODES = 810_000, 30, 10
 COARSE_MM, LABELS_MM = 5.0, 2.0
 OUTPUT = Path(__file__).resolve().parents[1] / "src/carm_perception/registration/average_body.json"
+IDS = [mark.id for mark in LANDMARKS]
 THORACIC = [name for name in VERTEBRAE if name[0] == "T"]
 
 
@@ -54,7 +55,7 @@ def main() -> int:
         "source": f"scripts/make_average_body.py, phantoms {FIRST_SEED} to {FIRST_SEED + BODIES - 1}",
         "axes": "left, back, head of the trunk; origin midway between T1 and T12; unit: from T12 to T1",
         "length_mm": [round(float(np.mean(lengths)), 1), round(float(np.std(lengths)), 1)],
-        "ids": IDS.tolist(),
+        "ids": IDS,
         "mean": np.round(mean.reshape(-1, 3), 4).tolist(),
         "modes": np.round(modes.reshape(MODES, -1, 3), 4).tolist(),
         "rest_std": np.round(np.sqrt(rest).reshape(-1, 3), 4).tolist(),
