@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from carm_core.errors import ConfigurationError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.projection import Detector
-from carm_core.landmarks import LANDMARKS
+from carm_core.landmarks import ALL_LANDMARKS, LANDMARKS, ROWS
 from carm_core.robot.kinematics import CArm
 from carm_perception.datasets.storage import dataset
 from carm_perception.datasets.storage.dataset import SPLITS, DatasetSpec, generate
@@ -29,7 +29,14 @@ from carm_perception.datasets.views import (
 )
 from carm_perception.networks.landmark_network import SIDE, LandmarkLocalizer, LocalizerSize
 from carm_perception.networks.vision_language_model import GRID, MEAN, STD, CompactSize, PresenceHead, normalize
-from carm_perception.training.compact.augment import Batch, center_crop, plain_display, random_crop, random_display
+from carm_perception.training.compact.augment import (
+    Batch,
+    center_crop,
+    plain_display,
+    random_crop,
+    random_display,
+    with_bowel,
+)
 from carm_perception.training.compact.checkpoints import Budget, learning_rate
 from carm_perception.training.compact.landmark_stage import localizer_loss
 from carm_perception.training.compact.losses import displacement_loss, ordinal_loss, presence_loss
@@ -116,6 +123,23 @@ def test_random_display_is_a_repeatable_gray_image() -> None:
     assert float(one.max()) <= 1
     assert not torch.equal(one, random_display(200 * soft, 20 * bone, torch.Generator().manual_seed(10)))
     assert plain_display(200 * soft, 20 * bone).isfinite().all()
+
+
+def test_bowel_lies_in_front_of_abdomens_only() -> None:
+    count = 40
+    soft, spacing = torch.full((count, 128, 128), 200.0), torch.full((count,), 1.2)
+    marks = torch.full((count, len(ALL_LANDMARKS), 2), torch.nan)
+    for key, place in ((12, (-60.0, 140.0)), (13, (60.0, 140.0)), (120, (0.0, -40.0))):
+        marks[:, ROWS[key]] = torch.tensor(place)
+    marks[:10] += 600.0  # far away
+    marks[10:20, ROWS[12]] = torch.nan  # not known
+    one, two = (with_bowel(soft, marks, spacing, torch.Generator().manual_seed(4)) for _ in range(2))
+    assert torch.equal(one, two)
+    assert torch.equal(one[:20], soft[:20])
+    changed = (one[20:] != 200.0).any((1, 2))
+    assert 5 < int(changed.sum()) < 20
+    assert float(one.min()) >= 0
+    assert float(one.min()) < 180 < 200 < float(one.max())  # gas and stool
 
 
 def test_ordinal_loss_prefers_near_misses() -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from carm_core.landmarks import ROWS
 from carm_perception.networks.vision_language_model import IMAGE_PX
 
 WATER_PER_MM = 0.02
@@ -28,6 +29,10 @@ DEFORMED = 0.7
 """Part of the views whose anatomy is deformed smoothly, as bodies differ."""
 DEFORMATION_PX = 4.0
 """Largest standard deviation of that deformation, pixels of the model's input."""
+BOWEL = 0.6
+"""Part of the views of an abdomen that show more gas and stool than the body has: generated bodies have little."""
+TUBES, DISKS = 6, 9
+"""Pieces of bowel in such a view, and disks that each is made of."""
 INVERTED = 0.12
 """Part of the views that is shown with bright air and dark bone."""
 
@@ -124,6 +129,57 @@ def _deformed(marks_mm: Tensor, field: Tensor, mm_per_px: Tensor) -> Tensor:
         moved = functional.grid_sample(field, places, mode="bilinear", padding_mode="border", align_corners=False)
         after = before - moved[:, :, 0].transpose(1, 2)
     return after * flip * mm_per_px[:, None, None]
+
+
+def with_bowel(soft: Tensor, marks_mm: Tensor, mm_per_px: Tensor, generator: torch.Generator) -> Tensor:
+    """Return line integrals of soft tissue (batch, 128, 128) with pieces of colon in front of the abdomen.
+
+    Each piece is a row of overlapping disks (haustra). It holds gas, stool with bubbles, or both.
+
+    Args:
+        soft: Line integrals, mm of water.
+        marks_mm: Landmarks (batch, 48, 2), right and up, mm: the pieces lie between the diaphragm and the pelvis.
+        mm_per_px: Pixel spacing (batch,).
+        generator: Source of randomness.
+    """
+    top = marks_mm[:, [ROWS[12], ROWS[13]]].mean(1)
+    spine = marks_mm[:, ROWS[120]] - top
+    length = spine.norm(dim=1)
+    middle = (top + 0.7 * spine).norm(dim=1)
+    shown = middle < length + 60.0  # mm; without these landmarks: not a number, which is not less
+    chosen = (shown & (torch.rand(len(soft), generator=generator) < BOWEL)).nonzero()[:, 0]
+    count = len(chosen)
+    if not count:
+        return soft
+    down = spine[chosen, None] / length[chosen, None, None]
+    side = torch.stack([-down[..., 1], down[..., 0]], dim=-1)
+    shape = (count, TUBES, 1)
+
+    def uniform(low: float, high: float, size: tuple[int, ...] = shape) -> Tensor:
+        return torch.rand(size, generator=generator) * (high - low) + low
+
+    radius = uniform(8, 26)
+    turn = uniform(0, 2 * math.pi) + torch.cumsum(torch.randn(count, TUBES, DISKS, generator=generator) * 0.35, dim=-1)
+    steps = torch.stack([turn.cos(), turn.sin()], dim=-1) * (radius * uniform(0.6, 1.0))[..., None]
+    along, across = uniform(0.1, 1.3) * length[chosen, None, None], torch.randn(shape, generator=generator) * 65.0
+    start = top[chosen, None] + along * down + across * side
+    centers = start[:, :, None] + steps.cumsum(2) - steps[:, :, :1]
+    pixels = centers / mm_per_px[chosen, None, None, None]
+    disks = radius * uniform(0.75, 1.2, (count, TUBES, DISKS))
+    axis = torch.arange(IMAGE_PX) - (IMAGE_PX - 1) / 2
+    thickness = soft.new_zeros(count, TUBES, IMAGE_PX, IMAGE_PX)
+    scale = mm_per_px[chosen, None, None, None]
+    for disk in range(DISKS):
+        right = (axis[None, None, None] - pixels[:, :, disk, :1, None]) * scale
+        up = (-axis[None, None, :, None] - pixels[:, :, disk, 1:, None]) * scale
+        left = (disks[:, :, disk, None, None] ** 2 - right**2 - up**2).clamp_min(0)
+        torch.maximum(thickness, left.sqrt(), out=thickness)
+    coarse = torch.randn(count, 1, 44, 44, generator=generator)
+    bubbles = functional.interpolate(coarse, size=(IMAGE_PX, IMAGE_PX), mode="bicubic", align_corners=True).clamp_min(0)
+    is_gas = (uniform(0, 1) < 0.55).float()[..., None]
+    gas = thickness * (is_gas * uniform(0.5, 2.0)[..., None] + (1 - is_gas) * bubbles * uniform(0.0, 0.8)[..., None])
+    stool = thickness * (1 - is_gas) * uniform(0.0, 0.5)[..., None]
+    return soft.index_add(0, chosen, (stool - gas).sum(1)).clamp_min(0)
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:

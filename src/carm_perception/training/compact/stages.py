@@ -35,7 +35,14 @@ from carm_perception.networks.vision_language_model import (
     train_on_gray,
 )
 from carm_perception.training.checkpoint_file import SUFFIX, load_checkpoint, save_checkpoint
-from carm_perception.training.compact.augment import Batch, center_crop, plain_display, random_crop, random_display
+from carm_perception.training.compact.augment import (
+    Batch,
+    center_crop,
+    plain_display,
+    random_crop,
+    random_display,
+    with_bowel,
+)
 from carm_perception.training.compact.checkpoints import (
     Average,
     Budget,
@@ -221,6 +228,7 @@ class Stage(Generic[Module]):
         batch = load_batch(store, self._rng.integers(0, len(store), self.options.batch))
         with torch.no_grad():
             soft, bone, marks = random_crop(batch, self._generator)
+            soft = with_bowel(soft, marks, batch.mm_per_px, self._generator)
             gray = random_display(soft, bone, self._generator)
         with sdpa_kernel(SDPBackend.MATH):  # for so few tokens, three times as fast on a CPU as flash attention
             with torch.autocast("cpu", torch.bfloat16, enabled=self.options.bf16):
