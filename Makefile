@@ -31,7 +31,7 @@ INTEGRATION = $(shell grep -rl --include='*.py' mark.integration test)
 
 test: setup-test lint ## Run every check and every test: the fast ones first, those that measure times last and alone
 ifeq ($(strip $(ARGS)),)
-	@$(BIN)/python -m pytest -m "not integration" $(PARALLEL)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not integration" $(PARALLEL)
 	@$(BIN)/python -m pytest -m "integration and not serial" $(PARALLEL) $(INTEGRATION)
 	@$(BIN)/python -m pytest -m serial $(INTEGRATION)
 else
