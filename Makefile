@@ -26,13 +26,15 @@ sim: setup ## Start the whole graph on the embedded simulator and the real chest
 setup-test:
 	@$(PYTHON) scripts/bootstrap.py test
 
+# The processes of parallel tests take all cores; more threads in each of them only wait for each other.
+ONE_THREAD := OMP_NUM_THREADS=1
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 INTEGRATION = $(shell grep -rl --include='*.py' mark.integration test)
 
 test: setup-test lint ## Run every check and every test: the fast ones first, those that measure times last and alone
 ifeq ($(strip $(ARGS)),)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not integration" $(PARALLEL)
-	@$(BIN)/python -m pytest -m "integration and not serial" $(PARALLEL) $(INTEGRATION)
+	@$(ONE_THREAD) $(BIN)/python -m pytest -m "not integration" $(PARALLEL)
+	@$(ONE_THREAD) $(BIN)/python -m pytest -m "integration and not serial" $(PARALLEL) $(INTEGRATION)
 	@$(BIN)/python -m pytest -m serial $(INTEGRATION)
 else
 	@$(BIN)/python -m pytest $(ARGS)
