@@ -218,10 +218,15 @@ def reset(page: Browser) -> None:
 
 
 def say_stop(page: Browser) -> None:
-    """Hold the key for push to talk until the arm has stopped."""
-    page.run("window.dispatchEvent(new KeyboardEvent('keydown', { code: 'KeyT' }))")
-    page.wait(f"document.getElementById('stop').dataset.state === 'stopped' && {MODE} === 'stopped'")
-    page.run("window.dispatchEvent(new KeyboardEvent('keyup', { code: 'KeyT' }))")
+    """Hold the key for push to talk until the arm has stopped; again where nothing was understood, as people do."""
+    stopped = f"document.getElementById('stop').dataset.state === 'stopped' && {MODE} === 'stopped'"
+    for _ in range(3):
+        page.run("window.dispatchEvent(new KeyboardEvent('keydown', { code: 'KeyT' }))")
+        page.wait(f"{stopped} || document.getElementById('talk').textContent === 'Talk'")
+        page.run("window.dispatchEvent(new KeyboardEvent('keyup', { code: 'KeyT' }))")
+        if page.run(stopped):
+            break
+    page.wait(stopped)
     page.wait("document.getElementById('lines').textContent.includes('stop (spoken)')")
     page.wait("document.getElementById('talk').textContent === 'Talk'")
 
@@ -397,10 +402,14 @@ def test_open_see_move_stop_reset_and_lose_the_connection(spawn: Spawn, tmp_path
         if find_spec("pocketsphinx"):
             say_stop(page)  # at rest: the microphone is opened
             reset(page)
-            run_view(page, "lateral")
-            say_stop(page)
-            assert page.run(ANGLE) < 89
-            reset(page)
+            for name, goal_deg in (("lateral", 90), ("LAO 30", 30), ("lateral", 90)):
+                run_view(page, name)
+                say_stop(page)
+                on_the_way = abs(page.run(ANGLE) - goal_deg) > 1
+                reset(page)
+                if on_the_way:  # else a busy machine did not understand before the arm was there
+                    break
+            assert on_the_way
         saved_deg = page.run(ANGLE)
         page.run("document.querySelector('details').open = true")
         for name in ("AP", "my view"):
