@@ -164,21 +164,19 @@ def with_bowel(soft: Tensor, marks_mm: Tensor, mm_per_px: Tensor, generator: tor
     along, across = uniform(0.1, 1.3) * length[chosen, None, None], torch.randn(shape, generator=generator) * 65.0
     start = top[chosen, None] + along * down + across * side
     centers = start[:, :, None] + steps.cumsum(2) - steps[:, :, :1]
-    pixels = centers / mm_per_px[chosen, None, None, None]
     disks = radius * uniform(0.75, 1.2, (count, TUBES, DISKS))
-    axis = torch.arange(IMAGE_PX) - (IMAGE_PX - 1) / 2
-    thickness = soft.new_zeros(count, TUBES, IMAGE_PX, IMAGE_PX)
-    scale = mm_per_px[chosen, None, None, None]
+    axis_mm = (torch.arange(IMAGE_PX) - (IMAGE_PX - 1) / 2) * mm_per_px[chosen, None, None]
+    half = soft.new_zeros(count, TUBES, IMAGE_PX, IMAGE_PX)
     for disk in range(DISKS):
-        right = (axis[None, None, None] - pixels[:, :, disk, :1, None]) * scale
-        up = (-axis[None, None, :, None] - pixels[:, :, disk, 1:, None]) * scale
-        left = (disks[:, :, disk, None, None] ** 2 - right**2 - up**2).clamp_min(0)
-        torch.maximum(thickness, left.sqrt(), out=thickness)
+        right = axis_mm[:, :, None] - centers[:, :, disk, :1, None]
+        up = -axis_mm[..., None] - centers[:, :, disk, 1:, None]
+        square = (disks[:, :, disk, None, None] ** 2 - right**2 - up**2).clamp_min(0)
+        torch.maximum(half, square.sqrt(), out=half)  # of the thickness of a sphere, mm
     coarse = torch.randn(count, 1, 44, 44, generator=generator)
     bubbles = functional.interpolate(coarse, size=(IMAGE_PX, IMAGE_PX), mode="bicubic", align_corners=True).clamp_min(0)
     is_gas = (uniform(0, 1) < 0.55).float()[..., None]
-    gas = thickness * (is_gas * uniform(0.5, 2.0)[..., None] + (1 - is_gas) * bubbles * uniform(0.0, 0.8)[..., None])
-    stool = thickness * (1 - is_gas) * uniform(0.0, 0.5)[..., None]
+    gas = half * (is_gas * uniform(0.5, 2.0)[..., None] + (1 - is_gas) * bubbles * uniform(0.0, 0.8)[..., None])
+    stool = half * (1 - is_gas) * uniform(0.0, 0.5)[..., None]
     return soft.index_add(0, chosen, (stool - gas).sum(1)).clamp_min(0)
 
 
