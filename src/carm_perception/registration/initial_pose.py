@@ -24,7 +24,7 @@ LEAST_LANDMARKS, SURE_MM = 3, 12.0
 table leaves little else open."""
 LIMBS = frozenset({6, 7, 8, 9, 123, 124, 125, 126})
 """Elbows, wrists, knees and ankles: they may lie elsewhere than in the CT, and count where too little else is seen."""
-_STATION_MM, _ACROSS_MM = 25.0, (-40.0, 0.0, 40.0)
+_STATION_MM, _ACROSS_MM = 12.5, tuple(range(-80, 81, 20))
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,10 +40,15 @@ _PENALTY = 0.1
 _KEPT = 4
 """Images that are registered together."""
 _COARSE, _MEDIUM, _FINE = 0, 1, 2
+_POPULATION = 16
 _LANDMARK_SPREAD = np.array([4.0, 4.0, 4.0, 5.0, 5.0, 4.0])
 _STATION_SPREAD = np.array([5.0, 5.0, 5.0, 7.0, 7.0, 4.0])
-_STATIONS, _SEARCHED = 3, 2
-"""Stations from which is searched, and after how many images without success no longer, where there are landmarks."""
+_STATIONS, _FOLLOWED, _ROUNDS = 6, 3, 12
+"""Stations from which is searched for some rounds, and the best of these that are searched from to the end."""
+_SEARCHED = 2
+"""After so many images without success stations are left out, where there are landmarks."""
+_APART_MM = 30.0
+"""Stations are at least so far apart."""
 _COVARIANCE_SCALE = 60.0
 """Neighboring pixels err alike, and models err besides: chosen so that errors on held-out bodies fit."""
 
@@ -203,15 +208,30 @@ class Registrar:
         if pose is not None:
             best = self._from(search, pose, view, targets, _LANDMARK_SPREAD, "landmarks")
         if best is None or (not best.accepted and self._refused < _SEARCHED):
-            poses = list(everywhere(view, self._nominal, self.model.body_box_mm))
-            scores = search.similarities(poses, _COARSE)
-            for index in np.argsort(scores)[::-1][:_STATIONS]:
-                other = self._from(search, poses[index], view, targets, _STATION_SPREAD, "stations")
+            for near in self._stations(search, view):
+                other = self._from(search, near, view, targets, _LANDMARK_SPREAD, "stations")
                 best = other if best is None or other.better_than(best) else best
                 if best.accepted:
                     break
         assert best is not None
         return best
+
+    def _stations(self, search: PoseSearch, view: XrayView) -> list[RigidTransform]:
+        """Return where the CT lies as far as a short search along the whole body tells, likeliest first."""
+        poses = list(everywhere(view, self._nominal, self.model.body_box_mm))
+        scores = search.similarities(poses, _COARSE)
+        chosen: list[RigidTransform] = []
+        for index in np.argsort(scores)[::-1]:
+            shift = poses[index].translation
+            if all(np.linalg.norm(shift - other.translation) >= _APART_MM for other in chosen):
+                chosen.append(poses[index])
+            if len(chosen) == _STATIONS:
+                break
+        fits = [
+            search.coarse(PoseGrid.around(pose, view), _STATION_SPREAD, _COARSE, _ROUNDS, _POPULATION) for pose in chosen
+        ]
+        fits.sort(key=lambda fit: -fit.similarity)
+        return [fit.transform_lps_to_table for fit in fits[:_FOLLOWED]]
 
     def _from(
         self,
@@ -223,7 +243,7 @@ class Registrar:
         start: str,
     ) -> Registration:
         """Search from coarse to fine."""
-        fit = search.coarse(PoseGrid.around(pose, view), spread, _COARSE, 40, 16)
+        fit = search.coarse(PoseGrid.around(pose, view), spread, _COARSE, 40, _POPULATION)
         grid = PoseGrid.around(fit.transform_lps_to_table, view)
         fit = search.coarse(grid, 0.25 * spread, _MEDIUM, 15, 12)
         grid = PoseGrid.around(fit.transform_lps_to_table, view)
