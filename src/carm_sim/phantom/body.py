@@ -90,7 +90,7 @@ def plan_body(seed: int, style: str = "standard", arms: str | None = None) -> Bo
     rng = np.random.default_rng([seed, STYLES.index(style), 1])
     drawn = str(rng.choice(ARM_POSES, p=ARM_POSE_WEIGHTS[style]))
     arms = arms or drawn
-    sides = _arm_sides(arms, rng)
+    sides = _arm_sides(arms, np.random.default_rng([seed, STYLES.index(style), 2]))
     wide = 1.25 if style == "validation" else 1.0
     upright, tilt = _upright(landmark_population().sample(rng, wide))
     living = np.random.default_rng([seed, 9]) if style == "living" else None

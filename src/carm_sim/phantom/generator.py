@@ -20,11 +20,13 @@ from carm_sim.phantom.skeleton.bones import rasterize
 from carm_sim.phantom.skeleton.posture import PosedSkeleton, pose_skeleton
 from carm_sim.phantom.skeleton.skeleton import SIDES
 
-GENERATOR_VERSION = 9
+GENERATOR_VERSION = 10
 
 BELOW_T1_MM = 620.0
 _MARGIN_MM = 62.0
 _COARSE = 2
+_LATTICE_VOXELS = 6
+"""Grids of a body begin at multiples of so many voxels: what lies in both of two has the same voxels in both."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def generate_phantom(
         seed: Whole number from 0; the same seed gives the same body.
         spacing_mm: Edge length of the cubic voxels.
         style: ``standard``, or ``validation`` for bodies made in a deliberately different way.
-        arms: ``crossed``, ``along``, ``one_up`` or ``raised``; None draws it.
+        arms: ``crossed``, ``along``, ``one_up`` or ``raised``; None draws it. The trunk stays the same, unless arms are
+            raised: that takes breath.
         whole_body: Whether the volume reaches to the feet, not only to the thighs. The same body, with other fine
             texture, in half as much time again.
     """
@@ -113,4 +116,6 @@ def _grid_for(plan: BodyPlan, skeleton: PosedSkeleton, spacing_mm: float) -> Gri
     points = points[(points[:, 2] > bottom) & (points[:, 2] < top)]
     low, high = points.min(0) - _MARGIN_MM, points.max(0) + _MARGIN_MM
     low[1] = min(low[1], skeleton.belly_front_mm - 60 - 70 * plan.fatness)
-    return Grid.around(np.array([low[0], low[1], bottom]), np.array([high[0], high[1], top]), spacing_mm)
+    lattice = _LATTICE_VOXELS * spacing_mm
+    start = np.floor(np.array([low[0], low[1], bottom]) / lattice) * lattice
+    return Grid.around(start, np.array([high[0], high[1], top]), spacing_mm)

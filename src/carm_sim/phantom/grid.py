@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numba
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from carm_core.transforms import Array
 
@@ -208,12 +209,33 @@ def resample(coarse: Field, source: Grid, target: Grid) -> Field:
 
 
 def smooth_noise(grid: Grid, scale_mm: float, rng: np.random.Generator) -> Field:
-    """Return the band-limited noise of about unit variance whose features are ``scale_mm`` wide."""
-    extent = np.array(grid.shape) * grid.spacing_mm
-    count = np.ceil(extent / scale_mm).astype(int) + 3
-    coarse = rng.standard_normal(count, dtype=np.float32) * np.float32(1.8)
-    offset = rng.uniform(0, scale_mm, 3)
-    return resample(coarse, Grid(grid.origin_mm - offset, scale_mm, (count[0], count[1], count[2])), grid)
+    """Return the band-limited noise of about unit variance whose features are ``scale_mm`` wide.
+
+    It is a function of the place in LPS: what the grid reaches to changes neither the noise nor what ``rng`` draws.
+    """
+    key, offset = int(rng.integers(2**63)), rng.uniform(0, scale_mm, 3)
+    first = np.floor((grid.origin_mm - offset) / scale_mm).astype(int)
+    count = np.ceil(np.array(grid.shape) * grid.spacing_mm / scale_mm).astype(int) + 3
+    coarse = _lattice_normals(first, count, key) * np.float32(1.8)
+    return resample(coarse, Grid(offset + first * scale_mm, scale_mm, (count[0], count[1], count[2])), grid)
+
+
+def _lattice_normals(first: Array, count: Array, key: int) -> Field:
+    """Return a standard normal number for each point of an integer lattice, by the mixing steps of SplitMix64."""
+    bits = np.uint64(key)
+    for axis in range(3):
+        shape = [1, 1, 1]
+        shape[axis] = -1
+        along = np.arange(first[axis], first[axis] + count[axis]).astype(np.uint64).reshape(shape)
+        bits = _mixed_bits(bits ^ along)
+    return np.asarray(ndtri(((bits >> np.uint64(11)).astype(float) + 0.5) / 2**53), np.float32)
+
+
+def _mixed_bits(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    bits = bits + np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
+    return bits ^ (bits >> np.uint64(31))
 
 
 @compiled

@@ -53,16 +53,16 @@ def test_same_seed_same_bytes(bodies: list[PhantomBody]) -> None:
 
 KNOWN_BODIES = {
     ("standard", 3): (
-        (107, 58, 131), 364.425,
-        [-907.554, -604.189, -885.193, -846.728, -628.731, -952.135, -896.015, -610.270, -881.348, -928.394,
-         -610.953, -764.969, -1000, -744.337, -770.344, -1000, -761.518, -850.713, -1000, -853.951, -940.960, -1000,
-         -960.547, -1000],
+        (81, 57, 168), 339.742,
+        [-900.295, -573.113, -975.799, -871.768, -534.443, -958.291, -858.233, -543.986, -952.283, -986.929,
+         -628.471, -810.580, -1000, -771.925, -882.052, -1000, -822.018, -963.299, -1000, -959.412, -999.500,
+         -997.441, -974.439, -1000],
     ),
     ("validation", 5): (
-        (94, 64, 155), 360.325,
-        [-870.485, -508.888, -876.904, -743.751, -532.207, -929.449, -923.846, -557.985, -775.928, -999.872,
-         -756.539, -699.576, -1000, -766.416, -760.089, -1000, -763.259, -906.629, -1000, -843.908, -997.432, -1000,
-         -971.820, -1000],
+        (95, 67, 161), 353.022,
+        [-923.092, -523.566, -864.740, -797.433, -535.571, -921.933, -908.334, -557.271, -813.016, -999.810,
+         -737.510, -711.804, -1000, -806.325, -742.951, -1000, -784.764, -880.039, -1000, -848.550, -993.598, -1000,
+         -973.203, -1000],
     ),
 }  # fmt: skip
 """Shape, standard deviation of the HU and means over 8 x 3 blocks in height and depth, at 8 mm."""
@@ -77,6 +77,21 @@ def test_bodies_are_those_of_this_version(style: str, seed: int) -> None:
     assert hu.std() == pytest.approx(spread, abs=0.02)
     blocks = [block.mean() for slab in np.array_split(hu, 8, axis=2) for block in np.array_split(slab, 3, axis=1)]
     np.testing.assert_allclose(blocks, means, atol=0.02)
+
+
+@pytest.mark.parametrize("seed", [3, 4])  # one arm up; arms crossed
+def test_the_trunk_is_the_same_wherever_the_arms_lie(seed: int) -> None:
+    spacing_mm = 4.0
+    drawn, other = generate_phantom(seed, spacing_mm), generate_phantom(seed, spacing_mm, arms="along")
+    assert drawn.record.arms != other.record.arms
+    low, high = (drawn.anatomical_landmarks_mm[14] + [sign * 60, sign * 40, sign * 60 + 100] for sign in (-1, 1))
+    corners = [np.rint(body.volume.voxel_from_lps(np.array([low, high]))).astype(int) for body in (drawn, other)]
+    parts = [
+        body.volume.hu[tuple(slice(start, stop) for start, stop in corner.T)]
+        for body, corner in zip((drawn, other), corners, strict=True)
+    ]
+    assert parts[0].std() > 100
+    np.testing.assert_array_equal(*parts)
 
 
 def test_threads_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
