@@ -323,7 +323,8 @@ class Clinician(Hands):
         elif isinstance(result, NavigationResult):
             text, reason = result.summary, result.error_msg
         elif result.error_code == MoveCode.NONE:
-            text = f"Done. {self._view()}"
+            note = result.plan.note if result.plan is not None else ""
+            text = " ".join(part for part in (f"Done. {self._view()}", note and f"Note: {note}.") if part)
         else:
             text, reason = f"I could not do that: {result.error_msg}", result.error_code.name.lower()
         self._last_result = f"Last: {text}"

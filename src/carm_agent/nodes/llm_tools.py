@@ -171,7 +171,8 @@ class NodeHeadHands(HeadHands):
         if result.error_code:
             return {"moved": False, "reason": result.error_msg}
         self._frame = None
-        return {"moved": True, **self._view()}
+        note = {"note": result.plan.note} if result.plan is not None and result.plan.note else {}
+        return {"moved": True, **self._view(), **note}
 
     def _view(self) -> dict[str, Any]:
         positions = self._graph.joint_positions()

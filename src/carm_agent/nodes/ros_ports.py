@@ -5,6 +5,7 @@
 live as long as a task and block the task's own thread, until what they wait for has come or the task is interrupted.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -72,6 +73,7 @@ _IMAGE_AGE_S = 0.5
 _MOST_DOSE_GYM2 = 1.0
 _KEPT_FRAMES = 4
 _FURTHEST_M = 100.0
+_LONGEST_METHOD = 200
 _KEPT_JOINT_STATES = 150
 _RESET_NEWS_S = 0.3
 _FRESH_STATE_S = 0.5
@@ -409,14 +411,15 @@ class RosCt(_Port):
         self._ask(self._graph.find_point, FindPoint.Request(point=point_message(point_mm)))
 
     def axes_of(self, bone: str) -> BoneAxes:
-        """Return the axes of a bone, frame ``table``, mm.
+        """Return the axes of a bone by the registered CT, else by the landmarks of the last images, ``table``, mm.
 
         Raises:
             GoalError: They are not known; the localizer's reason.
             LocalizerError: The localizer does not answer, or not with axes.
             InterruptedTaskError: The task is to end.
         """
-        pose = self._ask(self._graph.find_bone, FindBone.Request(bone=bone)).pose
+        answer = self._ask(self._graph.find_bone, FindBone.Request(bone=bone))
+        pose, std = answer.pose, answer.std
         place, turn = pose.position, pose.orientation
         origin = numbers("position", (place.x, place.y, place.z), -_FURTHEST_M, _FURTHEST_M, "m", count=3)
         try:
@@ -424,7 +427,8 @@ class RosCt(_Port):
             rotation = Rotation.from_quat(quaternion).as_matrix()
         except ValueError as error:
             raise LocalizerError(f"the localizer's axes of {bone} are none: {error}") from error
-        return BoneAxes(bone, 1000.0 * origin, rotation, "registered CT")
+        (std_rad,) = numbers("std", (std,), 0.0, math.pi, "rad", count=1)
+        return BoneAxes(bone, 1000.0 * origin, rotation, answer.method[:_LONGEST_METHOD], math.degrees(float(std_rad)))
 
     def _ask(self, client: Any, request: Any) -> Any:
         timeout_s = self._parameters.server_timeout_s

@@ -6,7 +6,7 @@ from __future__ import annotations
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import numpy as np
@@ -27,7 +27,7 @@ from carm_agent.planning.preview import Preview, preview
 from carm_agent.planning.saved_positions import PositionMemory
 from carm_agent.planning.standard_views import STANDARD_VIEWS, find_view
 from carm_agent.ports import Arm
-from carm_core.anatomy.axes import BoneAxes
+from carm_core.anatomy.axes import BoneAxes, named
 from carm_core.collision.clearance import CollisionError
 from carm_core.errors import CarmError, GoalError, JointLimitError, UnknownNameError, UnreachableError
 from carm_core.localization import NEEDS_CT
@@ -281,9 +281,16 @@ class Mover:
             raise UnknownNameError.among("view", goal.name.strip(), known, 0.6) from None
         if self._axes_of is None:
             raise GoalError(f"{wanted.name}: {NEEDS_CT}")
-        plan = plan_bone_view(self._planner, start, wanted, self._axes_of(wanted.bone)).plan
-        if goal.velocity_scaling is None:
-            return plan
-        return self._planner.to_joints(
-            start, dict(zip(self._planner.carm.joint_names, plan.goal, strict=True)), goal.velocity_scaling
-        )
+        axes = self._axes_of(wanted.bone)
+        plan = plan_bone_view(self._planner, start, wanted, axes).plan
+        if goal.velocity_scaling is not None:
+            there = dict(zip(self._planner.carm.joint_names, plan.goal, strict=True))
+            plan = self._planner.to_joints(start, there, goal.velocity_scaling)
+        return replace(plan, note=_estimated(axes)) if axes.std_deg else plan
+
+
+def _estimated(axes: BoneAxes) -> str:
+    return (
+        f"how {named(axes.name)} lies is an estimate ({axes.method}), about {axes.std_deg:.0f}° off; "
+        "an image there and the same view again come nearer"
+    )

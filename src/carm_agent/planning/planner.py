@@ -52,6 +52,7 @@ class Plan:
         verdict: Clear or warning.
         velocity_scaling: Share of the velocity limits that is used, after slowing down near people.
         corners: Intermediate positions, 0 for a straight line.
+        note: What else is to be known of the goal, in one line; empty when nothing is.
     """
 
     trajectory: Trajectory
@@ -62,6 +63,7 @@ class Plan:
     verdict: Verdict = Verdict.CLEAR
     velocity_scaling: float = 1.0
     corners: int = 0
+    note: str = ""
 
     @property
     def duration_s(self) -> float:
@@ -70,11 +72,12 @@ class Plan:
 
     @property
     def warning(self) -> str:
-        """The parts that come close on the path, in one line; empty if the path is clear."""
+        """The parts that come close on the path, and the note, in one line; empty if there is nothing to say."""
         if self.check is None or self.verdict is Verdict.CLEAR:
-            return ""
+            return self.note
         closest = self.check.closest
-        return f"{closest.part} comes within {1000 * closest.distance_m:z.0f} mm of {closest.obstacle}"
+        near = f"{closest.part} comes within {1000 * closest.distance_m:z.0f} mm of {closest.obstacle}"
+        return f"{near}; {self.note}" if self.note else near
 
 
 class Planner:

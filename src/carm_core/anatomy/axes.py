@@ -35,12 +35,14 @@ class BoneAxes:
         origin_mm: (3,), mm: what views of the bone are centered on.
         rotation: (3, 3); the columns are the bone's own left, back and head, unit vectors as in LPS.
         method: How the axes were found, in one line.
+        std_deg: By how much they may be off, root mean square, deg; 0 where they are those of labels or a CT.
     """
 
     name: str
     origin_mm: Array
     rotation: Array
     method: str = ""
+    std_deg: float = 0.0
 
     @property
     def left(self) -> Array:
@@ -91,6 +93,11 @@ def made(
     other = other / np.linalg.norm(other)
     x, z = (kept, other) if keep_left else (other, kept)
     return BoneAxes(name, np.asarray(origin_mm, float), np.column_stack([x, np.cross(z, x), z]), method)
+
+
+def named(bone: str) -> str:
+    """Return a bone's name as a sentence has it: ``T12``, ``the pelvis``."""
+    return bone if bone in VERTEBRAE else f"the {bone}"
 
 
 def angle_deg(one: Array, other: Array) -> float:

@@ -18,6 +18,7 @@ from carm_core.anatomy.axes import (
     BoneAxes,
     MissingAnatomyError,
     made,
+    named,
 )
 from carm_core.landmarks import EXTRA_LANDMARKS, LANDMARKS
 from carm_core.transforms import Array
@@ -65,13 +66,9 @@ def _need(bone: str, landmarks_mm: Mapping[int, Array], *names: str) -> list[Arr
     if missing:
         wanted = " and ".join(missing)
         raise MissingAnatomyError(
-            f"the axes of {_the(bone)} need {wanted}, which the CT's landmarks lack" + _WANTS_LABELS
+            f"the axes of {named(bone)} need {wanted}, which the CT's landmarks lack" + _WANTS_LABELS
         )
     return [np.asarray(landmarks_mm[ID[name]], float) for name in names]
-
-
-def _the(bone: str) -> str:
-    return bone if bone in VERTEBRAE else f"the {bone}"
 
 
 def _left_near(place: Array, landmarks_mm: Mapping[int, Array], reach_mm: float) -> tuple[Array, str]:

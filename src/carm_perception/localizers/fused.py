@@ -54,6 +54,10 @@ class FusedLocalizer(CalibratedLocalizer):
         reply = self._answer(frame, query)
         return replace(reply, localizer=self.name, latency_s=time.perf_counter() - start)
 
+    def sighted(self, frame: XrayFrame) -> tuple[LandmarkEstimate, ...]:
+        """See ``carm_perception.registration.body_belief.Sighting``."""
+        return self._referee.sighted(frame)
+
     def _answer(self, frame: XrayFrame, query: Query) -> Localization:
         if query.protocol is Protocol.COMMAND:
             return self._speaker.localize(frame, query)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from carm_core.data_files import parse_json
-from carm_core.errors import GoalError, UnknownNameError
+from carm_core.errors import GoalError, LocalizerError, UnknownNameError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.projection import XrayView
 from carm_core.landmarks import landmark
@@ -112,6 +112,10 @@ class RegisteredLocalizer(Localizer):
         message = "; ".join(part for part in (problem and f"without the CT: {problem}", reply.message) if part)
         return replace(reply, message=message, latency_s=time.perf_counter() - start)
 
+    def sighted(self, frame: XrayFrame) -> tuple[LandmarkEstimate, ...]:
+        """See ``carm_perception.registration.body_belief.Sighting``."""
+        return self._learned.sighted(frame)
+
     def find(self, name: str) -> tuple[str, Array]:
         """Return a point of the CT's landmark file by its name, and the name as it is written there.
 
@@ -171,8 +175,11 @@ class RegisteredLocalizer(Localizer):
         if frame.view is None:
             return "the position of the C-arm at the exposure is not known"
         if self._image is not frame.image or self.registration is None:
-            reply = self._learned.localize(frame, Query(Protocol.POINTING))
-            self.registration = self._registrar.register(frame, reply.estimates if reply.ok else ())
+            try:
+                estimates = self.sighted(frame)
+            except LocalizerError:  # an image that the network cannot read may fit nevertheless
+                estimates = ()
+            self.registration = self._registrar.register(frame, estimates)
             self._image = frame.image
             self.in_view_std_mm = _center_std_mm(frame.view, self.registration)
         return self.registration.reason

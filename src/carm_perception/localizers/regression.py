@@ -57,6 +57,10 @@ class RegressionLocalizer(CalibratedLocalizer):
                 return self._reply(query, start, answer=answer, abstained=True, message=unsure)
         return self._reply(query, start, answer=answer, estimates=estimates)
 
+    def sighted(self, frame: XrayFrame) -> tuple[LandmarkEstimate, ...]:
+        """See ``carm_perception.registration.body_belief.Sighting``."""
+        return self.estimates(self.read(frame))
+
     def read(self, frame: XrayFrame) -> Reading:
         """Return what the network says about a frame; where its angles are known, as far as bodies can look like it.
 

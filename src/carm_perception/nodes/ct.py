@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the localizer node tells about the patient's CT: pose on ``/tf``, how it fits, points, lines, previews."""
+"""What the localizer node tells about the patient's CT: pose on ``/tf``, how it fits, points, lines, previews.
+
+How bones lie is told without a CT as well, by the landmarks in the last images.
+"""
 
 from __future__ import annotations
 
 import math
 from array import array
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from carm_interfaces.srv import BoneAxes, FindPoint, PreviewXray
+from carm_interfaces.srv import BoneAxes as FindBone
+from carm_interfaces.srv import FindPoint, PreviewXray
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Point, Pose, Quaternion, TransformStamped
 from numpy.typing import NDArray
@@ -18,13 +23,16 @@ from scipy.spatial.transform import Rotation
 from shape_msgs.msg import Mesh
 from tf2_msgs.msg import TFMessage
 
-from carm_core.errors import CarmError, GoalError, UnknownNameError
+from carm_core.anatomy.axes import BoneAxes
+from carm_core.errors import CarmError, GoalError, LocalizerError, UnknownNameError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import NEEDS_CT
 from carm_core.plausibility import at_most, numbers
 from carm_core.robot.kinematics import CArm
 from carm_core.transforms import Array, RigidTransform
 from carm_perception.nodes.ct_lines import CtLines
+from carm_perception.registration.body_belief import BodyBelief, Sighting
+from carm_perception.registration.initial_pose import Sighted
 from carm_ros.messages import diagnostics
 from carm_ros.node import OrderlyNode
 from carm_ros.patient_surface import CT_TOPIC, LATCHED, surface_message
@@ -67,9 +75,10 @@ class CtDesk:
         self._drawn: Registration | None = None
         self._lines = CtLines(node, frame_prefix) if ct else None
         self._preview: CtPreview | None = None
+        self._body = BodyBelief()
         group = MutuallyExclusiveCallbackGroup()  # a preview takes a second, of one thread
         node.create_service(FindPoint, "ct/find_point", self._on_find, callback_group=group)
-        node.create_service(BoneAxes, "ct/bone_axes", self._on_bone, callback_group=group)
+        node.create_service(FindBone, "ct/bone_axes", self._on_bone, callback_group=group)
         node.create_service(PreviewXray, "xray/preview", self._on_preview, callback_group=group)
 
     def publish(self, stamp: Time) -> None:
@@ -92,6 +101,15 @@ class CtDesk:
         self.localizer = localizer
         if self._lines is not None:
             self._lines.start(localizer.patient.volume)
+
+    def see(self, frame: XrayFrame, localizer: Sighting) -> None:
+        """Keep what a localizer sees in an image, on the localizer's thread: it tells how bones lie without a CT."""
+        if frame.view is None:
+            return
+        try:
+            self._body.add(frame.stamp_s, Sighted(frame.view, localizer.sighted(frame)))
+        except LocalizerError:
+            return
 
     def draw(self, frame: XrayFrame, stamp: Time) -> None:
         """Have the bones of a registration that is new and accepted drawn, on another thread than the caller's.
@@ -130,6 +148,7 @@ class CtDesk:
     def forget(self) -> None:
         """Give the CT's memory back."""
         self.close()
+        self._body.forget()
         self.localizer = self._told = self._drawn = self._preview = self._skin_lps = self._skin_m = None
 
     def status(self, stamp: Time, name: str) -> list[DiagnosticStatus]:
@@ -183,22 +202,33 @@ class CtDesk:
 
     def _on_bone(self, request: Any, response: Any) -> Any:
         at_most("bone", request.bone, _LONGEST_NAME)
-        registration = self.localizer.registration if self.localizer is not None else None
-        if self.localizer is None:
-            response.error_msg = self._why_no_ct()
-        elif registration is None or not registration.accepted:
-            response.error_msg = _not_registered(registration)
-        else:
+        try:
+            axes = self._bone_of_ct(request.bone)
+        except CarmError as reason:
             try:
-                axes = self.localizer.patient.axes_of(request.bone).moved(registration.transform_lps_to_table)
+                axes = self._body.bone(request.bone)
             except CarmError as error:
-                response.error_msg = str(error)
+                response.error_msg = f"{reason}; and without it: {error}"
                 return response
-            place = Point(**dict(zip("xyz", (axes.origin_mm / 1000.0).tolist(), strict=True)))
-            turn = Rotation.from_matrix(axes.rotation).as_quat().tolist()
-            response.success = True
-            response.pose = Pose(position=place, orientation=Quaternion(**dict(zip("xyzw", turn, strict=True))))
+        place = Point(**dict(zip("xyz", (axes.origin_mm / 1000.0).tolist(), strict=True)))
+        turn = Rotation.from_matrix(axes.rotation).as_quat().tolist()
+        response.success, response.std, response.method = True, math.radians(axes.std_deg), axes.method
+        response.pose = Pose(position=place, orientation=Quaternion(**dict(zip("xyzw", turn, strict=True))))
         return response
+
+    def _bone_of_ct(self, name: str) -> BoneAxes:
+        """Return the axes of a bone by the registered CT, frame ``table``, mm.
+
+        Raises:
+            CarmError: There is no CT, it is not registered, or it does not tell them.
+        """
+        if self.localizer is None:
+            raise GoalError(self._why_no_ct())
+        registration = self.localizer.registration
+        if registration is None or not registration.accepted:
+            raise GoalError(_not_registered(registration))
+        axes = self.localizer.patient.axes_of(name).moved(registration.transform_lps_to_table)
+        return replace(axes, method=f"registered CT; {axes.method}")
 
     def _on_preview(self, request: Any, response: Any) -> Any:
         import cv2

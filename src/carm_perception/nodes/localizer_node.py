@@ -36,11 +36,12 @@ from carm_core.localization import Localization, Localizer, Protocol, Query
 from carm_core.parameters import guard_changes, updated_parameters
 from carm_core.plausibility import ImplausibleError, at_most, numbers
 from carm_perception.images.overlay import draw
-from carm_perception.localizers.registry import BY_GEOMETRY, OPENAI, ORACLE, POINTERS, make_localizer
+from carm_perception.localizers.registry import BY_GEOMETRY, OPENAI, ORACLE, POINTERS, REGISTERED, make_localizer
 from carm_perception.nodes import messages
 from carm_perception.nodes.ct import CtDesk
 from carm_perception.nodes.parameters import LocalizerParameters
 from carm_perception.nodes.worker import LocalizationService, Outcome, Ticket
+from carm_perception.registration.body_belief import Sighting
 from carm_perception.uncertainty.answer_filter import Cautious
 from carm_ros.entry import leave
 from carm_ros.heartbeat import TASK_TIMEOUT_S, HeartbeatMonitor
@@ -93,6 +94,7 @@ class LocalizerNode(ManagedNode):
         self._landmarks = self.create_publisher(LandmarkArray, "landmarks", 10)
         self._overlay = self.create_publisher(Image, "landmarks/image", images)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._sighting: Sighting | None = None
         self._ct = CtDesk(self, self._settings.ct, self._settings.frame_prefix)
         self._pending: OrderedDict[float, Image] = OrderedDict()
         self._focal_px: OrderedDict[float, tuple[float, int]] = OrderedDict()
@@ -134,6 +136,8 @@ class LocalizerNode(ManagedNode):
 
     def _make_localizer(self) -> Localizer:
         localizer = make_localizer(self._settings.localizer, self._settings.options())
+        falls_back = self._settings.localizer != REGISTERED
+        self._sighting = localizer if isinstance(localizer, Sighting) and falls_back else None
         if self._settings.ct:
             from carm_perception.localizers.registered import RegisteredLocalizer
 
@@ -283,6 +287,8 @@ class LocalizerNode(ManagedNode):
         stamp = self._stamps.get(frame.stamp_s, Time())
         now = self.get_clock().now().to_msg()
         self._ct.publish(stamp)
+        if self._sighting is not None:
+            self._ct.see(frame, self._sighting)
         self._landmarks.publish(messages.landmark_array(stamp, now, frame, reply, self._settings.frame_prefix))
         if self._settings.overlay and self._overlay.get_subscription_count():
             self._overlay.publish(messages.rgb_image(stamp, draw(frame, reply), self._settings.frame_prefix))

@@ -228,7 +228,8 @@ class Registrar:
             if len(chosen) == _STATIONS:
                 break
         fits = [
-            search.coarse(PoseGrid.around(pose, view), _STATION_SPREAD, _COARSE, _ROUNDS, _POPULATION) for pose in chosen
+            search.coarse(PoseGrid.around(pose, view), _STATION_SPREAD, _COARSE, _ROUNDS, _POPULATION)
+            for pose in chosen
         ]
         fits.sort(key=lambda fit: -fit.similarity)
         return [fit.transform_lps_to_table for fit in fits[:_FOLLOWED]]

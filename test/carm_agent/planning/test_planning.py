@@ -4,6 +4,7 @@
 import itertools
 import math
 import time
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -284,10 +285,23 @@ def test_names_lead_to_views_of_bones_where_their_axes_are_known(room: Room) -> 
     assert slow.error_code == MoveCode.NONE
     assert slow.plan is not None
     assert slow.plan.velocity_scaling <= 0.1
+    assert slow.plan.note == ""
     assert run("Grashey").error_code == MoveCode.INVALID_GOAL
     unknown = room.run(MoveGoal(name="true AP of T12"))
     assert unknown.error_code == MoveCode.INVALID_GOAL
     assert "ct:=PATH" in unknown.error_msg
+
+
+def test_an_estimated_bone_is_said_to_be_one(room: Room) -> None:
+    def axes_of(bone: str) -> BoneAxes:
+        axes = made(bone, np.array([0.0, 0.0, 120.0]), np.array([1.0, 0, 0]), np.array([0, -1.0, 0]), "7 landmarks")
+        return replace(axes, std_deg=6.4)
+
+    mover = Mover(room.planner, room.arm, room.plans, room.memory, axes_of)
+    for scaling in (None, 0.5):
+        plan = mover.run(MoveGoal(name="true AP of the pelvis", plan_only=True, velocity_scaling=scaling)).plan
+        assert plan is not None
+        assert "how the pelvis lies is an estimate (7 landmarks), about 6° off" in plan.warning
 
 
 def test_a_view_of_a_bone_that_is_out_of_reach_has_its_own_code(room: Room) -> None:

@@ -26,6 +26,7 @@ from shape_msgs.msg import Mesh
 from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import ImageMarker
 
+from carm_core.anatomy.axes import angle_deg
 from carm_core.localization import NEEDS_CT
 from carm_core.robot.kinematics import CArm
 from carm_core.transforms import RigidTransform
@@ -95,6 +96,32 @@ def bench(ros_domain: int) -> Iterator[Bench]:
     made = Bench(ros_domain)
     yield made
     made.close()
+
+
+def test_without_a_ct_the_last_images_tell_how_bones_lie(bench: Bench, spawn: Any) -> None:
+    spawn([*NODE, "--ros-args", "-p", "localizer:=regression"])
+    body = load_patient("phantom:2")
+    system = XraySystem(body, ARM, XrayConfig(binning=6), seed=3)
+    true = body.axes_of("trunk").moved(body.transform_lps_to_table)
+    bench.positions = ARM.inverse(true.origin_mm / 1000, 0.0, 0.0)[0]
+    bench.ready()
+    early = bench.call(bench.bones, BoneAxes.Request(bone="trunk"))
+    assert not early.success
+    assert "ct:=PATH" in early.error_msg
+    assert "there was no image yet" in early.error_msg
+    for angle in (-10.0, 30.0):
+        bench.positions = ARM.inverse(true.origin_mm / 1000, math.radians(angle), 0.0)[0]
+        bench.expose(system.expose(bench.positions))
+        bench.until(lambda: bench.call(bench.bones, BoneAxes.Request(bone="trunk")).success, "axes of the trunk")
+    bone = bench.call(bench.bones, BoneAxes.Request(bone="trunk"))
+    turn = bone.pose.orientation
+    found = Rotation.from_quat([turn.x, turn.y, turn.z, turn.w]).as_matrix()
+    assert math.degrees(bone.std) < 7
+    assert "landmarks" in bone.method
+    for column in range(3):
+        assert angle_deg(found[:, column], true.rotation[:, column]) < 3 * math.degrees(bone.std)
+    shoulder = bench.call(bench.bones, BoneAxes.Request(bone="left shoulder"))
+    assert "needs the patient's CT" in shoulder.error_msg
 
 
 def test_a_registered_ct_is_told_asked_for_and_previewed(bench: Bench, spawn: Any) -> None:

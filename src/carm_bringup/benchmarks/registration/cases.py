@@ -15,9 +15,10 @@ from carm_bringup.benchmarks.registration.images import Imager
 from carm_core.errors import GoalError
 from carm_core.imaging.frame import XrayFrame
 from carm_core.imaging.projection import XrayView
-from carm_core.localization import LandmarkEstimate, Localizer, Protocol, Query
+from carm_core.localization import LandmarkEstimate, Localizer
 from carm_core.robot.kinematics import CArm
 from carm_core.transforms import Array, RigidTransform
+from carm_perception.registration.body_belief import Sighting
 from carm_perception.registration.evidence import Evidence
 from carm_perception.registration.model import CtModel
 from carm_perception.registration.registrar import Registrar, Registration
@@ -192,9 +193,9 @@ def _pairs(
 
 
 def seen(localizer: Localizer, frame: XrayFrame) -> tuple[LandmarkEstimate, ...]:
-    """Return the landmarks that a localizer sees in a frame; none when it abstains."""
-    reply = localizer.localize(frame, Query(Protocol.POINTING))
-    return reply.estimates if reply.ok else ()
+    """Return the landmarks that a localizer sees in a frame, as ``localizer:=registered`` asks for them."""
+    assert isinstance(localizer, Sighting)
+    return localizer.sighted(frame)
 
 
 def _case(body: Patient, marks: Array, model: CtModel, localizer: Localizer, frames: list[XrayFrame]) -> Case:

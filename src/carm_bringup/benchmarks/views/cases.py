@@ -17,7 +17,7 @@ from carm_agent.planning.bone_view import BoneViewPlan, ViewRefusedError, plan_b
 from carm_agent.planning.planner import Planner
 from carm_bringup.benchmarks.registration.cases import seen
 from carm_bringup.benchmarks.registration.conditions import CONDITIONS, imaged, preoperative
-from carm_core.anatomy.axes import SHOULDERS, TRUNK, VERTEBRAE, BoneAxes, MissingAnatomyError, angle_deg
+from carm_core.anatomy.axes import SHOULDERS, VERTEBRAE, BoneAxes, MissingAnatomyError, angle_deg
 from carm_core.anatomy.from_landmarks import ID
 from carm_core.collision.model import CollisionModel
 from carm_core.collision.obstacles import Obstacles, Surface
@@ -26,7 +26,7 @@ from carm_core.imaging.frame import XrayFrame
 from carm_core.localization import LandmarkEstimate, Localizer
 from carm_core.robot.kinematics import CArm
 from carm_core.transforms import Array
-from carm_perception.registration.average_body import TrunkFit, average_body, fit_trunk
+from carm_perception.registration.body_belief import BodyBelief
 from carm_perception.registration.initial_pose import SUPINE, Sighted
 from carm_perception.registration.model import CtModel
 from carm_perception.registration.registrar import Registrar
@@ -49,7 +49,7 @@ _AGAIN_DEG = 1.0
 """A view that is off by more, as far as is known, is corrected."""
 _MOST_EXPOSURES = 3
 _CERTAIN_DEG = 4.0
-"""A trunk without a CT that is known this exactly is not imaged again."""
+"""A bone without a CT that is known this exactly is not imaged again."""
 _APART_DEG = 40.0
 
 
@@ -235,28 +235,30 @@ def _with_ct(course: _Course) -> float:
 
 def _without_ct(course: _Course) -> float:
     """Fit the average body to what is seen, go to the view, and look again until the fit is certain."""
-    if course.wanted.bone not in (TRUNK, *average_body().places):
-        raise GoalError("needs the patient's CT")
-    sighted: list[Sighted] = []
-    fit: TrunkFit | None = None
+    belief = BodyBelief()
+    axes: BoneAxes | None = None
+    refusal: GoalError | None = None
     while course.exposures < _MOST_EXPOSURES:
         frame, estimates = course.expose()
         assert frame.view is not None
-        sighted.append(Sighted(frame.view, estimates))
+        belief.add(float(course.exposures), Sighted(frame.view, estimates))
         try:
-            fit = fit_trunk(sighted)
-        except MissingAnatomyError:
+            axes = belief.bone(course.wanted.bone)
+        except MissingAnatomyError as error:
+            refusal = error
+            if axes is not None or course.exposures == _MOST_EXPOSURES:
+                break
             course.turn_aside()
             continue
-        axes = fit.bone(course.wanted.bone)
         if course.exposures > 1 and course.off_deg(axes) < _AGAIN_DEG:
             break
         course.go(axes)
-        if fit.std_deg(course.wanted.bone, course.plan(axes).direction) < _CERTAIN_DEG:
+        if axes.std_deg < _CERTAIN_DEG:
             break
-    if fit is None:
-        raise GoalError("too few landmarks are seen")
-    return fit.std_deg(course.wanted.bone, _beam(course.place.planner.carm, course.joints))
+    if axes is None:
+        assert refusal is not None
+        raise refusal
+    return axes.std_deg
 
 
 def _by_landmarks(course: _Course) -> float:
