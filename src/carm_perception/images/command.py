@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " answers are scored too",
     )
     parser.add_argument("--target", metavar="NAME", help="where is this landmark? (all that are seen)")
-    parser.add_argument("--localizer", default=registry.FUSED, help="who answers (fused)")
+    parser.add_argument(
+        "--localizer", default=registry.REGRESSION, help="who answers, e.g. fused (regression: at once)"
+    )
     parser.add_argument(
         "--model", type=Path, help="model folder of compact, regression, fused (the one in the package)"
     )

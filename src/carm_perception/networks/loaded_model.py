@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,15 @@ from carm_perception.networks.preprocessing import model_gray
 class LoadedModel:
     """Weights, tokenizer and processor of a compact model folder, on the CPU in single precision.
 
+    The language model is loaded when it is first asked for: ``transformers`` takes seconds to import, and the
+    deep-learning localizer needs but the tower.
+
     Attributes:
-        model: ``FastVlmForConditionalGeneration``.
-        processor: Its processor.
-        tokenizer: Its tokenizer.
         version: Short hash of the weights.
     """
 
     def __init__(self, folder: Path | None = None, threads: int = 1) -> None:
-        """Load.
+        """Load the tower.
 
         Args:
             folder: Model folder; None: the one that ships.
@@ -36,26 +37,57 @@ class LoadedModel:
         self.folder = Path(folder) if folder else COMPACT_FOLDER
         check_model_folder(self.folder, REQUIRED)
         import torch
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-        from transformers.utils import logging
 
-        logging.disable_progress_bar()
+        from carm_perception.networks.image_tower import ImageTower
+
         if threads:
             torch.set_num_threads(threads)
-        try:
-            self.model: Any = AutoModelForImageTextToText.from_pretrained(
-                self.folder, dtype=torch.float32, local_files_only=True, **ONLY_DATA
-            ).eval()
-            self.processor: Any = AutoProcessor.from_pretrained(
-                self.folder, local_files_only=True, trust_remote_code=False
-            )
-        except Exception as error:  # transformers raises many unrelated types for a damaged folder
-            raise LocalizerError(f"model folder {self.folder} cannot be loaded: {_first_line(error)}") from error
-        self.tokenizer: Any = self.processor.tokenizer
+        self._tower = ImageTower.load(self.folder)
         self.version = weights_hash(self.folder)
         self._reader: LandmarkReader | None = None
         self._tokens: tuple[XrayFrame, Any] | None = None
         self._last: tuple[XrayFrame, Reading] | None = None
+
+    @cached_property
+    def model(self) -> Any:
+        """``FastVlmForConditionalGeneration``.
+
+        Raises:
+            LocalizerError: The folder's content is no such model.
+        """
+        import torch
+        from transformers import AutoModelForImageTextToText
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        try:
+            return AutoModelForImageTextToText.from_pretrained(
+                self.folder, dtype=torch.float32, local_files_only=True, **ONLY_DATA
+            ).eval()
+        except Exception as error:  # transformers raises many unrelated types for a damaged folder
+            raise self._damaged(error) from error
+
+    @cached_property
+    def processor(self) -> Any:
+        """Its processor.
+
+        Raises:
+            LocalizerError: The folder's content is no such model.
+        """
+        from transformers import AutoProcessor
+
+        try:
+            return AutoProcessor.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:
+            raise self._damaged(error) from error
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        return self.processor.tokenizer
+
+    def _damaged(self, error: Exception) -> LocalizerError:
+        return LocalizerError(f"model folder {self.folder} cannot be loaded: {_first_line(error)}")
 
     def require_reader(self) -> LandmarkReader:
         """Load the deep-learning localizer of the same folder, once.
@@ -64,7 +96,7 @@ class LoadedModel:
             LocalizerError: Its file is missing or damaged.
         """
         if self._reader is None:
-            self._reader = LandmarkReader.load(self.folder, int(self.model.config.text_config.hidden_size))
+            self._reader = LandmarkReader.load(self.folder, self._tower.width)
         return self._reader
 
     def read(self, frame: XrayFrame) -> Reading:
@@ -86,22 +118,10 @@ class LoadedModel:
         import torch
 
         if self._tokens is None or self._tokens[0] is not frame:
-            pixels = self.pixels(frame)
+            gray = torch.tensor(model_gray(frame), dtype=torch.float32)[None] / 255
             with torch.inference_mode():
-                tokens = self.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
-            self._tokens = frame, tokens
+                self._tokens = frame, self._tower(gray)
         return self._tokens[1]
-
-    def pixels(self, frame: XrayFrame) -> Any:
-        """Return the model input (1, 3, 128, 128) of a frame.
-
-        Raises:
-            LocalizerError: The image cannot be read.
-        """
-        from PIL import Image
-
-        images = self.processor.image_processor(Image.fromarray(model_gray(frame)).convert("RGB"), return_tensors="pt")
-        return images["pixel_values"]
 
 
 def _first_line(error: Exception) -> str:

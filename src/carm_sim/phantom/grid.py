@@ -222,7 +222,7 @@ def smooth_noise(grid: Grid, scale_mm: float, rng: np.random.Generator) -> Field
 
 def _lattice_normals(first: Array, count: Array, key: int) -> Field:
     """Return a standard normal number for each point of an integer lattice, by the mixing steps of SplitMix64."""
-    bits = np.uint64(key)
+    bits: NDArray[np.uint64] = np.full((1, 1, 1), key, np.uint64)
     for axis in range(3):
         shape = [1, 1, 1]
         shape[axis] = -1

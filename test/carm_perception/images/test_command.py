@@ -52,7 +52,7 @@ def test_a_folder_is_localized_scored_and_drawn(
     assert " mm" not in told.replace("--mm-per-px", "")
     assert "2 labeled images, Hit@1 1.000" in told
     document = json.loads((tmp_path / "found.json").read_text())
-    assert document["results"]["fused"]["hit_1"] == 1
+    assert document["results"]["regression"]["hit_1"] == 1
     first, second = document["images"]
     assert (first["mm_per_px"], second["closest"][0]) == (None, T12)
     carina = next(entry for entry in first["landmarks"] if entry["id"] == CARINA)

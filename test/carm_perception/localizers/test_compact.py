@@ -271,8 +271,11 @@ def test_text_is_generated_under_a_constraint_and_by_chance(frames: dict[int, Xr
     assert (first.text, second.text) == ("NONE", "[1, 2]")
     assert first.finished
     assert first.prompt_tokens == second.prompt_tokens > first.tokens
-    draws = [localizer.generate_text(frames[11], prompts[:1], (), Sampling(2.0, seed=n))[0].text for n in (1, 1, 2)]
-    assert draws[0] == draws[1] != draws[2]
+    draws = [
+        localizer.generate_text(frames[11], prompts[:1], (), Sampling(2.0, seed=n))[0].text for n in (1, 1, 2, 3, 4)
+    ]
+    assert draws[0] == draws[1]
+    assert len(set(draws)) > 1
     assert localizer.generate_text(None, prompts[:1], (), Sampling(max_tokens=2))[0].tokens == 2
     with pytest.raises(ConfigurationError):
         localizer.generate_text(None, prompts[:1], ["("])
