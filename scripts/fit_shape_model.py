@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write ``src/carm_perception/uncertainty/shape_model.json``: how the landmarks of trunk and head lie to each other.
 
-From generated bodies of the seeds 810100 on, which no test and no figure uses:
+From generated bodies of the style ``living`` and the seeds 810100 on, which no test and no figure uses. Those of the
+style ``standard``, whose trunks are longer, fit the validation anatomies less well (docs/goals.md).
 
     python scripts/fit_shape_model.py
 """
@@ -18,7 +19,7 @@ from carm_perception.registration.initial_pose import SUPINE
 from carm_sim.phantom import sample_extra_landmarks, sample_landmarks
 
 FIRST_SEED, BODIES, MODES = 810_100, 240, 24
-STYLES = "standard", "living"
+STYLE = "living"
 LIMBS = (6, 7, 8, 9, 123, 124, 125, 126)
 """Elbows, wrists, knees, ankles."""
 _LEAST_STD_MM = 2.0
@@ -30,8 +31,7 @@ def main() -> int:
     ids = [one for one in IDS.tolist() if one not in LIMBS]
     bodies = []
     for seed in range(FIRST_SEED, FIRST_SEED + BODIES):
-        style = STYLES[seed % len(STYLES)]
-        marks = sample_landmarks(seed, style) | sample_extra_landmarks(seed, style)
+        marks = sample_landmarks(seed, STYLE) | sample_extra_landmarks(seed, STYLE)
         places = np.array([marks[one] for one in ids]) @ SUPINE.T
         bodies.append(places - places.mean(axis=0))
     flat = np.array(bodies).reshape(BODIES, -1)
@@ -40,7 +40,7 @@ def main() -> int:
     modes = modes[:MODES] * strengths[:MODES, None] / np.sqrt(BODIES - 1)
     rest = np.maximum((flat - mean).var(axis=0, ddof=1) - (modes**2).sum(axis=0), 0.0) + _LEAST_STD_MM**2
     document = {
-        "source": f"scripts/fit_shape_model.py, phantoms {FIRST_SEED} to {FIRST_SEED + BODIES - 1}",
+        "source": f"scripts/fit_shape_model.py, {STYLE} phantoms {FIRST_SEED} to {FIRST_SEED + BODIES - 1}",
         "ids": ids,
         "mean_mm": np.round(mean.reshape(-1, 3), 1).tolist(),
         "modes_mm": np.round(modes.reshape(MODES, -1, 3), 2).tolist(),
