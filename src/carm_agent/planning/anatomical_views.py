@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from carm_core.anatomy.axes import HIPS, PELVIS, SHOULDERS, TRUNK, VERTEBRAE, BoneAxes
+from carm_core.anatomy.axes import HIPS, PELVIS, SHOULDERS, TRUNK, VERTEBRAE, BoneAxes, named
 from carm_core.anatomy.from_landmarks import BRIM_DEG
 from carm_core.errors import GoalError, UnknownNameError, quoted
 from carm_core.landmarks import find_landmark
@@ -137,7 +137,7 @@ class RequestedView:
     def name(self) -> str:
         """As spoken: ``"true lateral of T12"``."""
         side = f"{self.side} " if self.side else ""
-        return f"{side}{self.view.name} of {self.bone if self.bone in VERTEBRAE else f'the {self.bone}'}"
+        return f"{side}{self.view.name} of {named(self.bone)}"
 
     def directions(self, axes: BoneAxes, present: Array) -> list[Array]:
         """Return the unit vectors (3,) from source to detector that give the view, nearest to the present one first.
@@ -183,6 +183,16 @@ def find_anatomical_view(text: str) -> RequestedView:
     if view.sided and not side:
         raise GoalError(f"{quoted(text)}: which side? say left or right {view.name} of {bone}")
     return RequestedView(view, bone, side if view.sided else "")
+
+
+def listed_views() -> list[RequestedView]:
+    """Return the views of trunk, pelvis, hips and shoulders, for lists to choose from; vertebrae are too many."""
+    return [
+        RequestedView(view, bone)
+        for view in ANATOMICAL_VIEWS
+        for bone in view.bones
+        if bone not in VERTEBRAE and not view.sided and not view.name.startswith(("true left", "true right"))
+    ]
 
 
 def said_view(text: str) -> RequestedView | str | None:

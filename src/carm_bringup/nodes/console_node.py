@@ -17,6 +17,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import Trigger
 
+from carm_agent.planning.anatomical_views import listed_views
 from carm_agent.planning.standard_views import STANDARD_VIEWS
 from carm_bringup.console.access.login import read_access
 from carm_bringup.console.archive import Picture
@@ -89,7 +90,10 @@ class ConsoleNode(OrderlyNode):
         settings = declare_parameters(self, ConsoleParameters)
         carm = CArm.from_config(settings.carm_config or None)
         greeting: dict[str, Any] = {
-            "views": [{"name": view.name, "about": view.description} for view in STANDARD_VIEWS],
+            "views": [
+                *({"name": view.name, "about": view.description} for view in STANDARD_VIEWS),
+                *({"name": asked.name, "about": asked.view.description} for asked in listed_views()),
+            ],
             "landmarks": [mark.name for mark in ALL_LANDMARKS],
             "held": settings.run_mode == "hold",
         }

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from carm_agent.planning.anatomical_views import ANATOMICAL_VIEWS, find_anatomical_view
+from carm_agent.planning.anatomical_views import ANATOMICAL_VIEWS, find_anatomical_view, listed_views
 from carm_agent.planning.bone_view import ViewRefusedError, plan_bone_view
 from carm_agent.planning.planner import Planner
 from carm_core.anatomy.axes import BoneAxes, angle_deg
@@ -123,3 +123,11 @@ def test_what_is_out_of_reach_is_refused_with_the_nearest() -> None:
     primary, secondary = np.radians(nearest)
     planner.to_view(planner.carm.home, axes.origin_mm / 1000, (float(primary), float(secondary)))
     assert angle_deg(lying("T12").direction(*nearest), -LEFT) == pytest.approx(caught.value.off_deg, abs=0.1)
+
+
+def test_listed_views_are_asked_for_by_their_names() -> None:
+    listed = listed_views()
+    assert {"inlet of the pelvis", "obturator oblique of the left hip", "true AP of the trunk"} <= {
+        v.name for v in listed
+    }
+    assert all(find_anatomical_view(view.name) == view for view in listed)
