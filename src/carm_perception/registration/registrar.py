@@ -24,6 +24,9 @@ from carm_perception.registration.similarity import LEAST_SHARE, Target
 LEAST_PROBABILITY = {"belief": 0.4, "landmarks": 0.65, "stations": 0.75}
 """A fit that is less probable is none, by where the search began: an image that fits where the patient lay in the ones
 before needs to say less. Chosen on phantoms and CTs that are no test (``docs/registration.md``)."""
+LEAST_ALIGNED = 0.06
+"""Share of the patches that must fit best where they are, three times what chance gives: a round bone alone fits that
+of anybody. Chosen on the same bodies."""
 LEAST_AGREEING, LEAST_HELD = 0.2, 0.15
 """Fits of two views that are at least so probable count where they put the CT at the same place; so does one that
 leaves the belief where it is."""
@@ -282,6 +285,8 @@ class Registrar:
             reason = f"the CT covers only {100 * overlap:.0f} % of the image"
         elif not found.probability >= least:
             reason = f"the CT does not fit the image (probability {found.probability:.2f}, at least {least:.2f})"
+        elif start in LEAST_PROBABILITY and found.aligned < LEAST_ALIGNED:
+            reason = f"the CT would fit elsewhere as well ({100 * found.aligned:.0f} % of the image fit best here)"
         elif implausible := self._implausible(pose):
             reason = f"the CT would lie {implausible}"
         return Registration(pose, fit.similarity, overlap, found, not reason, reason, images, start, fit)
