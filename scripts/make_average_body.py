@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write ``src/carm_perception/registration/average_body.json``: how landmarks and bones lie in the trunk's axes.
 
-From generated bodies of the seeds 810000 on, which no test and no figure uses:
+From generated bodies of the seeds 810000 on, which no test and no figure uses, of both styles by turns:
 
     python scripts/make_average_body.py
 """
@@ -26,6 +26,7 @@ from carm_sim.phantom import generate_phantom
 from carm_sim.phantom.labels import phantom_labels
 
 FIRST_SEED, BODIES, MODES, WORKERS = 810_000, 80, 14, 2
+STYLES = "standard", "living"
 COARSE_MM, LABELS_MM = 5.0, 2.0
 OUTPUT = Path(__file__).resolve().parents[1] / "src/carm_perception/registration/average_body.json"
 IDS = [mark.id for mark in ALL_LANDMARKS if mark.id not in LIMBS]
@@ -37,9 +38,10 @@ def measured(seed: int) -> tuple[float, Array]:
 
     First come the landmarks, then the bones' places, then how they are turned, rad.
     """
-    body = generate_phantom(seed, COARSE_MM)  # organs' depths need the body built
+    style = STYLES[seed % len(STYLES)]
+    body = generate_phantom(seed, COARSE_MM, style)  # organs' depths need the body built
     every = body.anatomical_landmarks_mm | body.extra_landmarks_mm
-    bones, _ = bone_axes(phantom_labels(seed, spacing_mm=LABELS_MM), every)
+    bones, _ = bone_axes(phantom_labels(seed, style, LABELS_MM), every)
     trunk = axes_of("trunk", every, bones)
     length = float(np.linalg.norm(every[10] - every[14]))
     found = [axes_of(name, every, bones) for name in BONES]
