@@ -18,6 +18,7 @@ from carm_perception.registration.model import averaged
 from carm_sim.patient.patient import Patient, make_patient
 from carm_sim.patient.volume import Volume
 from carm_sim.patient_loader import load_patient
+from carm_sim.phantom.body import plan_body
 from carm_sim.phantom.generator import generate_phantom
 from carm_sim.xray import Request, XrayConfig
 
@@ -136,7 +137,8 @@ def _with_other_arms(name: str) -> Patient:
     kind, _, seed = name.partition(":")
     if kind != "phantom":
         raise ConfigurationError(f"condition posture needs phantoms: the arms of {name} cannot be moved")
-    body = generate_phantom(int(seed), arms="along")
+    arms = "crossed" if plan_body(int(seed)).arms == "along" else "along"
+    body = generate_phantom(int(seed), arms=arms)
     return make_patient(name, body.volume, body.landmarks_mm, "generated, other arms")
 
 
