@@ -56,6 +56,8 @@ _AWAY = {
 }
 
 
+_UPRIGHT_DEG = 1.0
+"""A primary angle up to this is none."""
 _MOVED_MM, _MOVED_DEG = 5.0, 1.0
 """An arm that is further from where an image was taken has moved since: more than joint states are noisy."""
 
@@ -404,7 +406,8 @@ class _Task:
         start = self._arm.joint_positions()
         angles = self._planner.carm.angles(start)
         primary = float(np.degrees(angles[0]))
-        turned = primary - math.copysign(self._config.turn_deg, primary)
+        away = -1.0 if primary > _UPRIGHT_DEG else 1.0  # where the arm stands upright, noise does not choose the side
+        turned = primary + away * self._config.turn_deg
         try:
             there = self._planner.to_view(start, None, (math.radians(turned), angles[1]))
         except GoalError:

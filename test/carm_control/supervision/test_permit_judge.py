@@ -127,8 +127,10 @@ class Arm:
 
 @pytest.mark.parametrize("distance_m", [0.20, 0.09, 0.075, 0.06, 0.049, 0.02, 0.0055, 0.004, -0.01])
 def test_the_permit_at_rest_follows_the_distance_to_people(distance_m: float) -> None:
+    near = judge().judge(motion(BESIDE), 1.0).clearance
+    assert near is not None
     at = BESIDE.copy()
-    at[1] = 0.189 - distance_m
+    at[1] += near.people_m - distance_m
     permit = judge().judge(motion(at), 1.0)
     assert permit.clearance is not None
     assert permit.clearance.people_m == pytest.approx(distance_m, abs=2e-3)
