@@ -196,13 +196,14 @@ def test_cancel_during_inference_leaves_the_arm_at_rest_within_300_ms(start: Sta
 
 
 def test_a_killed_localizer_ends_the_task_before_its_time_is_over(start: Start) -> None:
-    """DDS takes up to 20 s to notice."""
+    """DDS takes up to 20 s to notice; the killed process serves the X-ray, too, and either may be missed first."""
     client = start(NEAR, "right", 30.0)
     handle = client.send(client.navigator, Navigate.Goal(target_id=11))
     client.until(lambda: any(f.stage == Stage.LOCALIZING for f in client.feedback), what="inference")
     client.room.kill()  # type: ignore[attr-defined]
     wrapped = client.result(handle, 45.0)
-    assert wrapped.result.error_code == NavigationCode.LOCALIZER
+    assert wrapped.result.error_code in (NavigationCode.LOCALIZER, NavigationCode.NO_IMAGE)
+    assert wrapped.result.error_msg.endswith((" is gone", " is silent"))
     assert client.speed() < 5e-3
 
 
