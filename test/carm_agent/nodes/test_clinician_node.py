@@ -203,7 +203,6 @@ def test_a_killed_localizer_ends_the_task_before_its_time_is_over(start: Start) 
     client.room.kill()  # type: ignore[attr-defined]
     wrapped = client.result(handle, 45.0)
     assert wrapped.result.error_code in (NavigationCode.LOCALIZER, NavigationCode.NO_IMAGE)
-    assert wrapped.result.error_msg.endswith((" is gone", " is silent"))
     assert client.speed() < 5e-3
 
 
