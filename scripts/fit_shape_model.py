@@ -15,13 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from carm_core.landmarks import IDS
-from carm_perception.registration.initial_pose import SUPINE
+from carm_perception.registration.initial_pose import LIMBS, SUPINE
 from carm_sim.phantom import sample_extra_landmarks, sample_landmarks
 
 FIRST_SEED, BODIES, MODES = 810_100, 240, 24
 STYLE = "living"
-LIMBS = (6, 7, 8, 9, 123, 124, 125, 126)
-"""Elbows, wrists, knees, ankles."""
 _LEAST_STD_MM = 2.0
 OUTPUT = Path(__file__).resolve().parents[1] / "src/carm_perception/uncertainty/shape_model.json"
 

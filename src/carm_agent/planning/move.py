@@ -292,5 +292,5 @@ class Mover:
 def _estimated(axes: BoneAxes) -> str:
     return (
         f"how {named(axes.name)} lies is an estimate ({axes.method}), about {axes.std_deg:.0f}° off; "
-        "an image there and the same view again come nearer"
+        "to refine it, take an image there and ask for the view again"
     )

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--target", metavar="NAME", help="where is this landmark? (all that are seen)")
     parser.add_argument(
-        "--localizer", default=registry.REGRESSION, help="who answers, e.g. fused (regression: at once)"
+        "--localizer", default=registry.REGRESSION, help="who answers; fused asks the language model, too (regression)"
     )
     parser.add_argument(
         "--model", type=Path, help="model folder of compact, regression, fused (the one in the package)"

@@ -287,12 +287,12 @@ class LocalizerNode(ManagedNode):
         stamp = self._stamps.get(frame.stamp_s, Time())
         now = self.get_clock().now().to_msg()
         self._ct.publish(stamp)
-        if self._sighting is not None:
-            self._ct.see(frame, self._sighting)
         self._landmarks.publish(messages.landmark_array(stamp, now, frame, reply, self._settings.frame_prefix))
         if self._settings.overlay and self._overlay.get_subscription_count():
             self._overlay.publish(messages.rgb_image(stamp, draw(frame, reply), self._settings.frame_prefix))
         self._ct.draw(frame, stamp)
+        if self._sighting is not None:
+            self._ct.see(frame, self._sighting)
 
     async def _execute(self, handle: ServerGoalHandle) -> Localize.Result:
         """Answer one goal; no thread of the executor waits for the localizer."""
